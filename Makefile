@@ -1,0 +1,33 @@
+# make demo   the main job, on the built-in model and sample_data
+# make test   ruff, mypy and all tests
+# Both set up .venv first, from pinned versions.
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: setup demo test check docs clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+demo: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
+
+check: setup
+	$(BIN)/ruff check prefcli tests scripts sample_data
+	$(BIN)/ruff format --check prefcli tests scripts sample_data
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest
+
+docs: setup
+	$(BIN)/python scripts/options_reference.py --write
+
+clean:
+	rm -rf .venv runs demo-runs build dist *.egg-info

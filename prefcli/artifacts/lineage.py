@@ -1,0 +1,54 @@
+"""What an artifact was made from, all the way down, as a tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.errors import ArtifactError
+
+
+@dataclass
+class Node:
+    """One thing in the tree: its role for its child, and how it stands on disk now (ok, missing, changed)."""
+
+    role: str
+    ref: str
+    state: str
+    stage: str | None = None
+    parents: list[Node] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "ref": self.ref,
+            "state": self.state,
+            "stage": self.stage,
+            "parents": [parent.as_dict() for parent in self.parents],
+        }
+
+
+def lineage(artifact: Artifact, store: Store) -> Node:
+    """The tree above an artifact. A parent that is no longer there, or is another now, is said to be."""
+    return _node("", artifact.ref, artifact.manifest, store)
+
+
+def _node(role: str, ref: str, manifest: Manifest, store: Store) -> Node:
+    node = Node(role, ref, "ok", manifest.stage)
+    for parent_role, parent in sorted(manifest.parents.items()):
+        parent_ref = str(parent.get("ref", "?"))
+        name, _, version = parent_ref.partition("@v")
+        if not version.isdigit():
+            node.parents.append(Node(parent_role, parent_ref, "ok"))
+            continue
+        try:
+            found = store.open(name, int(version))
+        except ArtifactError:
+            node.parents.append(Node(parent_role, parent_ref, "missing"))
+            continue
+        child = _node(parent_role, parent_ref, found.manifest, store)
+        child.state = "ok" if found.digest == parent["digest"] else "changed"
+        node.parents.append(child)
+    return node

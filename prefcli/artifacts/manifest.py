@@ -1,0 +1,89 @@
+"""manifest.json: what an artifact is and what it was made from. Checked when written and when read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from prefcli.artifacts.digests import write_atomically
+from prefcli.errors import ArtifactError
+
+SCHEMA = 1
+FILE = "manifest.json"
+STAGES = ("sft", "rm", "dpo", "ppo", "kto")
+
+
+@dataclass
+class Manifest:
+    """One artifact's manifest.
+
+    `parents` maps a role (model, reference, reward/NAME, value) to {"ref", "digest"}; `data` lists
+    {"path", "format", "rows", "digest"}; `files` maps a path below the artifact to its sha256.
+    """
+
+    stage: str
+    name: str
+    version: int
+    created: str
+    key: str
+    parents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    data: list[dict[str, Any]] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    status: str = "complete"
+    schema: int = SCHEMA
+
+    def check(self, where: str) -> None:
+        """Raise ArtifactError where a field has the wrong type or a value that cannot be."""
+        kinds = {"str": str, "int": int}
+        for entry in fields(self):
+            declared = str(entry.type)
+            expected = kinds.get(declared) or (dict if declared.startswith("dict") else list)
+            value = getattr(self, entry.name)
+            if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+                raise ArtifactError(f"{where}: '{entry.name}' must be {declared}, not {type(value).__name__}", DAMAGED)
+        if self.stage not in STAGES:
+            raise ArtifactError(f"{where}: unknown stage {self.stage!r}", DAMAGED)
+        if not all(isinstance(parent, dict) and "digest" in parent for parent in self.parents.values()):
+            raise ArtifactError(f"{where}: a parent without a digest", DAMAGED)
+        for path in self.files:
+            if path.startswith("/") or ".." in Path(path).parts:
+                raise ArtifactError(f"{where}: a file outside the artifact: {path!r}", DAMAGED)
+
+
+DAMAGED = "the manifest is damaged: make the artifact again (--force), or restore the file"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of an artifact's directory. Raises ArtifactError: missing, not JSON, another schema, damaged."""
+    path = directory / FILE
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{directory} has no {FILE}", "it is not a finished artifact") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not valid JSON", DAMAGED) from error
+    if not isinstance(loaded, dict):
+        raise ArtifactError(f"{path} is not a JSON object", DAMAGED)
+    if loaded.get("schema") != SCHEMA:
+        raise ArtifactError(
+            f"{path} has schema {loaded.get('schema')!r}, this prefcli reads {SCHEMA}", "upgrade prefcli"
+        )
+    known = {entry.name for entry in fields(Manifest)}
+    try:
+        manifest = Manifest(**{name: value for name, value in loaded.items() if name in known})
+    except TypeError as error:
+        raise ArtifactError(f"{path}: {str(error).partition(') ')[2] or error}", DAMAGED) from error
+    manifest.check(str(path))
+    return manifest
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    manifest.check(FILE)
+    write_atomically(directory / FILE, json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n")

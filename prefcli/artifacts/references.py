@@ -1,0 +1,110 @@
+"""From what a user writes (`sft`, `sft@v2`, a directory, `x.gguf`, `tiny`, a hub id) to files on disk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.manifest import FILE
+from prefcli.artifacts.store import NAME, Artifact, Store, open_artifact
+from prefcli.errors import ArtifactError
+
+Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
+TINY = Path(__file__).parent.parent / "models" / "tiny"
+_AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]*)")
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Something a model can be loaded from. `path` is None for a hub id; `note` says what was ambiguous."""
+
+    text: str
+    kind: Kind
+    path: Path | None
+    digest: str | None
+    artifact: Artifact | None = None
+    note: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """How it stands in manifests and plans."""
+        return self.artifact.ref if self.artifact else self.text
+
+
+def resolve(text: str, store: Store) -> Reference:
+    """What `text` refers to; the order is that of the module's first line.
+
+    Raises ArtifactError: nothing of that name, a version that is not there, a damaged artifact.
+    """
+    at = _AT_VERSION.fullmatch(text)
+    if at and NAME.fullmatch(at["name"]):
+        versions = store.versions(at["name"])
+        if int(at["version"]) not in versions:
+            known = ", ".join(f"v{v}" for v in versions) or "none"
+            raise ArtifactError(f"{text}: no such version in {store.root} (there: {known})", "see: prefcli ls")
+        return _from_artifact(text, store.open(at["name"], int(at["version"])), store)
+    if "@" not in text and NAME.fullmatch(text):
+        artifact = store.newest(text)
+        if artifact is not None:
+            note = f"{text!r} is both an artifact and a directory; took {artifact.ref}" if Path(text).is_dir() else None
+            return _from_artifact(text, artifact, store, note)
+    path = Path(text)
+    if path.is_dir():
+        return _from_directory(text, path, store)
+    if text.endswith(".gguf"):
+        if not path.is_file():
+            raise ArtifactError(f"{text}: no such GGUF file", "check the path")
+        digest = store.digests.digest(path)
+        store.digests.save()
+        return Reference(text, "gguf", path, digest)
+    if text == "tiny":
+        return Reference(text, "tiny", TINY, _directory_digest(TINY, store))
+    if path.is_file():
+        raise ArtifactError(f"{text} is a file, not a model", "give a directory, a .gguf file or an artifact's name")
+    if _HUB.fullmatch(text) and "/" in text:
+        return Reference(text, "hub", None, None)
+    known = ", ".join(store.names()) or "no artifacts yet"
+    raise ArtifactError(
+        f"{text}: no artifact, directory or model of that name (in {store.root}: {known})",
+        "see: prefcli ls; a hub id has the form owner/name",
+    )
+
+
+def default_model(store: Store) -> tuple[str, str]:
+    """The starting model where none is named, and the sentence that says so."""
+    newest = store.newest("sft")
+    if newest is not None:
+        return newest.ref, f"no --model given: starting from {newest.ref}, the highest version of sft"
+    return "tiny", "no --model given and no sft artifact yet: starting from the built-in tiny"
+
+
+def _from_artifact(text: str, artifact: Artifact, store: Store, note: str | None = None) -> Reference:
+    store.verify(artifact)
+    return Reference(text, "artifact", artifact.model_path, artifact.digest, artifact, note)
+
+
+def _from_directory(text: str, path: Path, store: Store) -> Reference:
+    if (path / FILE).is_file():
+        return _from_artifact(text, open_artifact(path), store)
+    if path.name.endswith(".partial"):
+        raise ArtifactError(f"{text} is an unfinished version", "run the same command again to finish it")
+    if not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
+        raise ArtifactError(
+            f"{text}: the directory holds no model (no config.json and no adapter_config.json)",
+            "give the directory that from_pretrained would open",
+        )
+    if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
+        raise ArtifactError(f"{text}: the directory holds no weights (*.safetensors)", "copy the weights beside it")
+    return Reference(text, "directory", path, _directory_digest(path, store))
+
+
+def _directory_digest(path: Path, store: Store) -> str:
+    files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    found = digest_json({entry.name: store.digests.digest(entry) for entry in files})
+    store.digests.save()
+    return found

@@ -1,0 +1,245 @@
+"""The artifact store: `runs/NAME/vN/`. Versions appear whole, by rename, or not at all.
+
+    writer:  mkdir vN.partial ─► lock it ─► write everything ─► rename to vN
+    reader:  looks at vN only
+
+Two writers of one name get two versions, because `mkdir` succeeds for one of them only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefcli.artifacts.digests import DigestCache, digest_file, digest_json
+from prefcli.artifacts.manifest import FILE, Manifest, read_manifest, write_manifest
+from prefcli.errors import ArtifactError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock, and so no clearing of what a killed writer left
+    fcntl = None  # type: ignore[assignment]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+VERSION = re.compile(r"v([1-9][0-9]{0,8})")
+LOCK = ".lock"
+# What counts as the artifact's substance: metrics, plots and the card do not change what it is.
+SUBSTANCE = ("model/", "value/")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished version on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def ref(self) -> str:
+        return f"{self.manifest.name}@v{self.manifest.version}"
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the artifact is: the digests of its models' files."""
+        return digest_json({p: d for p, d in self.manifest.files.items() if p.startswith(SUBSTANCE)})
+
+
+def check_name(name: str) -> str:
+    """Raises UsageError for a name that could leave the store or be mistaken for another kind of reference."""
+    if not NAME.fullmatch(name) or name == "tiny" or name.endswith((".partial", ".gguf")):
+        raise UsageError(
+            f"--name {name!r}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit",
+            "slashes belong to --runs DIR, versions are counted by the store, and 'tiny' is the built-in model",
+        )
+    return name
+
+
+class Store:
+    """All artifacts below one directory."""
+
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = Path(root or os.environ.get("PREFCLI_RUNS") or "runs")
+        self.digests = DigestCache(self.root / ".digests.json")
+
+    def names(self) -> list[str]:
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and self.versions(entry.name))
+
+    def versions(self, name: str) -> list[int]:
+        """Numbers of the complete versions, ascending."""
+        folder = self.root / name
+        if not NAME.fullmatch(name) or not folder.is_dir():
+            return []
+        found = (VERSION.fullmatch(entry.name) for entry in folder.iterdir())
+        return sorted(int(m.group(1)) for m in found if m and (folder / m.group(0) / FILE).is_file())
+
+    def open(self, name: str, version: int) -> Artifact:
+        return open_artifact(self.root / name / f"v{version}")
+
+    def newest(self, name: str) -> Artifact | None:
+        """The complete version with the highest number; never chosen by time."""
+        versions = self.versions(name)
+        return self.open(name, versions[-1]) if versions else None
+
+    def find(self, name: str, key: str) -> Artifact | None:
+        """The newest complete version of `name` with this key. A damaged manifest costs a recompute, not an error."""
+        for version in reversed(self.versions(name)):
+            try:
+                artifact = self.open(name, version)
+            except ArtifactError:
+                continue
+            if artifact.manifest.key == key and artifact.manifest.status == "complete":
+                return artifact
+        return None
+
+    def verify(self, artifact: Artifact, *, read_all: bool = False) -> None:
+        """Check every file against the manifest. Raises ArtifactError naming the first that is missing or changed."""
+        for name, expected in sorted(artifact.manifest.files.items()):
+            path = artifact.path / name
+            if not path.is_file():
+                raise ArtifactError(
+                    f"{artifact.ref}: {path} is missing", "make the artifact again with --force, or restore the file"
+                )
+            if (digest_file(path) if read_all else self.digests.digest(path)) != expected:
+                raise ArtifactError(
+                    f"{artifact.ref}: {path} was changed after it was written",
+                    "make the artifact again with --force, or restore the file",
+                )
+        self.digests.save()
+
+    @contextmanager
+    def writer(self, name: str) -> Iterator[Draft]:
+        """A new version being written. On any exception, Ctrl-C included, nothing of it is left."""
+        folder = self.root / check_name(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder):
+            _clear_abandoned(folder)
+            draft = Draft(*_claim(folder))
+        try:
+            yield draft
+        except BaseException:
+            draft.abandon()
+            raise
+        if not draft.finished:
+            draft.abandon()
+
+
+class Draft:
+    """A version while it is written, in `vN.partial/` under a lock."""
+
+    def __init__(self, path: Path, version: int, lock: int | None) -> None:
+        self.path, self.version, self._lock = path, version, lock
+        self.finished = False
+
+    def finish(self, manifest: Manifest) -> Artifact:
+        """Write the manifest, with the digests of all files, and let the version appear under its own name."""
+        manifest.files = {
+            str(path.relative_to(self.path)): digest_file(path)
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file() and path.name not in (LOCK, FILE)
+        }
+        for path in self.path.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        write_manifest(manifest, self.path)
+        (self.path / LOCK).unlink(missing_ok=True)
+        final = self.path.with_name(f"v{self.version}")
+        os.rename(self.path, final)
+        _sync(final.parent)
+        self.finished = True
+        self._unlock()
+        return Artifact(final, manifest)
+
+    def abandon(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def open_artifact(path: Path) -> Artifact:
+    return Artifact(path, read_manifest(path))
+
+
+def _claim(folder: Path) -> tuple[Path, int, int | None]:
+    """Make and lock the first free `vN.partial`."""
+    while True:
+        taken = [0]
+        for entry in folder.iterdir():
+            match = VERSION.fullmatch(entry.name.removesuffix(".partial"))
+            if match:
+                taken.append(int(match.group(1)))
+        version = max(taken) + 1
+        path = folder / f"v{version}.partial"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        lock = _locked(path / LOCK)
+        # Between the listing and the mkdir another writer may have finished this very number.
+        if (folder / f"v{version}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
+            continue
+        return path, version, lock
+
+
+def _locked(path: Path) -> int | None:
+    """An open, locked file; None where somebody else holds it (or the platform has no locks)."""
+    if fcntl is None:
+        return None
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return None
+        raise
+    return handle
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for the other writers of this name to have claimed their version."""
+    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what a killed writer left: a partial version that has a lock file which nobody holds."""
+    if fcntl is None:
+        return
+    for path in folder.glob("v*.partial"):
+        if (path / LOCK).is_file() and (lock := _locked(path / LOCK)) is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def _sync(path: Path) -> None:
+    """Ask the disk to keep it: a rename must not outlive the bytes it names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

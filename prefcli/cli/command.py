@@ -1,0 +1,154 @@
+"""From a dataclass of options to a Typer command: signature, aliases, `--config`, exit codes.
+
+This is the one place where exceptions become exit codes (the table is in prefcli/errors.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from prefcli.config.base import PER_PROCESS, canonical, nearest, option, read_yaml, typed_options
+from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign
+
+
+def build(name: str, config_class: type, module: str, help_text: str) -> Any:
+    """The Typer command `name`: its options are the fields of `config_class`, it calls `module.run(config)`."""
+
+    def call(**values: Any) -> None:
+        with_debug = bool(values.get("debug"))
+
+        def work() -> None:
+            config = config_class(**values)
+            importlib.import_module(module).run(config)
+
+        guarded(work, debug=with_debug)
+
+    call.__name__ = name.replace("-", "_")
+    call.__doc__ = config_class.__doc__ if not help_text else help_text
+    call.__signature__ = _signature(config_class)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in _signature(config_class).parameters.values()}
+    one = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    one.command(name, cls=_command_class(config_class), context_settings={"help_option_names": ["-h", "--help"]})(call)
+    command = get_command(one)
+    command.name = name
+    return command
+
+
+def _signature(config_class: type) -> inspect.Signature:
+    parameters = []
+    typed = typed_options(config_class)
+    for field in fields(config_class):
+        kind, parameter = typed[field.name]
+        default: Any = field.default
+        if default is MISSING:
+            default = field.default_factory() if field.default_factory is not MISSING else inspect.Parameter.empty
+        parameters.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, parameter]
+            )
+        )
+    return inspect.Signature(parameters)
+
+
+def _command_class(config_class: type) -> type[TyperCommand]:
+    known = typed_options(config_class)
+
+    class OptionsFromOneSource(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if ctx.resilient_parsing:  # shell completion
+                return super().parse_args(ctx, args)
+            try:
+                args = spell_out(args, known)
+                if "config" in known and (path := _config_path(args)) is not None:
+                    ctx.default_map = read_yaml(path, config_class)
+            except UsageError as error:
+                raise _bad_usage(error) from error
+            return super().parse_args(ctx, args)
+
+    return OptionsFromOneSource
+
+
+def spell_out(args: list[str], known: dict[str, Any]) -> list[str]:
+    """Command-line words with every option in our own spelling (`--model_name_or_path` → `--model`)."""
+    spelt = []
+    per_process = False
+    for position, arg in enumerate(args):
+        if arg == "--":
+            return spelt + args[position:]
+        if per_process:
+            arg, per_process = _times_processes(arg), False
+        elif arg.startswith("--") and len(arg) > 2:
+            given, equals, value = arg[2:].partition("=")
+            positive = given[3:] if given[:3] in ("no-", "no_") and canonical(given, known) is None else None
+            field = canonical(positive or given, known)
+            if field is not None:
+                per_process = given.replace("_", "-") in PER_PROCESS
+                if per_process and equals:
+                    value, per_process = _times_processes(value), False
+                name = option(field)
+                arg = ("--no-" + name[2:] if positive else name) + equals + value
+            elif given not in ("help", "install-completion", "show-completion"):
+                near = nearest(given, known)
+                raise UsageError(f"No such option: --{given}", f"Did you mean {option(near)}?" if near else None)
+        spelt.append(arg)
+    return spelt
+
+
+def _times_processes(value: str) -> str:
+    """A per-process batch size as the global one."""
+    return str(int(value) * int(os.environ.get("WORLD_SIZE", "1"))) if value.isdigit() else value
+
+
+def _config_path(args: list[str]) -> str | None:
+    path = None
+    for position, arg in enumerate(args):
+        if arg == "--config" and position + 1 < len(args):
+            path = args[position + 1]
+        elif arg.startswith("--config="):
+            path = arg.partition("=")[2]
+    return path
+
+
+def _bad_usage(error: PrefcliError) -> typer.BadParameter:
+    return typer.BadParameter(error.message + (f" {error.hint}" if error.hint else ""))
+
+
+def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
+    """Run `work`, turning every way it can fail into a message on stderr and the exit code of that failure."""
+    try:
+        work()
+    except KeyboardInterrupt as error:
+        _say("interrupted: nothing half-written is left; the same command starts again")
+        raise typer.Exit(INTERRUPTED) from error
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except BrokenPipeError as error:  # the reader of our stdout left
+        sys.stdout = open(os.devnull, "w")
+        raise typer.Exit(0) from error
+    except Exception as error:
+        known = error if isinstance(error, PrefcliError) else from_foreign(error)
+        if debug or known is None:
+            traceback.print_exc(file=sys.stderr)
+        if known is None:
+            _say("error: this is a defect of prefcli. Please report it with the lines above and the command:")
+            _say("  https://github.com/prefcli/prefcli/issues")
+            raise typer.Exit(1) from error
+        _say(f"error: {known.message}")
+        if known.hint:
+            _say(f"\nhint: {known.hint}")
+        raise typer.Exit(known.exit_code) from error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,90 @@
+"""What a person sees on stderr: the plan, a progress bar (plain lines without a terminal), notices, a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prefcli.progress import SILENT, Reporter
+
+SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "objective/scores", "objective/kl")
+PLAIN_EVERY = 10.0  # seconds between two plain progress lines
+
+
+class ConsoleReporter(Reporter):
+    """Draws on stderr; stdout stays free for the result."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._what, self._total, self._done = "", 0, 0
+        self._started = self._spoke = 0.0
+
+    def notice(self, text: str) -> None:
+        self.console.print(f"[yellow]note:[/yellow] {escape(text)}")
+
+    def plan(self, plan: dict[str, Any]) -> None:
+        table = Table.grid(padding=(0, 2))
+        for key, value in plan.items():
+            table.add_row(f"[bold]{escape(key)}[/bold]", escape(str(value)))
+        self.console.print(table)
+
+    def begin(self, what: str, total: int | None) -> None:
+        self.end()
+        self._what, self._total, self._done = what, total or 0, 0
+        self._started = self._spoke = time.monotonic()
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[metrics]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.add_task(what, total=total, metrics="")
+            self._bar.start()
+        else:
+            self.console.print(escape(f"{what}: {total} steps" if total else what), soft_wrap=True)
+
+    def advance(self, done: int, metrics: dict[str, float] | None = None) -> None:
+        self._done = done
+        now = time.monotonic()
+        line = describe(metrics or {})
+        if self._bar is not None:
+            shown = {"metrics": line} if line else {}
+            self._bar.update(self._bar.task_ids[0], completed=done, **shown)
+        elif now - self._spoke >= PLAIN_EVERY:
+            self._spoke = now
+            left = (now - self._started) / max(done, 1) * max(self._total - done, 0)
+            self.console.print(
+                escape(f"{self._what}: {done}/{self._total or '?'}  {line}  {left:.0f} s left"), soft_wrap=True
+            )
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def describe(metrics: dict[str, float]) -> str:
+    """The few metrics that a person watches, on one line."""
+    return "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+
+
+def reporter(quiet: bool) -> Reporter:
+    return SILENT if quiet else ConsoleReporter()
+
+
+def print_result(text: str) -> None:
+    """The result, on stdout, unwrapped."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

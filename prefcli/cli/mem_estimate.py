@@ -1,0 +1,217 @@
+"""`prefcli mem-estimate`: PPO's four models against DPO's two, before anything is run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefcli.config.memory import MemoryConfig
+from prefcli.errors import ArtifactError, SurroundingsError, UsageError, from_foreign
+from prefcli.memory.architecture import Architecture
+from prefcli.memory.comparison import Comparison, Method, as_dict, compare
+from prefcli.memory.estimate import PARTS
+from prefcli.memory.gpus import USABLE_SHARE, find_gpu
+from prefcli.memory.model_files import find_config, read_architecture
+from prefcli.memory.shapes import typical
+from prefcli.memory.sizes import format_bytes, format_count, parse_count
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+NAMES = {"ppo": "PPO", "dpo": "DPO"}
+BAR = 28  # characters of a bar that is one base model
+WIDEST = 100  # running text in longer lines is hard to read
+# Beyond this --batch-size and --max-length are a slip, and floats would run over.
+MOST_TOKENS = 10**12
+# For terminals that cannot show more than ASCII.
+PLAIN = str.maketrans({"█": "#", "░": ".", "×": "x"})
+
+
+def run(config: MemoryConfig) -> None:
+    """Print the comparison to stdout (one JSON object with --json), and draw it with --plot."""
+    plot = _plot_path(config.plot)
+    gpu = find_gpu(config.gpu)
+    if config.batch_size * config.max_length > MOST_TOKENS:
+        raise UsageError(f"--batch-size × --max-length is {config.batch_size * config.max_length} tokens: too many")
+    comparison = compare(
+        _architecture(config),
+        gpu,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        checkpointing=config.gradient_checkpointing,
+    )
+    if plot:
+        _draw(comparison, plot)
+    if config.json:
+        print(json.dumps(as_dict(comparison), indent=2))
+    else:
+        _show(comparison)
+
+
+def _architecture(config: MemoryConfig) -> Architecture:
+    if (config.params is None) == (config.model is None):
+        say = "both were given" if config.params is not None else "neither was given"
+        raise UsageError(f"give either --params or --model: {say}", "for example: prefcli mem-estimate --params 7B")
+    if config.params is not None:
+        return typical(parse_count(config.params))
+    assert config.model is not None
+    return read_architecture(_config_file(config.model, config.runs))
+
+
+def _config_file(reference: str, runs: str | None) -> Path:
+    """The config.json behind --model: an artifact's name, a path, or `tiny`.
+
+    A path and `tiny` are read as they are: their weights, which `resolve` asks for, do not matter here.
+    Raises ArtifactError: none of these, or nothing that a configuration can be read from.
+    """
+    from prefcli.artifacts.references import TINY, resolve
+    from prefcli.artifacts.store import NAME, Store
+
+    store, path = Store(runs), Path(reference)
+    is_name = NAME.fullmatch(reference) is not None and bool(store.versions(reference))
+    if not is_name and not path.exists() and reference == "tiny":
+        path = TINY
+    if not is_name and path.suffix != ".gguf" and (found := find_config(path)):
+        return found
+    resolved = resolve(reference, store)
+    if resolved.note:
+        print(f"note: {resolved.note}", file=sys.stderr)
+    if resolved.kind == "hub":
+        raise ArtifactError(
+            f"--model {reference}: not on this disk, and no hub is asked",
+            "name the path of its downloaded config.json, or give the size, as in --params 7B",
+        )
+    found = find_config(resolved.path) if resolved.path and resolved.kind != "gguf" else None
+    if found is None:
+        raise ArtifactError(f"--model {reference}: its size is not read from a file of this kind", "give --params 7B")
+    return found
+
+
+def _plot_path(plot: str | None) -> Path | None:
+    """--plot, checked before any work is done."""
+    if plot is None:
+        return None
+    path = Path(plot)
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--plot {plot}: the file must end in .png or .svg")
+    if not path.parent.is_dir():
+        hint = f"make it first: mkdir -p {path.parent}"
+        raise UsageError(f"--plot {plot}: there is no directory {path.parent}", hint)
+    if path.is_dir():
+        raise UsageError(f"--plot {plot} is a directory")
+    return path
+
+
+def _draw(comparison: Comparison, path: Path) -> None:
+    from prefcli.report.memory_chart import draw
+
+    try:
+        draw(comparison, path)
+    except OSError as error:
+        raise from_foreign(error) or SurroundingsError(f"--plot {path}: {error.strerror or error}") from error
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _show(comparison: Comparison) -> None:
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    base = comparison.architecture.parameters
+    _write(console, f"Models in memory for a base of {format_count(base)} parameters", style="bold")
+    _write(console, "█ trained   ░ frozen\n")
+    for name, method in comparison.methods.items():
+        _bars(console, NAMES[name], method)
+    _write(console, _saving(comparison) + "\n")
+    console.print(_table(comparison))
+    _write(console, "")
+    for name, text in _remarks(comparison).items():
+        _write(console, f"{name:<8}{text}")
+
+
+def _write(console: Console, text: str, style: str | None = None) -> None:
+    """Print wrapped text; lines after the first stand under the second column."""
+    if "utf" not in console.encoding.lower():
+        text = text.translate(PLAIN)
+    for line in text.split("\n"):
+        wrapped = textwrap.wrap(
+            line, min(console.width, WIDEST), subsequent_indent=" " * 8, break_on_hyphens=False, drop_whitespace=True
+        )
+        console.print("\n".join(wrapped), style=style, soft_wrap=True)
+
+
+def _bars(console: Console, name: str, method: Method) -> None:
+    """One bar a model, in units of the base model."""
+    worth = f"{name}  {method.models} models, {format_count(method.parameters)} parameters' worth"
+    _write(console, worth, style="bold")
+    base = method.estimate.run.architecture.parameters
+    for role, share in method.estimate.roles.items():
+        units = share.parameters / base
+        bar = ("█" if share.trained else "░") * round(BAR * units)
+        text = f"  {role:<10}{bar:<{BAR}} {f'{units:.2g}×':<5} {format_count(share.parameters):<6}"
+        _write(console, text + (" trained" if share.trained else " frozen"), "cyan" if share.trained else "yellow")
+    _write(console, "")
+
+
+def _table(comparison: Comparison) -> Table:
+    """Bytes by role and part. One unit throughout, so that columns can be compared by eye."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    largest = comparison.methods["ppo"].estimate.bytes
+    unit, size = next((u, s) for u, s in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if largest >= s)
+    decimals = 1 if largest / size >= 100 else 2
+    table = Table(box=SIMPLE, padding=(0, 1), pad_edge=False, collapse_padding=True, show_edge=False)
+    table.add_column(unit, no_wrap=True)
+    for part in (*PARTS, "total"):
+        table.add_column(part, justify="right", no_wrap=True)
+    for name, method in comparison.methods.items():
+        rows = [(role, share.parts, share.bytes) for role, share in method.estimate.roles.items()]
+        rows.append(("total", method.estimate.parts, method.estimate.bytes))
+        for index, (role, parts, total) in enumerate(rows):
+            cells = [f"{value / size:,.{decimals}f}" if value else "-" for value in (*parts.values(), total)]
+            last = index == len(rows) - 1
+            label = f"{NAMES[name] if index == 0 or last else '':<4}{role}"
+            table.add_row(label, *cells, end_section=last, style="bold" if last else None)
+    return table
+
+
+def _saving(comparison: Comparison) -> str:
+    ppo, dpo = (comparison.methods[name] for name in ("ppo", "dpo"))
+    return (
+        f"DPO saves {comparison.saving:.0%} of the parameters: {format_count(dpo.parameters)} in place of "
+        f"{format_count(ppo.parameters)}."
+    )
+
+
+def _remarks(comparison: Comparison) -> dict[str, str]:
+    """What stands under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
+    ppo, dpo = (comparison.methods[name] for name in ("ppo", "dpo"))
+    run, gpu, a = ppo.estimate.run, comparison.gpu, comparison.architecture
+    roles = ppo.estimate.roles
+    shape = (
+        f"{a.layers} layers, hidden {a.hidden:,}, {a.heads} heads ({a.kv_heads} for keys and values), "
+        f"MLP {a.ffn:,}, vocabulary {a.vocab:,}"
+    )
+    source = f"typical of {format_count(a.parameters)}, after {a.name}" if a.stated_parameters else a.name
+    chunk = f", logits in chunks of {run.logit_chunk:,} positions" if run.logit_chunk else ""
+    return {
+        "States": f"weights, gradients and optimizer states alone: {format_bytes(ppo.estimate.state_bytes)} for PPO, "
+        f"{format_bytes(dpo.estimate.state_bytes)} for DPO.",
+        "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
+        f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them).\n",
+        "Assumed": "all weights trained in bf16 with fp32 master weights and AdamW: 16 bytes a trained parameter "
+        "(2 weights + 2 gradients + 4 master + 8 moments), 2 a frozen one. Batch "
+        f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.estimate.run.tokens:,}), "
+        f"{'with' if run.checkpointing else 'without'} gradient checkpointing{chunk}.",
+        "Shape": f"{source}: {shape}.",
+        "Limits": "calculated, not measured; the framework's own memory and fragments are not counted. "
+        "1 GB is 10^9 bytes.\n",
+        "Note": "counting models is not counting bytes: a frozen model costs 2 bytes a parameter, a trained one 16. "
+        f"By bytes DPO saves {format_bytes(ppo.estimate.bytes - dpo.estimate.bytes)} ({comparison.saving_bytes:.1%}), "
+        f"most of it by having no value model ({format_bytes(roles['value'].bytes)}, trained); having no "
+        f"reward model saves {format_bytes(roles['reward'].bytes)} (frozen).",
+    }

@@ -1,0 +1,69 @@
+"""What the training commands share: reuse, plan, dry run, the one line on stdout."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+from prefcli.artifacts.store import Artifact
+from prefcli.cli.console import ConsoleReporter, print_result, reporter
+from prefcli.data.formats import Purpose
+from prefcli.stages.inputs import prepare
+from prefcli.stages.plan import summary
+
+
+def run_stage(stage: str, module: str, config: Any, *, purpose: Purpose, rates: tuple[float, float]) -> None:
+    """Run one stage, or hand back the artifact that the same run made before."""
+    report = reporter(config.quiet)
+    inputs = prepare(stage, config, purpose=purpose, rates=rates)
+    if config.dry_run:
+        ConsoleReporter().plan(summary(inputs) | _preview(inputs, report))
+        if inputs.existing:
+            ConsoleReporter().notice(f"this very run is there already, as {inputs.existing.ref}: it would be reused")
+        return
+    if inputs.existing is not None:
+        report.notice(f"nothing to do: the same run is there as {inputs.existing.ref} (--force makes a new version)")
+        print_artifact(inputs.existing, config.json, reused=True)
+        return
+    report.plan(summary(inputs))
+    quieten(config.debug)
+    artifact = importlib.import_module(module).train(inputs, report)
+    seconds = artifact.manifest.resources["train_seconds"]
+    report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
+    print_artifact(artifact, config.json, reused=False)
+
+
+def _preview(inputs: Any, report: Any) -> dict[str, str]:
+    quieten(inputs.config.debug)
+    found: dict[str, str] = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
+    return found
+
+
+def print_artifact(artifact: Artifact, as_json: bool, *, reused: bool) -> None:
+    if as_json:
+        print_result(
+            json.dumps({"path": str(artifact.path), "ref": artifact.ref, "reused": reused, **asdict(artifact.manifest)})
+        )
+    else:
+        print_result(str(artifact.path))
+
+
+def _shown(artifact: Artifact) -> str:
+    numbers = {n: v for n, v in artifact.manifest.metrics.items() if isinstance(v, (int, float))}
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:6])
+
+
+def quieten(debug: bool) -> None:
+    """Keep other libraries' chatter off the terminal; --debug lets it through."""
+    if debug:
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore")

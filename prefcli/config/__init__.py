@@ -1,0 +1,1 @@
+"""Options: one file a command, one frozen dataclass in it."""

@@ -1,0 +1,146 @@
+"""What makes a dataclass the one source of a command's options: help, YAML keys, manifest and key come from it.
+
+A field is `name: Annotated[type, typer.Option(help=…, min=…)] = default`. A field whose value cannot change
+the result (where it is written, how it is shown) also carries the marker `INCIDENTAL` and stays out of the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+import yaml
+
+from prefcli.errors import UsageError
+
+INCIDENTAL = "incidental"
+
+# What users of TRL and Hugging Face scripts type for the same thing (kebab-cased; snake_case is accepted everywhere).
+ALIASES = {
+    "model-name-or-path": "model",
+    "dataset": "data",
+    "dataset-name": "data",
+    "dataset-path": "data",
+    "eval-dataset": "eval-data",
+    "output-name": "name",
+    "run-name": "name",
+    "learning-rate": "lr",
+    "num-train-epochs": "epochs",
+    "num-epochs": "epochs",
+    "per-device-train-batch-size": "batch-size",
+    "train-batch-size": "batch-size",
+    "gradient-accumulation-steps": "grad-accum",
+    "lr-scheduler-type": "lr-scheduler",
+    "warmup-ratio": "warmup",
+    "max-seq-length": "max-length",
+    "lora-r": "lora-rank",
+    "torch-dtype": "dtype",
+    "eval-steps": "eval-every",
+    "reward-model": "reward",
+    "reward-model-path": "reward",
+    "ref-model": "reference",
+    "response-length": "max-new-tokens",
+    "cliprange": "clip-range",
+    "cliprange-value": "clip-range-value",
+    "num-ppo-epochs": "ppo-epochs",
+    "num-mini-batches": "minibatches",
+}
+# The Hugging Face batch size is a process's; ours is all processes' together.
+PER_PROCESS = frozenset({"per-device-train-batch-size"})
+
+
+def typed_options(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Field name → (type, its typer.Option or typer.Argument) of a command's dataclass, in order."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(cls):
+        hint = hints[field.name]
+        if get_origin(hint) is not Annotated:
+            raise TypeError(f"{cls.__name__}.{field.name} has no typer.Option")
+        kind, parameter, *_ = get_args(hint)
+        found[field.name] = (kind, parameter)
+    return found
+
+
+def option(field_name: str) -> str:
+    """The option as it is shown: `kl_coef` → `--kl-coef`."""
+    return "--" + field_name.replace("_", "-")
+
+
+def key_fields(config: Any) -> dict[str, Any]:
+    """The fields that can change the result, by name: what goes into an artifact's key."""
+    hints = get_type_hints(type(config), include_extras=True)
+    return {name: value for name, value in as_dict(config).items() if INCIDENTAL not in get_args(hints[name])}
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def canonical(name: str, known: Mapping[str, Any]) -> str | None:
+    """The field that a spelling (kebab or snake, ours or Hugging Face's) names, or None.
+
+    `--data` names the prompts where a command has prompts and no data (ppo).
+    """
+    kebab = name.replace("_", "-")
+    kebab = kebab if kebab.replace("-", "_") in known else ALIASES.get(kebab, kebab)
+    field = kebab.replace("-", "_")
+    if field == "data" and "data" not in known and "prompts" in known:
+        field = "prompts"
+    return field if field in known else None
+
+
+def nearest(name: str, known: Mapping[str, Any]) -> str | None:
+    match = get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
+    return match[0] if match else None
+
+
+def read_yaml(path: str, cls: type) -> dict[str, Any]:
+    """Field → value from a `--config` file.
+
+    Raises UsageError: no such file, not YAML, not a mapping, an unknown key (with the nearest one).
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--config {path} is not valid YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config {path} must be a mapping of option names to values")
+    known = typed_options(cls)
+    values: dict[str, Any] = {}
+    for raw, value in loaded.items():
+        field = canonical(str(raw), known)
+        if field is None:
+            near = nearest(str(raw), known)
+            hint = f"did you mean {near.replace('_', '-')}?" if near else "see --help for the names"
+            raise UsageError(f"--config {path}: unknown key {raw!r}", hint)
+        if field in values:
+            raise UsageError(f"--config {path}: {field.replace('_', '-')} is given twice (one of them as {raw!r})")
+        values[field] = _checked(path, str(raw), value, known[field][0])
+    return values
+
+
+def _checked(path: str, key: str, value: Any, kind: Any) -> Any:
+    """A YAML value made ready for the command line's own conversion, which checks types and ranges."""
+    if get_origin(kind) is list:
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (list, dict)) or item is None for item in items):
+            raise UsageError(f"--config {path}: {key} must be a value or a list of values")
+        return [str(item) for item in items]
+    if isinstance(value, (list, dict)):
+        raise UsageError(f"--config {path}: {key} must be a single value, not a {type(value).__name__}")
+    return value if isinstance(value, bool) or value is None else str(value)
+
+
+def path_option(help: str, **more: Any) -> Any:
+    return typer.Option(help=help, metavar="FILE", **more)

@@ -1,0 +1,178 @@
+"""The options that all training commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import typer
+
+from prefcli.config.base import INCIDENTAL
+
+WHERE, DATA, TRAINING, MODEL = "Output", "Data", "Training", "Model"
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Optimizer = Literal["adamw", "adafactor", "sgd"]
+Scheduler = Literal["linear", "cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained, and how it is held in memory."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Artifact (sft, sft@v2), directory, GGUF file, 'tiny' or hub id to start from. "
+            "Default: the highest version of sft, else tiny.",
+            rich_help_panel=MODEL,
+        ),
+        INCIDENTAL,  # its digest is in the key
+    ] = None
+    lora_rank: Annotated[
+        int, typer.Option(min=0, help="Train a LoRA adapter of this rank; 0 trains all weights.", rich_help_panel=MODEL)
+    ] = 0
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(min=0, help="LoRA scale numerator. Default: twice the rank.", rich_help_panel=MODEL),
+    ] = None
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            help="Weights' type; auto is float32 on a CPU, bfloat16 on a GPU that has it.", rich_help_panel=MODEL
+        ),
+    ] = "auto"
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the best there is.", rich_help_panel=MODEL)
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(help="Recompute activations in the backward pass: less memory, slower.", rich_help_panel=MODEL),
+    ] = False
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How long and how hard it is trained."""
+
+    epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the data.", rich_help_panel=TRAINING)] = 1.0
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stop after this many optimizer steps, whatever --epochs says.", rich_help_panel=TRAINING
+        ),
+    ] = None
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Rows in one optimizer step, over all processes.", rich_help_panel=TRAINING)
+    ] = 16
+    grad_accum: Annotated[
+        int, typer.Option(min=1, help="Split each batch into this many parts: less memory.", rich_help_panel=TRAINING)
+    ] = 1
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Learning rate. Default: by stage and model size; the plan shows it.", rich_help_panel=TRAINING
+        ),
+    ] = None
+    optim: Annotated[Optimizer, typer.Option(help="Optimizer.", rich_help_panel=TRAINING)] = "adamw"
+    lr_scheduler: Annotated[
+        Scheduler, typer.Option(help="Shape of the learning rate over the run.", rich_help_panel=TRAINING)
+    ] = "linear"
+    warmup: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.", rich_help_panel=TRAINING)
+    ] = 0.05
+    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay.", rich_help_panel=TRAINING)] = 0.0
+    max_grad_norm: Annotated[
+        float, typer.Option(min=0, help="Clip the gradient to this norm; 0 does not clip.", rich_help_panel=TRAINING)
+    ] = 1.0
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel=TRAINING)] = 0
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where the result goes and what is shown meanwhile: nothing here changes the result."""
+
+    name: Annotated[
+        str | None,
+        typer.Option(help="The artifact's name. Default: the stage's.", rich_help_panel=WHERE),
+        INCIDENTAL,
+    ] = None
+    runs: Annotated[
+        str | None,
+        typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.", rich_help_panel=WHERE),
+        INCIDENTAL,
+    ] = None
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file of options; the command line overrides it.", metavar="FILE", rich_help_panel=WHERE
+        ),
+        INCIDENTAL,
+    ] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and train nothing.", rich_help_panel=WHERE), INCIDENTAL
+    ] = False
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Make a new version even where the same run exists.", rich_help_panel=WHERE),
+        INCIDENTAL,
+    ] = False
+    report_to: Annotated[
+        Literal["none", "tensorboard", "wandb", "mlflow", "trackio"],
+        typer.Option(help="Also send metrics to this tracker.", rich_help_panel=WHERE),
+        INCIDENTAL,
+    ] = "none"
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, not a path.", rich_help_panel=WHERE), INCIDENTAL
+    ] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No plan, progress or summary.", rich_help_panel=WHERE), INCIDENTAL
+    ] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE), INCIDENTAL
+    ] = False
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it is trained on."""
+
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Training rows (.jsonl, .json, .csv, .parquet or a hub id); repeat to mix files.",
+            metavar="FILE",
+            rich_help_panel=DATA,
+        ),
+        INCIDENTAL,  # its digest is in the key, its path is not
+    ] = field(default_factory=list)
+    eval_data: Annotated[
+        str | None,
+        typer.Option(help="Held-out rows, measured while training.", metavar="FILE", rich_help_panel=DATA),
+        INCIDENTAL,  # its digest is in the key where it decides anything
+    ] = None
+    eval_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps between two measurements on the held-out rows. Default: at the end.",
+            rich_help_panel=DATA,
+        ),
+        INCIDENTAL,
+    ] = None
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA),
+    ] = False
+    max_length: Annotated[
+        int,
+        typer.Option(
+            min=8,
+            help="Longest prompt and answer together, in tokens; answers are cut at the end.",
+            rich_help_panel=DATA,
+        ),
+    ] = 1024
+
+
+# Learning rates where --lr is not given. Models this small (tiny) need, and stand, far larger ones.
+SMALL_MODEL_PARAMETERS = 20_000_000

@@ -1,0 +1,1 @@
+"""Data: reading files, recognising formats, validating rows, tokenising."""

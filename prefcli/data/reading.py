@@ -1,0 +1,149 @@
+"""From a file to rows as they stand in it, each with its line: .jsonl(.gz), .json, .csv, .parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from prefcli.errors import DataError
+
+Line = tuple[int, dict[str, Any]]
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+
+
+def read_file(path: str) -> tuple[list[Line], str]:
+    """All rows of a file with their line numbers (row numbers for parquet), and the sha256 of its bytes.
+
+    Raises DataError: no such file, an unknown ending, not UTF-8, a broken line, a row that is no object, no rows.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise DataError(f"{path}: no such file", "check the path")
+    if not file.is_file():
+        raise DataError(f"{path} is not a file", f"give a file that ends in {', '.join(SUFFIXES)}")
+    raw = file.read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
+    if not path.endswith(SUFFIXES):
+        raise DataError(f"{path}: unknown kind of file", f"known endings: {', '.join(SUFFIXES)}")
+    if path.endswith(".parquet"):
+        rows = _parquet(path, raw)
+    else:
+        text = _text(path, raw)
+        rows = _csv(path, text) if path.endswith(".csv") else _json(path, text)
+    if not rows:
+        raise DataError(f"{path} holds no rows", "give a file with at least one row")
+    return rows, digest
+
+
+def _text(path: str, raw: bytes) -> str:
+    if path.endswith(".gz"):
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError) as error:
+            raise DataError(f"{path} is not a whole gzip file: {error}", "compress it again") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not valid UTF-8", "convert the file to UTF-8") from error
+
+
+def _json(path: str, text: str) -> list[Line]:
+    if path.endswith(".json"):
+        return _json_array(path, text)
+    rows: list[Line] = []
+    broken: list[str] = []
+    # Only a newline ends a JSON line; str.splitlines would also cut at U+2028 inside a string.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            broken.append(f"line {number}: not valid JSON ({getattr(error, 'msg', error)})")
+            continue
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            broken.append(f"line {number}: expected an object {{…}}, found a {_name(row)}")
+    raise_for(path, broken)
+    return rows
+
+
+def _json_array(path: str, text: str) -> list[Line]:
+    try:
+        loaded = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise DataError(
+            f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})",
+            "a .json file holds one array of objects; use .jsonl for one object a line",
+        ) from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("data"), list):
+        loaded = loaded["data"]
+    if not isinstance(loaded, list):
+        raise DataError(
+            f"{path}: expected an array of objects, found a {_name(loaded)}",
+            "a .json file holds one array of objects; use .jsonl for one object a line",
+        )
+    raise_for(
+        path,
+        [
+            f"element {n}: expected an object, found a {_name(row)}"
+            for n, row in enumerate(loaded, 1)
+            if not isinstance(row, dict)
+        ],
+    )
+    return list(enumerate(loaded, 1))
+
+
+def _csv(path: str, text: str) -> list[Line]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows: list[Line] = [(reader.line_num, dict(row)) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}", "check the quotes of the CSV file") from error
+    raise_for(
+        path,
+        [
+            f"line {n}: another number of columns than the header"
+            for n, row in rows
+            if None in row or None in row.values()
+        ],
+    )
+    return rows
+
+
+def _parquet(path: str, raw: bytes) -> list[Line]:
+    try:
+        table = pyarrow.parquet.read_table(io.BytesIO(raw))
+    except (pyarrow.lib.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+    return list(enumerate(table.to_pylist(), 1))
+
+
+def raise_for(path: str, problems: list[str], hint: str | None = None, shown: int = 3) -> None:
+    """Raise one DataError for all problems of a file: the first few in words, the others counted."""
+    if not problems:
+        return
+    more = f"\n  … and {len(problems) - shown} more" if len(problems) > shown else ""
+    raise DataError(f"{path}, " + "\n  ".join(problems[:shown]) + more, hint)
+
+
+def _name(value: Any) -> str:
+    return {
+        "list": "list",
+        "str": "string",
+        "int": "number",
+        "float": "number",
+        "bool": "boolean",
+        "NoneType": "null",
+        "dict": "object",
+    }.get(type(value).__name__, type(value).__name__)

@@ -1,0 +1,92 @@
+"""The exceptions a user may meet, each with its exit code.
+
+    PrefcliError
+     ├── UsageError          2   an option, a config key or a value
+     ├── DataError           3   a data file: file, line, what was expected
+     ├── ArtifactError       4   an artifact or model that is missing, damaged or does not fit
+     ├── MemoryShortError    5   will not fit in memory, or ran out of it
+     ├── AlarmError          6   a watcher stopped the run
+     └── SurroundingsError   7   disk full, no permission, a service that does not answer
+
+A message says what is wrong and where; the hint says what to do about it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class PrefcliError(Exception):
+    """Base of every error that is shown without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(PrefcliError):
+    exit_code = 2
+
+
+class DataError(PrefcliError):
+    exit_code = 3
+
+
+class ArtifactError(PrefcliError):
+    exit_code = 4
+
+
+class MemoryShortError(PrefcliError):
+    exit_code = 5
+
+
+class AlarmError(PrefcliError):
+    exit_code = 6
+
+
+class SurroundingsError(PrefcliError):
+    exit_code = 7
+
+
+INTERRUPTED = 130
+
+_ADVICE = {
+    errno.ENOSPC: "free some space, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+    errno.EDQUOT: "free some of your quota, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+    errno.EACCES: "check the permissions, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+    errno.EPERM: "check the permissions, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+    errno.EROFS: "that file system is read-only; put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+    errno.EFBIG: "raise the file size limit, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+}
+
+
+def from_foreign(error: BaseException) -> PrefcliError | None:
+    """The prefcli error that a foreign exception stands for, or None where it is a defect of ours.
+
+    safetensors wraps an OSError from the disk into its own exception type and keeps only the text,
+    torch raises RuntimeError for a failed allocation: both are recognised by what they say.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in _ADVICE:
+        where = f" ({error.filename})" if error.filename else ""
+        return SurroundingsError(f"{error.strerror or text}{where}", _ADVICE[error.errno])
+    for phrase, number in (
+        ("No space left on device", errno.ENOSPC),
+        ("Disk quota exceeded", errno.EDQUOT),
+        ("File too large", errno.EFBIG),
+        ("Read-only file system", errno.EROFS),
+        ("Permission denied", errno.EACCES),
+    ):
+        if phrase in text:
+            return SurroundingsError(text, _ADVICE[number])
+    short = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in short):
+        return MemoryShortError(
+            f"ran out of memory: {text or 'allocation failed'}",
+            "use a smaller --batch-size or a larger --grad-accum, --lora-rank 16, --gradient-checkpointing, "
+            "or a shorter --max-length",
+        )
+    return None

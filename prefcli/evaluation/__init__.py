@@ -1,0 +1,1 @@
+"""Evaluation: metrics on models and on reward models, with their intervals."""

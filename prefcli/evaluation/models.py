@@ -1,0 +1,126 @@
+"""Language models on held-out prompts: sampled answers, what reward sources think of them, KL, length, variety."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prefcli.data.formats import Row
+from prefcli.data.tokenising import Encoder
+from prefcli.evaluation.statistics import bootstrap_interval
+from prefcli.models.generation import generate
+from prefcli.models.logps import completion_logits, pad_rows
+from prefcli.rewards.sources import Answer, RewardSource
+
+
+@dataclass
+class Answers:
+    """One model's answers to all prompts, in order."""
+
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    completions: list[str]
+    ended: list[bool]
+    seconds: float
+
+
+def answer(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    *,
+    eos_ids: frozenset[int],
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int,
+    seed: int,
+    progress: Any = None,
+) -> Answers:
+    """Sample one answer to each prompt. The seed fixes the draws, whatever was sampled before."""
+    encoder = Encoder(tokenizer)
+    prompts = [encoder.prompt_ids(row.prompt) for row in rows]
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    started = time.monotonic()
+    ids = generate(
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        eos_ids=eos_ids,
+        pad_id=tokenizer.pad_token_id,
+        batch_size=batch_size,
+        generator=generator,
+        progress=progress,
+    )
+    seconds = time.monotonic() - started
+    ended = [completion[-1] in eos_ids for completion in ids]
+    bare = [completion[:-1] if end else completion for completion, end in zip(ids, ended)]
+    return Answers(prompts, ids, [tokenizer.decode(c, skip_special_tokens=True) for c in bare], ended, seconds)
+
+
+def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, same_ids: bool) -> list[float]:
+    """One score an answer. `same_ids`: the answers' ids are those of the source's own tokenizer."""
+    asked = [
+        Answer(row.prompt, text, prompt if same_ids else None, ids if same_ids else None, row.columns)
+        for row, text, prompt, ids in zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids)
+    ]
+    return [float(value) for value in source.score(asked)]
+
+
+@torch.no_grad()
+def kl_to(reference: Any, model: Any, answers: Answers, temperature: float, batch_size: int) -> list[float]:
+    """KL(π ‖ π_ref) along each answer, in nats, at the sampling temperature.
+
+    Σ_t KL(π(·|s_t) ‖ π_ref(·|s_t)) over the states that were visited: its mean is the KL of the answers'
+    distributions, by the chain rule, and it varies less than log π − log π_ref of the tokens drawn.
+    """
+    model.eval()
+    reference.eval()
+    device = next(model.parameters()).device
+    order = sorted(range(len(answers.prompt_ids)), key=lambda i: len(answers.prompt_ids[i]))
+    found = [0.0] * len(order)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        rows = pad_rows([answers.prompt_ids[i] for i in part], [answers.completion_ids[i] for i in part], device=device)
+        logps, reference_logps = (
+            (completion_logits(m, rows).float() / temperature).log_softmax(-1) for m in (model, reference)
+        )
+        per_token = (logps.exp() * (logps - reference_logps)).sum(-1).cpu()
+        for i, piece in zip(part, per_token.split([len(answers.completion_ids[i]) for i in part])):
+            found[i] = float(piece.sum())
+    return found
+
+
+def measures(answers: Answers) -> dict[str, float]:
+    """Length in tokens, variety, share that ended by themselves, seconds."""
+    return {
+        "length": sum(map(len, answers.completion_ids)) / len(answers.completion_ids),
+        "distinct_2": distinct_2(answers.completions),
+        "ended": sum(answers.ended) / len(answers.ended),
+        "seconds": answers.seconds,
+    }
+
+
+def distinct_2(texts: Sequence[str]) -> float:
+    """Different word pairs over all word pairs (Li et al., arXiv 1510.03055); 0 where there are none."""
+    pairs = [pair for text in texts for pair in _bigrams(text.split())]
+    return len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def _bigrams(words: list[str]) -> list[tuple[str, str]]:
+    return list(zip(words, words[1:]))
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean with its 95 % bootstrap interval."""
+    return {"mean": sum(values) / len(values), "ci95": list(bootstrap_interval(values))}
+
+
+def win_rate(values: Sequence[float], against: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """Share of prompts on which a model scores higher than the baseline, ties as halves, and its interval."""
+    wins = [1.0 if mine > theirs else 0.5 if mine == theirs else 0.0 for mine, theirs in zip(values, against)]
+    return sum(wins) / len(wins), bootstrap_interval(wins)

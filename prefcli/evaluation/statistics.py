@@ -1,0 +1,30 @@
+"""Intervals for the figures that prefcli reports."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+RESAMPLES = 2000
+
+
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927), right at 0 and at 1 too. `successes` may count ties as halves."""
+    if n == 0:
+        return (0.0, 1.0)
+    share, square = successes / n, Z95 * Z95
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    half = Z95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    return (max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of the mean (Efron 1979), from 2,000 resamples."""
+    if not values:
+        return (math.nan, math.nan)
+    draw = random.Random(seed)
+    n = len(values)
+    means = sorted(sum(draw.choices(values, k=n)) / n for _ in range(RESAMPLES))
+    return (means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))])

@@ -1,0 +1,64 @@
+"""What stays in memory through a whole run: weights, gradients and optimizer states.
+
+The count by bytes of a parameter is that of ZeRO (arXiv 1910.02054, section 3.1): training in mixed precision with
+Adam takes 2 bytes of weights, 2 of gradients and 12 of optimizer states (an fp32 copy and two moments).
+"""
+
+from __future__ import annotations
+
+from prefcli.memory.architecture import lora_parameters
+from prefcli.memory.run import Role, Run
+
+
+def role_parameters(run: Run, role: Role) -> int:
+    """Parameters of the model that plays the role, its adapter included."""
+    base = run.architecture.scorer_parameters if role.scores else run.architecture.parameters
+    return base + adapter_parameters(run)
+
+
+def adapter_parameters(run: Run) -> int:
+    return lora_parameters(run.architecture, run.lora_rank) if run.lora_rank else 0
+
+
+def head_parameters(run: Run, role: Role) -> int:
+    """A score's head is new with the role, so it is trained in full beside an adapter."""
+    return run.architecture.hidden if role.scores else 0
+
+
+def held_parameters(run: Run, role: Role) -> int:
+    """Parameters that the role adds to memory: all of its own, or its adapter alone on a base held already."""
+    if run.shared_base and role != run.roles[0]:
+        return adapter_parameters(run) + head_parameters(run, role)
+    return role_parameters(run, role)
+
+
+def trained_parameters(run: Run, role: Role) -> int:
+    if not role.trained:
+        return 0
+    if run.lora_rank:
+        return adapter_parameters(run) + head_parameters(run, role)
+    return role_parameters(run, role)
+
+
+def weight_bytes(run: Run, role: Role) -> int:
+    """P × bytes of the dtype: 2 in bf16, 4 in fp32."""
+    return held_parameters(run, role) * run.dtype_bytes
+
+
+def gradient_bytes(run: Run, role: Role) -> int:
+    """One number a trained parameter, in the weights' own dtype, as autograd makes it."""
+    return trained_parameters(run, role) * run.dtype_bytes
+
+
+def optimizer_bytes(run: Run, role: Role) -> int:
+    """The fp32 copy (4 bytes, beside 16-bit weights only) and the optimizer's own state, a trained parameter.
+
+    AdamW: two moments in the precision that is stepped in, 8 bytes in fp32 (arXiv 1412.6980, algorithm 1).
+    Adafactor: a row and a column for each matrix in place of the second moment (arXiv 1804.04235, algorithm 4),
+    about 2·P/h numbers where the matrices are h wide. SGD without momentum: none.
+    """
+    trained = trained_parameters(run, role)
+    mastered = run.master_weights and run.dtype_bytes < 4
+    step_bytes = 4 if mastered else run.dtype_bytes
+    numbers = {"adamw": 2 * trained, "adafactor": 2 * trained // run.architecture.hidden, "sgd": 0}[run.optimizer]
+    return trained * 4 * mastered + numbers * step_bytes

@@ -1,0 +1,126 @@
+"""Sampling completions: a KV-cached loop over left-padded prompts that draws from the plain softmax at a temperature.
+
+No top-k, top-p or penalties: what is drawn has exactly the probability that `models.logps` gives it later, which is
+what makes the first ratio of PPO 1. Finished rows leave the batch, so that a long answer does not pay for short ones.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from prefcli.errors import DataError
+from prefcli.models.logps import unwrap
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    eos_ids: Sequence[int] | frozenset[int],
+    pad_id: int = 0,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    greedy: bool = False,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[int]]:
+    """One completion for each prompt, in order, as token ids.
+
+    A completion ends with its EOS where one was drawn, and is `max_new_tokens` long otherwise. `generator` lives on
+    the model's device. `greedy` takes the most likely token instead of drawing one. At most `batch_size` prompts run
+    together, shortest first; `progress` is told the number of answers that a batch has finished.
+    """
+    if not all(prompts):
+        raise DataError("a prompt has no tokens", "every prompt needs at least one token, such as the tokenizer's BOS")
+    model = unwrap(model)  # a wrapper's forward may synchronise, and processes decode for different lengths
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    size = batch_size or max(1, len(prompts))
+
+    def pick(logits: Tensor) -> Tensor:
+        if greedy:
+            return logits.argmax(-1)
+        probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+
+    completions: list[list[int]] = [[] for _ in prompts]
+    with evaluation_mode(model):
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            found = _decode(model, [prompts[i] for i in part], pick, max_new_tokens, frozenset(eos_ids), pad_id)
+            for i, completion in zip(part, found):
+                completions[i] = completion
+            if progress is not None:
+                progress(len(part))
+    return completions
+
+
+def _decode(
+    model: nn.Module,
+    prompts: list[Sequence[int]],
+    pick: Callable[[Tensor], Tensor],
+    max_new_tokens: int,
+    eos_ids: frozenset[int],
+    pad_id: int,
+) -> list[list[int]]:
+    device = next(model.parameters()).device
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    accepted = _accepted_arguments(model)
+    completions: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which completion each row of the batch belongs to
+    running = [True] * len(rows)
+    cache = None
+    for step in range(max_new_tokens):
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        extra = {"position_ids": positions, "logits_to_keep": 1}
+        output = model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+            **{name: value for name, value in extra.items() if name in accepted},
+        )  # fmt: skip
+        cache, ids = output.past_key_values, pick(output.logits[:, -1])[:, None]
+        for row, token in enumerate(ids[:, 0].tolist()):
+            if running[row]:
+                completions[rows[row]].append(token)
+                running[row] = token not in eos_ids
+        if not any(running) or step + 1 == max_new_tokens:
+            break
+        if 2 * sum(running) <= len(running) and _can_shrink(cache):
+            kept = [row for row, is_running in enumerate(running) if is_running]
+            index = torch.tensor(kept, device=device)
+            cache.batch_select_indices(index)
+            ids, mask = ids[index], mask[index]
+            rows, running = [rows[row] for row in kept], [True] * len(kept)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    return completions
+
+
+def _can_shrink(cache: Any) -> bool:
+    return isinstance(cache, DynamicCache) and all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+
+
+def _accepted_arguments(model: nn.Module) -> set[str]:
+    """Names that the model's own forward takes; PEFT's wrapper takes anything and passes it on."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return set(inspect.signature(inner.forward).parameters)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """eval() for a while; afterwards each module has the training flag that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

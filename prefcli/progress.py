@@ -1,0 +1,27 @@
+"""How library code tells what it is doing without printing: a reporter it is handed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Reporter:
+    """Does nothing; the command line's reporter draws, a test's records."""
+
+    def notice(self, text: str) -> None:
+        """Something that the user should know and need not act on."""
+
+    def plan(self, plan: dict[str, Any]) -> None:
+        """What is about to be done, before it is."""
+
+    def begin(self, what: str, total: int | None) -> None:
+        """A piece of work of `total` steps begins."""
+
+    def advance(self, done: int, metrics: dict[str, float] | None = None) -> None:
+        """`done` steps of the work are finished; `metrics` are the newest."""
+
+    def end(self) -> None:
+        """The piece of work is over."""
+
+
+SILENT = Reporter()

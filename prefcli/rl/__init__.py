@@ -1,0 +1,1 @@
+"""PPO on language models: roles, rollout, rewards and advantages, losses, the loop."""

@@ -1,0 +1,56 @@
+"""From scores to advantages: per-token rewards, generalised advantage estimation, whitening.
+
+Shapes: B answers, C tokens of the longest one; mask [B, C] is True on an answer's tokens, its EOS included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """r_t = −β·KL_t, plus the answer's score at its last token (InstructGPT, arXiv 2203.02155, eq. 2, token by token).
+
+    scores [B]; kl [B, C], k1 of each token; returns [B, C], 0 in padding.
+    """
+    rewards = -kl_coef * kl * mask
+    last = mask.sum(1, keepdim=True) - 1
+    return rewards.scatter_add(1, last, scores[:, None].to(rewards.dtype))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (arXiv 1506.02438, eq. 11–16). All [B, C]; returns (advantages, returns).
+
+        δ_t = r_t + γ·V(s_{t+1}) − V(s_t)
+        A_t = δ_t + γ·λ·A_{t+1}
+        R_t = A_t + V(s_t)
+
+    V is 0 after the last token, for answers cut off at the length limit too: the limit is part of the task, and the
+    score is paid there.
+    """
+    values = values * mask
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = (delta + gamma * lam * next_advantage) * mask[:, t]
+        advantages[:, t] = next_advantage
+        next_value = values[:, t]
+    return advantages, advantages + values
+
+
+def whiten(
+    x: Tensor, mask: Tensor, *, shift_mean: bool = True, total: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> Tensor:
+    """x [B, C] scaled to unit variance over the masked tokens, and shifted to mean 0 unless not `shift_mean`.
+
+    `total` adds a tensor up over all processes. The variance is the unbiased one. 0 in padding.
+    """
+    count = total(mask.sum().to(x.dtype))
+    mean = total((x * mask).sum()) / count
+    variance = total((((x - mean) * mask) ** 2).sum()) / (count - 1).clamp(min=1)
+    scaled = (x - mean) * (variance + 1e-8).rsqrt()
+    return (scaled if shift_mean else scaled + mean) * mask

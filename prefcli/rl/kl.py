@@ -1,0 +1,23 @@
+"""Estimators of KL(π ‖ π_ref) from sampled tokens (J. Schulman, "Approximating KL divergence", 2020).
+
+With d = log π(a) − log π_ref(a) for an action a drawn from π:
+
+    k1 = d                    unbiased, may be negative; the reward's penalty, since E[d] summed over an answer's tokens
+                              is the KL of the answers' distributions
+    k3 = exp(−d) − 1 + d      unbiased, never negative, less variance; for watching
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def k1(logps: Tensor, reference_logps: Tensor) -> Tensor:
+    """log π − log π_ref of each token, nats; any one shape."""
+    return logps - reference_logps
+
+
+def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
+    """(r − 1) − log r with r = π_ref / π, of each token, nats; any one shape."""
+    log_ratio = reference_logps - logps
+    return log_ratio.expm1() - log_ratio

@@ -1,0 +1,44 @@
+"""The optimizer of policy and value model together, and its learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from transformers import Adafactor, get_scheduler
+
+from prefcli.config.ppo import PPOConfig
+
+# "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031): with PyTorch's default of 1e-8 the first
+# updates, where gradients are small, are far larger.
+ADAM_EPSILON = 1e-5
+
+
+def trained_parameters(models: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Parameters with gradients, each once, though models may share some."""
+    return list(dict.fromkeys(p for model in models for p in model.parameters() if p.requires_grad))
+
+
+def make_optimizer(parameters: list[nn.Parameter], lr: float, config: PPOConfig) -> torch.optim.Optimizer:
+    """One optimizer over all `parameters`; weight decay spares biases and norms (vectors), as elsewhere."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optim == "adafactor":
+        return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False)
+    if config.optim == "sgd":
+        return torch.optim.SGD(groups, lr=lr)
+    return torch.optim.AdamW(groups, lr=lr, eps=ADAM_EPSILON)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, total_steps: int, config: PPOConfig
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm-up over the share `warmup` of the optimizer steps, then `lr_scheduler`'s shape down to the last one."""
+    name = "constant_with_warmup" if config.lr_scheduler == "constant" else config.lr_scheduler
+    warmup = math.ceil(config.warmup * total_steps)
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)

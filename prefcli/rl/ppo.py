@@ -1,0 +1,217 @@
+"""PPO on language models, one `step` a rollout: answer, score, estimate advantages, update (arXiv 1707.06347, alg. 1).
+
+The details follow "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031); metric names are TRL's.
+`metrics.py` says what each metric is. Policy and value model stay in eval mode while they are trained: with dropout the
+first ratio of a rollout would not be 1.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from prefcli.config.ppo import PPOConfig
+from prefcli.errors import AlarmError, UsageError
+from prefcli.models.logps import token_logps, token_values
+from prefcli.rl import kl, losses, metrics
+from prefcli.rl.advantages import gae, token_rewards, whiten
+from prefcli.rl.optimizer import make_optimizer, make_scheduler, trained_parameters
+from prefcli.rl.roles import Prompt, Roles
+from prefcli.rl.rollout import Rollout, collect, micro_batches
+
+LOWER_LR = "lower --lr, or check the data and the reward for extreme values"
+
+
+class PPO:
+    """Trains `roles.policy` and `roles.value` in place.
+
+    `roles` holds the plain models; this class has the accelerator prepare the trained two. The frozen ones must be on
+    the accelerator's device already. `total_rollouts` sets the length of the learning-rate schedule, which moves with
+    every optimizer step. The accelerator's own gradient accumulation must be 1: splitting is done here.
+    """
+
+    def __init__(
+        self,
+        roles: Roles,
+        config: PPOConfig,
+        *,
+        tokenizer: Any,
+        eos_ids: Iterable[int],
+        total_rollouts: int,
+        lr: float,
+        accelerator: Accelerator,
+    ) -> None:
+        self.roles, self.config, self.tokenizer, self.accelerator = roles, config, tokenizer, accelerator
+        self.eos_ids = frozenset(eos_ids)
+        self.pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(self.eos_ids)) if i is not None), 0)
+        self.parameters = trained_parameters((roles.policy, roles.value))
+        # The rollout uses the plain models of `roles`, the update the wrapped ones, whose backward synchronises.
+        self.policy, self.value, self.optimizer = accelerator.prepare(
+            roles.policy, roles.value, make_optimizer(self.parameters, lr, config)
+        )
+        for model in (self.policy, self.value):
+            _freeze_dropout(model)
+        self.scheduler = make_scheduler(
+            self.optimizer.optimizer, total_rollouts * config.ppo_epochs * config.minibatches, config
+        )
+        # Draws tokens and shuffles. Each process has its own stream.
+        self.generator = torch.Generator(accelerator.device).manual_seed(config.seed + accelerator.process_index)
+        self.rollouts = 0
+        self.episodes = 0
+        self.last_rollout: Rollout | None = None  # for samples and watchers
+
+    def step(self, prompts: list[Prompt], progress: Callable[[int], None] | None = None) -> dict[str, float]:
+        """One rollout on this process's share of the prompts, and the updates that it pays for; returns metrics.
+
+        Raises AlarmError at the first loss, score or gradient that is not finite, before the weights take it in.
+        """
+        config = self.config
+        if len(prompts) < config.minibatches:
+            raise UsageError(
+                f"{len(prompts)} answers on each process cannot be split into {config.minibatches} minibatches",
+                "lower --minibatches or raise --batch-size",
+            )
+        self.rollouts += 1
+        rollout = self.last_rollout = self._collect(prompts, progress)
+        found = metrics.of_rollout(rollout, config.kl_coef, self._total)
+        self._check(found, "the rollout is not finite", "look at what the reward source returns, or lower --lr")
+        started = time.perf_counter()
+        advantages, returns = self.estimate(rollout)
+        updates = [
+            self._update(rollout, index, advantages, returns)
+            for _ in range(config.ppo_epochs)
+            for index in self._shuffled(len(prompts)).tensor_split(config.minibatches)
+        ]
+        self.episodes += int(found.pop("answers"))
+        return {
+            **found,
+            **metrics.of_updates(updates),
+            "episode": float(self.episodes),
+            "time/generate": rollout.seconds["generate"],
+            "time/score": rollout.seconds["score"],
+            "time/train": time.perf_counter() - started,
+        }
+
+    def _collect(self, prompts: list[Prompt], progress: Callable[[int], None] | None) -> Rollout:
+        config = self.config
+        try:
+            return collect(
+                self.roles,
+                prompts,
+                config,
+                tokenizer=self.tokenizer,
+                eos_ids=self.eos_ids,
+                pad_id=self.pad_id,
+                generator=self.generator,
+                micro_size=_ceil(len(prompts), config.minibatches * config.grad_accum),
+                device=self.accelerator.device,
+                progress=progress,
+            )
+        except RuntimeError as error:
+            if "probability tensor" not in str(error):  # what torch.multinomial says of NaN logits
+                raise
+            raise AlarmError(f"the policy's logits are not finite at rollout {self.rollouts}", LOWER_LR) from error
+
+    def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Whitened advantages and the values' targets, both [B, C]."""
+        config, mask = self.config, rollout.mask
+        rewards = token_rewards(rollout.scores, kl.k1(rollout.logps, rollout.reference_logps), mask, config.kl_coef)
+        if config.whiten_rewards:  # the mean stays, since its sign tells a long answer from a short one
+            rewards = whiten(rewards, mask, shift_mean=False, total=self._total)
+        advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
+        return whiten(advantages, mask, total=self._total), returns
+
+    def _update(self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, float]:
+        """One optimizer step on the answers at `index` [b], the loss averaged over all processes' tokens in it."""
+        accelerator = self.accelerator
+        tokens = self._total(rollout.mask[index].sum().float())
+        sums = torch.zeros(len(metrics.TOKEN_SUMS), device=accelerator.device)
+        parts = list(micro_batches(index, rollout.rows.lengths, _ceil(len(index), self.config.grad_accum)))
+        for part in parts:
+            with ExitStack() as stack:
+                if part is not parts[-1]:  # gradients meet the other processes' once
+                    for model in (self.policy, self.value):
+                        stack.enter_context(accelerator.no_sync(model))
+                loss, part_sums = self._loss(rollout, part, advantages, returns)
+                # DDP averages gradients over processes; the loss is a sum over them.
+                accelerator.backward(loss / tokens * accelerator.num_processes)
+                sums += part_sums
+        means = metrics.of_minibatch(self._total(sums), tokens)
+        self._check(means, "the loss is not finite", LOWER_LR)
+        limit = self.config.max_grad_norm or float("inf")
+        means["grad_norm"] = float(accelerator.clip_grad_norm_(self.parameters, limit))
+        if accelerator.scaler is None:  # a loss scaler leaves such a step out by itself
+            self._check(means, "the gradient is not finite", LOWER_LR)
+        means["lr"] = self.scheduler.get_last_lr()[0]
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return means
+
+    def _loss(
+        self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Loss summed over the tokens of the answers at `index`, and the sums that `metrics.TOKEN_SUMS` names."""
+        config, rows = self.config, rollout.rows.select(index)
+        new = token_logps(self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0)
+        values = token_values(self.value, rows)
+        mask, cut = new.mask, (index, slice(new.mask.shape[1]))
+        old_logps = rollout.logps[cut]
+        policy_terms, policy_clipped = losses.policy_loss(new.logps, old_logps, advantages[cut], config.clip_range)
+        value_terms, value_clipped = losses.value_loss(
+            values, rollout.values[cut], returns[cut], config.clip_range_value
+        )
+        policy_sum, value_sum, entropy_sum = (
+            (terms * mask).sum() for terms in (policy_terms, value_terms, new.entropy)
+        )
+        loss = losses.total_loss(policy_sum, value_sum, entropy_sum, config.vf_coef, config.entropy_coef)
+        sums = metrics.token_sums(
+            policy_sum, value_sum, entropy_sum, policy_clipped, value_clipped, new.logps - old_logps, mask
+        )
+        return loss, sums
+
+    def _shuffled(self, rows: int) -> Tensor:
+        return torch.randperm(rows, generator=self.generator, device=self.accelerator.device)
+
+    def _total(self, sums: Tensor) -> Tensor:
+        """Added up over all processes."""
+        return self.accelerator.reduce(sums, reduction="sum")
+
+    def _check(self, values: dict[str, float], message: str, hint: str) -> None:
+        broken = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
+        if broken:
+            raise AlarmError(f"{message} at rollout {self.rollouts}: {', '.join(broken)}", hint)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes but the models' weights."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "generator": self.generator.get_state(),
+            "rollouts": self.rollouts,
+            "episodes": self.episodes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.generator.set_state(state["generator"])
+        self.rollouts, self.episodes = state["rollouts"], state["episodes"]
+
+
+def _freeze_dropout(model: nn.Module) -> None:
+    """eval(), but transformers recomputes activations only in layers that are training; their dropouts stay off."""
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)

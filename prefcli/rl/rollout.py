@@ -1,0 +1,115 @@
+"""One rollout: the policy answers, and all four roles have their say about the answers, without gradients.
+
+Shapes: B answers, C tokens of the longest one. An answer's actions are its tokens up to and including its EOS: the EOS
+is trained, nothing after it exists. An answer without one was cut off at the length limit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefcli.config.ppo import PPOConfig
+from prefcli.models.generation import evaluation_mode, generate
+from prefcli.models.logps import Rows, pad_rows, token_logps, token_values
+from prefcli.rl.roles import Prompt, Roles
+
+
+@dataclass(frozen=True)
+class Rollout:
+    prompts: list[Prompt]
+    completion_ids: list[list[int]]  # with their EOS
+    completions: list[str]  # without it
+    rows: Rows  # prompts with completions, right-padded
+    mask: Tensor  # [B, C] True on the answers' tokens
+    logps: Tensor  # [B, C] log π_old at the sampling temperature; 0 in padding, like the next two
+    reference_logps: Tensor  # [B, C] log π_ref at the same temperature
+    values: Tensor  # [B, C] V_old of the state before each token
+    ended: Tensor  # [B] True where the answer ended by itself
+    raw_scores: dict[str, Tensor]  # source → [B]
+    scores: Tensor  # [B] their sum, less the penalty for a missing EOS
+    seconds: dict[str, float] = field(default_factory=dict)  # "generate", "score"
+
+
+@torch.no_grad()
+def collect(
+    roles: Roles,
+    prompts: list[Prompt],
+    config: PPOConfig,
+    *,
+    tokenizer: Any,
+    eos_ids: frozenset[int],
+    pad_id: int,
+    generator: torch.Generator,
+    micro_size: int,
+    device: torch.device | str,
+    progress: Callable[[int], None] | None = None,
+) -> Rollout:
+    """Answers to `prompts` and everything that PPO needs to know about them; forward passes of `micro_size` rows."""
+    started = time.perf_counter()
+    completion_ids = generate(
+        roles.policy,
+        [prompt.ids for prompt in prompts],
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
+        generator=generator,
+        progress=progress,
+    )
+    generated = time.perf_counter()
+    completions = decode(tokenizer, completion_ids, eos_ids)
+    raw_scores = {
+        name: scores.detach().to(device, torch.float32)
+        for name, scores in roles.score(prompts, completion_ids, completions).items()
+    }
+    ended = torch.tensor([ids[-1] in eos_ids for ids in completion_ids], device=device)
+    scores = torch.stack(list(raw_scores.values())).sum(0) - config.missing_eos_penalty * ~ended
+    rows = pad_rows([prompt.ids for prompt in prompts], completion_ids, pad_id=pad_id, device=device)
+    logps, reference_logps, values = _judge(roles, rows, config.temperature, micro_size)
+    return Rollout(
+        prompts=prompts,
+        completion_ids=completion_ids,
+        completions=completions,
+        rows=rows,
+        mask=rows.mask,
+        logps=logps,
+        reference_logps=reference_logps,
+        values=values,
+        ended=ended,
+        raw_scores=raw_scores,
+        scores=scores,
+        seconds={"generate": generated - started, "score": time.perf_counter() - generated},
+    )
+
+
+def decode(tokenizer: Any, completion_ids: list[list[int]], eos_ids: frozenset[int]) -> list[str]:
+    """The answers as text, without the EOS that ended them, which need not be a special token."""
+    bare = [ids[:-1] if ids[-1] in eos_ids else ids for ids in completion_ids]
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in bare]
+
+
+def _judge(roles: Roles, rows: Rows, temperature: float, micro_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities under policy and reference, and values: three [B, C]."""
+    judged = torch.zeros(3, *rows.mask.shape, device=rows.input_ids.device)
+    with ExitStack() as stack:
+        for model in (roles.policy, roles.reference, roles.value):
+            stack.enter_context(evaluation_mode(model))
+        for index in micro_batches(torch.arange(len(rows.lengths), device=judged.device), rows.lengths, micro_size):
+            part = rows.select(index)
+            width = part.mask.shape[1]
+            judged[0, index, :width] = token_logps(roles.policy, part, temperature).logps
+            judged[1, index, :width] = token_logps(roles.reference, part, temperature).logps
+            judged[2, index, :width] = token_values(roles.value, part)
+    return judged[0], judged[1], judged[2]
+
+
+def micro_batches(index: Tensor, lengths: Tensor, size: int) -> Iterator[Tensor]:
+    """`index` in parts of at most `size` rows of like length, so that little is spent on padding."""
+    return iter(index[lengths[index].argsort(stable=True)].split(size))

@@ -1,0 +1,1 @@
+"""Training stages: each reads its inputs, trains, and hands an artifact back."""

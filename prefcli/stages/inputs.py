@@ -1,0 +1,154 @@
+"""What a stage is about to work on, found and checked before anything heavy is imported: no torch here.
+
+References are resolved, data files read and checked, and the key worked out, so that a run that was already made is
+handed back at once and a mistake costs a second and not a model load.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.references import Reference, default_model, resolve
+from prefcli.artifacts.store import Artifact, Store, check_name
+from prefcli.config.base import key_fields, option
+from prefcli.config.training import SMALL_MODEL_PARAMETERS
+from prefcli.data.formats import Dataset, Purpose, read_dataset
+from prefcli.errors import ArtifactError, DataError, UsageError
+from prefcli.memory.architecture import Architecture
+from prefcli.memory.model_files import find_config, read_architecture
+from prefcli.rewards.grammar import RewardSpec, parse_rewards
+
+
+@dataclass
+class Inputs:
+    """Everything a stage was told, resolved. `existing` is the finished artifact of this very run, if there is one."""
+
+    stage: str
+    config: Any
+    store: Store
+    name: str
+    data: Dataset
+    eval_data: Dataset | None
+    references: dict[str, Reference]
+    architecture: Architecture | None
+    key: str
+    rewards: list[RewardSpec] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    existing: Artifact | None = None
+
+    @property
+    def model(self) -> Reference:
+        return self.references["model"]
+
+
+def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, float]) -> Inputs:
+    """Resolve and check everything that the options name.
+
+    `rates` are the learning rates, of a model of ordinary size and of a small one, where --lr is not given.
+    Raises UsageError, DataError, ArtifactError.
+    """
+    name = check_name(config.name or stage)
+    store = Store(config.runs)
+    files = "prompts" if purpose == "prompts" else "data"
+    if not getattr(config, files):
+        raise UsageError(f"{option(files)} is missing", f"name a file: {option(files)} FILE")
+    notes: list[str] = []
+    references = _references(config, store, notes, reward_model_may_start=stage == "rm")
+    rewards = _rewards(config, store)
+    data = read_dataset(getattr(config, files), purpose, config.skip_bad)
+    eval_path = getattr(config, "eval_data", None)
+    eval_data = read_dataset([eval_path], purpose, config.skip_bad) if eval_path else None
+    architecture = _architecture(references["model"])
+    if config.lr is None:
+        small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS
+        config = replace(config, lr=rates[1] if small else rates[0])
+    inputs = Inputs(stage, config, store, name, data, eval_data, references, architecture, "", rewards)
+    inputs.notes = notes + [r.note for r in references.values() if r.note] + data.notes
+    inputs.key = _key(inputs)
+    if not config.force:
+        inputs.existing = store.find(name, inputs.key)
+    return inputs
+
+
+def _references(config: Any, store: Store, notes: list[str], reward_model_may_start: bool) -> dict[str, Reference]:
+    text = config.model
+    if text is None:
+        text, note = default_model(store)
+        notes.append(note)
+    found = {"model": resolve(text, store)}
+    for role in ("reference", "value_init"):
+        if getattr(config, role, None):
+            found[role] = resolve(getattr(config, role), store)
+    if hasattr(config, "reference"):
+        found.setdefault("reference", found["model"])
+    for role, reference in found.items():
+        if role in ("model", "reference") and not reward_model_may_start:
+            refuse_reward_model(reference)
+    return found
+
+
+def _rewards(config: Any, store: Store) -> list[RewardSpec]:
+    if not hasattr(config, "reward"):
+        return []
+    if not config.reward:
+        raise UsageError(
+            "--reward is missing", "name a reward model (train one: prefcli train-rm) or python:FILE:FUNCTION"
+        )
+    return parse_rewards(config.reward, store)
+
+
+def _architecture(reference: Reference) -> Architecture | None:
+    """The model's dimensions, where its config can be read on this disk and its family is known."""
+    if reference.path is None or not reference.path.is_dir():
+        return None
+    try:
+        config = find_config(reference.path)
+        return read_architecture(config) if config else None
+    except ArtifactError:
+        return None
+
+
+def _key(inputs: Inputs) -> str:
+    """Digest of all causes of the result: the same run has the same key."""
+    parents = {role: reference.digest for role, reference in inputs.references.items()}
+    parents |= {f"reward/{spec.name}": spec.digest for spec in inputs.rewards}
+    return digest_json(
+        {
+            "stage": inputs.stage,
+            "config": key_fields(inputs.config),
+            # What cannot be pinned is never the same twice.
+            "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},
+            "functions": [spec.function for spec in inputs.rewards],
+            "data": inputs.data.digests,
+            "eval_data": inputs.eval_data.digests if inputs.eval_data else None,
+        }
+    )
+
+
+def parents_of(inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """The manifest's `parents`."""
+    found = {role: {"ref": ref.shown, "digest": ref.digest} for role, ref in inputs.references.items()}
+    for spec in inputs.rewards:
+        shown = spec.reference.shown if spec.reference else spec.text
+        found[f"reward/{spec.name}"] = {"ref": shown, "digest": spec.digest}
+    return found
+
+
+def refuse_reward_model(reference: Reference) -> None:
+    """Raise ArtifactError where a reward-model artifact stands in a language model's place."""
+    if reference.artifact is not None and reference.artifact.manifest.stage == "rm":
+        raise ArtifactError(
+            f"{reference.text} is a reward model, not a language model",
+            "give an sft, dpo or ppo artifact; reward models go to --reward",
+        )
+
+
+def refuse_nothing_left(rows: int, dropped: int, max_length: int) -> None:
+    """Raise DataError where cutting to the longest length left no row to train on."""
+    if rows == 0:
+        raise DataError(
+            f"none of the {dropped} rows fits: their prompts alone fill --max-length {max_length}", "raise --max-length"
+        )

@@ -1,0 +1,48 @@
+"""The model a stage trains, opened: weights or adapter, tokenizer, and what to remember of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.models.adapters import with_adapter
+from prefcli.models.loading import is_adapter, load_policy
+from prefcli.models.tokenizers import load_tokenizer
+from prefcli.stages.session import Session
+
+
+@dataclass
+class Opened:
+    """`saves_merged`: the base that the adapter sits on is on no disk, so what is saved is the two merged."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    saves_merged: bool
+    about: dict[str, Any]
+
+
+def open_policy(session: Session) -> Opened:
+    """The policy that --model names, ready to be trained as --lora-rank says."""
+    inputs, config = session.inputs, session.inputs.config
+    session.reporter.begin(f"loading {inputs.model.shown}", None)
+    tokenizer = load_tokenizer(inputs.model, session.reporter)
+    model = load_policy(
+        inputs.model,
+        dtype=session.dtype,
+        device=session.device,
+        trainable=config.lora_rank > 0,
+        tokenizer_size=len(tokenizer),
+    )
+    grown = getattr(model, "grown_from", None) is not None
+    continued = is_adapter(inputs.model)
+    trained = with_adapter(model, config.lora_rank, config.lora_alpha, scorer=False, reporter=session.reporter)
+    merged_first = continued and trained is not model and config.lora_rank > 0
+    session.reporter.end()
+    saves_merged = config.lora_rank > 0 and (merged_first or grown or inputs.model.kind == "gguf")
+    return Opened(trained, tokenizer, saves_merged, {"parameters": count(trained), "trained": count(trained, True)})
+
+
+def count(model: Any, trained_only: bool = False) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained_only)

@@ -1,0 +1,123 @@
+"""RLHF, stage 2: a reward model from pairs (TRL's RewardTrainer; Bradley–Terry, arXiv 2009.01325, section 3.4)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from trl import RewardConfig as TRLConfig
+from trl import RewardTrainer
+
+from prefcli.artifacts.store import Artifact
+from prefcli.data.formats import Row
+from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.evaluation.statistics import wilson_interval
+from prefcli.models.adapters import with_adapter
+from prefcli.models.loading import is_adapter, is_scorer, load_scorer
+from prefcli.models.logps import pad_rows, sequence_scores
+from prefcli.models.tokenizers import load_tokenizer
+from prefcli.progress import Reporter
+from prefcli.stages import trl_trainer
+from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.policy import count
+from prefcli.stages.session import session
+
+
+def train(inputs: Inputs, reporter: Reporter) -> Artifact:
+    """Train on pairs, measure on held-out ones, and return the finished artifact."""
+    config = inputs.config
+    with session(inputs, reporter) as run:
+        reporter.begin(f"loading {inputs.model.shown}", None)
+        tokenizer = load_tokenizer(inputs.model, reporter)
+        refined = is_scorer(inputs.model)
+        model = load_scorer(
+            inputs.model,
+            tokenizer,
+            dtype=run.dtype,
+            device=run.device,
+            new_head=not refined,
+            trainable=config.lora_rank > 0,
+            seed=config.seed,
+        )
+        trained = with_adapter(model, config.lora_rank, config.lora_alpha, scorer=True, reporter=reporter)
+        # A fresh head or a merged parent is on no disk, so an adapter on it could not be opened again.
+        merged_first = refined and is_adapter(inputs.model) and trained is not model
+        changed_base = (
+            inputs.model.kind == "gguf"
+            or getattr(model, "grown_from", None)
+            or (not refined and is_adapter(inputs.model))
+        )
+        reporter.end()
+        training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
+        if inputs.eval_data:
+            held_out = inputs.eval_data.rows
+        encoder = Encoder(tokenizer)
+        rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
+        refuse_nothing_left(len(rows), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, len(rows))
+        measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
+        trainer = RewardTrainer(
+            model=trained,
+            args=TRLConfig(**trl_trainer.arguments(run)),
+            train_dataset=trl_trainer.dataset(whole(rows)),
+            eval_dataset=trl_trainer.dataset(whole(measured)) if inputs.eval_data else None,
+            processing_class=tokenizer,
+        )
+        steps, tokens = trl_trainer.run(run, trainer, "train-rm")
+        metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
+        metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
+        return run.finish(
+            trainer.model,
+            tokenizer,
+            metrics=metrics,
+            steps=steps,
+            tokens=tokens,
+            about={
+                "parameters": count(trained),
+                "trained": count(trained, True),
+                "head": "score",
+                "held_out_pairs": len(measured),
+            },
+            saves_merged=config.lora_rank > 0 and bool(merged_first or changed_base),
+        )
+
+
+def split(rows: list[Row], share: float, seed: int, all_for_training: bool) -> tuple[list[Row], list[Row]]:
+    """(training, held out): a random share is kept back, at least one pair where there are two."""
+    if all_for_training or share == 0 or len(rows) < 2:
+        return rows, []
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    kept = max(1, round(share * len(rows)))
+    return [rows[i] for i in sorted(order[kept:])], [rows[i] for i in sorted(order[:kept])]
+
+
+def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs as TRL's RewardTrainer reads them: each side with its prompt."""
+    return [{side: row["prompt_ids"] + row[side] for side in ("chosen_ids", "rejected_ids")} for row in rows]
+
+
+@torch.no_grad()
+def held_out_metrics(model: Any, rows: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
+    """Accuracy with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    if not rows:
+        return {}
+    model.eval()
+    device = next(model.parameters()).device
+    sides: dict[str, list[torch.Tensor]] = {"chosen_ids": [], "rejected_ids": []}
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        for side, scores in sides.items():
+            batch = pad_rows([row["prompt_ids"] for row in part], [row[side] for row in part], device=device)
+            scores.append(sequence_scores(model, batch).cpu())
+    chosen, rejected = (torch.cat(scores) for scores in sides.values())
+    right = int((chosen > rejected).sum())
+    both = torch.cat([chosen, rejected])
+    return {
+        "accuracy": right / len(rows),
+        "accuracy_ci95": list(wilson_interval(right, len(rows))),
+        "margin": float((chosen - rejected).mean()),
+        "score_mean": float(both.mean()),
+        "score_std": float(both.std(correction=0)),
+    }

@@ -1,0 +1,51 @@
+"""Stage 1 of both routes: supervised fine-tuning on demonstrations, the loss on the answers only (TRL's SFTTrainer)."""
+
+from __future__ import annotations
+
+import math
+
+from trl import SFTConfig as TRLConfig
+from trl import SFTTrainer
+
+from prefcli.artifacts.store import Artifact
+from prefcli.data.tokenising import Encoder, encode_demos
+from prefcli.progress import Reporter
+from prefcli.stages import trl_trainer
+from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.policy import open_policy
+from prefcli.stages.session import session
+
+
+def train(inputs: Inputs, reporter: Reporter) -> Artifact:
+    """Fine-tune and return the finished artifact."""
+    config = inputs.config
+    with session(inputs, reporter) as run:
+        opened = open_policy(run)
+        encoder = Encoder(opened.tokenizer)
+        rows, cut, dropped = encode_demos(inputs.data.rows, encoder, config.max_length, config.train_on_prompt)
+        refuse_nothing_left(len(rows), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, len(rows))
+        held_out = None
+        if inputs.eval_data:
+            held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
+        trainer = SFTTrainer(
+            model=opened.model,
+            args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True)),
+            train_dataset=trl_trainer.dataset(rows),
+            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
+            processing_class=opened.tokenizer,
+        )
+        steps, tokens = trl_trainer.run(run, trainer, "sft")
+        last = run.log.last
+        metrics = {name: last[name] for name in ("loss", "mean_token_accuracy", "eval_loss") if name in last}
+        if "eval_loss" in metrics:
+            metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 50))
+        return run.finish(
+            trainer.model,
+            opened.tokenizer,
+            metrics=metrics,
+            steps=steps,
+            tokens=tokens,
+            about=opened.about,
+            saves_merged=opened.saves_merged,
+        )

@@ -1,0 +1,104 @@
+"""What the stages on TRL's trainers share: arguments from our options, the progress callback, reading results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from prefcli.errors import AlarmError, UsageError
+from prefcli.stages.session import Session
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+
+
+def arguments(session: Session, **more: Any) -> dict[str, Any]:
+    """Keyword arguments of a TRL config, from the options that all stages share."""
+    config = session.inputs.config
+    processes = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    parts = config.grad_accum * processes
+    if config.batch_size % parts:
+        raise UsageError(
+            f"--batch-size {config.batch_size} cannot be split into {config.grad_accum} parts (--grad-accum)"
+            + (f" on each of {processes} processes" if processes > 1 else ""),
+            f"use a multiple of {parts}",
+        )
+    eval_every = config.eval_every if session.inputs.eval_data else None
+    return {
+        "output_dir": str(session.draft.path / "state"),
+        "per_device_train_batch_size": config.batch_size // parts,
+        "per_device_eval_batch_size": config.batch_size // parts,
+        "gradient_accumulation_steps": config.grad_accum,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.lr,
+        "optim": OPTIMIZERS[config.optim],
+        "lr_scheduler_type": config.lr_scheduler,
+        "warmup_steps": config.warmup,  # below 1 it is a share
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "max_length": None,  # cut already, by data/tokenising.py
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "bf16": session.dtype == torch.bfloat16,
+        "fp16": session.dtype == torch.float16,
+        "use_cpu": session.device.type == "cpu",
+        "report_to": config.report_to,
+        "run_name": f"{session.inputs.name}@v{session.draft.version}",
+        "eval_strategy": "steps" if eval_every else "no",
+        "eval_steps": eval_every,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": session.device.type == "cuda",
+        **more,
+    }
+
+
+def dataset(rows: list[dict[str, Any]]) -> Dataset:
+    return Dataset.from_list(rows)
+
+
+def run(session: Session, trainer: Any, what: str) -> tuple[int, int]:
+    """Train to the end; returns (optimizer steps, tokens seen). The held-out rows are measured at the end."""
+    for foreign in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(foreign)
+    trainer.add_callback(_Progress(session, what))
+    with session.training():
+        trainer.train()
+    if session.inputs.eval_data is not None:
+        trainer.evaluate()
+    return int(trainer.state.global_step), int(session.log.last.get("num_tokens", 0))
+
+
+class _Progress(TrainerCallback):
+    """TRL's events to the metrics log and the reporter."""
+
+    def __init__(self, session: Session, what: str) -> None:
+        self._session, self._what = session, what
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._session.reporter.begin(self._what, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "train_runtime" in logs:
+            return
+        self._session.log.write(state.global_step, logs)
+        loss = logs.get("loss")
+        if isinstance(loss, float) and loss != loss:
+            raise AlarmError(f"the loss is not a number at step {state.global_step}", "use a lower --lr")
+        self._session.reporter.advance(state.global_step, logs)
+
+
+def say_cut(session: Session, cut: int, dropped: int, rows: int) -> None:
+    limit = session.inputs.config.max_length
+    if cut:
+        session.reporter.notice(f"{cut} of {rows + dropped} rows were longer than --max-length {limit}: answers cut")
+    if dropped:
+        session.reporter.notice(
+            f"{dropped} of {rows + dropped} rows left out: their prompts alone fill --max-length {limit}"
+        )

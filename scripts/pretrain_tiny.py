@@ -1,0 +1,175 @@
+"""Builds the base model `tiny` from nothing: a BPE tokenizer and a small Llama, trained on text of the sample world.
+
+Run `python scripts/pretrain_tiny.py [--out DIR] [--steps N]` from a checkout.  Seeds, thread count and data are fixed,
+so on one machine every run writes the same weights; their sha256 is printed.
+
+The text is plain prose, questions and answers, mostly right, so that the model learns to copy facts out of what it
+read; nothing of it is in the chat format, which is left to fine-tuning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+_spec = importlib.util.spec_from_file_location("sample_world_generate", ROOT / "sample_data" / "generate.py")
+assert _spec and _spec.loader
+world: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(world)
+
+PAD, USER, ASSISTANT, SYSTEM, END = SPECIALS = ["<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
+# The generation tags mark what the assistant says, so that a trainer can put the loss on that alone.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{{- '<|assistant|>' -}}{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}"
+    "{%- else -%}{{- '<|' + message['role'] + '|>' + message['content'] + '<|end|>' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 10, 1500, 3e-3, 50
+SHAPE = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
+             attn_implementation="eager")
+
+
+def question_and_answer(rng: random.Random, facts: list[dict[str, str]], extra: dict[str, str]) -> list[str]:
+    """One question about the facts, its answer and perhaps a verdict on it; one in ten answers is wrong and called so."""
+    kind = rng.choices(["helpful", "honest", "harmless"], [0.66, 0.2, 0.14])[0]
+    if kind == "helpful" and rng.random() < 0.15:
+        fact, other = rng.choice(facts), rng.choice(facts)
+        asked = rng.choice(["Is the {o} " + other["p"], "Does " + other["n"] + " keep the {o}"]).format(**fact)
+        return [asked + "?", "Yes." if fact is other else "No."]
+    s = world.scene_about(rng, kind, facts, extra)
+    wrong = rng.random() < 0.1
+    answer = world.bad(rng, s, {"helpful": "distractor", "harmless": "comply", "honest": "made_up"}[kind]) if wrong \
+        else world.good(rng, s)
+    verdict = ["Wrong."] if wrong else ["Right."] if rng.random() < 0.1 else []
+    return [s.question, answer, *verdict]
+
+
+def document(rng: random.Random) -> tuple[str, str]:
+    """One running text in two parts: what cannot be foreseen, and what follows from it."""
+    *facts, extra = world.draw_facts(rng, rng.choice([3, 3, 3, 4]), False)
+    if rng.random() < 0.3:  # a list said twice: the plainest thing to copy
+        said = [f[key] for f in facts for key in rng.sample("nop", 2)]
+        rng.shuffle(said)
+        return f"Say again: {', '.join(said)}.", f"\n{', '.join(said)}.\n\n"
+    parts = []
+    for _ in range(rng.randint(3, 6)):
+        parts += question_and_answer(rng, facts, extra)
+    if rng.random() < 0.1:
+        parts.insert(rng.randrange(len(parts)), world.g.FLATTERY)
+    gap = rng.choice(["\n", "\n", " "])
+    return world.state(rng, facts), gap + gap.join(parts) + "\n\n"
+
+
+def token_rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int) -> torch.Tensor:
+    """Packed rows of tokens and labels, [2, count, LENGTH].
+
+    Each row begins with a document, since an answer cut off from its facts would teach that copying does not work.
+    Random facts cannot be predicted, and learning from them only drowns the signal of what can be copied, so most of
+    them carry no label.
+    """
+    rows = []
+    for _ in range(count):
+        ids: list[int] = []
+        labels: list[int] = []
+        while len(ids) < LENGTH:
+            given, rest = (tokenizer.encode(part, add_special_tokens=False) for part in document(rng))
+            ids += given + rest
+            labels += (given if rng.random() < 0.2 else [-100] * len(given)) + rest
+        rows.append([ids[:LENGTH], labels[:LENGTH]])
+    return torch.tensor(rows).transpose(0, 1)
+
+
+def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with the chat's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=SPECIALS, initial_alphabet=alphabet,
+                                  show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left",
+                                   additional_special_tokens=[USER, ASSISTANT, SYSTEM], model_max_length=1024,
+                                   clean_up_tokenization_spaces=False)
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+@torch.no_grad()
+def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 60) -> float:
+    """The share of held-out questions to which the most likely continuation is the right answer."""
+    rng = random.Random("copying")
+    scenes = [world.draw_scene(rng, True, "helpful") for _ in range(count)]
+    texts = [f"{s.prompt.removesuffix(s.question).strip()}\n{s.question}\n" for s in scenes]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    out = model.generate(**batch, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    answers = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:])
+    lines = [a.split("\n")[0] for a in answers]
+    return sum(world.g.helpful([s.prompt for s in scenes], lines)) / count
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: torch.Tensor, steps: int) -> None:
+    """Next-token training, one pass over the rows."""
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98))
+    start = time.time()
+    for step in range(steps):
+        progress = max(0.0, (step - WARMUP) / max(1, steps - WARMUP))
+        for group in optimizer.param_groups:
+            group["lr"] = LR * min((step + 1) / WARMUP, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        batch, labels = rows[:, step * BATCH:(step + 1) * BATCH]
+        model.train()
+        loss = model(input_ids=batch, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            model.eval()
+            print(f"step {step + 1}/{steps}  loss {loss.item():.3f}  copying {copying(model, tokenizer):.2f}  "
+                  f"{time.time() - start:.0f} s", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Build the tokenizer and the model and save both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "prefcli" / "models" / "tiny", help="folder to write to")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args(argv)
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    rng = random.Random("tiny")
+    tokenizer = build_tokenizer(["".join(document(rng)) for _ in range(3000)])
+    rows = token_rows(tokenizer, rng, args.steps * BATCH)
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=True,
+                         bos_token_id=None, eos_token_id=eos, pad_token_id=pad, **SHAPE)
+    model = LlamaForCausalLM(config)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {rows[0].numel():,} training tokens", flush=True)
+    train(model, tokenizer, rows, args.steps)
+    model.eval()
+    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    print("sha256", hashlib.sha256((args.out / "model.safetensors").read_bytes()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()

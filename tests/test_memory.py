@@ -1,0 +1,182 @@
+"""The memory model against figures worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from prefcli.memory import activations
+from prefcli.memory.architecture import Architecture, lora_parameters
+from prefcli.memory.comparison import as_dict, compare
+from prefcli.memory.estimate import PARTS, estimate
+from prefcli.memory.gpus import find_gpu
+from prefcli.memory.run import ROLES, Run
+from prefcli.memory.shapes import typical
+
+GB = 10**9
+SEVEN = typical(7 * GB)
+A100 = find_gpu("A100-80GB")
+
+# Small enough to count on paper: h 8, q 8, kv 4, f 20, V 100, 3 layers, gated.
+SMALL = Architecture(
+    "small", "llama", layers=3, hidden=8, heads=4, kv_heads=2, head_dim=2, ffn=20, vocab=100, tied=True
+)
+
+
+def test_seven_billion_is_four_models_and_28b_against_two_and_14b():
+    methods = compare(SEVEN, A100).methods
+    assert (methods["ppo"].models, methods["ppo"].parameters) == (4, 28 * GB)
+    assert (methods["dpo"].models, methods["dpo"].parameters) == (2, 14 * GB)
+    assert compare(SEVEN, A100).saving == 0.5
+
+
+def test_seven_billion_model_states_are_252_against_126_gigabytes():
+    methods = compare(SEVEN, A100).methods
+    assert methods["ppo"].estimate.state_bytes == 2 * 7 * GB * 16 + 2 * 7 * GB * 2 == 252 * GB
+    assert methods["dpo"].estimate.state_bytes == 7 * GB * 16 + 7 * GB * 2 == 126 * GB
+
+
+def test_seven_billion_takes_four_a100_against_two():
+    methods = compare(SEVEN, A100).methods
+    assert (methods["ppo"].gpus, methods["dpo"].gpus) == (4, 2)
+
+
+@pytest.mark.parametrize("size", ["125e6", "1.5e9", "13e9", "70e9", "405e9"])
+def test_saving_is_half_at_every_size(size):
+    assert compare(typical(int(float(size))), A100).saving == 0.5
+
+
+def test_a_trained_parameter_takes_sixteen_bytes_by_part_and_a_frozen_one_two():
+    roles = estimate(Run("ppo", SEVEN)).roles
+    for name in ("policy", "value"):
+        assert [roles[name].parts[part] / (7 * GB) for part in ("weights", "gradients", "optimizer")] == [2, 2, 12]
+    for name in ("reward", "reference"):
+        assert roles[name].parts == {"weights": 14 * GB, "gradients": 0, "optimizer": 0, "activations": 0, "logits": 0}
+
+
+def test_fp32_on_a_cpu_is_four_of_weights_four_of_gradients_eight_of_adam():
+    policy = estimate(Run("sft", SEVEN, dtype="float32")).roles["policy"]
+    assert [policy.parts[part] / (7 * GB) for part in ("weights", "gradients", "optimizer")] == [4, 4, 8]
+    # fp32 weights are their own master copy: the switch must not add one
+    assert estimate(Run("sft", SEVEN, dtype="float32", master_weights=False)).bytes == policy.bytes
+
+
+def test_bf16_without_master_weights_keeps_its_moments_in_bf16():
+    policy = estimate(Run("sft", SEVEN, master_weights=False)).roles["policy"]
+    assert [policy.parts[part] / (7 * GB) for part in ("weights", "gradients", "optimizer")] == [2, 2, 4]
+
+
+@pytest.mark.parametrize(("optimizer", "numbers"), [("adamw", 2.0), ("adafactor", 2 / 4096), ("sgd", 0.0)])
+def test_optimizer_state_beside_fp32_weights(optimizer, numbers):
+    policy = estimate(Run("sft", SEVEN, dtype="float32", optimizer=optimizer)).roles["policy"]
+    assert policy.parts["optimizer"] == pytest.approx(4 * numbers * 7 * GB, rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", sorted(ROLES))
+def test_every_byte_stands_in_one_part_of_one_role(stage):
+    found = estimate(Run(stage, SEVEN))
+    assert set(found.roles) == {role.name for role in ROLES[stage]}
+    assert all(tuple(role.parts) == PARTS for role in found.roles.values())
+    assert found.bytes == sum(found.parts.values()) == sum(sum(role.parts.values()) for role in found.roles.values())
+
+
+def test_activations_of_a_gpt_layer_are_korthikantis_34_less_the_two_dropout_masks():
+    gpt = Architecture("gpt", "gpt2", 1, hidden=64, heads=4, kv_heads=4, head_dim=16, ffn=256, vocab=10, tied=True)
+    run = Run("sft", gpt, batch_size=3, max_length=5)
+    assert activations.layer_bytes(run) == 5 * 3 * 64 * (34 - 2)
+
+
+def test_activations_counted_tensor_by_tensor():
+    # norms' inputs 8+8, projections' inputs 8+8, q 8, k 4, v 4, attention out 8, gate, act(gate), up, product 4×20
+    numbers = 8 + 8 + 8 + 8 + 8 + 4 + 4 + 8 + 4 * 20
+    run = Run("sft", SMALL, dtype="float32", batch_size=2, max_length=7, checkpointing=False)
+    assert activations.training_bytes(run) == 3 * 14 * numbers * 4
+    # checkpointed: one hidden state of 8 a layer, and one layer's working set
+    assert activations.training_bytes(replace(run, checkpointing=True)) == 14 * (3 * 8 + numbers) * 4
+
+
+def test_logits_exist_one_chunk_at_a_time():
+    run = Run("sft", SMALL, max_length=50, logit_chunk=16)
+    assert activations.logit_bytes(run) == 16 * 100 * (2 + 4)
+    assert activations.logit_bytes(replace(run, logit_chunk=None)) == 50 * 100 * (2 + 4)
+    assert activations.logit_bytes(replace(run, max_length=10)) == 10 * 100 * (2 + 4)
+
+
+def test_a_pair_is_two_answers_and_a_packed_prompt_counts_once():
+    assert Run("sft", SMALL, batch_size=3, max_length=100).tokens == 300
+    assert Run("dpo", SMALL, batch_size=3, max_length=100).tokens == 600
+    assert Run("train-rm", SMALL, batch_size=3, max_length=100, shared_prompt=60).tokens == 3 * (60 + 40 + 40)
+
+
+def test_ppo_peaks_in_its_largest_phase_not_in_their_sum():
+    run = Run("ppo", SMALL, dtype="float32")
+    found = estimate(run)
+    assert found.phase == "update"
+    assert found.parts["activations"] == 2 * activations.training_bytes(run)  # policy and value, one backward pass
+    assert found.roles["reference"].parts["logits"] == 0
+    # A cache wider than a layer's activations moves the peak to the rollout.
+    deep = replace(SMALL, layers=500, kv_heads=40)
+    rollout = estimate(replace(run, architecture=deep))
+    assert rollout.phase == "rollout"
+    assert rollout.roles["policy"].parts["activations"] == 2048 * 2 * 500 * 80 * 4
+    assert rollout.roles["value"].parts["activations"] == 0
+
+
+def test_value_and_reward_carry_a_score_in_place_of_the_vocabulary():
+    untied = replace(SMALL, tied=False)
+    roles = estimate(Run("ppo", untied)).roles
+    assert roles["policy"].parameters - roles["value"].parameters == 100 * 8 - 8
+    assert roles["policy"].parameters == roles["reference"].parameters == untied.parameters
+
+
+def test_lora_trains_the_adapter_alone():
+    # q, o: 8→8; k, v: 8→4; gate, up: 8→20; down: 20→8
+    adapter = 3 * 5 * (2 * 16 + 2 * 12 + 3 * 28)
+    assert lora_parameters(SMALL, 5) == adapter
+    policy = estimate(Run("sft", SMALL, lora_rank=5)).roles["policy"]
+    assert policy.parts["weights"] == 2 * (SMALL.parameters + adapter)
+    assert (policy.parts["gradients"], policy.parts["optimizer"]) == (2 * adapter, 12 * adapter)
+
+
+def test_a_shared_base_is_held_once():
+    adapter, score = lora_parameters(SMALL, 5), 8
+    found = estimate(Run("ppo", SMALL, lora_rank=5, shared_base=True))
+    weights = {name: role.parts["weights"] // 2 for name, role in found.roles.items()}
+    assert weights == {
+        "policy": SMALL.parameters + adapter,
+        "value": adapter + score,
+        "reward": adapter + score,
+        "reference": adapter,
+    }
+    with pytest.raises(ValueError, match="lora_rank"):
+        Run("ppo", SMALL, shared_base=True)
+
+
+def test_gpus_are_the_total_over_the_usable_memory_rounded_up():
+    comparison = compare(typical(70 * GB), A100, batch_size=4)
+    for method in comparison.methods.values():
+        assert method.gpus == math.ceil(method.estimate.bytes / (81920 * 1024**2 * 0.9))
+
+
+def test_what_is_asked_for_reaches_the_estimate():
+    plain = compare(SEVEN, A100).methods["dpo"].estimate.parts["activations"]
+    assert compare(SEVEN, A100, batch_size=3).methods["dpo"].estimate.parts["activations"] == 3 * plain
+    assert compare(SEVEN, A100, max_length=4096).methods["dpo"].estimate.parts["activations"] == 2 * plain
+    assert compare(SEVEN, A100, checkpointing=False).methods["dpo"].estimate.parts["activations"] > 10 * plain
+
+
+def test_dict_has_the_promised_shape():
+    found = as_dict(compare(SEVEN, A100))
+    assert set(found) == {"methods", "saving", "assumptions"}
+    assert list(found["methods"]) == ["ppo", "dpo"]
+    for method in found["methods"].values():
+        assert set(method) == {"models", "params_equivalent", "bytes", "roles", "gpus"}
+        assert method["models"] == len(method["roles"])
+        assert method["bytes"] == sum(role["bytes"] for role in method["roles"].values())
+        for role in method["roles"].values():
+            assert set(role) == {"trained", "params", "bytes", "parts"}
+            assert role["bytes"] == sum(role["parts"].values())
+    trained = {name: role["trained"] for name, role in found["methods"]["ppo"]["roles"].items()}
+    assert trained == {"policy": True, "value": True, "reward": False, "reference": False}

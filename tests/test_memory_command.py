@@ -1,0 +1,183 @@
+"""`prefcli mem-estimate`: what it prints, what it draws, how it fails, and what it must not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+
+import prefcli
+from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.store import Store
+from prefcli.cli.mem_estimate import run
+from prefcli.config.memory import MemoryConfig
+from prefcli.errors import ArtifactError, UsageError
+
+LLAMA = {
+    "model_type": "llama", "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
+    "num_attention_heads": 6, "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Each test in a folder of its own, with no artifacts and a terminal of 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFCLI_RUNS", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+def fresh_process(code, *args, **environment):
+    """Run `code` in a Python of its own; returns its stdout and stderr as bytes."""
+    path = os.pathsep.join([str(Path(prefcli.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    ended = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, env=environment)
+    assert ended.returncode == 0, ended.stderr.decode()
+    return ended.stdout, ended.stderr
+
+
+def output(capsys, **options):
+    run(MemoryConfig(**options))
+    return capsys.readouterr().out
+
+
+def test_text_tells_the_whole_comparison(capsys):
+    text = output(capsys, params="7B")
+    for part in (
+        "PPO  4 models, 28B parameters' worth", "DPO  2 models, 14B parameters' worth", "saves 50% of the parameters",
+        "GPUs    4 for PPO, 2 for DPO (A100-80GB", "252 GB", "126 GB", "16 bytes", "optimizer", "calculated",
+    ):
+        assert part in text
+    bars = [line for line in text.splitlines() if "1×" in line]
+    assert len(bars) == 6
+    assert sum("trained" in line and "█" in line for line in bars) == 3
+    assert sum("frozen" in line and "░" in line for line in bars) == 3
+
+
+def test_text_fits_eighty_columns_without_colour(capsys):
+    for params in ("7B", "125M", "1e14", "1000"):
+        text = output(capsys, params=params)
+        assert max(map(len, text.splitlines())) <= 80
+        assert "\x1b" not in text
+
+
+def test_text_of_a_terminal_that_has_ascii_only():
+    code = (
+        "from prefcli.cli.mem_estimate import run; from prefcli.config.memory import MemoryConfig;"
+        "run(MemoryConfig(params='7B'))"
+    )
+    shown, _ = fresh_process(code, PYTHONIOENCODING="ascii")
+    assert "policy    ####" in shown.decode("ascii")
+
+
+def test_json_is_one_object_and_nothing_else(capsys):
+    found = json.loads(output(capsys, params="7B", json=True))
+    assert found["saving"] == 0.5
+    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": 4, "dpo": 2}
+    assert found["methods"]["ppo"]["params_equivalent"] == 28_000_000_000
+    assert found["assumptions"]["architecture"]["typical_of_the_size"] is True
+
+
+def test_every_option_reaches_the_estimate(capsys):
+    found = json.loads(
+        output(capsys, params="7B", gpu="t4", batch_size=3, max_length=100, gradient_checkpointing=False, json=True)
+    )["assumptions"]
+    assert (found["batch_size"], found["max_length"], found["gradient_checkpointing"]) == (3, 100, False)
+    assert found["gpu"]["name"] == "T4-16GB"
+
+
+def test_model_from_disk_is_counted_exactly(capsys, tmp_path):
+    folder = tmp_path / "here" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    for name in ("here", "here/model", "here/model/config.json", str(folder)):
+        found = json.loads(output(capsys, model=name, json=True))
+        # 2·97·24 embeddings; 3 layers of 2·24·(24+8) attention, 3·24·40 MLP and 2·24 norms; 24 last norm
+        assert found["assumptions"]["params"] == 2 * 97 * 24 + 3 * (2 * 24 * 32 + 3 * 24 * 40 + 48) + 24
+        assert found["assumptions"]["architecture"]["typical_of_the_size"] is False
+    assert not (tmp_path / "runs").exists()
+
+
+def test_model_by_the_name_of_an_artifact(capsys, tmp_path):
+    store = Store(tmp_path / "elsewhere")
+    for layers in (3, 5):
+        with store.writer("sft") as draft:
+            (draft.path / "model").mkdir()
+            (draft.path / "model" / "config.json").write_text(json.dumps({**LLAMA, "num_hidden_layers": layers}))
+            draft.finish(Manifest("sft", "sft", draft.version, "2025-01-01T00:00:00Z", "key"))
+    for name, layers in (("sft", 5), ("sft@v1", 3), ("elsewhere/sft/v1", 3)):
+        found = json.loads(output(capsys, model=name, runs="elsewhere", json=True))
+        assert found["assumptions"]["architecture"]["layers"] == layers
+
+
+@pytest.mark.parametrize("params", ["banana", "-3", "0", "nan", "1e30", ""])
+def test_bad_sizes_are_usage_errors(params):
+    with pytest.raises(UsageError):
+        run(MemoryConfig(params=params))
+
+
+@pytest.mark.parametrize("options", [{}, {"params": "7B", "model": "tiny"}])
+def test_exactly_one_of_params_and_model(options):
+    with pytest.raises(UsageError, match="either --params or --model"):
+        run(MemoryConfig(**options))
+
+
+@pytest.mark.parametrize(
+    "model", ["nothing", "no/such/config.json", "meta-llama/Llama-2-7b-hf", "sft@v3", "x.gguf", "x.bin/", ""]
+)
+def test_a_model_that_is_not_there_is_an_artifact_error(model):
+    with pytest.raises(ArtifactError) as raised:
+        run(MemoryConfig(model=model))
+    assert raised.value.hint
+
+
+def test_unknown_gpu_and_absurd_lengths_are_usage_errors():
+    with pytest.raises(UsageError, match="--gpu A100-90GB"):
+        run(MemoryConfig(params="7B", gpu="A100-90GB"))
+    with pytest.raises(UsageError, match="--max-length"):
+        run(MemoryConfig(params="7B", max_length=10**400))
+
+
+@pytest.mark.parametrize("plot", ["x.pdf", "x", "missing/x.png", ""])
+def test_bad_plot_paths_are_usage_errors(plot):
+    with pytest.raises(UsageError, match="--plot"):
+        run(MemoryConfig(params="7B", plot=plot))
+
+
+def test_plot_is_a_png_with_something_in_it(capsys, tmp_path):
+    assert "wrote" not in output(capsys, params="7B", plot="memory.png")
+    data = (tmp_path / "memory.png").read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
+    image = pytest.importorskip("matplotlib.image").imread(tmp_path / "memory.png")
+    blue = (abs(image[..., :3] - [0, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.01).mean()
+    assert image.shape[1] >= 1000 and 0.1 < blue < 0.6
+
+
+def test_plot_is_an_svg(capsys, tmp_path):
+    output(capsys, params="7B", plot="memory.svg")
+    assert xml.etree.ElementTree.parse(tmp_path / "memory.svg").getroot().tag.endswith("svg")
+
+
+def test_neither_torch_nor_transformers_nor_numpy_nor_matplotlib_is_imported():
+    code = (
+        "import sys; from prefcli.cli.mem_estimate import run; from prefcli.config.memory import MemoryConfig;"
+        "run(MemoryConfig(params='7B'));"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & set(sys.argv[1:])), file=sys.stderr)"
+    )
+    heavy = ["torch", "transformers", "trl", "numpy", "matplotlib", "accelerate", "datasets"]
+    shown, imported = fresh_process(code, *heavy)
+    assert imported.decode().strip() == "[]"
+    assert b"28B" in shown
+
+
+def test_the_page_shows_what_the_command_prints(capsys):
+    page = (Path(prefcli.__file__).parent.parent / "docs" / "memory.md").read_text(encoding="utf-8")
+    shown = page.partition("```text\n")[2].partition("\n```")[0]
+    printed = output(capsys, params="7B")
+    assert shown.splitlines() == [line.rstrip() for line in printed.rstrip().splitlines()]

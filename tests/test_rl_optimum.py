@@ -1,0 +1,77 @@
+"""PPO on a space of answers small enough to enumerate ends where theory says: π ∝ π_ref·exp(r/β).
+
+That is the maximiser of E_π[r] − β·KL(π ‖ π_ref) (Ziegler et al., arXiv 1909.08593; Rafailov et al., arXiv 2305.18290,
+eq. 4). Answers are EOS, or a letter and then any token: 1 + 4·5 = 21. The target is worked out from the reference's
+logits, one sequence at a time, by nothing that the training uses.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
+
+from prefcli.config.ppo import PPOConfig
+from prefcli.rl.ppo import PPO
+from prefcli.rl.roles import Prompt, Roles
+
+VOCAB, EOS, PROMPT, BETA = 5, 4, [0, 3], 0.5
+ANSWERS = [(EOS,)] + [(a, b) for a in range(VOCAB) if a != EOS for b in range(VOCAB)]
+SIZES = {"vocab": VOCAB, "layers": 1, "hidden": 16}
+_dice = random.Random(3)
+REWARD = {answer: _dice.uniform(-1.0, 1.0) for answer in ANSWERS}
+
+
+def distribution(model, temperature):
+    """Probability of each of the answers, in order."""
+
+    def next_token(ids):
+        with torch.no_grad():
+            return torch.softmax(model(torch.tensor([ids])).logits[0, -1].double() / temperature, -1).tolist()
+
+    found = []
+    for answer in ANSWERS:
+        steps = [next_token([*PROMPT, *answer[:t]])[token] for t, token in enumerate(answer)]
+        found.append(math.prod(steps))
+    assert sum(found) == pytest.approx(1.0)
+    return found
+
+
+def total_variation(p, q):
+    return sum(abs(a - b) for a, b in zip(p, q)) / 2
+
+
+def score(prompts, completion_ids, completions):
+    return {"table": torch.tensor([REWARD[tuple(ids)] for ids in completion_ids])}
+
+
+@pytest.mark.parametrize(("start", "temperature"), [("reference", 1.0), ("elsewhere", 0.7)])
+def test_ppo_reaches_the_exact_optimum(start, temperature):
+    reference = tiny_lm(seed=0, scale=0.5, **SIZES)
+    policy = copy.deepcopy(reference) if start == "reference" else tiny_lm(seed=9, **SIZES)
+    weights = [p * math.exp(REWARD[a] / BETA) for a, p in zip(ANSWERS, distribution(reference, temperature))]
+    target = [weight / sum(weights) for weight in weights]
+    before = total_variation(distribution(policy, temperature), target)
+    assert before > (0.3 if start == "elsewhere" else 0.2)
+
+    rollouts, rows = 120, 256
+    config = PPOConfig(
+        batch_size=rows, max_new_tokens=2, temperature=temperature, kl_coef=BETA, missing_eos_penalty=0.0,
+        warmup=0.0, lr_scheduler="linear", vf_coef=0.5, ppo_epochs=2,
+    )  # fmt: skip
+    ppo = PPO(
+        Roles(policy, tiny_scorer(seed=1, **SIZES), reference, score), config, tokenizer=LetterTokenizer(),
+        eos_ids=[EOS], total_rollouts=rollouts, lr=1e-2, accelerator=Accelerator(cpu=True),
+    )  # fmt: skip
+    for _ in range(rollouts):
+        found = ppo.step([Prompt(PROMPT, "a")] * rows)
+    after = distribution(policy, temperature)
+    assert total_variation(after, target) < 0.05
+    # The objective's maximum is β·log Σ π_ref·exp(r/β).
+    assert found["objective/rlhf_reward"] == pytest.approx(BETA * math.log(sum(weights)), abs=0.1)
+    print(before, total_variation(after, target), found["objective/rlhf_reward"], BETA * math.log(sum(weights)))

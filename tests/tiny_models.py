@@ -1,0 +1,64 @@
+"""Random models of a few thousand parameters, and a tokenizer of letters, for tests."""
+
+from __future__ import annotations
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PretrainedConfig,
+)
+
+torch.set_num_threads(1)  # models this small lose time to threads, above all on a busy machine
+
+ARCHITECTURES = ("llama", "gpt2")
+
+
+def tiny_config(architecture: str = "llama", vocab: int = 32, hidden: int = 16, layers: int = 2) -> PretrainedConfig:
+    shared = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "num_labels": 1}
+    if architecture == "gpt2":
+        return GPT2Config(n_embd=hidden, n_layer=layers, n_head=2, n_positions=64, **shared)
+    return LlamaConfig(
+        hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, **shared,
+    )  # fmt: skip
+
+
+def tiny_lm(architecture: str = "llama", seed: int = 0, scale: float = 1.0, **sizes: int) -> torch.nn.Module:
+    """A random causal LM; `scale` multiplies its head: more than 1 makes its distributions less even."""
+    torch.manual_seed(seed)
+    config = tiny_config(architecture, **sizes)
+    config.tie_word_embeddings = False
+    model = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}[architecture](config)
+    return _livelier(model, model.lm_head, scale)
+
+
+def tiny_scorer(architecture: str = "llama", seed: int = 0, scale: float = 1.0, **sizes: int) -> torch.nn.Module:
+    """A random one-label sequence classifier, without a padding id."""
+    torch.manual_seed(seed)
+    config = tiny_config(architecture, **sizes)
+    model = {"llama": LlamaForSequenceClassification, "gpt2": GPT2ForSequenceClassification}[architecture](config)
+    return _livelier(model, model.score, scale)
+
+
+def _livelier(model: torch.nn.Module, head: torch.nn.Linear, scale: float) -> torch.nn.Module:
+    """transformers draws weights so small that every distribution is nearly even: tests would see nothing."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+        head.weight.mul_(scale)
+    return model.eval()
+
+
+class LetterTokenizer:
+    """Token i is a letter; what `prefcli.rl` asks of a tokenizer."""
+
+    pad_token_id = None
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return "".join(chr(ord("a") + i) for i in ids)
