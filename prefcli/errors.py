@@ -59,6 +59,13 @@ _ADVICE = {
     errno.EACCES: "check the permissions, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
     errno.EPERM: "check the permissions, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
     errno.EROFS: "that file system is read-only; put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
+    errno.EIO: "the disk or the network file system reports a fault",
+    errno.ESTALE: "the network file system lost the file; try again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ENOTDIR: "a part of that path is a file; check the path",
+    errno.ELOOP: "symbolic links lead in a circle; check the path",
     errno.EFBIG: "raise the file size limit, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
 }
 

@@ -44,7 +44,7 @@ SHAPE = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_at
 
 
 def question_and_answer(rng: random.Random, facts: list[dict[str, str]], extra: dict[str, str]) -> list[str]:
-    """One question about the facts, its answer and perhaps a verdict on it; one in ten answers is wrong and called so."""
+    """A question about the facts, its answer and perhaps a verdict; one in ten answers is wrong and called so."""
     kind = rng.choices(["helpful", "honest", "harmless"], [0.66, 0.2, 0.14])[0]
     if kind == "helpful" and rng.random() < 0.15:
         fact, other = rng.choice(facts), rng.choice(facts)

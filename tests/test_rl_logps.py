@@ -97,8 +97,10 @@ def test_ddp_wrapped_models_give_the_same(architecture, tmp_path):
     try:
         wrap = torch.nn.parallel.DistributedDataParallel
         rows = pad_rows(PROMPTS, COMPLETIONS)
-        for model, measure in ((tiny_lm(architecture), lambda m: token_logps(m, rows).logps),
-                               (tiny_scorer(architecture), lambda m: token_values(m, rows))):
+        for model, measure in (
+            (tiny_lm(architecture), lambda m: token_logps(m, rows).logps),
+            (tiny_scorer(architecture), lambda m: token_values(m, rows)),
+        ):
             expected, wrapped = measure(model), wrap(model)
             found = measure(wrapped)
             torch.testing.assert_close(found, expected)

@@ -17,9 +17,12 @@ from accelerate import Accelerator
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
+from prefcli.data.formats import Row
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 
+# Two different tokens in the prompt: after [0], the answer's first 0 would give a model of one layer nothing to tell
+# the second step from the first by (attention over equal tokens is the token), and the optimum would be out of reach.
 VOCAB, EOS, PROMPT, BETA = 5, 4, [0, 3], 0.5
 ANSWERS = [(EOS,)] + [(a, b) for a in range(VOCAB) if a != EOS for b in range(VOCAB)]
 SIZES = {"vocab": VOCAB, "layers": 1, "hidden": 16}
@@ -50,8 +53,8 @@ def score(prompts, completion_ids, completions):
     return {"table": torch.tensor([REWARD[tuple(ids)] for ids in completion_ids])}
 
 
-@pytest.mark.parametrize(("start", "temperature"), [("reference", 1.0), ("elsewhere", 0.7)])
-def test_ppo_reaches_the_exact_optimum(start, temperature):
+@pytest.mark.parametrize(("start", "temperature", "epochs"), [("reference", 1.0, 1), ("elsewhere", 0.7, 2)])
+def test_ppo_reaches_the_exact_optimum(start, temperature, epochs):
     reference = tiny_lm(seed=0, scale=0.5, **SIZES)
     policy = copy.deepcopy(reference) if start == "reference" else tiny_lm(seed=9, **SIZES)
     weights = [p * math.exp(REWARD[a] / BETA) for a, p in zip(ANSWERS, distribution(reference, temperature))]
@@ -59,19 +62,18 @@ def test_ppo_reaches_the_exact_optimum(start, temperature):
     before = total_variation(distribution(policy, temperature), target)
     assert before > (0.3 if start == "elsewhere" else 0.2)
 
-    rollouts, rows = 120, 256
+    rollouts, rows = 60, 256
     config = PPOConfig(
         batch_size=rows, max_new_tokens=2, temperature=temperature, kl_coef=BETA, missing_eos_penalty=0.0,
-        warmup=0.0, lr_scheduler="linear", vf_coef=0.5, ppo_epochs=2,
+        warmup=0.0, lr_scheduler="linear", vf_coef=0.5, ppo_epochs=epochs,
     )  # fmt: skip
     ppo = PPO(
         Roles(policy, tiny_scorer(seed=1, **SIZES), reference, score), config, tokenizer=LetterTokenizer(),
         eos_ids=[EOS], total_rollouts=rollouts, lr=1e-2, accelerator=Accelerator(cpu=True),
     )  # fmt: skip
     for _ in range(rollouts):
-        found = ppo.step([Prompt(PROMPT, "a")] * rows)
+        found = ppo.step([Prompt(PROMPT, Row("a"))] * rows)
     after = distribution(policy, temperature)
     assert total_variation(after, target) < 0.05
     # The objective's maximum is β·log Σ π_ref·exp(r/β).
-    assert found["objective/rlhf_reward"] == pytest.approx(BETA * math.log(sum(weights)), abs=0.1)
-    print(before, total_variation(after, target), found["objective/rlhf_reward"], BETA * math.log(sum(weights)))
+    assert found["objective/rlhf_reward"] == pytest.approx(BETA * math.log(sum(weights)), abs=0.02)

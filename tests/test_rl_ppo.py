@@ -11,12 +11,13 @@ from peft import LoraConfig, TaskType, get_peft_model
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
+from prefcli.data.formats import Row
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models.logps import token_logps
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 
-PROMPTS = [Prompt([0] + [2, 3, 4][: i % 4], f"prompt {i}", {}) for i in range(12)]
+PROMPTS = [Prompt([0] + [2, 3, 4][: i % 4], Row(f"prompt {i}")) for i in range(12)]
 OPTIONS = {"max_new_tokens": 5, "temperature": 0.7, "warmup": 0.0, "batch_size": 12}
 
 
@@ -25,7 +26,7 @@ def count_c(prompts, completion_ids, completions):
 
 
 def make(score=count_c, policy=None, value=None, lr=1e-2, total_rollouts=10, **options):
-    policy = policy or tiny_lm(vocab=6, layers=1)
+    policy = policy or tiny_lm(vocab=6, layers=1, scale=0.5)
     value = value or tiny_scorer(seed=1, vocab=6, layers=1)
     roles = Roles(policy, value, copy.deepcopy(policy), score)
     config = PPOConfig(**{**OPTIONS, **options})
@@ -135,7 +136,9 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_update():
         model.gradient_checkpointing_enable()
     frugal = make(policy=frugal.roles.policy, value=frugal.roles.value)
     calls = []
-    frugal.roles.policy.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    frugal.roles.policy.model.layers[0].self_attn.register_forward_hook(
+        lambda *_: calls.append(torch.is_grad_enabled())
+    )
     plain.step(PROMPTS)
     frugal.step(PROMPTS)
     assert calls.count(True) == 2 * 4  # four updates: once on the way forward, once more on the way back

@@ -1,4 +1,4 @@
-"""One rollout: masks at and after the EOS, the penalty for its absence, the shares of the four roles, the KL estimators."""
+"""One rollout: masks at and after the EOS, the penalty for its absence, the four roles' shares, KL estimators."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
+from prefcli.data.formats import Row
 from prefcli.rl import kl
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.rl.rollout import collect
@@ -34,7 +35,7 @@ def roles():
     return Roles(tiny_lm(seed=0, vocab=6), tiny_scorer(seed=1, vocab=6), tiny_lm(seed=2, vocab=6), scores_of)
 
 
-PROMPTS = [Prompt([0] + [2, 3, 4][: i % 4], f"prompt {i}", {}) for i in range(24)]
+PROMPTS = [Prompt([0] + [2, 3, 4][: i % 4], Row(f"prompt {i}")) for i in range(24)]
 
 
 def test_an_answer_is_masked_in_up_to_its_eos_and_out_after_it(roles):
@@ -82,9 +83,11 @@ def test_the_size_of_the_forward_passes_changes_nothing(roles):
 
 
 def exact_kl(policy, reference, prompt, depth):
-    """KL of the answers' distributions at temperature 1, by walking the whole tree of answers."""
+    """KL of the answers' distributions at temperature 0.7, by walking the whole tree of answers."""
     with torch.no_grad():
-        p, q = (torch.log_softmax(m(torch.tensor([prompt])).logits[0, -1].double(), -1) for m in (policy, reference))
+        p, q = (
+            torch.log_softmax(m(torch.tensor([prompt])).logits[0, -1].double() / 0.7, -1) for m in (policy, reference)
+        )
     here = sum(a.exp().item() * (a - b).item() for a, b in zip(p, q))
     if depth == 1:
         return here
@@ -107,7 +110,7 @@ def test_k1_and_k3_agree_with_the_exact_kl_of_the_answers(roles, distance):
     assert exact > 1e-3
     draws = 3000
     near = Roles(policy, roles.value, reference, scores_of)
-    rollout = roll(near, [Prompt([0, 3], "", {})] * draws, micro_size=1000, temperature=1.0, max_new_tokens=3)
+    rollout = roll(near, [Prompt([0, 3], Row(""))] * draws, micro_size=1000, max_new_tokens=3)
     for estimate in (kl.k1, kl.k3):
         sums = (estimate(rollout.logps, rollout.reference_logps) * rollout.mask).sum(1)
         error = sums.std().item() / math.sqrt(draws)

@@ -143,7 +143,7 @@ def test_flattery_costs_a_little_and_much_of_it_a_lot() -> None:
     assert gold.score([prompt], [answer + " It is so." * 40]) == [-1.0]
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n", "?", "....", "\u00e9\u4f60\U0001f600", "<|end|>", "x" * 5000, "Where?"])
+@pytest.mark.parametrize("text", ["", " ", "\n", "?", "....", "\u00e9\u4f60\U0001f600", "<|end|>", "x" * 999, "Where?"])
 def test_gold_takes_any_text(text: str) -> None:
     for objective in (gold.score, gold.helpful, gold.harmless, gold.honest):
         assert objective([text, FACTS + "Where is the kite?"], ["It is in the attic.", text]) == [0.0, 0.0]

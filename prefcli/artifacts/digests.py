@@ -1,4 +1,4 @@
-"""Digests of files and of JSON values; a file's is remembered by its size, time and inode."""
+"""Digests of files and of JSON values; a file's is remembered by its size, times and inode."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20
+# A file younger than this may be written again within one tick of its clock, unseen: it is not remembered.
+SETTLED = 2 * 10**9  # nanoseconds; FAT counts in two seconds
 
 
 def digest_json(value: Any) -> str:
@@ -28,7 +31,7 @@ def digest_file(path: Path) -> str:
 
 
 class DigestCache:
-    """sha256 by path, size, time and inode, kept in one file, so that a 7B model is read once.
+    """sha256 by path, size, times and inode, kept in one file, so that a 7B model is read once.
 
     A cache that cannot be read or written costs a recompute and nothing else.
     """
@@ -38,20 +41,22 @@ class DigestCache:
         try:
             loaded = json.loads(path.read_text())
             self._known: dict[str, list[Any]] = loaded if isinstance(loaded, dict) else {}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self._known = {}
         self._changed = False
 
     def digest(self, path: Path) -> str:
         stat = path.stat()
-        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+        # The time of change beside that of modification: the latter can be set back (cp -p, touch -r).
+        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         name = str(path.resolve())
         entry = self._known.get(name)
-        if isinstance(entry, list) and len(entry) == 4 and entry[:3] == mark:
-            return str(entry[3])
+        if isinstance(entry, list) and entry[:-1] == mark:
+            return str(entry[-1])
         found = digest_file(path)
-        self._known[name] = [*mark, found]
-        self._changed = True
+        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
+            self._known[name] = [*mark, found]
+            self._changed = True
         return found
 
     def save(self) -> None:
@@ -69,7 +74,8 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a file so that no reader ever sees half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # backslashreplace: a path that is not UTF-8 becomes the very escape that JSON has for it
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.errors import ArtifactError
 
@@ -32,23 +32,27 @@ class Node:
 
 def lineage(artifact: Artifact, store: Store) -> Node:
     """The tree above an artifact. A parent that is no longer there, or is another now, is said to be."""
-    return _node("", artifact.ref, artifact.manifest, store)
+    return _node("", artifact.ref, artifact.manifest, store, ())
 
 
-def _node(role: str, ref: str, manifest: Manifest, store: Store) -> Node:
+def _node(role: str, ref: str, manifest: Manifest, store: Store, below: tuple[str, ...]) -> Node:
     node = Node(role, ref, "ok", manifest.stage)
     for parent_role, parent in sorted(manifest.parents.items()):
         parent_ref = str(parent.get("ref", "?"))
         name, _, version = parent_ref.partition("@v")
-        if not version.isdigit():
+        if not NAME.fullmatch(name) or not version.isdecimal():  # a directory, a hub id, tiny
             node.parents.append(Node(parent_role, parent_ref, "ok"))
+            continue
+        if parent_ref in (ref, *below):  # only a damaged manifest names its own child
+            node.parents.append(Node(parent_role, parent_ref, "changed"))
             continue
         try:
             found = store.open(name, int(version))
         except ArtifactError:
             node.parents.append(Node(parent_role, parent_ref, "missing"))
             continue
-        child = _node(parent_role, parent_ref, found.manifest, store)
-        child.state = "ok" if found.digest == parent["digest"] else "changed"
+        child = _node(parent_role, parent_ref, found.manifest, store, (ref, *below))
+        if found.digest != parent["digest"]:
+            child.state = "changed"
         node.parents.append(child)
     return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from prefcli.errors import ArtifactError
 SCHEMA = 1
 FILE = "manifest.json"
 STAGES = ("sft", "rm", "dpo", "ppo", "kto")
+STATUSES = ("complete", "stopped")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass
@@ -50,11 +53,23 @@ class Manifest:
                 raise ArtifactError(f"{where}: '{entry.name}' must be {declared}, not {type(value).__name__}", DAMAGED)
         if self.stage not in STAGES:
             raise ArtifactError(f"{where}: unknown stage {self.stage!r}", DAMAGED)
-        if not all(isinstance(parent, dict) and "digest" in parent for parent in self.parents.values()):
-            raise ArtifactError(f"{where}: a parent without a digest", DAMAGED)
-        for path in self.files:
+        if not NAME.fullmatch(self.name) or self.version < 1:
+            raise ArtifactError(f"{where}: no artifact can be called {self.name}@v{self.version}", DAMAGED)
+        if self.status not in STATUSES:
+            raise ArtifactError(f"{where}: unknown status {self.status!r}", DAMAGED)
+        for role, parent in self.parents.items():
+            if not isinstance(parent, dict) or not isinstance(parent.get("ref"), str):
+                raise ArtifactError(f"{where}: parent {role!r} has no 'ref'", DAMAGED)
+            if not isinstance(parent.get("digest", ""), (str, type(None))) or "digest" not in parent:
+                raise ArtifactError(f"{where}: parent {role!r} has no 'digest'", DAMAGED)
+        for source in self.data:
+            if not isinstance(source, dict) or not {"path", "format", "rows", "digest"} <= set(source):
+                raise ArtifactError(f"{where}: 'data' must hold path, format, rows and digest of each file", DAMAGED)
+        for path, digest in self.files.items():
             if path.startswith("/") or ".." in Path(path).parts:
                 raise ArtifactError(f"{where}: a file outside the artifact: {path!r}", DAMAGED)
+            if not isinstance(digest, str):
+                raise ArtifactError(f"{where}: {path!r} has no digest", DAMAGED)
 
 
 DAMAGED = "the manifest is damaged: make the artifact again (--force), or restore the file"
@@ -67,7 +82,7 @@ def read_manifest(directory: Path) -> Manifest:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{directory} has no {FILE}", "it is not a finished artifact") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON", DAMAGED) from error
     if not isinstance(loaded, dict):
         raise ArtifactError(f"{path} is not a JSON object", DAMAGED)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from prefcli.artifacts.digests import digest_json
-from prefcli.artifacts.manifest import FILE
-from prefcli.artifacts.store import NAME, Artifact, Store, open_artifact
+from prefcli.artifacts.manifest import FILE, NAME
+from prefcli.artifacts.store import Artifact, Store, open_artifact
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
 TINY = Path(__file__).parent.parent / "models" / "tiny"
 _AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]*)")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
+_PARTIAL = re.compile(r"v[0-9]+\.partial")
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -51,26 +53,28 @@ def resolve(text: str, store: Store) -> Reference:
     if "@" not in text and NAME.fullmatch(text):
         artifact = store.newest(text)
         if artifact is not None:
-            note = f"{text!r} is both an artifact and a directory; took {artifact.ref}" if Path(text).is_dir() else None
+            note = f"{text!r} is both an artifact and a directory; took {artifact.ref}" if os.path.isdir(text) else None
             return _from_artifact(text, artifact, store, note)
     path = Path(text)
-    if path.is_dir():
-        return _from_directory(text, path, store)
+    if text and os.path.isdir(text):  # os.path: False for what no path can be (too long, a zero byte)
+        note = "'tiny' is a directory here; took it, not the built-in model" if text == "tiny" else None
+        return _from_directory(text, path, store, note)
     if text.endswith(".gguf"):
-        if not path.is_file():
+        if not os.path.isfile(text):
             raise ArtifactError(f"{text}: no such GGUF file", "check the path")
         digest = store.digests.digest(path)
         store.digests.save()
         return Reference(text, "gguf", path, digest)
     if text == "tiny":
         return Reference(text, "tiny", TINY, _directory_digest(TINY, store))
-    if path.is_file():
+    if os.path.isfile(text):
         raise ArtifactError(f"{text} is a file, not a model", "give a directory, a .gguf file or an artifact's name")
     if _HUB.fullmatch(text) and "/" in text:
         return Reference(text, "hub", None, None)
     known = ", ".join(store.names()) or "no artifacts yet"
     raise ArtifactError(
-        f"{text}: no artifact, directory or model of that name (in {store.root}: {known})",
+        f"{text if len(text) < 200 else text[:200] + '…'}: no artifact, directory or model of that name "
+        f"(in {store.root}: {known})",
         "see: prefcli ls; a hub id has the form owner/name",
     )
 
@@ -88,11 +92,11 @@ def _from_artifact(text: str, artifact: Artifact, store: Store, note: str | None
     return Reference(text, "artifact", artifact.model_path, artifact.digest, artifact, note)
 
 
-def _from_directory(text: str, path: Path, store: Store) -> Reference:
-    if (path / FILE).is_file():
-        return _from_artifact(text, open_artifact(path), store)
-    if path.name.endswith(".partial"):
+def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Reference:
+    if any(_PARTIAL.fullmatch(part) for part in path.resolve().parts):
         raise ArtifactError(f"{text} is an unfinished version", "run the same command again to finish it")
+    if (path / FILE).is_file():
+        return _from_artifact(text, open_artifact(path), store, note)
     if not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
         raise ArtifactError(
             f"{text}: the directory holds no model (no config.json and no adapter_config.json)",
@@ -100,7 +104,7 @@ def _from_directory(text: str, path: Path, store: Store) -> Reference:
         )
     if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
         raise ArtifactError(f"{text}: the directory holds no weights (*.safetensors)", "copy the weights beside it")
-    return Reference(text, "directory", path, _directory_digest(path, store))
+    return Reference(text, "directory", path, _directory_digest(path, store), note=note)
 
 
 def _directory_digest(path: Path, store: Store) -> str:

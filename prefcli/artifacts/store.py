@@ -1,6 +1,6 @@
 """The artifact store: `runs/NAME/vN/`. Versions appear whole, by rename, or not at all.
 
-    writer:  mkdir vN.partial ─► lock it ─► write everything ─► rename to vN
+    writer:  mkdir vN.partial ─► lock it ─► write everything ─► rename to vN ─► unlock
     reader:  looks at vN only
 
 Two writers of one name get two versions, because `mkdir` succeeds for one of them only.
@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefcli.artifacts.digests import DigestCache, digest_file, digest_json
-from prefcli.artifacts.manifest import FILE, Manifest, read_manifest, write_manifest
-from prefcli.errors import ArtifactError, UsageError
+from prefcli.artifacts.manifest import FILE, NAME, Manifest, read_manifest, write_manifest
+from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 
 try:
     import fcntl
 except ImportError:  # Windows: no lock, and so no clearing of what a killed writer left
     fcntl = None  # type: ignore[assignment]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 LOCK = ".lock"
+RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
 SUBSTANCE = ("model/", "value/")
 
@@ -85,7 +85,15 @@ class Store:
         return sorted(int(m.group(1)) for m in found if m and (folder / m.group(0) / FILE).is_file())
 
     def open(self, name: str, version: int) -> Artifact:
-        return open_artifact(self.root / name / f"v{version}")
+        """Raises ArtifactError: not there, damaged, or a manifest that is another version's."""
+        if not NAME.fullmatch(name):
+            raise ArtifactError(f"{name}@v{version}: no artifact can have that name")
+        artifact = open_artifact(self.root / name / f"v{version}")
+        if (artifact.manifest.name, artifact.manifest.version) != (name, version):
+            raise ArtifactError(
+                f"{artifact.path / FILE} is the manifest of {artifact.ref}", "copied versions are opened by their path"
+            )
+        return artifact
 
     def newest(self, name: str) -> Artifact | None:
         """The complete version with the highest number; never chosen by time."""
@@ -122,7 +130,10 @@ class Store:
     def writer(self, name: str) -> Iterator[Draft]:
         """A new version being written. On any exception, Ctrl-C included, nothing of it is left."""
         folder = self.root / check_name(name)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
         with _one_at_a_time(folder):
             _clear_abandoned(folder)
             draft = Draft(*_claim(folder))
@@ -153,11 +164,12 @@ class Draft:
             if path.is_file():
                 _sync(path)
         write_manifest(manifest, self.path)
-        (self.path / LOCK).unlink(missing_ok=True)
         final = self.path.with_name(f"v{self.version}")
+        # The lock file goes last: a partial version without it would look abandoned.
         os.rename(self.path, final)
-        _sync(final.parent)
         self.finished = True
+        (final / LOCK).unlink(missing_ok=True)
+        _sync(final.parent)
         self._unlock()
         return Artifact(final, manifest)
 
@@ -189,7 +201,7 @@ def _claim(folder: Path) -> tuple[Path, int, int | None]:
             path.mkdir()
         except FileExistsError:
             continue
-        lock = _locked(path / LOCK)
+        lock = _locked(path / LOCK, os.O_CREAT)
         # Between the listing and the mkdir another writer may have finished this very number.
         if (folder / f"v{version}").exists():
             shutil.rmtree(path, ignore_errors=True)
@@ -199,19 +211,29 @@ def _claim(folder: Path) -> tuple[Path, int, int | None]:
         return path, version, lock
 
 
-def _locked(path: Path) -> int | None:
-    """An open, locked file; None where somebody else holds it (or the platform has no locks)."""
+def _locked(path: Path, flags: int = 0) -> int | None:
+    """An open, locked file; None where it is gone or somebody else holds it (or there are no locks here)."""
     if fcntl is None:
         return None
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        handle = os.open(path, flags | os.O_RDWR, 0o644)
+    except FileNotFoundError:
+        return None
+    if not _flock(handle, wait=False):
         os.close(handle)
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return None
-        raise
+        return None
     return handle
+
+
+def _flock(handle: int, *, wait: bool) -> bool:
+    """Whether the lock was taken; a file system without locks gives none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return False
+        raise
+    return True
 
 
 @contextmanager
@@ -220,7 +242,7 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            _flock(handle, wait=True)
         yield
     finally:
         os.close(handle)
@@ -228,10 +250,8 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 def _clear_abandoned(folder: Path) -> None:
     """Remove what a killed writer left: a partial version that has a lock file which nobody holds."""
-    if fcntl is None:
-        return
     for path in folder.glob("v*.partial"):
-        if (path / LOCK).is_file() and (lock := _locked(path / LOCK)) is not None:
+        if (lock := _locked(path / LOCK)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from prefcli.config.base import PER_PROCESS, canonical, nearest, option, read_yaml, typed_options
+from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign
 
 
@@ -50,9 +51,9 @@ def _signature(config_class: type) -> inspect.Signature:
     typed = typed_options(config_class)
     for field in fields(config_class):
         kind, parameter = typed[field.name]
-        default: Any = field.default
-        if default is MISSING:
-            default = field.default_factory() if field.default_factory is not MISSING else inspect.Parameter.empty
+        default: Any = inspect.Parameter.empty if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
         parameters.append(
             inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, parameter]
@@ -71,23 +72,35 @@ def _command_class(config_class: type) -> type[TyperCommand]:
             try:
                 args = spell_out(args, known)
                 if "config" in known and (path := _config_path(args)) is not None:
+                    from prefcli.config.yaml_file import read_yaml
+
                     ctx.default_map = read_yaml(path, config_class)
+                rest = super().parse_args(ctx, args)
+                _refuse_not_finite(ctx.params)
             except UsageError as error:
-                raise _bad_usage(error) from error
-            return super().parse_args(ctx, args)
+                _tell(error)
+                raise typer.Exit(error.exit_code) from error
+            return rest
 
     return OptionsFromOneSource
 
 
+def _refuse_not_finite(values: dict[str, Any]) -> None:
+    """Raise UsageError for nan and inf, which pass every range check."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{option(name)} {value}: must be a finite number")
+
+
 def spell_out(args: list[str], known: dict[str, Any]) -> list[str]:
     """Command-line words with every option in our own spelling (`--model_name_or_path` → `--model`)."""
-    spelt = []
+    spelt: list[str] = []
     per_process = False
     for position, arg in enumerate(args):
         if arg == "--":
             return spelt + args[position:]
         if per_process:
-            arg, per_process = _times_processes(arg), False
+            arg, per_process = times_processes(arg), False
         elif arg.startswith("--") and len(arg) > 2:
             given, equals, value = arg[2:].partition("=")
             positive = given[3:] if given[:3] in ("no-", "no_") and canonical(given, known) is None else None
@@ -95,19 +108,15 @@ def spell_out(args: list[str], known: dict[str, Any]) -> list[str]:
             if field is not None:
                 per_process = given.replace("_", "-") in PER_PROCESS
                 if per_process and equals:
-                    value, per_process = _times_processes(value), False
+                    value, per_process = times_processes(value), False
                 name = option(field)
                 arg = ("--no-" + name[2:] if positive else name) + equals + value
             elif given not in ("help", "install-completion", "show-completion"):
                 near = nearest(given, known)
-                raise UsageError(f"No such option: --{given}", f"Did you mean {option(near)}?" if near else None)
+                hint = f"did you mean {option(near)}?" if near else "see --help for the names"
+                raise UsageError(f"no such option: --{given}", hint)
         spelt.append(arg)
     return spelt
-
-
-def _times_processes(value: str) -> str:
-    """A per-process batch size as the global one."""
-    return str(int(value) * int(os.environ.get("WORLD_SIZE", "1"))) if value.isdigit() else value
 
 
 def _config_path(args: list[str]) -> str | None:
@@ -118,10 +127,6 @@ def _config_path(args: list[str]) -> str | None:
         elif arg.startswith("--config="):
             path = arg.partition("=")[2]
     return path
-
-
-def _bad_usage(error: PrefcliError) -> typer.BadParameter:
-    return typer.BadParameter(error.message + (f" {error.hint}" if error.hint else ""))
 
 
 def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
@@ -144,10 +149,14 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
             _say("error: this is a defect of prefcli. Please report it with the lines above and the command:")
             _say("  https://github.com/prefcli/prefcli/issues")
             raise typer.Exit(1) from error
-        _say(f"error: {known.message}")
-        if known.hint:
-            _say(f"\nhint: {known.hint}")
+        _tell(known)
         raise typer.Exit(known.exit_code) from error
+
+
+def _tell(error: PrefcliError) -> None:
+    _say(f"error: {error.message}")
+    if error.hint:
+        _say(f"\nhint: {error.hint}")
 
 
 def _say(text: str) -> None:

@@ -27,7 +27,7 @@ class ConsoleReporter(Reporter):
         self._started = self._spoke = 0.0
 
     def notice(self, text: str) -> None:
-        self.console.print(f"[yellow]note:[/yellow] {escape(text)}")
+        self.console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=not self.console.is_terminal)
 
     def plan(self, plan: dict[str, Any]) -> None:
         table = Table.grid(padding=(0, 2))
@@ -60,7 +60,7 @@ class ConsoleReporter(Reporter):
         now = time.monotonic()
         line = describe(metrics or {})
         if self._bar is not None:
-            shown = {"metrics": line} if line else {}
+            shown: dict[str, Any] = {"metrics": line} if line else {}
             self._bar.update(self._bar.task_ids[0], completed=done, **shown)
         elif now - self._spoke >= PLAIN_EVERY:
             self._spoke = now

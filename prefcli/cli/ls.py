@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from prefcli.artifacts.store import Artifact, Store
@@ -26,14 +28,14 @@ def run(config: ListConfig) -> None:
         print_result(json.dumps([_entry(item) for item in found]))
         return
     if not found:
-        print_result(f"no artifacts in {store.root} yet: start with prefcli sft --data demos.jsonl")
+        print(f"no artifacts in {store.root} yet: start with prefcli sft --data demos.jsonl", file=sys.stderr)
         return
     table = Table(box=None, pad_edge=False)
     for column in ("artifact", "stage", "made", "from", "result"):
         table.add_column(column)
     for item in found:
         entry = _entry(item)
-        table.add_row(*(str(entry.get(name, "")) for name in ("ref", "stage", "created", "from", "result")))
+        table.add_row(*(escape(str(entry.get(name, ""))) for name in ("ref", "stage", "created", "from", "result")))
     Console(soft_wrap=not Console().is_terminal).print(table)
 
 

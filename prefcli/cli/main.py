@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -25,38 +28,45 @@ COMMANDS = {
 
 
 class LazyGroup(TyperGroup):
-    """A command group whose `--help` needs the table above alone."""
+    """A command group whose `--help` and completion of names need the table above alone."""
 
-    _listing = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._listing = False
+        self._built: dict[str, Any] = {}
+        # Without their options: enough for a list, and for the nearest of a mistyped name.
+        self.commands.update({name: TyperCommand(name, help=about[3]) for name, about in COMMANDS.items()})
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         name = cmd_name.replace("_", "-")
-        if name not in COMMANDS:
-            return None
-        if self._listing:
-            return TyperCommand(name, help=COMMANDS[name][3])
-        if name not in self.commands:
+        if name not in COMMANDS or self._listing:
+            return self.commands.get(name)
+        if name not in self._built:
             from prefcli.cli.command import build
 
             module, config_module, config_class, help_text = COMMANDS[name]
             config = getattr(importlib.import_module(config_module), config_class)
-            self.commands[name] = build(name, config, f"prefcli.cli.{module}", help_text)
-        return self.commands[name]
+            self._built[name] = build(name, config, f"prefcli.cli.{module}", help_text)
+        return self._built[name]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        with self._only_names():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        with self._only_names():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _only_names(self) -> Iterator[None]:
         self._listing = True
         try:
-            super().format_help(ctx, formatter)
+            yield
         finally:
             self._listing = False
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        for name in COMMANDS:  # so that a mistyped name finds its nearest
-            self.commands.setdefault(name, TyperCommand(name)) if args and args[0] not in COMMANDS else None
-        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
@@ -87,6 +97,8 @@ def root(
 
 def main() -> None:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say

@@ -68,8 +68,9 @@ def _config_file(reference: str, runs: str | None) -> Path:
     A path and `tiny` are read as they are: their weights, which `resolve` asks for, do not matter here.
     Raises ArtifactError: none of these, or nothing that a configuration can be read from.
     """
+    from prefcli.artifacts.manifest import NAME
     from prefcli.artifacts.references import TINY, resolve
-    from prefcli.artifacts.store import NAME, Store
+    from prefcli.artifacts.store import Store
 
     store, path = Store(runs), Path(reference)
     is_name = NAME.fullmatch(reference) is not None and bool(store.versions(reference))

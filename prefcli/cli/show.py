@@ -34,21 +34,20 @@ def run(config: ShowConfig) -> None:
         )
         return
     console = Console(soft_wrap=not Console().is_terminal, highlight=False)
-    console.print(
-        f"[bold]{artifact.ref}[/bold]  {artifact.path}  ({manifest['stage']}, {manifest['created']}, "
-        f"{manifest['status']})"
-    )
+    made = escape(f"{artifact.path}  ({manifest['stage']}, {manifest['created']}, {manifest['status']})")
+    console.print(f"[bold]{artifact.ref}[/bold]  {made}")
     console.print(_drawn(tree))
     for heading in ("metrics", "resources", "config", "environment"):
         table = Table.grid(padding=(0, 2))
         for name, value in manifest[heading].items():
-            if value not in (None, [], False):
-                table.add_row("  " + name, escape(_shown(name, value)))
+            if value is not None and value is not False and value != []:
+                table.add_row("  " + escape(name), escape(_shown(name, value)))
         console.print(f"[bold]{heading}[/bold]")
         console.print(table)
     console.print("[bold]data[/bold]")
     for source in manifest["data"]:
-        console.print(escape(f"  {source['path']}  {source['rows']} rows ({source['format']}) {source['digest'][:12]}"))
+        digest = str(source["digest"])[:12]
+        console.print(escape(f"  {source['path']}  {source['rows']} rows ({source['format']}) {digest}"))
     if config.verify:
         console.print(f"all {len(manifest['files'])} files are as they were written")
 
@@ -63,7 +62,7 @@ def _drawn(node: Node, tree: Tree | None = None) -> Tree:
 
 
 def _shown(name: str, value: Any) -> str:
-    if name.endswith("_bytes"):
+    if name.endswith("_bytes") and isinstance(value, (int, float)):
         return f"{value / 1e6:,.0f} MB"
     if isinstance(value, float):
         return f"{value:.5g}"

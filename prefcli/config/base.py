@@ -7,13 +7,10 @@ the result (where it is written, how it is shown) also carries the marker `INCID
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
-
-import typer
-import yaml
 
 from prefcli.errors import UsageError
 
@@ -99,48 +96,12 @@ def nearest(name: str, known: Mapping[str, Any]) -> str | None:
     return match[0] if match else None
 
 
-def read_yaml(path: str, cls: type) -> dict[str, Any]:
-    """Field → value from a `--config` file.
+def times_processes(value: str) -> str:
+    """A per-process batch size as the global one; what is no number stays, and is refused where types are checked.
 
-    Raises UsageError: no such file, not YAML, not a mapping, an unknown key (with the nearest one).
+    Raises UsageError for a WORLD_SIZE that is no number.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--config {path} is not valid YAML: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UsageError(f"--config {path} must be a mapping of option names to values")
-    known = typed_options(cls)
-    values: dict[str, Any] = {}
-    for raw, value in loaded.items():
-        field = canonical(str(raw), known)
-        if field is None:
-            near = nearest(str(raw), known)
-            hint = f"did you mean {near.replace('_', '-')}?" if near else "see --help for the names"
-            raise UsageError(f"--config {path}: unknown key {raw!r}", hint)
-        if field in values:
-            raise UsageError(f"--config {path}: {field.replace('_', '-')} is given twice (one of them as {raw!r})")
-        values[field] = _checked(path, str(raw), value, known[field][0])
-    return values
-
-
-def _checked(path: str, key: str, value: Any, kind: Any) -> Any:
-    """A YAML value made ready for the command line's own conversion, which checks types and ranges."""
-    if get_origin(kind) is list:
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, (list, dict)) or item is None for item in items):
-            raise UsageError(f"--config {path}: {key} must be a value or a list of values")
-        return [str(item) for item in items]
-    if isinstance(value, (list, dict)):
-        raise UsageError(f"--config {path}: {key} must be a single value, not a {type(value).__name__}")
-    return value if isinstance(value, bool) or value is None else str(value)
-
-
-def path_option(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, metavar="FILE", **more)
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if not (processes.isascii() and processes.isdecimal()):
+        raise UsageError(f"WORLD_SIZE is {processes!r}, which is no number of processes")
+    return str(int(value) * int(processes)) if value.isascii() and value.isdecimal() and len(value) < 19 else value

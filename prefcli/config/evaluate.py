@@ -61,7 +61,7 @@ class EvalConfig:
         0.7
     )
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.", rich_help_panel="Sampling")] = 64
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel="Sampling")] = 0
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel="Sampling")] = 0
     samples: Annotated[
         int, typer.Option(min=0, help="Show this many prompts with every model's answer.", rich_help_panel="Output")
     ] = 0

@@ -85,7 +85,7 @@ class OptimizerConfig:
     max_grad_norm: Annotated[
         float, typer.Option(min=0, help="Clip the gradient to this norm; 0 does not clip.", rich_help_panel=TRAINING)
     ] = 1.0
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.", rich_help_panel=TRAINING)] = 0
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel=TRAINING)] = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class DataConfig:
     data: Annotated[
         list[str],
         typer.Option(
-            help="Training rows (.jsonl, .json, .csv, .parquet or a hub id); repeat to mix files.",
+            help="Training rows (.jsonl, .jsonl.gz, .json, .csv, .parquet); repeat to mix files.",
             metavar="FILE",
             rich_help_panel=DATA,
         ),

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from prefcli.data.reading import raise_for, read_file
+from prefcli.data.reading import raise_for, read_file, unit
 from prefcli.errors import DataError
 
 Message = dict[str, str]
@@ -83,25 +83,25 @@ def read_dataset(paths: list[str], purpose: Purpose, skip_bad: bool = False) -> 
     sources, notes = [], []
     for path in paths:
         lines, digest = read_file(path)
-        name, convert = recognise(path, lines[0][1], purpose)
+        name, convert = recognise(f"{path}, {unit(path)} {lines[0][0]}", lines[0][1], purpose)
         good, problems = [], []
         for number, raw in lines:
             try:
-                good.append(convert(raw))
+                good.append(_whole(convert(raw)))
             except BadRow as error:
-                problems.append(f"line {number}: {error}")
+                problems.append(f"{unit(path)} {number}: {error}")
         if problems and skip_bad and good:
             notes.append(f"{path}: {len(problems)} of {len(lines)} rows left out (--skip-bad); {problems[0]}")
         else:
             raise_for(path, problems, f"every row needs: {EXPECTED[purpose]}; --skip-bad leaves such rows out")
         rows += good
         sources.append({"path": path, "format": name, "rows": len(good), "digest": digest})
-        if name == "prompt/completion as text" or (good and isinstance(good[0].prompt, str) and name != "text"):
+        if isinstance(good[0].prompt, str) and name != "text":
             notes.append(f"{path}: prompts are plain strings, so no chat template is applied")
     return Dataset(rows, sources, notes)
 
 
-def recognise(path: str, row: dict[str, Any], purpose: Purpose) -> tuple[str, Any]:
+def recognise(where: str, row: dict[str, Any], purpose: Purpose) -> tuple[str, Any]:
     """The name of a file's form and the function that turns its rows into `Row`s, judged by the first row."""
     columns = set(row)
     if purpose == "demos":
@@ -123,7 +123,7 @@ def recognise(path: str, row: dict[str, Any], purpose: Purpose) -> tuple[str, An
             return "prompt", lambda raw: Row(_prompt(raw, "prompt"), columns=_others(raw, "prompt", "completion"))
     found = ", ".join(sorted(map(str, columns))) or "none"
     raise DataError(
-        f"{path}, line 1: expected columns {EXPECTED[purpose]}; found: {found}",
+        f"{where}: expected columns {EXPECTED[purpose]}; found: {found}",
         "rename the columns, or give another file",
     )
 
@@ -153,11 +153,13 @@ def _from_prompt_completion(raw: dict[str, Any]) -> Row:
 
 def _from_pair(raw: dict[str, Any]) -> Row:
     prompt = _prompt(raw, "prompt")
+    if isinstance(prompt, str) and isinstance(raw.get("chosen"), list) and len(raw["chosen"]) > 1:
+        return _from_repeated(prompt, raw)
     sides = []
     for side in ("chosen", "rejected"):
         value = raw.get(side)
         if isinstance(prompt, list) and isinstance(value, list) and len(value) > len(prompt):
-            # UltraFeedback's way: the sides repeat the prompt's turns.
+            # The sides repeat the prompt's turns.
             messages = _messages(raw, side)
             if messages[: len(prompt)] == prompt:
                 value = messages[len(prompt) :]
@@ -165,6 +167,15 @@ def _from_pair(raw: dict[str, Any]) -> Row:
                 continue
         sides.append(_answer(raw, side))
     return _pair(prompt, sides[0], sides[1], _others(raw, "prompt", "chosen", "rejected"))
+
+
+def _from_repeated(prompt: str, raw: dict[str, Any]) -> Row:
+    """UltraFeedback's form: the prompt in words, and again as a turn of the whole dialogues in both sides."""
+    pair = _from_implicit({name: value for name, value in raw.items() if name != "prompt"})
+    assert isinstance(pair.prompt, list)
+    if not any(turn["role"] == "user" and turn["content"].strip() == prompt.strip() for turn in pair.prompt):
+        raise BadRow("'chosen' and 'rejected' are dialogues in which no user says the 'prompt'")
+    return pair
 
 
 def _from_hh(raw: dict[str, Any]) -> Row:
@@ -267,6 +278,18 @@ def _string(raw: dict[str, Any], column: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise BadRow(f"'{column}' must be a string that is not empty" if column in raw else f"there is no '{column}'")
     return value
+
+
+def _whole(row: Row) -> Row:
+    """The row as it is. Raises BadRow for text that no tokenizer takes: half of a character, which JSON lets pass."""
+    prompt = [row.prompt] if isinstance(row.prompt, str) else [message["content"] for message in row.prompt]
+    for text in (*prompt, row.completion, row.chosen, row.rejected):
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])[1:-1]
+            raise BadRow(f"half of a surrogate pair ({half}) stands in the text") from error
+    return row
 
 
 def _others(raw: dict[str, Any], *used: str) -> dict[str, Any]:

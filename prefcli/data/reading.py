@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,22 @@ from prefcli.errors import DataError
 
 Line = tuple[int, dict[str, Any]]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+LONGEST_CSV_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is shorter than some dialogues
 
 
 def read_file(path: str) -> tuple[list[Line], str]:
-    """All rows of a file with their line numbers (row numbers for parquet), and the sha256 of its bytes.
+    """All rows of a file with their numbers (see `unit`), and the sha256 of the file's bytes.
 
     Raises DataError: no such file, an unknown ending, not UTF-8, a broken line, a row that is no object, no rows.
     """
-    file = Path(path)
-    if not file.exists():
-        raise DataError(f"{path}: no such file", "check the path")
-    if not file.is_file():
-        raise DataError(f"{path} is not a file", f"give a file that ends in {', '.join(SUFFIXES)}")
-    raw = file.read_bytes()
-    digest = hashlib.sha256(raw).hexdigest()
+    if not os.path.exists(path):  # False, too, for what no path can be
+        raise DataError(f"{path}: no such file", "check the path; data sets of a hub are downloaded first")
+    if not os.path.isfile(path):
+        raise DataError(f"{path or repr(path)} is not a file", f"give a file that ends in {', '.join(SUFFIXES)}")
     if not path.endswith(SUFFIXES):
         raise DataError(f"{path}: unknown kind of file", f"known endings: {', '.join(SUFFIXES)}")
+    raw = Path(path).read_bytes()
+    digest = hashlib.sha256(raw).hexdigest()
     if path.endswith(".parquet"):
         rows = _parquet(path, raw)
     else:
@@ -42,16 +44,21 @@ def read_file(path: str) -> tuple[list[Line], str]:
     return rows, digest
 
 
+def unit(path: str) -> str:
+    """What a row's number counts in this kind of file."""
+    return "line" if path.endswith((".jsonl", ".jsonl.gz", ".csv")) else "row"
+
+
 def _text(path: str, raw: bytes) -> str:
     if path.endswith(".gz"):
         try:
             raw = gzip.decompress(raw)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is not a whole gzip file: {error}", "compress it again") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not valid UTF-8", "convert the file to UTF-8") from error
 
 
@@ -73,7 +80,7 @@ def _json(path: str, text: str) -> list[Line]:
             rows.append((number, row))
         else:
             broken.append(f"line {number}: expected an object {{…}}, found a {_name(row)}")
-    raise_for(path, broken)
+    raise_for(path, broken, "a .jsonl file holds one JSON object a line: repair these lines, or take them out")
     return rows
 
 
@@ -96,28 +103,38 @@ def _json_array(path: str, text: str) -> list[Line]:
     raise_for(
         path,
         [
-            f"element {n}: expected an object, found a {_name(row)}"
+            f"row {n}: expected an object {{…}}, found a {_name(row)}"
             for n, row in enumerate(loaded, 1)
             if not isinstance(row, dict)
         ],
+        "a .json file holds one array of objects",
     )
     return list(enumerate(loaded, 1))
 
 
 def _csv(path: str, text: str) -> list[Line]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    csv.field_size_limit(LONGEST_CSV_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Line] = []
+    broken: list[str] = []
+    header: list[str] = []
+    last = 0  # a row of several lines is known by its first
     try:
-        rows: list[Line] = [(reader.line_num, dict(row)) for row in reader]
+        for cells in reader:
+            number, last = last + 1, reader.line_num
+            if not cells:
+                continue
+            if not header:
+                header = cells
+            elif len(cells) == len(header):
+                rows.append((number, dict(zip(header, cells))))
+            else:
+                broken.append(f"line {number}: {len(cells)} columns, and the header has {len(header)}")
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}", "check the quotes of the CSV file") from error
-    raise_for(
-        path,
-        [
-            f"line {n}: another number of columns than the header"
-            for n, row in rows
-            if None in row or None in row.values()
-        ],
-    )
+        raise DataError(f"{path}, line {last + 1}: {error}", "check the quotes of the CSV file") from error
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise DataError(f"{path}, line 1: the column {twice[0]!r} is there twice", "rename one of them")
+    raise_for(path, broken, "put fields that hold commas or line breaks between double quotes")
     return rows
 
 
@@ -125,7 +142,7 @@ def _parquet(path: str, raw: bytes) -> list[Line]:
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(raw))
     except (pyarrow.lib.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+        raise DataError(f"{path} is not a readable parquet file: {error}", "write it again") from error
     return list(enumerate(table.to_pylist(), 1))
 
 

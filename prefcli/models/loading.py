@@ -24,7 +24,8 @@ from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, MemoryShortError, from_foreign
 from prefcli.models.tokenizers import first_line, source
 
-Model = PreTrainedModel | PeftModel
+# A transformers model, or a PeftModel around one: neither library is typed.
+Model = Any
 
 
 def is_adapter(reference: Reference) -> bool:

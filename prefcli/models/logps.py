@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -33,19 +34,19 @@ class Rows:
     def lengths(self) -> Tensor:
         return self.prompt_lengths + self.completion_lengths
 
-    @property
+    @cached_property
     def attention_mask(self) -> Tensor:
         """[B, T], 1 on prompt and completion."""
         columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         return (columns < self.lengths[:, None]).long()
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
         """[B, C], True on completion tokens."""
         width = int(self.completion_lengths.max())
         return torch.arange(width, device=self.input_ids.device) < self.completion_lengths[:, None]
 
-    @property
+    @cached_property
     def states(self) -> Tensor:
         """[B, C], the column whose hidden state precedes completion token t: prompt length − 1 + t; 0 in padding."""
         columns = self.prompt_lengths[:, None] - 1 + torch.arange(self.mask.shape[1], device=self.input_ids.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def _parse(text: str, store: Store) -> RewardSpec:
     python = _PYTHON.fullmatch(what)
     if python:
         file = Path(python["file"])
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise ArtifactError(f"--reward {text}: no such file {file}", "the form is python:FILE:FUNCTION")
         digest = store.digests.digest(file)
         store.digests.save()
@@ -50,5 +51,6 @@ def _parse(text: str, store: Store) -> RewardSpec:
     if what.startswith("python:"):
         raise UsageError(f"--reward {text}: the form is python:FILE:FUNCTION", "name the function after a second colon")
     reference = resolve(what, store)
-    default = reference.artifact.manifest.name if reference.artifact else Path(what.split("@")[0]).name
+    path = reference.path.resolve() if reference.path else Path(what.split("@")[0])
+    default = reference.artifact.manifest.name if reference.artifact else path.name
     return RewardSpec(name or default, what, reference, digest=reference.digest)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefcli.errors import ArtifactError
@@ -15,8 +17,9 @@ from prefcli.rewards.grammar import RewardSpec
 Function = Callable[..., list[float]]
 
 
+@functools.lru_cache
 def load_function(spec: RewardSpec) -> Function:
-    """The user's function, checked at every call: one finite number for each answer.
+    """The user's function, checked at every call: one finite number for each answer. A file is run once.
 
     Raises ArtifactError: the file does not run, has no such function, or the function fails.
     """
@@ -29,20 +32,22 @@ def load_function(spec: RewardSpec) -> Function:
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ArtifactError(f"{spec.file} does not run: {_where(error)}", "run it with python to see") from error
+        raise ArtifactError(
+            f"{spec.file} does not run: {_where(error, spec.file)}", f"see for yourself: python {spec.file}"
+        ) from error
     function = getattr(module, spec.function, None)
     if not callable(function):
         raise ArtifactError(
             f"{spec.file} has no function {spec.function!r}",
-            f"there: {', '.join(n for n in vars(module) if callable(getattr(module, n)))}",
+            f"there: {', '.join(n for n in vars(module) if callable(getattr(module, n))) or 'none'}",
         )
 
     def checked(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
         try:
             scores = [float(value) for value in function(prompts, completions, **columns)]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ArtifactError(
-                f"reward {spec.text} failed: {_where(error)}",
+                f"reward {spec.text} failed: {_where(error, spec.file)}",
                 "it is called as score(prompts, completions, **columns) with lists",
             ) from error
         if len(scores) != len(completions):
@@ -55,8 +60,9 @@ def load_function(spec: RewardSpec) -> Function:
     return checked
 
 
-def _where(error: BaseException) -> str:
-    """The exception and the user's own line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    line = f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
-    return f"{type(error).__name__}: {error}{line}"
+def _where(error: BaseException, file: Path | None) -> str:
+    """The exception and the last line of the user's file on its way."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

@@ -7,6 +7,7 @@ first ratio of a rollout would not be 1.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -184,7 +185,7 @@ class PPO:
         return self.accelerator.reduce(sums, reduction="sum")
 
     def _check(self, values: dict[str, float], message: str, hint: str) -> None:
-        broken = [name for name, value in values.items() if not torch.isfinite(torch.tensor(value))]
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise AlarmError(f"{message} at rollout {self.rollouts}: {', '.join(broken)}", hint)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from prefcli.data.formats import Row
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,7 @@ class Prompt:
     """One row of the prompts file: what the policy reads, and what a reward source may want to know."""
 
     ids: list[int]
-    text: str
-    columns: dict[str, Any] = field(default_factory=dict)
+    row: Row
 
 
 # (prompts, completion ids with their EOS, completions as text) → score of each answer [B] by reward source.

@@ -20,6 +20,7 @@ from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
 from prefcli.rewards.grammar import RewardSpec, parse_rewards
+from prefcli.rewards.python import load_function
 
 
 @dataclass
@@ -50,7 +51,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     `rates` are the learning rates, of a model of ordinary size and of a small one, where --lr is not given.
     Raises UsageError, DataError, ArtifactError.
     """
-    name = check_name(config.name or stage)
+    name = check_name(stage if config.name is None else config.name)
     store = Store(config.runs)
     files = "prompts" if purpose == "prompts" else "data"
     if not getattr(config, files):
@@ -70,6 +71,10 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     inputs.key = _key(inputs)
     if not config.force:
         inputs.existing = store.find(name, inputs.key)
+    if inputs.existing is None:
+        for spec in rewards:
+            if spec.function is not None:
+                load_function(spec)  # a mistake in it costs a second here, and a model load later
     return inputs
 
 
@@ -97,7 +102,10 @@ def _rewards(config: Any, store: Store) -> list[RewardSpec]:
         raise UsageError(
             "--reward is missing", "name a reward model (train one: prefcli train-rm) or python:FILE:FUNCTION"
         )
-    return parse_rewards(config.reward, store)
+    specs = parse_rewards(config.reward, store)
+    for spec in specs:
+        refuse_language_model(spec)
+    return specs
 
 
 def _architecture(reference: Reference) -> Architecture | None:
@@ -144,6 +152,17 @@ def refuse_reward_model(reference: Reference) -> None:
             f"{reference.text} is a reward model, not a language model",
             "give an sft, dpo or ppo artifact; reward models go to --reward",
         )
+
+
+def refuse_language_model(spec: RewardSpec) -> None:
+    """Raise ArtifactError where an artifact that gives no score stands in a reward model's place."""
+    if spec.reference is not None and spec.reference.artifact is not None:
+        stage = spec.reference.artifact.manifest.stage
+        if stage != "rm":
+            raise ArtifactError(
+                f"--reward {spec.text} is not a reward model: {spec.reference.artifact.ref} was made by {stage}",
+                "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
+            )
 
 
 def refuse_nothing_left(rows: int, dropped: int, max_length: int) -> None:

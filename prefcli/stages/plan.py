@@ -11,7 +11,7 @@ from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
 
-MEMORY_STAGE = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "ppo": "ppo"}
+MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "ppo": "ppo"}
 
 
 def rollouts(config: Any, prompts: int) -> int:
@@ -70,10 +70,10 @@ def predicted_bytes(inputs: Inputs) -> int | None:
     longest = config.max_prompt_length + config.max_new_tokens if inputs.stage == "ppo" else config.max_length
     positions = inputs.architecture.positions or longest
     rows = config.batch_size // (config.grad_accum * (config.minibatches if inputs.stage == "ppo" else 1))
-    dtype = "float32" if config.dtype == "auto" else config.dtype
+    dtype: Any = "float32" if config.dtype == "auto" else config.dtype
     return estimate(
         Run(
-            stage=MEMORY_STAGE[inputs.stage],  # type: ignore[arg-type]
+            stage=MEMORY_STAGE[inputs.stage],
             architecture=inputs.architecture,
             lora_rank=config.lora_rank,
             dtype=dtype,

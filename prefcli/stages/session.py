@@ -99,7 +99,7 @@ class Session:
             stage=self.inputs.stage,
             name=self.inputs.name,
             version=self.draft.version,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             key=self.inputs.key,
             parents=parents_of(self.inputs),
             data=self.inputs.data.sources + (self.inputs.eval_data.sources if self.inputs.eval_data else []),

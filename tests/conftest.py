@@ -1,0 +1,101 @@
+"""What all tests share: a folder and a store of their own, the command line in this process, artifacts in one call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.cli.main import app
+
+PAIR = {"prompt": "Where is the cup?", "chosen": "On the shelf.", "rejected": "I do not know."}
+DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """No test touches another's artifacts, or the user's: the store and the working directory are the test's own."""
+    monkeypatch.setenv("PREFCLI_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def prefcli(own_folder) -> Callable[..., Any]:
+    """`prefcli("dpo", "--data", path)` runs the command in this process: exit_code, stdout, stderr."""
+
+    def run(*args: Any, env: dict[str, str] | None = None) -> Any:
+        return CliRunner().invoke(app, [str(arg) for arg in args], env=env, prog_name="prefcli")
+
+    return run
+
+
+@pytest.fixture
+def store(own_folder) -> Store:
+    return Store()
+
+
+@pytest.fixture
+def make_artifact(store) -> Callable[..., Artifact]:
+    """`make_artifact("sft")` is a finished artifact with files that no library could load; no torch."""
+
+    def make(
+        name: str = "sft",
+        *,
+        stage: str | None = None,
+        key: str = "key",
+        files: dict[str, str] | None = None,
+        parents: dict[str, Artifact] | None = None,
+        **more: Any,
+    ) -> Artifact:
+        if files is None:
+            files = {"model/config.json": "{}", "model/model.safetensors": "weights", "metrics.jsonl": '{"step": 1}\n'}
+        with store.writer(name) as draft:
+            for path, text in files.items():
+                write(draft.path / path, text)
+            return draft.finish(
+                Manifest(
+                    stage=stage or name,
+                    name=name,
+                    version=draft.version,
+                    created="2026-01-01T00:00:00+00:00",
+                    key=key,
+                    parents={role: {"ref": p.ref, "digest": p.digest} for role, p in (parents or {}).items()},
+                    **more,
+                )
+            )
+
+    return make
+
+
+@pytest.fixture
+def jsonl(own_folder) -> Callable[..., Path]:
+    """`jsonl("pairs.jsonl", PAIR, PAIR)` writes rows and returns the path."""
+
+    def make(name: str, *rows: Any) -> Path:
+        return write(own_folder / name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    return make
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content, encoding="utf-8")
+    return path
+
+
+def versions_below(root: Path) -> list[str]:
+    """Every version directory, partial ones too: what a failed command must not leave."""
+    return sorted(str(p.relative_to(root)) for p in root.glob("runs/*/v*")) if root.is_dir() else []

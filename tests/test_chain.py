@@ -1,0 +1,254 @@
+"""The whole chain through the CLI, a few steps a stage: what each artifact is, and that it opens without prefcli."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from prefcli.artifacts.store import open_artifact
+from prefcli.rewards.python import load_function
+
+
+def rows(path, step=None):
+    return [json.loads(line) for line in path.joinpath("metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_training_command_prints_the_path_of_its_artifact_and_nothing_else(chain):
+    for stage in ("sft", "rm", "ppo", "dpo"):
+        assert chain[stage].stdout == f"{chain.path(stage)}\n"
+        assert chain.path(stage).is_dir()
+
+
+def test_every_artifact_opens_in_plain_transformers(chain):
+    script = (
+        "import sys; from transformers import AutoModelForCausalLM as C, AutoModelForSequenceClassification as S, "
+        "AutoTokenizer as T\n"
+        "for path in sys.argv[1:]:\n"
+        "    kind = S if '/rm/' in path else C\n"
+        "    model, info = kind.from_pretrained(path, output_loading_info=True)\n"
+        "    assert not info['missing_keys'] and not info['unexpected_keys'], info\n"
+        "    T.from_pretrained(path)('x')\n"
+        "assert not any(name.startswith('prefcli') for name in sys.modules)\n"
+    )
+    paths = [str(chain.path(stage) / "model") for stage in ("sft", "rm", "ppo", "dpo")]
+    subprocess.run([sys.executable, "-c", script, *paths], check=True)
+
+
+def test_training_changed_the_weights_it_should_and_no_others(chain):
+    sft, dpo, ppo = (AutoModelForCausalLM.from_pretrained(chain.path(s) / "model") for s in ("sft", "dpo", "ppo"))
+    for trained in (dpo, ppo):
+        assert any((a != b).any() for a, b in zip(sft.parameters(), trained.parameters()))
+    rm = AutoModelForSequenceClassification.from_pretrained(chain.path("rm") / "model")
+    assert rm.config.num_labels == 1 and rm.score.weight.abs().sum() > 0
+
+
+def test_dpo_starts_at_ln_2_because_the_reference_is_the_starting_model(chain):
+    first = rows(chain.path("dpo"))[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+
+
+def test_dpo_with_a_reference_of_its_own_does_not_start_at_ln_2(chain, prefcli):
+    result = prefcli("dpo", "--model", chain.ref("sft"), "--reference", "tiny", "--data", chain.data("pairs"),
+                     "--max-steps", "1", "--batch-size", "4", "--name", "other")
+    assert result.exit_code == 0, result.stderr
+    assert abs(rows(chain.path_of(result))[0]["loss"] - math.log(2)) > 1e-3
+
+
+def test_a_larger_beta_gives_a_larger_margin_for_the_same_log_ratios(chain, prefcli):
+    margins = {}
+    for beta in ("0.1", "0.4"):
+        result = prefcli("dpo", "--model", chain.ref("sft"), "--reference", "tiny", "--data", chain.data("pairs"),
+                         "--max-steps", "1", "--batch-size", "4", "--beta", beta, "--name", "beta")
+        margins[beta] = rows(chain.path_of(result))[0]["rewards/margins"]
+    assert margins["0.4"] == pytest.approx(4 * margins["0.1"], rel=1e-4)
+
+
+def test_ppo_starts_each_rollout_at_a_ratio_of_one(chain):
+    for row in rows(chain.path("ppo")):
+        assert row["val/ratio_first"] == pytest.approx(1, abs=1e-5)
+        assert row["objective/kl_k3"] >= -1e-6
+
+
+def test_ppo_keeps_the_value_model_and_says_where_it_came_from(chain):
+    artifact = open_artifact(chain.path("ppo"))
+    value = AutoModelForSequenceClassification.from_pretrained(chain.path("ppo") / "value")
+    assert value.config.num_labels == 1
+    assert artifact.manifest.model["value_from"] == chain.ref("rm")
+
+
+def test_manifests_name_parents_data_and_what_it_took(chain):
+    ppo = open_artifact(chain.path("ppo")).manifest
+    assert {role: parent["ref"] for role, parent in ppo.parents.items()} == {
+        "model": chain.ref("sft"), "reference": chain.ref("sft"), "reward/rm": chain.ref("rm"),
+    }  # fmt: skip
+    assert ppo.parents["model"]["digest"] == open_artifact(chain.path("sft")).digest
+    assert ppo.data[0]["rows"] > 0 and len(ppo.data[0]["digest"]) == 64
+    assert ppo.resources["train_seconds"] > 0 and ppo.resources["steps"] == 2
+    assert ppo.resources["measured_peak_bytes"] > 1e7
+    assert ppo.config["kl_coef"] == 0.05 and ppo.config["lr"] > 0
+    rm = open_artifact(chain.path("rm")).manifest
+    low, high = rm.metrics["accuracy_ci95"]
+    assert 0 <= low <= rm.metrics["accuracy"] <= high <= 1
+    assert {"margin", "score_mean", "score_std"} <= set(rm.metrics)
+    assert {"base", "head", "tokenizer_digest", "template_digest"} <= set(rm.model)
+
+
+def test_no_artifact_holds_a_pickle_or_a_leftover(chain):
+    for stage in ("sft", "rm", "ppo", "dpo"):
+        names = [str(p.relative_to(chain.path(stage))) for p in chain.path(stage).rglob("*") if p.is_file()]
+        assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl")) or n.startswith("state")]
+        assert {"manifest.json", "README.md", "metrics.jsonl"} <= set(names)
+
+
+def test_the_same_command_again_is_handed_back_at_once(chain, prefcli):
+    again = prefcli(*chain.args("sft"))
+    assert again.stdout == chain["sft"].stdout and "nothing to do" in again.stderr
+    as_json = json.loads(prefcli(*chain.args("sft"), "--json").stdout)
+    assert as_json["reused"] and as_json["ref"] == chain.ref("sft")
+
+
+def test_another_seed_or_force_makes_a_new_version(chain, prefcli):
+    versions = {chain.path("sft")}
+    for extra in (["--seed", "1"], ["--force"]):
+        versions.add(chain.path_of(prefcli(*chain.args("sft"), *extra)))
+    assert len(versions) == 3
+
+
+def test_the_same_run_gives_the_same_weights(chain, prefcli):
+    forced = chain.path_of(prefcli(*chain.args("ppo"), "--force"))
+    for part in ("model", "value"):
+        first, second = (p / part / "model.safetensors" for p in (chain.path("ppo"), forced))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_grad_accum_splits_a_batch_and_changes_nothing_else(chain, prefcli):
+    first = rows(chain.path("dpo"))
+    split = prefcli(*chain.args("dpo"), "--grad-accum", "2")
+    for a, b in zip(first, rows(chain.path_of(split))):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-2)
+
+
+def test_lora_goes_through_the_chain_and_opens_with_plain_peft(chain, prefcli):
+    common = ["--lora-rank", "2", "--max-steps", "2", "--batch-size", "4"]
+    sft = prefcli("sft", "--model", "tiny", "--data", chain.data("demos"), *common, "--name", "lsft")
+    assert sft.exit_code == 0, sft.stderr
+    dpo = prefcli("dpo", "--model", "lsft", "--data", chain.data("pairs"), *common, "--name", "ldpo")
+    assert dpo.exit_code == 0, dpo.stderr
+    assert rows(chain.path_of(dpo))[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    rm = prefcli("train-rm", "--model", chain.ref("sft"), "--data", chain.data("pairs"), *common, "--name", "lrm")
+    assert rm.exit_code == 0, rm.stderr
+    ppo = prefcli("ppo", "--model", "ldpo", "--reward", "lrm", "--prompts", chain.data("prompts"), *common,
+                  "--max-new-tokens", "4", "--name", "lppo")
+    assert ppo.exit_code == 0, ppo.stderr
+    script = (
+        "import sys; from peft import AutoPeftModelForCausalLM as C, PeftConfig, PeftModel\n"
+        "from transformers import AutoModelForSequenceClassification as S\n"
+        "for path in sys.argv[1:4]: C.from_pretrained(path)\n"
+        "base = PeftConfig.from_pretrained(sys.argv[4]).base_model_name_or_path\n"
+        "model = PeftModel.from_pretrained(S.from_pretrained(base, num_labels=1), sys.argv[4])\n"
+        "print(model.base_model.model.score.modules_to_save['default'].weight.abs().sum().item())\n"
+    )
+    paths = [str(chain.path_of(result) / "model") for result in (sft, dpo, ppo, rm)]
+    out = subprocess.run([sys.executable, "-c", script, *paths], check=True, capture_output=True, text=True)
+    assert float(out.stdout.split()[-1]) > 0
+
+
+def test_a_reward_model_is_refined_from_an_earlier_one_and_keeps_its_head(chain, prefcli):
+    result = prefcli("train-rm", "--model", "rm", "--data", chain.data("pairs_honest"), "--max-steps", "1",
+                     "--lr", "0", "--batch-size", "4", "--name", "rm2")
+    assert result.exit_code == 0, result.stderr
+    old, new = (AutoModelForSequenceClassification.from_pretrained(p / "model")
+                for p in (chain.path("rm"), chain.path_of(result)))
+    assert torch.equal(old.score.weight, new.score.weight)
+
+
+def test_a_reward_model_cannot_be_trained_as_a_policy(chain, prefcli):
+    for command in (["dpo", "--data", chain.data("pairs")], ["sft", "--data", chain.data("demos")]):
+        result = prefcli(*command, "--model", "rm")
+        assert result.exit_code == 4 and "reward model" in result.stderr
+
+
+def test_a_language_model_cannot_be_a_reward(chain, prefcli):
+    result = prefcli("ppo", "--model", "sft", "--reward", "sft@v1", "--prompts", chain.data("prompts"))
+    assert result.exit_code == 4 and "not a reward model" in result.stderr
+
+
+def test_a_headless_reward_model_is_refused(chain, prefcli, tmp_path):
+    """The file that lost its head on a merge: transformers would put in a random one, and warn at most."""
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "headless"
+    copy.mkdir()
+    for file in (chain.path("rm") / "model").iterdir():
+        copy.joinpath(file.name).write_bytes(file.read_bytes())
+    tensors = {n: t for n, t in load_file(copy / "model.safetensors").items() if not n.startswith("score")}
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    result = prefcli("ppo", "--model", "sft", "--reward", str(copy), "--prompts", chain.data("prompts"))
+    assert result.exit_code == 4 and "no reward head" in result.stderr
+
+
+def test_a_python_reward_trains_a_policy(chain, prefcli, tmp_path):
+    tmp_path.joinpath("r.py").write_text(
+        "def length(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n"
+    )
+    result = prefcli("ppo", "--model", "sft", "--reward", f"short=python:{tmp_path}/r.py:length", "--max-steps", "1",
+                     "--batch-size", "4", "--max-new-tokens", "4", "--prompts", chain.data("prompts"), "--name", "p")
+    assert result.exit_code == 0, result.stderr
+    manifest = open_artifact(chain.path_of(result)).manifest
+    assert "reward/short" in manifest.parents and manifest.model["value_from"] == chain.ref("sft")
+
+
+def test_dry_run_shows_the_rows_as_tokens_and_trains_nothing(chain, prefcli):
+    before = set(chain.path("sft").parent.iterdir())
+    result = prefcli(*chain.args("sft"), "--force", "--dry-run")
+    assert result.exit_code == 0 and result.stdout == ""
+    assert "⟦" in result.stderr and "<|assistant|>" in result.stderr and "memory" in result.stderr
+    assert set(chain.path("sft").parent.iterdir()) == before
+
+
+def test_ls_and_show_know_the_lineage(chain, prefcli):
+    listed = json.loads(prefcli("ls", "--json").stdout)
+    assert {entry["ref"] for entry in listed} >= {chain.ref(s) for s in ("sft", "rm", "ppo", "dpo")}
+    shown = json.loads(prefcli("show", "ppo@v1", "--json").stdout)
+    assert {parent["ref"] for parent in shown["lineage"]["parents"]} == {chain.ref("sft"), chain.ref("rm")}
+    text = prefcli("show", "ppo@v1", "--verify").stdout
+    assert "rm@v1" in text and "tiny" in text and "as they were written" in text
+
+
+def test_sft_loss_reads_the_answers_alone_unless_told_otherwise(chain, prefcli):
+    tokens = {}
+    for extra in ([], ["--train-on-prompt"]):
+        result = prefcli("sft", "--model", "tiny", "--data", chain.data("demos"), "--max-steps", "1", "--name", "mask",
+                         *extra)
+        tokens[bool(extra)] = rows(chain.path_of(result))[0]["loss"]
+    assert tokens[True] != pytest.approx(tokens[False], rel=1e-3)
+
+
+def test_the_gold_scorer_is_an_ordinary_python_reward(chain):
+    from prefcli.artifacts.store import Store
+    from prefcli.rewards.grammar import parse_rewards
+
+    spec = parse_rewards([f"python:{chain.sample_data}/gold.py:score"], Store())[0]
+    assert load_function(spec)(["anything"], ["at all"])[0] <= 1
+
+
+@pytest.mark.parametrize("option", ["--max-length", "--max-new-tokens"])
+def test_lengths_are_kept(chain, prefcli, option):
+    if option == "--max-new-tokens":
+        assert all(row["completions/mean_length"] <= 8 for row in rows(chain.path("ppo")))
+        return
+    result = prefcli("sft", "--model", "tiny", "--data", chain.data("demos"), "--max-steps", "1", "--max-length", "8")
+    assert result.exit_code == 3 and "--max-length" in result.stderr
+
+
+def test_tokenizers_survive_the_chain(chain):
+    vocabularies = [AutoTokenizer.from_pretrained(chain.path(s) / "model").get_vocab() for s in ("sft", "rm", "ppo")]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
