@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain import chain, trained  # noqa: F401  fixtures for all tests
 from typer.testing import CliRunner
 
 from prefcli.artifacts.manifest import Manifest

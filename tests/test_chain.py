@@ -21,7 +21,8 @@ def rows(path, step=None):
 
 def test_a_training_command_prints_the_path_of_its_artifact_and_nothing_else(chain):
     for stage in ("sft", "rm", "ppo", "dpo"):
-        assert chain[stage].stdout == f"{chain.path(stage)}\n"
+        assert chain[stage].stdout.count("\n") == 1
+        assert chain[stage].stdout.endswith(f"/runs/{stage}/v1\n")
         assert chain.path(stage).is_dir()
 
 
@@ -55,8 +56,21 @@ def test_dpo_starts_at_ln_2_because_the_reference_is_the_starting_model(chain):
 
 
 def test_dpo_with_a_reference_of_its_own_does_not_start_at_ln_2(chain, prefcli):
-    result = prefcli("dpo", "--model", chain.ref("sft"), "--reference", "tiny", "--data", chain.data("pairs"),
-                     "--max-steps", "1", "--batch-size", "4", "--name", "other")
+    result = prefcli(
+        "dpo",
+        "--model",
+        chain.ref("sft"),
+        "--reference",
+        "tiny",
+        "--data",
+        chain.data("pairs"),
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--name",
+        "other",
+    )
     assert result.exit_code == 0, result.stderr
     assert abs(rows(chain.path_of(result))[0]["loss"] - math.log(2)) > 1e-3
 
@@ -64,15 +78,30 @@ def test_dpo_with_a_reference_of_its_own_does_not_start_at_ln_2(chain, prefcli):
 def test_a_larger_beta_gives_a_larger_margin_for_the_same_log_ratios(chain, prefcli):
     margins = {}
     for beta in ("0.1", "0.4"):
-        result = prefcli("dpo", "--model", chain.ref("sft"), "--reference", "tiny", "--data", chain.data("pairs"),
-                         "--max-steps", "1", "--batch-size", "4", "--beta", beta, "--name", "beta")
+        result = prefcli(
+            "dpo",
+            "--model",
+            chain.ref("sft"),
+            "--reference",
+            "tiny",
+            "--data",
+            chain.data("pairs"),
+            "--max-steps",
+            "1",
+            "--batch-size",
+            "4",
+            "--beta",
+            beta,
+            "--name",
+            "beta",
+        )
         margins[beta] = rows(chain.path_of(result))[0]["rewards/margins"]
     assert margins["0.4"] == pytest.approx(4 * margins["0.1"], rel=1e-4)
 
 
 def test_ppo_starts_each_rollout_at_a_ratio_of_one(chain):
     for row in rows(chain.path("ppo")):
-        assert row["val/ratio_first"] == pytest.approx(1, abs=1e-5)
+        assert row["val/ratio_first"] < 1e-5  # mean |ratio − 1| in the first minibatch
         assert row["objective/kl_k3"] >= -1e-6
 
 
@@ -109,7 +138,7 @@ def test_no_artifact_holds_a_pickle_or_a_leftover(chain):
 
 def test_the_same_command_again_is_handed_back_at_once(chain, prefcli):
     again = prefcli(*chain.args("sft"))
-    assert again.stdout == chain["sft"].stdout and "nothing to do" in again.stderr
+    assert again.stdout == f"{chain.path('sft')}\n" and "nothing to do" in again.stderr
     as_json = json.loads(prefcli(*chain.args("sft"), "--json").stdout)
     assert as_json["reused"] and as_json["ref"] == chain.ref("sft")
 
@@ -145,8 +174,20 @@ def test_lora_goes_through_the_chain_and_opens_with_plain_peft(chain, prefcli):
     assert rows(chain.path_of(dpo))[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     rm = prefcli("train-rm", "--model", chain.ref("sft"), "--data", chain.data("pairs"), *common, "--name", "lrm")
     assert rm.exit_code == 0, rm.stderr
-    ppo = prefcli("ppo", "--model", "ldpo", "--reward", "lrm", "--prompts", chain.data("prompts"), *common,
-                  "--max-new-tokens", "4", "--name", "lppo")
+    ppo = prefcli(
+        "ppo",
+        "--model",
+        "ldpo",
+        "--reward",
+        "lrm",
+        "--prompts",
+        chain.data("prompts"),
+        *common,
+        "--max-new-tokens",
+        "4",
+        "--name",
+        "lppo",
+    )
     assert ppo.exit_code == 0, ppo.stderr
     script = (
         "import sys; from peft import AutoPeftModelForCausalLM as C, PeftConfig, PeftModel\n"
@@ -162,11 +203,26 @@ def test_lora_goes_through_the_chain_and_opens_with_plain_peft(chain, prefcli):
 
 
 def test_a_reward_model_is_refined_from_an_earlier_one_and_keeps_its_head(chain, prefcli):
-    result = prefcli("train-rm", "--model", "rm", "--data", chain.data("pairs_honest"), "--max-steps", "1",
-                     "--lr", "0", "--batch-size", "4", "--name", "rm2")
+    result = prefcli(
+        "train-rm",
+        "--model",
+        "rm",
+        "--data",
+        chain.data("pairs_honest"),
+        "--max-steps",
+        "1",
+        "--lr",
+        "0",
+        "--batch-size",
+        "4",
+        "--name",
+        "rm2",
+    )
     assert result.exit_code == 0, result.stderr
-    old, new = (AutoModelForSequenceClassification.from_pretrained(p / "model")
-                for p in (chain.path("rm"), chain.path_of(result)))
+    old, new = (
+        AutoModelForSequenceClassification.from_pretrained(p / "model")
+        for p in (chain.path("rm"), chain.path_of(result))
+    )
     assert torch.equal(old.score.weight, new.score.weight)
 
 
@@ -199,8 +255,23 @@ def test_a_python_reward_trains_a_policy(chain, prefcli, tmp_path):
     tmp_path.joinpath("r.py").write_text(
         "def length(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n"
     )
-    result = prefcli("ppo", "--model", "sft", "--reward", f"short=python:{tmp_path}/r.py:length", "--max-steps", "1",
-                     "--batch-size", "4", "--max-new-tokens", "4", "--prompts", chain.data("prompts"), "--name", "p")
+    result = prefcli(
+        "ppo",
+        "--model",
+        "sft",
+        "--reward",
+        f"short=python:{tmp_path}/r.py:length",
+        "--max-steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--max-new-tokens",
+        "4",
+        "--prompts",
+        chain.data("prompts"),
+        "--name",
+        "p",
+    )
     assert result.exit_code == 0, result.stderr
     manifest = open_artifact(chain.path_of(result)).manifest
     assert "reward/short" in manifest.parents and manifest.model["value_from"] == chain.ref("sft")
@@ -226,8 +297,9 @@ def test_ls_and_show_know_the_lineage(chain, prefcli):
 def test_sft_loss_reads_the_answers_alone_unless_told_otherwise(chain, prefcli):
     tokens = {}
     for extra in ([], ["--train-on-prompt"]):
-        result = prefcli("sft", "--model", "tiny", "--data", chain.data("demos"), "--max-steps", "1", "--name", "mask",
-                         *extra)
+        result = prefcli(
+            "sft", "--model", "tiny", "--data", chain.data("demos"), "--max-steps", "1", "--name", "mask", *extra
+        )
         tokens[bool(extra)] = rows(chain.path_of(result))[0]["loss"]
     assert tokens[True] != pytest.approx(tokens[False], rel=1e-3)
 

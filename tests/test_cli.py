@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 
 import pytest
+from conftest import DEMO, PAIR, write
 
 import prefcli as package
 from prefcli.cli.main import COMMANDS
-from prefcli.config.base import option, typed_options
+from prefcli.config.base import ALIASES, option, typed_options
 
-TRAINING = ("sft", "train-rm", "ppo", "dpo")
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "matplotlib", "numpy"}
 
 
@@ -22,7 +23,7 @@ def arrived(prefcli, monkeypatch):
 
     def run(command, *args, **more):
         caught = []
-        module = importlib.import_module(f"prefcli.cli.{COMMANDS[command][0]}")
+        module = importlib.import_module(f"prefcli.cli.{COMMANDS[command.replace('_', '-')][0]}")
         monkeypatch.setattr(module, "run", caught.append)
         result = prefcli(command, *args, **more)
         assert result.exit_code == 0, result.stderr
@@ -48,7 +49,7 @@ def test_help_lists_every_command_in_the_order_of_the_work(prefcli):
     for flag in ("--help", "-h"):
         result = prefcli(flag)
         assert result.exit_code == 0
-        places = [result.stdout.index(f" {name} ") for name in COMMANDS]
+        places = [result.stdout.index(f"\u2502 {name} ") for name in COMMANDS]
         assert places == sorted(places) and len(places) == 8
         for *_, help_text in COMMANDS.values():
             assert help_text in result.stdout
@@ -107,7 +108,9 @@ def test_python_dash_m_is_the_same_command():
 # Names
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("dpoo", "dpo"), ("trian-rm", "train-rm"), ("mem-estimat", "mem-estimate")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("dpoo", "dpo"), ("trian-rm", "train-rm"), ("mem-estimat", "mem-estimate")]
+)
 def test_an_unknown_command_is_answered_with_the_nearest(prefcli, typed, meant):
     refused(prefcli(typed, "--data", "x"), typed, f"'{meant}'")
 
@@ -133,29 +136,349 @@ def test_an_option_like_nothing_is_refused_without_a_guess(prefcli):
     assert "did you mean" not in refused(prefcli("dpo", "--zzzzqqqq"), "no such option: --zzzzqqqq")
 
 
-def test_a_command_may_be_spelt_with_an_underscore(arrived):
-    from prefcli.cli import train_rm
-
-    assert importlib.import_module("prefcli.cli.train_rm") is train_rm
-    for spelt in ("train-rm", "train_rm"):
-        COMMANDS.get(spelt)
-        config = arrived_as(arrived, spelt)
-        assert config.lr == 0.5
+@pytest.mark.parametrize("spelt", ["train-rm", "train_rm"])
+def test_a_command_may_be_spelt_with_an_underscore(arrived, spelt):
+    assert arrived(spelt, "--lr", "0.5").lr == 0.5
 
 
-def arrived_as(arrived, spelt):
-    return arrived_with(arrived, spelt, "--lr", "0.5")
+# Spellings of one option: ours, snake_case, and Hugging Face's
+
+SPELLINGS = [
+    ("--model", "model", "m", "m"),
+    ("--model_name_or_path", "model", "m", "m"),
+    ("--model-name-or-path", "model", "m", "m"),
+    ("--dataset_name", "data", "d", ["d"]),
+    ("--dataset", "data", "d", ["d"]),
+    ("--eval_dataset", "eval_data", "d", "d"),
+    ("--learning_rate", "lr", "0.25", 0.25),
+    ("--learning-rate", "lr", "1e-5", 1e-5),
+    ("--num_train_epochs", "epochs", "3", 3.0),
+    ("--max_steps", "max_steps", "7", 7),
+    ("--train_batch_size", "batch_size", "6", 6),
+    ("--per_device_train_batch_size", "batch_size", "6", 6),
+    ("--gradient_accumulation_steps", "grad_accum", "2", 2),
+    ("--lr_scheduler_type", "lr_scheduler", "cosine", "cosine"),
+    ("--warmup_ratio", "warmup", "0.3", 0.3),
+    ("--weight_decay", "weight_decay", "0.1", 0.1),
+    ("--max_grad_norm", "max_grad_norm", "0.5", 0.5),
+    ("--max_seq_length", "max_length", "99", 99),
+    ("--lora_r", "lora_rank", "8", 8),
+    ("--lora_alpha", "lora_alpha", "4", 4.0),
+    ("--torch_dtype", "dtype", "bfloat16", "bfloat16"),
+    ("--eval_steps", "eval_every", "5", 5),
+    ("--run_name", "name", "n", "n"),
+    ("--output_name", "name", "n", "n"),
+    ("--report_to", "report_to", "wandb", "wandb"),
+]
+PPO_SPELLINGS = [
+    ("--data", "prompts", "d", ["d"]),
+    ("--dataset_name", "prompts", "d", ["d"]),
+    ("--reward_model_path", "reward", "r", ["r"]),
+    ("--reward_model", "reward", "r", ["r"]),
+    ("--ref_model", "reference", "r", "r"),
+    ("--response_length", "max_new_tokens", "9", 9),
+    ("--cliprange", "clip_range", "0.3", 0.3),
+    ("--cliprange_value", "clip_range_value", "0.3", 0.3),
+    ("--num_ppo_epochs", "ppo_epochs", "2", 2),
+    ("--num_mini_batches", "minibatches", "2", 2),
+    ("--vf_coef", "vf_coef", "0.3", 0.3),
+    ("--missing_eos_penalty", "missing_eos_penalty", "2", 2.0),
+]
 
 
-def arrived_with(arrived, spelt, *args):
-    key = spelt.replace("_", "-")
-    original = COMMANDS[key]
-    try:
-        COMMANDS.setdefault(spelt, original)
-        if spelt != key:
-            del COMMANDS[spelt]
-            COMMANDS_lookup = {spelt: original}
-            assert COMMANDS_lookup
-        return arrived(key, *args)
-    finally:
-        COMMANDS[key] = original
+@pytest.mark.parametrize("form", ["apart", "with an equals sign"])
+@pytest.mark.parametrize(
+    ("command", "typed", "field", "value", "expected"),
+    [("dpo", *row) for row in SPELLINGS] + [("ppo", *row) for row in PPO_SPELLINGS],
+)
+def test_the_names_that_users_bring_reach_the_same_option(arrived, command, typed, field, value, expected, form):
+    config = arrived(command, typed, value) if form == "apart" else arrived(command, f"{typed}={value}")
+    assert getattr(config, field) == expected
+
+
+def test_every_alias_is_one_of_those_tried():
+    tried = {typed[2:].replace("_", "-") for typed, *_ in SPELLINGS + PPO_SPELLINGS}
+    assert set(ALIASES) - tried == {"dataset-path", "num-epochs"}
+
+
+def test_a_batch_size_for_each_process_is_taken_times_the_processes(arrived, prefcli, own_folder):
+    four = {"WORLD_SIZE": "4"}
+    assert arrived("dpo", "--per_device_train_batch_size", "3", env=four).batch_size == 12
+    assert arrived("dpo", "--per-device-train-batch-size=3", env=four).batch_size == 12
+    assert arrived("dpo", "--batch-size", "3", env=four).batch_size == 3
+    assert arrived("dpo", "--train_batch_size", "3", env=four).batch_size == 3
+    write(own_folder / "c.yaml", "per_device_train_batch_size: 3\n")
+    assert arrived("dpo", "--config", "c.yaml", env=four).batch_size == 12
+    for value in ("²", "-1", "x", "1.5", "9" * 5000):
+        refused(prefcli("dpo", "--per_device_train_batch_size", value, env=four))
+    refused(prefcli("dpo", "--per_device_train_batch_size", "3", env={"WORLD_SIZE": "many"}), "WORLD_SIZE")
+
+
+def test_a_switch_can_be_turned_off_where_it_has_an_off(arrived, prefcli):
+    assert arrived("mem-estimate", "--no-gradient-checkpointing").gradient_checkpointing is False
+    assert arrived("mem-estimate", "--no_gradient_checkpointing").gradient_checkpointing is False
+    assert arrived("dpo", "--gradient_checkpointing").gradient_checkpointing is True
+    refused(prefcli("dpo", "--no-dry-run"), "--no-dry-run")
+
+
+def test_the_last_of_two_spellings_counts(arrived):
+    assert arrived("dpo", "--lr", "0.1", "--learning_rate", "0.2").lr == 0.2
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "named"),
+    [
+        ("dpo", ["--batch-size", "0"], "--batch-size"),
+        ("ppo", ["--batch-size", "1"], "--batch-size"),
+        ("dpo", ["--batch-size", "1.5"], "--batch-size"),
+        ("dpo", ["--lr", "-1"], "--lr"),
+        ("dpo", ["--lr", "nan"], "--lr"),
+        ("dpo", ["--lr", "inf"], "--lr"),
+        ("dpo", ["--lr", "fast"], "--lr"),
+        ("dpo", ["--epochs", "inf"], "--epochs"),
+        ("dpo", ["--epochs", "0"], "--epochs"),
+        ("dpo", ["--beta", "0"], "--beta"),
+        ("dpo", ["--beta", "nan"], "--beta"),
+        ("dpo", ["--warmup", "1.01"], "--warmup"),
+        ("dpo", ["--seed", "-1"], "--seed"),
+        ("dpo", ["--seed", str(2**32)], "--seed"),
+        ("dpo", ["--dtype", "float8"], "--dtype"),
+        ("dpo", ["--optim", "adam"], "--optim"),
+        ("train-rm", ["--eval-share", "0.6"], "--eval-share"),
+        ("ppo", ["--gamma", "1.1"], "--gamma"),
+        ("ppo", ["--temperature", "0"], "--temperature"),
+        ("ppo", ["--temperature", "nan"], "--temperature"),
+        ("eval", ["--samples", "-1"], "--samples"),
+        ("mem-estimate", ["--batch-size", "0"], "--batch-size"),
+        ("dpo", ["--lr"], "--lr"),
+        ("dpo", ["stray"], "stray"),
+        ("show", [], "REF"),
+        ("show", ["a", "b"], "b"),
+        ("dpo", ["-x"], "-x"),
+    ],
+)
+def test_a_value_out_of_range_names_its_option(prefcli, command, args, named):
+    refused(prefcli(command, *args), named)
+
+
+# --config
+
+
+def test_values_of_the_file_arrive_and_the_command_line_overrides_them(arrived, own_folder):
+    write(
+        own_folder / "c.yaml",
+        "lr: 1e-5\nmodel_name_or_path: sft\ndata: [a.jsonl, b.jsonl]\njson: true\nbatch-size: 8\n",
+    )
+    config = arrived("dpo", "--config", "c.yaml", "--batch_size", "4")
+    assert (config.lr, config.model, config.data) == (1e-5, "sft", ["a.jsonl", "b.jsonl"])
+    assert (config.json, config.batch_size, config.beta) == (True, 4, 0.1)
+    config = arrived("dpo", "--config=c.yaml", "--data", "c.jsonl", "--learning_rate", "1")
+    assert (config.lr, config.data, config.batch_size) == (1.0, ["c.jsonl"], 8)
+
+
+def test_values_are_taken_as_they_are_written_and_not_as_yaml_types(arrived, own_folder):
+    write(own_folder / "c.yaml", "name: no\nmodel: 007\nruns: 2026-01-01\nreference: '1.0'\ndata: 1e3\n")
+    config = arrived("dpo", "--config", "c.yaml")
+    assert (config.name, config.model, config.runs, config.reference) == ("no", "007", "2026-01-01", "1.0")
+    assert config.data == ["1e3"]
+
+
+def test_null_and_an_empty_file_leave_the_defaults(arrived, own_folder):
+    defaults = arrived("dpo")
+    for text in ("", "# only a comment\n", "---\n", "null", "lr: null\nlr_scheduler: ~\nbatch_size:\ndata: null\n"):
+        write(own_folder / "c.yaml", text)
+        assert dict(vars(arrived("dpo", "--config", "c.yaml")), config=None) == vars(defaults)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(arrived, own_folder):
+    write(own_folder / "c.yaml", b"\xef\xbb\xbflr: 0.5\r\nseed: 3\r\n")
+    config = arrived("sft", "--config", "c.yaml")
+    assert (config.lr, config.seed) == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("beat: 0.1", ["line 1", "unknown key 'beat'", "did you mean beta?"]),
+        ("lr: 1\nqqqqzzzz: 1", ["line 2", "unknown key 'qqqqzzzz'", "--help"]),
+        ("lr: 1\nlearning_rate: 2", ["line 2", "lr is given twice", "learning_rate"]),
+        ("lr: 1\nlr: 2", ["line 2", "lr is given twice"]),
+        ("batch_size: 1\nbatch-size: 2", ["batch-size is given twice"]),
+        ("lr: fast", ["--lr", "fast"]),
+        ("lr: yes", ["--lr"]),
+        ("lr: .nan", ["--lr"]),
+        ("lr: nan", ["--lr", "finite"]),
+        ("batch_size: 0", ["--batch-size"]),
+        ("batch_size: 1.5", ["--batch-size"]),
+        ("dtype: float8", ["--dtype"]),
+        ("json: maybe", ["--json"]),
+        ("lr: [1, 2]", ["lr must be a single value, not a list"]),
+        ("lr: {a: 1}", ["lr must be a single value, not a mapping"]),
+        ("data: [[a]]", ["data must be a value or a list of values"]),
+        ("data: [null]", ["data must be a value or a list of values"]),
+        ("data: {a: 1}", ["data must be a value or a list of values"]),
+        ("config: other.yaml", ["cannot name another"]),
+        ("- lr\n- 1", ["must be a mapping"]),
+        ("just words", ["must be a mapping"]),
+        ("lr: 1\n  b: 2", ["not valid YAML"]),
+        ("lr: 'open", ["not valid YAML"]),
+        ("a: 1\n---\nb: 2", ["not valid YAML"]),
+        ("[" * 800, ["not valid YAML"]),
+        ("lr: \x00", ["not valid YAML"]),
+        ("? [a, b]\n: 1", ["unknown key"]),
+        ("lr: !!python/object/apply:os.system [ls]", ["single value"]),
+        ("<<: {lr: 1}", ["unknown key '<<'"]),
+        (b"lr: \xff", ["cannot be read"]),
+    ],
+)
+def test_a_wrong_file_of_options_says_what_is_wrong(prefcli, own_folder, text, parts):
+    write(own_folder / "c.yaml", text)
+    message = refused(prefcli("dpo", "--config", "c.yaml"), *parts)
+    if "--" not in parts[0]:
+        assert "c.yaml" in message
+
+
+def test_a_file_of_options_that_is_not_there(prefcli, own_folder):
+    refused(prefcli("dpo", "--config", "no.yaml"), "--config no.yaml", "No such file")
+    refused(prefcli("dpo", "--config", own_folder), "directory")
+    refused(prefcli("dpo", "--config", "x" * 5000), "--config")
+    refused(prefcli("dpo", "--config"), "--config")
+    assert prefcli("ls", "--config", "c.yaml").exit_code == 2  # ls has no such option
+
+
+# Completion
+
+
+def completed(prefcli, words):
+    line = " ".join(["prefcli", *words])
+    env = {"_PREFCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    result = prefcli(env=env)
+    assert result.exit_code == 0, result.output
+    return result.stdout.split()
+
+
+def test_commands_options_and_choices_complete(prefcli):
+    assert completed(prefcli, [""]) == list(COMMANDS)
+    assert completed(prefcli, ["d"]) == ["dpo"]
+    assert completed(prefcli, ["s"]) == ["sft", "show"]
+    assert completed(prefcli, ["dpo", "--be"]) == ["--beta"]
+    assert set(completed(prefcli, ["ppo", "--max-"])) == {
+        "--max-steps",
+        "--max-grad-norm",
+        "--max-prompt-length",
+        "--max-new-tokens",
+    }
+    assert completed(prefcli, ["dpo", "--optim", "ad"]) == ["adamw", "adafactor"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_can_be_shown(prefcli, shell):
+    result = prefcli("--show-completion", shell)
+    assert result.exit_code == 0 and "_PREFCLI_COMPLETE" in result.stdout
+
+
+# Streams
+
+
+def test_a_result_goes_to_stdout_and_all_else_to_stderr(prefcli, make_artifact, jsonl):
+    assert (prefcli("ls").stdout, "no artifacts" in prefcli("ls").stderr) == ("", True)
+    make_artifact("sft")
+    listed = prefcli("ls")
+    assert "sft@v1" in listed.stdout and listed.stderr == ""
+    assert json.loads(prefcli("ls", "--json").stdout)[0]["ref"] == "sft@v1"
+    shown = prefcli("show", "sft", "--json")
+    assert json.loads(shown.stdout)["ref"] == "sft@v1" and shown.stderr == ""
+    failed = prefcli("show", "nothing")
+    assert failed.stdout == "" and "error: " in failed.stderr and "\nhint: " in failed.stderr
+
+
+def test_debug_shows_the_traceback_of_an_error_and_keeps_its_exit_code(prefcli):
+    plain, debugged = prefcli("show", "nothing"), prefcli("show", "nothing", "--debug")
+    assert plain.exit_code == debugged.exit_code == 4
+    assert "Traceback" not in plain.stderr and "Traceback" in debugged.stderr
+
+
+def test_a_defect_of_ours_shows_its_traceback_and_where_to_report_it(prefcli, monkeypatch):
+    def broken(config):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("prefcli.cli.ls.run", broken)
+    result = prefcli("ls")
+    assert result.exit_code == 1
+    assert "ZeroDivisionError: a defect" in result.stderr and "report" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "part"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "runs/x"), 7, "runs/x"),
+        (OSError(13, "Permission denied", "runs/x"), 7, "permission"),
+        (RuntimeError("safetensors: No space left on device"), 7, "No space"),
+        (MemoryError(), 5, "--batch-size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), 5, "--grad-accum"),
+    ],
+)
+def test_foreign_exceptions_become_exit_codes(prefcli, monkeypatch, error, code, part):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr("prefcli.cli.ls.run", fail)
+    result = prefcli("ls")
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert part in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_finished_run_is_handed_back_with_one_line_on_stdout(prefcli, monkeypatch, make_artifact, jsonl):
+    """The second call of the same command trains nothing: here training would fail the test."""
+    from prefcli.stages import inputs
+
+    make_artifact("sft")
+    data = jsonl("pairs.jsonl", PAIR)
+    monkeypatch.setattr(inputs, "_key", lambda found: "the key")
+    made = make_artifact("dpo", key="the key")
+    result = prefcli("dpo", "--data", data)
+    assert (result.exit_code, result.stdout) == (0, f"{made.path}\n")
+    assert "dpo@v1" in result.stderr
+    assert prefcli("dpo", "--data", data, "--quiet").stderr == ""
+    told = json.loads(prefcli("dpo", "--data", data, "--json").stdout)
+    assert told["reused"] is True and told["ref"] == "dpo@v1"
+
+
+def test_the_same_command_has_the_same_key_and_a_cause_changes_it(
+    prefcli, make_artifact, jsonl, monkeypatch, own_folder
+):
+    keys = []
+    from prefcli.artifacts.store import Store
+
+    find = Store.find
+    monkeypatch.setattr(Store, "find", lambda self, name, key: keys.append(key) or find(self, name, key))
+    monkeypatch.setattr("prefcli.cli.sft.run_stage", prepare_only)
+    make_artifact("sft")
+    data, other = jsonl("a.jsonl", DEMO), jsonl("b.jsonl", DEMO, DEMO)
+    same = jsonl("c.jsonl", DEMO)
+
+    def key(*args):
+        result = prefcli("sft", "--model", "sft", *args)
+        assert result.exit_code == 0, result.stderr
+        return keys.pop()
+
+    first = key("--data", data)
+    assert key("--data", data) == first
+    assert key("--data", same) == first  # the same bytes by another path
+    assert key("--data", data, "--quiet", "--name", "other", "--json") == first  # circumstances
+    causes = [["--data", other], ["--data", data, "--seed", "1"], ["--data", data, "--lr", "1"],
+              ["--data", data, "--data", same], ["--data", data, "--epochs", "2"]]  # fmt: skip
+    changed = [key(*cause) for cause in causes]
+    make_artifact("sft", files={"model/config.json": "{}", "model/model.safetensors": "others"})
+    changed.append(key("--data", data))  # --model sft is another version now
+    assert len({first, *changed}) == 7
+
+
+def prepare_only(stage, module, config, *, purpose, rates):
+    from prefcli.stages.inputs import prepare
+
+    prepare(stage, config, purpose=purpose, rates=rates)

@@ -37,8 +37,9 @@ def build(name: str, config_class: type, module: str, help_text: str) -> Any:
 
     call.__name__ = name.replace("-", "_")
     call.__doc__ = config_class.__doc__ if not help_text else help_text
-    call.__signature__ = _signature(config_class)  # type: ignore[attr-defined]
-    call.__annotations__ = {p.name: p.annotation for p in _signature(config_class).parameters.values()}
+    signature = _signature(config_class)
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     one = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
     one.command(name, cls=_command_class(config_class), context_settings={"help_option_names": ["-h", "--help"]})(call)
     command = get_command(one)

@@ -7,6 +7,7 @@ the result (where it is written, how it is shown) also carries the marker `INCID
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -50,6 +51,7 @@ ALIASES = {
 PER_PROCESS = frozenset({"per-device-train-batch-size"})
 
 
+@functools.cache
 def typed_options(cls: type) -> dict[str, tuple[Any, Any]]:
     """Field name → (type, its typer.Option or typer.Argument) of a command's dataclass, in order."""
     hints = get_type_hints(cls, include_extras=True)

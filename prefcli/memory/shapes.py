@@ -14,10 +14,20 @@ def _known(
 ) -> Architecture:
     traits = FAMILIES[family]
     return Architecture(
-        name=name, family=family, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads,
-        head_dim=hidden // heads, ffn=ffn, vocab=vocab, tied=tied,
+        name=name,
+        family=family,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=hidden // heads,
+        ffn=ffn,
+        vocab=vocab,
+        tied=tied,
         positions=1024 if traits.learned_positions else 0,
-        qkv_bias=traits.qkv_bias is True, out_bias=traits.out_bias is True, mlp_bias=traits.mlp_bias is True,
+        qkv_bias=traits.qkv_bias is True,
+        out_bias=traits.out_bias is True,
+        mlp_bias=traits.mlp_bias is True,
     )
 
 

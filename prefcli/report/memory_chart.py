@@ -33,14 +33,23 @@ def draw(comparison: Comparison, path: Path) -> None:
     base = comparison.architecture.parameters
     figure.suptitle(
         f"Models in memory for a base of {format_count(base)} parameters: DPO holds {comparison.saving:.0%} less",
-        x=0.085, y=0.96, ha="left", fontsize=14, fontweight="bold", color=INK,
+        x=0.085,
+        y=0.96,
+        ha="left",
+        fontsize=14,
+        fontweight="bold",
+        color=INK,
     )
     figure.legend(
         handles=[
             Patch(facecolor=TRAINED, label="trained: weights, gradients, optimizer states"),
             Patch(facecolor=FROZEN, hatch="//", edgecolor="white", label="frozen: weights only"),
         ],
-        loc="lower left", bbox_to_anchor=(0.077, 0.055), ncols=2, frameon=False, fontsize=10.5,
+        loc="lower left",
+        bbox_to_anchor=(0.077, 0.055),
+        ncols=2,
+        frameon=False,
+        fontsize=10.5,
     )
     figure.text(0.085, 0.03, _footnote(comparison), fontsize=9, color=FAINT)
     figure.savefig(path, dpi=150, facecolor="white")
@@ -51,24 +60,38 @@ def _panel(axes: Axes, name: str, method: Method, gpu: Gpu) -> None:
     base = method.estimate.run.architecture.parameters
     heights = [role.parameters / base for role in roles.values()]
     bars = axes.bar(
-        range(len(roles)), heights, width=0.74,
+        range(len(roles)),
+        heights,
+        width=0.74,
         color=[TRAINED if role.trained else FROZEN for role in roles.values()],
-        edgecolor="white", linewidth=0, hatch=["" if role.trained else "//" for role in roles.values()],
+        edgecolor="white",
+        linewidth=0,
+        hatch=["" if role.trained else "//" for role in roles.values()],
     )
     for bar, role, height in zip(bars, roles.values(), heights):
         middle = bar.get_x() + bar.get_width() / 2
         axes.text(middle, height + 0.02, f"{height:.2g}×", ha="center", va="bottom", fontsize=12, color=INK)
         axes.text(
-            middle, height / 2, f"{format_count(role.parameters)}\n{format_bytes(role.bytes)}",
-            ha="center", va="center", fontsize=12, linespacing=1.5, color="white" if role.trained else INK,
+            middle,
+            height / 2,
+            f"{format_count(role.parameters)}\n{format_bytes(role.bytes)}",
+            ha="center",
+            va="center",
+            fontsize=12,
+            linespacing=1.5,
+            color="white" if role.trained else INK,
             bbox={"facecolor": TRAINED if role.trained else FROZEN, "edgecolor": "none", "pad": 5},
         )
     axes.set_title(f"{name}: {method.models} models", loc="left", fontsize=13, fontweight="bold", color=INK, pad=40)
     axes.text(
-        0, 1.035,
+        0,
+        1.035,
         f"{format_count(method.parameters)} parameters' worth\n"
         f"{format_bytes(method.estimate.bytes)}, {method.gpus:,} × {gpu.name}",
-        transform=axes.transAxes, fontsize=11.5, linespacing=1.35, color=INK,
+        transform=axes.transAxes,
+        fontsize=11.5,
+        linespacing=1.35,
+        color=INK,
     )
     axes.set_xticks(range(len(roles)), list(roles), fontsize=11.5, color=INK)
     axes.set_xlim(-0.5, len(roles) - 0.5)

@@ -102,18 +102,19 @@ class PPO:
     def _collect(self, prompts: list[Prompt], progress: Callable[[int], None] | None) -> Rollout:
         config = self.config
         try:
-            return collect(
-                self.roles,
-                prompts,
-                config,
-                tokenizer=self.tokenizer,
-                eos_ids=self.eos_ids,
-                pad_id=self.pad_id,
-                generator=self.generator,
-                micro_size=_ceil(len(prompts), config.minibatches * config.grad_accum),
-                device=self.accelerator.device,
-                progress=progress,
-            )
+            with self.accelerator.autocast():  # as the update computes, or the first ratio would not be 1
+                return collect(
+                    self.roles,
+                    prompts,
+                    config,
+                    tokenizer=self.tokenizer,
+                    eos_ids=self.eos_ids,
+                    pad_id=self.pad_id,
+                    generator=self.generator,
+                    micro_size=_ceil(len(prompts), config.minibatches * config.grad_accum),
+                    device=self.accelerator.device,
+                    progress=progress,
+                )
         except RuntimeError as error:
             if "probability tensor" not in str(error):  # what torch.multinomial says of NaN logits
                 raise

@@ -30,7 +30,7 @@ def open_policy(session: Session) -> Opened:
     tokenizer = load_tokenizer(inputs.model, session.reporter)
     model = load_policy(
         inputs.model,
-        dtype=session.dtype,
+        dtype=session.trained_dtype,
         device=session.device,
         trainable=config.lora_rank > 0,
         tokenizer_size=len(tokenizer),

@@ -166,7 +166,7 @@ def _value(run: Session, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, str]:
     model = load_scorer(
         reference,
         tokenizer,
-        dtype=torch.float32,
+        dtype=run.trained_dtype,
         device=run.device,
         new_head=not is_scorer(reference),
         trainable=run.inputs.config.lora_rank > 0,

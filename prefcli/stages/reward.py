@@ -34,7 +34,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
         model = load_scorer(
             inputs.model,
             tokenizer,
-            dtype=run.dtype,
+            dtype=run.trained_dtype,
             device=run.device,
             new_head=not refined,
             trainable=config.lora_rank > 0,

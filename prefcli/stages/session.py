@@ -65,6 +65,12 @@ class Session:
     started: float = field(default_factory=time.monotonic)
     train_seconds: float = 0.0
 
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """Weights that an optimizer moves are float32, computed with in `dtype`: steps of 1e-6 vanish in bfloat16.
+        Below an adapter the base is frozen, and in `dtype` like all frozen models."""
+        return torch.float32 if self.inputs.config.lora_rank == 0 else self.dtype
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Times what is inside, and only that."""

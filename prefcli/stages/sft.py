@@ -37,7 +37,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
         )
         steps, tokens = trl_trainer.run(run, trainer, "sft")
         last = run.log.last
-        metrics: dict[str, float] = {name: last[name] for name in ("loss", "mean_token_accuracy", "eval_loss") if name in last}
+        metrics: dict[str, float] = {
+            name: last[name] for name in ("loss", "mean_token_accuracy", "eval_loss") if name in last
+        }
         if "eval_loss" in metrics:
             metrics["eval_perplexity"] = math.exp(min(metrics["eval_loss"], 50))
         return run.finish(
