@@ -1,0 +1,1 @@
+"""Measurements that need more time or data than a test."""

@@ -1,0 +1,90 @@
+"""The architecture, held: imports go downward, late imports stand in cli/ alone, the README's tree is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "prefcli"
+# Top to bottom (DESIGN): a file imports from its own folder and from those below it. `progress` and `errors` are files.
+LAYERS = ["cli", "report", "stages", "evaluation", "rl", "rewards", "models", "data", "memory", "artifacts", "config",
+          "progress", "errors"]  # fmt: skip
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if len(path.relative_to(PACKAGE).parts) > 1]
+
+
+def layer_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "prefcli" and len(parts) > 1 else None
+
+
+def imports(path: Path):
+    """(node, module, whether inside a function) of every import of a file; type-checking imports count too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(inner)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for inner in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in inside
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in inside
+
+
+def test_imports_go_downward_only():
+    assert len(FILES) > 40
+    seen = set()
+    for path in FILES:
+        own = path.relative_to(PACKAGE).parts[0]
+        for module, _ in imports(path):
+            other = layer_of(module)
+            if other in LAYERS:
+                assert LAYERS.index(other) >= LAYERS.index(own), f"{path.relative_to(ROOT)} imports {module}"
+                seen.add((own, other))
+    assert ("cli", "stages") in seen and ("stages", "rl") in seen  # the fence looked at something
+
+
+def test_every_folder_has_its_place_in_the_layers():
+    folders = {path.relative_to(PACKAGE).parts[0] for path in FILES}
+    assert folders <= set(LAYERS)
+
+
+def test_imports_inside_functions_stand_in_cli_alone():
+    late = {path.relative_to(PACKAGE).parts[0] for path in FILES for _, inside in imports(path) if inside}
+    assert late <= {"cli"}, late
+
+
+def test_light_layers_do_not_import_torch():
+    """In a fresh process: what runs before a stage (references, data, plan, memory) must not cost seconds."""
+    light = "prefcli.stages.inputs, prefcli.stages.plan, prefcli.memory.estimate, prefcli.artifacts.lineage"
+    code = f"import {light}, sys; print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_readme_tree_is_the_tree():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split("## The tree", 1)[1]
+    inner = re.findall(r"^      (\w+)/ ", block, re.MULTILINE)
+    outer = re.findall(r"^    (\w+)/", block, re.MULTILINE)
+    folders = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert sorted(inner) == sorted(folders)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in tracked.splitlines() if "/" in line and not line.startswith(".")}
+    assert sorted(outer) == sorted(top)
+
+
+def test_the_options_page_is_fresh():
+    subprocess.run([sys.executable, str(ROOT / "scripts" / "options_reference.py"), "--check"], check=True)
+
+
+def test_every_module_says_what_it_is_about():
+    for path in PACKAGE.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
