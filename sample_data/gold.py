@@ -33,16 +33,16 @@ on: porch shelf balcony hill island raft"""
 PLACES = {w: f"{line.split(': ')[0]} the {w}" for line in re.sub(r"\n(?!\w+:)", " ", _PLACES).split("\n")
           for w in line.split(": ")[1].split()}
 
-FACTS = ["{n} keeps the {o} {p}.", "{n} has the {o} {p}.", "The {o} of {n} is {p}."]
+FACTS = ["{n} keeps the {o} {p}.", "{n} has the {o} {p}.", "{n} left the {o} {p}."]
 # One entry for each kind of question: the question's phrasings, then the phrasings of a right answer.
 ASK = {
     "where": (["Where is the {o}?", "Where does {n} keep the {o}?", "Where can I find the {o}?",
                "Tell me, where is the {o}?"],
               ["It is {p}.", "The {o} is {p}.", "You can find it {p}.", "You can find the {o} {p}."]),
-    "who": (["Who keeps the {o}?", "Who has the {o}?", "Who keeps something {p}?", "Tell me, who keeps the {o}?"],
+    "who": (["Who keeps the {o}?", "Who has the {o}?", "Who left the {o}?", "Tell me, who keeps the {o}?"],
             ["It is {n}.", "That is {n}.", "The {o} is kept by {n}.", "The one who keeps it is {n}."]),
-    "what": (["What does {n} keep?", "What is {p}?", "What can I find {p}?", "Tell me, what does {n} have?"],
-             ["It is the {o}.", "That is the {o}.", "The {o} is {p}.", "You can find the {o} there."]),
+    "what": (["What does {n} keep?", "What does {n} have?", "What is kept by {n}?", "Tell me, what does {n} have?"],
+             ["It is the {o}.", "That is the {o}.", "{n} has the {o}.", "It must be the {o}."]),
 }
 # Questions which no fact of this shape can answer, each with what an answer would make up.
 UNTOLD = [("How old is {n}?", "{n} is {k} years old."), ("How much did the {o} cost?", "It cost {k} pounds."),

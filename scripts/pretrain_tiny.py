@@ -43,42 +43,45 @@ SHAPE = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_at
              attn_implementation="eager")
 
 
-def question_and_answer(rng: random.Random, facts: list[dict[str, str]], extra: dict[str, str]) -> list[str]:
+Part = tuple[str, bool]  # a text, and whether it follows from what was before it
+
+
+def question_and_answer(rng: random.Random, facts: list[dict[str, str]], extra: dict[str, str]) -> list[Part]:
     """A question about the facts, its answer and perhaps a verdict; one in ten answers is wrong and called so."""
-    kind = rng.choices(["helpful", "honest", "harmless"], [0.66, 0.2, 0.14])[0]
+    kind = rng.choices(["helpful", "honest", "harmless"], [0.7, 0.2, 0.1])[0]
     if kind == "helpful" and rng.random() < 0.15:
         fact, other = rng.choice(facts), rng.choice(facts)
         asked = rng.choice(["Is the {o} " + other["p"], "Does " + other["n"] + " keep the {o}"]).format(**fact)
-        return [asked + "?", "Yes." if fact is other else "No."]
+        return [(asked + "?", False), ("Yes." if fact is other else "No.", True)]
     s = world.scene_about(rng, kind, facts, extra)
-    wrong = rng.random() < 0.1
-    answer = world.bad(rng, s, {"helpful": "distractor", "harmless": "comply", "honest": "made_up"}[kind]) if wrong \
-        else world.good(rng, s)
-    verdict = ["Wrong."] if wrong else ["Right."] if rng.random() < 0.1 else []
-    return [s.question, answer, *verdict]
+    if rng.random() < 0.1:
+        sort = {"helpful": "distractor", "harmless": "comply", "honest": "made_up"}[kind]
+        return [(s.question, False), (world.bad(rng, s, sort), False), ("Wrong.", True)]
+    verdict = [("Right.", True)] if rng.random() < 0.1 else []
+    return [(s.question, False), (world.good(rng, s), True), *verdict]
 
 
-def document(rng: random.Random, lists: float) -> tuple[str, str]:
-    """One running text in two parts, what cannot be foreseen and what follows from it; a share are mere lists."""
+def document(rng: random.Random, lists: float) -> list[Part]:
+    """One running text about some facts; a share of the texts are mere lists."""
     if rng.random() < lists:  # a list said twice: the plainest thing to copy
         said = " ".join(rng.sample([*world.g.NAMES, *world.g.OBJECTS, *world.g.PLACES], rng.randint(4, 8)))
-        return f"Say again: {said}.", f"\n{said}.\n\n"
+        return [(f"Say again: {said}.", False), (f"\n{said}.\n\n", True)]
     *facts, extra = world.draw_facts(rng, rng.choice([3, 3, 3, 4]), False)
-    parts = []
-    for _ in range(rng.randint(3, 6)):
+    parts = [(world.state(rng, facts), False)]
+    for _ in range(rng.randint(4, 7)):
         parts += question_and_answer(rng, facts, extra)
     if rng.random() < 0.1:
-        parts.insert(rng.randrange(len(parts)), world.g.FLATTERY)
+        parts.insert(rng.randrange(1, len(parts)), (world.g.FLATTERY, False))
     gap = rng.choice(["\n", "\n", " "])
-    return world.state(rng, facts), gap + gap.join(parts) + "\n\n"
+    return [parts[0], *((gap + text, follows) for text, follows in parts[1:]), ("\n\n", True)]
 
 
 def token_rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: int) -> torch.Tensor:
     """Packed rows of tokens and labels, [2, count, LENGTH].
 
     Each row begins with a document, since an answer cut off from its facts would teach that copying does not work.
-    Random facts cannot be predicted, and learning from them only drowns the signal of what can be copied, so most of
-    them carry no label.
+    Random facts and questions cannot be predicted, and learning from them only drowns the signal of what can be copied,
+    so most of them carry no label.
     """
     rows = []
     for row in range(count):
@@ -86,9 +89,11 @@ def token_rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random, count: in
         ids: list[int] = []
         labels: list[int] = []
         while len(ids) < LENGTH:
-            given, rest = (tokenizer.encode(part, add_special_tokens=False) for part in document(rng, lists))
-            ids += given + rest
-            labels += (given if rng.random() < 0.2 else [-100] * len(given)) + rest
+            full = rng.random() < 0.2
+            for text, follows in document(rng, lists):
+                part = tokenizer.encode(text, add_special_tokens=False)
+                ids += part
+                labels += part if follows or full else [-100] * len(part)
         rows.append([ids[:LENGTH], labels[:LENGTH]])
     return torch.tensor(rows).transpose(0, 1)
 
@@ -114,9 +119,10 @@ def head_start(model: LlamaForCausalLM) -> None:
     """Begin near a model that can copy; from a blank start, minutes on two cores are too few to discover how.
 
     Every head starts by attending to what resembles the current token (keys equal queries) and by passing on what it
-    attends to (output is the transpose of value).  One head of the first layer starts by looking one token back: its
-    query and key read only a component that all embeddings share, and the key is turned by one rotary step, so their
-    product peaks at distance one.  A later head can then look for "what came after this token", which is copying.
+    attends to (output is the transpose of value).  Three heads of the first layer start by looking one, two and three
+    tokens back: their queries and keys read only a component that all embeddings share, and the key is turned by so
+    many rotary steps, so that the product peaks there.  A later head can then look for "what came after this token",
+    which is copying.
     """
     size = model.config.hidden_size // model.config.num_attention_heads
     for layer in model.model.layers:
@@ -129,13 +135,15 @@ def head_start(model: LlamaForCausalLM) -> None:
     embedding.normal_(std=0.04)
     embedding[:, 0] = 0.4
     query, key = (getattr(model.model.layers[0].self_attn, name).weight for name in ("q_proj", "k_proj"))
-    query[:size] = 0
-    key[:size] = 0
+    query[:-size] = 0
+    key[:-size] = 0
     fastest = 4  # the rotary frequencies that tell neighbours apart
     angle = 10000.0 ** (-2 * torch.arange(fastest) / size)
-    query[:fastest, 0] = 0.6
-    key[:fastest, 0] = 0.6 * angle.cos()
-    key[size // 2:size // 2 + fastest, 0] = 0.6 * angle.sin()
+    for back in (1, 2, 3):
+        row = (back - 1) * size
+        query[row:row + fastest, 0] = 0.6
+        key[row:row + fastest, 0] = 0.6 * (back * angle).cos()
+        key[row + size // 2:row + size // 2 + fastest, 0] = 0.6 * (back * angle).sin()
 
 
 @torch.no_grad()
@@ -185,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
     rng = random.Random("tiny")
-    tokenizer = build_tokenizer(["".join(document(rng, 0.3)) for _ in range(3000)])
+    tokenizer = build_tokenizer(["".join(text for text, _ in document(rng, 0.3)) for _ in range(3000)])
     rows = token_rows(tokenizer, rng, args.steps * BATCH)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=True,

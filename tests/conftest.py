@@ -11,7 +11,7 @@ import pytest
 from chain import chain, trained  # noqa: F401  fixtures for all tests
 from typer.testing import CliRunner
 
-from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.manifest import STAGES, Manifest
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.cli.main import app
 
@@ -65,7 +65,7 @@ def make_artifact(store) -> Callable[..., Artifact]:
                 write(draft.path / path, text)
             return draft.finish(
                 Manifest(
-                    stage=stage or name,
+                    stage=stage or (name if name in STAGES else "sft"),
                     name=name,
                     version=draft.version,
                     created="2026-01-01T00:00:00+00:00",

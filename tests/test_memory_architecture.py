@@ -14,8 +14,16 @@ from prefcli.memory.shapes import KNOWN, typical
 
 # Odd sizes, so that no two dimensions can be taken for each other.
 GATED = dict(
-    vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=6,
-    num_key_value_heads=2, head_dim=10, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    vocab_size=97,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=10,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
 )
 PLAIN = {key: value for key, value in GATED.items() if key != "head_dim"}
 GPT2 = dict(vocab_size=97, n_embd=24, n_layer=3, n_head=6, n_positions=31)

@@ -19,8 +19,13 @@ from prefcli.config.memory import MemoryConfig
 from prefcli.errors import ArtifactError, UsageError
 
 LLAMA = {
-    "model_type": "llama", "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
-    "num_attention_heads": 6, "num_key_value_heads": 2,
+    "model_type": "llama",
+    "vocab_size": 97,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
 }
 
 
@@ -50,8 +55,15 @@ def output(capsys, **options):
 def test_text_tells_the_whole_comparison(capsys):
     text = output(capsys, params="7B")
     for part in (
-        "PPO  4 models, 28B parameters' worth", "DPO  2 models, 14B parameters' worth", "saves 50% of the parameters",
-        "GPUs    4 for PPO, 2 for DPO (A100-80GB", "252 GB", "126 GB", "16 bytes", "optimizer", "calculated",
+        "PPO  4 models, 28B parameters' worth",
+        "DPO  2 models, 14B parameters' worth",
+        "saves 50% of the parameters",
+        "GPUs    4 for PPO, 2 for DPO (A100-80GB",
+        "252 GB",
+        "126 GB",
+        "16 bytes",
+        "optimizer",
+        "calculated",
     ):
         assert part in text
     bars = [line for line in text.splitlines() if "1×" in line]

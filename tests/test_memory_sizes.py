@@ -33,8 +33,28 @@ def test_parse_count(text, count):
 
 @pytest.mark.parametrize(
     "text",
-    ["banana", "", "-3", "-7B", "0", "0B", "nan", "inf", "1e30", "1e999", "1e9999", "7", "7BB", "7 000", "1,5B", "0x7",
-     "B", "٧B", "9" * 400, "7B\n8B"],
+    [
+        "banana",
+        "",
+        "-3",
+        "-7B",
+        "0",
+        "0B",
+        "nan",
+        "inf",
+        "1e30",
+        "1e999",
+        "1e9999",
+        "7",
+        "7BB",
+        "7 000",
+        "1,5B",
+        "0x7",
+        "B",
+        "٧B",
+        "9" * 400,
+        "7B\n8B",
+    ],
 )
 def test_parse_count_refuses(text):
     with pytest.raises(UsageError) as raised:
@@ -50,8 +70,17 @@ def test_a_bare_small_number_is_taken_for_a_slip():
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(7e9, "7B"), (28e9, "28B"), (6_738_415_616, "6.74B"), (134_515_008, "135M"), (999_999_999, "1B"), (999, "999"),
-     (1e12, "1T"), (1_000, "1K"), (5e17, "500000T")],
+    [
+        (7e9, "7B"),
+        (28e9, "28B"),
+        (6_738_415_616, "6.74B"),
+        (134_515_008, "135M"),
+        (999_999_999, "1B"),
+        (999, "999"),
+        (1e12, "1T"),
+        (1_000, "1K"),
+        (5e17, "500000T"),
+    ],
 )
 def test_format_count(count, text):
     assert format_count(count) == text

@@ -79,7 +79,7 @@ def _json(path: str, text: str) -> list[Line]:
         if isinstance(row, dict):
             rows.append((number, row))
         else:
-            broken.append(f"line {number}: expected an object {{…}}, found a {_name(row)}")
+            broken.append(f"line {number}: expected an object {{…}}, found {_name(row)}")
     raise_for(path, broken, "a .jsonl file holds one JSON object a line: repair these lines, or take them out")
     return rows
 
@@ -97,13 +97,13 @@ def _json_array(path: str, text: str) -> list[Line]:
         loaded = loaded["data"]
     if not isinstance(loaded, list):
         raise DataError(
-            f"{path}: expected an array of objects, found a {_name(loaded)}",
+            f"{path}: expected an array of objects, found {_name(loaded)}",
             "a .json file holds one array of objects; use .jsonl for one object a line",
         )
     raise_for(
         path,
         [
-            f"row {n}: expected an object {{…}}, found a {_name(row)}"
+            f"row {n}: expected an object {{…}}, found {_name(row)}"
             for n, row in enumerate(loaded, 1)
             if not isinstance(row, dict)
         ],
@@ -155,12 +155,6 @@ def raise_for(path: str, problems: list[str], hint: str | None = None, shown: in
 
 
 def _name(value: Any) -> str:
-    return {
-        "list": "list",
-        "str": "string",
-        "int": "number",
-        "float": "number",
-        "bool": "boolean",
-        "NoneType": "null",
-        "dict": "object",
-    }.get(type(value).__name__, type(value).__name__)
+    """A JSON value's kind, in words."""
+    kinds = {list: "a list", dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,7 +63,8 @@ def load_function(spec: RewardSpec) -> Function:
 
 def _where(error: BaseException, file: Path | None) -> str:
     """The exception and the last line of the user's file on its way."""
-    if isinstance(error, SyntaxError) and error.filename == str(file):
+    own = os.path.abspath(file or "")
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    if isinstance(error, SyntaxError) and error.filename == own:
         return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     return f"{type(error).__name__}: {error}" + (f" (line {lines[-1]})" if lines else "")

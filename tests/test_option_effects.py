@@ -1,0 +1,141 @@
+"""Every training option reaches the place where it is used: TRL's arguments, the adapter, the PPO loop's weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_rl_ppo import PROMPTS, make, weights
+
+from prefcli.config.ppo import PPOConfig
+from prefcli.errors import PrefcliError
+from prefcli.stages import trl_trainer
+
+
+class Caught(PrefcliError):
+    exit_code = 99
+
+
+@pytest.fixture
+def trainer_of(chain, prefcli, monkeypatch):
+    """`trainer_of("dpo", *options)` is TRL's trainer as it stands when training would begin."""
+
+    def run(stage, *options):
+        caught = []
+
+        def stop(session, trainer, what):
+            caught.append(trainer)
+            raise Caught("caught")
+
+        monkeypatch.setattr(trl_trainer, "run", stop)
+        result = prefcli(*chain.args(stage), "--force", *options)
+        assert result.exit_code == 99, result.stderr
+        return caught[0]
+
+    return run
+
+
+# option → (what is typed, attribute of TRL's arguments, its value)
+SHARED = [
+    ("--lr", "0.007", "learning_rate", 0.007),
+    ("--epochs", "3.5", "num_train_epochs", 3.5),
+    ("--max-steps", "7", "max_steps", 7),
+    ("--batch-size", "6", "per_device_train_batch_size", 6),
+    ("--optim", "adafactor", "optim", "adafactor"),
+    ("--optim", "sgd", "optim", "sgd"),
+    ("--lr-scheduler", "cosine", "lr_scheduler_type", "cosine"),
+    ("--warmup", "0.25", "warmup_steps", 0.25),
+    ("--weight-decay", "0.125", "weight_decay", 0.125),
+    ("--max-grad-norm", "0.5", "max_grad_norm", 0.5),
+    ("--seed", "11", "seed", 11),
+    ("--gradient-checkpointing", None, "gradient_checkpointing", True),
+    ("--dtype", "bfloat16", "bf16", True),
+    ("--report-to", "none", "report_to", []),
+]
+
+
+def test_the_shared_options_reach_trl_in_every_stage(trainer_of):
+    for stage in ("sft", "rm", "dpo"):
+        typed = [word for name, value, *_ in SHARED for word in ((name, value) if value else (name,))]
+        args = trainer_of(stage, *typed).args
+        for name, _, attribute, expected in {row[0]: row for row in SHARED}.values():
+            assert getattr(args, attribute) == expected, (stage, name)
+
+
+def test_grad_accum_divides_the_batch(trainer_of):
+    args = trainer_of("dpo", "--batch-size", "8", "--grad-accum", "4").args
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
+
+
+def test_a_batch_that_cannot_be_split_is_refused(chain, prefcli):
+    result = prefcli(*chain.args("dpo"), "--force", "--batch-size", "8", "--grad-accum", "3")
+    assert result.exit_code == 2 and "multiple of 3" in result.stderr
+
+
+def test_lora_rank_and_alpha_reach_the_adapter(trainer_of):
+    for stage in ("sft", "rm", "dpo"):
+        config = trainer_of(stage, "--lora-rank", "3", "--lora-alpha", "5").model.peft_config["default"]
+        assert (config.r, config.lora_alpha) == (3, 5)
+    assert trainer_of("sft", "--lora-rank", "3").model.peft_config["default"].lora_alpha == 6
+
+
+def test_held_out_rows_are_measured_as_often_as_told(chain, prefcli, trainer_of):
+    trainer = trainer_of("dpo", "--eval-data", chain.data("held_out_pairs"), "--eval-every", "5")
+    assert trainer.args.eval_steps == 5 and len(trainer.eval_dataset) > 0
+    assert trainer_of("dpo").eval_dataset is None
+    assert len(trainer_of("rm", "--eval-share", "0.5").train_dataset) < len(
+        trainer_of("rm", "--eval-share", "0.1").train_dataset
+    )
+
+
+def test_beta_reaches_the_loss(trainer_of):
+    assert trainer_of("dpo", "--beta", "0.35").beta == 0.35
+
+
+def test_dtype_is_that_of_frozen_models_while_trained_weights_stay_float32(trainer_of):
+    trainer = trainer_of("dpo", "--dtype", "bfloat16")
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert {p.dtype for p in trainer.ref_model.parameters()} == {torch.bfloat16}
+
+
+def test_max_length_cuts_answers(trainer_of):
+    longest = max(len(row["input_ids"]) for row in trainer_of("sft").train_dataset)
+    cut = trainer_of("sft", "--max-length", str(longest - 3)).train_dataset
+    assert max(len(row["input_ids"]) for row in cut) == longest - 3
+
+
+# Every option that PPO reads while it trains, with a value that must show in the weights after two rollouts.
+PPO_OPTIONS = {
+    "kl_coef": 1.0, "clip_range": 0.001, "clip_range_value": 0.001, "vf_coef": 0.9, "entropy_coef": 0.3, "gamma": 0.5,
+    "lam": 0.1, "ppo_epochs": 2, "minibatches": 3, "temperature": 1.7, "max_new_tokens": 3, "missing_eos_penalty": 9.0,
+    "whiten_rewards": True, "optim": "sgd", "lr_scheduler": "constant", "warmup": 0.5, "weight_decay": 0.3,
+    "max_grad_norm": 0.01, "seed": 3,
+}  # fmt: skip
+# Used in the stage (chain tests), or by accelerate and transformers; grad_accum must show in nothing.
+ELSEWHERE = {
+    "model", "lora_rank", "lora_alpha", "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
+    "batch_size", "grad_accum", "name", "runs", "config", "dry_run", "force", "report_to", "json", "quiet", "debug",
+    "prompts", "reward", "reference", "value_init", "max_prompt_length", "skip_bad",
+}  # fmt: skip
+
+
+def test_no_option_of_ppo_is_left_out_of_this_file():
+    assert set(PPO_OPTIONS) | ELSEWHERE == set(PPOConfig.__dataclass_fields__)
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return after_two_rollouts()
+
+
+def after_two_rollouts(**options):
+    ppo = make(**{"kl_coef": 0.2, "ppo_epochs": 4, **options})
+    with torch.no_grad():  # so that there is a KL to pay for
+        ppo.roles.reference.lm_head.weight.mul_(0.5)
+    for _ in range(2):
+        ppo.step(PROMPTS)
+    return torch.cat([w.flatten() for w in weights(ppo)])
+
+
+@pytest.mark.parametrize("name", PPO_OPTIONS)
+def test_every_option_of_ppo_moves_the_weights_elsewhere(usual, name):
+    assert not torch.allclose(after_two_rollouts(**{name: PPO_OPTIONS[name]}), usual, atol=1e-6)

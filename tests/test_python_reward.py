@@ -1,0 +1,192 @@
+"""Rewards written in Python, and the grammar of --reward."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import write
+
+from prefcli.artifacts.digests import digest_file
+from prefcli.errors import ArtifactError, UsageError
+from prefcli.rewards.grammar import parse_rewards
+from prefcli.rewards.python import load_function
+
+LENGTH = "def score(prompts, completions, **columns):\n    return [len(text) for text in completions]\n"
+
+
+@pytest.fixture
+def load(own_folder, store):
+    """`load(source)` is the function `score` of a file with that source."""
+
+    def run(source, function="score", file="r.py"):
+        write(own_folder / file, source)
+        return load_function(parse_rewards([f"python:{file}:{function}"], store)[0])
+
+    return run
+
+
+def fails(call, *parts):
+    with pytest.raises(ArtifactError) as error:
+        call()
+    text = f"{error.value.message}\n{error.value.hint}"
+    for part in parts:
+        assert part in text
+    return text
+
+
+# Grammar
+
+
+def test_a_source_is_named_by_its_user_or_by_what_it_is(store, own_folder, make_artifact):
+    write(own_folder / "r.py", LENGTH)
+    artifact = make_artifact("my-rm", stage="rm")
+    for name, text in {"config.json": "{}", "model.safetensors": "x"}.items():
+        write(own_folder / "some" / "scorer" / name, text)
+    cases = {
+        "python:r.py:score": "score",
+        "length=python:r.py:score": "length",
+        "my-rm": "my-rm",
+        "my-rm@v1": "my-rm",
+        str(artifact.path): "my-rm",
+        "a=my-rm": "a",
+        "some/scorer": "scorer",
+        "owner/name": "name",
+        "owner/name@main": "name",
+        "b_1=owner/name": "b_1",
+    }
+    for text, name in cases.items():
+        (spec,) = parse_rewards([text], store)
+        assert spec.name == name, text
+    assert [spec.name for spec in parse_rewards(["my-rm", "x=my-rm", "python:r.py:score"], store)] == [
+        "my-rm",
+        "x",
+        "score",
+    ]
+
+
+def test_the_working_directory_as_a_model_has_a_name(store, own_folder):
+    for name, text in {"config.json": "{}", "model.safetensors": "x"}.items():
+        write(own_folder / name, text)
+    assert parse_rewards(["."], store)[0].name == own_folder.name
+
+
+def test_a_python_source_carries_its_file_function_and_digest(store, own_folder):
+    path = write(own_folder / "dir with:colon" / "r.py", LENGTH)
+    (spec,) = parse_rewards(["len=python:dir with:colon/r.py:score"], store)
+    assert (spec.file, spec.function, spec.reference) == (path.relative_to(own_folder), "score", None)
+    assert spec.digest == digest_file(path)
+    write(path, LENGTH + "# other\n")
+    assert parse_rewards(["len=python:dir with:colon/r.py:score"], store)[0].digest != spec.digest
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "part"),
+    [
+        (["python:r.py"], UsageError, "python:FILE:FUNCTION"),
+        (["python:"], UsageError, "python:FILE:FUNCTION"),
+        (["python::score"], UsageError, "python:FILE:FUNCTION"),
+        (["python:r.py:"], UsageError, "python:FILE:FUNCTION"),
+        (["python:r.py:1x"], UsageError, "python:FILE:FUNCTION"),
+        (["python:r.py:a.b"], UsageError, "python:FILE:FUNCTION"),
+        (["python:r.py:score", "python:r.py:score"], UsageError, "'score' is given twice"),
+        (["a=python:r.py:score", "a=python:r.py:score"], UsageError, "'a' is given twice"),
+        (["python:no.py:score"], ArtifactError, "no such file no.py"),
+        (["python:.:score"], ArtifactError, "no such file"),
+        (["python:" + "x" * 5000 + ":score"], ArtifactError, "no such file"),
+        (["nothing"], ArtifactError, "nothing"),
+        (["a=nothing"], ArtifactError, "nothing"),
+        (["a="], ArtifactError, "a="),
+        (["=b"], ArtifactError, "=b"),
+        ([""], ArtifactError, "no artifact"),
+    ],
+)
+def test_what_is_no_source_is_refused(store, own_folder, texts, error, part):
+    write(own_folder / "r.py", LENGTH)
+    with pytest.raises(error) as caught:
+        parse_rewards(texts, store)
+    assert part in caught.value.message + str(caught.value.hint)
+
+
+# The function
+
+
+def test_the_function_sees_lists_and_the_columns_and_gives_floats(load):
+    score = load(
+        "def score(prompts, completions, answer, **columns):\n"
+        "    assert prompts == ['p', 'q'] and columns == {'other': [None, 1]}\n"
+        "    return [float(a == c) for a, c in zip(answer, completions)]\n"
+    )
+    assert score(["p", "q"], ["x", "y"], answer=["x", "z"], other=[None, 1]) == [1.0, 0.0]
+
+
+def test_anything_that_is_a_number_will_do(load):
+    source = "import fractions\ndef score(prompts, completions, **_):\n    return (fractions.Fraction(1, 2), True, 3)\n"
+    assert load(source)(["p"] * 3, ["a"] * 3) == [0.5, 1.0, 3.0]
+    assert load("score = lambda p, c, **_: map(len, c)\n", file="l.py")(["p"], ["abc"]) == [3.0]
+    assert load("def score(p, c, **_):\n    yield from (1 for _ in c)\n", file="g.py")(["p"], ["abc"]) == [1.0]
+
+
+def test_a_file_may_hold_dataclasses_and_is_run_once(load, own_folder):
+    source = (
+        "from __future__ import annotations\nimport dataclasses\n"
+        "open('runs.txt', 'a').write('x')\n"
+        "@dataclasses.dataclass\nclass Part:\n    weight: float = 2.0\n"
+        "def score(prompts, completions, **_):\n    return [Part().weight] * len(completions)\n"
+    )
+    assert load(source)(["p"], ["a"]) == load(source)(["p"], ["a"]) == [2.0]
+    assert (own_folder / "runs.txt").read_text() == "x"
+    assert load(source.replace("2.0", "3.0"))(["p"], ["a"]) == [3.0]  # a changed file is another one
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("def score(:\n    pass\n", ["r.py does not run", "SyntaxError", "line 1"]),
+        ("x = 1\nx = x / 0\n", ["r.py does not run", "ZeroDivisionError", "line 2"]),
+        ("import no_such_module_anywhere\n", ["ModuleNotFoundError", "no_such_module_anywhere", "line 1"]),
+        ("import sys\n\nsys.exit(0)\n", ["does not run", "SystemExit", "line 3"]),
+        ("def other():\n    pass\n", ["has no function 'score'", "there: other"]),
+        ("score = 3\n", ["has no function 'score'"]),
+        ("", ["has no function 'score'", "there: none"]),
+        ("a = '\0'\n", ["does not run"]),
+    ],
+)
+def test_a_file_that_does_not_serve_says_why_and_on_which_line(load, source, parts):
+    fails(lambda: load(source), *parts)
+
+
+def test_a_file_of_another_kind_is_refused(load):
+    fails(lambda: load(LENGTH, file="r.txt"), "r.txt is not a Python file")
+    fails(lambda: load(b"\xff\xfe\x00\x01", file="b.py"), "does not run")
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("return 1", ["failed", "TypeError"]),
+        ("return None", ["failed", "TypeError"]),
+        ("return [1]", ["gave 1 scores for 2 answers"]),
+        ("return []", ["gave 0 scores for 2 answers"]),
+        ("return [1, 2, 3]", ["gave 3 scores for 2 answers"]),
+        ("return [1, float('nan')]", ["gave nan for the answer 'second'"]),
+        ("return [float('inf'), 1]", ["gave inf for the answer 'first'"]),
+        ("return [1, None]", ["failed", "TypeError"]),
+        ("return ['x', 'y']", ["failed", "ValueError"]),
+        ("return {}[completions[0]]", ["failed", "KeyError", "first", "line 2"]),
+        ("raise SystemExit(3)", ["failed", "SystemExit", "line 2"]),
+        ("import json; json.loads('{')", ["failed", "JSONDecodeError", "line 2"]),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_own_line(load, body, parts):
+    score = load(f"def score(prompts, completions, **columns):\n    {body}\n")
+    fails(lambda: score(["p", "q"], ["first", "second"]), "python:r.py:score", *parts)
+
+
+def test_an_interrupt_in_the_function_is_an_interrupt(load):
+    score = load("def score(prompts, completions, **columns):\n    raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        score(["p"], ["a"])
+
+
+def test_columns_that_the_function_does_not_take_are_said(load):
+    score = load("def score(prompts, completions):\n    return [0.0]\n")
+    fails(lambda: score(["p"], ["a"], label=[True]), "unexpected keyword argument 'label'", "**columns")
