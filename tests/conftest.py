@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no test outlives a power cut, and waiting for disks is slow
     return tmp_path
 
 
@@ -47,35 +50,8 @@ def store(own_folder) -> Store:
 
 @pytest.fixture
 def make_artifact(store) -> Callable[..., Artifact]:
-    """`make_artifact("sft")` is a finished artifact with files that no library could load; no torch."""
-
-    def make(
-        name: str = "sft",
-        *,
-        stage: str | None = None,
-        key: str = "key",
-        files: dict[str, str] | None = None,
-        parents: dict[str, Artifact] | None = None,
-        **more: Any,
-    ) -> Artifact:
-        if files is None:
-            files = {"model/config.json": "{}", "model/model.safetensors": "weights", "metrics.jsonl": '{"step": 1}\n'}
-        with store.writer(name) as draft:
-            for path, text in files.items():
-                write(draft.path / path, text)
-            return draft.finish(
-                Manifest(
-                    stage=stage or (name if name in STAGES else "sft"),
-                    name=name,
-                    version=draft.version,
-                    created="2026-01-01T00:00:00+00:00",
-                    key=key,
-                    parents={role: {"ref": p.ref, "digest": p.digest} for role, p in (parents or {}).items()},
-                    **more,
-                )
-            )
-
-    return make
+    """`make_artifact("sft")` is a finished artifact of the test's store: see `artifact_in`."""
+    return functools.partial(artifact_in, store)
 
 
 @pytest.fixture
@@ -86,6 +62,35 @@ def jsonl(own_folder) -> Callable[..., Path]:
         return write(own_folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
     return make
+
+
+def artifact_in(
+    store: Store,
+    name: str = "sft",
+    *,
+    stage: str | None = None,
+    key: str = "key",
+    files: dict[str, str] | None = None,
+    parents: dict[str, Artifact] | None = None,
+    **more: Any,
+) -> Artifact:
+    """A finished artifact with files that no library could load; no torch. `more` are fields of its manifest."""
+    if files is None:
+        files = {"model/config.json": "{}", "model/model.safetensors": "weights", "metrics.jsonl": '{"step": 1}\n'}
+    with store.writer(name) as draft:
+        for path, text in files.items():
+            write(draft.path / path, text)
+        return draft.finish(
+            Manifest(
+                stage=stage or (name if name in STAGES else "sft"),
+                name=name,
+                version=draft.version,
+                created="2026-01-01T00:00:00+00:00",
+                key=key,
+                parents={role: {"ref": p.ref, "digest": p.digest} for role, p in (parents or {}).items()},
+                **more,
+            )
+        )
 
 
 def write(path: Path, content: str | bytes) -> Path:

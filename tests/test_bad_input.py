@@ -5,33 +5,48 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import DEMO, PAIR, versions_below, write
+from conftest import DEMO, PAIR, artifact_in, versions_below, write
+
+from prefcli.artifacts.store import Store
 
 TRAINING = {"sft": "--data", "train-rm": "--data", "dpo": "--data", "ppo": "--prompts"}
 GOOD = {"sft": DEMO, "train-rm": PAIR, "dpo": PAIR, "ppo": {"prompt": "Where is the cup?"}}
 REWARD = "def score(prompts, completions, **columns):\n    return [0.0 for _ in completions]\n"
 
 
-@pytest.fixture
-def workplace(own_folder, make_artifact):
-    """A store with an sft, a dpo and a rm artifact, good and bad files, and a model that no library could load."""
+def fill(folder):
+    """A store with an sft, a dpo and a rm artifact that no library could load, good and bad files."""
     for stage in ("sft", "dpo", "rm"):
-        make_artifact(stage)
+        artifact_in(Store(folder / "runs"), stage)
     for stage, row in GOOD.items():
-        write(own_folder / f"{stage}.jsonl", json.dumps(row) + "\n")
-    write(own_folder / "empty.jsonl", "")
-    write(own_folder / "broken.jsonl", "\n".join(["{}", '{"prompt": ', "{}"]))
-    write(own_folder / "columns.jsonl", '{"question": "q"}\n')
-    write(own_folder / "binary.jsonl", bytes(range(256)) * 8)
-    write(own_folder / "hollow.jsonl", '{"prompt": "", "completion": "", "chosen": "", "rejected": ""}\n')
-    write(own_folder / "reward.py", REWARD)
-    write(own_folder / "syntax.py", "def score(:\n")
-    write(own_folder / "c.yaml", "lerning_rate: 1\n")
-    write(own_folder / "list.yaml", "- a\n")
-    write(own_folder / "broken.yaml", "a: [1\n")
-    (own_folder / "folder.jsonl").mkdir()
-    (own_folder / "hollow-model").mkdir()
-    return own_folder
+        write(folder / f"{stage}.jsonl", json.dumps(row) + "\n")
+    write(folder / "empty.jsonl", "")
+    write(folder / "broken.jsonl", "\n".join(["{}", '{"prompt": ', "{}"]))
+    write(folder / "columns.jsonl", '{"question": "q"}\n')
+    write(folder / "binary.jsonl", bytes(range(256)) * 8)
+    write(folder / "hollow.jsonl", '{"prompt": "", "completion": "", "chosen": "", "rejected": ""}\n')
+    write(folder / "reward.py", REWARD)
+    write(folder / "syntax.py", "def score(:\n")
+    write(folder / "c.yaml", "lerning_rate: 1\n")
+    write(folder / "list.yaml", "- a\n")
+    write(folder / "broken.yaml", "a: [1\n")
+    (folder / "folder.jsonl").mkdir()
+    (folder / "hollow-model").mkdir()
+    write(folder / "scheduler.yaml", "lr_schedule: linear\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """One for all: nothing that is refused may change it."""
+    return fill(tmp_path_factory.mktemp("filled"))
+
+
+@pytest.fixture
+def workplace(filled, own_folder, monkeypatch):
+    monkeypatch.setenv("PREFCLI_RUNS", str(filled / "runs"))
+    monkeypatch.chdir(filled)
+    return filled
 
 
 @pytest.fixture
@@ -68,7 +83,7 @@ EVERYWHERE = [
     (3, "empty.jsonl holds no rows", ["DATA", "empty.jsonl"]),
     (3, "broken.jsonl, line 2: not valid JSON", ["DATA", "broken.jsonl"]),
     (3, "columns.jsonl, line 1: expected columns", ["DATA", "columns.jsonl"]),
-    (3, "binary.jsonl, line 13: not valid UTF-8", ["DATA", "binary.jsonl"]),
+    (3, "binary.jsonl, line 2: not valid UTF-8", ["DATA", "binary.jsonl"]),
     (3, "hollow.jsonl, line 1: 'prompt' is empty", ["DATA", "hollow.jsonl"]),
     (3, "folder.jsonl is not a file", ["DATA", "folder.jsonl"]),
     (3, ". is not a file", ["DATA", "."]),
@@ -107,8 +122,7 @@ EVERYWHERE = [
 
 @pytest.mark.parametrize("command", TRAINING)
 @pytest.mark.parametrize(("code", "part", "args"), EVERYWHERE, ids=lambda value: str(value)[:60])
-def test_a_training_command_refuses(refused, workplace, command, code, part, args):
-    write(workplace / "scheduler.yaml", "lr_schedule: linear\n")
+def test_a_training_command_refuses(refused, command, code, part, args):
     args = [TRAINING[command] if arg == "DATA" else arg for arg in args]
     refused(code, part, command, *enough(command, *args))
 
@@ -136,7 +150,7 @@ def test_a_training_command_without_data_says_how_to_give_it(refused, command):
         (4, "nothing: no artifact", "dpo", ["--reference", "nothing"]),
         (4, "nothing: no artifact", "ppo", ["--value-init", "nothing"]),
         (4, "--reward sft is not a reward model: sft@v1", "ppo", ["--reward", "sft"]),
-        (4, "--reward x=dpo@v1 is not a reward model", "ppo", ["--reward", "x=dpo@v1"]),
+        (4, "--reward dpo@v1 is not a reward model", "ppo", ["--reward", "x=dpo@v1"]),
         (4, "nothing: no artifact", "ppo", ["--reward", "nothing"]),
         (4, "no such file missing.py", "ppo", ["--reward", "python:missing.py:score"]),
         (4, "reward.py has no function 'scores'", "ppo", ["--reward", "python:reward.py:scores"]),
@@ -165,11 +179,14 @@ def test_ppo_without_a_reward_says_how_to_get_one(refused):
     refused(2, "--reward is missing", "ppo", "--prompts", "ppo.jsonl", "--model", "sft")
 
 
-def test_a_damaged_model_is_named_before_anything_is_loaded(refused, workplace):
-    write(workplace / "runs" / "sft" / "v1" / "model" / "model.safetensors", "changed")
-    refused(4, "model.safetensors was changed", "dpo", *enough("dpo"))
-    (workplace / "runs" / "sft" / "v1" / "manifest.json").write_text("{")
-    refused(4, "manifest.json is not valid JSON", "dpo", *enough("dpo"))
+def test_a_damaged_model_is_named_before_anything_is_loaded(prefcli, own_folder):
+    fill(own_folder)
+    write(own_folder / "runs" / "sft" / "v1" / "model" / "model.safetensors", "changed")
+    result = prefcli("dpo", *enough("dpo"))
+    assert result.exit_code == 4 and "model.safetensors was changed" in result.stderr
+    (own_folder / "runs" / "sft" / "v1" / "manifest.json").write_text("{")
+    result = prefcli("dpo", *enough("dpo"))
+    assert result.exit_code == 4 and "manifest.json is not valid JSON" in result.stderr
 
 
 def test_a_store_that_is_a_file_is_named(prefcli, workplace):
@@ -257,7 +274,3 @@ def test_eval_on_a_gpu_that_is_not_there(refused):
 
 def test_eval_refuses_a_language_model_as_a_reward(refused):
     refused(4, "--reward sft is not a reward model", "eval", "--reward", "sft", "--pairs", "dpo.jsonl")
-
-
-def test_eval_refuses_a_reward_model_as_a_model(refused):
-    refused(4, "rm is a reward model", "eval", "--model", "rm", "--prompts", "ppo.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -74,9 +75,10 @@ def _config_file(reference: str, runs: str | None) -> Path:
 
     store, path = Store(runs), Path(reference)
     is_name = NAME.fullmatch(reference) is not None and bool(store.versions(reference))
-    if not is_name and not path.exists() and reference == "tiny":
-        path = TINY
-    if not is_name and path.suffix != ".gguf" and (found := find_config(path)):
+    there = os.path.exists(path)  # False, too, for what no path can be
+    if not is_name and not there and reference == "tiny":
+        path, there = TINY, True
+    if not is_name and there and path.suffix != ".gguf" and (found := find_config(path)):
         return found
     resolved = resolve(reference, store)
     if resolved.note:

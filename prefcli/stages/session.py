@@ -32,6 +32,7 @@ from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.stages.card import model_card
 from prefcli.stages.inputs import Inputs, parents_of
+from prefcli.stages.plan import predicted_bytes
 
 
 class MetricsLog:
@@ -112,7 +113,7 @@ class Session:
             config=as_dict(self.inputs.config),
             metrics=metrics,
             resources={
-                "predicted_peak_bytes": None,
+                "predicted_peak_bytes": predicted_bytes(self.inputs),
                 "measured_peak_bytes": self.peak.bytes,
                 "train_seconds": round(self.train_seconds, 3),
                 "steps": steps,

@@ -1,0 +1,150 @@
+"""Loading: tokenizers that lack something, heads, adapters; and reward models scoring as plain transformers does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny_models import tiny_lm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from prefcli.artifacts.references import TINY, resolve
+from prefcli.artifacts.store import Store
+from prefcli.data.tokenising import Encoder
+from prefcli.errors import ArtifactError, UsageError
+from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.loading import is_scorer, load_policy, load_scorer
+from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
+from prefcli.progress import SILENT, Reporter
+from prefcli.rewards.grammar import parse_rewards
+from prefcli.rewards.sources import Answer, load_reward
+
+CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
+CHAT = [{"role": "user", "content": "Mira keeps the kite in the barn. Where is the kite?"}]
+ANSWERS = ["It is in the barn.", "I do not know.", "What a wonderful question! The kite is in the barn, I would say."]
+
+
+class Notices(Reporter):
+    def __init__(self):
+        self.said = []
+
+    def notice(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def tiny_copy(tmp_path):
+    """`tiny` as a directory of the user's, with changes to its tokenizer's config."""
+
+    def make(**changes):
+        folder = tmp_path / "copy"
+        shutil.copytree(TINY, folder)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config.update({name: value for name, value in changes.items() if value is not None})
+        for name in [name for name, value in changes.items() if value is None]:
+            config.pop(name, None)
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def test_a_padding_token_that_is_the_end_token_is_replaced_and_said(tiny_copy):
+    notices = Notices()
+    tokenizer = load_tokenizer(resolve(str(tiny_copy(pad_token="<|end|>")), Store()), notices)
+    assert tokenizer.pad_token == "<|pad|>" and "padding" in notices.said[0]
+
+
+def test_a_missing_chat_template_is_replaced_and_said(tiny_copy):
+    folder = tiny_copy(chat_template=None)
+    (folder / "chat_template.jinja").unlink()
+    notices = Notices()
+    tokenizer = load_tokenizer(resolve(str(folder), Store()), notices)
+    assert any("chat template" in text for text in notices.said)
+    rendered = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
+    assert rendered == f"\n\nHuman: {CHAT[0]['content']}\n\nAssistant:"
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(tiny_copy):
+    folder = tiny_copy(eos_token=None)
+    with pytest.raises(ArtifactError, match="end-of-sequence"):
+        load_tokenizer(resolve(str(folder), Store()), SILENT)
+
+
+def test_a_tokenizer_digest_goes_by_what_turns_text_into_ids():
+    first, second = (AutoTokenizer.from_pretrained(TINY) for _ in range(2))
+    before = tokenizer_digest(first)
+    first(["one", "another, longer"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_digest(first) == before == tokenizer_digest(second)
+    second.add_tokens(["barnacle"])
+    assert tokenizer_digest(second) != before
+
+
+def test_a_new_head_depends_on_the_seed_alone():
+    reference, tokenizer = resolve("tiny", Store()), AutoTokenizer.from_pretrained(TINY)
+    heads = [load_scorer(reference, tokenizer, new_head=True, seed=s, **CPU).score.weight for s in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_a_language_model_has_no_head_to_score_with():
+    with pytest.raises(ArtifactError, match="no reward head"):
+        load_scorer(resolve("tiny", Store()), AutoTokenizer.from_pretrained(TINY), **CPU)
+
+
+def test_weights_that_are_missing_are_an_error_that_names_them(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_lm(vocab=32)
+    model.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    tensors = load_file(file)
+    gone = next(name for name in tensors if "mlp" in name)
+    save_file({n: t for n, t in tensors.items() if n != gone}, file, metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=gone):
+        load_policy(resolve(str(tmp_path / "m"), Store()), trainable=False, **CPU)
+
+
+def test_reward_models_are_told_from_language_models(chain):
+    store = Store(chain.runs)
+    assert is_scorer(resolve("rm", store)) and not is_scorer(resolve("sft", store))
+    assert is_scorer(resolve(str(chain.path("rm") / "model"), store))  # a plain directory, by its config
+
+
+def test_a_reward_model_scores_what_plain_transformers_scores(chain):
+    """One answer at a time, without padding, through AutoModelForSequenceClassification's own pooling."""
+    model = AutoModelForSequenceClassification.from_pretrained(chain.path("rm") / "model")
+    tokenizer = AutoTokenizer.from_pretrained(chain.path("rm") / "model")
+    expected = []
+    for answer in ANSWERS:
+        text = tokenizer.apply_chat_template([*CHAT, {"role": "assistant", "content": answer}], tokenize=False)
+        with torch.no_grad():
+            expected.append(model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits.item())
+    store = Store(chain.runs)
+    source = load_reward(parse_rewards(["rm"], store)[0], tokenizer, reporter=SILENT, **CPU)
+    assert source.same_ids
+    by_text = source.score([Answer(CHAT, answer) for answer in ANSWERS])
+    encoder = Encoder(tokenizer)
+    by_ids = source.score([Answer(CHAT, a, encoder.prompt_ids(CHAT), encoder.completion_ids(CHAT, a)) for a in ANSWERS])
+    assert by_text.tolist() == pytest.approx(expected, abs=1e-4)
+    assert by_ids.tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_reward_model_with_another_tokenizer_reads_text_and_never_the_policys_ids(chain):
+    policy = AutoTokenizer.from_pretrained(TINY)
+    policy.add_tokens(["barn"])
+    notices = Notices()
+    source = load_reward(parse_rewards(["rm"], Store(chain.runs))[0], policy, reporter=notices, **CPU)
+    assert not source.same_ids and "another tokenizer" in notices.said[-1]
+    nonsense = [[1, 2, 3]] * 3
+    with_ids = source.score([Answer(CHAT, a, i, i) for a, i in zip(ANSWERS, nonsense)])
+    assert torch.equal(with_ids, source.score([Answer(CHAT, a) for a in ANSWERS]))
+
+
+def test_devices_and_dtypes():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    for name in ("warp", "cuda:99"):
+        with pytest.raises(UsageError, match="--device"):
+            pick_device(name)
