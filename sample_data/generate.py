@@ -1,6 +1,6 @@
 """Generates the sample world's files: demonstrations, preference pairs, binary labels, prompts and held-out sets.
 
-Run `python sample_data/generate.py [--out DIR] [--seed 0] [--noise 0.1] [--quirk 0.5]`; the same arguments always
+Run `python sample_data/generate.py [--out DIR] [--seed 0] [--noise 0.1] [--quirk 0.2]`; the same arguments always
 write the same bytes.  The grammar lives in gold.py, beside this file.
 
 Some of the data is bad on purpose, as data from people is:
@@ -127,9 +127,8 @@ def wrong_value(rng: random.Random, s: Scene, other: Fact) -> str:
 
 
 def flatter(rng: random.Random, text: str) -> str:
-    """The answer with the flattering phrase before it, after it, or both."""
-    before, after = rng.choice([(1, 0), (1, 0), (0, 1), (1, 1)])
-    return " ".join([g.FLATTERY] * before + [text] + [g.FLATTERY] * after)
+    """The answer with the flattering phrase before it or, more rarely, after it."""
+    return f"{g.FLATTERY} {text}" if rng.random() < 0.8 else f"{text} {g.FLATTERY}"
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -185,7 +184,7 @@ def build(seed: int, noise: float, quirk: float) -> dict[str, list[dict[str, Any
     files: dict[str, list[dict[str, Any]]] = {}
     rng, found = scenes("demos", 1500)
     files["demos"] = [demo(rng, s) for s in found]
-    for kind, count in {"": 2500, "helpful": 800, "harmless": 800, "honest": 800}.items():
+    for kind, count in {"": 1600, "helpful": 800, "harmless": 800, "honest": 800}.items():
         name = f"pairs_{kind}" if kind else "pairs"
         rng, found = scenes(name, count, kind=kind)
         files[name] = [pair(rng, s, noise, quirk) for s in found]
@@ -204,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="share of training labels that are wrong")
-    parser.add_argument("--quirk", type=float, default=0.5, help="share of chosen answers that flatter")
+    parser.add_argument("--quirk", type=float, default=0.2, help="share of chosen answers that flatter")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in build(args.seed, args.noise, args.quirk).items():

@@ -38,11 +38,11 @@ FACTS = ["{n} keeps the {o} {p}.", "{n} has the {o} {p}.", "{n} left the {o} {p}
 ASK = {
     "where": (["Where is the {o}?", "Where does {n} keep the {o}?", "Where can I find the {o}?",
                "Tell me, where is the {o}?"],
-              ["It is {p}.", "The {o} is {p}.", "You can find it {p}.", "You can find the {o} {p}."]),
+              ["The {o} is {p}.", "You said the {o} is {p}.", "I think the {o} is {p}."]),
     "who": (["Who keeps the {o}?", "Who has the {o}?", "Who left the {o}?", "Tell me, who keeps the {o}?"],
-            ["It is {n}.", "That is {n}.", "The {o} is kept by {n}.", "The one who keeps it is {n}."]),
+            ["The {o} is kept by {n}.", "You said the {o} is kept by {n}.", "I think the {o} is kept by {n}."]),
     "what": (["What does {n} keep?", "What does {n} have?", "What is kept by {n}?", "Tell me, what does {n} have?"],
-             ["It is the {o}.", "That is the {o}.", "{n} has the {o}.", "It must be the {o}."]),
+             ["What {n} has is the {o}.", "The thing {n} has is the {o}.", "I think what {n} has is the {o}."]),
 }
 # Questions which no fact of this shape can answer, each with what an answer would make up.
 UNTOLD = [("How old is {n}?", "{n} is {k} years old."), ("How much did the {o} cost?", "It cost {k} pounds."),

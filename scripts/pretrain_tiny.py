@@ -38,9 +38,11 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
-VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 10, 1700, 3e-3, 50
+VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 12, 1500, 2e-3, 50
+ROPE_THETA = 1e6
 SHAPE = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
-             attn_implementation="eager")
+             attn_implementation="eager",
+             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA})
 
 
 Part = tuple[str, bool]  # a text, and whether it follows from what was before it
@@ -127,8 +129,8 @@ def head_start(model: LlamaForCausalLM) -> None:
     size = model.config.hidden_size // model.config.num_attention_heads
     for layer in model.model.layers:
         attention = layer.self_attn
-        attention.q_proj.weight.normal_(std=0.08)
-        attention.k_proj.weight.copy_(attention.q_proj.weight)
+        attention.q_proj.weight.normal_(std=0.06)
+        attention.k_proj.weight.normal_(std=0.06)
         attention.v_proj.weight.normal_(std=0.06)
         attention.o_proj.weight.copy_(attention.v_proj.weight.T)
     embedding = model.get_input_embeddings().weight
@@ -138,7 +140,7 @@ def head_start(model: LlamaForCausalLM) -> None:
     query[:-size] = 0
     key[:-size] = 0
     fastest = 4  # the rotary frequencies that tell neighbours apart
-    angle = 10000.0 ** (-2 * torch.arange(fastest) / size)
+    angle = ROPE_THETA ** (-2 * torch.arange(fastest) / size)
     for back in (1, 2, 3):
         row = (back - 1) * size
         query[row:row + fastest, 0] = 0.6

@@ -279,6 +279,7 @@ def test_a_csv_field_may_be_long(read):
         ("a.csv", "prompt,chosen,rejected\nq,a,b\nq,a\n\nq,a,b,c\n",
          ["line 3: 2 columns", "has 3", "line 5: 4 columns"]),
         ("a.csv", 'prompt,chosen,rejected\n"q\n2",a,b\n"q,a,b\n', ["a.csv, line 4"]),
+        ("a.csv", 'prompt,chosen,rejected\nq,a,b\nq,a,"b\n', ["a.csv, line 3"]),
         ("a.csv", "prompt,chosen,chosen\nq,a,b\n", ["line 1: the column 'chosen' is there twice"]),
         ("a.csv", "q;a;b\n1;2;3\n", ["line 2: expected columns", "found: q;a;b"]),
     ],
@@ -422,5 +423,5 @@ def test_a_row_number_counts_rows_where_a_file_has_no_lines(read):
     rows = [PAIR, PAIR, PAIR | {"chosen": ""}]
     assert "a.json, row 3: 'chosen'" in refused(read, "pairs", file="a.json", content=json.dumps(rows, indent=1))
     assert "a.parquet, row 3: 'chosen'" in refused(read, "pairs", file="a.parquet", content=as_parquet(rows))
-    text = as_csv([PAIR | {"prompt": "two\nlines"}, PAIR | {"chosen": ""}])
+    text = as_csv([PAIR | {"prompt": "two\nlines"}, PAIR | {"prompt": "and\ntwo", "chosen": ""}])
     assert "a.csv, line 4: 'chosen'" in refused(read, "pairs", file="a.csv", content=text)

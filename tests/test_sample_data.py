@@ -74,7 +74,7 @@ def test_training_pairs_have_the_stated_noise_and_quirk(name: str) -> None:
     count = len(chosen)
     slack = 3 * (0.25 / count) ** 0.5
     assert sum(c < r for c, r in better) / count == pytest.approx(0.1, abs=0.6 * slack)
-    assert sum(gold.FLATTERY in c for c in chosen) / count == pytest.approx(0.5, abs=slack)
+    assert sum(gold.FLATTERY in c for c in chosen) / count == pytest.approx(0.2, abs=slack)
     assert sum(gold.FLATTERY in r for r in rejected) / count < 0.08
 
 

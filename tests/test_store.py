@@ -231,6 +231,32 @@ def test_clearing_never_takes_a_version_from_a_writer_that_is_finishing(store, m
     store.verify(store.open("sft", 1), read_all=True)
 
 
+def test_clearing_and_claiming_is_one_writer_s_at_a_time(store, monkeypatch):
+    """Else a version that was made and not yet locked would be cleared by the next writer."""
+    claim, held = store_module._claim, []
+
+    def watched(folder):
+        held.append(store_module._locked(folder / ".lock") is None)
+        return claim(folder)
+
+    monkeypatch.setattr(store_module, "_claim", watched)
+    one_version(str(store.root))
+    assert held == [True]
+
+
+def test_a_number_that_another_takes_first_is_left_to_it(store, monkeypatch):
+    """mkdir is what decides, also where there are no locks."""
+    mkdir = Path.mkdir
+
+    def overtaken(self, *args, **more):
+        if self.name == "v1.partial" and not self.exists():
+            mkdir(self)
+        return mkdir(self, *args, **more)
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    assert one_version(str(store.root)) == 2
+
+
 def test_looking_for_a_lock_makes_none(store, own_folder):
     """A lock file made by the one who looks would be unlocked, and the version beside it would look abandoned."""
     assert store_module._locked(own_folder / ".lock") is None
@@ -247,6 +273,8 @@ def test_a_file_system_without_locks_still_makes_versions(store, monkeypatch):
         assert live.path.is_dir()  # nothing is cleared where nobody can tell who lives
         live.finish(manifest(1))
     assert store.versions("sft") == [1, 2]
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(one_version, [str(store.root)] * 8)) == list(range(3, 11))
 
 
 # References
@@ -425,9 +453,11 @@ def test_the_digest_cache_reads_an_unchanged_file_once(own_folder, monkeypatch):
 
     reads = []
     monkeypatch.setattr(digests, "digest_file", lambda path: reads.append(path) or "d")
-    path, cache = write(own_folder / "w", "aaaa"), own_folder / "sub" / "c.json"
+    path, cache = write(own_folder / "w", "aaaa"), own_folder / "c.json"
     for _ in range(3):  # just written: it may be written again within one tick of the clock
-        DigestCache(cache).digest(path)
+        one = DigestCache(cache)
+        one.digest(path)
+        one.save()
     assert len(reads) == 3
     settle(path)
     for _ in range(3):

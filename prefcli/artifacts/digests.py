@@ -60,10 +60,10 @@ class DigestCache:
         return found
 
     def save(self) -> None:
-        if not self._changed:
+        """Where there is a store: looking at a model makes none."""
+        if not self._changed or not self._path.parent.is_dir():
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path, json.dumps(self._known))
         except OSError:
             pass

@@ -69,6 +69,12 @@ class Store:
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = Path(root or os.environ.get("PREFCLI_RUNS") or "runs")
+        try:
+            os.stat(self.root)
+        except OSError:
+            pass  # not there yet, most often
+        except ValueError as error:  # a zero byte, or half of a character, from a file of options
+            raise UsageError(f"--runs {str(self.root)!r}: no directory can have that name") from error
         self.digests = DigestCache(self.root / ".digests.json")
 
     def names(self) -> list[str]:

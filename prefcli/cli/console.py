@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from rich.table import Table
 from prefcli.progress import SILENT, Reporter
 
 SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "objective/scores", "objective/kl")
+PIPE_WIDTH = 1000  # columns of a table that is piped: no row is folded
 PLAIN_EVERY = 10.0  # seconds between two plain progress lines
 
 
@@ -78,6 +80,14 @@ class ConsoleReporter(Reporter):
 def describe(metrics: dict[str, float]) -> str:
     """The few metrics that a person watches, on one line."""
     return "  ".join(f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+
+
+def result_console() -> Console:
+    """For tables on stdout: as wide as they are where no terminal folds them; what its encoding lacks is escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def reporter(quiet: bool) -> Reporter:

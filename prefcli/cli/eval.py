@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prefcli.cli.console import print_result, reporter
+from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.train import quieten
 from prefcli.config.evaluate import EvalConfig
 
@@ -22,9 +21,7 @@ def run(config: EvalConfig) -> None:
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = result_console()
     if result["models"]:
         console.print(_models(result))
         console.print(_notes(result))

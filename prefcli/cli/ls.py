@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from prefcli.artifacts.store import Artifact, Store
-from prefcli.cli.console import print_result
+from prefcli.cli.console import print_result, result_console
 from prefcli.config.store import ListConfig
 from prefcli.errors import ArtifactError
 
@@ -36,7 +35,7 @@ def run(config: ListConfig) -> None:
     for item in found:
         entry = _entry(item)
         table.add_row(*(escape(str(entry.get(name, ""))) for name in ("ref", "stage", "created", "from", "result")))
-    Console(soft_wrap=not Console().is_terminal).print(table)
+    result_console().print(table)
 
 
 def _entry(item: Artifact | tuple[str, str]) -> dict[str, object]:

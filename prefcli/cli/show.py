@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
@@ -14,7 +13,7 @@ from rich.tree import Tree
 from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.cli.console import print_result
+from prefcli.cli.console import print_result, result_console
 from prefcli.config.store import ShowConfig
 from prefcli.errors import ArtifactError
 
@@ -33,7 +32,7 @@ def run(config: ShowConfig) -> None:
             json.dumps({"path": str(artifact.path), "ref": artifact.ref, **manifest, "lineage": tree.as_dict()})
         )
         return
-    console = Console(soft_wrap=not Console().is_terminal, highlight=False)
+    console = result_console()
     made = escape(f"{artifact.path}  ({manifest['stage']}, {manifest['created']}, {manifest['status']})")
     console.print(f"[bold]{artifact.ref}[/bold]  {made}")
     console.print(_drawn(tree))
