@@ -29,7 +29,8 @@ def page() -> str:
         config = getattr(importlib.import_module(module), name)
         rows = [_row(field, *typed_options(config)[field.name]) for field in fields(config)]
         parts.append(
-            f"## prefcli {command}\n\n{help_text}\n\n| option | type | default | |\n|---|---|---|---|\n" + "\n".join(rows)
+            f"## prefcli {command}\n\n{help_text}\n\n| option | type | default | |\n|---|---|---|---|\n"
+            + "\n".join(rows)
         )
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

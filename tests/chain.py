@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from prefcli.cli.main import app
@@ -62,6 +61,8 @@ class Chain:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: Any) -> Chain:
+    import torch
+
     torch.set_num_threads(1)  # two threads on models this small only wait for each other
     chain = Chain(tmp_path_factory.mktemp("chain"))
     for name in FILES:

@@ -36,7 +36,10 @@ def test_a_wheel_alone_trains_on_tiny(tmp_path):
         "m.main()"
     )
     command = ["sft", "--model", "tiny", "--data", str(data), "--max-steps", "1", "--batch-size", "2"]
-    out = subprocess.run([sys.executable, "-I", "-c", code, str(installed), *command], capture_output=True, text=True,
-                         cwd=tmp_path, env={"PREFCLI_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    env = {"PREFCLI_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"}
+    out = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(installed), *command],
+        capture_output=True, text=True, cwd=tmp_path, env=env,
+    )  # fmt: skip
     assert out.returncode == 0, out.stderr
     assert out.stdout.strip() == str(tmp_path / "runs" / "sft" / "v1")

@@ -94,6 +94,11 @@ def read_dataset(paths: list[str], purpose: Purpose, skip_bad: bool = False) -> 
             notes.append(f"{path}: {len(problems)} of {len(lines)} rows left out (--skip-bad); {problems[0]}")
         else:
             raise_for(path, problems, f"every row needs: {EXPECTED[purpose]}; --skip-bad leaves such rows out")
+        if purpose == "demos" and (bad := [row for row in good if row.columns.get("label") is False]):
+            good = [row for row in good if row.columns.get("label") is not False]
+            notes.append(f"{path}: {len(bad)} rows labelled false are no demonstrations and left out")
+            if not good:
+                raise DataError(f"{path}: every row is labelled false", "give demonstrations that are worth imitating")
         rows += good
         sources.append({"path": path, "format": name, "rows": len(good), "digest": digest})
         if isinstance(good[0].prompt, str) and name != "text":

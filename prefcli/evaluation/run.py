@@ -16,7 +16,7 @@ from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import end_ids, load_tokenizer, tokenizer_digest
 from prefcli.progress import Reporter
-from prefcli.rewards.grammar import parse_rewards
+from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.sources import RewardSource, load_reward
 
 
@@ -28,6 +28,8 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
     store = Store(config.runs)
     references = _named_models(config, store)
     specs = parse_rewards(config.reward, store)
+    for spec in specs:
+        refuse_language_model(spec)
     if not (references and config.prompts) and not (specs and config.pairs):
         raise UsageError(
             "nothing to measure: give --model with --prompts, or --reward with --pairs",
@@ -72,6 +74,7 @@ def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     found: dict[str, Reference] = {}
     for text in texts:
         reference = resolve(text, store)
+        refuse_reward_model(reference)
         found.setdefault(reference.shown, reference)
     if config.prompts and not found:
         raise UsageError("--prompts without --model", "name at least one model: --model sft")

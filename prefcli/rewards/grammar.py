@@ -54,3 +54,23 @@ def _parse(text: str, store: Store) -> RewardSpec:
     path = reference.path.resolve() if reference.path else Path(what.split("@")[0])
     default = reference.artifact.manifest.name if reference.artifact else path.name
     return RewardSpec(name or default, what, reference, digest=reference.digest)
+
+
+def refuse_reward_model(reference: Reference) -> None:
+    """Raise ArtifactError where a reward-model artifact stands in a language model's place."""
+    if reference.artifact is not None and reference.artifact.manifest.stage == "rm":
+        raise ArtifactError(
+            f"{reference.text} is a reward model, not a language model",
+            "give an sft, dpo or ppo artifact; reward models go to --reward",
+        )
+
+
+def refuse_language_model(spec: RewardSpec) -> None:
+    """Raise ArtifactError where an artifact that gives no score stands in a reward model's place."""
+    if spec.reference is not None and spec.reference.artifact is not None:
+        stage = spec.reference.artifact.manifest.stage
+        if stage != "rm":
+            raise ArtifactError(
+                f"--reward {spec.text} is not a reward model: {spec.reference.artifact.ref} was made by {stage}",
+                "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
+            )

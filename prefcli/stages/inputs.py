@@ -19,7 +19,7 @@ from prefcli.data.formats import Dataset, Purpose, read_dataset
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
-from prefcli.rewards.grammar import RewardSpec, parse_rewards
+from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.python import load_function
 
 
@@ -143,26 +143,6 @@ def parents_of(inputs: Inputs) -> dict[str, dict[str, Any]]:
         shown = spec.reference.shown if spec.reference else spec.text
         found[f"reward/{spec.name}"] = {"ref": shown, "digest": spec.digest}
     return found
-
-
-def refuse_reward_model(reference: Reference) -> None:
-    """Raise ArtifactError where a reward-model artifact stands in a language model's place."""
-    if reference.artifact is not None and reference.artifact.manifest.stage == "rm":
-        raise ArtifactError(
-            f"{reference.text} is a reward model, not a language model",
-            "give an sft, dpo or ppo artifact; reward models go to --reward",
-        )
-
-
-def refuse_language_model(spec: RewardSpec) -> None:
-    """Raise ArtifactError where an artifact that gives no score stands in a reward model's place."""
-    if spec.reference is not None and spec.reference.artifact is not None:
-        stage = spec.reference.artifact.manifest.stage
-        if stage != "rm":
-            raise ArtifactError(
-                f"--reward {spec.text} is not a reward model: {spec.reference.artifact.ref} was made by {stage}",
-                "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
-            )
 
 
 def refuse_nothing_left(rows: int, dropped: int, max_length: int) -> None:

@@ -127,7 +127,7 @@ class Session:
                 **about,
             },
         )
-        (self.draft.path / "README.md").write_text(model_card(manifest), encoding="utf-8")
+        (self.draft.path / "README.md").write_text(model_card(manifest), encoding="utf-8", errors="replace")
         return self.draft.finish(manifest)
 
 
