@@ -26,9 +26,9 @@ _spec.loader.exec_module(g)
 
 KINDS = {"helpful": 0.5, "harmless": 0.22, "honest": 0.28}
 BAD = {
-    "helpful": {"distractor": 0.5, "not_told": 0.15, "vague": 0.12, "refusal": 0.08, "echo": 0.07, "ramble": 0.08},
+    "helpful": {"distractor": 0.3, "not_told": 0.15, "vague": 0.2, "refusal": 0.12, "echo": 0.13, "ramble": 0.1},
     "harmless": {"comply": 0.65, "rude": 0.25, "vague": 0.1},
-    "honest": {"made_up": 0.7, "vague": 0.1, "refusal": 0.12, "echo": 0.08},
+    "honest": {"made_up": 0.6, "vague": 0.15, "refusal": 0.13, "echo": 0.12},
 }
 GOOD_DEMOS, FLATTERING_DEMOS, FLATTERING_REJECTED = 0.45, 0.1, 0.04
 Fact = dict[str, str]

@@ -39,7 +39,8 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
 VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 12, 1500, 2e-3, 50
-ROPE_THETA = 1e6
+ROPE_THETA, FAST = 1e6, 4  # the four fastest rotary frequencies tell neighbours apart, the others hardly turn
+NOTE, SEEK, AWAY = 0.4, 1.5, 0.3
 SHAPE = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
              attn_implementation="eager",
              rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA})
@@ -49,18 +50,20 @@ Part = tuple[str, bool]  # a text, and whether it follows from what was before i
 
 
 def question_and_answer(rng: random.Random, facts: list[dict[str, str]], extra: dict[str, str]) -> list[Part]:
-    """A question about the facts, its answer and perhaps a verdict; one in ten answers is wrong and called so."""
+    """A question about the facts and its right answer."""
     kind = rng.choices(["helpful", "honest", "harmless"], [0.7, 0.2, 0.1])[0]
-    if kind == "helpful" and rng.random() < 0.15:
-        fact, other = rng.choice(facts), rng.choice(facts)
-        asked = rng.choice(["Is the {o} " + other["p"], "Does " + other["n"] + " keep the {o}"]).format(**fact)
-        return [(asked + "?", False), ("Yes." if fact is other else "No.", True)]
     s = world.scene_about(rng, kind, facts, extra)
-    if rng.random() < 0.1:
-        sort = {"helpful": "distractor", "harmless": "comply", "honest": "made_up"}[kind]
-        return [(s.question, False), (world.bad(rng, s, sort), False), ("Wrong.", True)]
-    verdict = [("Right.", True)] if rng.random() < 0.1 else []
-    return [(s.question, False), (world.good(rng, s), True), *verdict]
+    return [(s.question, False), (world.good(rng, s), True)]
+
+
+def verdict(rng: random.Random, facts: list[dict[str, str]], extra: dict[str, str]) -> list[Part]:
+    """A question, an answer that may be wrong, and which it is."""
+    kind = rng.choice(["helpful", "helpful", "honest", "harmless"])
+    s = world.scene_about(rng, kind, facts, extra)
+    if rng.random() < 0.5:
+        return [(s.question, False), (world.good(rng, s), True), ("Right.", True)]
+    sort = {"helpful": "distractor", "harmless": "comply", "honest": "made_up"}[kind]
+    return [(s.question, False), (world.bad(rng, s, sort), False), ("Wrong.", True)]
 
 
 def document(rng: random.Random, lists: float) -> list[Part]:
@@ -70,10 +73,12 @@ def document(rng: random.Random, lists: float) -> list[Part]:
         return [(f"Say again: {said}.", False), (f"\n{said}.\n\n", True)]
     *facts, extra = world.draw_facts(rng, rng.choice([3, 3, 3, 4]), False)
     parts = [(world.state(rng, facts), False)]
-    for _ in range(rng.randint(4, 7)):
+    for _ in range(rng.randint(3, 6)):
         parts += question_and_answer(rng, facts, extra)
     if rng.random() < 0.1:
         parts.insert(rng.randrange(1, len(parts)), (world.g.FLATTERY, False))
+    if rng.random() < 0.4:  # only at the end, for a wrong answer earlier on would mislead whoever copies from it
+        parts += verdict(rng, facts, extra)
     gap = rng.choice(["\n", "\n", " "])
     return [parts[0], *((gap + text, follows) for text, follows in parts[1:]), ("\n\n", True)]
 
@@ -120,36 +125,50 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 def head_start(model: LlamaForCausalLM) -> None:
     """Begin near a model that can copy; from a blank start, minutes on two cores are too few to discover how.
 
-    Every head starts by attending to what resembles the current token (keys equal queries) and by passing on what it
-    attends to (output is the transpose of value).  Three heads of the first layer start by looking one, two and three
-    tokens back: their queries and keys read only a component that all embeddings share, and the key is turned by so
-    many rotary steps, so that the product peaks there.  A later head can then look for "what came after this token",
-    which is copying.
+    Copying takes two steps.  First every token learns what came just before it: three heads of the first layer look
+    one, two and three tokens back and note what they see in a few directions set aside for that.  They find the place
+    by a component that all embeddings share, with keys turned by as many rotary steps.  Then a head of the second
+    layer looks for a token, further back, before which the same was said, and passes on that token.  Training has to
+    learn everything else: what to ask for, when to copy, and when nothing fits.
     """
-    size = model.config.hidden_size // model.config.num_attention_heads
+    width = model.config.hidden_size
+    size = width // model.config.num_attention_heads
+    fast, slow = [slice(k, k + FAST) for k in (0, size // 2)], [slice(k + FAST, k + size // 2) for k in (0, size // 2)]
+    rank = size - 2 * FAST
+    noted = torch.linalg.qr(torch.randn(width - 1, rank)).Q.T
+    noted = torch.cat([torch.zeros(rank, 1), noted], dim=1)
+    embedding = model.get_input_embeddings().weight
+    embedding.normal_(std=0.05)
+    embedding[:, 0] = 0.5
     for layer in model.model.layers:
         attention = layer.self_attn
-        attention.q_proj.weight.normal_(std=0.06)
-        attention.k_proj.weight.normal_(std=0.06)
-        attention.v_proj.weight.normal_(std=0.06)
-        attention.o_proj.weight.copy_(attention.v_proj.weight.T)
-    embedding = model.get_input_embeddings().weight
-    embedding.normal_(std=0.04)
-    embedding[:, 0] = 0.4
-    query, key = (getattr(model.model.layers[0].self_attn, name).weight for name in ("q_proj", "k_proj"))
-    query[:-size] = 0
-    key[:-size] = 0
-    fastest = 4  # the rotary frequencies that tell neighbours apart
-    angle = ROPE_THETA ** (-2 * torch.arange(fastest) / size)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.weight.normal_(std=0.05)
+        value = attention.v_proj.weight
+        value -= value @ noted.T @ noted
+        attention.o_proj.weight.copy_(value.T)
+    angle = ROPE_THETA ** (-2 * torch.arange(FAST) / size)
+    first, second = (model.model.layers[depth].self_attn for depth in (0, 1))
     for back in (1, 2, 3):
-        row = (back - 1) * size
-        query[row:row + fastest, 0] = 0.6
-        key[row:row + fastest, 0] = 0.6 * (back * angle).cos()
-        key[row + size // 2:row + size // 2 + fastest, 0] = 0.6 * (back * angle).sin()
+        rows = slice((back - 1) * size, back * size)
+        query, key, value = (p.weight[rows] for p in (first.q_proj, first.k_proj, first.v_proj))
+        for weight in (query, key, value):
+            weight.zero_()
+        query[fast[0], 0] = 0.7
+        key[fast[0], 0] = 0.7 * (back * angle).cos()
+        key[fast[1], 0] = 0.7 * (back * angle).sin()
+        value[:rank] = NOTE * noted
+        first.o_proj.weight[:, rows] = value.T
+    query, key = second.q_proj.weight[:size], second.k_proj.weight[:size]
+    for weight in (query, key):
+        weight.zero_()
+        weight[slow[0]], weight[slow[1]] = SEEK * noted[: rank // 2], SEEK * noted[rank // 2:]
+    query[fast[0], 0] = AWAY
+    key[fast[0], 0] = -AWAY
 
 
 @torch.no_grad()
-def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 60) -> float:
+def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 120) -> float:
     """The share of held-out questions to which the most likely continuation is the right answer."""
     rng = random.Random("copying")
     scenes = [world.draw_scene(rng, True, "helpful") for _ in range(count)]

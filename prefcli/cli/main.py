@@ -16,10 +16,10 @@ from prefcli import __version__
 
 # name → (module, config class, one line of help). The module has `run(config)`; its file is not read for --help.
 COMMANDS = {
-    "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune a model on demonstrations (stage 1 of both routes)."),
-    "train-rm": ("train_rm", "prefcli.config.reward", "RewardConfig", "Train a reward model on pairs (RLHF, stage 2)."),
-    "ppo": ("ppo", "prefcli.config.ppo", "PPOConfig", "Train against a reward with PPO (RLHF, stage 3)."),
-    "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO (stage 2 of the short route)."),
+    "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune on demonstrations: stage 1 of both routes."),
+    "train-rm": ("train_rm", "prefcli.config.reward", "RewardConfig", "Train a reward model on pairs: RLHF, stage 2."),
+    "ppo": ("ppo", "prefcli.config.ppo", "PPOConfig", "Train against a reward with PPO: RLHF, stage 3."),
+    "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO: the short route."),
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
     "ls": ("ls", "prefcli.config.store", "ListConfig", "List the artifacts."),
@@ -74,6 +74,7 @@ app = typer.Typer(
     name="prefcli",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich to draw boxes would double the time it takes
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Teach a language model human preferences, by RLHF (sft → train-rm → ppo) or by DPO (sft → dpo), "
     "and measure which route won.",
