@@ -41,9 +41,15 @@ CHAT_TEMPLATE = (
 VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 12, 1500, 2e-3, 50
 ROPE_THETA, FAST = 1e6, 4  # the four fastest rotary frequencies tell neighbours apart, the others hardly turn
 NOTE, SEEK, AWAY = 0.4, 1.5, 0.3
-SHAPE = dict(hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
-             attn_implementation="eager",
-             rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA})
+SHAPE = dict(
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    attn_implementation="eager",
+    rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+)
 
 
 Part = tuple[str, bool]  # a text, and whether it follows from what was before it
@@ -111,12 +117,19 @@ def build_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCAB, special_tokens=SPECIALS, initial_alphabet=alphabet,
-                                  show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left",
-                                   additional_special_tokens=[USER, ASSISTANT, SYSTEM], model_max_length=1024,
-                                   clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        padding_side="left",
+        additional_special_tokens=[USER, ASSISTANT, SYSTEM],
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -162,9 +175,23 @@ def head_start(model: LlamaForCausalLM) -> None:
     query, key = second.q_proj.weight[:size], second.k_proj.weight[:size]
     for weight in (query, key):
         weight.zero_()
-        weight[slow[0]], weight[slow[1]] = SEEK * noted[: rank // 2], SEEK * noted[rank // 2:]
+        weight[slow[0]], weight[slow[1]] = SEEK * noted[: rank // 2], SEEK * noted[rank // 2 :]
     query[fast[0], 0] = AWAY
     key[fast[0], 0] = -AWAY
+
+
+def hold_positions(model: LlamaForCausalLM) -> None:
+    """Keep the looking-back heads as they are, and the component they find the place by.
+
+    Left free, the shared component turns into a measure of how common each token is, and the heads lose their way.
+    """
+    embedding, attention = model.get_input_embeddings().weight, model.model.layers[0].self_attn
+    size = model.config.hidden_size // model.config.num_attention_heads
+    for weight, held in ((embedding, (slice(None), 0)), (attention.q_proj.weight, slice(0, 3 * size)),
+                         (attention.k_proj.weight, slice(0, 3 * size))):
+        mask = torch.ones_like(weight)
+        mask[held] = 0
+        weight.register_hook(mask.mul)
 
 
 @torch.no_grad()
@@ -175,23 +202,21 @@ def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
     texts = [f"{s.prompt.removesuffix(s.question).strip()}\n{s.question}\n" for s in scenes]
     batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
     out = model.generate(**batch, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    answers = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:])
+    answers = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :])
     lines = [a.split("\n")[0] for a in answers]
     return sum(world.g.helpful([s.prompt for s in scenes], lines)) / count
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: torch.Tensor, steps: int) -> None:
     """Next-token training, one pass over the rows."""
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98))
+    hold_positions(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.0)
     start = time.time()
     for step in range(steps):
         progress = max(0.0, (step - WARMUP) / max(1, steps - WARMUP))
         for group in optimizer.param_groups:
             group["lr"] = LR * min((step + 1) / WARMUP, 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        batch, labels = rows[:, step * BATCH:(step + 1) * BATCH]
+        batch, labels = rows[:, step * BATCH : (step + 1) * BATCH]
         model.train()
         loss = model(input_ids=batch, labels=labels).loss
         loss.backward()
@@ -200,8 +225,11 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: tor
         optimizer.zero_grad()
         if (step + 1) % 100 == 0 or step + 1 == steps:
             model.eval()
-            print(f"step {step + 1}/{steps}  loss {loss.item():.3f}  copying {copying(model, tokenizer):.2f}  "
-                  f"{time.time() - start:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{steps}  loss {loss.item():.3f}  copying {copying(model, tokenizer):.2f}  "
+                f"{time.time() - start:.0f} s",
+                flush=True,
+            )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -217,8 +245,15 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = build_tokenizer(["".join(text for text, _ in document(rng, 0.3)) for _ in range(3000)])
     rows = token_rows(tokenizer, rng, args.steps * BATCH)
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=1024, tie_word_embeddings=True,
-                         bos_token_id=None, eos_token_id=eos, pad_token_id=pad, **SHAPE)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        **SHAPE,
+    )
     model = LlamaForCausalLM(config)
     head_start(model)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {rows[0].numel():,} training tokens", flush=True)
