@@ -11,7 +11,7 @@ from prefcli.config.base import INCIDENTAL
 from prefcli.config.training import DataConfig, ModelConfig, OptimizerConfig, OutputConfig
 
 # 1e-6: TRL's DPOConfig, the DPO paper's order of magnitude. Small models: measured on tiny.
-LR, SMALL_LR = 1e-6, 3e-4
+LR, SMALL_LR = 1e-6, 1e-4
 
 
 @dataclass(frozen=True)

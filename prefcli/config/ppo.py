@@ -12,7 +12,7 @@ from prefcli.config.training import DATA, MODEL, TRAINING, ModelConfig, Optimize
 
 PPO = "PPO"
 # 3e-6: "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031). Small models: measured on tiny.
-LR, SMALL_LR = 3e-6, 5e-4
+LR, SMALL_LR = 3e-6, 1e-4
 
 
 @dataclass(frozen=True)
