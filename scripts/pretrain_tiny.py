@@ -187,8 +187,11 @@ def hold_positions(model: LlamaForCausalLM) -> None:
     """
     embedding, attention = model.get_input_embeddings().weight, model.model.layers[0].self_attn
     size = model.config.hidden_size // model.config.num_attention_heads
-    for weight, held in ((embedding, (slice(None), 0)), (attention.q_proj.weight, slice(0, 3 * size)),
-                         (attention.k_proj.weight, slice(0, 3 * size))):
+    for weight, held in (
+        (embedding, (slice(None), 0)),
+        (attention.q_proj.weight, slice(0, 3 * size)),
+        (attention.k_proj.weight, slice(0, 3 * size)),
+    ):
         mask = torch.ones_like(weight)
         mask[held] = 0
         weight.register_hook(mask.mul)
