@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
-VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 12, 1500, 2e-3, 50
+VOCAB, LENGTH, BATCH, STEPS, LR, WARMUP = 1024, 128, 12, 2000, 2e-3, 50
 ROPE_THETA, FAST = 1e6, 4  # the four fastest rotary frequencies tell neighbours apart, the others hardly turn
 NOTE, SEEK, AWAY = 0.4, 1.5, 0.3
 SHAPE = dict(
@@ -180,6 +180,23 @@ def head_start(model: LlamaForCausalLM) -> None:
     key[fast[0], 0] = -AWAY
 
 
+def hold_positions(model: LlamaForCausalLM) -> None:
+    """Keep the looking-back heads as they are, and the component they find the place by.
+
+    Left free, the shared component turns into a measure of how common each token is, and the heads lose their way.
+    """
+    embedding, attention = model.get_input_embeddings().weight, model.model.layers[0].self_attn
+    size = model.config.hidden_size // model.config.num_attention_heads
+    for weight, held in (
+        (embedding, (slice(None), 0)),
+        (attention.q_proj.weight, slice(0, 3 * size)),
+        (attention.k_proj.weight, slice(0, 3 * size)),
+    ):
+        mask = torch.ones_like(weight)
+        mask[held] = 0
+        weight.register_hook(mask.mul)
+
+
 @torch.no_grad()
 def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 120) -> float:
     """The share of held-out questions to which the most likely continuation is the right answer."""
@@ -195,10 +212,8 @@ def copying(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: torch.Tensor, steps: int) -> None:
     """Next-token training, one pass over the rows."""
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98))
+    hold_positions(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.98), weight_decay=0.0)
     start = time.time()
     for step in range(steps):
         progress = max(0.0, (step - WARMUP) / max(1, steps - WARMUP))
