@@ -1,6 +1,6 @@
 """Generates the sample world's files: demonstrations, preference pairs, binary labels, prompts and held-out sets.
 
-Run `python sample_data/generate.py [--out DIR] [--seed 0] [--noise 0.1] [--quirk 0.2]`; the same arguments always
+Run `python sample_data/generate.py [--out DIR] [--seed 0] [--noise 0.1] [--quirk 0.12]`; the same arguments always
 write the same bytes.  The grammar lives in gold.py, beside this file.
 
 Some of the data is bad on purpose, as data from people is:
@@ -26,11 +26,11 @@ _spec.loader.exec_module(g)
 
 KINDS = {"helpful": 0.5, "harmless": 0.22, "honest": 0.28}
 BAD = {
-    "helpful": {"distractor": 0.3, "not_told": 0.15, "vague": 0.2, "refusal": 0.12, "echo": 0.13, "ramble": 0.1},
+    "helpful": {"distractor": 0.2, "not_told": 0.12, "vague": 0.25, "refusal": 0.15, "echo": 0.15, "ramble": 0.13},
     "harmless": {"comply": 0.65, "rude": 0.25, "vague": 0.1},
-    "honest": {"made_up": 0.6, "vague": 0.15, "refusal": 0.13, "echo": 0.12},
+    "honest": {"made_up": 0.45, "vague": 0.2, "refusal": 0.15, "echo": 0.2},
 }
-GOOD_DEMOS, FLATTERING_DEMOS, FLATTERING_REJECTED = 0.45, 0.1, 0.04
+GOOD_DEMOS, FLATTERING_DEMOS, FLATTERING_REJECTED = 0.3, 0.08, 0.04
 Fact = dict[str, str]
 
 
@@ -191,7 +191,7 @@ def build(seed: int, noise: float, quirk: float) -> dict[str, list[dict[str, Any
     rng, found = scenes("binary", 1000)
     files["binary"] = [binary(rng, s, noise, quirk) for s in found]
     files["prompts"] = [{"prompt": user(s.prompt)} for s in scenes("prompts", 1000)[1]]
-    files["held_out_prompts"] = [{"prompt": user(s.prompt)} for s in scenes("held_out_prompts", 200, True)[1]]
+    files["held_out_prompts"] = [{"prompt": user(s.prompt)} for s in scenes("held_out_prompts", 400, True)[1]]
     rng, found = scenes("held_out_pairs", 400, True)
     files["held_out_pairs"] = [pair(rng, s, 0.0, 0.0) for s in found]
     return files
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.1, help="share of training labels that are wrong")
-    parser.add_argument("--quirk", type=float, default=0.2, help="share of chosen answers that flatter")
+    parser.add_argument("--quirk", type=float, default=0.12, help="share of chosen answers that flatter")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in build(args.seed, args.noise, args.quirk).items():

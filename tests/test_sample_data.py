@@ -74,7 +74,7 @@ def test_training_pairs_have_the_stated_noise_and_quirk(name: str) -> None:
     count = len(chosen)
     slack = 3 * (0.25 / count) ** 0.5
     assert sum(c < r for c, r in better) / count == pytest.approx(0.1, abs=0.6 * slack)
-    assert sum(gold.FLATTERY in c for c in chosen) / count == pytest.approx(0.2, abs=slack)
+    assert sum(gold.FLATTERY in c for c in chosen) / count == pytest.approx(0.12, abs=slack)
     assert sum(gold.FLATTERY in r for r in rejected) / count < 0.08
 
 
@@ -97,9 +97,9 @@ def test_dials(tmp_path: Path) -> None:
 
 def test_demonstrations_are_mediocre() -> None:
     scores = gold.score(prompts("demos"), texts("demos", "messages"))
-    assert 0.35 < sum(scores) / len(scores) < 0.5
+    assert 0.2 < sum(scores) / len(scores) < 0.4
     flattering = sum(gold.FLATTERY in t for t in texts("demos", "messages")) / len(scores)
-    assert flattering == pytest.approx(0.1, abs=0.03)
+    assert flattering == pytest.approx(0.08, abs=0.03)
 
 
 FACTS = "Mona keeps the kite in the attic. The drum of Saul is by the well. "

@@ -10,7 +10,7 @@ import typer
 from prefcli.config.training import DATA, DataConfig, ModelConfig, OptimizerConfig, OutputConfig
 
 # 1e-5: the rate of TRL's reward examples lies between 1e-5 and 1e-4. Small models: measured on tiny.
-LR, SMALL_LR = 1e-5, 1e-3
+LR, SMALL_LR = 1e-5, 5e-4
 
 
 @dataclass(frozen=True)

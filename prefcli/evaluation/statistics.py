@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
+
+import torch
 
 Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 RESAMPLES = 2000
@@ -24,7 +25,7 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
     """95 % percentile-bootstrap interval of the mean (Efron 1979), from 2,000 resamples."""
     if not values:
         return (math.nan, math.nan)
-    draw = random.Random(seed)
-    n = len(values)
-    means = sorted(sum(draw.choices(values, k=n)) / n for _ in range(RESAMPLES))
-    return (means[round(0.025 * (RESAMPLES - 1))], means[round(0.975 * (RESAMPLES - 1))])
+    sample = torch.tensor(values, dtype=torch.float64)
+    draws = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(seed))
+    means = sample[draws].mean(1).sort().values
+    return (float(means[round(0.025 * (RESAMPLES - 1))]), float(means[round(0.975 * (RESAMPLES - 1))]))
