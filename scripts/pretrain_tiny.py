@@ -1,8 +1,8 @@
 """Builds the base model `tiny` from nothing: a BPE tokenizer and a small Llama, trained on text of the sample world.
 
 Run `python scripts/pretrain_tiny.py [--out DIR] [--steps N]` from a checkout.  Seeds, thread count and data are fixed,
-so on one machine every run writes the same weights (checked: twice the digest of those shipped, 363 s each on two
-cores); their sha256 is printed.
+so on one machine every run writes the same weights (checked once: 363 s on two cores, the digest of those shipped);
+their sha256 is printed.
 
 The text is plain prose, questions and answers, mostly right, so that the model learns to copy facts out of what it
 read; nothing of it is in the chat format, which is left to fine-tuning.
