@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test check docs clean
+.PHONY: setup demo test check bench docs clean
 
 setup: .venv/.ready
 
@@ -25,6 +25,13 @@ check: setup
 
 test: check
 	$(BIN)/pytest
+
+# PAIRS=FILE: dialogues in HH-RLHF's form, for the run on a real model
+bench: setup
+	$(BIN)/python -m benchmarks trl --tiny --batch-size 16 --steps 20
+	$(BIN)/python -m benchmarks startup
+	$(BIN)/python -m benchmarks gain
+	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
 
 docs: setup
 	$(BIN)/python scripts/options_reference.py --write

@@ -8,7 +8,8 @@ from peft import LoraConfig, TaskType, get_peft_model
 from tiny_models import ARCHITECTURES, tiny_lm, tiny_scorer
 
 from prefcli.errors import ArtifactError, DataError
-from prefcli.models.logps import language_model_head, pad_rows, sequence_scores, token_logps, token_values
+from prefcli.models.logps import language_model_head, sequence_scores, token_logps, token_values
+from prefcli.models.rows import pad_rows
 
 PROMPTS = [[0, 5, 9], [0, 3, 4, 8, 2, 7, 6], [0], [0, 11]]
 COMPLETIONS = [[4, 1], [9], [2, 2, 7, 3, 1], [0, 0, 6]]  # 0 is the padding id, and stands inside an answer too

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
-    GPT2ForSequenceClassification,
-    GPT2LMHeadModel,
+    GPTNeoXConfig,
     LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
+    MistralConfig,
     PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
 )
 
 torch.set_num_threads(1)  # models this small lose time to threads, above all on a busy machine
 
 ARCHITECTURES = ("llama", "gpt2")
+# Sliding windows are shorter than the rows of the tests: a mask that forgets them shows.
+_ALTERNATING = ["sliding_attention", "full_attention"]
+MORE: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
+    "qwen2": (Qwen2Config, {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": (Qwen3Config, {"head_dim": 8}),
+    "mistral": (MistralConfig, {"sliding_window": 4}),
+    "gemma2": (Gemma2Config, {"head_dim": 8, "sliding_window": 4, "layer_types": _ALTERNATING}),
+    "gemma3": (Gemma3TextConfig, {"head_dim": 8, "sliding_window": 4, "layer_types": _ALTERNATING}),
+    "neox": (GPTNeoXConfig, {}),
+}
 
 
 def tiny_config(architecture: str = "llama", vocab: int = 32, hidden: int = 16, layers: int = 2) -> PretrainedConfig:
     shared = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None, "num_labels": 1}
     if architecture == "gpt2":
         return GPT2Config(n_embd=hidden, n_layer=layers, n_head=2, n_positions=64, **shared)
-    return LlamaConfig(
+    kind, more = MORE.get(architecture, (LlamaConfig, {}))
+    return kind(
         hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, **shared,
+        num_key_value_heads=1, max_position_embeddings=64, **more, **shared,
     )  # fmt: skip
 
 
@@ -33,15 +48,15 @@ def tiny_lm(architecture: str = "llama", seed: int = 0, scale: float = 1.0, **si
     torch.manual_seed(seed)
     config = tiny_config(architecture, **sizes)
     config.tie_word_embeddings = False
-    model = {"llama": LlamaForCausalLM, "gpt2": GPT2LMHeadModel}[architecture](config)
-    return _livelier(model, model.lm_head, scale)
+    model = AutoModelForCausalLM.from_config(config)
+    return _livelier(model, model.get_output_embeddings(), scale)
 
 
 def tiny_scorer(architecture: str = "llama", seed: int = 0, scale: float = 1.0, **sizes: int) -> torch.nn.Module:
     """A random one-label sequence classifier, without a padding id."""
     torch.manual_seed(seed)
     config = tiny_config(architecture, **sizes)
-    model = {"llama": LlamaForSequenceClassification, "gpt2": GPT2ForSequenceClassification}[architecture](config)
+    model = AutoModelForSequenceClassification.from_config(config)
     return _livelier(model, model.score, scale)
 
 

@@ -49,6 +49,20 @@ class ModelConfig:
         bool,
         typer.Option(help="Recompute activations in the backward pass: less memory, slower.", rich_help_panel=MODEL),
     ] = False
+    packed: Annotated[
+        bool,
+        typer.Option(
+            help="Run each prompt once and no padding; --no-packed is the padded forward.", rich_help_panel=MODEL
+        ),
+    ] = True
+    tokens_per_row: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens of a packed row: a batch runs in rows of so many. Default: by device.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -176,3 +190,6 @@ class DataConfig:
 
 # Learning rates where --lr is not given. Models this small (tiny) need, and stand, far larger ones.
 SMALL_MODEL_PARAMETERS = 20_000_000
+
+# Tokens of a packed row where --tokens-per-row is not given. CPU: measured, see docs/packed.md.
+TOKENS_PER_ROW = {"cpu": 768, "cuda": 16384}

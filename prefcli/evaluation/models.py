@@ -13,7 +13,8 @@ from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.evaluation.statistics import bootstrap_interval
 from prefcli.models.generation import generate
-from prefcli.models.logps import completion_logits, pad_rows
+from prefcli.models.logps import completion_logits
+from prefcli.models.rows import pad_rows
 from prefcli.rewards.sources import Answer, RewardSource
 
 

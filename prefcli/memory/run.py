@@ -46,6 +46,7 @@ class Run:
 
     `batch_size` counts rows that are on the device at a time: after --grad-accum and processes have divided them.
     `shared_prompt` are the tokens of a row that its answers share and a packed batch holds once.
+    `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
     `logit_chunk` is the number of positions whose logits exist at a time; None is all of them.
     `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`).
     """
@@ -60,6 +61,7 @@ class Run:
     batch_size: int = 1
     max_length: int = 2048
     shared_prompt: int = 0
+    tokens_per_row: int | None = None
     checkpointing: bool = True
     logit_chunk: int | None = 1024
 
@@ -80,5 +82,6 @@ class Run:
     @property
     def tokens(self) -> int:
         """Tokens on the device at a time, every answer at its longest."""
-        answers = ANSWERS[self.stage]
-        return self.batch_size * (self.shared_prompt + answers * (self.max_length - self.shared_prompt))
+        row = self.shared_prompt + ANSWERS[self.stage] * (self.max_length - self.shared_prompt)
+        batch = self.batch_size * row
+        return batch if self.tokens_per_row is None else min(batch, max(row, self.tokens_per_row))

@@ -1,7 +1,8 @@
 """Sampling completions: a KV-cached loop over left-padded prompts that draws from the plain softmax at a temperature.
 
 No top-k, top-p or penalties: what is drawn has exactly the probability that `models.logps` gives it later, which is
-what makes the first ratio of PPO 1. Finished rows leave the batch, so that a long answer does not pay for short ones.
+what makes the first ratio of PPO 1. Finished rows leave the batch, so that a long answer does not pay for short ones;
+equal prompts that follow each other are read once; keys and values are written into buffers of their final size.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from prefcli.errors import DataError
 from prefcli.models.logps import unwrap
@@ -73,13 +75,14 @@ def _decode(
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    cache = _buffers(model, width + max_new_tokens)
+    read, owner = _unique(prompts) if cache is not None else (prompts, list(range(len(prompts))))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in read], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in read], device=device)
     accepted = _accepted_arguments(model)
     completions: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which completion each row of the batch belongs to
     running = [True] * len(rows)
-    cache = None
     for step in range(max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         extra = {"position_ids": positions, "logits_to_keep": 1}
@@ -87,14 +90,19 @@ def _decode(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
             **{name: value for name, value in extra.items() if name in accepted},
         )  # fmt: skip
-        cache, ids = output.past_key_values, pick(output.logits[:, -1])[:, None]
+        cache, logits = output.past_key_values, output.logits[:, -1]
+        if step == 0 and len(read) < len(prompts):
+            index = torch.tensor(owner, device=device)
+            cache.batch_select_indices(index)
+            logits, mask = logits[index], mask[index]
+        ids = pick(logits)[:, None]
         for row, token in enumerate(ids[:, 0].tolist()):
             if running[row]:
                 completions[rows[row]].append(token)
                 running[row] = token not in eos_ids
         if not any(running) or step + 1 == max_new_tokens:
             break
-        if 2 * sum(running) <= len(running) and _can_shrink(cache):
+        if 4 * sum(running) <= 3 * len(running) and _can_shrink(cache):
             kept = [row for row, is_running in enumerate(running) if is_running]
             index = torch.tensor(kept, device=device)
             cache.batch_select_indices(index)
@@ -102,6 +110,54 @@ def _decode(
             rows, running = [rows[row] for row in kept], [True] * len(kept)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return completions
+
+
+class _Buffer(DynamicLayer):
+    """A layer's keys and values, written into tensors of their final size: growing them would copy all at each step."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._buffers: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        new = (key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = [x.new_empty(*x.shape[:2], self._capacity, x.shape[3]) for x in new]
+        for buffer, states in zip(self._buffers, new):
+            buffer[:, :, start : start + states.shape[2]] = states
+        return self._show(start + key_states.shape[2])
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        length = self.get_seq_length()
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._show(length)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+        return self.keys, self.values
+
+
+def _buffers(model: nn.Module, capacity: int) -> DynamicCache | None:
+    """A cache for `capacity` tokens; None for a model that needs a kind of its own, which it then makes itself."""
+    cache = DynamicCache(config=getattr(model, "config", None))
+    if not cache.layers or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+        return None
+    cache.layers = [_Buffer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _unique(prompts: list[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:
+    """The prompts, those equal to the one before left out, and which of them each one is."""
+    read: list[Sequence[int]] = []
+    owner = []
+    for prompt in prompts:
+        if not read or list(prompt) != list(read[-1]):
+            read.append(prompt)
+        owner.append(len(read) - 1)
+    return read, owner
 
 
 def _can_shrink(cache: Any) -> bool:

@@ -1,148 +1,217 @@
-"""Per-token log-probabilities, entropies and values of completions, from any padded causal LM or reward model.
+"""Per-token log-probabilities, entropies and values of completions, from any causal LM or reward model.
 
-Shapes: B rows, T tokens of the longest prompt with its completion, C tokens of the longest completion, N completion
-tokens in all rows together, V vocabulary. A row is its prompt, then its completion, then padding. Everything here goes
-by the lengths in `Rows`, never by a padding token, so a token that doubles as padding may stand inside a row.
+Shapes: B rows, C tokens of the longest completion, N completion tokens in all rows together, V vocabulary.
 
-The models are called through their own `forward`, so wrappers (PEFT, DDP, autocast) take part; hooks on the heads
+The models are called through their own `forward`, so wrappers (PEFT, DDP, autocast) take part. Hooks on the heads
 narrow the language-model head to the N positions that are read, and let out the score head's value at every position.
+A model that `packed.pack` has prepared runs on the packed form of the rows, any other on the padded one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from prefcli.errors import ArtifactError, DataError
+from prefcli.errors import ArtifactError
+from prefcli.models.packed_attention import PACKED
+from prefcli.models.rows import Rows
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Prompts with their completions, right-padded. Build it with `pad_rows`."""
-
-    input_ids: Tensor  # [B, T]
-    prompt_lengths: Tensor  # [B], each at least 1
-    completion_lengths: Tensor  # [B]
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.prompt_lengths + self.completion_lengths
-
-    @cached_property
-    def attention_mask(self) -> Tensor:
-        """[B, T], 1 on prompt and completion."""
-        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        return (columns < self.lengths[:, None]).long()
-
-    @cached_property
-    def mask(self) -> Tensor:
-        """[B, C], True on completion tokens."""
-        width = int(self.completion_lengths.max())
-        return torch.arange(width, device=self.input_ids.device) < self.completion_lengths[:, None]
-
-    @cached_property
-    def states(self) -> Tensor:
-        """[B, C], the column whose hidden state precedes completion token t: prompt length − 1 + t; 0 in padding."""
-        columns = self.prompt_lengths[:, None] - 1 + torch.arange(self.mask.shape[1], device=self.input_ids.device)
-        return torch.where(self.mask, columns, 0)
-
-    def select(self, index: Tensor) -> Rows:
-        """The rows at `index`, cut to the longest of them."""
-        prompt_lengths, completion_lengths = self.prompt_lengths[index], self.completion_lengths[index]
-        width = int((prompt_lengths + completion_lengths).max())
-        return Rows(self.input_ids[index, :width], prompt_lengths, completion_lengths)
+CHUNK_BYTES = 2**28  # logits in float32 that exist at a time
+ROWS_IN_CACHE = 2**20  # numbers of them that one pass of the softmax works on
 
 
 class TokenLogps(NamedTuple):
     logps: Tensor  # [B, C] log π(token | what stands before it), 0 in padding
     entropy: Tensor  # [B, C] entropy of π(· | what stands before it) in nats, 0 in padding
+    top: Tensor  # [B, C] True where the token is the most likely one, False in padding
     mask: Tensor  # [B, C] True on completion tokens
 
 
-def pad_rows(
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    *,
-    pad_id: int = 0,
-    device: torch.device | str = "cpu",
-) -> Rows:
-    """Right-padded rows of token ids."""
-    if not all(prompts):
-        raise DataError("a prompt has no tokens", "every prompt needs at least one token, such as the tokenizer's BOS")
-    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-    width = max(map(len, rows))
-    return Rows(
-        torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device),
-        torch.tensor([len(prompt) for prompt in prompts], device=device),
-        torch.tensor([len(completion) for completion in completions], device=device),
+def token_logps(model: nn.Module, rows: Rows, temperature: float = 1.0, *, entropy_grad: bool = False) -> TokenLogps:
+    """log softmax(logits / temperature) of each completion token, in float32, the entropies, and the hits.
+
+    The logits of at most CHUNK_BYTES exist at a time; the backward pass computes them again where there are more.
+    The entropy carries gradients only with `entropy_grad`.
+    """
+    mask, targets = rows.mask, rows.targets
+    hidden, to_logits = completion_states(model, rows)
+
+    def of(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = to_logits(hidden).float()
+        return SelectedLogps.apply(logits if temperature == 1 else logits / temperature, targets)
+
+    size = max(1, CHUNK_BYTES // (4 * to_logits.vocabulary))
+    pieces = [
+        of(*part) if len(targets) <= size else checkpoint(of, *part, use_reentrant=False)
+        for part in zip(hidden.split(size), targets.split(size))
+    ]
+    logps, entropy, top = (torch.cat(piece) for piece in zip(*pieces))
+    return TokenLogps(
+        _spread(logps, mask), _spread(entropy if entropy_grad else entropy.detach(), mask), _spread(top, mask), mask
     )
 
 
-def token_logps(model: nn.Module, rows: Rows, temperature: float = 1.0, *, entropy_grad: bool = False) -> TokenLogps:
-    """log softmax(logits / temperature) of each completion token, in float32, and the entropies.
+class SelectedLogps(torch.autograd.Function):
+    """log softmax(logits)[target], the entropy of softmax(logits), and whether the target is its largest.
 
-    The entropy carries gradients only with `entropy_grad`, since that keeps another [N, V] tensor alive.
+    logits [n, V], float32; targets [n]; returns three [n]. Beside the logits and their gradient no [n, V] tensor is
+    made; autograd's own softmax and entropy make four.
+
+        ∂ log p_t / ∂ z_j = 1[j = t] − p_j        ∂ H / ∂ z_j = −p_j·(log p_j + H)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        size = max(1, ROWS_IN_CACHE // logits.shape[1])
+        totals, entropies, tops = [], [], []
+        for part in logits.split(size):
+            largest, top = part.max(-1, keepdim=True)
+            shifted = part - largest
+            weights = shifted.exp()
+            total = weights.sum(-1, keepdim=True)
+            log_total = total.log()
+            totals.append(log_total + largest)
+            # H = log Σ exp z − Σ p·z, with z shifted by the largest
+            entropies.append(
+                (log_total - (weights * shifted.clamp(min=-1e30)).sum(-1, keepdim=True) / total).squeeze(1)
+            )
+            tops.append(top.squeeze(1))
+        total, entropy = torch.cat(totals), torch.cat(entropies)
+        ctx.save_for_backward(logits, targets, total, entropy)
+        ctx.set_materialize_grads(False)
+        top = torch.cat(tops) == targets
+        ctx.mark_non_differentiable(top)
+        return logits.gather(1, targets[:, None]).squeeze(1) - total.squeeze(1), entropy, top
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, None]:
+        logits, targets, total, entropy = ctx.saved_tensors
+        logps_grad, entropy_grad = grads[:2]
+        if logps_grad is None and entropy_grad is None:
+            return None, None
+        gradient = torch.empty_like(logits)
+        size = max(1, ROWS_IN_CACHE // logits.shape[1])
+        for i in range(0, len(logits), size):
+            cut = slice(i, i + size)
+            all_logps = logits[cut] - total[cut]
+            p = all_logps.exp()
+            factor = -logps_grad[cut, None] if logps_grad is not None else 0.0
+            if entropy_grad is not None:
+                factor = factor - entropy_grad[cut, None] * (all_logps.clamp(min=-1e30) + entropy[cut, None])
+            torch.mul(p, factor, out=gradient[cut])
+        if logps_grad is not None:
+            gradient.scatter_add_(1, targets[:, None], logps_grad[:, None])
+        return gradient, None
+
+
+class ToLogits:
+    """From hidden states [n, h] to logits [n, V], as the model itself does it."""
+
+    def __init__(self, head: nn.Module | None, config: Any, vocabulary: int) -> None:
+        self.vocabulary, self._head = vocabulary, head
+        # Gemma caps its logits, Cohere multiplies and Granite divides them.
+        self._cap = getattr(config, "final_logit_softcapping", None)
+        self._scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """`hidden` are the logits already where there is no head (the model has run it, on the narrowed positions)."""
+        if self._head is None:
+            return hidden
+        logits = self._head(hidden)
+        logits = logits if self._scale == 1 else logits * self._scale
+        return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
+
+
+def completion_states(model: nn.Module, rows: Rows) -> tuple[Tensor, ToLogits]:
+    """[N, h] the states that predict the completion tokens, row after row, and what makes logits of them.
+
+    On padded rows the model's own forward makes the logits, whatever it does to them after the head. On packed rows the
+    head runs apart, so that it can run in chunks; `packed.pack` has compared the two.
     """
     mask = rows.mask
-    logits = completion_logits(model, rows).float() / temperature  # [N, V]
-    all_logps = torch.log_softmax(logits, dim=-1)
-    targets = rows.input_ids.gather(1, (rows.states + 1) * mask)[mask]  # [N]
-    logps = all_logps.gather(1, targets[:, None]).squeeze(1)
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        entropy = -(all_logps.exp() * all_logps).sum(-1)
-    return TokenLogps(_spread(logps, mask), _spread(entropy, mask), mask)
+    row = mask.nonzero()[:, 0]
+    head = language_model_head(model)
+    inputs = _packed_inputs(model, rows)
+    if inputs is not None and head is not None:
+        index = rows.layout.index[row, rows.states[mask]]
+        seen: list[Tensor] = []
+
+        def take(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            seen.append(args[0][0, index])
+            return (args[0][:, :0], *args[1:])
+
+        with _hooked(head.register_forward_pre_hook(take)):
+            model(**inputs)
+        config = unwrap(model).config.get_text_config()
+        return seen[0], ToLogits(head, config, config.vocab_size)
+    padded = (row, rows.states[mask])
+    narrowed = False
+
+    def narrow(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        nonlocal narrowed
+        if args[0].shape[:2] != rows.input_ids.shape:
+            return args
+        narrowed = True
+        return (args[0][padded].unsqueeze(0), *args[1:])
+
+    with _hooked(head.register_forward_pre_hook(narrow) if head is not None else None):
+        logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
+    logits = logits[0] if narrowed else logits[padded]
+    return logits, ToLogits(None, None, logits.shape[-1])
 
 
 def completion_logits(model: nn.Module, rows: Rows) -> Tensor:
     """[N, V] logits that predict the completion tokens, row after row. The head runs on these N positions alone."""
-    mask = rows.mask
-    index = (mask.nonzero()[:, 0], rows.states[mask])
-    narrowed = False
-
-    def narrow(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        nonlocal narrowed
-        hidden = inputs[0]
-        if hidden.shape[:2] != rows.input_ids.shape:
-            return inputs
-        narrowed = True
-        return (hidden[index].unsqueeze(0), *inputs[1:])
-
-    head = language_model_head(model)
-    hook = head.register_forward_pre_hook(narrow) if head is not None else None
-    try:
-        logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
-    finally:
-        if hook is not None:
-            hook.remove()
-    return logits[0] if narrowed else logits[index]
+    hidden, to_logits = completion_states(model, rows)
+    return to_logits(hidden)
 
 
 def token_values(model: nn.Module, rows: Rows) -> Tensor:
     """[B, C] values of a one-label sequence classifier at the states before each completion token, 0 in padding."""
-    return all_scores(model, rows).gather(1, rows.states) * rows.mask
+    return _scores_at(model, rows, rows.states) * rows.mask
 
 
 def sequence_scores(model: nn.Module, rows: Rows) -> Tensor:
     """[B] score of a one-label sequence classifier at the last token of each row."""
-    return all_scores(model, rows).gather(1, rows.lengths[:, None] - 1).squeeze(1)
+    return _scores_at(model, rows, rows.lengths[:, None] - 1).squeeze(1)
 
 
-def all_scores(model: nn.Module, rows: Rows) -> Tensor:
-    """[B, T] the score head's output at every position, in float32."""
+def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
+    """[B, n] the score head's output, in float32, at `columns` [B, n] of the padded rows."""
     seen: list[Tensor] = []
-    hook = score_head(model).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    try:
-        with _some_pad_id(unwrap(model).config):
-            model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
-    finally:
-        hook.remove()
-    return seen[-1].squeeze(-1).float()
+    inputs = _packed_inputs(model, rows)
+    padded = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "use_cache": False}
+    with (
+        _hooked(score_head(model).register_forward_hook(lambda _module, _inputs, output: seen.append(output))),
+        _some_pad_id(unwrap(model).config),
+    ):
+        model(**(inputs or padded))
+    scores = seen[-1].squeeze(-1).float()
+    if inputs is not None:
+        return scores[0, rows.layout.index.gather(1, columns)]
+    return scores.gather(1, columns)
+
+
+def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
+    """What a model that was packed is called with; None for another.
+
+    The models hand `layout` down to attention. A mask of four dimensions keeps them from making one of their own.
+    """
+    if unwrap(model).config.get_text_config()._attn_implementation != PACKED:
+        return None
+    layout = rows.layout
+    return {
+        "input_ids": layout.input_ids,
+        "position_ids": layout.position_ids,
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device),
+        "use_cache": False,  # with a cache transformers forgets that positions start again
+        "layout": layout,
+    }
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -170,6 +239,15 @@ def score_head(model: nn.Module) -> nn.Module:
 def _spread(flat: Tensor, mask: Tensor) -> Tensor:
     """[N] values at the True places of mask [B, C], 0 elsewhere."""
     return flat.new_zeros(mask.shape).masked_scatter(mask, flat)
+
+
+@contextmanager
+def _hooked(hook: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import os
 from typing import Any
 
+from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
@@ -16,7 +17,8 @@ MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "p
 
 def rollouts(config: Any, prompts: int) -> int:
     """How many rollouts a ppo run makes."""
-    return config.max_steps or max(1, math.ceil(config.epochs * prompts / config.batch_size))
+    answers = prompts * (config.num_generations or 1)
+    return config.max_steps or max(1, math.ceil(config.epochs * answers / config.batch_size))
 
 
 def steps(inputs: Inputs) -> int:
@@ -80,6 +82,7 @@ def predicted_bytes(inputs: Inputs) -> int | None:
             optimizer=config.optim,
             batch_size=max(1, rows),
             max_length=min(longest, positions),
+            tokens_per_row=(config.tokens_per_row or TOKENS_PER_ROW["cpu"]) if config.packed else None,
             checkpointing=config.gradient_checkpointing,
             logit_chunk=None,
         )

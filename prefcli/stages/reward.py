@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_adapter, is_scorer, load_scorer
-from prefcli.models.logps import pad_rows, sequence_scores
+from prefcli.models.logps import sequence_scores
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.packed_trainer import PackedReward, pair_rows
 from prefcli.stages.policy import count
 from prefcli.stages.session import session
 
@@ -57,11 +59,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
         refuse_nothing_left(len(rows), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, len(rows))
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
-        trainer = RewardTrainer(
+        packed = run.packs(trained, "reward model")
+        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else RewardTrainer
+        sides = (lambda rows: rows) if packed else whole
+        trainer = trainer_class(
             model=trained,
             args=TRLConfig(**trl_trainer.arguments(run)),
-            train_dataset=trl_trainer.dataset(whole(rows)),
-            eval_dataset=trl_trainer.dataset(whole(measured)) if inputs.eval_data else None,
+            train_dataset=trl_trainer.dataset(sides(rows)),
+            eval_dataset=trl_trainer.dataset(sides(measured)) if inputs.eval_data else None,
             processing_class=tokenizer,
         )
         steps, tokens = trl_trainer.run(run, trainer, "train-rm")
@@ -105,15 +110,10 @@ def held_out_metrics(model: Any, rows: list[dict[str, Any]], batch_size: int) ->
         return {}
     model.eval()
     device = next(model.parameters()).device
-    sides: dict[str, list[torch.Tensor]] = {"chosen_ids": [], "rejected_ids": []}
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        for side, scores in sides.items():
-            batch = pad_rows([row["prompt_ids"] for row in part], [row[side] for row in part], device=device)
-            scores.append(sequence_scores(model, batch).cpu())
-    chosen, rejected = (torch.cat(scores) for scores in sides.values())
+    batches = [pair_rows(rows[i : i + batch_size], device) for i in range(0, len(rows), batch_size)]
+    both = torch.cat([sequence_scores(model, batch).cpu() for batch in batches])
+    chosen, rejected = both[0::2], both[1::2]
     right = int((chosen > rejected).sum())
-    both = torch.cat([chosen, rejected])
     return {
         "accuracy": right / len(rows),
         "accuracy_ci95": list(wilson_interval(right, len(rows))),

@@ -1,8 +1,10 @@
-"""Stage 1 of both routes: supervised fine-tuning on demonstrations, the loss on the answers only (TRL's SFTTrainer)."""
+"""Stage 1 of both routes: supervised fine-tuning on demonstrations, the loss on the answers only."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
@@ -12,6 +14,7 @@ from prefcli.data.tokenising import Encoder, encode_demos
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.packed_trainer import PackedSFT
 from prefcli.stages.policy import open_policy
 from prefcli.stages.session import session
 
@@ -28,7 +31,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
         held_out = None
         if inputs.eval_data:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
-        trainer = SFTTrainer(
+        packed = run.packs(opened.model, "policy")
+        trainer_class: Any = partial(PackedSFT, tokens_per_row=run.tokens_per_row) if packed else SFTTrainer
+        trainer = trainer_class(
             model=opened.model,
             args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True)),
             train_dataset=trl_trainer.dataset(rows),

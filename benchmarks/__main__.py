@@ -1,0 +1,26 @@
+"""python -m benchmarks NAME [options]; without a name: the list of them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = {
+    "trl": "seconds, memory and figures of a step against TRL on the same rows",
+    "startup": "from Enter to the first training step, against TRL",
+    "gain": "what packing gains by prompt length, answers a prompt and batch",
+    "watchers": "when the watchers speak and when the gold score turns, on healthy and hacked runs",
+    "real_chain": "every stage on a real language model",
+}
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        print(__doc__ + "\n" + "\n".join(f"  {name:<12}{what}" for name, what in NAMES.items()))
+        raise SystemExit(0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2)
+    name = sys.argv.pop(1)
+    importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

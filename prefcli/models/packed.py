@@ -1,0 +1,84 @@
+"""Preparing a model for the packed forward: switch its attention over, and check that its numbers stay the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prefcli.models.generation import evaluation_mode
+from prefcli.models.logps import sequence_scores, token_logps, token_values, unwrap
+from prefcli.models.packed_attention import PACKED
+from prefcli.models.rows import Rows, pad_rows
+
+# How far a packed figure may be from the padded one, relative to 1 + the largest of them.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def pack(model: nn.Module) -> str | None:
+    """Make `models.logps` run this causal LM or sequence classifier on packed rows.
+
+    Two prompts with two answers each are run both ways: the figures must be equal, and changing one answer must leave
+    its sibling's alone. Returns None, or in words why the model stays on padded rows.
+    """
+    base: Any = _base(model)
+    before = base.config.get_text_config()._attn_implementation
+    if before == PACKED:
+        return None
+    if before not in ("sdpa", "eager"):
+        return f"its attention is {before}"
+    if not isinstance(base.config.get_text_config().vocab_size, int):
+        return "its vocabulary is not known"
+    rows, changed = _examples(base.config.get_text_config().vocab_size, next(model.parameters()).device)
+    with torch.no_grad(), evaluation_mode(model):
+        expected = _figures(model, rows)
+        base.set_attn_implementation(PACKED)
+        if base.config.get_text_config()._attn_implementation != PACKED:
+            return "it does not let its attention be set"
+        try:
+            found, other = _figures(model, rows), _figures(model, changed)
+        except Exception as error:  # a model that does not take position_ids, or does not hand the layout down
+            base.set_attn_implementation(before)
+            said = str(error).splitlines() or [type(error).__name__]
+            return f"its forward fails on packed rows ({said[0]})"
+    tolerance = TOLERANCES.get(next(model.parameters()).dtype, 5e-2) * (1 + float(expected.abs().max()))
+    off = float((found - expected).abs().max())
+    leak = float((found[SIBLINGS] - other[SIBLINGS]).abs().max())
+    if max(off, leak) <= tolerance:  # False for NaN
+        return None
+    base.set_attn_implementation(before)
+    if leak > tolerance:
+        return f"its answers see each other on packed rows (by {leak:.2g})"
+    return f"its figures on packed rows are off by {off:.2g}"
+
+
+SIBLINGS = [0, 3]  # of the four rows: those whose own tokens do not change
+
+
+def _examples(vocabulary: int, device: torch.device) -> tuple[Rows, Rows]:
+    """Two prompts with two answers each; and the same with one answer of each prompt changed."""
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, vocabulary, (80,), generator=draw).tolist()
+    prompts, answers = [tokens[:23], tokens[23:30]], [tokens[30:39], tokens[39:50], tokens[50:55], tokens[55:70]]
+    changed = [
+        answers[0],
+        [(t + 1) % vocabulary for t in answers[1]],
+        [(t + 1) % vocabulary for t in answers[2]],
+        answers[3],
+    ]
+    both = [prompts[0], prompts[0], prompts[1], prompts[1]]
+    return pad_rows(both, answers, device=device), pad_rows(both, changed, device=device)
+
+
+def _figures(model: nn.Module, rows: Rows) -> Tensor:
+    """[4, n] log-probabilities of a language model, or values and scores of a classifier."""
+    if hasattr(unwrap(model), "score"):
+        return torch.cat([token_values(model, rows), sequence_scores(model, rows)[:, None]], dim=1)
+    return token_logps(model, rows).logps
+
+
+def _base(model: nn.Module) -> nn.Module:
+    """The transformers model below DDP and PEFT."""
+    inner = unwrap(model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

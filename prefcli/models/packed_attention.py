@@ -1,0 +1,103 @@
+"""Attention over packed rows: one row without padding in which each prompt stands once, its completions behind it.
+
+The layers see [1, P] tokens; only attention knows of prompts and completions. It is an attention function in
+transformers' own table, which is told of the layout by a keyword that the models hand down to it. On a CPU it calls
+SDPA on each prompt with its completions, so no P × P mask exists; on a GPU flex attention takes a block mask.
+
+Without that keyword the function is transformers' own `sdpa`: a model that was packed still samples, and still runs on
+padded rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from prefcli.models.rows import Layout, visible
+
+PACKED = "prefcli_packed"
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: query [1, H, P, d], key and value [1, H_kv, P, d] → ([1, P, H, d], None).
+
+    `sliding_window`, `softcap` and `scaling` are what the model's layer says.
+    """
+    if layout is None and softcap is None:
+        found: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+            sliding_window=sliding_window, **kwargs,
+        )  # fmt: skip
+        return found
+    if layout is not None and query.device.type == "cuda" and dropout == 0:  # flex attention has no dropout
+        output, _ = ALL_ATTENTION_FUNCTIONS["flex_attention"](
+            module, query, key, value, _block_mask(layout, sliding_window), scaling=scaling, softcap=softcap
+        )
+        return output, None
+    copies = query.shape[1] // key.shape[1]
+    if copies > 1:
+        key, value = (kv.repeat_interleave(copies, dim=1) for kv in (key, value))
+    if layout is None:
+        return _attend(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
+    pieces = []
+    for number, (start, end, single) in enumerate(layout.spans):
+        causal = single and (sliding_window is None or end - start <= sliding_window)
+        mask = None if causal else layout.mask(number, sliding_window)
+        q, k, v = (x[:, :, start:end] for x in (query, key, value))
+        pieces.append(_attend(q, k, v, mask, dropout, scaling, softcap))
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scale: float | None,
+    cap: float | None,
+) -> Tensor:
+    """[B, H, L, d]; without a mask each token sees those before it. `cap`: scores become cap·tanh(score / cap)."""
+    if cap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale, is_causal=mask is None
+        )
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = cap * torch.tanh(scores / cap)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1, dtype=torch.float32).to(value.dtype)
+    return nn.functional.dropout(weights, dropout) @ value
+
+
+def _block_mask(layout: Layout, window: int | None) -> Any:
+    """The layout's mask for flex attention, made once for each window. Experimental: not measured on a GPU yet."""
+    if window not in layout.block_masks:
+        length = layout.input_ids.shape[1]
+        layout.block_masks[window] = create_block_mask(
+            lambda _b, _h, query, key: visible(query, key, layout, window),
+            None, None, length, length, device=layout.input_ids.device,
+        )  # fmt: skip
+    return layout.block_masks[window]
+
+
+ALL_ATTENTION_FUNCTIONS.register(PACKED, attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(PACKED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -1,0 +1,231 @@
+"""A TRL trainer's steps on packed rows: the same losses and metrics, several times faster (docs/packed.md).
+
+TRL keeps the loop, the optimizer, the schedule and the logs. What happens in a step is ours: a batch is cut into rows
+of at most `tokens_per_row` tokens, each with its own forward and backward pass, so that little is in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from trl import DPOTrainer, RewardTrainer, SFTTrainer
+
+from prefcli.models.logps import sequence_scores, token_logps
+from prefcli.models.rows import Rows, pad_rows, parts
+from prefcli.stages.reference import ReferenceLogps
+
+Example = dict[str, Any]
+Sums = dict[str, tuple[Tensor, float]]  # metric → (sum, of how many)
+
+
+def examples_of(rows: list[Example]) -> dict[str, Any]:
+    """A collator that leaves rows as they are."""
+    return {"examples": rows}
+
+
+class PackedSteps:
+    """Mixed in before a TRL trainer. A subclass says what an example costs, and what its loss and metrics are."""
+
+    # TRL's and transformers'
+    accelerator: Any
+    train_dataset: Any
+    current_gradient_accumulation_steps: int
+    _metrics: Any
+    _total_train_tokens: int
+
+    def __init__(self, *args: Any, tokens_per_row: int, **kwargs: Any) -> None:
+        self._tokens_per_row = tokens_per_row
+        super().__init__(*args, data_collator=examples_of, **kwargs)  # type: ignore[call-arg]
+
+    def cost(self, example: Example) -> int:
+        """Tokens that an example takes in a packed row."""
+        raise NotImplementedError
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+        """The loss summed over its units (pairs, tokens), and metrics."""
+        raise NotImplementedError
+
+    def units(self, examples: list[Example]) -> int:
+        """What the loss is averaged over."""
+        return len(examples)
+
+    def padded_tokens(self, example: Example) -> int:
+        """Tokens that TRL counts: the prompt with each answer."""
+        return self.cost(example)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Loss and gradients of one batch; the gradients of several processes meet at its last row."""
+        model.train()
+        examples = inputs["examples"]
+        # Over all processes and accumulated batches; gradients are averaged over processes, so the sum is scaled back.
+        share = self.accelerator.num_processes / num_items_in_batch if num_items_in_batch else None
+        scale = share or 1 / (self.units(examples) * self.current_gradient_accumulation_steps)
+        pieces = self._pieces(examples)
+        total, sums = torch.zeros((), device=self.accelerator.device), _Totals()
+        for number, piece in enumerate(pieces, 1):
+            with self.accelerator.no_sync(model) if number < len(pieces) else nullcontext():
+                with self.accelerator.autocast():
+                    loss, found = self.summed_loss(model, piece)
+                self.accelerator.backward(loss * scale)
+            total += loss.detach() * scale
+            sums.add(found)
+        tokens = torch.tensor(float(sum(map(self.padded_tokens, examples))), device=total.device)
+        self._total_train_tokens += int(self.accelerator.reduce(tokens, reduction="sum"))
+        self._log("train", sums)
+        return total
+
+    @torch.no_grad()
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, None]:
+        """The loss of one held-out batch."""
+        examples = inputs["examples"]
+        total, sums = torch.zeros((), device=self.accelerator.device), _Totals()
+        for piece in self._pieces(examples):
+            with self.accelerator.autocast():
+                loss, found = self.summed_loss(model, piece)
+            total += loss
+            sums.add(found)
+        self._log("eval", sums)
+        return total / self.units(examples), None, None
+
+    def _pieces(self, examples: list[Example]) -> list[list[Example]]:
+        rows = parts([self.cost(example) for example in examples], self._tokens_per_row)
+        return [[examples[i] for i in row] for row in rows]
+
+    def _log(self, mode: str, sums: _Totals) -> None:
+        stacked = torch.stack([*(total for total in sums.totals.values()), *map(torch.tensor, sums.counts.values())])
+        totals, counts = self.accelerator.reduce(stacked.to(self.accelerator.device), reduction="sum").chunk(2)
+        for name, value in zip(sums.totals, (totals / counts).tolist()):
+            self._metrics[mode][name].append(value)
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # token ids already
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = list(self.train_dataset.column_names)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0  # transformers' guess goes by padded tensors
+
+
+class _Totals:
+    """Sums of metrics over the rows of a batch."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = defaultdict(float)
+
+    def add(self, sums: Sums) -> None:
+        for name, (total, count) in sums.items():
+            self.totals[name] = self.totals.get(name, 0.0) + total.detach().float().cpu()
+            self.counts[name] += count
+
+
+class PackedSFT(PackedSteps, SFTTrainer):
+    """−log π(token) averaged over the tokens that `completion_mask` marks, of a whole optimizer step."""
+
+    def cost(self, example: Example) -> int:
+        return len(example["input_ids"])
+
+    def units(self, examples: list[Example]) -> int:
+        return sum(sum(example["completion_mask"][1:]) for example in examples)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
+        mine = sum(self.units(batch["examples"]) for batch in batch_samples)
+        return self.accelerator.reduce(torch.tensor(float(mine), device=device), reduction="sum").clamp(min=1)
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+        rows = demo_rows(examples, self.accelerator.device)
+        found = token_logps(model, rows)
+        tokens = self.units(examples)
+        return -found.logps.sum(), {
+            "entropy": (found.entropy.sum(), tokens),
+            "mean_token_accuracy": (found.top.sum(), tokens),
+        }
+
+
+class PackedReward(PackedSteps, RewardTrainer):
+    """−log σ(score of chosen − score of rejected), averaged over pairs (Bradley–Terry)."""
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+        scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
+        margins = scores[0::2] - scores[1::2]
+        pairs = len(examples)
+        return -logsigmoid(margins).sum(), {
+            "accuracy": ((margins > 0).sum(), pairs),
+            "margin": (margins.sum(), pairs),
+            "mean_reward": (scores.sum(), 2 * pairs),
+        }
+
+
+class PackedDPO(PackedSteps, DPOTrainer):
+    """−log σ(β·(log-ratio of chosen − log-ratio of rejected)), averaged over pairs (arXiv 2305.18290, equation 7)."""
+
+    def __init__(self, *args: Any, references: list[ReferenceLogps], **kwargs: Any) -> None:
+        self.references = references  # of the training rows, and of the held-out ones
+        super().__init__(*args, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+        rows = pair_rows(examples, self.accelerator.device)
+        reference = self.references[0 if model.training else 1].of([example["row"] for example in examples], rows)
+        found = token_logps(model, rows)
+        logps = found.logps.sum(1)
+        rewards = self.beta * (logps - reference)
+        chosen, rejected = rewards[0::2], rewards[1::2]
+        pairs, tokens = len(examples), rows.mask.sum().item()
+        return -logsigmoid(chosen - rejected).sum(), {
+            "entropy": (found.entropy.sum(), tokens),
+            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
+            "rewards/chosen": (chosen.sum(), pairs),
+            "rewards/rejected": (rejected.sum(), pairs),
+            "rewards/margins": ((chosen - rejected).sum(), pairs),
+            "rewards/accuracies": ((chosen > rejected).sum(), pairs),
+            "logps/chosen": (logps[0::2].sum(), pairs),
+            "logps/rejected": (logps[1::2].sum(), pairs),
+        }
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # `references` has them, as they are asked for
+
+
+def demo_rows(examples: list[Example], device: torch.device) -> Rows:
+    """Demonstrations as rows: what stands before the first token that is read is the prompt."""
+    prompts, completions, read = [], [], []
+    for example in examples:
+        ids, mask = example["input_ids"], example["completion_mask"]
+        start = max(1, mask.index(1) if 1 in mask else len(mask))
+        prompts.append(ids[:start])
+        completions.append(ids[start:])
+        read.append(mask[start:])
+    width = max(map(len, read))
+    marks = torch.tensor([mask + [0] * (width - len(mask)) for mask in read], dtype=torch.bool, device=device)
+    rows = pad_rows(prompts, completions, device=device)
+    return Rows(rows.input_ids, rows.prompt_lengths, rows.completion_lengths, marks)
+
+
+def pair_rows(examples: list[Example], device: torch.device) -> Rows:
+    """Pairs as rows: chosen, rejected, chosen, rejected, …, so that the two share their prompt."""
+    prompts = [example["prompt_ids"] for example in examples for _ in range(2)]
+    completions = [example[side] for example in examples for side in ("chosen_ids", "rejected_ids")]
+    return pad_rows(prompts, completions, device=device)
+
+
+def pair_cost(example: Example) -> int:
+    return len(example["prompt_ids"]) + len(example["chosen_ids"]) + len(example["rejected_ids"])
