@@ -53,8 +53,12 @@ def score(prompts, completion_ids, completions):
     return {"table": torch.tensor([REWARD[tuple(ids)] for ids in completion_ids])}
 
 
-@pytest.mark.parametrize(("start", "temperature", "epochs"), [("reference", 1.0, 1), ("elsewhere", 0.7, 2)])
-def test_ppo_reaches_the_exact_optimum(start, temperature, epochs):
+@pytest.mark.parametrize(
+    ("start", "temperature", "epochs", "answers"),
+    [("reference", 1.0, 1, 1), ("elsewhere", 0.7, 2, 1), ("reference", 1.0, 1, 4)],
+    ids=["gae", "gae from elsewhere", "rloo"],
+)
+def test_ppo_reaches_the_exact_optimum(start, temperature, epochs, answers):
     reference = tiny_lm(seed=0, scale=0.5, **SIZES)
     policy = copy.deepcopy(reference) if start == "reference" else tiny_lm(seed=9, **SIZES)
     weights = [p * math.exp(REWARD[a] / BETA) for a, p in zip(ANSWERS, distribution(reference, temperature))]
@@ -65,14 +69,15 @@ def test_ppo_reaches_the_exact_optimum(start, temperature, epochs):
     rollouts, rows = 60, 256
     config = PPOConfig(
         batch_size=rows, max_new_tokens=2, temperature=temperature, kl_coef=BETA, missing_eos_penalty=0.0,
-        warmup=0.0, lr_scheduler="linear", vf_coef=0.5, ppo_epochs=epochs,
+        warmup=0.0, lr_scheduler="linear", vf_coef=0.5, ppo_epochs=epochs, num_generations=answers,
+        advantage="gae" if answers == 1 else "rloo",
     )  # fmt: skip
     ppo = PPO(
         Roles(policy, tiny_scorer(seed=1, **SIZES), reference, score), config, tokenizer=LetterTokenizer(),
         eos_ids=[EOS], total_rollouts=rollouts, lr=1e-2, accelerator=Accelerator(cpu=True),
     )  # fmt: skip
     for _ in range(rollouts):
-        found = ppo.step([Prompt(PROMPT, Row("a"))] * rows)
+        found = ppo.step([Prompt(PROMPT, Row("a"))] * (rows // answers))
     after = distribution(policy, temperature)
     assert total_variation(after, target) < 0.05
     # The objective's maximum is β·log Σ π_ref·exp(r/β).

@@ -37,7 +37,8 @@ def make(score=count_c, policy=None, value=None, lr=1e-2, total_rollouts=10, **o
 
 
 def weights(ppo):
-    return [p.detach().clone() for model in (ppo.roles.policy, ppo.roles.value) for p in model.parameters()]
+    models = [model for model in (ppo.roles.policy, ppo.roles.value) if model is not None]
+    return [p.detach().clone() for model in models for p in model.parameters()]
 
 
 def with_dropout(model):
@@ -153,7 +154,8 @@ def test_metrics_carry_the_ecosystems_names_and_add_up():
     ppo.step(PROMPTS)
     found = ppo.step(PROMPTS)
     assert set(found) == {
-        "objective/kl", "objective/kl_k3", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
+        "objective/kl_coef", "objective/kl", "objective/kl_k3",
+        "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward",
         "objective/scores", "objective/scores/c", "objective/scores/one", "policy/approxkl_avg",
         "policy/clipfrac_avg", "policy/entropy_avg", "loss/policy_avg", "loss/value_avg", "val/clipfrac_avg",
         "val/ratio", "val/ratio_var", "val/ratio_first", "val/num_eos_tokens", "grad_norm", "completions/mean_length",

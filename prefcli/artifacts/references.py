@@ -1,4 +1,4 @@
-"""From what a user writes (`sft`, `sft@v2`, a directory, `x.gguf`, `tiny`, a hub id) to files on disk."""
+"""From what a user writes (`sft`, `sft@v2`, `ppo@v1:step40`, a directory, `x.gguf`, `tiny`, a hub id) to files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Literal
 
 from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.manifest import FILE, NAME
-from prefcli.artifacts.store import Artifact, Store, open_artifact
+from prefcli.artifacts.store import Artifact, Store, open_artifact, saved_steps
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
 TINY = Path(__file__).parent.parent / "models" / "tiny"
-_AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]*)")
+_AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]*)(:step(?P<step>[1-9][0-9]*))?")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 _PARTIAL = re.compile(r"v[0-9]+\.partial")
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -49,7 +49,10 @@ def resolve(text: str, store: Store) -> Reference:
         if int(at["version"]) not in versions:
             known = ", ".join(f"v{v}" for v in versions) or "none"
             raise ArtifactError(f"{text}: no such version in {store.root} (there: {known})", "see: prefcli ls")
-        return _from_artifact(text, store.open(at["name"], int(at["version"])), store)
+        versioned = store.open(at["name"], int(at["version"]))
+        if at["step"]:
+            return _from_step(text, versioned, int(at["step"]), store)
+        return _from_artifact(text, versioned, store)
     if "@" not in text and NAME.fullmatch(text):
         artifact = store.newest(text)
         if artifact is not None:
@@ -90,6 +93,17 @@ def default_model(store: Store) -> tuple[str, str]:
 def _from_artifact(text: str, artifact: Artifact, store: Store, note: str | None = None) -> Reference:
     store.verify(artifact)
     return Reference(text, "artifact", artifact.model_path, artifact.digest, artifact, note)
+
+
+def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Reference:
+    """A state that was kept beside the final model: opened as the directory that it is."""
+    steps = saved_steps(artifact.path)
+    if step not in steps:
+        known = ", ".join(map(str, steps)) or "none: make it again with --keep-state"
+        raise ArtifactError(f"{text}: that step was not kept (kept: {known})", "see: prefcli show " + artifact.ref)
+    store.verify(artifact)
+    path = artifact.path / "state" / f"step{step}" / "model"
+    return Reference(text, "directory", path, _directory_digest(path, store))
 
 
 def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Reference:

@@ -3,12 +3,14 @@
     writer:  mkdir vN.partial ─► lock it ─► write everything ─► rename to vN ─► unlock
     reader:  looks at vN only
 
-Two writers of one name get two versions, because `mkdir` succeeds for one of them only.
+Two writers of one name get two versions, because `mkdir` succeeds for one of them only. A partial version that holds a
+saved state outlives its writer, and the next writer with the same key goes on in it.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefcli.artifacts.digests import DigestCache, digest_file, digest_json
 from prefcli.artifacts.manifest import FILE, NAME, Manifest, read_manifest, write_manifest
@@ -28,6 +31,8 @@ except ImportError:  # Windows: no lock, and so no clearing of what a killed wri
 
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 LOCK = ".lock"
+RUN = "run.json"  # of an unfinished version: its key, and under what it runs
+STEP = re.compile(r"step([1-9][0-9]*)")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
 SUBSTANCE = ("model/", "value/")
@@ -133,8 +138,11 @@ class Store:
         self.digests.save()
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Draft]:
-        """A new version being written. On any exception, Ctrl-C included, nothing of it is left."""
+    def writer(self, name: str, key: str | None = None) -> Iterator[Draft]:
+        """A version being written: the unfinished one with this key, or a new one.
+
+        On any exception, Ctrl-C included, what has no saved state is removed.
+        """
         folder = self.root / check_name(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -142,11 +150,12 @@ class Store:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
         with _one_at_a_time(folder):
             _clear_abandoned(folder)
-            draft = Draft(*_claim(folder))
+            draft = _unfinished(folder, key) or Draft(*_claim(folder))
         try:
             yield draft
         except BaseException:
-            draft.abandon()
+            if not draft.finished:
+                draft.abandon()
             raise
         if not draft.finished:
             draft.abandon()
@@ -159,8 +168,43 @@ class Draft:
         self.path, self.version, self._lock = path, version, lock
         self.finished = False
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the saved states, ascending."""
+        return saved_steps(self.path)
+
+    def state(self, step: int) -> Path:
+        return self.path / "state" / f"step{step}"
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the first writer noted down; empty in a new version."""
+        return _run_of(self.path)
+
+    def note(self, run: dict[str, Any]) -> None:
+        (self.path / RUN).write_text(json.dumps(run), encoding="utf-8")
+
+    @contextmanager
+    def save(self, step: int, *, keep: bool) -> Iterator[Path]:
+        """A folder to write a state to; it counts when all of it is there. The older ones go, unless `keep`."""
+        aside = self.path / "state" / f"step{step}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        for path in aside.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        older = [] if keep else self.steps
+        shutil.rmtree(self.state(step), ignore_errors=True)
+        os.rename(aside, self.state(step))
+        _sync(aside.parent)
+        for number in older:
+            if number != step:
+                shutil.rmtree(self.state(number), ignore_errors=True)
+
     def finish(self, manifest: Manifest) -> Artifact:
         """Write the manifest, with the digests of all files, and let the version appear under its own name."""
+        (self.path / RUN).unlink(missing_ok=True)
         manifest.files = {
             str(path.relative_to(self.path)): digest_file(path)
             for path in sorted(self.path.rglob("*"))
@@ -180,7 +224,8 @@ class Draft:
         return Artifact(final, manifest)
 
     def abandon(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        if not self.steps:
+            shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 
     def _unlock(self) -> None:
@@ -191,6 +236,32 @@ class Draft:
 
 def open_artifact(path: Path) -> Artifact:
     return Artifact(path, read_manifest(path))
+
+
+def saved_steps(version: Path) -> list[int]:
+    """Steps of the whole states in a version, ascending."""
+    found = (STEP.fullmatch(entry.name) for entry in (version / "state").glob("step*"))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def _run_of(version: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((version / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}
+
+
+def _unfinished(folder: Path, key: str | None) -> Draft | None:
+    """The unfinished version with this key and a saved state that nobody writes any more, taken over."""
+    for path in sorted(folder.glob("v*.partial")) if key is not None else []:
+        match = VERSION.fullmatch(path.name.removesuffix(".partial"))
+        if match is None or _run_of(path).get("key") != key or not saved_steps(path):
+            continue
+        lock = _locked(path / LOCK)
+        if lock is not None and not (folder / match.group(0)).exists():
+            return Draft(path, int(match.group(1)), lock)
+    return None
 
 
 def _claim(folder: Path) -> tuple[Path, int, int | None]:
@@ -255,9 +326,9 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove what a killed writer left: a partial version that has a lock file which nobody holds."""
+    """Remove what a killed writer left: a partial version without a saved state, whose lock file nobody holds."""
     for path in folder.glob("v*.partial"):
-        if (lock := _locked(path / LOCK)) is not None:
+        if not (saved_steps(path) and _run_of(path)) and (lock := _locked(path / LOCK)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 

@@ -42,6 +42,24 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages, advantages + values
 
 
+def leave_one_out(scores: Tensor, answers: int) -> Tensor:
+    """A_i = R_i − mean of the other answers' R (RLOO: Ahmadian et al., arXiv 2402.14740, eq. 8).
+
+    scores [B], the `answers` to each prompt next to each other; returns [B].
+    """
+    groups = scores.view(-1, answers)
+    return ((groups - groups.mean(1, keepdim=True)) * (answers / (answers - 1))).flatten()
+
+
+def group_normalised(scores: Tensor, answers: int) -> Tensor:
+    """A_i = (R_i − mean) / deviation over the answers to a prompt (GRPO: Shao et al., arXiv 2402.03300, section 4.1.2).
+
+    scores [B], the `answers` to each prompt next to each other; returns [B], 0 where all of them score alike.
+    """
+    groups = scores.view(-1, answers)
+    return ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
 def whiten(
     x: Tensor, mask: Tensor, *, shift_mean: bool = True, total: Callable[[Tensor], Tensor] = lambda sums: sums
 ) -> Tensor:

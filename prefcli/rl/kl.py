@@ -4,7 +4,8 @@ With d = log π(a) − log π_ref(a) for an action a drawn from π:
 
     k1 = d                    unbiased, may be negative; the reward's penalty, since E[d] summed over an answer's tokens
                               is the KL of the answers' distributions
-    k3 = exp(−d) − 1 + d      unbiased, never negative, less variance; for watching
+    k3 = exp(−d) − 1 + d      unbiased, never negative, less variance; for watching, and for a penalty in the loss
+                              (GRPO), where the gradient of k1 is zero on average
 """
 
 from __future__ import annotations
@@ -21,3 +22,11 @@ def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """(r − 1) − log r with r = π_ref / π, of each token, nats; any one shape."""
     log_ratio = reference_logps - logps
     return log_ratio.expm1() - log_ratio
+
+
+ESTIMATORS = {"k1": k1, "k3": k3}
+
+
+def adapted(coefficient: float, kl: float, target: float) -> float:
+    """β_{t+1} = β_t·(1 + 0.1·clip(KL / target − 1, ±0.2)), KL in nats (Ziegler et al., arXiv 1909.08593, 2.2)."""
+    return coefficient * (1 + 0.1 * max(-0.2, min(0.2, kl / target - 1)))

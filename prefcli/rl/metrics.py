@@ -4,7 +4,8 @@ A mean is over the answers or tokens of all processes.
 
     objective/kl                 mean over answers of Σ_t k1, nats        objective/kl_k3   the same of k3
     objective/entropy            mean over answers of Σ_t −log π(token)
-    objective/scores             mean score, after the penalty for a missing EOS
+    objective/kl_coef            β, which --kl-target moves
+    objective/scores             mean score, clipped, after the penalties for length and for a missing EOS
     objective/scores/NAME        mean score of one reward source, before it (where there are several)
     objective/non_score_reward   mean over answers of Σ_t −β·k1
     objective/rlhf_reward        the sum of the two: what PPO maximises
@@ -60,6 +61,7 @@ def of_rollout(rollout: Rollout, kl_coef: float, total: Callable[[Tensor], Tenso
     added = dict(zip(sums, total(torch.stack(list(sums.values()))).tolist()))
     whole = {name: added.pop(name) for name in ("val/num_eos_tokens", "answers")}
     found = {name: value / whole["answers"] for name, value in added.items()}
+    found["objective/kl_coef"] = kl_coef
     found["objective/non_score_reward"] = -kl_coef * found["objective/kl"]
     found["objective/rlhf_reward"] = found["objective/scores"] + found["objective/non_score_reward"]
     return {**found, **whole}

@@ -1,5 +1,7 @@
 """PPO on language models, one `step` a rollout: answer, score, estimate advantages, update (arXiv 1707.06347, alg. 1).
 
+With --advantage rloo or grpo answers are compared with each other and no value model is held.
+
 The details follow "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031); metric names are TRL's.
 `metrics.py` says what each metric is. Policy and value model stay in eval mode while they are trained: with dropout the
 first ratio of a rollout would not be 1.
@@ -11,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +24,7 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models.logps import token_logps, token_values
 from prefcli.rl import kl, losses, metrics
-from prefcli.rl.advantages import gae, token_rewards, whiten
+from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
 from prefcli.rl.optimizer import make_optimizer, make_scheduler, trained_parameters
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.rl.rollout import Rollout, collect, micro_batches
@@ -34,7 +37,8 @@ class PPO:
 
     `roles` holds the plain models; this class has the accelerator prepare the trained two. The frozen ones must be on
     the accelerator's device already. `total_rollouts` sets the length of the learning-rate schedule, which moves with
-    every optimizer step. The accelerator's own gradient accumulation must be 1: splitting is done here.
+    every optimizer step. `tokens_per_row` bounds a pass over models that are packed. The accelerator's own gradient
+    accumulation must be 1: splitting is done here.
     """
 
     def __init__(
@@ -47,16 +51,20 @@ class PPO:
         total_rollouts: int,
         lr: float,
         accelerator: Accelerator,
+        tokens_per_row: int | None = None,
     ) -> None:
+        config = config.resolved()
+        roles = roles if config.advantage == "gae" else replace(roles, value=None)
         self.roles, self.config, self.tokenizer, self.accelerator = roles, config, tokenizer, accelerator
+        self.tokens_per_row, self.answers, self.kl_coef = tokens_per_row, config.num_generations or 1, config.kl_coef
         self.eos_ids = frozenset(eos_ids)
         self.pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(self.eos_ids)) if i is not None), 0)
-        self.parameters = trained_parameters((roles.policy, roles.value))
+        trained = [roles.policy, roles.value] if roles.value is not None else [roles.policy]
+        self.parameters = trained_parameters(trained)
         # The rollout uses the plain models of `roles`, the update the wrapped ones, whose backward synchronises.
-        self.policy, self.value, self.optimizer = accelerator.prepare(
-            roles.policy, roles.value, make_optimizer(self.parameters, lr, config)
-        )
-        for model in (self.policy, self.value):
+        *wrapped, self.optimizer = accelerator.prepare(*trained, make_optimizer(self.parameters, lr, config))
+        self.policy, self.value = wrapped[0], wrapped[1] if len(wrapped) > 1 else None
+        for model in wrapped:
             _freeze_dropout(model)
         self.scheduler = make_scheduler(
             self.optimizer.optimizer, total_rollouts * config.ppo_epochs * config.minibatches, config
@@ -70,25 +78,28 @@ class PPO:
     def step(self, prompts: list[Prompt], progress: Callable[[int], None] | None = None) -> dict[str, float]:
         """One rollout on this process's share of the prompts, and the updates that it pays for; returns metrics.
 
+        Each prompt is answered `num_generations` times.
         Raises AlarmError at the first loss, score or gradient that is not finite, before the weights take it in.
         """
         config = self.config
         if len(prompts) < config.minibatches:
             raise UsageError(
-                f"{len(prompts)} answers on each process cannot be split into {config.minibatches} minibatches",
+                f"{len(prompts)} prompts on each process cannot be split into {config.minibatches} minibatches",
                 "lower --minibatches or raise --batch-size",
             )
         self.rollouts += 1
-        rollout = self.last_rollout = self._collect(prompts, progress)
-        found = metrics.of_rollout(rollout, config.kl_coef, self._total)
+        rollout = self.last_rollout = self._collect([p for p in prompts for _ in range(self.answers)], progress)
+        found = metrics.of_rollout(rollout, self.kl_coef, self._total)
         self._check(found, "the rollout is not finite", "look at what the reward source returns, or lower --lr")
         started = time.perf_counter()
         advantages, returns = self.estimate(rollout)
         updates = [
-            self._update(rollout, index, advantages, returns)
+            self._update(rollout, index.flatten(), advantages, returns)
             for _ in range(config.ppo_epochs)
             for index in self._shuffled(len(prompts)).tensor_split(config.minibatches)
         ]
+        if config.kl_target is not None:
+            self.kl_coef = kl.adapted(self.kl_coef, found["objective/kl"], config.kl_target)
         self.episodes += int(found.pop("answers"))
         return {
             **found,
@@ -112,6 +123,7 @@ class PPO:
                     pad_id=self.pad_id,
                     generator=self.generator,
                     micro_size=_ceil(len(prompts), config.minibatches * config.grad_accum),
+                    tokens_per_row=self.tokens_per_row,
                     device=self.accelerator.device,
                     progress=progress,
                 )
@@ -121,9 +133,15 @@ class PPO:
             raise AlarmError(f"the policy's logits are not finite at rollout {self.rollouts}", LOWER_LR) from error
 
     def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Whitened advantages and the values' targets, both [B, C]."""
+        """Advantages and the values' targets, both [B, C]; the latter are 0 without a value model."""
         config, mask = self.config, rollout.mask
-        rewards = token_rewards(rollout.scores, kl.k1(rollout.logps, rollout.reference_logps), mask, config.kl_coef)
+        penalty = kl.ESTIMATORS[config.kl_estimator or "k1"](rollout.logps, rollout.reference_logps)
+        coefficient = self.kl_coef if config.kl_in == "reward" else 0.0
+        if config.advantage != "gae":
+            totals = rollout.scores - coefficient * (penalty * mask).sum(1)
+            compare = leave_one_out if config.advantage == "rloo" else group_normalised
+            return compare(totals, self.answers)[:, None] * mask, torch.zeros_like(rollout.values)
+        rewards = token_rewards(rollout.scores, penalty, mask, coefficient)
         if config.whiten_rewards:  # the mean stays, since its sign tells a long answer from a short one
             rewards = whiten(rewards, mask, shift_mean=False, total=self._total)
         advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
@@ -134,12 +152,14 @@ class PPO:
         accelerator = self.accelerator
         tokens = self._total(rollout.mask[index].sum().float())
         sums = torch.zeros(len(metrics.TOKEN_SUMS), device=accelerator.device)
-        parts = list(micro_batches(index, rollout.rows.lengths, _ceil(len(index), self.config.grad_accum)))
+        size = _ceil(len(index), self.config.grad_accum)
+        parts = list(micro_batches(index, rollout.rows, size, self.tokens_per_row, self.answers))
         for part in parts:
             with ExitStack() as stack:
                 if part is not parts[-1]:  # gradients meet the other processes' once
                     for model in (self.policy, self.value):
-                        stack.enter_context(accelerator.no_sync(model))
+                        if model is not None:
+                            stack.enter_context(accelerator.no_sync(model))
                 loss, part_sums = self._loss(rollout, part, advantages, returns)
                 # DDP averages gradients over processes; the loss is a sum over them.
                 accelerator.backward(loss / tokens * accelerator.num_processes)
@@ -161,25 +181,34 @@ class PPO:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Loss summed over the tokens of the answers at `index`, and the sums that `metrics.TOKEN_SUMS` names."""
         config, rows = self.config, rollout.rows.select(index)
-        new = token_logps(self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0)
-        values = token_values(self.value, rows)
-        mask, cut = new.mask, (index, slice(new.mask.shape[1]))
-        old_logps = rollout.logps[cut]
-        policy_terms, policy_clipped = losses.policy_loss(new.logps, old_logps, advantages[cut], config.clip_range)
-        value_terms, value_clipped = losses.value_loss(
-            values, rollout.values[cut], returns[cut], config.clip_range_value
-        )
-        policy_sum, value_sum, entropy_sum = (
-            (terms * mask).sum() for terms in (policy_terms, value_terms, new.entropy)
-        )
-        loss = losses.total_loss(policy_sum, value_sum, entropy_sum, config.vf_coef, config.entropy_coef)
+        mask = rows.mask
+        cut = (index, slice(mask.shape[1]))
+        old_logps, nothing = rollout.logps[cut], torch.zeros((), device=mask.device)
+        if self.rollouts > config.value_warmup:
+            new = token_logps(self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0)
+            logps, entropy = new.logps, (new.entropy * mask).sum()
+            terms, policy_clipped = losses.policy_loss(logps, old_logps, advantages[cut], config.clip_range)
+            policy = (terms * mask).sum()
+            penalty = (kl.k3(logps, rollout.reference_logps[cut]) * mask).sum() if config.kl_in == "loss" else nothing
+        else:  # without a gradient the optimizer leaves the policy alone, its weight decay included
+            logps, policy_clipped = old_logps, torch.zeros_like(mask)
+            policy = entropy = penalty = nothing
+        if self.value is not None:
+            values = token_values(self.value, rows)
+            terms, value_clipped = losses.value_loss(values, rollout.values[cut], returns[cut], config.clip_range_value)
+            value = (terms * mask).sum()
+        else:
+            value, value_clipped = nothing, torch.zeros_like(mask)
+        loss = losses.total_loss(policy, value, entropy, config.vf_coef, config.entropy_coef) + self.kl_coef * penalty
         sums = metrics.token_sums(
-            policy_sum, value_sum, entropy_sum, policy_clipped, value_clipped, new.logps - old_logps, mask
+            policy, value, entropy, policy_clipped, value_clipped, (logps - old_logps).detach(), mask
         )
         return loss, sums
 
-    def _shuffled(self, rows: int) -> Tensor:
-        return torch.randperm(rows, generator=self.generator, device=self.accelerator.device)
+    def _shuffled(self, prompts: int) -> Tensor:
+        """[prompts, answers]: the answers' places, the prompts in another order."""
+        order = torch.randperm(prompts, generator=self.generator, device=self.accelerator.device)
+        return order[:, None] * self.answers + torch.arange(self.answers, device=order.device)
 
     def _total(self, sums: Tensor) -> Tensor:
         """Added up over all processes."""
@@ -198,13 +227,14 @@ class PPO:
             "generator": self.generator.get_state(),
             "rollouts": self.rollouts,
             "episodes": self.episodes,
+            "kl_coef": self.kl_coef,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["generator"])
-        self.rollouts, self.episodes = state["rollouts"], state["episodes"]
+        self.rollouts, self.episodes, self.kl_coef = state["rollouts"], state["episodes"], state["kl_coef"]
 
 
 def _freeze_dropout(model: nn.Module) -> None:

@@ -26,6 +26,6 @@ Score = Callable[[list[Prompt], list[list[int]], list[str]], dict[str, Tensor]]
 @dataclass(frozen=True)
 class Roles:
     policy: nn.Module  # causal LM, trained
-    value: nn.Module  # one-label sequence classifier, trained: the expected return of a state
+    value: nn.Module | None  # one-label sequence classifier, trained: a state's expected return; None without GAE
     reference: nn.Module  # causal LM, frozen: the KL penalty keeps the policy near it
     score: Score  # what an answer is worth

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from prefcli.config.ppo import PPOConfig
 from prefcli.models.generation import evaluation_mode, generate
-from prefcli.models.logps import Rows, pad_rows, token_logps, token_values
+from prefcli.models.logps import token_logps, token_values
+from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.rl.roles import Prompt, Roles
 
 
@@ -33,7 +34,7 @@ class Rollout:
     values: Tensor  # [B, C] V_old of the state before each token
     ended: Tensor  # [B] True where the answer ended by itself
     raw_scores: dict[str, Tensor]  # source → [B]
-    scores: Tensor  # [B] their sum, less the penalty for a missing EOS
+    scores: Tensor  # [B] their sum, clipped, less the penalties for length and for a missing EOS
     seconds: dict[str, float] = field(default_factory=dict)  # "generate", "score"
 
 
@@ -48,10 +49,14 @@ def collect(
     pad_id: int,
     generator: torch.Generator,
     micro_size: int,
+    tokens_per_row: int | None = None,
     device: torch.device | str,
     progress: Callable[[int], None] | None = None,
 ) -> Rollout:
-    """Answers to `prompts` and everything that PPO needs to know about them; forward passes of `micro_size` rows."""
+    """Answers to `prompts` and everything that PPO needs to know about them.
+
+    Forward passes take `micro_size` answers at most, and `tokens_per_row` tokens where that is given.
+    """
     started = time.perf_counter()
     completion_ids = generate(
         roles.policy,
@@ -70,9 +75,13 @@ def collect(
         for name, scores in roles.score(prompts, completion_ids, completions).items()
     }
     ended = torch.tensor([ids[-1] in eos_ids for ids in completion_ids], device=device)
-    scores = torch.stack(list(raw_scores.values())).sum(0) - config.missing_eos_penalty * ~ended
+    scores = torch.stack(list(raw_scores.values())).sum(0)
+    if config.reward_clip:
+        scores = scores.clamp(-config.reward_clip, config.reward_clip)
+    lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=device)
+    scores = scores - config.missing_eos_penalty * ~ended - config.length_penalty * lengths
     rows = pad_rows([prompt.ids for prompt in prompts], completion_ids, pad_id=pad_id, device=device)
-    logps, reference_logps, values = _judge(roles, rows, config.temperature, micro_size)
+    logps, reference_logps, values = _judge(roles, rows, config, micro_size, tokens_per_row)
     return Rollout(
         prompts=prompts,
         completion_ids=completion_ids,
@@ -95,21 +104,35 @@ def decode(tokenizer: Any, completion_ids: list[list[int]], eos_ids: frozenset[i
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in bare]
 
 
-def _judge(roles: Roles, rows: Rows, temperature: float, micro_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities under policy and reference, and values: three [B, C]."""
+def _judge(
+    roles: Roles, rows: Rows, config: PPOConfig, micro_size: int, tokens_per_row: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities under policy and reference, and values (0 without a value model): three [B, C]."""
     judged = torch.zeros(3, *rows.mask.shape, device=rows.input_ids.device)
     with ExitStack() as stack:
         for model in (roles.policy, roles.reference, roles.value):
-            stack.enter_context(evaluation_mode(model))
-        for index in micro_batches(torch.arange(len(rows.lengths), device=judged.device), rows.lengths, micro_size):
+            if model is not None:
+                stack.enter_context(evaluation_mode(model))
+        everything = torch.arange(len(rows.lengths), device=judged.device)
+        for index in micro_batches(everything, rows, micro_size, tokens_per_row, config.num_generations or 1):
             part = rows.select(index)
             width = part.mask.shape[1]
-            judged[0, index, :width] = token_logps(roles.policy, part, temperature).logps
-            judged[1, index, :width] = token_logps(roles.reference, part, temperature).logps
-            judged[2, index, :width] = token_values(roles.value, part)
+            judged[0, index, :width] = token_logps(roles.policy, part, config.temperature).logps
+            judged[1, index, :width] = token_logps(roles.reference, part, config.temperature).logps
+            if roles.value is not None:
+                judged[2, index, :width] = token_values(roles.value, part)
     return judged[0], judged[1], judged[2]
 
 
-def micro_batches(index: Tensor, lengths: Tensor, size: int) -> Iterator[Tensor]:
-    """`index` in parts of at most `size` rows of like length, so that little is spent on padding."""
-    return iter(index[lengths[index].argsort(stable=True)].split(size))
+def micro_batches(index: Tensor, rows: Rows, size: int, tokens_per_row: int | None, answers: int) -> Iterator[Tensor]:
+    """`index` in parts for one forward pass each.
+
+    Padded: at most `size` rows, alike in length, so that little is spent on padding. Packed (with `tokens_per_row`): so
+    many tokens, the `answers` to a prompt, which stand next to each other in `index`, kept together.
+    """
+    if tokens_per_row is None:
+        yield from index[rows.lengths[index].argsort(stable=True)].split(size)
+        return
+    groups = index.view(-1, answers)
+    costs = rows.prompt_lengths[groups[:, 0]] + rows.completion_lengths[groups].sum(1)
+    yield from (groups[part].flatten() for part in parts(costs.tolist(), tokens_per_row))

@@ -51,6 +51,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     `rates` are the learning rates, of a model of ordinary size and of a small one, where --lr is not given.
     Raises UsageError, DataError, ArtifactError.
     """
+    config = config.resolved() if hasattr(config, "resolved") else config
     name = check_name(stage if config.name is None else config.name)
     store = Store(config.runs)
     files = "prompts" if purpose == "prompts" else "data"

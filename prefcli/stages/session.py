@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 import platform
 import resource
 import shutil
@@ -26,26 +27,38 @@ from prefcli import __version__
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import Artifact, Draft
 from prefcli.config.base import as_dict
+from prefcli.config.training import TOKENS_PER_ROW
+from prefcli.errors import ArtifactError
 from prefcli.models.adapters import merged
-from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
+from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.stages.card import model_card
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import predicted_bytes
 
+SAVE_SECONDS = 600.0
+
 
 class MetricsLog:
-    """metrics.jsonl: one object a logged step."""
+    """metrics.jsonl: one object a logged step. A run that goes on keeps the lines up to the step it goes on from."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept: int = 0) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines() if kept else []
+        # A line that was cut is of a later step: a state is saved after its step was logged.
+        self.rows = [row for row in map(_read, lines) if row is not None and row["step"] <= kept]
         self._file = path.open("w", encoding="utf-8")
-        self.last: dict[str, float] = {}
+        self._file.writelines(json.dumps(row) + "\n" for row in self.rows)
+        self.last: dict[str, float] = {
+            name: value for row in self.rows for name, value in row.items() if name != "step" and _is_number(value)
+        }
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         numbers = {name: float(value) for name, value in metrics.items() if _is_number(value)}
         self.last |= {name: value for name, value in numbers.items() if math.isfinite(value)}
         row = {"step": step} | {n: v if math.isfinite(v) else str(v) for n, v in numbers.items()}  # JSON has no NaN
+        self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
@@ -63,8 +76,27 @@ class Session:
     log: MetricsLog
     device: torch.device
     dtype: torch.dtype
-    started: float = field(default_factory=time.monotonic)
     train_seconds: float = 0.0
+    peak_bytes: int = 0
+    _saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def resumed(self) -> Path | None:
+        """The saved state to go on from."""
+        steps = self.draft.steps
+        return self.draft.state(steps[-1]) if steps else None
+
+    def save_is_due(self, step: int) -> bool:
+        """After every so many steps where --save-every says so, else after every ten minutes."""
+        every = self.inputs.config.save_every
+        return step % every == 0 if every else time.monotonic() - self._saved > SAVE_SECONDS
+
+    @contextmanager
+    def saving(self, step: int) -> Iterator[Path]:
+        """A folder for the state after `step`."""
+        with self.draft.save(step, keep=self.inputs.config.keep_state) as folder:
+            yield folder
+        self._saved = time.monotonic()
 
     @property
     def trained_dtype(self) -> torch.dtype:
@@ -72,16 +104,34 @@ class Session:
         Below an adapter the base is frozen, and in `dtype` like all frozen models."""
         return torch.float32 if self.inputs.config.lora_rank == 0 else self.dtype
 
+    def packs(self, model: Any, role: str) -> bool:
+        """Prepare a model for packed rows; where it cannot take them that is said, and it stays on padded ones."""
+        if not self.inputs.config.packed:
+            return False
+        wrapper = next((w for w in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{w}") == "true"), None)
+        reason = f"{wrapper} holds its weights" if wrapper else pack(model)
+        if reason:
+            self.reporter.notice(f"the {role} runs on padded rows: {reason}")
+        return reason is None
+
+    @property
+    def tokens_per_row(self) -> int:
+        return self.inputs.config.tokens_per_row or TOKENS_PER_ROW.get(self.device.type, TOKENS_PER_ROW["cpu"])
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Times what is inside, and only that."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.monotonic()
-        with PeakMemory(self.device) as self.peak:
-            yield
-        self.train_seconds += time.monotonic() - started
-        self.reporter.end()
+        peak = PeakMemory(self.device)
+        try:
+            with peak:
+                yield
+        finally:
+            self.peak_bytes = max(self.peak_bytes, peak.bytes)
+            self.train_seconds += time.monotonic() - started
+            self.reporter.end()
 
     def finish(
         self,
@@ -94,10 +144,12 @@ class Session:
         about: dict[str, Any],
         saves_merged: bool = False,
         value: Any = None,
+        status: str = "complete",
     ) -> Artifact:
         """Save everything and let the version appear."""
         self.log.close()
-        shutil.rmtree(self.draft.path / "state", ignore_errors=True)
+        if not getattr(self.inputs.config, "keep_state", False):
+            shutil.rmtree(self.draft.path / "state", ignore_errors=True)
         save_model(merged(model) if saves_merged else model, self.draft.path / "model")
         tokenizer.save_pretrained(self.draft.path / "model")
         if value is not None:
@@ -114,7 +166,7 @@ class Session:
             metrics=metrics,
             resources={
                 "predicted_peak_bytes": predicted_bytes(self.inputs),
-                "measured_peak_bytes": self.peak.bytes,
+                "measured_peak_bytes": self.peak_bytes,
                 "train_seconds": round(self.train_seconds, 3),
                 "steps": steps,
                 "tokens_per_second": round(tokens / self.train_seconds, 1) if self.train_seconds else None,
@@ -126,6 +178,7 @@ class Session:
                 "base": self.inputs.model.shown,
                 **about,
             },
+            status=status,
         )
         (self.draft.path / "README.md").write_text(model_card(manifest), encoding="utf-8", errors="replace")
         return self.draft.finish(manifest)
@@ -136,15 +189,40 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     """A locked new version, its metrics log, the device and the number format."""
     device = pick_device(inputs.config.device)
     dtype = pick_dtype(inputs.config.dtype, device)
+    if device.type == "cpu":
+        prepare_cpu()
     for note in inputs.notes:
         reporter.notice(note)
-    with inputs.store.writer(inputs.name) as draft:
-        log = MetricsLog(draft.path / "metrics.jsonl")
+    resumable = hasattr(inputs.config, "save_every") and not inputs.config.force
+    with inputs.store.writer(inputs.name, inputs.key if resumable else None) as draft:
+        under = environment(device, dtype)
+        last = draft.steps[-1] if draft.run else 0
+        if last:
+            _refuse_elsewhere(draft, under)
+            reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
+        else:
+            draft.note({"key": inputs.key, "environment": under})
+        log = MetricsLog(draft.path / "metrics.jsonl", last)
         try:
             yield Session(inputs, reporter, draft, log, device, dtype)
+        except BaseException:
+            if draft.steps and not draft.finished:
+                reporter.notice(f"kept up to step {draft.steps[-1]}: the same command goes on from there")
+            raise
         finally:
             log.close()
             reporter.end()
+
+
+def _refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
+    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads."""
+    before = draft.run.get("environment", {})
+    changed = [f"{name} {before.get(name)}, now {value}" for name, value in under.items() if before.get(name) != value]
+    if changed:
+        raise ArtifactError(
+            f"{draft.path} was begun under {'; '.join(changed)}",
+            "run it under those again, or start anew with --force",
+        )
 
 
 class PeakMemory:
@@ -198,7 +276,16 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,163 @@
+"""A ppo run that was stopped, by an error, Ctrl-C or kill -9, goes on and ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from prefcli.rl.ppo import PPO
+
+OPTIONS = ["--max-steps", "5", "--save-every", "2", "--ppo-epochs", "2", "--kl-target", "1.0"]
+
+
+def tensors(path):
+    return {
+        f"{part}/{name}": tensor
+        for part in ("model", "value")
+        for file in sorted((path / part).glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
+
+
+def metrics(path):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def check_same(found, expected):
+    assert metrics(found) == metrics(expected)
+    mine, theirs = tensors(found), tensors(expected)
+    assert mine.keys() == theirs.keys()
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+
+
+@pytest.fixture
+def whole(chain, prefcli):
+    return chain.path_of(prefcli(*chain.args("ppo"), *OPTIONS, "--name", "whole"))
+
+
+@pytest.mark.parametrize("stop_in", [3, 5])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, stop_in, error):
+    step, calls = PPO.step, []
+
+    def stopping(self, prompts, progress=None):
+        calls.append(self.rollouts + 1)
+        if calls[-1] == stop_in and len(calls) <= stop_in:
+            raise error("stopped")
+        return step(self, prompts, progress)
+
+    monkeypatch.setattr(PPO, "step", stopping)
+    command = [*chain.args("ppo"), *OPTIONS, "--name", "cut"]
+    first = prefcli(*command)
+    assert first.exit_code == (130 if error is KeyboardInterrupt else 1)
+    kept = (stop_in - 1) // 2 * 2
+    assert f"kept up to step {kept}" in first.stderr
+    assert sorted(p.name for p in (chain.runs / "cut").iterdir() if p.name[0] != ".") == ["v1.partial"]
+    assert [p.name for p in (chain.runs / "cut/v1.partial/state").iterdir()] == [f"step{kept}"]
+    second = prefcli(*command)
+    assert f"going on from step {kept}" in second.stderr
+    assert calls == [*range(1, stop_in + 1), *range(kept + 1, 6)]
+    check_same(chain.path_of(second), whole)
+    assert not (chain.runs / "cut/v1/state").exists() and not (chain.runs / "cut/v1/run.json").exists()
+
+
+def test_a_stop_before_anything_was_saved_leaves_nothing(chain, prefcli, monkeypatch):
+    monkeypatch.setattr(PPO, "step", lambda self, prompts, progress=None: 1 / 0)
+    assert prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut").exit_code == 1
+    assert not [p for p in (chain.runs / "cut").iterdir() if p.name[0] != "."]
+
+
+def stopped(chain, prefcli, monkeypatch):
+    """An unfinished run with a state of step 2."""
+    with monkeypatch.context() as patch:
+        step = PPO.step
+        patch.setattr(PPO, "step", lambda self, *a: 1 / 0 if self.rollouts == 2 else step(self, *a))
+        prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
+    return chain.runs / "cut/v1.partial"
+
+
+def test_another_run_starts_anew_and_leaves_the_unfinished_one_alone(chain, prefcli, monkeypatch):
+    partial = stopped(chain, prefcli, monkeypatch)
+    other = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut", "--seed", "3")
+    assert chain.path_of(other).name == "v2" and partial.is_dir()
+    forced = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut", "--force")
+    assert chain.path_of(forced).name == "v3" and partial.is_dir()
+
+
+def test_a_resume_under_something_else_is_refused_with_the_reason(chain, prefcli, monkeypatch):
+    partial = stopped(chain, prefcli, monkeypatch)
+    run = json.loads((partial / "run.json").read_text())
+    run["environment"]["torch"] = "1.0"
+    (partial / "run.json").write_text(json.dumps(run))
+    result = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
+    assert result.exit_code == 4 and "torch 1.0, now 2" in result.stderr and "--force" in result.stderr
+    assert partial.is_dir()
+
+
+def test_a_state_that_cannot_be_read_is_said(chain, prefcli, monkeypatch):
+    partial = stopped(chain, prefcli, monkeypatch)
+    (partial / "state/step2/training.pt").write_bytes(b"half")
+    result = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
+    assert result.exit_code == 4 and "training.pt cannot be read" in result.stderr
+
+
+def test_kept_steps_are_models_and_references(chain, prefcli):
+    path = chain.path_of(prefcli(*chain.args("ppo"), *OPTIONS, "--name", "kept", "--keep-state"))
+    assert sorted(p.name for p in (path / "state").iterdir()) == ["step2", "step4"]
+    common = ["eval", "--prompts", chain.data("held_out_prompts"), "--max-new-tokens", "4", "--json"]
+    result = prefcli(*common, "--model", "kept@v1:step2", "--model", "kept@v1")
+    assert result.exit_code == 0, result.stderr
+    assert [m["ref"] for m in json.loads(result.stdout)["models"]] == ["kept@v1:step2", "kept@v1"]
+    missing = prefcli(*common, "--model", "kept@v1:step3")
+    assert missing.exit_code == 4 and "kept: 2, 4" in missing.stderr
+
+
+def test_a_run_that_an_alarm_stopped_is_a_usable_version(chain, prefcli, jsonl):
+    source = chain.folder / "bad.py"
+    source.write_text(
+        "calls = []\n"
+        "def score(prompts, completions, **columns):\n"
+        "    calls.append(1)\n"
+        "    return [1e30 if len(calls) == 3 else 0.1 * len(c) for c in completions]\n"
+    )
+    command = [*chain.args("ppo"), "--reward", f"python:{source}:score", "--max-steps", "5", "--name", "alarmed"]
+    result = prefcli(*command)
+    assert result.exit_code == 6 and "alarmed@v1" in result.stderr
+    manifest = json.loads((chain.runs / "alarmed/v1/manifest.json").read_text())
+    assert manifest["status"] == "stopped" and manifest["resources"]["steps"] == 2
+    assert len(metrics(chain.runs / "alarmed/v1")) == 2
+
+
+def start(chain):
+    env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "prefcli", *chain.args("ppo"), *OPTIONS, "--name", "killed", "-q"]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_kill_9_at_random_points(chain):
+    """A real process, killed somewhere between its third metrics line and its end, twice; then left alone."""
+    env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-m", "prefcli", *chain.args("ppo"), *OPTIONS, "--name", "whole", "-q"]
+    subprocess.run(whole, env=env, check=True, capture_output=True)
+    dice = random.Random(os.urandom(4))
+    log = chain.runs / "killed/v1.partial/metrics.jsonl"
+    for lines in (1, 3):
+        process = start(chain)
+        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < lines):
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = start(chain)
+    _, stderr = last.communicate(timeout=120)
+    assert last.returncode == 0, stderr
+    check_same(chain.runs / "killed/v1", chain.runs / "whole/v1")
