@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_lm
+from tiny_models import ARCHITECTURES, MORE, tiny_lm
 
 from prefcli.errors import DataError
 from prefcli.models.generation import generate
 
 PROMPTS = [[0, 5, 9], [0, 3, 4, 8, 2, 7, 6], [0], [0, 11], [0, 12, 13, 14, 15]]
+
+
+def draws_for(answers, tokens, seed=0):
+    return torch.rand(answers, tokens, generator=torch.Generator().manual_seed(seed))
 
 
 def transformers_greedy(model, prompt, max_new_tokens, eos_ids):
@@ -29,7 +33,7 @@ def test_greedy_equals_transformers_token_by_token(architecture, batch_size):
     eos_ids = {free[0][2], free[1][6], free[3][1]}
     expected = [transformers_greedy(model, prompt, 12, eos_ids) for prompt in PROMPTS]
     assert len({len(answer) for answer in expected}) >= 3
-    found = generate(model, PROMPTS, max_new_tokens=12, eos_ids=eos_ids, greedy=True, batch_size=batch_size)
+    found = generate(model, PROMPTS, max_new_tokens=12, eos_ids=eos_ids, batch_size=batch_size)
     assert found == expected
 
 
@@ -45,7 +49,7 @@ def test_sampled_frequencies_of_the_first_two_tokens_agree_with_the_softmax(arch
     neighbours = [[0, 1, 2, 3]] * 8
     answers = generate(
         model, [prompt] * draws + neighbours, max_new_tokens=2, eos_ids=[], temperature=temperature,
-        generator=torch.Generator().manual_seed(0),
+        draws=draws_for(draws + len(neighbours), 2),
     )  # fmt: skip
     counts = torch.zeros(5, 5)
     for a, b in answers[:draws]:
@@ -57,9 +61,7 @@ def test_sampled_frequencies_of_the_first_two_tokens_agree_with_the_softmax(arch
 
 
 def test_an_answer_ends_with_its_eos_and_holds_nothing_after_it():
-    answers = generate(
-        tiny_lm(vocab=6), [[0, 2]] * 200, max_new_tokens=5, eos_ids={1, 4}, generator=torch.Generator().manual_seed(0)
-    )
+    answers = generate(tiny_lm(vocab=6), [[0, 2]] * 200, max_new_tokens=5, eos_ids={1, 4}, draws=draws_for(200, 5))
     ends = [answer[-1] in {1, 4} for answer in answers]
     assert any(ends) and not all(ends)
     for answer, ended in zip(answers, ends):
@@ -67,15 +69,54 @@ def test_an_answer_ends_with_its_eos_and_holds_nothing_after_it():
         assert not {1, 4} & set(answer[:-1])
 
 
-def test_the_same_generator_state_gives_the_same_answers():
+def test_an_answer_depends_on_its_own_draws_and_not_on_its_batch():
+    model, draws = tiny_lm(), draws_for(len(PROMPTS), 8)
+
+    def sample(index, batch_size=None):
+        return generate(
+            model, [PROMPTS[i] for i in index], max_new_tokens=8, eos_ids=[1], draws=draws[index], batch_size=batch_size
+        )
+
+    together = sample([0, 1, 2, 3, 4])
+    assert sample([0, 1, 2, 3, 4], batch_size=2) == together
+    assert sample([3, 1]) == [together[3], together[1]]
+    other = generate(model, PROMPTS, max_new_tokens=8, eos_ids=[1], draws=draws_for(len(PROMPTS), 8, seed=6))
+    assert other != together
+
+
+def test_the_ends_of_the_distribution_are_drawn_and_nothing_that_cannot_be():
+    model = tiny_lm(vocab=6)
+    with torch.no_grad():
+        model.lm_head.weight[0] = 0  # a logit of 0 among others far above or below it
+        model.lm_head.weight[3:] = 0
+    head = torch.nn.Linear(16, 6, bias=True)
+    head.weight.data.copy_(model.lm_head.weight)
+    head.bias.data = torch.tensor([-1e9, 0, 0, 0, 0, -1e9])
+    model.lm_head = head
+    draws = torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24]])
+    found = generate(model, [[0, 2]] * 2, max_new_tokens=2, eos_ids=[], draws=draws)
+    assert found == [[1, 1], [4, 4]]
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *MORE])
+def test_equal_prompts_are_read_once_and_answered_apart(architecture):
+    model, prompts = tiny_lm(architecture, seed=3), [PROMPTS[1]] * 3 + [PROMPTS[0]] * 2 + [PROMPTS[1]]
+    draws, sizes = draws_for(6, 6), []
+    model.get_input_embeddings().register_forward_hook(lambda _, args, __: sizes.append(tuple(args[0].shape)))
+    found = generate(model, prompts, max_new_tokens=6, eos_ids=[1, 2], draws=draws)
+    assert sizes[0] == (2, 7)  # shorter prompts first: the three and the one stand together
+    alone = [
+        generate(model, [p], max_new_tokens=6, eos_ids=[1, 2], draws=draws[i : i + 1])[0] for i, p in enumerate(prompts)
+    ]
+    assert found == alone
+
+
+def test_logits_that_are_not_finite_are_said():
     model = tiny_lm()
-
-    def sample(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return generate(model, PROMPTS, max_new_tokens=8, eos_ids=[1], generator=generator)
-
-    assert sample(5) == sample(5)
-    assert sample(5) != sample(6)
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    with pytest.raises(RuntimeError, match="not finite"):
+        generate(model, PROMPTS, max_new_tokens=2, eos_ids=[1], draws=draws_for(len(PROMPTS), 2))
 
 
 def test_training_flags_are_restored_module_by_module():

@@ -44,7 +44,7 @@ def answer(
     """Sample one answer to each prompt. The seed fixes the draws, whatever was sampled before."""
     encoder = Encoder(tokenizer)
     prompts = [encoder.prompt_ids(row.prompt) for row in rows]
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
+    draws = torch.rand(len(prompts), max_new_tokens, generator=torch.Generator().manual_seed(seed))
     started = time.monotonic()
     ids = generate(
         model,
@@ -54,7 +54,7 @@ def answer(
         eos_ids=eos_ids,
         pad_id=tokenizer.pad_token_id,
         batch_size=batch_size,
-        generator=generator,
+        draws=draws,
         progress=progress,
     )
     seconds = time.monotonic() - started

@@ -20,6 +20,8 @@ from transformers.cache_utils import DynamicLayer
 from prefcli.errors import DataError
 from prefcli.models.logps import unwrap
 
+NOT_FINITE = "the logits are not finite"
+
 
 @torch.no_grad()
 def generate(
@@ -30,16 +32,18 @@ def generate(
     eos_ids: Sequence[int] | frozenset[int],
     pad_id: int = 0,
     temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-    greedy: bool = False,
+    draws: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """One completion for each prompt, in order, as token ids.
 
-    A completion ends with its EOS where one was drawn, and is `max_new_tokens` long otherwise. `generator` lives on
-    the model's device. `greedy` takes the most likely token instead of drawing one. At most `batch_size` prompts run
-    together, shortest first; `progress` is told the number of answers that a batch has finished.
+    A completion ends with its EOS where one was drawn, and is `max_new_tokens` long otherwise. `draws` [B,
+    max_new_tokens], uniform in [0, 1), decide each token by the inverse of its distribution function, so that an
+    answer does not depend on the others in its batch; without them the most likely token is taken. At most `batch_size`
+    prompts run together, shortest first; `progress` is told the number of answers that a batch has finished.
+
+    Raises RuntimeError where the logits are not finite.
     """
     if not all(prompts):
         raise DataError("a prompt has no tokens", "every prompt needs at least one token, such as the tokenizer's BOS")
@@ -47,17 +51,28 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     size = batch_size or max(1, len(prompts))
 
-    def pick(logits: Tensor) -> Tensor:
-        if greedy:
+    def pick(logits: Tensor, which: list[int], step: int) -> Tensor:
+        if draws is None:
             return logits.argmax(-1)
-        probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        below = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
+        total = below[:, -1:]
+        if not bool(torch.isfinite(total).all()):
+            raise RuntimeError(NOT_FINITE)
+        u = draws[which, step, None].to(below)
+        return torch.searchsorted(below, u * total, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
     completions: list[list[int]] = [[] for _ in prompts]
     with evaluation_mode(model):
         for start in range(0, len(order), size):
             part = order[start : start + size]
-            found = _decode(model, [prompts[i] for i in part], pick, max_new_tokens, frozenset(eos_ids), pad_id)
+            found = _decode(
+                model,
+                [prompts[i] for i in part],
+                lambda logits, rows, step, part=part: pick(logits, [part[row] for row in rows], step),
+                max_new_tokens,
+                frozenset(eos_ids),
+                pad_id,
+            )
             for i, completion in zip(part, found):
                 completions[i] = completion
             if progress is not None:
@@ -68,7 +83,7 @@ def generate(
 def _decode(
     model: nn.Module,
     prompts: list[Sequence[int]],
-    pick: Callable[[Tensor], Tensor],
+    pick: Callable[[Tensor, list[int], int], Tensor],
     max_new_tokens: int,
     eos_ids: frozenset[int],
     pad_id: int,
@@ -95,7 +110,7 @@ def _decode(
             index = torch.tensor(owner, device=device)
             cache.batch_select_indices(index)
             logits, mask = logits[index], mask[index]
-        ids = pick(logits)[:, None]
+        ids = pick(logits, rows, step)[:, None]
         for row, token in enumerate(ids[:, 0].tolist()):
             if running[row]:
                 completions[rows[row]].append(token)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from prefcli.config.ppo import PPOConfig
 from prefcli.errors import AlarmError, UsageError
+from prefcli.models.generation import NOT_FINITE
 from prefcli.models.logps import token_logps, token_values
 from prefcli.rl import kl, losses, metrics
 from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
@@ -69,8 +70,8 @@ class PPO:
         self.scheduler = make_scheduler(
             self.optimizer.optimizer, total_rollouts * config.ppo_epochs * config.minibatches, config
         )
-        # Draws tokens and shuffles. Each process has its own stream.
-        self.generator = torch.Generator(accelerator.device).manual_seed(config.seed + accelerator.process_index)
+        # Draws tokens and shuffles: one stream for all processes, so that their number does not change what is drawn.
+        self.generator = torch.Generator().manual_seed(config.seed)
         self.rollouts = 0
         self.episodes = 0
         self.last_rollout: Rollout | None = None  # for samples and watchers
@@ -121,16 +122,21 @@ class PPO:
                     tokenizer=self.tokenizer,
                     eos_ids=self.eos_ids,
                     pad_id=self.pad_id,
-                    generator=self.generator,
+                    draws=self._draws(len(prompts)),
                     micro_size=_ceil(len(prompts), config.minibatches * config.grad_accum),
                     tokens_per_row=self.tokens_per_row,
                     device=self.accelerator.device,
                     progress=progress,
                 )
         except RuntimeError as error:
-            if "probability tensor" not in str(error):  # what torch.multinomial says of NaN logits
+            if NOT_FINITE not in str(error):
                 raise
             raise AlarmError(f"the policy's logits are not finite at rollout {self.rollouts}", LOWER_LR) from error
+
+    def _draws(self, answers: int) -> Tensor:
+        """[answers, max_new_tokens] of this process, out of those of all."""
+        everyone = (self.accelerator.num_processes * answers, self.config.max_new_tokens)
+        return torch.rand(everyone, generator=self.generator)[self.accelerator.process_index * answers :][:answers]
 
     def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and the values' targets, both [B, C]; the latter are 0 without a value model."""
@@ -207,7 +213,7 @@ class PPO:
 
     def _shuffled(self, prompts: int) -> Tensor:
         """[prompts, answers]: the answers' places, the prompts in another order."""
-        order = torch.randperm(prompts, generator=self.generator, device=self.accelerator.device)
+        order = torch.randperm(prompts, generator=self.generator).to(self.accelerator.device)
         return order[:, None] * self.answers + torch.arange(self.answers, device=order.device)
 
     def _total(self, sums: Tensor) -> Tensor:

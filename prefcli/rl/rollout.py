@@ -47,13 +47,13 @@ def collect(
     tokenizer: Any,
     eos_ids: frozenset[int],
     pad_id: int,
-    generator: torch.Generator,
+    draws: Tensor,
     micro_size: int,
     tokens_per_row: int | None = None,
     device: torch.device | str,
     progress: Callable[[int], None] | None = None,
 ) -> Rollout:
-    """Answers to `prompts` and everything that PPO needs to know about them.
+    """Answers to `prompts` and everything that PPO needs to know about them; `draws` [B, max_new_tokens] decide them.
 
     Forward passes take `micro_size` answers at most, and `tokens_per_row` tokens where that is given.
     """
@@ -65,7 +65,7 @@ def collect(
         temperature=config.temperature,
         eos_ids=eos_ids,
         pad_id=pad_id,
-        generator=generator,
+        draws=draws,
         progress=progress,
     )
     generated = time.perf_counter()
