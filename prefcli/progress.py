@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and speaks: `accelerate launch` and torchrun number them in RANK."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Reporter:

@@ -17,7 +17,9 @@ from prefcli.cli.main import COMMANDS
 from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
-AT_LEAST = {"sft": 32, "train-rm": 32, "ppo": 45, "dpo": 33, "eval": 21, "mem-estimate": 11, "ls": 3, "show": 4}
+AT_LEAST = {"sft": 32, "train-rm": 32, "ppo": 45, "dpo": 33, "eval": 21, "mem-estimate": 11, "ls": 3, "show": 4,
+            "score": 12, "serve-rm": 8}  # fmt: skip
+WITH_REF = ("show", "serve-rm")  # they take a REF, without which nothing arrives
 
 
 def config_class(command: str) -> Any:
@@ -26,7 +28,7 @@ def config_class(command: str) -> Any:
 
 
 def fields_of(command: str) -> dict[str, tuple[Any, Any]]:
-    return {n: v for n, v in typed_options(config_class(command)).items() if (command, n) != ("show", "ref")}
+    return {n: v for n, v in typed_options(config_class(command)).items() if not (n == "ref" and command in WITH_REF)}
 
 
 def default_of(command: str, name: str) -> Any:
@@ -73,7 +75,7 @@ def caught(prefcli, monkeypatch):
     def run(command: str, args: list[str]) -> Any:
         configs: list[Any] = []
         monkeypatch.setattr(f"prefcli.cli.{COMMANDS[command][0]}.run", configs.append)
-        result = prefcli(command, *args, *(["the-ref"] if command == "show" else []))
+        result = prefcli(command, *args, *(["the-ref"] if command in WITH_REF else []))
         assert result.exit_code == 0, result.stderr
         (config,) = configs
         return config
@@ -83,7 +85,7 @@ def caught(prefcli, monkeypatch):
 
 def expected(command: str, **changed: Any) -> dict[str, Any]:
     """All fields, the defaults included."""
-    fixed = {"ref": "the-ref"} if command == "show" else {}
+    fixed = {"ref": "the-ref"} if command in WITH_REF else {}
     return {name: default_of(command, name) for name in fields_of(command)} | fixed | changed
 
 
@@ -109,7 +111,7 @@ def test_every_option_arrives_alone_and_changes_nothing_else(caught, own_folder,
     assert tried == len(fields_of(command)) >= AT_LEAST[command]
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("ls", "show")])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if "config" in typed_options(config_class(name))])
 def test_every_option_arrives_from_a_file(caught, own_folder, command):
     tried = 0
     for name, (kind, parameter) in fields_of(command).items():
@@ -123,7 +125,7 @@ def test_every_option_arrives_from_a_file(caught, own_folder, command):
     assert tried == len(fields_of(command)) - 1
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("ls", "show")])
+@pytest.mark.parametrize("command", [name for name in COMMANDS if "config" in typed_options(config_class(name))])
 def test_all_options_arrive_together_and_the_command_line_wins(caught, own_folder, command):
     others = {
         name: another(kind, parameter, default_of(command, name))
@@ -160,6 +162,7 @@ def test_what_cannot_change_the_result_is_marked_and_stays_out_of_the_key(comman
         "name", "runs", "config", "dry_run", "force", "report_to", "json", "quiet", "debug",  # where and how shown
         "model", "data", "prompts", "reward", "reference", "value_init",  # by digest
         "eval_data", "eval_every",  # by digest; when it is measured
+        "save_every", "keep_state",
     }  # fmt: skip
     cls = config_class(command)
     in_key = set(key_fields(cls()))

@@ -137,6 +137,11 @@ class Store:
                 )
         self.digests.save()
 
+    def unfinished(self, name: str, key: str) -> Path | None:
+        """The partial version with this key and a saved state, whoever writes it."""
+        found = (self.root / name).glob("v*.partial")
+        return next((path for path in sorted(found) if _run_of(path).get("key") == key and saved_steps(path)), None)
+
     @contextmanager
     def writer(self, name: str, key: str | None = None) -> Iterator[Draft]:
         """A version being written: the unfinished one with this key, or a new one.

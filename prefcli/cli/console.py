@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from prefcli.progress import SILENT, Reporter
+from prefcli.progress import SILENT, Reporter, is_main_process
 
 SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "objective/scores", "objective/kl")
 PIPE_WIDTH = 1000  # columns of a table that is piped: no row is folded
@@ -91,7 +91,7 @@ def result_console() -> Console:
 
 
 def reporter(quiet: bool) -> Reporter:
-    return SILENT if quiet else ConsoleReporter()
+    return SILENT if quiet or not is_main_process() else ConsoleReporter()
 
 
 def print_result(text: str) -> None:

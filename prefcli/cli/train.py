@@ -12,6 +12,7 @@ from typing import Any
 from prefcli.artifacts.store import Artifact
 from prefcli.cli.console import ConsoleReporter, print_result, reporter
 from prefcli.data.formats import Purpose
+from prefcli.progress import is_main_process
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import summary
 
@@ -32,6 +33,8 @@ def run_stage(stage: str, module: str, config: Any, *, purpose: Purpose, rates: 
     report.plan(summary(inputs))
     quieten(config.debug)
     artifact = importlib.import_module(module).train(inputs, report)
+    if artifact is None:  # another process writes it, and says so
+        return
     seconds = artifact.manifest.resources["train_seconds"]
     report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
     print_artifact(artifact, config.json, reused=False)
@@ -44,6 +47,8 @@ def _preview(inputs: Any, report: Any) -> dict[str, str]:
 
 
 def print_artifact(artifact: Artifact, as_json: bool, *, reused: bool) -> None:
+    if not is_main_process():
+        return
     if as_json:
         print_result(
             json.dumps({"path": str(artifact.path), "ref": artifact.ref, "reused": reused, **asdict(artifact.manifest)})

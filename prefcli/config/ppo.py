@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 import typer
 
 from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import DATA, MODEL, TRAINING, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import DATA, MODEL, TRAINING, WHERE, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.errors import UsageError
 
 PPO = "PPO"
+Advantage = Literal["gae", "rloo", "grpo"]
 # 3e-6: "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031). Small models: measured on tiny.
 LR, SMALL_LR = 3e-6, 1e-4
 
@@ -32,12 +34,28 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         list[str],
         typer.Option(
             help="Where the score comes from: a reward-model artifact, a sequence-classification model, "
-            "or python:FILE:FUNCTION; NAME=… names it.",
+            "python:FILE:FUNCTION or a service's http://… URL; NAME=… names it. Several are added up.",
             metavar="[NAME=]REF",
             rich_help_panel=MODEL,
         ),
         INCIDENTAL,  # the digest is in the key
     ] = field(default_factory=list)
+    reward_weight: Annotated[
+        list[str],
+        typer.Option(
+            help="What a reward source counts in the sum; repeat for more. Default: 1 each.",
+            metavar="NAME=NUMBER",
+            rich_help_panel=MODEL,
+        ),
+    ] = field(default_factory=list)
+    standardise_rewards: Annotated[
+        bool,
+        typer.Option(
+            "--standardise-rewards",
+            help="First bring each reward model's scores to mean 0 and deviation 1 on its held-out pairs.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False
     reference: Annotated[
         str | None,
         typer.Option(help="Frozen reference of the KL penalty. Default: the starting model.", rich_help_panel=MODEL),
@@ -105,3 +123,90 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         bool,
         typer.Option("--whiten-rewards", help="Scale the per-token rewards to unit variance.", rich_help_panel=PPO),
     ] = False
+    advantage: Annotated[
+        Advantage,
+        typer.Option(
+            help="gae: with a value model; rloo: against the other answers to the same prompt; grpo: the same, "
+            "divided by their deviation. The last two hold no value model.",
+            rich_help_panel=PPO,
+        ),
+    ] = "gae"
+    num_generations: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Answers to each prompt. Default: 1 with gae, 4 with rloo and grpo.", rich_help_panel=PPO
+        ),
+    ] = None
+    kl_in: Annotated[
+        Literal["reward", "loss"] | None,
+        typer.Option(
+            help="Where the KL penalty stands. Default: in the reward; with grpo in the loss.", rich_help_panel=PPO
+        ),
+    ] = None
+    kl_estimator: Annotated[
+        Literal["k1", "k3"] | None,
+        typer.Option(help="Of the penalty. Default: k1 in the reward, k3 in the loss.", rich_help_panel=PPO),
+    ] = None
+    kl_target: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, help="Move --kl-coef so that the KL stays near so many nats an answer.", rich_help_panel=PPO
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float, typer.Option(min=0, help="Taken off the score for each token of an answer.", rich_help_panel=PPO)
+    ] = 0.0
+    reward_clip: Annotated[
+        float, typer.Option(min=0, help="Clip an answer's score to ± this; 0 does not clip.", rich_help_panel=PPO)
+    ] = 0.0
+    value_warmup: Annotated[
+        int, typer.Option(min=0, help="Rollouts in which the value model learns alone.", rich_help_panel=PPO)
+    ] = 0
+
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Rollouts between two saved states, from which the same command goes on after a stop. "
+            "Default: after every ten minutes.",
+            rich_help_panel=WHERE,
+        ),
+        INCIDENTAL,
+    ] = None
+    keep_state: Annotated[
+        bool,
+        typer.Option(
+            "--keep-state",
+            help="Keep every saved state with the artifact; each is a model too: NAME@vN:stepK.",
+            rich_help_panel=WHERE,
+        ),
+        INCIDENTAL,
+    ] = False
+
+    def resolved(self) -> PPOConfig:
+        """With the defaults that depend on other options filled in. Raises UsageError for what does not go together."""
+        group = self.advantage != "gae"
+        kl_in = self.kl_in or ("loss" if self.advantage == "grpo" else "reward")
+        answers = self.num_generations or (4 if group else 1)
+        if group and answers < 2:
+            raise UsageError(
+                f"--advantage {self.advantage} compares answers to the same prompt",
+                "give --num-generations 2 or more, or --advantage gae",
+            )
+        if self.batch_size % answers:
+            raise UsageError(
+                f"--batch-size {self.batch_size} answers are not a multiple of --num-generations {answers}",
+                f"use a multiple of {answers}",
+            )
+        if kl_in == "loss" and self.kl_estimator == "k1":
+            raise UsageError(
+                "--kl-estimator k1 in the loss does nothing: its gradient is zero on average",
+                "use k3, or --kl-in reward",
+            )
+        if group and (self.value_warmup or self.value_init):
+            raise UsageError(
+                f"--advantage {self.advantage} has no value model",
+                "leave --value-warmup and --value-init out, or use --advantage gae",
+            )
+        estimator = self.kl_estimator or ("k3" if kl_in == "loss" else "k1")
+        return replace(self, kl_in=kl_in, kl_estimator=estimator, num_generations=answers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,14 +52,14 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     size = batch_size or max(1, len(prompts))
 
-    def pick(logits: Tensor, which: list[int], step: int) -> Tensor:
+    def pick(part: list[int], logits: Tensor, rows: list[int], step: int) -> Tensor:
         if draws is None:
             return logits.argmax(-1)
         below = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
         total = below[:, -1:]
         if not bool(torch.isfinite(total).all()):
             raise RuntimeError(NOT_FINITE)
-        u = draws[which, step, None].to(below)
+        u = draws[[part[row] for row in rows], step, None].to(below)
         return torch.searchsorted(below, u * total, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
     completions: list[list[int]] = [[] for _ in prompts]
@@ -68,7 +69,7 @@ def generate(
             found = _decode(
                 model,
                 [prompts[i] for i in part],
-                lambda logits, rows, step, part=part: pick(logits, [part[row] for row in rows], step),
+                partial(pick, part),
                 max_new_tokens,
                 frozenset(eos_ids),
                 pad_id,

@@ -1,11 +1,14 @@
-"""`--reward [NAME=]REF`: what a reward source is written as. No torch here."""
+"""`--reward [NAME=]REF` and `--reward-weight NAME=0.5`: what reward sources are written as. No torch here."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
@@ -13,11 +16,14 @@ from prefcli.errors import ArtifactError, UsageError
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _PYTHON = re.compile(r"python:(?P<file>.+):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
+_URL = re.compile(r"https?://", re.IGNORECASE)
+TIMEOUT = 60.0  # seconds that a service has for one request, where its URL does not end in #timeout=SECONDS
+URL_FORM = "for example: --reward http://127.0.0.1:8000/get_reward"
 
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """One reward source: a reference to a model, or a Python file and the function in it."""
+    """One reward source: a reference to a model, a Python file and the function in it, or the URL of a service."""
 
     name: str
     text: str
@@ -25,6 +31,21 @@ class RewardSpec:
     file: Path | None = None
     function: str | None = None
     digest: str | None = None
+    url: str | None = None
+    timeout: float = TIMEOUT  # seconds; of a service
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What becomes of a source's raw scores before all sources are added up: weight · (score − mean) / std."""
+
+    weight: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    def apply(self, scores: Any) -> Any:
+        """A tensor of scores, of any shape; the result has the same."""
+        return self.weight * (scores - self.mean) / self.std
 
 
 def parse_rewards(texts: list[str], store: Store) -> list[RewardSpec]:
@@ -50,10 +71,91 @@ def _parse(text: str, store: Store) -> RewardSpec:
         return RewardSpec(name or python["function"], what, None, file, python["function"], digest)
     if what.startswith("python:"):
         raise UsageError(f"--reward {text}: the form is python:FILE:FUNCTION", "name the function after a second colon")
+    if _URL.match(what):
+        return _service(text, name or "http", what)
     reference = resolve(what, store)
     path = reference.path.resolve() if reference.path else Path(what.split("@")[0])
     default = reference.artifact.manifest.name if reference.artifact else path.name
     return RewardSpec(name or default, what, reference, digest=reference.digest)
+
+
+def _service(text: str, name: str, what: str) -> RewardSpec:
+    """The spec of a URL. Its fragment, which is never sent, may say #timeout=SECONDS."""
+    url, _, settings = what.partition("#")
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError as error:  # a port that is no number, half an IPv6 address, a label that is too long
+        raise UsageError(f"--reward {text}: not a URL ({error})", URL_FORM) from error
+    if not host or port == 0 or not url.isascii() or not url.isprintable() or " " in url:
+        raise UsageError(f"--reward {text}: not a URL", URL_FORM)
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            f"--reward {text.replace(parts.netloc, '…')}: a password in a URL would stand in the manifest",
+            "leave it out; a proxy on this machine can add it",
+        )
+    timeout = TIMEOUT
+    for setting, value in parse_qsl(settings, keep_blank_values=True):
+        number = _number(value)
+        if setting != "timeout" or number is None or number <= 0:
+            raise UsageError(f"--reward {text}: after the # stands {setting}={value}", "it may say #timeout=SECONDS")
+        timeout = number
+    return RewardSpec(name, what, None, url=url, timeout=timeout)
+
+
+def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool) -> dict[str, Scale]:
+    """Source name → its scale, from the texts of --reward-weight and from what the reward models' manifests recorded.
+
+    Raises UsageError: no NAME=NUMBER, an unknown NAME, a NAME twice, a source without a recorded mean and deviation.
+    """
+    scales = {spec.name: _recorded(spec) if standardise else Scale() for spec in specs}
+    seen: set[str] = set()
+    for text in weights:
+        name, equals, value = text.rpartition("=")
+        weight = _number(value)
+        if not equals or weight is None:
+            raise UsageError(f"--reward-weight {text}: the form is NAME=NUMBER", "for example: --reward-weight rm=0.5")
+        if name not in scales:
+            raise UsageError(f"--reward-weight {text}: no --reward is called {name!r}", f"known: {', '.join(scales)}")
+        if name in seen:
+            raise UsageError(f"--reward-weight: the weight of {name!r} is given twice", "leave one out")
+        seen.add(name)
+        scales[name] = replace(scales[name], weight=weight)
+    return scales
+
+
+def _recorded(spec: RewardSpec) -> Scale:
+    """The scale that takes a reward model's scores on its held-out pairs to mean 0 and deviation 1."""
+    artifact = spec.reference.artifact if spec.reference else None
+    if artifact is None:
+        raise UsageError(
+            f"--standardise-rewards: {spec.name} ({spec.text}) is no artifact of train-rm, and no mean and deviation "
+            "of its scores are recorded",
+            "leave --standardise-rewards out and weigh the sources with --reward-weight NAME=…",
+        )
+    mean, std = (_number(artifact.manifest.metrics.get(metric)) for metric in ("score_mean", "score_std"))
+    if mean is None or std is None:
+        raise UsageError(
+            f"--standardise-rewards: {spec.name} ({artifact.ref}) recorded no mean and deviation of its scores",
+            "they are measured on held-out pairs: train it with --eval-share above 0, or with --eval-data",
+        )
+    if std <= 0:
+        raise UsageError(
+            f"--standardise-rewards: {spec.name} ({artifact.ref}) gave all its held-out answers the same score",
+            "train it on more pairs, or leave --standardise-rewards out",
+        )
+    return Scale(mean=mean, std=std)
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def refuse_reward_model(reference: Reference) -> None:

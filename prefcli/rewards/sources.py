@@ -11,13 +11,17 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.formats import Prompt, text_of
 from prefcli.data.tokenising import Encoder
-from prefcli.errors import ArtifactError
+from prefcli.errors import ArtifactError, DataError
 from prefcli.models.loading import is_scorer, load_scorer
-from prefcli.models.logps import pad_rows, sequence_scores
+from prefcli.models.logps import sequence_scores
+from prefcli.models.rows import pad_rows, parts
 from prefcli.models.tokenizers import load_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec
+from prefcli.rewards.http import Service
 from prefcli.rewards.python import Function, load_function
+
+AT_A_TIME = 64  # texts in one request to a service: ppo's default rollout
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,49 @@ class ModelReward:
     ) -> None:
         self.name, self.model, self.same_ids = name, model.eval().requires_grad_(False), same_ids
         self._encoder, self._batch_size = Encoder(tokenizer), batch_size
+        self.tokens_per_row: int | None = None  # of a packed model: how many go through it at a time
+        self.proven = False  # its accuracy on held-out pairs is on record, and above chance
 
-    @torch.no_grad()
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
         """[B] scores, on the CPU."""
-        ids = [self._ids(answer) for answer in answers]
-        order = sorted(range(len(ids)), key=lambda i: sum(map(len, ids[i])))  # alike in length: little padding
+        return self._score([self._ids(answer) for answer in answers])
+
+    def score_texts(self, texts: Sequence[str], prompts: Sequence[str | None], longest: int | None) -> torch.Tensor:
+        """[B] scores of texts as they stand, cut to `longest` tokens: who sends them has applied a chat template.
+
+        `prompts` are their beginnings where those are known; then no token spans prompt and answer, as in training.
+        Raises DataError: a text without a token, or with more than the model has positions for.
+        """
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        rows: list[tuple[list[int], list[int]]] = []
+        for number, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+            known = prompt if prompt and text.startswith(prompt) else ""
+            before, after = self._text_ids(known), self._text_ids(text[len(known) :])
+            ids = (before + after)[:longest]
+            if not ids:
+                raise DataError(f"text {number} is empty")
+            if positions is not None and len(ids) > positions:
+                raise DataError(f"text {number} has {len(ids)} tokens, and the model reads {positions}")
+            rows.append((ids, []))
+        return self._score(rows)
+
+    @torch.no_grad()
+    def _score(self, ids: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+        """[B] scores of prompts with their completions."""
+        lengths = [len(prompt) + len(completion) for prompt, completion in ids]
+        order = sorted(range(len(ids)), key=lengths.__getitem__)  # alike in length: little padding
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        if self.tokens_per_row is not None:
+            batches = parts(lengths, self.tokens_per_row)
         scores = torch.zeros(len(ids))
         device = next(self.model.parameters()).device
-        for start in range(0, len(order), self._batch_size):
-            part = order[start : start + self._batch_size]
+        for part in batches:
             rows = pad_rows([ids[i][0] for i in part], [ids[i][1] for i in part], device=device)
             scores[part] = sequence_scores(self.model, rows).cpu()
         return scores
+
+    def _text_ids(self, text: str) -> list[int]:
+        return list(self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ids(self, answer: Answer) -> tuple[list[int], list[int]]:
         if self.same_ids and answer.prompt_ids is not None and answer.completion_ids is not None:
@@ -80,7 +114,46 @@ class ModelReward:
         )
 
 
-RewardSource = PythonReward | ModelReward
+class HTTPReward:
+    """A service. It is sent what the policy read and wrote, the chat template's tokens and the end token included.
+
+    Without a policy's tokenizer (`eval`, `score`) there is no template: a plain prompt and its answer are sent as they
+    are, a dialogue as `role: text` paragraphs.
+    """
+
+    def __init__(self, name: str, service: Service, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        self.name, self._service, self._tokenizer = name, service, tokenizer
+
+    def score(self, answers: Sequence[Answer]) -> torch.Tensor:
+        """[B] scores, on the CPU. Raises SurroundingsError and ArtifactError as `Service.scores` does."""
+        found: list[float] = []
+        for start in range(0, len(answers), AT_A_TIME):
+            part = answers[start : start + AT_A_TIME]
+            texts, prompts = zip(*map(self._text, part))
+            labels = [(answer.columns or {}).get("label", "") for answer in part]
+            found += self._service.scores(list(texts), list(prompts), labels)
+        return torch.tensor(found)
+
+    def _text(self, answer: Answer) -> tuple[str, str]:
+        """(prompt with answer, prompt)."""
+        if self._tokenizer is None:
+            prompt = answer.prompt
+            if not isinstance(prompt, str):
+                prompt = "\n\n".join([*(f"{turn['role']}: {turn['content']}" for turn in prompt), "assistant: "])
+            return prompt + answer.completion, prompt
+        before, after = answer.prompt_ids, answer.completion_ids
+        if before is None or after is None:
+            encoder = Encoder(self._tokenizer)
+            before = encoder.prompt_ids(answer.prompt)
+            after = encoder.completion_ids(answer.prompt, answer.completion)
+        return self._decode(before + after), self._decode(before)
+
+    def _decode(self, ids: list[int]) -> str:
+        assert self._tokenizer is not None
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+RewardSource = PythonReward | ModelReward | HTTPReward
 
 
 def load_reward(
@@ -91,10 +164,17 @@ def load_reward(
     device: torch.device,
     reporter: Reporter,
 ) -> RewardSource:
-    """A source ready to score.
+    """A source ready to score. A service is not asked yet.
 
     Raises ArtifactError: a language model in a reward model's place, a head that is missing, a file that fails.
     """
+    if spec.url is not None:
+        if policy_tokenizer is None:
+            reporter.notice(
+                f"reward {spec.name} is sent dialogues as `role: text` paragraphs: there is no policy here whose chat "
+                "template would render them"
+            )
+        return HTTPReward(spec.name, Service(spec.name, spec.url, spec.timeout, reporter), policy_tokenizer)
     if spec.reference is None:
         return PythonReward(spec.name, load_function(spec))
     reference = spec.reference
@@ -112,4 +192,7 @@ def load_reward(
             f"reward {spec.name} has another tokenizer or chat template than the policy: "
             "it scores the text, rendered with its own"
         )
-    return ModelReward(spec.name, model, tokenizer, same_ids=bool(same))
+    source = ModelReward(spec.name, model, tokenizer, same_ids=bool(same))
+    if reference.artifact is not None:
+        source.proven = reference.artifact.manifest.metrics.get("accuracy_ci95", [0])[0] > 0.5
+    return source

@@ -213,7 +213,9 @@ class PPO:
 
     def _shuffled(self, prompts: int) -> Tensor:
         """[prompts, answers]: the answers' places, the prompts in another order."""
-        order = torch.randperm(prompts, generator=self.generator).to(self.accelerator.device)
+        everyone = torch.randperm(self.accelerator.num_processes * prompts, generator=self.generator)
+        order = everyone[everyone // prompts == self.accelerator.process_index] % prompts
+        order = order.to(self.accelerator.device)
         return order[:, None] * self.answers + torch.arange(self.answers, device=order.device)
 
     def _total(self, sums: Tensor) -> Tensor:

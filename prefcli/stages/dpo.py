@@ -42,8 +42,8 @@ class PairTrainer(DPOTrainer):
         return dataset
 
 
-def train(inputs: Inputs, reporter: Reporter) -> Artifact:
-    """Train on pairs and return the finished artifact."""
+def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
+    """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
         opened = open_policy(run)

@@ -19,7 +19,13 @@ from prefcli.data.formats import Dataset, Purpose, read_dataset
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
-from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model, refuse_reward_model
+from prefcli.rewards.grammar import (
+    RewardSpec,
+    parse_rewards,
+    refuse_language_model,
+    refuse_reward_model,
+    reward_scales,
+)
 from prefcli.rewards.python import load_function
 
 
@@ -106,6 +112,7 @@ def _rewards(config: Any, store: Store) -> list[RewardSpec]:
     specs = parse_rewards(config.reward, store)
     for spec in specs:
         refuse_language_model(spec)
+    reward_scales(specs, config.reward_weight, config.standardise_rewards)  # a mistake in them costs nothing yet
     return specs
 
 

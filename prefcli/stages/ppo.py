@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,18 +17,20 @@ from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
-from prefcli.errors import DataError, UsageError
+from prefcli.errors import AlarmError, ArtifactError, DataError, UsageError
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.tokenizers import check_tokenizer, end_ids, load_tokenizer, tokenizer_digest
 from prefcli.progress import Reporter
-from prefcli.rewards.sources import Answer, RewardSource, load_reward
+from prefcli.rewards.grammar import Scale, reward_scales
+from prefcli.rewards.preflight import preflight
+from prefcli.rewards.sources import Answer, ModelReward, RewardSource, load_reward
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles, Score
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import open_policy
-from prefcli.stages.session import Session, session
+from prefcli.stages.session import Session, save_model, session
 
 FINAL = (
     "objective/scores",
@@ -42,8 +47,8 @@ FINAL = (
 TAIL = 5  # the manifest's final metrics are means over so many last rollouts: one alone is noisy
 
 
-def train(inputs: Inputs, reporter: Reporter) -> Artifact:
-    """Train against the reward and return the finished artifact."""
+def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
+    """Train against the reward and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
         accelerator = Accelerator(
@@ -52,13 +57,15 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(run.draft.path / "state"),
         )
-        share = _share(config.batch_size, accelerator.num_processes)
+        share = _share(config.batch_size // config.num_generations, accelerator.num_processes)
+        scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
         opened = open_policy(run)
         sources = [
             load_reward(spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=reporter)
             for spec in inputs.rewards
         ]
-        value, value_from = _value(run, opened.tokenizer)
+        preflight(sources, inputs.data.rows, reporter)
+        value, value_from = _value(run, opened.tokenizer) if config.advantage == "gae" else (None, None)
         if inputs.references["reference"] != inputs.model:
             check_tokenizer("--reference", inputs.references["reference"], opened.tokenizer, reporter)
         reference = load_policy(
@@ -68,9 +75,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
             trainable=False,
             tokenizer_size=len(opened.tokenizer),
         )
+        named = [(opened.model, "policy"), (value, "value model"), (reference, "reference")]
+        packed = all([run.packs(model, role) for model, role in named if model is not None])
+        for source in sources:
+            if isinstance(source, ModelReward) and run.packs(source.model, f"reward model {source.name}"):
+                source.tokens_per_row = run.tokens_per_row
         prompts = encode_prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
         total = rollouts(config, len(prompts))
-        roles = Roles(opened.model, value, reference.eval().requires_grad_(False), scorer_of(sources))
+        roles = Roles(opened.model, value, reference.eval().requires_grad_(False), scorer_of(sources, scales))
         ppo = PPO(
             roles,
             config,
@@ -79,37 +91,97 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact:
             total_rollouts=total,
             lr=config.lr,
             eos_ids=end_ids(opened.tokenizer, opened.model.generation_config),
+            tokens_per_row=run.tokens_per_row if packed else None,
         )
         if config.report_to != "none":
             accelerator.init_trackers("prefcli", config={k: str(v) for k, v in vars(config).items()})
-        order = passes(prompts, config.batch_size, config.seed)
+        order = passes(prompts, config.batch_size // config.num_generations, config.seed)
+        position = Position()
+        if run.resumed is not None:
+            position = restore(run.resumed, ppo)
+            run.train_seconds = position.train_seconds
+            for _ in range(position.step):
+                next(order)
         reporter.begin("ppo", total)
-        history: list[dict[str, float]] = []
-        tokens = 0.0
-        with run.training():
-            for step in range(1, total + 1):
-                batch = next(order)[accelerator.process_index * share :][:share]
-                metrics = ppo.step(batch)
-                tokens += metrics["completions/mean_length"] * config.batch_size
-                history.append(metrics)
-                run.log.write(step, metrics)
-                reporter.advance(step, metrics)
-                if config.report_to != "none":
-                    accelerator.log(metrics, step=step)
+        alarm: AlarmError | None = None
+        try:
+            with run.training():
+                started = time.monotonic() - position.train_seconds
+                for step in range(position.step + 1, total + 1):
+                    metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
+                    position.step = step
+                    position.tokens += metrics["completions/mean_length"] * config.batch_size
+                    run.log.write(step, metrics)
+                    reporter.advance(step, metrics)
+                    if config.report_to != "none":
+                        accelerator.log(metrics, step=step)
+                    if step < total and run.save_is_due(step) and accelerator.is_main_process:
+                        position.train_seconds = time.monotonic() - started
+                        with run.saving(step) as folder:
+                            save(folder, ppo, position, opened.tokenizer if config.keep_state else None)
+        except AlarmError as error:
+            if position.step == 0:
+                raise
+            alarm = error
         if config.report_to != "none":
             accelerator.end_training()
-        tail = history[-TAIL:]
-        final = {name: sum(m[name] for m in tail) / len(tail) for name in FINAL if name in tail[0]}
-        return run.finish(
+        tail = run.log.rows[-TAIL:]
+        artifact = run.finish(
             opened.model,
             opened.tokenizer,
-            metrics=final,
-            steps=total,
-            tokens=int(tokens),
+            metrics={name: sum(m[name] for m in tail) / len(tail) for name in FINAL if name in tail[0]},
+            steps=position.step,
+            tokens=int(position.tokens),
             about=opened.about | {"value_from": value_from},
             saves_merged=opened.saves_merged,
             value=value,
+            status="stopped" if alarm else "complete",
         )
+        if alarm is not None:
+            kept = f". What was trained until then is {artifact.ref}" if artifact else ""
+            raise AlarmError(alarm.message + kept, alarm.hint)
+        return artifact
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0
+    tokens: float = 0.0
+    train_seconds: float = 0.0
+
+
+def save(folder: Path, ppo: PPO, position: Position, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """A state to go on from; with a tokenizer also the policy, in a form that can be opened as a model."""
+    torch.save(
+        {
+            "position": asdict(position),
+            "weights": [parameter.detach() for parameter in ppo.parameters],
+            "ppo": ppo.state_dict(),
+            "random": torch.get_rng_state(),
+        },
+        folder / "training.pt",
+    )
+    if tokenizer is not None:
+        save_model(ppo.roles.policy, folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+
+
+@torch.no_grad()
+def restore(folder: Path, ppo: PPO) -> Position:
+    """Put a saved state back. Raises ArtifactError where its file cannot be read."""
+    try:
+        state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ArtifactError(
+            f"{folder / 'training.pt'} cannot be read ({error})", f"remove {folder}, or start anew with --force"
+        ) from error
+    for parameter, saved in zip(ppo.parameters, state["weights"], strict=True):
+        parameter.copy_(saved)
+    ppo.load_state_dict(state["ppo"])
+    torch.set_rng_state(state["random"])
+    return Position(**state["position"])
 
 
 def encode_prompts(
@@ -146,15 +218,15 @@ def passes(prompts: list[Prompt], batch_size: int, seed: int) -> Iterator[list[P
         queue = queue[batch_size:]
 
 
-def scorer_of(sources: list[RewardSource]) -> Score:
-    """All sources' scores of a rollout's answers, by name."""
+def scorer_of(sources: list[RewardSource], scales: dict[str, Scale]) -> Score:
+    """All sources' scores of a rollout's answers, by name, standardised and weighted: ready to be added up."""
 
     def score(prompts: list[Prompt], completion_ids: list[list[int]], completions: list[str]) -> dict[str, Any]:
         answers = [
             Answer(prompt.row.prompt, text, prompt.ids, ids, prompt.row.columns)
             for prompt, ids, text in zip(prompts, completion_ids, completions)
         ]
-        return {source.name: source.score(answers) for source in sources}
+        return {source.name: scales[source.name].apply(source.score(answers)) for source in sources}
 
     return score
 
@@ -195,6 +267,7 @@ def _value_reference(run: Session, tokenizer: PreTrainedTokenizerBase) -> Refere
 def _share(batch_size: int, processes: int) -> int:
     if batch_size % processes:
         raise UsageError(
-            f"--batch-size {batch_size} cannot be divided over {processes} processes", f"use a multiple of {processes}"
+            f"{batch_size} prompts a rollout cannot be divided over {processes} processes",
+            f"choose --batch-size (over --num-generations) as a multiple of {processes}",
         )
     return batch_size // processes

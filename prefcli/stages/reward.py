@@ -26,8 +26,8 @@ from prefcli.stages.policy import count
 from prefcli.stages.session import session
 
 
-def train(inputs: Inputs, reporter: Reporter) -> Artifact:
-    """Train on pairs, measure on held-out ones, and return the finished artifact."""
+def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
+    """Train on pairs, measure on held-out ones, and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
         reporter.begin(f"loading {inputs.model.shown}", None)

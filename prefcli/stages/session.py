@@ -10,6 +10,7 @@ import platform
 import resource
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ import trl
 
 from prefcli import __version__
 from prefcli.artifacts.manifest import Manifest
-from prefcli.artifacts.store import Artifact, Draft
+from prefcli.artifacts.store import RUN, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import ArtifactError
@@ -33,7 +34,7 @@ from prefcli.models.adapters import merged
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.card import model_card
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import predicted_bytes
@@ -145,9 +146,11 @@ class Session:
         saves_merged: bool = False,
         value: Any = None,
         status: str = "complete",
-    ) -> Artifact:
-        """Save everything and let the version appear."""
+    ) -> Artifact | None:
+        """Save everything and let the version appear; None in all processes but the first."""
         self.log.close()
+        if not is_main_process():
+            return None
         if not getattr(self.inputs.config, "keep_state", False):
             shutil.rmtree(self.draft.path / "state", ignore_errors=True)
         save_model(merged(model) if saves_merged else model, self.draft.path / "model")
@@ -194,7 +197,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     for note in inputs.notes:
         reporter.notice(note)
     resumable = hasattr(inputs.config, "save_every") and not inputs.config.force
-    with inputs.store.writer(inputs.name, inputs.key if resumable else None) as draft:
+    with _draft(inputs, inputs.key if resumable else None) as draft:
         under = environment(device, dtype)
         last = draft.steps[-1] if draft.run else 0
         if last:
@@ -212,6 +215,21 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         finally:
             log.close()
             reporter.end()
+
+
+@contextmanager
+def _draft(inputs: Inputs, key: str | None) -> Iterator[Draft]:
+    """The version to write. Of several processes the first writes it, the others a folder that is thrown away."""
+    if is_main_process():
+        with inputs.store.writer(inputs.name, key) as draft:
+            yield draft
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        before = inputs.store.unfinished(inputs.name, key) if key else None
+        if before is not None:
+            os.symlink((before / "state").resolve(), Path(folder) / "state")
+            shutil.copy(before / RUN, folder)
+        yield Draft(Path(folder), 0, None)
 
 
 def _refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:

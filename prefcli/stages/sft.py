@@ -19,8 +19,8 @@ from prefcli.stages.policy import open_policy
 from prefcli.stages.session import session
 
 
-def train(inputs: Inputs, reporter: Reporter) -> Artifact:
-    """Fine-tune and return the finished artifact."""
+def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
+    """Fine-tune and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
         opened = open_policy(run)

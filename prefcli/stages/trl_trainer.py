@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 def arguments(session: Session, **more: Any) -> dict[str, Any]:
     """Keyword arguments of a TRL config, from the options that all stages share."""
     config = session.inputs.config
-    processes = int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun and `accelerate launch`
     parts = config.grad_accum * processes
     if config.batch_size % parts:
         raise UsageError(

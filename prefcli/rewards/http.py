@@ -1,0 +1,193 @@
+"""A reward over HTTP: the two forms in use, retries, and what counts as an answer. Strings in, floats out; no torch.
+
+    LLaMA-Factory  POST {"model", "messages": [text, …]}                → {"scores": [number, …]}
+    OpenRLHF       POST {"query": [text, …], "prompts": […], "labels": […]} → {"rewards": [number, …]}, or "scores"
+
+A text is prompt and answer together, as a model reads them: these services apply no chat template.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefcli.errors import ArtifactError, SurroundingsError
+from prefcli.progress import SILENT, Reporter
+
+RETRIES = 3
+BACKOFF = 1.0  # seconds before the first retry, and twice as long before each further one
+_SHOWN = 200  # characters of an answer in a message
+_LOOPBACK = ("localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a request is written, and under which keys the scores come back: the first that is there."""
+
+    name: str
+    body: Callable[[list[str], list[str], list[Any]], dict[str, Any]]  # of texts, their prompts, labels
+    keys: tuple[str, ...]
+
+
+LLAMA_FACTORY = Form("LLaMA-Factory", lambda texts, _, __: {"model": "model", "messages": texts}, ("scores", "rewards"))
+OPENRLHF = Form(
+    "OpenRLHF",
+    lambda texts, prompts, labels: {"query": texts, "prompts": prompts, "labels": labels},
+    ("rewards", "scores"),  # newer servers send both: "rewards" train, "scores" filter
+)
+
+
+class _Refused(Exception):
+    """The service answered, but not to this form of request."""
+
+    def __init__(self, said: str, status: int) -> None:
+        super().__init__(said)
+        self.status = status
+
+
+class Service:
+    """A scoring service at a URL.
+
+    Which form it takes is found out at the first call, and kept: LLaMA-Factory's where the path is the one that its
+    server has, else OpenRLHF's first; where that is refused, the other one.
+    """
+
+    def __init__(self, name: str, url: str, timeout: float, reporter: Reporter = SILENT) -> None:
+        self.name, self.url = name, url
+        self._timeout, self._reporter = timeout, reporter
+        parts = urlsplit(url)
+        own = parts.path.rstrip("/").endswith("/score/evaluation")
+        self._forms = [LLAMA_FACTORY, OPENRLHF] if own else [OPENRLHF, LLAMA_FACTORY]
+        host = parts.hostname or ""
+        # A proxy for the outside world (http_proxy) knows nothing of this machine's own ports.
+        proxies: dict[str, str] | None = {} if host in _LOOPBACK or host.startswith("127.") else None
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect())
+
+    def scores(self, texts: list[str], prompts: list[str], labels: list[Any]) -> list[float]:
+        """One finite number for each text.
+
+        Raises SurroundingsError: no answer within the timeout and the retries, or a server error each time.
+        ArtifactError: an answer that is none (another status, no JSON, no list of as many finite numbers).
+        """
+        refusals: list[_Refused] = []
+        for form in self._forms:
+            try:
+                answer = self._ask(form.body(texts, prompts, labels))
+            except _Refused as refused:
+                refusals.append(refused)
+                continue
+            found = next((answer[key] for key in form.keys if key in answer), None)
+            if found is None:
+                refusals.append(_Refused(f"no {' or '.join(form.keys)} in {_short(json.dumps(answer))}", 200))
+                continue
+            self._forms = [form]
+            return self._checked(found, texts)
+        tried = "; ".join(f"{form.name}'s form: {refused}" for form, refused in zip(self._forms, refusals))
+        if any(_may_pass(refused.status) for refused in refusals):
+            raise SurroundingsError(
+                f"reward {self.name}: {self.url} fails ({tried})", "see what the service itself says of the request"
+            )
+        raise ArtifactError(
+            f"reward {self.name}: {self.url} is no reward service, or at another path ({tried})",
+            "the forms of request are in docs/rewards.md",
+        )
+
+    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON object that comes back. Raises _Refused for an HTTP status that is an error."""
+        data = json.dumps(body, default=str).encode()  # a label may be a date
+        request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
+        problem: Exception
+        for attempt in range(RETRIES + 1):
+            try:
+                with self._opener.open(request, timeout=self._timeout) as response:
+                    return self._object(response.read())
+            except urllib.error.HTTPError as error:
+                problem = _Refused(f"HTTP {error.code} {_content(error)}", error.code)
+                if not _may_pass(error.code):
+                    raise problem from error
+            except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are OSErrors
+                problem = error
+            if attempt < RETRIES:
+                wait = BACKOFF * 2**attempt
+                self._reporter.notice(f"reward {self.name}: {_said(problem)}; trying again in {wait:g} s")
+                time.sleep(wait)
+        if isinstance(problem, _Refused):
+            raise problem
+        raise SurroundingsError(
+            f"reward {self.name}: {self.url} does not answer ({_said(problem)}; {RETRIES + 1} tries)",
+            f"is the service running? It has {self._timeout:g} s for a request: "
+            "#timeout=SECONDS at the end of the URL changes that",
+        ) from problem
+
+    def _object(self, content: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise ArtifactError(
+                f"reward {self.name}: {self.url} did not answer with a JSON object: "
+                f"{_short(content.decode(errors='replace'))}",
+                "the forms of request are in docs/rewards.md",
+            )
+        return answer
+
+    def _checked(self, found: Any, texts: list[str]) -> list[float]:
+        where = f"reward {self.name}: {self.url} gave"
+        if not isinstance(found, list):
+            raise ArtifactError(f"{where} {_short(json.dumps(found))}, which is no list of scores")
+        if len(found) != len(texts):
+            raise ArtifactError(f"{where} {len(found)} scores for {len(texts)} texts")
+        for value, text in zip(found, texts):
+            if not _is_score(value):
+                raise ArtifactError(
+                    f"{where} {_short(json.dumps(value))} for the text {text[-80:]!r}", "a score is a finite number"
+                )
+        return [float(value) for value in found]
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """urllib would follow with a GET and leave the texts behind: a redirect is an error that shows its status."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def _may_pass(status: int) -> bool:
+    """Server errors; and timeout, too early, too many requests."""
+    return status >= 500 or status in (408, 425, 429)
+
+
+def _is_score(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _content(error: urllib.error.HTTPError) -> str:
+    """What a server says of its error, in short."""
+    try:
+        with error:
+            return _short(f"{error.reason} {error.read(4 * _SHOWN).decode(errors='replace')}")
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
+
+
+def _said(problem: Exception) -> str:
+    if isinstance(problem, urllib.error.URLError):
+        problem = problem.reason if isinstance(problem.reason, Exception) else problem
+    return str(problem) or type(problem).__name__
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN else line[:_SHOWN] + "…"
