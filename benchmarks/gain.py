@@ -10,6 +10,7 @@ Predicted: padded positions over packed tokens.
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import time
 from typing import Any
@@ -43,12 +44,13 @@ def main() -> None:
         if args.model:
             return AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(shape)
+        return AutoModelForCausalLM.from_config(copy.deepcopy(shape))  # a model's attention is set in its config
 
     padded, packed = fresh().eval(), fresh().eval()
     reason = pack(packed)
     if reason:
         raise SystemExit(f"this model does not run packed: {reason}")
+    assert padded.config._attn_implementation != packed.config._attn_implementation
     found = []
     print(f"{'prompt':>7}{'answers':>9}{'batch':>7}{'padded s':>10}{'packed s':>10}{'gain':>8}{'predicted':>11}")
     for prompt, answers, batch in CASES:

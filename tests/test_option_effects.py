@@ -111,13 +111,13 @@ PPO_OPTIONS = {
     "max_grad_norm": 0.01, "seed": 3, "num_generations": 2, "kl_in": "loss", "kl_estimator": "k3",
     "kl_target": 0.01, "length_penalty": 1.0, "reward_clip": 0.5, "value_warmup": 1,
 }  # fmt: skip
-# Used in the stage (tests of chain, packed, groups and resume), or by accelerate and transformers; grad_accum must show in nothing.
+# Used in the stage (tests of chain, packed, groups, resume, alarms), or by accelerate and transformers; grad_accum must
+# show in nothing.
 ELSEWHERE = {
     "model", "lora_rank", "lora_alpha", "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
-    "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs",
-    "config", "dry_run", "force", "report_to", "json", "quiet", "debug",
-    "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init", "max_prompt_length",
-    "skip_bad", "save_every", "keep_state", "advantage",
+    "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs", "config", "dry_run", "force", "report_to",
+    "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
+    "max_prompt_length", "skip_bad", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget",
 }  # fmt: skip
 
 

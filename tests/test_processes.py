@@ -24,7 +24,7 @@ for args in json.loads(sys.argv[1]):
 
 def test_dpo_and_ppo_in_two_processes_make_the_steps_of_one(chain, prefcli):
     dpo = [*chain.args("dpo"), "--max-steps", "3"]
-    # Another seed than 0: there a draw of the second rollout falls so near the border of two tokens that rounding decides.
+    # Not seed 0: there a draw of the second rollout falls so near the border of two tokens that rounding decides.
     ppo = [*chain.args("ppo"), "--max-steps", "3", "--ppo-epochs", "2", "--save-every", "1", "--seed", "1"]
     one = [chain.path_of(prefcli(*args, "--name", "one-" + args[0])) for args in (dpo, ppo)]
     script = chain.folder / "both.py"

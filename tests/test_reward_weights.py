@@ -16,7 +16,7 @@ from prefcli.progress import SILENT
 from prefcli.rewards.grammar import Scale, parse_rewards, reward_scales
 from prefcli.rewards.sources import PythonReward, load_reward
 from prefcli.rl.roles import Prompt
-from prefcli.stages.ppo import scorer_of
+from prefcli.stages.ppo import Scorer
 from prefcli.stages.reward import split
 
 SOURCE = "def score(prompts, completions, **_):\n    return [float(len(text)) for text in completions]\n"
@@ -104,7 +104,7 @@ def test_scores_are_standardised_and_weighted_by_source():
         PythonReward("one", lambda prompts, completions, **_: [1.0 for _ in completions]),
     ]
     row = Row("p")
-    score = scorer_of(sources, {"length": Scale(0.5, mean=2.0, std=4.0), "one": Scale(-3.0)})
+    score = Scorer(sources, {"length": Scale(0.5, mean=2.0, std=4.0), "one": Scale(-3.0)})
     found = score([Prompt([1], row)] * 2, [[1], [1]], ["ab", "abcdef"])
     assert {name: scores.tolist() for name, scores in found.items()} == {"length": [0.0, 0.5], "one": [-3.0, -3.0]}
 
@@ -118,12 +118,12 @@ def test_a_standardised_reward_model_has_mean_0_and_deviation_1_on_its_held_out_
     prompts = [Prompt([], row) for row in rows for _ in range(2)]
     answers = [text for row in rows for text in (row.chosen, row.rejected)]
     ids = [None] * len(answers)  # the source reads the text
-    raw = scorer_of([source], reward_scales(specs, [], False))(prompts, ids, answers)["rm"]
-    scores = scorer_of([source], reward_scales(specs, [], True))(prompts, ids, answers)["rm"]
+    raw = Scorer([source], reward_scales(specs, [], False))(prompts, ids, answers)["rm"]
+    scores = Scorer([source], reward_scales(specs, [], True))(prompts, ids, answers)["rm"]
     assert len(answers) == 16 and abs(raw.mean()) + abs(raw.std(correction=0) - 1) > 0.1  # there was something to do
     assert scores.mean().item() == pytest.approx(0, abs=1e-3)
     assert scores.std(correction=0).item() == pytest.approx(1, abs=1e-3)
-    doubled = scorer_of([source], reward_scales(specs, ["rm=2"], True))(prompts, ids, answers)["rm"]
+    doubled = Scorer([source], reward_scales(specs, ["rm=2"], True))(prompts, ids, answers)["rm"]
     assert torch.equal(doubled, 2 * scores)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -32,12 +33,25 @@ def run_stage(stage: str, module: str, config: Any, *, purpose: Purpose, rates: 
         return
     report.plan(summary(inputs))
     quieten(config.debug)
-    artifact = importlib.import_module(module).train(inputs, report)
+    artifact = _imported(module).train(inputs, report)
     if artifact is None:  # another process writes it, and says so
         return
+    curves = importlib.import_module("prefcli.report.curves").draw(artifact.path, artifact.ref)
     seconds = artifact.manifest.resources["train_seconds"]
     report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
+    if curves is not None:
+        report.notice(f"its curves: {curves}")
     print_artifact(artifact, config.json, reused=False)
+
+
+def _imported(module: str) -> Any:
+    """A module with all that it imports. Collecting garbage meanwhile takes an eighth of that time and finds none."""
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        gc.freeze()  # what is imported stays, and need not be looked through again
+        gc.enable()
 
 
 def _preview(inputs: Any, report: Any) -> dict[str, str]:

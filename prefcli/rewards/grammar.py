@@ -37,7 +37,10 @@ class RewardSpec:
 
 @dataclass(frozen=True)
 class Scale:
-    """What becomes of a source's raw scores before all sources are added up: weight · (score − mean) / std."""
+    """What becomes of a source's raw scores before all sources are added up: weight · (score − mean) / std.
+
+    A source of weight 0 judges: it is asked and shown, and moves nothing.
+    """
 
     weight: float = 1.0
     mean: float = 0.0
@@ -121,6 +124,10 @@ def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool
             raise UsageError(f"--reward-weight: the weight of {name!r} is given twice", "leave one out")
         seen.add(name)
         scales[name] = replace(scales[name], weight=weight)
+    if scales and all(scale.weight == 0 for scale in scales.values()):
+        raise UsageError(
+            "--reward-weight: every reward has weight 0", "a reward of weight 0 only judges; weigh one more"
+        )
     return scales
 
 

@@ -211,6 +211,15 @@ class PPO:
         )
         return loss, sums
 
+    def soften(self, times: int, seed: int) -> None:
+        """Half the learning rate and twice the KL coefficient, `times` over, and other draws from here on."""
+        self.kl_coef *= 2**times
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] *= 0.5**times
+            group["lr"] *= 0.5**times
+        self.scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+        self.generator.manual_seed(seed)
+
     def _shuffled(self, prompts: int) -> Tensor:
         """[prompts, answers]: the answers' places, the prompts in another order."""
         everyone = torch.randperm(self.accelerator.num_processes * prompts, generator=self.generator)
@@ -239,6 +248,7 @@ class PPO:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.zero_grad()  # an update that an alarm broke off leaves its gradients
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["generator"])

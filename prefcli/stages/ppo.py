@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
@@ -20,17 +24,19 @@ from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, DataError, UsageError
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_adapter, is_scorer, load_policy, load_scorer
-from prefcli.models.tokenizers import check_tokenizer, end_ids, load_tokenizer, tokenizer_digest
+from prefcli.models.tokenizers import check_tokenizer, end_ids, first_line, load_tokenizer, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
 from prefcli.rewards.preflight import preflight
 from prefcli.rewards.sources import Answer, ModelReward, RewardSource, load_reward
 from prefcli.rl.ppo import PPO
-from prefcli.rl.roles import Prompt, Roles, Score
+from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import open_policy
 from prefcli.stages.session import Session, save_model, session
+from prefcli.watch.records import Answers
+from prefcli.watch.watchers import Watchers, act
 
 FINAL = (
     "objective/scores",
@@ -44,6 +50,8 @@ FINAL = (
     "policy/clipfrac_avg",
     "val/ratio",
 )
+ROLLBACK_EVERY = 5  # rollouts between two states to go back to
+MOST_ROLLBACKS = 3
 TAIL = 5  # the manifest's final metrics are means over so many last rollouts: one alone is noisy
 
 
@@ -58,6 +66,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             project_dir=str(run.draft.path / "state"),
         )
         share = _share(config.batch_size // config.num_generations, accelerator.num_processes)
+        if config.on_alarm == "rollback" and accelerator.num_processes > 1:
+            raise UsageError("--on-alarm rollback works in a single process", "use --on-alarm stop")
         scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
         opened = open_policy(run)
         sources = [
@@ -82,7 +92,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 source.tokens_per_row = run.tokens_per_row
         prompts = encode_prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
         total = rollouts(config, len(prompts))
-        roles = Roles(opened.model, value, reference.eval().requires_grad_(False), scorer_of(sources, scales))
+        score = Scorer(sources, scales)
+        roles = Roles(opened.model, value, reference.eval().requires_grad_(False), score)
         ppo = PPO(
             roles,
             config,
@@ -95,30 +106,43 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
         if config.report_to != "none":
             accelerator.init_trackers("prefcli", config={k: str(v) for k, v in vars(config).items()})
-        order = passes(prompts, config.batch_size // config.num_generations, config.seed)
+        watchers = Watchers(config)
         position = Position()
         if run.resumed is not None:
-            position = restore(run.resumed, ppo)
+            position = restore(run.resumed, ppo, watchers)
             run.train_seconds = position.train_seconds
-            for _ in range(position.step):
-                next(order)
+        order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
         reporter.begin("ppo", total)
         alarm: AlarmError | None = None
         try:
             with run.training():
                 started = time.monotonic() - position.train_seconds
-                for step in range(position.step + 1, total + 1):
-                    metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
-                    position.step = step
-                    position.tokens += metrics["completions/mean_length"] * config.batch_size
-                    run.log.write(step, metrics)
+                while position.step < total:
+                    step = position.step + 1
+                    try:
+                        metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
+                        metrics |= {f"judge/{name}": mean(scores) for name, scores in score.judged.items()}
+                        alarms = watchers.observe(step, metrics, answers_of(ppo, score.judged))
+                        run.log.write(step, metrics | {f"alarm/{seen.watcher}": 1.0 for seen in alarms})
+                        position.step = step
+                        position.tokens += metrics["completions/mean_length"] * config.batch_size
+                        serious = bool(act(alarms, config.on_alarm, reporter))
+                    except AlarmError as error:
+                        if config.on_alarm != "rollback":
+                            raise
+                        reporter.notice(error.message)
+                        serious = True
+                    if serious and config.on_alarm == "rollback":
+                        position = go_back(run, ppo, watchers, position)
+                        order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
+                        continue
                     reporter.advance(step, metrics)
                     if config.report_to != "none":
                         accelerator.log(metrics, step=step)
-                    if step < total and run.save_is_due(step) and accelerator.is_main_process:
+                    if step < total and save_is_due(run, step) and accelerator.is_main_process:
                         position.train_seconds = time.monotonic() - started
                         with run.saving(step) as folder:
-                            save(folder, ppo, position, opened.tokenizer if config.keep_state else None)
+                            save(folder, ppo, watchers, position, opened.tokenizer if config.keep_state else None)
         except AlarmError as error:
             if position.step == 0:
                 raise
@@ -150,15 +174,71 @@ class Position:
     step: int = 0
     tokens: float = 0.0
     train_seconds: float = 0.0
+    rollbacks: int = 0
 
 
-def save(folder: Path, ppo: PPO, position: Position, tokenizer: PreTrainedTokenizerBase | None) -> None:
+def save_is_due(run: Session, step: int) -> bool:
+    """As --save-every says; without it every few rollouts where one may have to go back."""
+    if run.inputs.config.on_alarm == "rollback" and run.inputs.config.save_every is None:
+        return step % ROLLBACK_EVERY == 0
+    return run.save_is_due(step)
+
+
+def go_back(run: Session, ppo: PPO, watchers: Watchers, position: Position) -> Position:
+    """The last saved state, softened once more than the last time.
+
+    Raises AlarmError where there is none, or after the third time.
+    """
+    if run.resumed is None or position.rollbacks == MOST_ROLLBACKS:
+        why = "no state was saved yet" if run.resumed is None else f"it is the alarm after {MOST_ROLLBACKS} rollbacks"
+        raise AlarmError(f"cannot go back: {why}", "look at the reward and at the options")
+    before = restore(run.resumed, ppo, watchers)
+    again = position.rollbacks + 1
+    ppo.soften(again - before.rollbacks, run.inputs.config.seed + again)
+    run.log.cut(before.step)
+    run.reporter.notice(
+        f"rollback {again} of {MOST_ROLLBACKS}: on from rollout {before.step} with half the learning rate, "
+        f"KL coefficient {ppo.kl_coef:g} and other draws"
+    )
+    return replace(before, rollbacks=again)
+
+
+def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
+    """The newest rollout as the watchers read it, of all processes in each of them: all decide alike."""
+    rollout = ppo.last_rollout
+    assert rollout is not None
+    mine = Answers(
+        [prompt.row.prompt_text for prompt in rollout.prompts],
+        rollout.completions,
+        rollout.scores.tolist(),
+        {name: scores.tolist() for name, scores in rollout.raw_scores.items()},
+        [len(ids) for ids in rollout.completion_ids],
+        rollout.ended.tolist(),
+        judged,
+    )
+    if ppo.accelerator.num_processes == 1:
+        return mine
+    every: list[Answers] = gather_object([mine])
+
+    def together(field: str) -> Any:
+        first = getattr(every[0], field)
+        if isinstance(first, dict):
+            return {name: [x for one in every for x in getattr(one, field)[name]] for name in first}
+        return [x for one in every for x in getattr(one, field)]
+
+    return Answers(*(together(field.name) for field in fields(Answers)))
+
+
+def save(
+    folder: Path, ppo: PPO, watchers: Watchers, position: Position, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
     """A state to go on from; with a tokenizer also the policy, in a form that can be opened as a model."""
     torch.save(
         {
             "position": asdict(position),
             "weights": [parameter.detach() for parameter in ppo.parameters],
             "ppo": ppo.state_dict(),
+            "watchers": json.dumps(watchers.state_dict()),
             "random": torch.get_rng_state(),
         },
         folder / "training.pt",
@@ -169,17 +249,19 @@ def save(folder: Path, ppo: PPO, position: Position, tokenizer: PreTrainedTokeni
 
 
 @torch.no_grad()
-def restore(folder: Path, ppo: PPO) -> Position:
+def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
     """Put a saved state back. Raises ArtifactError where its file cannot be read."""
     try:
         state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
     except Exception as error:
         raise ArtifactError(
-            f"{folder / 'training.pt'} cannot be read ({error})", f"remove {folder}, or start anew with --force"
+            f"{folder / 'training.pt'} cannot be read ({first_line(error)})",
+            f"remove {folder}, or start anew with --force",
         ) from error
     for parameter, saved in zip(ppo.parameters, state["weights"], strict=True):
         parameter.copy_(saved)
     ppo.load_state_dict(state["ppo"])
+    watchers.load_state_dict(json.loads(state["watchers"]))
     torch.set_rng_state(state["random"])
     return Position(**state["position"])
 
@@ -207,8 +289,15 @@ def encode_prompts(
     return kept
 
 
-def passes(prompts: list[Prompt], batch_size: int, seed: int) -> Iterator[list[Prompt]]:
-    """Batches without end: one shuffled pass over the prompts after another, no prompt left out at a pass's end."""
+def passes(prompts: list[Prompt], batch_size: int, seed: int, done: int = 0) -> Iterator[list[Prompt]]:
+    """Batches without end: one shuffled pass over the prompts after another, no prompt left out at a pass's end.
+
+    The first `done` batches are left out.
+    """
+    return islice(_passes(prompts, batch_size, seed), done, None)
+
+
+def _passes(prompts: list[Prompt], batch_size: int, seed: int) -> Iterator[list[Prompt]]:
     draw = random.Random(seed)
     queue: list[Prompt] = []
     while True:
@@ -218,17 +307,31 @@ def passes(prompts: list[Prompt], batch_size: int, seed: int) -> Iterator[list[P
         queue = queue[batch_size:]
 
 
-def scorer_of(sources: list[RewardSource], scales: dict[str, Scale]) -> Score:
-    """All sources' scores of a rollout's answers, by name, standardised and weighted: ready to be added up."""
+class Scorer:
+    """All sources' scores of a rollout's answers, by name, scaled and weighted.
 
-    def score(prompts: list[Prompt], completion_ids: list[list[int]], completions: list[str]) -> dict[str, Any]:
+    A source of weight 0 judges: it moves nothing, and its scores as they are stay in `judged` for the watchers.
+    """
+
+    def __init__(self, sources: list[RewardSource], scales: dict[str, Scale]) -> None:
+        self._sources, self._scales = sources, scales
+        self.judged: dict[str, list[float]] = {}
+
+    def __call__(
+        self, prompts: list[Prompt], completion_ids: list[list[int]], completions: list[str]
+    ) -> dict[str, Any]:
         answers = [
             Answer(prompt.row.prompt, text, prompt.ids, ids, prompt.row.columns)
             for prompt, ids, text in zip(prompts, completion_ids, completions)
         ]
-        return {source.name: scales[source.name].apply(source.score(answers)) for source in sources}
-
-    return score
+        found = {}
+        for source in self._sources:
+            scores, scale = source.score(answers), self._scales[source.name]
+            if scale.weight == 0:
+                self.judged[source.name] = scores.tolist()
+            else:
+                found[source.name] = scale.apply(scores)
+        return found
 
 
 def _value(run: Session, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, str]:

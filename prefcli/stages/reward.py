@@ -27,7 +27,7 @@ from prefcli.stages.session import session
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
-    """Train on pairs, measure on held-out ones, and return the finished artifact; None in all processes but the first."""
+    """Train on pairs, measure on held-out ones, return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
         reporter.begin(f"loading {inputs.model.shown}", None)

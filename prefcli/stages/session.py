@@ -55,6 +55,14 @@ class MetricsLog:
             name: value for row in self.rows for name, value in row.items() if name != "step" and _is_number(value)
         }
 
+    def cut(self, step: int) -> None:
+        """Forget what came after `step`: the run has gone back to it."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.writelines(json.dumps(row) + "\n" for row in self.rows)
+        self._file.flush()
+
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         numbers = {name: float(value) for name, value in metrics.items() if _is_number(value)}
         self.last |= {name: value for name, value in numbers.items() if math.isfinite(value)}

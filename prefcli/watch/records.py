@@ -1,0 +1,68 @@
+"""What a watcher is shown of a rollout, and what it says. A watcher diagnoses what has happened; it foretells nothing.
+
+An author of such signals found that they "audit after the fact" and give no early warning at a usable rate of false
+alarms (TRL issue 6350). So an alarm names what was seen, with the numbers, and what it may mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+# "serious": `--on-alarm stop` stops the run. "notice": worth knowing, and met in good runs too; stops nothing.
+Severity = Literal["notice", "serious"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One rollout's answers, of all processes: lists with one entry an answer."""
+
+    prompts: list[str]
+    completions: list[str]  # without their EOS
+    totals: list[float]  # what is trained on: all sources together, clipped, less the penalties
+    scores: dict[str, list[float]]  # by source, weights applied
+    lengths: list[int]  # tokens, EOS included
+    ended: list[bool]  # by itself, not cut off
+    judges: dict[str, list[float]] = field(default_factory=dict)  # sources that score but are not trained on
+
+
+@dataclass(frozen=True)
+class Alarm:
+    watcher: str
+    signal: str  # which of the watcher's signs; the same one is not repeated at once
+    step: int  # rollout
+    severity: Severity
+    seen: str  # what happened, with its numbers
+    meaning: str  # what that may mean
+    advice: str  # what to do
+
+    @property
+    def headline(self) -> str:
+        return f"{self.watcher} at rollout {self.step}: {self.seen}"
+
+    @property
+    def message(self) -> str:
+        return f"{self.headline}. {self.meaning}. {self.advice}."
+
+
+class Sign(NamedTuple):
+    """One thing that a watcher looks for: what of its alarm is known beforehand."""
+
+    severity: Severity
+    meaning: str
+    advice: str
+
+    def alarm(self, watcher: str, signal: str, step: int, seen: str) -> Alarm:
+        return Alarm(watcher, signal, step, self.severity, seen, self.meaning, self.advice)
+
+
+class Watcher(Protocol):
+    """All that a watcher remembers is in its state, so a resumed run goes on exactly."""
+
+    def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
+        """What is seen after rollout `step`: no alarm, one, or several. prefcli/rl/metrics.py names the metrics."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts, lists and dicts, as JSON has them; a copy."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,0 +1,101 @@
+"""Short histories and the arithmetic on them: windows, medians, standard errors, rank correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, median, pvariance
+from typing import Any, NamedTuple
+
+
+class Sample(NamedTuple):
+    """What is kept of many values: enough for the mean and its standard error."""
+
+    n: float
+    mean: float
+    variance: float
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(self.variance)
+
+
+def summary(values: Sequence[float]) -> Sample:
+    return Sample(len(values), fmean(values), pvariance(values))
+
+
+def pooled(samples: Sequence[Sequence[float]]) -> Sample:
+    """The summary of all values that the samples stand for."""
+    parts = [Sample(*sample) for sample in samples]
+    n = sum(part.n for part in parts)
+    mean = sum(part.n * part.mean for part in parts) / n
+    return Sample(n, mean, sum(part.n * (part.variance + (part.mean - mean) ** 2) for part in parts) / n)
+
+
+def z_score(before: Sample, after: Sample) -> float:
+    """By how many standard errors the mean rose (Welch's statistic)."""
+    error = math.sqrt(before.variance / before.n + after.variance / after.n)
+    rise = after.mean - before.mean
+    return rise / error if error > 0 else math.copysign(math.inf, rise) if rise else 0.0
+
+
+def deviations_from(history: Sequence[float], value: float, floor: float) -> float:
+    """(value − median) / scale, scale = 1.4826·MAD, at least `floor`.
+
+    1.4826·MAD is the standard deviation of normal values, and outliers do not move it (Leys et al. 2013).
+    """
+    middle = median(history)
+    return (value - middle) / max(1.4826 * median(abs(x - middle) for x in history), floor)
+
+
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
+    """Spearman's ρ; None where either side is constant."""
+    a, b = _ranks(left), _ranks(right)
+    center = (len(a) - 1) / 2
+    spread = sum((x - center) ** 2 for x in a) * sum((y - center) ** 2 for y in b)
+    return sum((x - center) * (y - center) for x, y in zip(a, b)) / math.sqrt(spread) if spread > 0 else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """From 0; equal values share their mean rank."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
+            end += 1
+        for index in order[start:end]:
+            ranks[index] = (start + end - 1) / 2
+        start = end
+    return ranks
+
+
+class Track:
+    """The first values of a series and its newest ones; the two never overlap once it is `ready`.
+
+    A value is anything that JSON holds, or a Sample, which comes back as a list.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self._sizes = first, last
+        self.start: list[Any] = []
+        self.recent: list[Any] = []
+        self.seen = 0
+
+    def add(self, value: Any) -> None:
+        first, last = self._sizes
+        if len(self.start) < first:
+            self.start.append(value)
+        self.recent = [*self.recent, value][-last:]
+        self.seen += 1
+
+    @property
+    def ready(self) -> bool:
+        return self.seen >= sum(self._sizes)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": list(self.start), "recent": list(self.recent), "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start, self.recent, self.seen = list(state["start"]), list(state["recent"]), state["seen"]

@@ -1,0 +1,32 @@
+"""Words and n-grams of answers. A text without spaces is one word to it: Chinese, Japanese and Thai are not seen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:['’]\w+)*", text.lower())
+
+
+def ngrams(text: str, n: int) -> list[str]:
+    """All runs of n words, in order."""
+    found = words(text)
+    return [" ".join(found[start : start + n]) for start in range(len(found) - n + 1)]
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Different n-grams over all n-grams of the texts together (distinct-n, Li et al. 2016, arXiv 1510.03055).
+
+    It falls as texts grow longer or more, so only like batches compare. None where no text has n words.
+    """
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(found)) / len(found) if found else None
+
+
+def answers_with(texts: Sequence[str], n: int, least: float) -> dict[str, int]:
+    """n-gram → in how many of the texts it stands, for those in a share of `least` or more."""
+    counts = Counter(gram for text in texts for gram in set(ngrams(text, n)))
+    return {gram: count for gram, count in counts.items() if count >= least * len(texts)}

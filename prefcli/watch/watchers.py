@@ -1,0 +1,107 @@
+"""All watchers together, and what an alarm does.
+
+How a stage calls them, once a rollout, in each process with the `Answers` of all, so that all decide alike:
+
+    watchers = Watchers(config)                 # before the loop; load_state_dict() where a run is resumed
+    metrics, rollout = ppo.step(batch), ppo.last_rollout
+    answers = Answers([p.row.prompt_text for p in rollout.prompts], rollout.completions,
+                      rollout.scores.tolist(), {name: s.tolist() for name, s in rollout.raw_scores.items()},
+                      [len(ids) for ids in rollout.completion_ids], rollout.ended.tolist())
+    act(watchers.observe(step, metrics, answers), config.on_alarm, reporter)
+
+`--on-alarm`:
+
+    warn       every alarm is a notice, and the run goes on
+    stop       the same, then a serious one raises AlarmError (exit 6); the stage keeps what it has, as `stopped`
+    rollback   the same as warn, and where `act` returns serious alarms the stage goes back to a saved step, with the
+               watchers' state of that step, and changes something (a lower rate, a higher KL coefficient), or the
+               same alarm comes back
+
+The watchers' state goes into the run's own beside the optimizer's: `state["watchers"] = watchers.state_dict()`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from prefcli.errors import AlarmError
+from prefcli.progress import Reporter
+from prefcli.watch import explosion, mode_collapse, reward_hacking, stalling
+from prefcli.watch.records import Alarm, Answers, Watcher
+
+OnAlarm = Literal["warn", "stop", "rollback"]
+REPEAT_AFTER = 50  # rollouts until a sign that is still there is named again
+
+
+class WatchConfig(Protocol):
+    """What the watchers read of the options."""
+
+    @property
+    def kl_budget(self) -> float | None: ...  # nats; None or 0: no budget
+
+    @property
+    def value_warmup(self) -> int: ...  # rollouts in which the policy is meant to stand still
+
+    @property
+    def advantage(self) -> str: ...  # "gae", or one that compares answers to the same prompt
+
+
+class Watchers:
+    """`report` is called once with each alarm that `observe` returns."""
+
+    def __init__(self, config: WatchConfig, report: Callable[[Alarm], None] | None = None) -> None:
+        self._watchers: dict[str, Watcher] = {
+            explosion.NAME: explosion.Explosion(),
+            reward_hacking.NAME: reward_hacking.RewardHacking(config.kl_budget),
+            mode_collapse.NAME: mode_collapse.ModeCollapse(),
+            stalling.NAME: stalling.Stalling(config.value_warmup, grouped=config.advantage != "gae"),
+        }
+        self._report = report
+        self._spoken: dict[str, int] = {}  # "watcher: signal" → the rollout at which it was last named
+
+    def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
+        """All watchers' alarms at this rollout, the serious ones first, without those named lately."""
+        finite = all(math.isfinite(value) for value in metrics.values())
+        # A NaN would stay in the others' histories for good.
+        awake = list(self._watchers.values()) if finite else [self._watchers[explosion.NAME]]
+        alarms = [
+            alarm for watcher in awake for alarm in watcher.observe(step, metrics, answers) if self._is_news(alarm)
+        ]
+        alarms.sort(key=lambda alarm: alarm.severity != "serious")
+        if self._report is not None:
+            for alarm in alarms:
+                self._report(alarm)
+        return alarms
+
+    def _is_news(self, alarm: Alarm) -> bool:
+        sign = f"{alarm.watcher}: {alarm.signal}"
+        if sign in self._spoken and alarm.step - self._spoken[sign] < REPEAT_AFTER:
+            return False
+        self._spoken[sign] = alarm.step
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "watchers": {name: watcher.state_dict() for name, watcher in self._watchers.items()},
+            "spoken": dict(self._spoken),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, watcher in self._watchers.items():
+            watcher.load_state_dict(state["watchers"][name])
+        self._spoken = dict(state["spoken"])
+
+
+def act(alarms: Sequence[Alarm], on_alarm: OnAlarm, reporter: Reporter) -> list[Alarm]:
+    """Notice every alarm; return the serious ones.
+
+    Raises AlarmError for the first serious one where `on_alarm` is "stop".
+    """
+    for alarm in alarms:
+        reporter.notice(alarm.message)
+    serious = [alarm for alarm in alarms if alarm.severity == "serious"]
+    if serious and on_alarm == "stop":
+        raise AlarmError(serious[0].headline, serious[0].advice)
+    return serious
