@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Title → the metrics drawn in it (patterns). A panel is left out where none of its metrics was logged.
 PANELS: dict[str, tuple[str, ...]] = {
@@ -66,6 +67,7 @@ def _panel(axes: Axes, title: str, names: list[str], rows: list[dict[str, Any]])
     alarms = {row["step"] for row in rows if any(name.startswith("alarm/") for name in row)}
     for number, step in enumerate(sorted(alarms)):
         axes.axvline(step, color=ALARM, linewidth=0.8, linestyle=":", label=None if number else "alarm")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

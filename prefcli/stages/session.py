@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import math
 import os
@@ -132,6 +133,7 @@ class Session:
         """Times what is inside, and only that."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        gc.enable()  # off since the command began
         started = time.monotonic()
         peak = PeakMemory(self.device)
         try:

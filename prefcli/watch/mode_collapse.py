@@ -21,7 +21,7 @@ from prefcli.watch.texts import distinct
 NAME = "mode collapse"
 
 START, WINDOW = 3, 5  # rollouts that stand for "at first" and for "now"
-DISTINCT_LEFT = 0.5  # share of the start's distinct-n: measured, see docs/watchers.md
+DISTINCT_LEFT = 0.45  # share of the start's distinct-n: measured, see docs/watchers.md
 ENTROPY_LEFT = 0.2  # share of the start's entropy: measured, as above
 SAME_NOW, SAME_GAIN = 0.5, 0.25  # share of prompts with one answer, and by how much it grew: measured, as above
 PROMPTS_LEAST = 8  # different prompts in a rollout: fewer say nothing about "every prompt"
