@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# Both stages in one start of the interpreter, which is most of the time that this takes.
+# All runs in one start of the interpreter, which is most of the time that this takes.
 SCRIPT = """
 import json, sys
 from typer.testing import CliRunner
@@ -26,17 +26,19 @@ def test_dpo_and_ppo_in_two_processes_make_the_steps_of_one(chain, prefcli):
     dpo = [*chain.args("dpo"), "--max-steps", "3"]
     # Not seed 0: there a draw of the second rollout falls so near the border of two tokens that rounding decides.
     ppo = [*chain.args("ppo"), "--max-steps", "3", "--ppo-epochs", "2", "--save-every", "1", "--seed", "1"]
-    one = [chain.path_of(prefcli(*args, "--name", "one-" + args[0])) for args in (dpo, ppo)]
+    lora = [*ppo, "--lora-rank", "4", "--lr", "1e-3", "--value-init", "sft@v1"]  # two trained adapters on one base
+    runs = {"dpo": dpo, "ppo": ppo, "lora": lora}
+    one = [chain.path_of(prefcli(*args, "--name", f"one-{name}")) for name, args in runs.items()]
     script = chain.folder / "both.py"
     script.write_text(SCRIPT)
     env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     env["PYTHONPATH"] = str(Path(__file__).parent.parent)
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--multi_gpu", "--num_processes", "2"]
     launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    wanted = json.dumps([[*args, "--name", "two-" + args[0]] for args in (dpo, ppo)])
+    wanted = json.dumps([[*args, "--name", f"two-{name}"] for name, args in runs.items()])
     result = subprocess.run([*launch, str(script), wanted], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
-    two = [chain.runs / "two-dpo/v1", chain.runs / "two-ppo/v1"]
+    two = [chain.runs / f"two-{name}/v1" for name in runs]
     assert [line for line in result.stdout.splitlines() if line] == [str(path) for path in two]  # one process speaks
     assert not [path for path in chain.runs.glob("two-*/*") if path.name[0] != "." and path not in two]
     for mine, theirs in zip(two, one):

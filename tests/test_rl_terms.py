@@ -9,7 +9,7 @@ import torch
 
 from prefcli.rl import kl
 from prefcli.rl.advantages import gae, token_rewards, whiten
-from prefcli.rl.losses import policy_loss, total_loss, value_loss
+from prefcli.rl.losses import policy_loss, value_loss
 
 LENGTHS = [5, 1, 3]
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
@@ -142,7 +142,3 @@ def test_value_loss_against_the_formula():
         v, o, r = v.item(), o.item(), r.item()
         held = o + max(-0.2, min(0.2, v - o))
         assert found.item() == pytest.approx(0.5 * max((v - r) ** 2, (held - r) ** 2), abs=1e-5)
-
-
-def test_total_loss_by_hand():
-    assert total_loss(torch.tensor(1.0), torch.tensor(2.0), torch.tensor(4.0), 0.1, 0.05).item() == pytest.approx(1.0)

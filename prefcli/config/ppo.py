@@ -70,6 +70,14 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         ),
         INCIDENTAL,  # its digest is in the key
     ] = None
+    layout: Annotated[
+        Literal["separate", "shared"] | None,
+        typer.Option(
+            help="separate: a model for each role; shared: roles are adapters on as few models as can be. "
+            "Default: shared with --lora-rank.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
     batch_size: Annotated[
         int, typer.Option(min=2, help="Answers in one rollout, over all processes.", rich_help_panel=TRAINING)
     ] = 64
@@ -220,5 +228,10 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
                 f"--advantage {self.advantage} has no value model",
                 "leave --value-warmup and --value-init out, or use --advantage gae",
             )
+        if self.layout == "shared" and self.lora_rank == 0:
+            raise UsageError(
+                "--layout shared trains adapters, and --lora-rank is 0", "give --lora-rank 16, or --layout separate"
+            )
+        layout: Literal["separate", "shared"] = self.layout or ("shared" if self.lora_rank else "separate")
         estimator = self.kl_estimator or ("k3" if kl_in == "loss" else "k1")
-        return replace(self, kl_in=kl_in, kl_estimator=estimator, num_generations=answers)
+        return replace(self, kl_in=kl_in, kl_estimator=estimator, num_generations=answers, layout=layout)

@@ -33,7 +33,7 @@ class Estimate:
     """The peak of a run on one device. Every byte of `bytes` is in one part of one role."""
 
     run: Run
-    phase: str  # in which the peak is: update, rollout, or the name of the frozen role at work
+    phase: str  # in which the peak is: "policy update", rollout, or the name of the frozen role at work
     roles: dict[str, RoleEstimate]
 
     @property
@@ -75,18 +75,15 @@ def _role(run: Run, role: Role, passing: tuple[int, int]) -> RoleEstimate:
 def _phases(run: Run) -> Phases:
     """What is at work together.
 
-    update: all trained roles in one backward pass (PPO's policy and value losses are one sum).
-    frozen roles: one forward pass after another, never two at a time.
+    update: one trained role after another, each with a backward pass of its own.
+    frozen roles: one forward pass after another.
     rollout: PPO's policy writes answers, with its key-value cache among the activations.
     """
-    phases: Phases = {
-        "update": {
-            role.name: (activations.training_bytes(run), _head_bytes(run, role)) for role in run.roles if role.trained
-        }
-    }
+    phases: Phases = {}
     for role in run.roles:
-        if not role.trained:
-            phases[role.name] = {role.name: (activations.layer_bytes(run), _head_bytes(run, role))}
+        passing = activations.training_bytes(run) if role.trained else activations.layer_bytes(run)
+        name = f"{role.name} update" if role.trained else role.name
+        phases[name] = {role.name: (passing, _head_bytes(run, role))}
     if run.stage == "ppo":
         # A step of decoding has one position a row, so its layer and its logits are nothing beside the cache.
         phases["rollout"] = {"policy": (activations.cache_bytes(run), 0)}

@@ -7,6 +7,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
+from prefcli.models.shared import SharedRole
 from prefcli.progress import Reporter
 
 
@@ -35,6 +36,8 @@ def with_adapter(model: Any, rank: int, alpha: float | None, *, scorer: bool, re
     return get_peft_model(model, config)
 
 
-def merged(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:
     """The plain model that an adapter and its base make."""
+    if isinstance(model, SharedRole):
+        return model.merged()
     return model.merge_and_unload() if isinstance(model, PeftModel) else model

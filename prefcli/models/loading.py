@@ -32,6 +32,17 @@ def is_adapter(reference: Reference) -> bool:
     return reference.path is not None and (reference.path / "adapter_config.json").is_file()
 
 
+def base_of(reference: Reference) -> str | None:
+    """Where the weights are that it stands on: an adapter's base, or its own. None for a GGUF file."""
+    if reference.kind == "gguf":
+        return None
+    place, _ = source(reference)
+    if is_adapter(reference):
+        assert reference.path is not None
+        place = str(_json(reference.path / "adapter_config.json").get("base_model_name_or_path"))
+    return str(Path(place).resolve()) if Path(place).exists() else str(place)
+
+
 def is_scorer(reference: Reference) -> bool:
     """Whether it is a reward model (by its manifest, or by the architecture in its config)."""
     if reference.artifact is not None:

@@ -59,7 +59,7 @@ class ModelReward:
     def __init__(
         self, name: str, model: Any, tokenizer: PreTrainedTokenizerBase, *, same_ids: bool, batch_size: int = 16
     ) -> None:
-        self.name, self.model, self.same_ids = name, model.eval().requires_grad_(False), same_ids
+        self.name, self.model, self.same_ids = name, model.eval(), same_ids
         self._encoder, self._batch_size = Encoder(tokenizer), batch_size
         self.tokens_per_row: int | None = None  # of a packed model: how many go through it at a time
         self.proven = False  # its accuracy on held-out pairs is on record, and above chance
@@ -163,8 +163,9 @@ def load_reward(
     dtype: torch.dtype,
     device: torch.device,
     reporter: Reporter,
+    model: Any = None,
 ) -> RewardSource:
-    """A source ready to score. A service is not asked yet.
+    """A source ready to score. A service is not asked yet; `model` is a reward model that is in memory already.
 
     Raises ArtifactError: a language model in a reward model's place, a head that is missing, a file that fails.
     """
@@ -184,7 +185,8 @@ def load_reward(
             "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
         )
     tokenizer = load_tokenizer(reference, reporter)
-    model = load_scorer(reference, tokenizer, dtype=dtype, device=device)
+    if model is None:
+        model = load_scorer(reference, tokenizer, dtype=dtype, device=device).requires_grad_(False)
     same = policy_tokenizer is not None and tokenizer_digest(tokenizer) == tokenizer_digest(policy_tokenizer)
     same = same and policy_tokenizer is not None and template_digest(tokenizer) == template_digest(policy_tokenizer)
     if policy_tokenizer is not None and not same:

@@ -32,8 +32,3 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: 
     # Clamped between bounds, not old + clamp(difference), which differs from V by rounding where nothing is clipped.
     held = (values.clamp(old_values - clip_range, old_values + clip_range) - returns) ** 2
     return 0.5 * torch.maximum(free, held), held > free
-
-
-def total_loss(policy: Tensor, value: Tensor, entropy: Tensor, vf_coef: float, entropy_coef: float) -> Tensor:
-    """L = L_policy + c_v·L_value − c_e·entropy (arXiv 1707.06347, eq. 9, with the signs turned to minimise)."""
-    return policy + vf_coef * value - entropy_coef * entropy

@@ -166,10 +166,8 @@ class PPO:
                     for model in (self.policy, self.value):
                         if model is not None:
                             stack.enter_context(accelerator.no_sync(model))
-                loss, part_sums = self._loss(rollout, part, advantages, returns)
                 # DDP averages gradients over processes; the loss is a sum over them.
-                accelerator.backward(loss / tokens * accelerator.num_processes)
-                sums += part_sums
+                sums += self._add_gradients(rollout, part, advantages, returns, accelerator.num_processes / tokens)
         means = metrics.of_minibatch(self._total(sums), tokens)
         self._check(means, "the loss is not finite", LOWER_LR)
         limit = self.config.max_grad_norm or float("inf")
@@ -182,34 +180,39 @@ class PPO:
         self.optimizer.zero_grad()
         return means
 
-    def _loss(
-        self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Loss summed over the tokens of the answers at `index`, and the sums that `metrics.TOKEN_SUMS` names."""
+    def _add_gradients(
+        self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor, scale: Tensor
+    ) -> Tensor:
+        """Gradients of the loss summed over the tokens of the answers at `index` and times `scale`.
+
+            L = L_policy − c_e·entropy + c_v·L_value        (arXiv 1707.06347, eq. 9, with the signs turned)
+
+        The value model's share has a backward pass of its own: only one model's activations are there at a time.
+        Returns the sums that `metrics.TOKEN_SUMS` names.
+        """
         config, rows = self.config, rollout.rows.select(index)
         mask = rows.mask
         cut = (index, slice(mask.shape[1]))
-        old_logps, nothing = rollout.logps[cut], torch.zeros((), device=mask.device)
-        if self.rollouts > config.value_warmup:
+        logps = old_logps = rollout.logps[cut]
+        policy = entropy = value = torch.zeros((), device=mask.device)
+        policy_clipped = value_clipped = torch.zeros_like(mask)
+        if self.rollouts > config.value_warmup:  # else no gradient: the optimizer leaves alone what has none
             new = token_logps(self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0)
             logps, entropy = new.logps, (new.entropy * mask).sum()
             terms, policy_clipped = losses.policy_loss(logps, old_logps, advantages[cut], config.clip_range)
             policy = (terms * mask).sum()
-            penalty = (kl.k3(logps, rollout.reference_logps[cut]) * mask).sum() if config.kl_in == "loss" else nothing
-        else:  # without a gradient the optimizer leaves the policy alone, its weight decay included
-            logps, policy_clipped = old_logps, torch.zeros_like(mask)
-            policy = entropy = penalty = nothing
+            loss = policy - config.entropy_coef * entropy
+            if config.kl_in == "loss":
+                loss = loss + self.kl_coef * (kl.k3(logps, rollout.reference_logps[cut]) * mask).sum()
+            self.accelerator.backward(loss * scale)
         if self.value is not None:
             values = token_values(self.value, rows)
             terms, value_clipped = losses.value_loss(values, rollout.values[cut], returns[cut], config.clip_range_value)
             value = (terms * mask).sum()
-        else:
-            value, value_clipped = nothing, torch.zeros_like(mask)
-        loss = losses.total_loss(policy, value, entropy, config.vf_coef, config.entropy_coef) + self.kl_coef * penalty
-        sums = metrics.token_sums(
+            self.accelerator.backward(config.vf_coef * value * scale)
+        return metrics.token_sums(
             policy, value, entropy, policy_clipped, value_clipped, (logps - old_logps).detach(), mask
         )
-        return loss, sums
 
     def soften(self, times: int, seed: int) -> None:
         """Half the learning rate and twice the KL coefficient, `times` over, and other draws from here on."""

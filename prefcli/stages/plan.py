@@ -78,6 +78,7 @@ def predicted_bytes(inputs: Inputs) -> int | None:
             stage=MEMORY_STAGE[inputs.stage],
             architecture=inputs.architecture,
             lora_rank=config.lora_rank,
+            shared_base=_shares_all(inputs),
             dtype=dtype,
             optimizer=config.optim,
             batch_size=max(1, rows),
@@ -87,6 +88,14 @@ def predicted_bytes(inputs: Inputs) -> int | None:
             logit_chunk=None,
         )
     ).bytes
+
+
+def _shares_all(inputs: Inputs) -> bool:
+    """Whether ppo's roles stand on one base: a reward model with weights of its own is a second."""
+    if getattr(inputs.config, "layout", None) != "shared":
+        return False
+    paths = [spec.reference.path for spec in inputs.rewards if spec.reference is not None]
+    return all(path is not None and (path / "adapter_config.json").is_file() for path in paths)
 
 
 def _physical_memory() -> int | None:

@@ -8,19 +8,25 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import is_adapter, load_policy
+from prefcli.models.loading import base_of, is_adapter, load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.stages.session import Session
 
 
 @dataclass
 class Opened:
-    """`saves_merged`: the base that the adapter sits on is on no disk, so what is saved is the two merged."""
+    """`saves_merged`: the base that the adapter sits on is on no disk, so what is saved is the two merged.
+
+    `base` is where an adapter's base is, None where there is none on a disk; `continued` says that the adapter that is
+    trained is the parent's.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     saves_merged: bool
     about: dict[str, Any]
+    base: str | None = None
+    continued: bool = False
 
 
 def open_policy(session: Session) -> Opened:
@@ -41,7 +47,9 @@ def open_policy(session: Session) -> Opened:
     merged_first = continued and trained is not model and config.lora_rank > 0
     session.reporter.end()
     saves_merged = config.lora_rank > 0 and (merged_first or grown or inputs.model.kind == "gguf")
-    return Opened(trained, tokenizer, saves_merged, {"parameters": count(trained), "trained": count(trained, True)})
+    about = {"parameters": count(trained), "trained": count(trained, True)}
+    base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
+    return Opened(trained, tokenizer, saves_merged, about, base, continued and not merged_first)
 
 
 def count(model: Any, trained_only: bool = False) -> int:

@@ -17,23 +17,21 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, DataError, UsageError
-from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import is_adapter, is_scorer, load_policy, load_scorer
-from prefcli.models.tokenizers import check_tokenizer, end_ids, first_line, load_tokenizer, tokenizer_digest
+from prefcli.models.tokenizers import end_ids, first_line
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
 from prefcli.rewards.preflight import preflight
-from prefcli.rewards.sources import Answer, ModelReward, RewardSource, load_reward
+from prefcli.rewards.sources import Answer, RewardSource
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import open_policy
+from prefcli.stages.roles import open_roles
 from prefcli.stages.session import Session, save_model, session
 from prefcli.watch.records import Answers
 from prefcli.watch.watchers import Watchers, act
@@ -70,30 +68,13 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             raise UsageError("--on-alarm rollback works in a single process", "use --on-alarm stop")
         scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
         opened = open_policy(run)
-        sources = [
-            load_reward(spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=reporter)
-            for spec in inputs.rewards
-        ]
-        preflight(sources, inputs.data.rows, reporter)
-        value, value_from = _value(run, opened.tokenizer) if config.advantage == "gae" else (None, None)
-        if inputs.references["reference"] != inputs.model:
-            check_tokenizer("--reference", inputs.references["reference"], opened.tokenizer, reporter)
-        reference = load_policy(
-            inputs.references["reference"],
-            dtype=run.dtype,
-            device=run.device,
-            trainable=False,
-            tokenizer_size=len(opened.tokenizer),
-        )
-        named = [(opened.model, "policy"), (value, "value model"), (reference, "reference")]
-        packed = all([run.packs(model, role) for model, role in named if model is not None])
-        for source in sources:
-            if isinstance(source, ModelReward) and run.packs(source.model, f"reward model {source.name}"):
-                source.tokens_per_row = run.tokens_per_row
+        models = open_roles(run, opened)
+        preflight(models.rewards, inputs.data.rows, reporter)
+        packed = models.prepare(run)
         prompts = encode_prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
         total = rollouts(config, len(prompts))
-        score = Scorer(sources, scales)
-        roles = Roles(opened.model, value, reference.eval().requires_grad_(False), score)
+        score = Scorer(models.rewards, scales)
+        roles = Roles(models.policy, models.value, models.reference, score)
         ppo = PPO(
             roles,
             config,
@@ -156,9 +137,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             metrics={name: sum(m[name] for m in tail) / len(tail) for name in FINAL if name in tail[0]},
             steps=position.step,
             tokens=int(position.tokens),
-            about=opened.about | {"value_from": value_from},
+            about=opened.about | {"value_from": models.value_from},
             saves_merged=opened.saves_merged,
-            value=value,
+            value=models.value,
             status="stopped" if alarm else "complete",
         )
         if alarm is not None:
@@ -332,39 +313,6 @@ class Scorer:
             else:
                 found[source.name] = scale.apply(scores)
         return found
-
-
-def _value(run: Session, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, str]:
-    """The value model and what it came from: --value-init, else a reward model that reads the policy's ids, else the
-    policy with a fresh head (arXiv 2403.17031 starts it from the reward model)."""
-    reference = _value_reference(run, tokenizer)
-    model = load_scorer(
-        reference,
-        tokenizer,
-        dtype=run.trained_dtype,
-        device=run.device,
-        new_head=not is_scorer(reference),
-        trainable=run.inputs.config.lora_rank > 0,
-        seed=run.inputs.config.seed,
-    )
-    if is_adapter(reference) and not is_scorer(reference):
-        run.reporter.notice(f"the value model starts from {reference.shown} with its adapter merged")
-    trained = with_adapter(
-        model, run.inputs.config.lora_rank, run.inputs.config.lora_alpha, scorer=True, reporter=run.reporter
-    )
-    return trained.requires_grad_(True) if run.inputs.config.lora_rank == 0 else trained, reference.shown
-
-
-def _value_reference(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:
-    named = run.inputs.references.get("value_init")
-    if named is not None:
-        check_tokenizer("--value-init", named, tokenizer, run.reporter)
-        return named
-    for spec in run.inputs.rewards:
-        if spec.reference is not None and is_scorer(spec.reference):
-            if tokenizer_digest(load_tokenizer(spec.reference, run.reporter)) == tokenizer_digest(tokenizer):
-                return spec.reference
-    return run.inputs.model
 
 
 def _share(batch_size: int, processes: int) -> int:

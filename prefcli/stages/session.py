@@ -118,7 +118,7 @@ class Session:
         """Prepare a model for packed rows; where it cannot take them that is said, and it stays on padded ones."""
         if not self.inputs.config.packed:
             return False
-        wrapper = next((w for w in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{w}") == "true"), None)
+        wrapper = sharded()
         reason = f"{wrapper} holds its weights" if wrapper else pack(model)
         if reason:
             self.reporter.notice(f"the {role} runs on padded rows: {reason}")
@@ -166,7 +166,7 @@ class Session:
         save_model(merged(model) if saves_merged else model, self.draft.path / "model")
         tokenizer.save_pretrained(self.draft.path / "model")
         if value is not None:
-            save_model(value, self.draft.path / "value")
+            save_model(merged(value) if saves_merged else value, self.draft.path / "value")
         manifest = Manifest(
             stage=self.inputs.stage,
             name=self.inputs.name,
@@ -197,6 +197,11 @@ class Session:
         return self.draft.finish(manifest)
 
 
+def sharded() -> str | None:
+    """What splits the weights over processes, as `accelerate launch` was told."""
+    return next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)
+
+
 @contextmanager
 def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     """A locked new version, its metrics log, the device and the number format."""
@@ -204,6 +209,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     dtype = pick_dtype(inputs.config.dtype, device)
     if device.type == "cpu":
         prepare_cpu()
+    torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
     resumable = hasattr(inputs.config, "save_every") and not inputs.config.force

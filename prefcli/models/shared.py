@@ -1,0 +1,179 @@
+"""Several roles on one base in memory: each is an adapter on it or the base alone, and a scorer has a head of its own.
+
+The base is a PeftModel, itself the role that is trained as `default`: that adapter is at work whenever no `SharedRole`
+runs. Adapters here are LoRA.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from prefcli.errors import ArtifactError
+
+TRAINED = "default"  # PEFT's name for the first adapter
+WEIGHTS = "adapter_model.safetensors"
+HEAD = "base_model.model.score."  # how PEFT names a saved head's tensors
+
+
+class SharedRole(nn.Module):
+    """A model like any other to who calls it: a causal LM, or with a `head` a scorer of every position.
+
+    `adapter` is the name of one on `base`, None the base without any.
+    """
+
+    def __init__(self, base: PeftModel, adapter: str | None, head: nn.Linear | None = None) -> None:
+        super().__init__()
+        self.base, self.adapter = base, adapter
+        if head is not None:
+            self.score = head
+
+    def forward(self, **inputs: Any) -> Any:
+        """What the causal LM returns; of a scorer [B, T, 1] scores."""
+        with at_work(self.base, self.adapter):
+            if not hasattr(self, "score"):
+                return self.get_base_model()(**inputs)
+            return self.score(self._body()(**inputs)[0])
+
+    @property
+    def config(self) -> Any:
+        return self.get_base_model().config
+
+    def get_base_model(self) -> Any:
+        return self.base.get_base_model()
+
+    def get_output_embeddings(self) -> Any:
+        return None if hasattr(self, "score") else self.get_base_model().get_output_embeddings()
+
+    def _body(self) -> Any:
+        plain = self.get_base_model()
+        return getattr(plain, plain.base_model_prefix)
+
+    def save_pretrained(self, path: Path) -> None:
+        """A scorer in the form that PEFT gives an adapter of a sequence classifier with its head."""
+        assert self.adapter is not None
+        config = copy.copy(self.base.peft_config[self.adapter])
+        config.task_type, config.modules_to_save, config.inference_mode = TaskType.SEQ_CLS, ["score"], True
+        tensors = get_peft_model_state_dict(self.base, adapter_name=self.adapter)
+        tensors |= {HEAD + name: tensor for name, tensor in self.score.state_dict().items()}
+        config.save_pretrained(path)
+        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path / WEIGHTS, {"format": "pt"})
+
+    def merged(self) -> PreTrainedModel:
+        """A plain scorer: the base's weights and the adapter's added up, and the head."""
+        body = self._body()
+        state = {n.replace(".base_layer.", "."): t for n, t in body.state_dict().items() if ".lora_" not in n}
+        for name, layer in body.named_modules():
+            if isinstance(layer, BaseTunerLayer) and self.adapter in layer.lora_A:
+                state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(self.adapter)
+        config = copy.deepcopy(self.config)
+        config.num_labels = 1
+        scorer: Any = AutoModelForSequenceClassification.from_config(config, dtype=self.get_base_model().dtype)
+        getattr(scorer, scorer.base_model_prefix).load_state_dict(state)
+        scorer.score.load_state_dict(self.score.state_dict())
+        return scorer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def at_work(base: PeftModel, adapter: str | None) -> Iterator[None]:
+    """`adapter` in place of the one that is at work.
+
+    Not by PEFT's set_adapter and disable_adapter, which also freeze the adapters that do not run: here policy and
+    value are trained at the same time.
+    """
+    layers = [module for module in base.modules() if isinstance(module, BaseTunerLayer)]
+    before = layers[0]._active_adapter if layers else []
+    _switch(layers, [adapter] if adapter else [])
+    try:
+        yield
+    finally:
+        _switch(layers, before)
+
+
+def _switch(layers: list[BaseTunerLayer], adapters: Any) -> None:
+    for layer in layers:
+        layer._active_adapter = adapters
+
+
+def add_copy(base: PeftModel, name: str, of: str = TRAINED) -> None:
+    """A further adapter with the weights of another."""
+    config = copy.deepcopy(base.peft_config[of])
+    config.modules_to_save = None
+    _add(base, name, config, get_peft_model_state_dict(base, adapter_name=of))
+
+
+def add_from_file(base: PeftModel, name: str, path: Path) -> nn.Linear | None:
+    """The adapter saved at `path` as one more on `base`; returns its head where it is a scorer's.
+
+    Raises ArtifactError: it has other layers than the base, or trained more than an adapter and the head.
+    """
+    config: Any = LoraConfig.from_pretrained(path)
+    config.modules_to_save = config.task_type = None
+    tensors = load_file(path / WEIGHTS)
+    head = {key.removeprefix(HEAD): tensors.pop(key) for key in list(tensors) if key.startswith(HEAD)}
+    _add(base, name, config, tensors)
+    if not head:
+        return None
+    device = next(base.parameters()).device
+    score = nn.Linear(head["weight"].shape[1], head["weight"].shape[0], "bias" in head, device=device)
+    score.load_state_dict(head)
+    return score.to(head["weight"].dtype)
+
+
+def _add(base: PeftModel, name: str, config: Any, tensors: dict[str, Tensor]) -> None:
+    base.add_adapter(name, config)
+    known = get_peft_model_state_dict(base, adapter_name=name)
+    if known.keys() != tensors.keys() or any(known[key].shape != tensors[key].shape for key in known):
+        raise ArtifactError(
+            f"the adapter of {config.base_model_name_or_path} does not fit the base it names",
+            "use --layout separate",
+        )
+    set_peft_model_state_dict(base, tensors, adapter_name=name)
+
+
+def train_only(base: PeftModel, adapters: list[str]) -> None:
+    """Gradients for these adapters and no other weight of the base."""
+    for name, parameter in base.named_parameters():
+        parameter.requires_grad_(any(adapter in name.split(".") for adapter in adapters))
+
+
+def recompute_as_run(base: PeftModel) -> None:
+    """Have gradient checkpointing recompute a layer under the adapter it ran with: by then another may be at work."""
+    for module in base.modules():
+        if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func"):
+            module._gradient_checkpointing_func = _remembering(base, module._gradient_checkpointing_func)
+
+
+def _remembering(base: PeftModel, checkpoint: Any) -> Any:
+    def run(function: Any, *args: Any) -> Any:
+        layer = next(module for module in base.modules() if isinstance(module, BaseTunerLayer))
+        adapters = list(layer.active_adapters)
+
+        def again(*inputs: Any) -> Any:
+            with at_work(base, adapters[0] if adapters else None):
+                return function(*inputs)
+
+        return checkpoint(again, *args)
+
+    return run
+
+
+def fresh_head(base: PeftModel, seed: int) -> nn.Linear:
+    """As transformers starts a sequence classifier's head."""
+    config = base.get_base_model().config.get_text_config()
+    weights = next(base.parameters())
+    head = nn.Linear(config.hidden_size, 1, bias=False, device=weights.device, dtype=weights.dtype)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, config.hidden_size, generator=draw) * (config.initializer_range or 0.02))
+    return head

@@ -1,0 +1,204 @@
+"""PPO's roles, opened as --layout says: four models, or adapters that share what is equal between them.
+
+A frozen role starts where a trained one does: the reference is the policy's start, and often the reward model is the
+value model's. With adapters the two differ in little. So `shared` makes the reference of the policy's base, a reward
+model that is an adapter on that base a further adapter on it, and the value model a copy of that one. A reward model
+with weights of its own lends them to the value model. What cannot share is loaded for itself, and that is said.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.artifacts.references import Reference
+from prefcli.errors import UsageError
+from prefcli.models import shared
+from prefcli.models.adapters import with_adapter
+from prefcli.models.loading import base_of, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.shared import SharedRole
+from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
+from prefcli.rewards.grammar import RewardSpec
+from prefcli.rewards.sources import ModelReward, RewardSource, load_reward
+from prefcli.stages.policy import Opened
+from prefcli.stages.session import Session, sharded
+
+VALUE, REFERENCE, REWARD = "ppo_value", "ppo_reference", "ppo_reward"  # names of adapters
+
+
+@dataclass
+class OpenedRoles:
+    """`value` is None without GAE. `value_from` says what it started from."""
+
+    policy: Any
+    value: Any
+    reference: Any
+    rewards: list[RewardSource]
+    value_from: str | None
+
+    def prepare(self, run: Session) -> bool:
+        """Packed rows and gradient checkpointing as the options say; whether rollout and update run packed."""
+        named = [(self.policy, "policy"), (self.value, "value model"), (self.reference, "reference")]
+        packed = all([run.packs(model, role) for model, role in named if model is not None])
+        for source in self.rewards:
+            if isinstance(source, ModelReward) and run.packs(source.model, f"reward model {source.name}"):
+                source.tokens_per_row = run.tokens_per_row
+        if run.inputs.config.gradient_checkpointing:
+            bases = {id(base): base for base in map(_base, (self.policy, self.value)) if base is not None}
+            for base in bases.values():
+                base.gradient_checkpointing_enable({"use_reentrant": False})
+                if isinstance(base, PeftModel):
+                    shared.recompute_as_run(base)
+        return packed
+
+
+def open_roles(run: Session, opened: Opened) -> OpenedRoles:
+    """Policy, value model, reference and reward sources. Raises as `load_policy`, `load_scorer`, `load_reward` do."""
+    return (_shared if run.inputs.config.layout == "shared" else _separate)(run, opened)
+
+
+def _separate(run: Session, opened: Opened) -> OpenedRoles:
+    rewards = [_reward(run, opened, spec) for spec in run.inputs.rewards]
+    value, value_from = None, None
+    if run.inputs.config.advantage == "gae":
+        start = _value_start(run, opened.tokenizer)
+        value, value_from = _value(run, opened, start)[0], start.shown
+    return OpenedRoles(opened.model, value, _reference(run, opened), rewards, value_from)
+
+
+def _shared(run: Session, opened: Opened) -> OpenedRoles:
+    _refuse_sharded()
+    policy, reference = opened.model, _shared_reference(run, opened)
+    start = _value_start(run, opened.tokenizer) if run.inputs.config.advantage == "gae" else None
+    value: Any = None
+    rewards: list[RewardSource] = []
+    for number, spec in enumerate(run.inputs.rewards):
+        model = None
+        if spec.reference is not None and is_adapter(spec.reference) and _on_base(spec.reference, opened):
+            model = _from_file(policy, f"{REWARD}_{number}", spec.reference)
+        elif spec.reference is not None and spec.reference == start and value is None:
+            value, continued = _value(run, opened, start)
+            model = _start_of(value, continued, REWARD)
+        rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
+    if start is not None and value is None:
+        value = _shared_value(run, opened, start)
+    shared.train_only(policy, [shared.TRAINED, VALUE])
+    if isinstance(value, PeftModel):
+        shared.train_only(value, [shared.TRAINED])
+    elif value is not None:
+        value.score.requires_grad_(True)
+        _split_among_processes(policy, value)
+    return OpenedRoles(policy, value, reference, rewards, start.shown if start else None)
+
+
+def _refuse_sharded() -> None:
+    wrapper = sharded()
+    if wrapper:
+        raise UsageError(f"--layout shared does not work under {wrapper}", "use --layout separate")
+
+
+def _shared_reference(run: Session, opened: Opened) -> Any:
+    inputs, policy = run.inputs, opened.model
+    reference = inputs.references["reference"]
+    if reference == inputs.model:
+        return _start_of(policy, opened.continued, REFERENCE)
+    check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
+    if _on_base(reference, opened):
+        return _from_file(policy, REFERENCE, reference) if is_adapter(reference) else SharedRole(policy, None)
+    run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: it stands on other weights")
+    return _reference(run, opened)
+
+
+def _shared_value(run: Session, opened: Opened, start: Reference) -> Any:
+    policy = opened.model
+    if start == run.inputs.model:
+        shared.add_copy(policy, VALUE)
+        return SharedRole(policy, VALUE, shared.fresh_head(policy, run.inputs.config.seed))
+    if is_adapter(start) and is_scorer(start) and _on_base(start, opened):
+        return _from_file(policy, VALUE, start)
+    run.reporter.notice(f"the value model is loaded beside the policy: {start.shown} stands on other weights")
+    return _value(run, opened, start)[0]
+
+
+def _start_of(trained: PeftModel, continued: bool, name: str) -> SharedRole:
+    """A model as it stands before it is trained: the base, or a copy of the adapter that is trained on."""
+    if continued:
+        shared.add_copy(trained, name)
+    head = getattr(trained.get_base_model(), "score", None)
+    head = None if head is None else copy.deepcopy(head.modules_to_save[shared.TRAINED])
+    return SharedRole(trained, name if continued else None, head)
+
+
+def _from_file(policy: PeftModel, name: str, reference: Reference) -> SharedRole:
+    assert reference.path is not None
+    return SharedRole(policy, name, shared.add_from_file(policy, name, reference.path))
+
+
+def _on_base(reference: Reference, opened: Opened) -> bool:
+    """Whether it is the policy's base, or an adapter on it."""
+    return opened.base is not None and opened.base == base_of(reference)
+
+
+def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
+    """Each of the two is wrapped by DDP, which waits for the gradient of all that is trained in what it wraps."""
+    for model, others in ((policy, VALUE), (value, shared.TRAINED)):
+        names = [name for name, _ in model.named_parameters() if others in name.split(".")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+
+
+def _reference(run: Session, opened: Opened) -> Any:
+    reference = run.inputs.references["reference"]
+    if reference != run.inputs.model:
+        check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
+    model = load_policy(
+        reference, dtype=run.dtype, device=run.device, trainable=False, tokenizer_size=len(opened.tokenizer)
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _reward(run: Session, opened: Opened, spec: RewardSpec, model: Any = None) -> RewardSource:
+    return load_reward(
+        spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter, model=model
+    )  # fmt: skip
+
+
+def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
+    """The value model, and whether it is trained on in the adapter of `start`."""
+    config = run.inputs.config
+    model = load_scorer(
+        start,
+        opened.tokenizer,
+        dtype=run.trained_dtype,
+        device=run.device,
+        new_head=not is_scorer(start),
+        trainable=config.lora_rank > 0,
+        seed=config.seed,
+    )
+    if is_adapter(start) and not is_scorer(start):
+        run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
+    trained = with_adapter(model, config.lora_rank, config.lora_alpha, scorer=True, reporter=run.reporter)
+    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model
+
+
+def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:
+    """--value-init, else a reward model that reads the policy's ids (arXiv 2403.17031 starts from it), else the policy
+    with a fresh head."""
+    named = run.inputs.references.get("value_init")
+    if named is not None:
+        check_tokenizer("--value-init", named, tokenizer, run.reporter)
+        return named
+    for spec in run.inputs.rewards:
+        if spec.reference is not None and is_scorer(spec.reference):
+            if tokenizer_digest(load_tokenizer(spec.reference, run.reporter)) == tokenizer_digest(tokenizer):
+                return spec.reference
+    return run.inputs.model
+
+
+def _base(model: Any) -> Any:
+    """What gradient checkpointing is set on: the model, or the one that it shares."""
+    return model.base if isinstance(model, SharedRole) else model

@@ -1,0 +1,253 @@
+"""Roles that share a base give the figures of four models."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file
+from tiny_models import ARCHITECTURES, MORE, tiny_lm, tiny_scorer
+from transformers import AutoModelForSequenceClassification
+
+from prefcli.models import shared
+from prefcli.models.logps import sequence_scores, token_logps, token_values
+from prefcli.models.packed import pack
+from prefcli.models.rows import pad_rows
+from prefcli.models.shared import SharedRole
+from prefcli.rl.ppo import PPO
+
+ROWS = pad_rows([[2, 3, 4], [2, 3, 4], [5, 6], [5, 6]], [[7, 8, 9, 1], [9, 9], [4, 1], [6, 5, 4, 3, 1]])
+
+
+def adapted(model, task, seed):
+    """With a LoRA adapter that does something."""
+    found = get_peft_model(
+        model,
+        LoraConfig(r=2, target_modules="all-linear", task_type=task,
+                   modules_to_save=["score"] if task == TaskType.SEQ_CLS else None),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in found.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(std=0.3)
+    return found.eval()
+
+
+@pytest.fixture(params=[*ARCHITECTURES, *MORE])
+def roles(request, tmp_path):
+    """(policy, reference, scorer) as models of their own, and the same three on one base."""
+    base = tiny_lm(request.param)
+    body = getattr(base, base.base_model_prefix).state_dict()
+    scorer = tiny_scorer(request.param)
+    getattr(scorer, scorer.base_model_prefix).load_state_dict(body)
+    policy = adapted(copy.deepcopy(base), TaskType.CAUSAL_LM, 1)
+    scorer = adapted(scorer, TaskType.SEQ_CLS, 2)
+    scorer.save_pretrained(tmp_path / "scorer")
+    together = copy.deepcopy(policy)
+    shared_scorer = SharedRole(together, "ppo_value", shared.add_from_file(together, "ppo_value", tmp_path / "scorer"))
+    shared.train_only(together, ["default", "ppo_value"])
+    return (policy, base, scorer), (together, SharedRole(together, None), shared_scorer)
+
+
+def figures(models):
+    policy, reference, scorer = models
+    return [
+        token_logps(policy, ROWS).logps,
+        token_logps(reference, ROWS).logps,
+        token_values(scorer, ROWS),
+        sequence_scores(scorer, ROWS),
+    ]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_roles_on_one_base_give_the_figures_and_gradients_of_their_own_models(roles, packed):
+    for models in roles:
+        assert not packed or all(pack(model) is None for model in models)
+    alone, together = figures(roles[0]), figures(roles[1])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 1e-2
+    # Backward in the order that PPO never takes: the scorer's last, when the policy's adapter is at work again.
+    (alone[0].sum() + alone[2].sum()).backward()
+    (together[0].sum() + together[2].sum()).backward()
+    expected = {n: p.grad for model in (roles[0][0], roles[0][2]) for n, p in trained(model).items()}
+    found = trained(roles[1][0]) | trained(roles[1][2])
+    assert len(expected) == len(found)
+    mine = sorted(p.grad.abs().sum() for p in found.values())
+    torch.testing.assert_close(mine, sorted(g.abs().sum() for g in expected.values()), atol=1e-4, rtol=1e-4)
+    assert min(mine) > 0
+
+
+def trained(model):
+    return {f"{id(p)}": p for p in model.parameters() if p.requires_grad}
+
+
+def test_a_layer_is_computed_again_under_the_adapter_it_ran_with(roles):
+    policy, _, scorer = roles[1]
+    expected = gradients(policy, scorer)
+    policy.gradient_checkpointing_enable({"use_reentrant": False})
+    shared.recompute_as_run(policy)
+    for module in policy.modules():
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
+    torch.testing.assert_close(gradients(policy, scorer), expected, atol=1e-6, rtol=1e-4)
+
+
+def gradients(policy, scorer):
+    loss = token_values(scorer, ROWS).sum() + token_logps(policy, ROWS).logps.sum()
+    scorer.zero_grad()
+    loss.backward()
+    return [p.grad.clone() for p in trained(scorer).values()]
+
+
+def test_a_shared_scorer_is_saved_as_peft_reads_it_and_merges_to_the_same_scores(roles, tmp_path):
+    _, base, _ = roles[0]
+    together = roles[1][2]
+    expected = sequence_scores(together, ROWS)
+    config = base.config
+    plain = AutoModelForSequenceClassification.from_config(config)
+    getattr(plain, plain.base_model_prefix).load_state_dict(getattr(base, base.base_model_prefix).state_dict())
+    plain.save_pretrained(tmp_path / "base")
+    together.base.peft_config["ppo_value"].base_model_name_or_path = str(tmp_path / "base")
+    together.save_pretrained(tmp_path / "value")
+    opened = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "value", num_labels=1).eval()
+    torch.testing.assert_close(sequence_scores(opened, ROWS), expected, atol=1e-5, rtol=1e-5)
+    merged = together.merged().eval()
+    torch.testing.assert_close(sequence_scores(merged, ROWS), expected, atol=1e-5, rtol=1e-5)
+
+
+def rows_of(path):
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def tensors(path):
+    files = sorted(file for part in ("model", "value") for file in (path / part).glob("*.safetensors"))
+    return {f"{file.parent.name}/{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
+@pytest.fixture
+def both(chain, prefcli):
+    """`both(*options)` makes the same run in either layout; the paths, and what was said in the shared one."""
+
+    def run(*options, reward="rm@v1"):
+        command = [reward if word == "rm@v1" else word for word in chain.args("ppo")]
+        results = [
+            prefcli(*command, "--lora-rank", "4", "--lr", "1e-2", *options, "--layout", layout, "--name", layout)
+            for layout in ("separate", "shared")
+        ]
+        return [chain.path_of(result) for result in results], results[1].stderr
+
+    return run
+
+
+@pytest.fixture
+def lora_rm(chain, prefcli):
+    """A reward model that is an adapter on the sft model."""
+    return chain.path_of(prefcli(*chain.args("rm"), "--lora-rank", "4", "--lr", "1e-2", "--name", "lora-rm"))
+
+
+def check_equal(paths):
+    alone, together = map(rows_of, paths)
+    for mine, theirs in zip(together, alone, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    alone, together = map(tensors, paths)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert any(name.startswith("value/") for name in together)
+
+
+def test_a_reward_adapter_on_the_policys_base_is_shared(both, chain, lora_rm, monkeypatch):
+    loaded = []
+    load = SharedRole.__init__
+    monkeypatch.setattr(SharedRole, "__init__", lambda self, *args: (loaded.append(args), load(self, *args))[1])
+    paths, _ = both("--gradient-checkpointing", reward="lora-rm")
+    check_equal(paths)
+    assert len(loaded) == 3 and len({id(args[0]) for args in loaded}) == 1  # reference, reward, value: on one base
+    opened = AutoPeftModelForSequenceClassification.from_pretrained(paths[1] / "value", num_labels=1)
+    assert opened.peft_config["default"].base_model_name_or_path == str(chain.runs / "sft/v1/model")
+
+
+def test_a_reward_model_with_weights_of_its_own_lends_them_to_the_value_model(both, monkeypatch):
+    bases = []
+    load = SharedRole.__init__
+    monkeypatch.setattr(SharedRole, "__init__", lambda self, *args: (bases.append(args[0]), load(self, *args))[1])
+    paths, _ = both()
+    check_equal(paths)
+    assert len(bases) == 2 and bases[0] is not bases[1]
+
+
+def test_the_parents_adapter_is_trained_on_and_a_copy_of_it_is_the_reference(both, chain, prefcli):
+    few = ["--max-steps", "2", "--batch-size", "8", "--lora-rank", "4", "--lr", "1e-2", "--model", "tiny"]
+    chain.path_of(prefcli("sft", "--data", chain.data("demos"), *few, "--name", "lora-sft"))
+    chain.path_of(prefcli("train-rm", "--data", chain.data("pairs"), *few, "--name", "tiny-rm"))
+    paths, _ = both("--model", "lora-sft", reward="tiny-rm")
+    check_equal(paths)
+    first = rows_of(paths[1])[0]
+    assert abs(first["objective/kl"]) < 1e-6 and first["val/ratio_first"] < 1e-5
+    before = load_file(chain.runs / "lora-sft/v1/model/adapter_model.safetensors")
+    after = load_file(paths[1] / "model/adapter_model.safetensors")
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+    # The reference may be the base itself, or an adapter on it. The policy is then elsewhere at the start.
+    paths, said = both("--model", "lora-sft", "--reference", "tiny", reward="tiny-rm")
+    check_equal(paths)
+    assert "beside the policy" not in said and rows_of(paths[1])[0]["objective/kl"] != 0
+    paths, said = both("--model", "tiny", "--reference", "lora-sft", reward="tiny-rm")
+    check_equal(paths)
+    assert "beside the policy" not in said
+
+
+def test_a_base_that_is_on_no_disk_is_saved_merged_with_its_adapters(both, chain, prefcli):
+    few = ["--max-steps", "2", "--batch-size", "8", "--lora-rank", "2", "--lr", "1e-2", "--model", "tiny"]
+    chain.path_of(prefcli("sft", "--data", chain.data("demos"), *few, "--name", "rank2"))
+    source = chain.folder / "short.py"
+    source.write_text("def score(prompts, completions, **columns):\n    return [-len(c) / 10 for c in completions]\n")
+    paths, said = both("--model", "rank2", reward=f"python:{source}:score")
+    assert "merged into the weights first" in said
+    for path in paths:
+        value = AutoModelForSequenceClassification.from_pretrained(path / "value")
+        assert not (path / "value/adapter_config.json").exists() and value.score.weight.shape[0] == 1
+    # The value model starts as the policy with a fresh head, whose draw differs between the layouts.
+    alone, together = (rows_of(path)[0] for path in paths)
+    assert together["objective/scores"] == pytest.approx(alone["objective/scores"], rel=1e-5)
+
+
+def test_groups_need_no_value_model_and_the_reference_is_the_base(both):
+    paths, _ = both("--advantage", "rloo", "--num-generations", "2")
+    for mine, theirs in zip(*map(rows_of, paths), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+
+
+def test_a_shared_run_that_was_stopped_goes_on_to_the_same_end(chain, prefcli, lora_rm, monkeypatch):
+    command = [word if word != "rm@v1" else "lora-rm" for word in chain.args("ppo")]
+    command += ["--lora-rank", "4", "--max-steps", "3", "--save-every", "1"]
+    whole = chain.path_of(prefcli(*command, "--name", "whole"))
+    assert json.loads((whole / "manifest.json").read_text())["config"]["layout"] == "shared"  # without being asked for
+    with monkeypatch.context() as patch:
+        step = PPO.step
+        patch.setattr(PPO, "step", lambda self, *a: 1 / 0 if self.rollouts == 2 else step(self, *a))
+        assert prefcli(*command, "--name", "cut").exit_code == 1
+    cut = chain.path_of(prefcli(*command, "--name", "cut"))
+    assert rows_of(cut) == rows_of(whole)
+    mine, theirs = tensors(cut), tensors(whole)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_another_seed_draws_another_adapter_and_the_same_seed_the_same(chain, prefcli):
+    found = []
+    for seed in ("1", "1", "2"):
+        few = ["--lora-rank", "2", "--lr", "0", "--seed", seed, "--force"]
+        path = chain.path_of(prefcli(*chain.args("dpo"), *few))
+        found.append(load_file(path / "model/adapter_model.safetensors"))
+    name = next(name for name in found[0] if "lora_A" in name)
+    assert torch.equal(found[0][name], found[1][name]) and not torch.equal(found[0][name], found[2][name])
+
+
+def test_a_shared_layout_without_adapters_or_under_fsdp_is_refused(chain, prefcli, monkeypatch):
+    result = prefcli(*chain.args("ppo"), "--layout", "shared")
+    assert result.exit_code == 2 and "--lora-rank" in result.stderr
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr("prefcli.stages.ppo.Accelerator", lambda **_: type("One", (), {"num_processes": 1}))
+    result = prefcli(*chain.args("ppo"), "--layout", "shared", "--lora-rank", "2")
+    assert result.exit_code == 2 and "does not work under FSDP" in result.stderr
