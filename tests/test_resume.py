@@ -112,13 +112,13 @@ def test_a_state_that_cannot_be_read_is_said(chain, prefcli, monkeypatch):
 
 def test_kept_steps_are_models_and_references(chain, prefcli):
     path = chain.path_of(prefcli(*chain.args("ppo"), *OPTIONS, "--name", "kept", "--keep-state"))
-    assert sorted(p.name for p in (path / "state").iterdir()) == ["step2", "step4"]
+    assert sorted(p.name for p in (path / "state").iterdir()) == ["step2", "step4", "step5"]
     common = ["eval", "--prompts", chain.data("held_out_prompts"), "--max-new-tokens", "4", "--json"]
     result = prefcli(*common, "--model", "kept@v1:step2", "--model", "kept@v1")
     assert result.exit_code == 0, result.stderr
     assert [m["ref"] for m in json.loads(result.stdout)["models"]] == ["kept@v1:step2", "kept@v1"]
     missing = prefcli(*common, "--model", "kept@v1:step3")
-    assert missing.exit_code == 4 and "kept: 2, 4" in missing.stderr
+    assert missing.exit_code == 4 and "kept: 2, 4, 5" in missing.stderr
 
 
 def test_a_run_that_an_alarm_stopped_is_a_usable_version(chain, prefcli, jsonl):

@@ -64,12 +64,20 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
     value_init: Annotated[
         str | None,
         typer.Option(
-            help="What the value model starts from. Default: the first reward model that shares the "
-            "policy's tokenizer, else the policy with a new head.",
+            help="What the value model starts from. Default: the one that --model was trained with, else the first "
+            "reward model that shares the policy's tokenizer, else the policy with a new head.",
             rich_help_panel=MODEL,
         ),
         INCIDENTAL,  # its digest is in the key
     ] = None
+    carry_optimizer: Annotated[
+        bool,
+        typer.Option(
+            "--carry-optimizer",
+            help="Start with the optimizer's state of the run that made --model (with --keep-state), not a fresh one.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False
     layout: Annotated[
         Literal["separate", "shared"] | None,
         typer.Option(

@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.artifacts.store import Artifact
+from prefcli.artifacts.references import Reference
+from prefcli.artifacts.store import Artifact, saved_steps
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, DataError, UsageError
@@ -48,6 +49,7 @@ FINAL = (
     "policy/clipfrac_avg",
     "val/ratio",
 )
+STATE = "training.pt"
 ROLLBACK_EVERY = 5  # rollouts between two states to go back to
 MOST_ROLLBACKS = 3
 TAIL = 5  # the manifest's final metrics are means over so many last rollouts: one alone is noisy
@@ -56,6 +58,7 @@ TAIL = 5  # the manifest's final metrics are means over so many last rollouts: o
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train against the reward and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    carried = kept_state(inputs.model) if config.carry_optimizer else None
     with session(inputs, reporter) as run:
         accelerator = Accelerator(
             cpu=run.device.type == "cpu",
@@ -89,6 +92,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             accelerator.init_trackers("prefcli", config={k: str(v) for k, v in vars(config).items()})
         watchers = Watchers(config)
         position = Position()
+        if carried is not None:
+            carry_optimizer(carried, ppo)
         if run.resumed is not None:
             position = restore(run.resumed, ppo, watchers)
             run.train_seconds = position.train_seconds
@@ -120,7 +125,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                     reporter.advance(step, metrics)
                     if config.report_to != "none":
                         accelerator.log(metrics, step=step)
-                    if step < total and save_is_due(run, step) and accelerator.is_main_process:
+                    due = save_is_due(run, step) if step < total else config.keep_state
+                    if due and accelerator.is_main_process:
                         position.train_seconds = time.monotonic() - started
                         with run.saving(step) as folder:
                             save(folder, ppo, watchers, position, opened.tokenizer if config.keep_state else None)
@@ -213,7 +219,7 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
 def save(
     folder: Path, ppo: PPO, watchers: Watchers, position: Position, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    """A state to go on from; with a tokenizer also the policy, in a form that can be opened as a model."""
+    """A state to go on from; with a tokenizer also policy and value model, in a form that can be opened as models."""
     torch.save(
         {
             "position": asdict(position),
@@ -222,23 +228,61 @@ def save(
             "watchers": json.dumps(watchers.state_dict()),
             "random": torch.get_rng_state(),
         },
-        folder / "training.pt",
+        folder / STATE,
     )
     if tokenizer is not None:
         save_model(ppo.roles.policy, folder / "model")
         tokenizer.save_pretrained(folder / "model")
+        if ppo.roles.value is not None:
+            save_model(ppo.roles.value, folder / "value")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What `save` wrote. Raises ArtifactError where it cannot be read."""
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ArtifactError(
+            f"{folder / STATE} cannot be read ({first_line(error)})",
+            f"remove {folder}, or start anew with --force",
+        ) from error
+    return state
+
+
+def kept_state(policy: Reference) -> Path:
+    """Where the state is that the policy was trained to. Raises ArtifactError where none was kept."""
+    if policy.artifact is not None:
+        steps = saved_steps(policy.artifact.path)
+        folder = policy.artifact.path / "state" / f"step{steps[-1] if steps else 0}"
+    else:
+        folder = (policy.path or Path()).parent
+    if not (folder / STATE).is_file():
+        raise ArtifactError(
+            f"--carry-optimizer: {policy.shown} has no optimizer's state",
+            "make it with: prefcli ppo --keep-state; or leave --carry-optimizer out",
+        )
+    return folder
+
+
+def carry_optimizer(folder: Path, ppo: PPO) -> None:
+    """Start with the optimizer's moments of another run; rate and schedule are this run's.
+
+    Raises ArtifactError: the other run trained other weights.
+    """
+    state = load_state(folder)
+    if [w.shape for w in state["weights"]] != [p.shape for p in ppo.parameters]:
+        raise ArtifactError(
+            f"--carry-optimizer: {folder / STATE} is of other weights than are trained here",
+            "use the same --lora-rank, --layout and --advantage as there, or leave --carry-optimizer out",
+        )
+    own = ppo.optimizer.state_dict()
+    ppo.optimizer.load_state_dict(own | {"state": state["ppo"]["optimizer"]["state"]})
 
 
 @torch.no_grad()
 def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
-    """Put a saved state back. Raises ArtifactError where its file cannot be read."""
-    try:
-        state = torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ArtifactError(
-            f"{folder / 'training.pt'} cannot be read ({first_line(error)})",
-            f"remove {folder}, or start anew with --force",
-        ) from error
+    """Put a saved state back."""
+    state = load_state(folder)
     for parameter, saved in zip(ppo.parameters, state["weights"], strict=True):
         parameter.copy_(saved)
     ppo.load_state_dict(state["ppo"])

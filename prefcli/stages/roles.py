@@ -9,7 +9,7 @@ with weights of its own lends them to the value model. What cannot share is load
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import PeftModel
@@ -84,6 +84,9 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
         elif spec.reference is not None and spec.reference == start and value is None:
             value, continued = _value(run, opened, start)
             model = _start_of(value, continued, REWARD)
+        elif start is not None and value is None and _stands_on(start, spec.reference):
+            value, _ = _value(run, opened, start)
+            model = SharedRole(value, None, value.get_base_model().score.original_module)
         rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
     if start is not None and value is None:
         value = _shared_value(run, opened, start)
@@ -144,6 +147,11 @@ def _on_base(reference: Reference, opened: Opened) -> bool:
     return opened.base is not None and opened.base == base_of(reference)
 
 
+def _stands_on(value: Reference, reward: Reference | None) -> bool:
+    """Whether a trained value model is an adapter on a reward model's weights."""
+    return reward is not None and not is_adapter(reward) and is_adapter(value) and base_of(value) == base_of(reward)
+
+
 def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
     """Each of the two is wrapped by DDP, which waits for the gradient of all that is trained in what it wraps."""
     for model, others in ((policy, VALUE), (value, shared.TRAINED)):
@@ -186,17 +194,29 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
 
 
 def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:
-    """--value-init, else a reward model that reads the policy's ids (arXiv 2403.17031 starts from it), else the policy
-    with a fresh head."""
+    """--value-init, else the one that was trained with the policy, else a reward model that reads the policy's ids
+    (arXiv 2403.17031 starts from it), else the policy with a fresh head."""
     named = run.inputs.references.get("value_init")
     if named is not None:
         check_tokenizer("--value-init", named, tokenizer, run.reporter)
-        return named
+        return _value_beside(named) or named
+    trained = _value_beside(run.inputs.model)
+    if trained is not None:
+        return trained
     for spec in run.inputs.rewards:
         if spec.reference is not None and is_scorer(spec.reference):
             if tokenizer_digest(load_tokenizer(spec.reference, run.reporter)) == tokenizer_digest(tokenizer):
                 return spec.reference
     return run.inputs.model
+
+
+def _value_beside(reference: Reference) -> Reference | None:
+    """The value model of a ppo artifact, or of a kept step of one."""
+    if reference.path is None or not (reference.path.parent / "value").is_dir():
+        return None
+    folder = reference.path.parent / "value"
+    value = replace(reference, text=f"{reference.shown}'s value model", kind="directory", path=folder, artifact=None)
+    return value if is_scorer(value) else None
 
 
 def _base(model: Any) -> Any:
