@@ -45,6 +45,8 @@ def _row(field: Any, kind: Any, parameter: Any) -> str:
 
 def _type(kind: Any, parameter: Any) -> str:
     members = [member for member in get_args(kind) if member is not type(None)]
+    if len(members) == 1 and get_origin(members[0]) is Literal:  # or None
+        return _type(members[0], parameter)
     if get_origin(kind) is Literal:
         return ", ".join(f"`{choice}`" for choice in members)
     if get_origin(kind) is list:

@@ -1,55 +1,57 @@
-"""`prefcli score`: rows with their scores as JSON lines, and a summary on stderr."""
+"""`prefcli score`: rows with their scores as JSON lines, pairs from them, and a summary on stderr."""
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import write_atomically
 from prefcli.cli.console import print_result, reporter
+from prefcli.cli.out import as_lines, out_file, write_out
 from prefcli.cli.train import quieten
 from prefcli.config.score import ScoreConfig
-from prefcli.errors import SurroundingsError, UsageError
+from prefcli.errors import DataError
 
 
 def run(config: ScoreConfig) -> None:
-    """With --out, stdout carries the file's path; with --json the summary; else the rows."""
-    out = _out(config)
+    """stdout carries the path of each file that was written; with --json the summary; else the rows."""
+    data = {"one of the files of --data": config.data}
+    out = out_file("--out", config.out, data)
+    pairs_out = out_file("--pairs-out", config.pairs_out, data | {"the file of --out": [config.out]})
     quieten(config.debug)
     from prefcli.evaluation.score import score
 
     report = reporter(config.quiet)
     result = score(config, report)
-    lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in result["rows"])
-    report.plan({f"reward {entry['name']}": _shown(entry) for entry in result["rewards"]})
+    first, pairs = result["rewards"][0]["name"], result["pairs"]
+    shown = {f"reward {entry['name']}": _shown(entry) for entry in result["rewards"]}
+    report.plan(shown | ({"pairs": _pairs(pairs, first)} if pairs else {}))
+    lines = as_lines(result["rows"])
     if out:
-        try:
-            write_atomically(out, lines)
-        except OSError as error:
-            raise SurroundingsError(f"--out {out}: {error.strerror or error}", "choose another place") from error
+        write_out("--out", out, lines)
+    if pairs_out and not pairs.rows:
+        raise DataError(
+            f"--pairs-out: no pair, as {first} scores all answers to a prompt alike ({pairs.tied} prompts)",
+            "sample more answers, at a higher --temperature, or take a reward that tells them apart",
+        )
+    if pairs_out:
+        write_out("--pairs-out", pairs_out, as_lines(pairs.rows))
     if config.json:
-        summary = {"rows": len(result["rows"]), "out": config.out, "rewards": result["rewards"]}
+        counts = {"one_answer": pairs.one_answer, "tied": pairs.tied} if pairs else {}
+        summary = {
+            "rows": len(result["rows"]),
+            "out": config.out,
+            "rewards": result["rewards"],
+            "pairs": {"rows": len(pairs.rows), "out": config.pairs_out, **counts} if pairs else None,
+        }
         print_result(json.dumps(summary, ensure_ascii=False))
     else:
-        print_result(str(out) if out else lines.removesuffix("\n"))
+        print_result("\n".join(str(path) for path in (out, pairs_out) if path) or lines.removesuffix("\n"))
 
 
-def _out(config: ScoreConfig) -> Path | None:
-    """--out, checked before any work is done."""
-    if config.out is None:
-        return None
-    path = Path(config.out)
-    if not config.out.endswith(".jsonl"):
-        raise UsageError(f"--out {config.out}: the file must end in .jsonl")
-    if not os.path.isdir(path.parent):
-        raise UsageError(f"--out {config.out}: there is no directory {path.parent}", f"make it: mkdir -p {path.parent}")
-    if os.path.isdir(path):
-        raise UsageError(f"--out {config.out} is a directory")
-    if any(os.path.exists(data) and os.path.exists(path) and os.path.samefile(data, path) for data in config.data):
-        raise UsageError(f"--out {config.out} is one of the files of --data", "choose another")
-    return path
+def _pairs(pairs: Any, reward: str) -> str:
+    none = pairs.one_answer + pairs.tied
+    text = f"{len(pairs.rows):,}, the best answer against the worst by {reward}; {none:,} prompts gave none"
+    return f"{text} ({pairs.one_answer:,} with one answer, {pairs.tied:,} tied)" if none else text
 
 
 def _shown(entry: dict[str, Any]) -> str:

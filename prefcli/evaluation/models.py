@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,13 @@ import torch
 
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
+from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.statistics import bootstrap_interval
-from prefcli.models.generation import generate
+from prefcli.models.generation import NOT_FINITE, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.rows import pad_rows
+from prefcli.models.tokenizers import end_ids
+from prefcli.progress import Reporter
 from prefcli.rewards.sources import Answer, RewardSource
 
 
@@ -34,33 +37,64 @@ def answer(
     tokenizer: Any,
     rows: Sequence[Row],
     *,
-    eos_ids: frozenset[int],
     max_new_tokens: int,
     temperature: float,
     batch_size: int,
     seed: int,
-    progress: Any = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Answers:
-    """Sample one answer to each prompt. The seed fixes the draws, whatever was sampled before."""
+    """Sample one answer to each row's prompt; a row that stands there twice gets two.
+
+    The seed fixes the draws, whatever was sampled before. `progress` is told the number of answers that each batch
+    has finished. Raises UsageError: prompt and answer may be longer than the model has positions for. ArtifactError:
+    its logits are not finite.
+    """
+    eos_ids = end_ids(tokenizer, model.generation_config)
     encoder = Encoder(tokenizer)
     prompts = [encoder.prompt_ids(row.prompt) for row in rows]
+    longest = max(map(len, prompts)) + max_new_tokens
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise UsageError(
+            f"prompt and answer may have {longest} tokens, and the model reads {positions}",
+            "lower --max-prompt-length or --max-new-tokens",
+        )
     draws = torch.rand(len(prompts), max_new_tokens, generator=torch.Generator().manual_seed(seed))
     started = time.monotonic()
-    ids = generate(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        eos_ids=eos_ids,
-        pad_id=tokenizer.pad_token_id,
-        batch_size=batch_size,
-        draws=draws,
-        progress=progress,
-    )
+    try:
+        ids = generate(
+            model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            eos_ids=eos_ids,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=batch_size,
+            draws=draws,
+            progress=progress,
+        )
+    except RuntimeError as error:
+        if NOT_FINITE not in str(error):
+            raise
+        raise ArtifactError(
+            "the model's logits are not finite", "its weights are damaged, or its --dtype is too narrow"
+        ) from error
     seconds = time.monotonic() - started
     ended = [completion[-1] in eos_ids for completion in ids]
     bare = [completion[:-1] if end else completion for completion, end in zip(ids, ended)]
     return Answers(prompts, ids, [tokenizer.decode(c, skip_special_tokens=True) for c in bare], ended, seconds)
+
+
+def adding_up(reporter: Reporter) -> Callable[[int], None]:
+    """From the number of answers that a batch has finished to the number that all have: `progress` of `answer`."""
+    done = 0
+
+    def progress(finished: int) -> None:
+        nonlocal done
+        done += finished
+        reporter.advance(done)
+
+    return progress
 
 
 def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, same_ids: bool) -> list[float]:

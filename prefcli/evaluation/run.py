@@ -7,14 +7,13 @@ from typing import Any
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
-from prefcli.data.formats import Purpose, Row, read_dataset
-from prefcli.data.tokenising import Encoder
-from prefcli.errors import ArtifactError, DataError, UsageError
-from prefcli.evaluation import models
+from prefcli.data.formats import Row
+from prefcli.errors import ArtifactError, UsageError
+from prefcli.evaluation import models, prompts
 from prefcli.evaluation.rewards import pair_accuracy
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
-from prefcli.models.tokenizers import end_ids, load_tokenizer, tokenizer_digest
+from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.sources import RewardSource, load_reward
@@ -35,12 +34,12 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
             "nothing to measure: give --model with --prompts, or --reward with --pairs",
             "prefcli eval --model ppo --against sft --prompts held_out_prompts.jsonl --reward rm",
         )
-    rows = _rows(config, config.prompts, "prompts", reporter)[: config.max_prompts]
-    pairs = _rows(config, config.pairs, "pairs", reporter)
+    rows = prompts.read(config.prompts, "prompts", config.skip_bad, reporter)[: config.max_prompts]
+    pairs = prompts.read(config.pairs, "pairs", config.skip_bad, reporter)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    if references:
-        rows = _short_enough(rows, references[0], config, reporter)
+    if references:  # by the first model's tokenizer, so that all models answer the same ones
+        rows = prompts.short_enough(rows, load_tokenizer(references[0], reporter), config.max_prompt_length, reporter)
     sources = [load_reward(spec, None, dtype=dtype, device=device, reporter=reporter) for spec in specs]
     result: dict[str, Any] = {
         "prompts": len(rows),
@@ -61,13 +60,6 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _rows(config: EvalConfig, paths: list[str], purpose: Purpose, reporter: Reporter) -> list[Row]:
-    data = read_dataset(paths, purpose, config.skip_bad)
-    for note in data.notes:
-        reporter.notice(note)
-    return data.rows
-
-
 def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     """The baseline first, each model once."""
     texts = ([config.against] if config.against else []) + config.model
@@ -81,23 +73,6 @@ def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     if found and not config.prompts:
         raise UsageError("--model without --prompts", "name the prompts to answer: --prompts held_out_prompts.jsonl")
     return list(found.values())
-
-
-def _short_enough(rows: list[Row], reference: Reference, config: EvalConfig, reporter: Reporter) -> list[Row]:
-    """The prompts that are not too long, by the first model's tokenizer, so that all models answer the same ones."""
-    encoder = Encoder(load_tokenizer(reference, reporter))
-    kept = [row for row in rows if len(encoder.prompt_ids(row.prompt)) <= config.max_prompt_length]
-    if not kept:
-        raise DataError(
-            f"all {len(rows)} prompts are longer than --max-prompt-length {config.max_prompt_length}",
-            "raise --max-prompt-length",
-        )
-    if len(kept) < len(rows):
-        reporter.notice(
-            f"{len(rows) - len(kept)} of {len(rows)} prompts are longer than --max-prompt-length "
-            f"{config.max_prompt_length} and left out"
-        )
-    return kept
 
 
 def _models(
@@ -115,21 +90,14 @@ def _models(
     baseline_scores: list[float] = []
     answered: list[list[str]] = []
     reporter.begin("answering", len(rows) * len(references))
-    done = 0
+    progress = models.adding_up(reporter)
     for reference in references:
         tokenizer = load_tokenizer(reference, reporter)
         model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
-
-        def progress(finished: int) -> None:
-            nonlocal done
-            done += finished
-            reporter.advance(done)
-
         answers = models.answer(
-            model.eval(),
+            model,
             tokenizer,
             rows,
-            eos_ids=end_ids(tokenizer, model.generation_config),
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             batch_size=config.batch_size,

@@ -12,7 +12,8 @@ from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.formats import EXPECTED, BadRow, Row, recognise
 from prefcli.data.reading import raise_for, read_file, unit
-from prefcli.errors import UsageError
+from prefcli.errors import DataError, UsageError
+from prefcli.evaluation.preferences import best_against_worst, different_answers
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
@@ -26,9 +27,10 @@ SIDES = ("chosen", "rejected")
 
 
 def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
-    """{"rows": [row with its scores, …], "rewards": [summary, …]}; the shapes are in docs/rewards.md.
+    """{"rows": [row with its scores, …], "rewards": [summary, …], "pairs": Pairs}; the shapes are in docs/rewards.md.
 
-    Raises UsageError: no data or no reward. DataError, ArtifactError and SurroundingsError as everywhere.
+    "pairs" is None without --pairs-out. Raises UsageError: no data or no reward. DataError: pairs are wanted, and no
+    prompt has two answers. DataError, ArtifactError and SurroundingsError as everywhere.
     """
     if not config.data:
         raise UsageError("--data is missing", "name a file of answers or pairs: --data FILE")
@@ -40,6 +42,12 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
         refuse_language_model(spec)
     template = resolve(config.tokenizer, store) if config.tokenizer else None
     rows = read_rows(config.data, config.skip_bad, reporter)
+    prompts = different_answers(rows, [_texts(row) for row in rows])
+    if config.pairs_out and not any(len(answers) > 1 for answers in prompts):
+        raise DataError(
+            f"--pairs-out: no prompt of {', '.join(config.data)} has two different answers",
+            "sample several: prefcli sample --num-generations 4",
+        )
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     # Reward models render text with their own template; only a service is sent it rendered.
@@ -56,6 +64,7 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
             | summary(rows, scores[spec.name])
             for spec in specs
         ],
+        "pairs": best_against_worst(rows, prompts, scores[specs[0].name]) if config.pairs_out else None,
     }
 
 

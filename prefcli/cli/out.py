@@ -1,0 +1,54 @@
+"""The files of rows that commands write: looked at before any work is done, written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefcli.artifacts.digests import write_atomically
+from prefcli.errors import SurroundingsError, UsageError
+
+
+def out_file(option: str, value: str | None, taken: Mapping[str, Sequence[str | None]]) -> Path | None:
+    """The file that an option names, or None where it names none. `taken`: what other files are → those files.
+
+    Raises UsageError: not .jsonl, no directory for it, a directory, one of `taken`. SurroundingsError: no permission.
+    """
+    if value is None:
+        return None
+    path = Path(value)
+    if not value.endswith(".jsonl"):
+        raise UsageError(f"{option} {value}: the file must end in .jsonl")
+    if not os.path.isdir(path.parent):
+        raise UsageError(f"{option} {value}: there is no directory {path.parent}", f"make it: mkdir -p {path.parent}")
+    if os.path.isdir(path):
+        raise UsageError(f"{option} {value} is a directory")
+    for what, files in taken.items():
+        if any(file is not None and _same(value, file) for file in files):
+            raise UsageError(f"{option} {value} is {what}", "choose another")
+    if not os.access(path.parent, os.W_OK):
+        raise SurroundingsError(f"{option} {value}: no permission to write in {path.parent}", "choose another place")
+    return path
+
+
+def _same(a: str, b: str) -> bool:
+    if os.path.exists(a) and os.path.exists(b):
+        return os.path.samefile(a, b)
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as JSON lines; half of a surrogate pair, which no stream takes, as the escape that JSON has for it."""
+    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def write_out(option: str, path: Path, lines: str) -> None:
+    """Raises SurroundingsError where the file cannot be written."""
+    try:
+        write_atomically(path, lines)
+    except OSError as error:
+        raise SurroundingsError(f"{option} {path}: {error.strerror or error}", "choose another place") from error

@@ -1,0 +1,34 @@
+"""`prefcli sample`: answers to prompts as JSON lines, and a summary on stderr."""
+
+from __future__ import annotations
+
+import json
+
+from prefcli.cli.console import print_result, reporter
+from prefcli.cli.out import as_lines, out_file, write_out
+from prefcli.cli.train import quieten
+from prefcli.config.sample import SampleConfig
+
+
+def run(config: SampleConfig) -> None:
+    """With --out, stdout carries the file's path; with --json the summary; else the rows."""
+    out = out_file("--out", config.out, {"one of the files of --prompts": config.prompts})
+    quieten(config.debug)
+    from prefcli.evaluation.sample import sample
+
+    report = reporter(config.quiet)
+    result = sample(config, report)
+    lines = as_lines(result["rows"])
+    if out:
+        write_out("--out", out, lines)
+    measured = (
+        f"{len(result['rows']):,} to {result['prompts']:,} prompts; {result['length']:.1f} tokens, "
+        f"{result['ended']:.0%} ended by themselves, distinct-2 {result['distinct_2']:.2f}, {result['seconds']:.1f} s"
+    )
+    report.plan({f"answers of {result['ref']}": measured})
+    if config.json:
+        kept = ("empty", "length", "distinct_2", "ended", "seconds")
+        summary = {"rows": len(result["rows"]), "out": config.out} | {name: result[name] for name in kept}
+        print_result(json.dumps(summary, ensure_ascii=False))
+    else:
+        print_result(str(out) if out else lines.removesuffix("\n"))

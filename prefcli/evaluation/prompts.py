@@ -1,0 +1,37 @@
+"""The rows that models are measured on and sampled from: read, and held to a length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefcli.data.formats import Purpose, Row, read_dataset
+from prefcli.data.tokenising import Encoder
+from prefcli.errors import DataError
+from prefcli.progress import Reporter
+
+
+def read(paths: Sequence[str], purpose: Purpose, skip_bad: bool, reporter: Reporter) -> list[Row]:
+    """All rows of the files; what `read_dataset` notes is told. Raises DataError as it does."""
+    data = read_dataset(list(paths), purpose, skip_bad)
+    for note in data.notes:
+        reporter.notice(note)
+    return data.rows
+
+
+def short_enough(rows: list[Row], tokenizer: Any, longest: int, reporter: Reporter) -> list[Row]:
+    """The rows whose prompts have at most `longest` tokens; how many are left out is told.
+
+    Raises DataError: none is short enough.
+    """
+    encoder = Encoder(tokenizer)
+    kept = [row for row in rows if len(encoder.prompt_ids(row.prompt)) <= longest]
+    if not kept:
+        raise DataError(
+            f"all {len(rows)} prompts are longer than --max-prompt-length {longest}", "raise --max-prompt-length"
+        )
+    if len(kept) < len(rows):
+        reporter.notice(
+            f"{len(rows) - len(kept)} of {len(rows)} prompts are longer than --max-prompt-length {longest} and left out"
+        )
+    return kept
