@@ -9,6 +9,9 @@ NAMES = {
     "trl": "seconds, memory and figures of a step against TRL on the same rows",
     "startup": "from Enter to the first training step, against TRL",
     "gain": "what packing gains by prompt length, answers a prompt and batch",
+    "rollout": "tokens a second when answers are sampled, against transformers' generate",
+    "ppo": "answers a second, memory and phases of PPO, against TRL 1.12's PPOTrainer",
+    "layouts": "peak memory of PPO's layouts, and of DPO",
     "watchers": "when the watchers speak and when the gold score turns, on healthy and hacked runs",
     "real_chain": "every stage on a real language model",
 }

@@ -79,7 +79,7 @@ FIGURES: dict[str, Any] = {
     "k3 by rollout 10": min,
     "deviation / widest": min,
 }
-WIDE = {"explosion": 32, "reward hacking": 42, "mode collapse": 32, "stalling": 16}
+WIDE = {"explosion": 50, "reward hacking": 62, "mode collapse": 44, "stalling": 16}
 WATCHERS = tuple(WIDE)
 WINDOW = 5  # rollouts in the running mean of the gold score
 TURNED = 3.0  # standard errors that the gold score's end lies below its best
@@ -93,7 +93,7 @@ def main() -> None:
     quieten(False)
     found, reached = [], []
     print(
-        f"{'run':<25}{'seed':>5}  {'score':<14}{'gold':<24}" + "".join(f"{w:<{WIDE[w]}}" for w in WATCHERS) + "judges"
+        f"{'run':<25}{'seed':>5}  {'score':<14}{'gold':<34}" + "".join(f"{w:<{WIDE[w]}}" for w in WATCHERS) + "judges"
     )
     for seed in args.seeds:
         for name, case in RUNS.items():
@@ -109,7 +109,7 @@ def main() -> None:
             by_judge = {j: [a for a in alarms if a.signal in ("judge", "agreement")] for j, alarms in judged.items()}
             judge = "; ".join(f"{j}: {', '.join(first(alarms)) or '–'}" for j, alarms in by_judge.items())
             score = f"{ends[0]:.2f} → {ends[1]:.2f}"
-            print(f"{name:<25}{seed:>5}  {score:<14}{gold['shown']:<24}{told}{judge}", flush=True)
+            print(f"{name:<25}{seed:>5}  {score:<14}{gold['shown']:<34}{told}{judge}", flush=True)
             reached.append((case.healthy, name, extremes(rows)))
             found.append({"run": name, "seed": seed, "healthy": case.healthy, "score": ends, "gold": gold,
                           "alone": [vars(a) for a in alone],
@@ -204,7 +204,7 @@ def turn(gold: list[Sample]) -> dict[str, Any]:
     best = max(range(len(windows)), key=lambda i: windows[i].mean)
     fell = z_score(windows[best], windows[-1]) < -TURNED
     means = windows[0].mean, windows[best].mean, windows[-1].mean
-    shown = f"{means[0]:.2f} → {means[1]:.2f}" + (f" at {best + 1}, → {means[2]:.2f}" if fell else "")
+    shown = f"{means[0]:.2f} → {means[1]:.2f} at {best + 1} → {means[2]:.2f}" + ("  turned" if fell else "")
     return {"turned": best + 1 if fell else None, "means": means, "shown": shown}
 
 
