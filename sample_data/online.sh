@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Online RLHF: collect → score → train, three times over, on the sample world. docs/online.md explains it.
+# gold.py stands for those who judge answers: people, or a stronger model behind --reward judge=http://….
+set -euo pipefail
+
+DATA=${DATA:-sample_data}
+export PREFCLI_RUNS=${PREFCLI_RUNS:-online-runs}
+WORK=$PREFCLI_RUNS/rows
+mkdir -p "$WORK"
+JUDGE="gold=python:$DATA/gold.py:score"
+
+say() { printf '\n== %s\n' "$*" >&2; }
+
+say "The start: a model that follows the form, and a first reward model from old pairs"
+SFT=$(prefcli sft --model tiny --data "$DATA/demos.jsonl")
+RM=$(prefcli train-rm --model "$SFT" --data "$DATA/pairs.jsonl" --batch-size 32)
+POLICY=$SFT
+
+for ROUND in 1 2 3; do
+    say "Round $ROUND: new prompts, answered four times by the policy as it is now"
+    sed -n "$(((ROUND - 1) * 300 + 1)),$((ROUND * 300))p" "$DATA/prompts.jsonl" > "$WORK/prompts$ROUND.jsonl"
+    prefcli sample --model "$POLICY" --prompts "$WORK/prompts$ROUND.jsonl" --num-generations 4 --temperature 1 \
+        --max-new-tokens 32 --seed "$ROUND" --out "$WORK/answers$ROUND.jsonl"
+
+    say "Round $ROUND: judged; the best answer to a prompt against the worst is a pair"
+    prefcli score --data "$WORK/answers$ROUND.jsonl" --reward "$JUDGE" \
+        --out "$WORK/scored$ROUND.jsonl" --pairs-out "$WORK/pairs$ROUND.jsonl"
+
+    say "Round $ROUND: the reward model learns them, and the policy goes on, anchored to the same reference"
+    RM=$(prefcli train-rm --model "$RM" --data "$WORK/pairs$ROUND.jsonl" --batch-size 32)
+    POLICY=$(prefcli ppo --model "$POLICY" --reference "$SFT" --reward "$RM" --prompts "$WORK/prompts$ROUND.jsonl" \
+        --max-steps 8 --ppo-epochs 2 --temperature 1 --kl-coef 0.2 --max-new-tokens 32)
+done
+
+say "The ground truth on prompts that were never trained on, after each round"
+prefcli eval --against "$SFT" --model ppo@v1 --model ppo@v2 --model ppo@v3 \
+    --prompts "$DATA/held_out_prompts.jsonl" --reward "$JUDGE"
