@@ -44,6 +44,11 @@ class Chain:
     def ref(self, stage: str) -> str:
         return f"{stage}@v1"
 
+    def extra(self, stage: str, *options: str) -> Path:
+        """One run more, beside the chain's own; for fixtures that several tests share."""
+        result = CliRunner().invoke(app, [*self.args(stage), *options], env={"PREFCLI_RUNS": str(self.runs)})
+        return self.path_of(result)
+
     def data(self, name: str) -> str:
         return str(self.folder / f"{name}.jsonl")
 

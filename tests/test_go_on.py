@@ -12,17 +12,9 @@ OPTIONS = ["--max-steps", "2", "--keep-state", "--save-every", "1", "--lr-schedu
 
 
 @pytest.fixture(scope="module")
-def first(trained, tmp_path_factory):
+def first(trained):
     """The path of a run that kept its states."""
-    from typer.testing import CliRunner
-
-    from prefcli.cli.main import app
-
-    result = CliRunner().invoke(
-        app, [*trained.args("ppo"), *OPTIONS, "--name", "first"], env={"PREFCLI_RUNS": str(trained.runs)}
-    )
-    assert result.exit_code == 0, result.stderr
-    return trained.path_of(result)
+    return trained.extra("ppo", *OPTIONS, "--name", "first")
 
 
 def value_of(path):

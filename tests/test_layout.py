@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from prefcli.cli.main import COMMANDS
+from prefcli.config.base import canonical, typed_options
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "prefcli"
@@ -88,3 +92,21 @@ def test_the_options_page_is_fresh():
 def test_every_module_says_what_it_is_about():
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
+    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.sh"),
+             *(ROOT / "sample_data").glob("*.sh")]  # fmt: skip
+    seen = 0
+    for file in files:
+        text = file.read_text(encoding="utf-8").replace("\\\n", " ")
+        for command, rest in re.findall(r"prefcli ([a-z][a-z-]+)((?: [^\n`|;#)]*)?)", text):
+            if command not in COMMANDS:
+                continue
+            _, module, name, _ = COMMANDS[command]
+            known = typed_options(getattr(importlib.import_module(module), name))
+            for given in re.findall(r"(?<= --)[a-z][\w-]*", rest):
+                seen += 1
+                found = canonical(given, known) or canonical(given.removeprefix("no-"), known)
+                assert found or given == "help", f"{file.name}: prefcli {command} has no --{given}"
+    assert seen > 100

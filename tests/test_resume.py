@@ -39,9 +39,10 @@ def check_same(found, expected):
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
-@pytest.fixture
-def whole(chain, prefcli):
-    return chain.path_of(prefcli(*chain.args("ppo"), *OPTIONS, "--name", "whole"))
+@pytest.fixture(scope="module")
+def whole(trained):
+    """The uninterrupted run, once for all tests."""
+    return trained.extra("ppo", *OPTIONS, "--name", "whole")
 
 
 @pytest.mark.parametrize("stop_in", [3, 5])

@@ -144,9 +144,9 @@ def both(chain, prefcli):
 
 
 @pytest.fixture
-def lora_rm(chain, prefcli):
+def lora_rm(chain):
     """A reward model that is an adapter on the sft model."""
-    return chain.path_of(prefcli(*chain.args("rm"), "--lora-rank", "4", "--lr", "1e-2", "--name", "lora-rm"))
+    return chain.extra("rm", "--lora-rank", "4", "--lr", "1e-2", "--name", "lora-rm")
 
 
 def check_equal(paths):
@@ -158,7 +158,7 @@ def check_equal(paths):
     assert any(name.startswith("value/") for name in together)
 
 
-def test_a_reward_adapter_on_the_policys_base_is_shared(both, chain, lora_rm, monkeypatch):
+def test_a_reward_adapter_on_the_policys_base_is_shared(lora_rm, both, chain, monkeypatch):
     loaded = []
     load = SharedRole.__init__
     monkeypatch.setattr(SharedRole, "__init__", lambda self, *args: (loaded.append(args), load(self, *args))[1])
@@ -219,7 +219,7 @@ def test_groups_need_no_value_model_and_the_reference_is_the_base(both):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
-def test_a_shared_run_that_was_stopped_goes_on_to_the_same_end(chain, prefcli, lora_rm, monkeypatch):
+def test_a_shared_run_that_was_stopped_goes_on_to_the_same_end(lora_rm, chain, prefcli, monkeypatch):
     command = [word if word != "rm@v1" else "lora-rm" for word in chain.args("ppo")]
     command += ["--lora-rank", "4", "--max-steps", "3", "--save-every", "1"]
     whole = chain.path_of(prefcli(*command, "--name", "whole"))
