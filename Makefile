@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test check bench torture docs clean
 
 setup: .venv/.ready
 
@@ -32,6 +32,10 @@ bench: setup
 	$(BIN)/python -m benchmarks startup
 	$(BIN)/python -m benchmarks gain
 	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
+
+# KILLS=N: how often a ppo run is killed with -9 and taken up again (50: about 15 minutes)
+torture: setup
+	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS))
 
 docs: setup
 	$(BIN)/python scripts/options_reference.py --write

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
 
+from prefcli.artifacts.store import Store
 from prefcli.rl.ppo import PPO
+from prefcli.stages.session import MetricsLog, _draft
 
 OPTIONS = ["--max-steps", "5", "--save-every", "2", "--ppo-epochs", "2", "--kl-target", "1.0"]
 
@@ -69,6 +72,51 @@ def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, stop_in, e
     assert calls == [*range(1, stop_in + 1), *range(kept + 1, 6)]
     check_same(chain.path_of(second), whole)
     assert not (chain.runs / "cut/v1/state").exists() and not (chain.runs / "cut/v1/run.json").exists()
+
+
+@pytest.mark.parametrize("keep", [[], ["--keep-state"]])
+def test_a_stop_while_the_version_is_finished_loses_nothing(chain, prefcli, monkeypatch, whole, keep):
+    command = [*chain.args("ppo"), *OPTIONS, "--name", "cut", *keep]
+    with monkeypatch.context() as patch:
+        patch.setattr("prefcli.artifacts.store.write_manifest", lambda *_: 1 / 0)  # all but the manifest is there
+        assert prefcli(*command).exit_code == 1
+    second = prefcli(*command)
+    assert f"going on from step {5 if keep else 4}" in second.stderr
+    check_same(chain.path_of(second), whole)
+    assert (chain.runs / "cut/v1/state").exists() == bool(keep)
+
+
+def test_what_a_kill_right_after_the_end_leaves_is_made_good_by_the_same_command(chain, prefcli):
+    path = chain.path("ppo")
+    (path / "run.json").write_text("{}")
+    (path / ".lock").write_text("")
+    (path / "state/step1").mkdir(parents=True)
+    (path / "report/curves.png").unlink()
+    assert chain.path_of(prefcli(*chain.args("ppo"))) == path
+    assert not any((path / name).exists() for name in ("run.json", ".lock", "state"))
+    assert (path / "report/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_log_of_a_resumed_run_has_its_lines_from_the_first_moment(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 1.0})
+    MetricsLog(tmp_path / "metrics.jsonl", 2)  # not closed: the process may be killed now
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_every_process_goes_on_with_the_metrics_so_far(chain, prefcli, monkeypatch):
+    partial = stopped(chain, prefcli, monkeypatch)
+    key = json.loads((partial / "run.json").read_text())["key"]
+    monkeypatch.setattr("prefcli.stages.session.is_main_process", lambda: False)
+    with _draft(SimpleNamespace(store=Store(str(chain.runs)), name="cut"), key) as draft:
+        assert len(MetricsLog(draft.path / "metrics.jsonl", draft.steps[-1]).rows) == 2
+    assert partial.is_dir()
+
+
+def test_an_empty_folder_of_a_killed_writer_goes(chain, prefcli):
+    (chain.runs / "ppo/v2.partial").mkdir()
+    assert chain.path_of(prefcli(*chain.args("ppo"), "--seed", "5")).name == "v2"
 
 
 def test_a_stop_before_anything_was_saved_leaves_nothing(chain, prefcli, monkeypatch):

@@ -31,6 +31,7 @@ except ImportError:  # Windows: no lock, and so no clearing of what a killed wri
 
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 LOCK = ".lock"
+CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
 STEP = re.compile(r"step([1-9][0-9]*)")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
@@ -119,6 +120,7 @@ class Store:
             except ArtifactError:
                 continue
             if artifact.manifest.key == key and artifact.manifest.status == "complete":
+                _clear_unlisted(artifact)
                 return artifact
         return None
 
@@ -207,26 +209,29 @@ class Draft:
             if number != step:
                 shutil.rmtree(self.state(number), ignore_errors=True)
 
-    def finish(self, manifest: Manifest) -> Artifact:
-        """Write the manifest, with the digests of all files, and let the version appear under its own name."""
-        (self.path / RUN).unlink(missing_ok=True)
+    def finish(self, manifest: Manifest, *, keep_state: bool = False) -> Artifact:
+        """Write the manifest, with the digests of all files, and let the version appear under its own name.
+
+        Until it has appeared the saved states stay: a run that is killed here goes on from the last one.
+        """
+        kept = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
+        if not keep_state:
+            kept = [path for path in kept if self.path / "state" not in path.parents]
         manifest.files = {
-            str(path.relative_to(self.path)): digest_file(path)
-            for path in sorted(self.path.rglob("*"))
-            if path.is_file() and path.name not in (LOCK, FILE)
+            str(path.relative_to(self.path)): digest_file(path) for path in kept if path.name not in (LOCK, FILE, RUN)
         }
         for path in self.path.rglob("*"):
             if path.is_file():
                 _sync(path)
         write_manifest(manifest, self.path)
         final = self.path.with_name(f"v{self.version}")
-        # The lock file goes last: a partial version without it would look abandoned.
         os.rename(self.path, final)
         self.finished = True
-        (final / LOCK).unlink(missing_ok=True)
         _sync(final.parent)
+        artifact = Artifact(final, manifest)
+        _clear_unlisted(artifact)
         self._unlock()
-        return Artifact(final, manifest)
+        return artifact
 
     def abandon(self) -> None:
         if not self.steps:
@@ -265,6 +270,8 @@ def _unfinished(folder: Path, key: str | None) -> Draft | None:
             continue
         lock = _locked(path / LOCK)
         if lock is not None and not (folder / match.group(0)).exists():
+            for half in path.glob(f".{FILE}.*"):  # what a writer left that was killed while it wrote one
+                half.unlink()
             return Draft(path, int(match.group(1)), lock)
     return None
 
@@ -331,11 +338,22 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _clear_abandoned(folder: Path) -> None:
-    """Remove what a killed writer left: a partial version without a saved state, whose lock file nobody holds."""
+    """Remove what a killed writer left: a partial version without a saved state, whose lock file nobody holds.
+
+    Who calls this holds the folder's lock, so that no writer is about to make that file.
+    """
     for path in folder.glob("v*.partial"):
-        if not (saved_steps(path) and _run_of(path)) and (lock := _locked(path / LOCK)) is not None:
+        if not (saved_steps(path) and _run_of(path)) and (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
+
+
+def _clear_unlisted(artifact: Artifact) -> None:
+    """Remove what only an unfinished version needs; a writer that was killed as it finished left it there."""
+    for name in (LOCK, RUN):
+        (artifact.path / name).unlink(missing_ok=True)
+    if not any(name.startswith("state/") for name in artifact.manifest.files):
+        shutil.rmtree(artifact.path / "state", ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

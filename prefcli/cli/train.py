@@ -10,7 +10,7 @@ import warnings
 from dataclasses import asdict
 from typing import Any
 
-from prefcli.artifacts.store import Artifact
+from prefcli.artifacts.store import CURVES, Artifact
 from prefcli.cli.console import ConsoleReporter, print_result, reporter
 from prefcli.data.formats import Purpose
 from prefcli.progress import is_main_process
@@ -41,6 +41,8 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
         return
     if inputs.existing is not None:
         report.notice(f"nothing to do: the same run is there as {inputs.existing.ref} (--force makes a new version)")
+        if inputs.existing.manifest.resources.get("steps", 0) > 1 and not (inputs.existing.path / CURVES).is_file():
+            _draw(inputs.existing)  # it was stopped before it drew them
         print_artifact(inputs.existing, config.json, reused=True)
         return
     report.plan(summary(inputs))
@@ -48,12 +50,16 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     artifact = importlib.import_module(module).train(inputs, report)
     if artifact is None:  # another process writes it, and says so
         return
-    curves = importlib.import_module("prefcli.report.curves").draw(artifact.path, artifact.ref)
+    curves = _draw(artifact)
     seconds = artifact.manifest.resources["train_seconds"]
     report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
     if curves is not None:
         report.notice(f"its curves: {curves}")
     print_artifact(artifact, config.json, reused=False)
+
+
+def _draw(artifact: Artifact) -> Any:
+    return importlib.import_module("prefcli.report.curves").draw(artifact.path, artifact.ref)
 
 
 def _preview(inputs: Any, report: Any) -> dict[str, str]:

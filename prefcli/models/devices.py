@@ -13,8 +13,8 @@ from prefcli.errors import UsageError
 def pick_device(name: str) -> torch.device:
     """The device that a name means; auto is the best there is. Raises UsageError for one that is not there."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+        if torch.cuda.is_available():  # its own for each process of a machine
+            return torch.device(f"cuda:{rank}" if (rank := os.environ.get("LOCAL_RANK")) else "cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -37,13 +37,17 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 # glibc's mallopt: parameter → value. A value is an int: more than 2³¹ − 1 turns into something else.
-_MALLOPT = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**28), "M_MMAP_THRESHOLD": (-3, 2**31 - 1)}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_MALLOPT = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**28, _MMAP_THRESHOLD: 2**31 - 1}
+_THRIFTY = {_MMAP_THRESHOLD: 2**20}
 
 
-def prepare_cpu() -> None:
-    """Let the allocator keep freed memory, and use all cores. Measured in docs/packed.md.
+def prepare_cpu(thrifty: bool = False) -> None:
+    """Set the allocator up, and use all cores. Measured in docs/packed.md.
 
-    As it comes glibc gives a large tensor's pages back at every free and has the kernel clear new ones for the next.
+    As it comes glibc gives a large tensor's pages back at every free and has the kernel clear new ones for the next; so
+    it is told to keep them. Tensors of many sizes leave holes, though, that hold as much again as what is alive:
+    `thrifty` has each large one mapped for itself, which leaves none and is slower.
     `accelerate launch` gives a process on the CPU a single thread where OMP_NUM_THREADS was not set.
     """
     try:
@@ -51,7 +55,7 @@ def prepare_cpu() -> None:
     except (OSError, AttributeError, TypeError):  # not glibc
         mallopt = None
     if mallopt is not None:
-        for parameter, value in _MALLOPT.values():
+        for parameter, value in (_MALLOPT | (_THRIFTY if thrifty else {})).items():
             mallopt(parameter, value)
     if "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from prefcli.artifacts.store import CURVES
 
 # Title → the metrics drawn in it (patterns). A panel is left out where none of its metrics was logged.
 PANELS: dict[str, tuple[str, ...]] = {
@@ -51,9 +54,11 @@ def draw(artifact: Path, title: str) -> Path | None:
         _panel(axes, panel, found, rows)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
-    path = artifact / "report" / "curves.png"
+    path = artifact / CURVES
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110)
+    aside = path.with_name("." + path.name)  # so that there is a whole picture or none
+    figure.savefig(aside, dpi=110, format="png")
+    os.replace(aside, path)
     return path
 
 

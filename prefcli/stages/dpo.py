@@ -67,6 +67,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             steps=steps,
             tokens=tokens,
             about=opened.about,
+            weights=trl_trainer.whole_weights(trainer),
             saves_merged=opened.saves_merged,
         )
 

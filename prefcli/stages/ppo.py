@@ -33,7 +33,7 @@ from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import open_policy
 from prefcli.stages.roles import open_roles
-from prefcli.stages.session import Session, save_model, session
+from prefcli.stages.session import Session, save_model, session, sharded
 from prefcli.watch.records import Answers
 from prefcli.watch.watchers import Watchers, act
 
@@ -58,6 +58,12 @@ TAIL = 5  # the manifest's final metrics are means over so many last rollouts: o
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train against the reward and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    wrapper = sharded()
+    if wrapper:
+        raise UsageError(
+            f"ppo does not run under {wrapper}: it trains two models, and accelerate splits one",
+            "use --lora-rank 16 --gradient-checkpointing and plain processes (docs/scaling.md)",
+        )
     carried = kept_state(inputs.model) if config.carry_optimizer else None
     with session(inputs, reporter) as run:
         accelerator = Accelerator(

@@ -84,6 +84,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "head": "score",
                 "held_out_pairs": len(measured),
             },
+            weights=trl_trainer.whole_weights(trainer),
             saves_merged=config.lora_rank > 0 and bool(merged_first or changed_base),
         )
 

@@ -17,7 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
-from prefcli.errors import UsageError
 from prefcli.models import shared
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import base_of, is_adapter, is_scorer, load_policy, load_scorer
@@ -26,7 +25,7 @@ from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.sources import ModelReward, RewardSource, load_reward
 from prefcli.stages.policy import Opened
-from prefcli.stages.session import Session, sharded
+from prefcli.stages.session import Session
 
 VALUE, REFERENCE, REWARD = "ppo_value", "ppo_reference", "ppo_reward"  # names of adapters
 
@@ -72,7 +71,6 @@ def _separate(run: Session, opened: Opened) -> OpenedRoles:
 
 
 def _shared(run: Session, opened: Opened) -> OpenedRoles:
-    _refuse_sharded()
     policy, reference = opened.model, _shared_reference(run, opened)
     start = _value_start(run, opened.tokenizer) if run.inputs.config.advantage == "gae" else None
     value: Any = None
@@ -97,12 +95,6 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
         value.score.requires_grad_(True)
         _split_among_processes(policy, value)
     return OpenedRoles(policy, value, reference, rewards, start.shown if start else None)
-
-
-def _refuse_sharded() -> None:
-    wrapper = sharded()
-    if wrapper:
-        raise UsageError(f"--layout shared does not work under {wrapper}", "use --layout separate")
 
 
 def _shared_reference(run: Session, opened: Opened) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import peft
 import torch
@@ -26,6 +26,7 @@ import transformers
 import trl
 
 from prefcli import __version__
+from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import RUN, Artifact, Draft
 from prefcli.config.base import as_dict
@@ -50,8 +51,8 @@ class MetricsLog:
         lines = path.read_text(encoding="utf-8").splitlines() if kept else []
         # A line that was cut is of a later step: a state is saved after its step was logged.
         self.rows = [row for row in map(_read, lines) if row is not None and row["step"] <= kept]
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(json.dumps(row) + "\n" for row in self.rows)
+        self._path = path
+        self._file = self._opened()
         self.last: dict[str, float] = {
             name: value for row in self.rows for name, value in row.items() if name != "step" and _is_number(value)
         }
@@ -59,10 +60,13 @@ class MetricsLog:
     def cut(self, step: int) -> None:
         """Forget what came after `step`: the run has gone back to it."""
         self.rows = [row for row in self.rows if row["step"] <= step]
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.writelines(json.dumps(row) + "\n" for row in self.rows)
-        self._file.flush()
+        self._file.close()
+        self._file = self._opened()
+
+    def _opened(self) -> TextIO:
+        """The file with `rows` in it, at no moment with fewer: a run may be killed now."""
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        return self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         numbers = {name: float(value) for name, value in metrics.items() if _is_number(value)}
@@ -156,14 +160,16 @@ class Session:
         saves_merged: bool = False,
         value: Any = None,
         status: str = "complete",
+        weights: dict[str, Any] | None = None,
     ) -> Artifact | None:
-        """Save everything and let the version appear; None in all processes but the first."""
+        """Save everything and let the version appear; None in all processes but the first.
+
+        `weights` are the model's where it does not hold them whole itself (`trl_trainer.whole_weights`).
+        """
         self.log.close()
         if not is_main_process():
             return None
-        if not getattr(self.inputs.config, "keep_state", False):
-            shutil.rmtree(self.draft.path / "state", ignore_errors=True)
-        save_model(merged(model) if saves_merged else model, self.draft.path / "model")
+        save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
         if value is not None:
             save_model(merged(value) if saves_merged else value, self.draft.path / "value")
@@ -194,11 +200,13 @@ class Session:
             status=status,
         )
         (self.draft.path / "README.md").write_text(model_card(manifest), encoding="utf-8", errors="replace")
-        return self.draft.finish(manifest)
+        return self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
 
 
 def sharded() -> str | None:
-    """What splits the weights over processes, as `accelerate launch` was told."""
+    """What splits the weights over processes, as `accelerate launch` was told; on a CPU it splits nothing."""
+    if os.environ.get("ACCELERATE_USE_CPU") == "true":
+        return None
     return next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)
 
 
@@ -208,7 +216,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     device = pick_device(inputs.config.device)
     dtype = pick_dtype(inputs.config.dtype, device)
     if device.type == "cpu":
-        prepare_cpu()
+        prepare_cpu(thrifty=inputs.config.gradient_checkpointing)
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
@@ -244,7 +252,8 @@ def _draft(inputs: Inputs, key: str | None) -> Iterator[Draft]:
         before = inputs.store.unfinished(inputs.name, key) if key else None
         if before is not None:
             os.symlink((before / "state").resolve(), Path(folder) / "state")
-            shutil.copy(before / RUN, folder)
+            for name in (RUN, "metrics.jsonl"):
+                shutil.copy(before / name, folder)
         yield Draft(Path(folder), 0, None)
 
 
@@ -294,9 +303,12 @@ def _resident_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def save_model(model: Any, path: Path) -> None:
+def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) -> None:
     """safetensors, in a form that plain transformers or peft opens."""
-    model.save_pretrained(path, **({"selected_adapters": ["default"]} if isinstance(model, peft.PeftModel) else {}))
+    options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    if isinstance(model, peft.PeftModel):
+        options["selected_adapters"] = ["default"]
+    model.save_pretrained(path, **options)
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -54,5 +54,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             steps=steps,
             tokens=tokens,
             about=opened.about,
+            weights=trl_trainer.whole_weights(trainer),
             saves_merged=opened.saves_merged,
         )

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -74,6 +75,19 @@ def run(session: Session, trainer: Any, what: str) -> tuple[int, int]:
     if session.inputs.eval_data is not None:
         trainer.evaluate()
     return int(trainer.state.global_step), int(session.log.last.get("num_tokens", 0))
+
+
+def whole_weights(trainer: Any) -> dict[str, Any] | None:
+    """The trained model's weights, gathered from all processes where FSDP or DeepSpeed has split them.
+
+    All processes must call it. None where each has them whole.
+    """
+    kind = trainer.accelerator.distributed_type
+    if kind not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return None
+    model = trainer.model_wrapped if kind == DistributedType.DEEPSPEED else trainer.model
+    weights: dict[str, Any] = trainer.accelerator.get_state_dict(model)
+    return weights
 
 
 class _Progress(TrainerCallback):
