@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.loading import is_scorer, load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import SILENT, Reporter
@@ -148,3 +149,23 @@ def test_devices_and_dtypes():
     for name in ("warp", "cuda:99"):
         with pytest.raises(UsageError, match="--device"):
             pick_device(name)
+
+
+@pytest.mark.parametrize("thrifty", [False, True])
+def test_the_allocator_keeps_freed_memory_or_maps_large_tensors_for_themselves(monkeypatch, thrifty):
+    told = {}
+    monkeypatch.setattr(
+        "ctypes.CDLL", lambda _: SimpleNamespace(mallopt=lambda parameter, value: told.update({parameter: value}))
+    )
+    prepare_cpu(thrifty)
+    assert told[-1] == 2**31 - 1  # M_TRIM_THRESHOLD: never give memory back
+    assert told[-3] == (2**20 if thrifty else 2**31 - 1)  # M_MMAP_THRESHOLD
+    assert all(value < 2**31 for value in told.values())  # an int in C
+
+
+def test_gradient_checkpointing_is_what_asks_for_a_thrifty_allocator(chain, prefcli, monkeypatch):
+    asked = []
+    monkeypatch.setattr("prefcli.stages.session.prepare_cpu", lambda thrifty: asked.append(thrifty))
+    prefcli(*chain.args("sft"), "--force", "--max-steps", "1")
+    prefcli(*chain.args("sft"), "--force", "--max-steps", "1", "--gradient-checkpointing")
+    assert asked == [False, True]
