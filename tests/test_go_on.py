@@ -70,13 +70,18 @@ def test_an_optimizer_that_is_not_there_or_of_other_weights_is_refused(first, ch
 def test_a_value_adapter_on_a_reward_models_weights_goes_on_there(first, chain, prefcli):
     lora = ["--lora-rank", "2", "--lr", "1e-2"]
     one = chain.path_of(prefcli(*chain.args("ppo"), *lora, "--name", "one"))
-    paths = []
+    paths, other_rank = [], []
     for layout in ("separate", "shared"):
         command = [word if word != "sft@v1" else "one@v1" for word in chain.args("ppo")]
         paths.append(chain.path_of(prefcli(*command, *lora, "--layout", layout, "--name", layout)))
+        other = ["--lora-rank", "4", "--layout", layout, "--name", f"{layout}4", "--max-steps", "1"]
+        other_rank.append(chain.path_of(prefcli(*command, *other)))
     config = json.loads((paths[1] / "value/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(chain.runs / "rm/v1/model")
     alone, together = (load_file(path / "value/adapter_model.safetensors") for path in paths)
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
     before = load_file(one / "value/adapter_model.safetensors")
     assert before.keys() == together.keys() and any((before[n] != together[n]).any() for n in before)
+    # Of another rank its adapter is merged into those weights: the reward model must not be read there.
+    scores = [json.loads((path / "metrics.jsonl").read_text())["objective/scores"] for path in other_rank]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-5)

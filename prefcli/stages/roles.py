@@ -83,8 +83,9 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
             value, continued = _value(run, opened, start)
             model = _start_of(value, continued, REWARD)
         elif start is not None and value is None and _stands_on(start, spec.reference):
-            value, _ = _value(run, opened, start)
-            model = SharedRole(value, None, value.get_base_model().score.original_module)
+            value, continued = _value(run, opened, start)
+            if continued:  # else its adapter is merged into what was the reward model
+                model = SharedRole(value, None, value.get_base_model().score.original_module)
         rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
     if start is not None and value is None:
         value = _shared_value(run, opened, start)
