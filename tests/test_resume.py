@@ -48,8 +48,7 @@ def whole(trained):
     return trained.extra("ppo", *OPTIONS, "--name", "whole")
 
 
-@pytest.mark.parametrize("stop_in", [3, 5])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize(("stop_in", "error"), [(3, KeyboardInterrupt), (5, RuntimeError)])
 def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, stop_in, error):
     step, calls = PPO.step, []
 

@@ -189,13 +189,10 @@ def test_the_parents_adapter_is_trained_on_and_a_copy_of_it_is_the_reference(bot
     before = load_file(chain.runs / "lora-sft/v1/model/adapter_model.safetensors")
     after = load_file(paths[1] / "model/adapter_model.safetensors")
     assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
-    # The reference may be the base itself, or an adapter on it. The policy is then elsewhere at the start.
-    paths, said = both("--model", "lora-sft", "--reference", "tiny", reward="tiny-rm")
+    # The reference may be the base itself. The policy is then elsewhere at the start.
+    paths, said = both("--model", "lora-sft", "--reference", "tiny", "--max-steps", "1", reward="tiny-rm")
     check_equal(paths)
-    assert "beside the policy" not in said and rows_of(paths[1])[0]["objective/kl"] != 0
-    paths, said = both("--model", "tiny", "--reference", "lora-sft", reward="tiny-rm")
-    check_equal(paths)
-    assert "beside the policy" not in said
+    assert "the reference tiny is loaded beside" not in said and rows_of(paths[1])[0]["objective/kl"] != 0
 
 
 def test_a_base_that_is_on_no_disk_is_saved_merged_with_its_adapters(both, chain, prefcli):

@@ -86,6 +86,8 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
             value, continued = _value(run, opened, start)
             if continued:  # else its adapter is merged into what was the reward model
                 model = SharedRole(value, None, value.get_base_model().score.original_module)
+        if model is None and spec.reference is not None:
+            run.reporter.notice(f"reward {spec.name} is loaded beside the policy: it stands on other weights")
         rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
     if start is not None and value is None:
         value = _shared_value(run, opened, start)
