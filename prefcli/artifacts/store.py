@@ -220,9 +220,8 @@ class Draft:
         manifest.files = {
             str(path.relative_to(self.path)): digest_file(path) for path in kept if path.name not in (LOCK, FILE, RUN)
         }
-        for path in self.path.rglob("*"):
-            if path.is_file():
-                _sync(path)
+        for path in kept:  # a state was, as it was saved
+            _sync(path)
         write_manifest(manifest, self.path)
         final = self.path.with_name(f"v{self.version}")
         os.rename(self.path, final)

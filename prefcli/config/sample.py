@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import DATA, MODEL, Dtype
+from prefcli.config.training import DATA, MODEL, WHERE, Dtype
 
 SAMPLING = "Sampling"
-WHERE = "Output"
 
 
 @dataclass(frozen=True)

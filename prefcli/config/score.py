@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import DATA, MODEL, Dtype
-
-WHERE = "Output"
+from prefcli.config.training import DATA, MODEL, WHERE, Dtype
 
 
 @dataclass(frozen=True)

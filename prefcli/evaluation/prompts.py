@@ -1,4 +1,4 @@
-"""The rows that models are measured on and sampled from: read, and held to a length."""
+"""The rows that models are measured on, sampled from and trained by PPO on: read, and held to a length."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ def read(paths: Sequence[str], purpose: Purpose, skip_bad: bool, reporter: Repor
     return data.rows
 
 
-def short_enough(rows: list[Row], tokenizer: Any, longest: int, reporter: Reporter) -> list[Row]:
-    """The rows whose prompts have at most `longest` tokens; how many are left out is told.
+def short_enough(rows: list[Row], tokenizer: Any, longest: int, reporter: Reporter) -> list[tuple[list[int], Row]]:
+    """The rows whose prompts have at most `longest` tokens, with those tokens; how many are left out is told.
 
     Raises DataError: none is short enough.
     """
     encoder = Encoder(tokenizer)
-    kept = [row for row in rows if len(encoder.prompt_ids(row.prompt)) <= longest]
+    encoded = [(encoder.prompt_ids(row.prompt), row) for row in rows]
+    kept = [(ids, row) for ids, row in encoded if len(ids) <= longest]
     if not kept:
         raise DataError(
             f"all {len(rows)} prompts are longer than --max-prompt-length {longest}", "raise --max-prompt-length"

@@ -39,7 +39,8 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     if references:  # by the first model's tokenizer, so that all models answer the same ones
-        rows = prompts.short_enough(rows, load_tokenizer(references[0], reporter), config.max_prompt_length, reporter)
+        tokenizer = load_tokenizer(references[0], reporter)
+        rows = [row for _, row in prompts.short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
     sources = [load_reward(spec, None, dtype=dtype, device=device, reporter=reporter) for spec in specs]
     result: dict[str, Any] = {
         "prompts": len(rows),

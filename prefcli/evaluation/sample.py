@@ -39,7 +39,7 @@ def sample(config: SampleConfig, reporter: Reporter) -> dict[str, Any]:
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     tokenizer = load_tokenizer(reference, reporter)
-    rows = prompts.short_enough(rows, tokenizer, config.max_prompt_length, reporter)
+    rows = [row for _, row in prompts.short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
     asked = [row for row in rows for _ in range(config.num_generations)]
     model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
     reporter.begin("answering", len(asked))

@@ -145,7 +145,7 @@ def count_parameters(reference: Reference) -> int | None:
     if path is None or not path.is_dir():
         return None
     if is_adapter(reference):
-        path = Path(str(_json(path / "adapter_config.json").get("base_model_name_or_path")))
+        path = Path(str(base_of(reference)))
     total = 0
     for file in path.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:

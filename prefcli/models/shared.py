@@ -40,7 +40,7 @@ class SharedRole(nn.Module):
 
     def forward(self, **inputs: Any) -> Any:
         """What the causal LM returns; of a scorer [B, T, 1] scores."""
-        with at_work(self.base, self.adapter):
+        with at_work(layers_of(self.base), [self.adapter] if self.adapter else []):
             if not hasattr(self, "score"):
                 return self.get_base_model()(**inputs)
             return self.score(self._body()(**inputs)[0])
@@ -84,23 +84,27 @@ class SharedRole(nn.Module):
         return scorer  # type: ignore[no-any-return]
 
 
+def layers_of(base: PeftModel) -> list[BaseTunerLayer]:
+    """Its layers that have adapters."""
+    return [module for module in base.modules() if isinstance(module, BaseTunerLayer)]
+
+
 @contextmanager
-def at_work(base: PeftModel, adapter: str | None) -> Iterator[None]:
-    """`adapter` in place of the one that is at work.
+def at_work(layers: list[BaseTunerLayer], adapters: list[str]) -> Iterator[None]:
+    """`adapters` in place of those that are at work.
 
     Not by PEFT's set_adapter and disable_adapter, which also freeze the adapters that do not run: here policy and
     value are trained at the same time.
     """
-    layers = [module for module in base.modules() if isinstance(module, BaseTunerLayer)]
-    before = layers[0]._active_adapter if layers else []
-    _switch(layers, [adapter] if adapter else [])
+    before = layers[0].active_adapters if layers else []
+    _switch(layers, adapters)
     try:
         yield
     finally:
         _switch(layers, before)
 
 
-def _switch(layers: list[BaseTunerLayer], adapters: Any) -> None:
+def _switch(layers: list[BaseTunerLayer], adapters: list[str]) -> None:
     for layer in layers:
         layer._active_adapter = adapters
 
@@ -149,18 +153,18 @@ def train_only(base: PeftModel, adapters: list[str]) -> None:
 
 def recompute_as_run(base: PeftModel) -> None:
     """Have gradient checkpointing recompute a layer under the adapter it ran with: by then another may be at work."""
+    layers = layers_of(base)
     for module in base.modules():
         if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func"):
-            module._gradient_checkpointing_func = _remembering(base, module._gradient_checkpointing_func)
+            module._gradient_checkpointing_func = _remembering(layers, module._gradient_checkpointing_func)
 
 
-def _remembering(base: PeftModel, checkpoint: Any) -> Any:
+def _remembering(layers: list[BaseTunerLayer], checkpoint: Any) -> Any:
     def run(function: Any, *args: Any) -> Any:
-        layer = next(module for module in base.modules() if isinstance(module, BaseTunerLayer))
-        adapters = list(layer.active_adapters)
+        adapters = list(layers[0].active_adapters)
 
         def again(*inputs: Any) -> Any:
-            with at_work(base, adapters[0] if adapters else None):
+            with at_work(layers, adapters):
                 return function(*inputs)
 
         return checkpoint(again, *args)

@@ -19,9 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
-from prefcli.errors import AlarmError, ArtifactError, DataError, UsageError
+from prefcli.errors import AlarmError, ArtifactError, UsageError
+from prefcli.evaluation.prompts import short_enough
 from prefcli.models.tokenizers import end_ids, first_line
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -80,7 +79,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         models = open_roles(run, opened)
         preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
-        prompts = encode_prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
+        encoded = short_enough(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
+        prompts = [Prompt(ids, row) for ids, row in encoded]
         total = rollouts(config, len(prompts))
         score = Scorer(models.rewards, scales)
         roles = Roles(models.policy, models.value, models.reference, score)
@@ -98,11 +98,11 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             accelerator.init_trackers("prefcli", config={k: str(v) for k, v in vars(config).items()})
         watchers = Watchers(config)
         position = Position()
-        if carried is not None:
-            carry_optimizer(carried, ppo)
         if run.resumed is not None:
             position = restore(run.resumed, ppo, watchers)
             run.train_seconds = position.train_seconds
+        elif carried is not None:
+            carry_optimizer(carried, ppo)
         order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
         reporter.begin("ppo", total)
         alarm: AlarmError | None = None
@@ -295,29 +295,6 @@ def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
     watchers.load_state_dict(json.loads(state["watchers"]))
     torch.set_rng_state(state["random"])
     return Position(**state["position"])
-
-
-def encode_prompts(
-    rows: list[Row], tokenizer: PreTrainedTokenizerBase, max_prompt_length: int, reporter: Reporter
-) -> list[Prompt]:
-    """Prompts as the policy reads them; those that are too long are left out, and counted.
-
-    Raises DataError where none is left.
-    """
-    encoder = Encoder(tokenizer)
-    prompts = [Prompt(encoder.prompt_ids(row.prompt), row) for row in rows]
-    kept = [prompt for prompt in prompts if len(prompt.ids) <= max_prompt_length]
-    if not kept:
-        raise DataError(
-            f"all {len(prompts)} prompts are longer than --max-prompt-length {max_prompt_length}",
-            "raise --max-prompt-length",
-        )
-    if len(kept) < len(prompts):
-        reporter.notice(
-            f"{len(prompts) - len(kept)} of {len(prompts)} prompts are longer than --max-prompt-length "
-            f"{max_prompt_length} and left out"
-        )
-    return kept
 
 
 def passes(prompts: list[Prompt], batch_size: int, seed: int, done: int = 0) -> Iterator[list[Prompt]]:

@@ -48,8 +48,7 @@ class OpenedRoles:
             if isinstance(source, ModelReward) and run.packs(source.model, f"reward model {source.name}"):
                 source.tokens_per_row = run.tokens_per_row
         if run.inputs.config.gradient_checkpointing:
-            bases = {id(base): base for base in map(_base, (self.policy, self.value)) if base is not None}
-            for base in bases.values():
+            for base in dict.fromkeys(_base(model) for model in (self.policy, self.value) if model is not None):
                 base.gradient_checkpointing_enable({"use_reentrant": False})
                 if isinstance(base, PeftModel):
                     shared.recompute_as_run(base)
@@ -95,7 +94,6 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
     if isinstance(value, PeftModel):
         shared.train_only(value, [shared.TRAINED])
     elif value is not None:
-        value.score.requires_grad_(True)
         _split_among_processes(policy, value)
     return OpenedRoles(policy, value, reference, rewards, start.shown if start else None)
 
@@ -165,9 +163,7 @@ def _reference(run: Session, opened: Opened) -> Any:
 
 
 def _reward(run: Session, opened: Opened, spec: RewardSpec, model: Any = None) -> RewardSource:
-    return load_reward(
-        spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter, model=model
-    )  # fmt: skip
+    return load_reward(spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter, model=model)
 
 
 def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
