@@ -8,7 +8,9 @@ from tiny_models import ARCHITECTURES, MORE, tiny_lm
 
 from prefcli.errors import DataError
 from prefcli.models.generation import generate
+from prefcli.models.packed import pack
 
+WINDOWS = {"qwen2", "mistral", "gemma2", "gemma3"}  # their cache is of another kind, so prompts are read padded
 PROMPTS = [[0, 5, 9], [0, 3, 4, 8, 2, 7, 6], [0], [0, 11], [0, 12, 13, 14, 15]]
 
 
@@ -24,17 +26,23 @@ def transformers_greedy(model, prompt, max_new_tokens, eos_ids):
     return found[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("batch_size", [None, 2])
-def test_greedy_equals_transformers_token_by_token(architecture, batch_size):
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, *MORE])
+@pytest.mark.parametrize(("packed", "batch_size"), [(False, None), (False, 2), (True, None), (True, 2)])
+def test_greedy_equals_transformers_token_by_token(architecture, packed, batch_size):
     model = tiny_lm(architecture, seed=3)
-    free = [transformers_greedy(model, prompt, 12, [31]) for prompt in PROMPTS]
+    free = [transformers_greedy(model, prompt, 12, [-1]) for prompt in PROMPTS]
     # Tokens that occur at different places of the free answers end them there, so that rows leave the batch in turn.
     eos_ids = {free[0][2], free[1][6], free[3][1]}
     expected = [transformers_greedy(model, prompt, 12, eos_ids) for prompt in PROMPTS]
-    assert len({len(answer) for answer in expected}) >= 3
+    assert len({len(answer) for answer in expected}) >= 2
+    if packed and pack(model):
+        pytest.skip("stays on padded rows")
+    read = []
+    model.get_input_embeddings().register_forward_hook(lambda _, args, __: read.append(tuple(args[0].shape)))
     found = generate(model, PROMPTS, max_new_tokens=12, eos_ids=eos_ids, batch_size=batch_size)
     assert found == expected
+    if packed and batch_size is None and architecture not in WINDOWS:  # each prompt, and the token that is predicted
+        assert read[0] == (1, sum(len(prompt) + 1 for prompt in PROMPTS))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -98,13 +106,17 @@ def test_the_ends_of_the_distribution_are_drawn_and_nothing_that_cannot_be():
     assert found == [[1, 1], [4, 4]]
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, *MORE])
-def test_equal_prompts_are_read_once_and_answered_apart(architecture):
+def test_equal_prompts_are_read_once_and_answered_apart(architecture, packed):
     model, prompts = tiny_lm(architecture, seed=3), [PROMPTS[1]] * 3 + [PROMPTS[0]] * 2 + [PROMPTS[1]]
+    if packed and pack(model):
+        pytest.skip("stays on padded rows")
     draws, sizes = draws_for(6, 6), []
     model.get_input_embeddings().register_forward_hook(lambda _, args, __: sizes.append(tuple(args[0].shape)))
     found = generate(model, prompts, max_new_tokens=6, eos_ids=[1, 2], draws=draws)
-    assert sizes[0] == (2, 7)  # shorter prompts first: the three and the one stand together
+    # shorter prompts first: the three and the one stand together
+    assert sizes[0] == ((1, 12) if packed and architecture not in WINDOWS else (2, 7))
     alone = [
         generate(model, [p], max_new_tokens=6, eos_ids=[1, 2], draws=draws[i : i + 1])[0] for i, p in enumerate(prompts)
     ]

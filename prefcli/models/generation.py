@@ -1,8 +1,9 @@
-"""Sampling completions: a KV-cached loop over left-padded prompts that draws from the plain softmax at a temperature.
+"""Sampling completions: a KV-cached loop that draws from the plain softmax at a temperature.
 
 No top-k, top-p or penalties: what is drawn has exactly the probability that `models.logps` gives it later, which is
-what makes the first ratio of PPO 1. Finished rows leave the batch, so that a long answer does not pay for short ones;
-equal prompts that follow each other are read once; keys and values are written into buffers of their final size.
+what makes the first ratio of PPO 1. A model that was packed reads its prompts without padding; equal prompts that
+follow each other are read once; keys and values are written into buffers of their final size; finished rows leave the
+batch, so that a long answer does not pay for short ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from prefcli.errors import DataError
-from prefcli.models.logps import unwrap
+from prefcli.models.logps import completion_logits, runs_packed, unwrap
+from prefcli.models.rows import pad_rows
 
 NOT_FINITE = "the logits are not finite"
 
@@ -100,13 +102,16 @@ def _decode(
     rows = list(range(len(prompts)))  # which completion each row of the batch belongs to
     running = [True] * len(rows)
     for step in range(max_new_tokens):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        extra = {"position_ids": positions, "logits_to_keep": 1}
-        output = model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
-            **{name: value for name, value in extra.items() if name in accepted},
-        )  # fmt: skip
-        cache, logits = output.past_key_values, output.logits[:, -1]
+        if step == 0 and runs_packed(model) and cache is not None and all(type(x) is _Buffer for x in cache.layers):
+            logits = _read_packed(model, read, cache, width)
+        else:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            extra = {"position_ids": positions, "logits_to_keep": 1}
+            output = model(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+                **{name: value for name, value in extra.items() if name in accepted},
+            )  # fmt: skip
+            cache, logits = output.past_key_values, output.logits[:, -1]
         if step == 0 and len(read) < len(prompts):
             index = torch.tensor(owner, device=device)
             cache.batch_select_indices(index)
@@ -128,17 +133,34 @@ def _decode(
     return completions
 
 
+def _read_packed(model: nn.Module, prompts: list[Sequence[int]], cache: Any, width: int) -> Tensor:
+    """[B, V] logits of the first new tokens; the prompts' keys and values are in the cache then, padded on the left."""
+    rows = pad_rows(prompts, [[0]] * len(prompts), device=next(model.parameters()).device)  # predicted, not read
+    left = torch.arange(width, device=rows.input_ids.device) - (width - rows.prompt_lengths[:, None])  # [B, width]
+    for layer in cache.layers:
+        layer.places = rows.layout.index.gather(1, left.clamp(min=0))
+    return completion_logits(model, rows, cache)
+
+
 class _Buffer(DynamicLayer):
-    """A layer's keys and values, written into tensors of their final size: growing them would copy all at each step."""
+    """A layer's keys and values, written into tensors of their final size: growing them would copy all at each step.
+
+    `places` [B, T] say where the tokens of each row stand in the one packed row that is read next.
+    """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self._capacity = capacity
         self._buffers: list[Tensor] = []
+        self.places: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        start = self.get_seq_length()
+        start, places = self.get_seq_length(), self.places
         new = (key_states, value_states)
+        if places is not None:
+            self.places = None
+            self.update(*(states[0, :, places].transpose(0, 1) for states in new))
+            return key_states, value_states
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._buffers = [x.new_empty(*x.shape[:2], self._capacity, x.shape[3]) for x in new]

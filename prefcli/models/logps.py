@@ -127,10 +127,10 @@ class ToLogits:
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
 
-def completion_states(model: nn.Module, rows: Rows) -> tuple[Tensor, ToLogits]:
+def completion_states(model: nn.Module, rows: Rows, cache: Any = None) -> tuple[Tensor, ToLogits]:
     """[N, h] the states that predict the completion tokens, row after row, and what makes logits of them.
 
-    On padded rows the model's own forward makes the logits, whatever it does to them after the head. On packed rows the
+    `cache`, for packed rows alone, is shown the keys and values of the packed row. On padded rows the model's own forward makes the logits, whatever it does to them after the head. On packed rows the
     head runs apart, so that it can run in chunks; `packed.pack` has compared the two.
     """
     mask = rows.mask
@@ -138,6 +138,7 @@ def completion_states(model: nn.Module, rows: Rows) -> tuple[Tensor, ToLogits]:
     head = language_model_head(model)
     inputs = _packed_inputs(model, rows)
     if inputs is not None and head is not None:
+        inputs["past_key_values"] = cache
         index = rows.layout.index[row, rows.states[mask]]
         seen: list[Tensor] = []
 
@@ -165,9 +166,9 @@ def completion_states(model: nn.Module, rows: Rows) -> tuple[Tensor, ToLogits]:
     return logits, ToLogits(None, None, logits.shape[-1])
 
 
-def completion_logits(model: nn.Module, rows: Rows) -> Tensor:
+def completion_logits(model: nn.Module, rows: Rows, cache: Any = None) -> Tensor:
     """[N, V] logits that predict the completion tokens, row after row. The head runs on these N positions alone."""
-    hidden, to_logits = completion_states(model, rows)
+    hidden, to_logits = completion_states(model, rows, cache)
     return to_logits(hidden)
 
 
@@ -202,7 +203,7 @@ def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
 
     The models hand `layout` down to attention. A mask of four dimensions keeps them from making one of their own.
     """
-    if unwrap(model).config.get_text_config()._attn_implementation != PACKED:
+    if not runs_packed(model):
         return None
     layout = rows.layout
     return {
@@ -212,6 +213,11 @@ def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
         "use_cache": False,  # with a cache transformers forgets that positions start again
         "layout": layout,
     }
+
+
+def runs_packed(model: nn.Module) -> bool:
+    """Whether `packed.pack` has prepared the model."""
+    return bool(unwrap(model).config.get_text_config()._attn_implementation == PACKED)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

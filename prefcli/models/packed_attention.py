@@ -83,8 +83,11 @@ def _attend(
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
     scores = cap * torch.tanh(scores / cap)
     if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1, dtype=torch.float32).to(value.dtype)
+        new, seen = scores.shape[-2:]
+        mask = torch.ones(new, seen, dtype=torch.bool, device=scores.device).tril(seen - new)
+    # Not −inf: a padding token on the left sees nothing, and its NaN would reach those that give it no weight.
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     return nn.functional.dropout(weights, dropout) @ value
 
 
