@@ -50,7 +50,7 @@ def test_help_lists_every_command_in_the_order_of_the_work(prefcli):
         result = prefcli(flag)
         assert result.exit_code == 0
         places = [result.stdout.index(f"\n  {name} ") for name in COMMANDS]
-        assert places == sorted(places) and len(places) == 11
+        assert places == sorted(places) and len(places) == 12
         for *_, help_text in COMMANDS.values():
             assert help_text in result.stdout
 
@@ -274,7 +274,7 @@ def test_values_of_the_file_arrive_and_the_command_line_overrides_them(arrived, 
     )
     config = arrived("dpo", "--config", "c.yaml", "--batch_size", "4")
     assert (config.lr, config.model, config.data) == (1e-5, "sft", ["a.jsonl", "b.jsonl"])
-    assert (config.json, config.batch_size, config.beta) == (True, 4, 0.1)
+    assert (config.json, config.batch_size, config.beta) == (True, 4, None)
     config = arrived("dpo", "--config=c.yaml", "--data", "c.jsonl", "--learning_rate", "1")
     assert (config.lr, config.data, config.batch_size) == (1.0, ["c.jsonl"], 8)
 

@@ -1,8 +1,12 @@
-"""DPO on a space of answers small enough to enumerate ends where theory says: π ∝ π_ref·exp(r/β).
+"""DPO's family on a space of answers small enough to enumerate ends where theory says.
 
-With every pair of answers labelled as often each way as Bradley–Terry says under r, that is the loss's only minimum
-(Rafailov et al., arXiv 2305.18290, theorem 1). The target is worked out from the reference's logits, one sequence at
-a time, by nothing that the training uses. Answers are EOS, or a letter and then any token: 1 + 2·3 = 7.
+    sigmoid   π ∝ π_ref·exp(r/β) for labels that Bradley–Terry gives under r (arXiv 2305.18290, theorem 1)
+    ipo       π ∝ π_ref·exp(p(y ≻ μ)/β) for pairs drawn independently from μ and labelled by p (arXiv 2310.12036)
+    MODPO     π ∝ π_ref·exp((w₀·r₀ + w₁·r₁)/β) for labels under r₀ and margins by r₁ (arXiv 2310.03708)
+
+Every ordered pair is there once, weighted by how often it occurs, so the loss is the expectation itself. The targets
+are worked out from the reference's logits, one sequence at a time, by nothing that the training uses. Answers are EOS,
+or a letter and then any token: 1 + 2·3 = 7.
 """
 
 from __future__ import annotations
@@ -14,18 +18,21 @@ import random
 import pytest
 import torch
 from datasets import Dataset
-from tiny_models import tiny_lm
-from transformers import PreTrainedTokenizerFast
-from trl import DPOConfig
+from tiny_models import letters, tiny_lm
+from trl import DPOConfig as TRLConfig
 
-from prefcli.stages.dpo import PairTrainer
+from prefcli.config.dpo import DPOConfig
+from prefcli.stages.packed_preferences import PackedDPO
+from prefcli.stages.reference import ReferenceLogps, reference_at_work
 
 VOCAB, EOS, PROMPT, BETA = 4, 2, [0, 3], 0.5
 ANSWERS = [(EOS,)] + [(a, b) for a in range(2) for b in range(3)]
 SIZES = {"vocab": VOCAB, "layers": 1, "hidden": 16}
-COPIES = 12  # of each pair, divided over its two orders: the probabilities are kept to 1/24
 _dice = random.Random(1)
 REWARD = {answer: _dice.uniform(-1.0, 1.0) for answer in ANSWERS}
+OTHER = {answer: _dice.uniform(-3.0, 3.0) for answer in ANSWERS}
+MU = {answer: _dice.uniform(0.5, 1.5) for answer in ANSWERS}
+SHARE = 0.6
 
 
 def distribution(model):
@@ -43,39 +50,58 @@ def total_variation(p, q):
     return sum(abs(a - b) for a, b in zip(p, q)) / 2
 
 
-def all_pairs():
-    rows = []
-    for i, first in enumerate(ANSWERS):
-        for second in ANSWERS[i + 1 :]:
-            times = round(COPIES / (1 + math.exp(REWARD[second] - REWARD[first])))
-            for chosen, rejected, count in ((first, second, times), (second, first, COPIES - times)):
-                rows += [{"prompt_ids": PROMPT, "chosen_ids": list(chosen), "rejected_ids": list(rejected)}] * count
-    return rows
+def preferred(first, second):
+    """The probability that the first is labelled the better: Bradley–Terry under REWARD."""
+    return 1 / (1 + math.exp(REWARD[second] - REWARD[first]))
 
 
-def letters():
-    from tokenizers import Tokenizer, models
+def all_pairs(case):
+    drawn = MU if case == "ipo" else dict.fromkeys(ANSWERS, 1.0)
+    total = sum(drawn.values()) ** 2 / len(ANSWERS) ** 2
+    return [
+        {
+            "prompt_ids": PROMPT, "chosen_ids": list(a), "rejected_ids": list(b),
+            "weight": drawn[a] * drawn[b] * preferred(a, b) / total,
+            "margin": (1 - SHARE) * (OTHER[a] - OTHER[b]) if case == "modpo" else 0.0,
+        }
+        for a in ANSWERS for b in ANSWERS if a != b
+    ]  # fmt: skip
 
-    words = {name: i for i, name in enumerate(["a", "b", "<eos>", "<pad>"])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
+
+def exponent(case, answer):
+    """What stands over β in the target."""
+    if case == "ipo":
+        others = sum(MU.values())
+        return sum(MU[other] / others * preferred(answer, other) for other in ANSWERS)
+    if case == "modpo":
+        return SHARE * REWARD[answer] + (1 - SHARE) * OTHER[answer]
+    return REWARD[answer]
 
 
-@pytest.mark.parametrize("start", ["reference", "elsewhere"])
-def test_dpo_reaches_the_exact_optimum(start, tmp_path):
+@pytest.mark.parametrize(
+    ("case", "start"),
+    [("sigmoid", "reference"), ("sigmoid", "elsewhere"), ("ipo", "elsewhere"), ("modpo", "elsewhere")],
+)
+def test_the_family_reaches_the_exact_optimum(case, start, tmp_path):
     reference = tiny_lm(seed=0, scale=0.5, **SIZES)
     policy = copy.deepcopy(reference) if start == "reference" else tiny_lm(seed=9, **SIZES)
-    weights = [p * math.exp(REWARD[a] / BETA) for a, p in zip(ANSWERS, distribution(reference))]
+    beta = 0.2 if case == "ipo" else BETA
+    weights = [p * math.exp(exponent(case, a) / beta) for a, p in zip(ANSWERS, distribution(reference))]
     target = [weight / sum(weights) for weight in weights]
-    assert total_variation(distribution(policy), target) > (0.2 if start == "elsewhere" else 0.15)
-    rows = all_pairs()
-    args = DPOConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=len(rows), max_steps=100, learning_rate=3e-2, beta=BETA,
-        lr_scheduler_type="linear", max_grad_norm=0, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True,
-        save_strategy="no", gradient_checkpointing=False, max_length=None, logging_strategy="no", weight_decay=0.0,
+    assert total_variation(distribution(policy), target) > (0.2 if start == "elsewhere" else 0.1)
+    rows = [{**row, "row": i} for i, row in enumerate(all_pairs(case))]
+    loss = "ipo" if case == "ipo" else "sigmoid"
+    args = TRLConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=len(rows), max_steps=120, learning_rate=3e-2, beta=beta,
+        max_length=None, lr_scheduler_type="cosine", use_cpu=True, bf16=False, report_to="none", save_strategy="no",
+        disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no", precompute_ref_log_probs=True,
     )  # fmt: skip
-    trainer = PairTrainer(
-        model=policy, ref_model=reference, args=args, train_dataset=Dataset.from_list(rows), processing_class=letters()
-    )
+    logps = ReferenceLogps(len(rows), None)
+    trainer = PackedDPO(
+        model=policy, args=args, train_dataset=Dataset.from_list(rows), processing_class=letters(),
+        tokens_per_row=10_000, config=DPOConfig(loss=loss, beta=beta).resolved(), references=[logps],
+        share=SHARE if case == "modpo" else 1.0,
+    )  # fmt: skip
+    logps.model, logps.run = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
     trainer.train()
-    assert total_variation(distribution(policy.eval()), target) < 0.05
+    assert total_variation(distribution(policy), target) < 0.03

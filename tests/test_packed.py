@@ -279,10 +279,8 @@ def test_the_references_figures_are_kept_for_later_epochs_and_for_re_runs(chain,
     plain = reference_module.token_logps
     monkeypatch.setattr(reference_module, "token_logps", lambda *args: calls.append(1) or plain(*args))
     loaded = []
-    from prefcli.stages import dpo
-
-    load = dpo.load_policy
-    monkeypatch.setattr(dpo, "load_policy", lambda *args, **more: loaded.append(1) or load(*args, **more))
+    load = reference_module.load_policy
+    monkeypatch.setattr(reference_module, "load_policy", lambda *args, **more: loaded.append(1) or load(*args, **more))
     for path in (chain.runs / ".cache").rglob("*.safetensors"):
         path.unlink()
     once = ["dpo", "--model", "sft@v1", "--data", chain.data("pairs"), "--batch-size", "32", "--tokens-per-row", "4000"]

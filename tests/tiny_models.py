@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -13,6 +14,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -77,3 +79,10 @@ class LetterTokenizer:
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(chr(ord("a") + i) for i in ids)
+
+
+def letters() -> PreTrainedTokenizerFast:
+    """A tokenizer of four words, for a vocabulary of 4: a, b, the end of sequence (2), padding (3)."""
+    words = {name: i for i, name in enumerate(["a", "b", "<eos>", "<pad>"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")

@@ -20,6 +20,7 @@ COMMANDS = {
     "train-rm": ("train_rm", "prefcli.config.reward", "RewardConfig", "Train a reward model on pairs: RLHF, stage 2."),
     "ppo": ("ppo", "prefcli.config.ppo", "PPOConfig", "Train against a reward with PPO: RLHF, stage 3."),
     "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO: the short route."),
+    "kto": ("kto", "prefcli.config.kto", "KTOConfig", "Train on answers labelled good or bad, with KTO."),
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),
     "score": ("score", "prefcli.config.score", "ScoreConfig", "Score answers or pairs with any reward source."),

@@ -160,6 +160,14 @@ class DataConfig:
         ),
         INCIDENTAL,  # its digest is in the key, its path is not
     ] = field(default_factory=list)
+    data_weight: Annotated[
+        list[float],
+        typer.Option(
+            help="Share of each --data file in a pass, in their order, by drawing rows. Default: every row once.",
+            metavar="NUMBER",
+            rich_help_panel=DATA,
+        ),
+    ] = field(default_factory=list)
     eval_data: Annotated[
         str | None,
         typer.Option(help="Held-out rows, measured while training.", metavar="FILE", rich_help_panel=DATA),

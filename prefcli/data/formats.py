@@ -3,6 +3,7 @@
     a row for      its fields
     sft            prompt, completion          (and `turns`, where a dialogue has several answers)
     train-rm, dpo  prompt, chosen, rejected
+    kto            prompt, completion, label   (a pair is two of these)
     ppo, eval      prompt                      (and the other columns, for Python rewards)
 
 A `prompt` is a list of messages (a dialogue that awaits an answer) or a plain string (continued as it is, with no
@@ -12,6 +13,7 @@ chat template, as TRL does). Answers are plain strings.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,26 +22,33 @@ from prefcli.errors import DataError
 
 Message = dict[str, str]
 Prompt = str | list[Message]
-Purpose = Literal["demos", "pairs", "prompts"]
+Purpose = Literal["demos", "pairs", "labelled", "prompts"]
 ROLES = ("system", "user", "assistant", "tool")
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 
 EXPECTED = {
     "demos": "messages, or prompt and completion, or text (or pairs, whose chosen side is taken)",
     "pairs": "prompt, chosen and rejected, or whole dialogues in chosen and rejected",
+    "labelled": "prompt, completion and label, or messages and label (or pairs, each side of which is taken)",
     "prompts": "prompt (or any row that holds one: messages, pairs)",
 }
 
 
 @dataclass
 class Row:
-    """One example. Unused answers are None; `columns` are the file's other columns."""
+    """One example. Unused answers are None; `columns` are the file's other columns.
+
+    `weight` is the row's in the loss; `margin` what other rewards say of a pair (chosen less rejected, weighted).
+    """
 
     prompt: Prompt
     completion: str | None = None
     chosen: str | None = None
     rejected: str | None = None
+    label: bool | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    margin: float = 0.0
 
     @property
     def prompt_text(self) -> str:
@@ -99,6 +108,8 @@ def read_dataset(paths: list[str], purpose: Purpose, skip_bad: bool = False) -> 
             notes.append(f"{path}: {len(bad)} rows labelled false are no demonstrations and left out")
             if not good:
                 raise DataError(f"{path}: every row is labelled false", "give demonstrations that are worth imitating")
+        if purpose == "labelled" and good[0].label is None:
+            good = [half for row in good for half in _halves(row)]
         rows += good
         sources.append({"path": path, "format": name, "rows": len(good), "digest": digest})
         if isinstance(good[0].prompt, str) and name != "text":
@@ -116,6 +127,11 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose) -> tuple[str, A
             return "prompt/completion", _from_prompt_completion
         if "text" in columns:
             return "text", lambda raw: Row("", completion=_string(raw, "text"), columns=_others(raw, "text"))
+    if purpose == "labelled" and "label" in columns:
+        if "messages" in columns:
+            return "messages/label", lambda raw: _labelled(_from_messages, raw)
+        if {"prompt", "completion"} <= columns:
+            return "prompt/completion/label", lambda raw: _labelled(_from_prompt_completion, raw)
     if {"chosen", "rejected"} <= columns:
         name, convert = _pair_form(row)
         if purpose == "demos":  # as the DPO paper does where there are pairs alone (arXiv 2305.18290, section 6)
@@ -153,6 +169,24 @@ def _from_messages(raw: dict[str, Any]) -> Row:
 def _from_prompt_completion(raw: dict[str, Any]) -> Row:
     return Row(
         _prompt(raw, "prompt"), completion=_answer(raw, "completion"), columns=_others(raw, "prompt", "completion")
+    )
+
+
+LABELS = {"true": True, "1": True, "false": False, "0": False}  # as CSV and JSON spell them
+
+
+def _labelled(convert: Callable[[dict[str, Any]], Row], raw: dict[str, Any]) -> Row:
+    label = LABELS.get(str(raw.get("label")).strip().lower())
+    if label is None:
+        raise BadRow(f"'label' must be true or false, and is {raw.get('label')!r}")
+    return replace(convert({name: value for name, value in raw.items() if name != "label"}), label=label)
+
+
+def _halves(pair: Row) -> tuple[Row, Row]:
+    """A pair as two labelled answers."""
+    return (
+        replace(pair, completion=pair.chosen, chosen=None, rejected=None, label=True),
+        replace(pair, completion=pair.rejected, chosen=None, rejected=None, label=False),
     )
 
 

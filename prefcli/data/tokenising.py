@@ -99,7 +99,8 @@ def encode_demos(
 
 
 def encode_pairs(rows: list[Row], encoder: Encoder, max_length: int) -> tuple[list[dict[str, Any]], int, int]:
-    """{"prompt_ids", "chosen_ids", "rejected_ids"} (answers without the prompt), how many cut and how many dropped."""
+    """{"prompt_ids", "chosen_ids", "rejected_ids", "weight", "margin"} (answers without the prompt), how many were cut
+    and how many dropped."""
     out, cut, dropped = [], 0, 0
     for row in rows:
         assert row.chosen is not None and row.rejected is not None
@@ -110,7 +111,28 @@ def encode_pairs(rows: list[Row], encoder: Encoder, max_length: int) -> tuple[li
             dropped += 1  # nothing is left that tells the two apart
             continue
         cut += any(len(side) > room for side in sides)
-        out.append({"prompt_ids": prompt, "chosen_ids": sides[0][:room], "rejected_ids": sides[1][:room]})
+        out.append(
+            {"prompt_ids": prompt, "chosen_ids": sides[0][:room], "rejected_ids": sides[1][:room],
+             "weight": row.weight, "margin": row.margin}
+        )  # fmt: skip
+    return out, cut, dropped
+
+
+def encode_labelled(rows: list[Row], encoder: Encoder, max_length: int) -> tuple[list[dict[str, Any]], int, int]:
+    """{"prompt_ids", "completion_ids", "label", "weight"}, how many were cut and how many dropped."""
+    out, cut, dropped = [], 0, 0
+    for row in rows:
+        assert row.completion is not None
+        prompt = encoder.prompt_ids(row.prompt)
+        room = max_length - len(prompt)
+        if room < 1:
+            dropped += 1
+            continue
+        answer = encoder.completion_ids(row.prompt, row.completion)
+        cut += len(answer) > room
+        out.append(
+            {"prompt_ids": prompt, "completion_ids": answer[:room], "label": bool(row.label), "weight": row.weight}
+        )
     return out, cut, dropped
 
 

@@ -130,8 +130,9 @@ class ToLogits:
 def completion_states(model: nn.Module, rows: Rows, cache: Any = None) -> tuple[Tensor, ToLogits]:
     """[N, h] the states that predict the completion tokens, row after row, and what makes logits of them.
 
-    `cache`, for packed rows alone, is shown the keys and values of the packed row. On padded rows the model's own forward makes the logits, whatever it does to them after the head. On packed rows the
-    head runs apart, so that it can run in chunks; `packed.pack` has compared the two.
+    `cache`, for packed rows alone, is shown the keys and values of the packed row. On padded rows the model's own
+    forward makes the logits, whatever it does to them after the head. On packed rows the head runs apart, so that it
+    can run in chunks; `packed.pack` has compared the two.
     """
     mask = rows.mask
     row = mask.nonzero()[:, 0]

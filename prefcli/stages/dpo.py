@@ -1,28 +1,28 @@
-"""The short route: direct preference optimization on pairs (arXiv 2305.18290, equation 7)."""
+"""The short route: direct preference optimization on pairs, with DPO's loss or one of its family (losses/pairs.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 from trl import DPOConfig as TRLConfig
 from trl import DPOTrainer
-from trl.trainer.utils import use_adapter
 
 from prefcli.artifacts.store import Artifact
+from prefcli.config.dpo import DPOConfig
+from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.models.generation import evaluation_mode
-from prefcli.models.loading import load_policy
-from prefcli.models.tokenizers import check_tokenizer
+from prefcli.errors import UsageError
+from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
+from prefcli.rewards.grammar import reward_scales
+from prefcli.rewards.sources import Answer, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.packed_trainer import PackedDPO
+from prefcli.stages.packed_preferences import PackedDPO
 from prefcli.stages.policy import Opened, open_policy
-from prefcli.stages.reference import ReferenceLogps, cache_file
-from prefcli.stages.session import Session, session
+from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
+from prefcli.stages.session import Session, session, sharded
 
 FINAL = (
     "loss",
@@ -33,6 +33,18 @@ FINAL = (
     "logps/chosen",
     "logps/rejected",
 )
+AT_A_TIME = 32  # pairs between two steps of the progress bar
+
+# Our --loss, and whether it is --length-normalise → TRL's.
+IN_TRL = {
+    ("sigmoid", False): "sigmoid",
+    ("sigmoid", True): "sigmoid_norm",
+    ("ipo", True): "ipo",
+    ("hinge", False): "hinge",
+    ("robust", False): "robust",
+    ("apo-zero", False): "apo_zero",
+    ("apo-down", False): "apo_down",
+}
 
 
 class PairTrainer(DPOTrainer):
@@ -46,15 +58,15 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
+        held_out_rows = inputs.eval_data.rows if inputs.eval_data else []
+        share = add_margins(run, [*inputs.data.rows, *held_out_rows])
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
         rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(rows), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, len(rows))
-        held_out = None
-        if inputs.eval_data:
-            held_out, _, _ = encode_pairs(inputs.eval_data.rows, encoder, config.max_length)
-        trainer = _trainer(run, opened, rows, held_out or [])
+        held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
+        trainer = _trainer(run, opened, rows, held_out, share)
         steps, tokens = trl_trainer.run(run, trainer, "dpo")
         for logps in getattr(trainer, "references", []):
             logps.save()
@@ -72,85 +84,81 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
 
 
-def _trainer(run: Session, opened: Opened, rows: list[Any], held_out: list[Any]) -> DPOTrainer:
-    """On packed rows where policy and reference take them, else TRL's own."""
-    config = run.inputs.config
-    options = {"beta": config.beta, "loss_type": ["sigmoid"]}
+def add_margins(run: Session, rows: list[Row]) -> float:
+    """Give each pair what the rewards of --reward say of it, Σ w·(score of chosen − score of rejected).
+
+    Returns the weight that the pairs' own labels have: 1 less those of the rewards (MODPO, arXiv 2310.03708).
+    """
+    config, inputs = run.inputs.config, run.inputs
+    scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
+    for spec in inputs.rewards:  # one after the other: no two are in memory together
+        source = load_reward(
+            spec, load_tokenizer(inputs.model, run.reporter), dtype=run.dtype, device=run.device, reporter=run.reporter
+        )
+        run.reporter.begin(f"scoring pairs with {spec.name}", len(rows))
+        for start in range(0, len(rows), AT_A_TIME):
+            part = rows[start : start + AT_A_TIME]
+            answers = [Answer(row.prompt, text or "", columns=row.columns)
+                       for row in part for text in (row.chosen, row.rejected)]  # fmt: skip
+            scores = scales[spec.name].apply(source.score(answers)).tolist()
+            for row, chosen, rejected in zip(part, scores[0::2], scores[1::2]):
+                row.margin += chosen - rejected
+            run.reporter.advance(start + len(part), {})
+        run.reporter.end()
+    return 1.0 - sum(scale.weight for scale in scales.values())
+
+
+def trl_options(config: DPOConfig) -> dict[str, Any] | None:
+    """What TRL's own trainer is told where it has this loss; None where it has not."""
+    loss = IN_TRL.get((config.loss, config.length_normalise))
+    more = config.sft_weight or config.reference_free or config.reward or config.weight_column
+    if loss is None or more or (config.label_smoothing and config.loss != "robust"):
+        return None
+    return {"beta": config.beta, "loss_type": [loss], "label_smoothing": config.label_smoothing}
+
+
+def _trainer(run: Session, opened: Opened, rows: list[Any], held_out: list[Any], share: float) -> DPOTrainer:
+    """Ours on packed rows where the policy takes them; else TRL's own where it has the loss, or ours on padded rows."""
+    config: DPOConfig = run.inputs.config
     packed = run.packs(opened.model, "policy")
-    if packed:
-        references = [_logps(run, part) for part in (rows, held_out)]
-        if all(logps.known == len(logps.logps) for logps in references):
-            return _packed(run, opened, None, references, rows, held_out, options)
-    reference = _reference(run, opened.model, opened.tokenizer)
-    if packed and (reference is None or run.packs(reference, "reference")):
-        return _packed(run, opened, reference, references, rows, held_out, options)
-    return PairTrainer(
-        model=opened.model,
-        ref_model=reference,
-        args=TRLConfig(**trl_trainer.arguments(run, **options)),
-        train_dataset=trl_trainer.dataset(rows),
-        eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-        processing_class=opened.tokenizer,
-    )
-
-
-def _packed(
-    run: Session,
-    opened: Opened,
-    reference: Any,
-    references: list[ReferenceLogps],
-    rows: list[Any],
-    held_out: list[Any],
-    options: dict[str, Any],
-) -> PackedDPO:
-    """`reference` is None where it is the policy without its adapter, or where every figure of it is there already."""
+    theirs = None if packed else trl_options(config)
+    if theirs is None and (wrapper := sharded()):
+        raise UsageError(f"this loss does not run under {wrapper}", "use --loss sigmoid without further terms there")
+    references = [] if config.reference_free or theirs else [_logps(run, part) for part in (rows, held_out)]
+    reference = None
+    if not config.reference_free and not (references and all(logps.known == len(logps.logps) for logps in references)):
+        reference = open_reference(run, opened.model, opened.tokenizer)
+        if packed and reference is not None:
+            run.packs(reference, "reference")
+    if theirs:
+        return PairTrainer(
+            model=opened.model,
+            ref_model=reference,
+            args=TRLConfig(**trl_trainer.arguments(run, **theirs)),
+            train_dataset=trl_trainer.dataset(rows),
+            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
+            processing_class=opened.tokenizer,
+        )
     number = [{**row, "row": i} for part in (rows, held_out) for i, row in enumerate(part)]
     trainer = PackedDPO(
         model=opened.model,
         ref_model=reference,
         # In TRL's words: it shall load no reference of its own.
-        args=TRLConfig(**trl_trainer.arguments(run, precompute_ref_log_probs=reference is None, **options)),
+        args=TRLConfig(**trl_trainer.arguments(run, precompute_ref_log_probs=reference is None, beta=config.beta)),
         train_dataset=trl_trainer.dataset(number[: len(rows)]),
         eval_dataset=trl_trainer.dataset(number[len(rows) :]) if held_out else None,
         processing_class=opened.tokenizer,
         tokens_per_row=run.tokens_per_row,
+        config=config,
         references=references,
+        share=share,
     )
-    adapter = "ref" if reference is None and "ref" in getattr(opened.model, "peft_config", {}) else None
     for logps in references:
         logps.model = opened.model if reference is None else reference
-        logps.run = partial(reference_at_work, logps.model, trainer.accelerator, adapter)
+        logps.run = partial(reference_at_work, logps.model, trainer.accelerator, reference is None)
     return trainer
-
-
-@contextmanager
-def reference_at_work(model: Any, accelerator: Any, adapter: str | None) -> Iterator[None]:
-    """The model as the frozen reference: in evaluation mode, a policy with `adapter`, or without its own."""
-    with ExitStack() as stack:
-        if hasattr(model, "peft_config"):
-            stack.enter_context(use_adapter(model, adapter))
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(accelerator.autocast())
-        yield
 
 
 def _logps(run: Session, rows: list[Any]) -> ReferenceLogps:
     digest = run.inputs.references["reference"].digest
     return ReferenceLogps(len(rows), cache_file(run.inputs.store.root, digest, run.dtype, rows))
-
-
-def _reference(run: Session, policy: Any, tokenizer: Any) -> Any:
-    """The frozen reference.
-
-    None, TRL's word for the starting model itself, would make it read the weights once more from disk, where a
-    GGUF file or a model with a token added does not stand as it is in memory; so it is loaded here. With an adapter
-    None is right: the base below it, or a frozen copy of the parent's adapter, is the starting model.
-    """
-    reference = run.inputs.references["reference"]
-    if reference == run.inputs.model:
-        if hasattr(policy, "peft_config"):
-            return None
-    else:
-        check_tokenizer("--reference", reference, tokenizer, run.reporter)
-    model = load_policy(reference, dtype=run.dtype, device=run.device, trainable=False, tokenizer_size=len(tokenizer))
-    return model.eval().requires_grad_(False)

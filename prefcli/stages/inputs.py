@@ -16,6 +16,7 @@ from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.formats import Dataset, Purpose, read_dataset
+from prefcli.data.weighting import mix, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
@@ -65,8 +66,10 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
         raise UsageError(f"{option(files)} is missing", f"name a file: {option(files)} FILE")
     notes: list[str] = []
     references = _references(config, store, notes, reward_model_may_start=stage == "rm")
-    rewards = _rewards(config, store)
+    rewards = _rewards(config, store, wanted=purpose == "prompts")
     data = read_dataset(getattr(config, files), purpose, config.skip_bad)
+    weigh(data, getattr(config, "weight_column", None))
+    data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
     eval_data = read_dataset([eval_path], purpose, config.skip_bad) if eval_path else None
     architecture = _architecture(references["model"])
@@ -94,7 +97,7 @@ def _references(config: Any, store: Store, notes: list[str], reward_model_may_st
     for role in ("reference", "value_init"):
         if getattr(config, role, None):
             found[role] = resolve(getattr(config, role), store)
-    if hasattr(config, "reference"):
+    if hasattr(config, "reference") and not getattr(config, "reference_free", False):
         found.setdefault("reference", found["model"])
     for role, reference in found.items():
         if role in ("model", "reference") and not reward_model_may_start:
@@ -102,17 +105,24 @@ def _references(config: Any, store: Store, notes: list[str], reward_model_may_st
     return found
 
 
-def _rewards(config: Any, store: Store) -> list[RewardSpec]:
-    if not hasattr(config, "reward"):
-        return []
-    if not config.reward:
+def _rewards(config: Any, store: Store, wanted: bool) -> list[RewardSpec]:
+    if not getattr(config, "reward", None):
+        if not wanted:
+            return []
         raise UsageError(
             "--reward is missing", "name a reward model (train one: prefcli train-rm) or python:FILE:FUNCTION"
         )
     specs = parse_rewards(config.reward, store)
     for spec in specs:
         refuse_language_model(spec)
-    reward_scales(specs, config.reward_weight, config.standardise_rewards)  # a mistake in them costs nothing yet
+    # A mistake in them costs nothing yet.
+    scales = reward_scales(specs, config.reward_weight, config.standardise_rewards)
+    total = sum(scale.weight for scale in scales.values())
+    if not wanted and not (total < 1 and all(scale.weight >= 0 for scale in scales.values())):
+        raise UsageError(
+            f"the rewards weigh {total:g} together, which leaves nothing of 1 for the pairs' own labels",
+            f"say what it weighs, for example: --reward-weight {specs[0].name}=0.5",
+        )
     return specs
 
 

@@ -7,17 +7,17 @@ of at most `tokens_per_row` tokens, each with its own forward and backward pass,
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from trl import DPOTrainer, RewardTrainer, SFTTrainer
+from trl import RewardTrainer, SFTTrainer
 
 from prefcli.models.logps import sequence_scores, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
-from prefcli.stages.reference import ReferenceLogps
 
 Example = dict[str, Any]
 Sums = dict[str, tuple[Tensor, float]]  # metric → (sum, of how many)
@@ -54,6 +54,9 @@ class PackedSteps:
         """What the loss is averaged over."""
         return len(examples)
 
+    def begin(self, model: Any, examples: list[Example]) -> None:
+        """Called with each batch before its rows are run."""
+
     def padded_tokens(self, example: Example) -> int:
         """Tokens that TRL counts: the prompt with each answer."""
         return self.cost(example)
@@ -62,11 +65,12 @@ class PackedSteps:
         """Loss and gradients of one batch; the gradients of several processes meet at its last row."""
         model.train()
         examples = inputs["examples"]
+        self.begin(model, examples)
         # Over all processes and accumulated batches; gradients are averaged over processes, so the sum is scaled back.
         share = self.accelerator.num_processes / num_items_in_batch if num_items_in_batch else None
         scale = share or 1 / (self.units(examples) * self.current_gradient_accumulation_steps)
         pieces = self._pieces(examples)
-        total, sums = torch.zeros((), device=self.accelerator.device), _Totals()
+        total, sums = torch.zeros((), device=self.accelerator.device), Totals()
         for number, piece in enumerate(pieces, 1):
             with self.accelerator.no_sync(model) if number < len(pieces) else nullcontext():
                 with self.accelerator.autocast():
@@ -83,7 +87,8 @@ class PackedSteps:
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, None]:
         """The loss of one held-out batch."""
         examples = inputs["examples"]
-        total, sums = torch.zeros((), device=self.accelerator.device), _Totals()
+        self.begin(model, examples)
+        total, sums = torch.zeros((), device=self.accelerator.device), Totals()
         for piece in self._pieces(examples):
             with self.accelerator.autocast():
                 loss, found = self.summed_loss(model, piece)
@@ -92,15 +97,16 @@ class PackedSteps:
         self._log("eval", sums)
         return total / self.units(examples), None, None
 
-    def _pieces(self, examples: list[Example]) -> list[list[Example]]:
-        rows = parts([self.cost(example) for example in examples], self._tokens_per_row)
+    def _pieces(self, examples: list[Example], cost: Callable[[Example], int] | None = None) -> list[list[Example]]:
+        rows = parts([(cost or self.cost)(example) for example in examples], self._tokens_per_row)
         return [[examples[i] for i in row] for row in rows]
 
-    def _log(self, mode: str, sums: _Totals) -> None:
+    def _log(self, mode: str, sums: Totals) -> None:
         stacked = torch.stack([*(total for total in sums.totals.values()), *map(torch.tensor, sums.counts.values())])
         totals, counts = self.accelerator.reduce(stacked.to(self.accelerator.device), reduction="sum").chunk(2)
-        for name, value in zip(sums.totals, (totals / counts).tolist()):
-            self._metrics[mode][name].append(value)
+        for name, value, count in zip(sums.totals, (totals / counts).tolist(), counts.tolist()):
+            if count:
+                self._metrics[mode][name].append(value)
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -113,7 +119,7 @@ class PackedSteps:
         return 0  # transformers' guess goes by padded tensors
 
 
-class _Totals:
+class Totals:
     """Sums of metrics over the rows of a batch."""
 
     def __init__(self) -> None:
@@ -167,42 +173,6 @@ class PackedReward(PackedSteps, RewardTrainer):
             "margin": (margins.sum(), pairs),
             "mean_reward": (scores.sum(), 2 * pairs),
         }
-
-
-class PackedDPO(PackedSteps, DPOTrainer):
-    """−log σ(β·(log-ratio of chosen − log-ratio of rejected)), averaged over pairs (arXiv 2305.18290, equation 7)."""
-
-    def __init__(self, *args: Any, references: list[ReferenceLogps], **kwargs: Any) -> None:
-        self.references = references  # of the training rows, and of the held-out ones
-        super().__init__(*args, **kwargs)
-
-    def cost(self, example: Example) -> int:
-        return pair_cost(example)
-
-    def padded_tokens(self, example: Example) -> int:
-        return pair_cost(example) + len(example["prompt_ids"])
-
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
-        rows = pair_rows(examples, self.accelerator.device)
-        reference = self.references[0 if model.training else 1].of([example["row"] for example in examples], rows)
-        found = token_logps(model, rows)
-        logps = found.logps.sum(1)
-        rewards = self.beta * (logps - reference)
-        chosen, rejected = rewards[0::2], rewards[1::2]
-        pairs, tokens = len(examples), rows.mask.sum().item()
-        return -logsigmoid(chosen - rejected).sum(), {
-            "entropy": (found.entropy.sum(), tokens),
-            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
-            "rewards/chosen": (chosen.sum(), pairs),
-            "rewards/rejected": (rejected.sum(), pairs),
-            "rewards/margins": ((chosen - rejected).sum(), pairs),
-            "rewards/accuracies": ((chosen > rejected).sum(), pairs),
-            "logps/chosen": (logps[0::2].sum(), pairs),
-            "logps/rejected": (logps[1::2].sum(), pairs),
-        }
-
-    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset  # `references` has them, as they are asked for
 
 
 def demo_rows(examples: list[Example], device: torch.device) -> Rows:

@@ -12,7 +12,7 @@ from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
 
-MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "ppo": "ppo"}
+MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
 
 
 def rollouts(config: Any, prompts: int) -> int:
@@ -43,6 +43,8 @@ def summary(inputs: Inputs) -> dict[str, str]:
         lines[f"reward {spec.name}"] = spec.reference.shown if spec.reference else spec.text
     for source in inputs.data.sources:
         lines[f"data {source['path']}"] = f"{source['rows']:,} rows ({source['format']})"
+    if hasattr(config, "in_words"):
+        lines["loss"] = config.in_words
     trained = f"LoRA rank {config.lora_rank}" if config.lora_rank else "all weights"
     unit = "rollouts" if inputs.stage == "ppo" else "steps"
     lines["training"] = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefcli.data.tokenising import Encoder, encode_demos, encode_pairs
+from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
@@ -32,6 +32,19 @@ def preview(inputs: Inputs, reporter: Reporter) -> dict[str, str]:
         return {
             "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {_cut(cut, dropped, len(rows))}",
             "example": example,
+        }
+    if inputs.stage == "kto":
+        answers, cut, dropped = encode_labelled(rows, encoder, config.max_length)
+        refuse_nothing_left(len(answers), dropped, config.max_length)
+        examples = {
+            f"example {name}": decode(found["prompt_ids"]) + OPEN + decode(found["completion_ids"]) + CLOSE
+            for name, label in (("desirable", True), ("undesirable", False))
+            if (found := next((a for a in answers if a["label"] is label), None))
+        }
+        return {
+            "tokens": f"prompts {_spread([len(a['prompt_ids']) for a in answers])}, "
+            f"answers {_spread([len(a['completion_ids']) for a in answers])}; {_cut(cut, dropped, len(rows))}",
+            **examples,
         }
     pairs, cut, dropped = encode_pairs(rows, encoder, config.max_length)
     refuse_nothing_left(len(pairs), dropped, config.max_length)

@@ -1,12 +1,12 @@
-"""The frozen reference's log-probabilities of pairs: computed when first asked for, kept for epochs and re-runs."""
+"""The frozen reference, and its log-probabilities of pairs: computed when first asked for, kept for later runs."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from array import array
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from trl.trainer.utils import use_adapter
 
+from prefcli.models.generation import evaluation_mode
+from prefcli.models.loading import load_policy
 from prefcli.models.logps import token_logps
 from prefcli.models.rows import Rows
+from prefcli.models.tokenizers import check_tokenizer
+from prefcli.stages.session import Session
 
 FOLDER = ".cache/reference-logps"  # below the artifact store
 
@@ -77,3 +82,35 @@ def cache_file(root: Path, digest: str | None, dtype: torch.dtype, pairs: list[d
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             key.update(array("q", [len(pair[name]), *pair[name]]).tobytes())
     return root / FOLDER / f"{key.hexdigest()[:32]}.safetensors"
+
+
+def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
+    """The frozen reference.
+
+    None, TRL's word for the starting model itself, would make it read the weights once more from disk, where a
+    GGUF file or a model with a token added does not stand as it is in memory; so it is loaded here. With an adapter
+    None is right: the base below it, or a frozen copy of the parent's adapter, is the starting model.
+    """
+    reference = run.inputs.references["reference"]
+    if reference == run.inputs.model:
+        if hasattr(policy, "peft_config"):
+            return None
+    else:
+        check_tokenizer("--reference", reference, tokenizer, run.reporter)
+    model = load_policy(reference, dtype=run.dtype, device=run.device, trainable=False, tokenizer_size=len(tokenizer))
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def reference_at_work(model: Any, accelerator: Any, shares_policy: bool) -> Iterator[None]:
+    """The model as the frozen reference, in evaluation mode.
+
+    One that `shares_policy` is the policy without its adapter, or with the frozen copy that TRL made of a parent's.
+    """
+    adapter = "ref" if shares_policy and "ref" in getattr(model, "peft_config", {}) else None
+    with ExitStack() as stack:
+        if hasattr(model, "peft_config"):
+            stack.enter_context(use_adapter(model, adapter))
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(accelerator.autocast())
+        yield

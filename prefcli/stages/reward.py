@@ -90,13 +90,18 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 
 def split(rows: list[Row], share: float, seed: int, all_for_training: bool) -> tuple[list[Row], list[Row]]:
-    """(training, held out): a random share is kept back, at least one pair where there are two."""
-    if all_for_training or share == 0 or len(rows) < 2:
+    """(training, held out): a random share is kept back, at least one pair where there are two.
+
+    A row that is there several times (--data-weight) is on one side alone.
+    """
+    distinct = list({id(row): row for row in rows}.values())
+    if all_for_training or share == 0 or len(distinct) < 2:
         return rows, []
-    order = list(range(len(rows)))
+    order = list(range(len(distinct)))
     random.Random(seed).shuffle(order)
-    kept = max(1, round(share * len(rows)))
-    return [rows[i] for i in sorted(order[kept:])], [rows[i] for i in sorted(order[:kept])]
+    held_out = [distinct[i] for i in sorted(order[: max(1, round(share * len(distinct)))])]
+    kept = set(map(id, held_out))
+    return [row for row in rows if id(row) not in kept], held_out
 
 
 def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

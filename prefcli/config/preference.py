@@ -1,0 +1,32 @@
+"""Options that the commands on preferences without a reward model share (dpo, kto)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from prefcli.config.base import INCIDENTAL
+from prefcli.config.training import DATA, MODEL, DataConfig, ModelConfig, OptimizerConfig, OutputConfig
+
+LOSS = "Loss"
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
+    """A policy trained against its frozen reference."""
+
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Frozen reference model. Default: the starting model.", rich_help_panel=MODEL),
+        INCIDENTAL,  # its digest is in the key
+    ] = None
+    weight_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with a weight of each row's loss: 2 counts twice, 0 not at all.",
+            metavar="NAME",
+            rich_help_panel=DATA,
+        ),
+    ] = None

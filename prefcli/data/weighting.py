@@ -1,0 +1,56 @@
+"""Which rows count how much: files mixed by weight, rows weighted by a column."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from prefcli.data.formats import Dataset
+from prefcli.errors import DataError, UsageError
+
+
+def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
+    """The files of a data set drawn so that the n-th has its weight's share of the rows, as many as there were.
+
+    A file is taken whole as often as that goes, and the rest is drawn from it without replacement: no row is there
+    twice more often than another of its file. Without weights all rows are there once.
+    Raises UsageError: weights that do not go with the files.
+    """
+    if not weights:
+        return data
+    if len(weights) != len(data.sources):
+        raise UsageError(
+            f"{len(data.sources)} times --data and {len(weights)} times --data-weight", "give each file its weight"
+        )
+    if not all(map(math.isfinite, weights)) or sum(weights) <= 0 or min(weights) < 0:
+        raise UsageError("--data-weight: weights are 0 or more, and not all 0")
+    draw = random.Random(seed)
+    rows, notes, start = [], list(data.notes), 0
+    for source, weight in zip(data.sources, weights):
+        own = data.rows[start : start + source["rows"]]
+        start += source["rows"]
+        wanted = round(len(data.rows) * weight / sum(weights))
+        rows += own * (wanted // len(own)) + draw.sample(own, wanted % len(own))
+        notes.append(f"{source['path']}: {wanted} rows in a pass, from {len(own)} (--data-weight {weight:g})")
+        source["drawn"] = wanted
+    return Dataset(rows, data.sources, notes)
+
+
+def weigh(data: Dataset, column: str | None) -> None:
+    """Give each row the weight that its column says. Raises DataError where one says none."""
+    if column is None:
+        return
+    for number, row in enumerate(data.rows, 1):
+        try:
+            row.weight = float(row.columns[column])
+        except KeyError:
+            found = ", ".join(sorted(row.columns)) or "none"
+            raise DataError(f"row {number} has no column {column!r} (--weight-column)", f"there is: {found}") from None
+        except (TypeError, ValueError):
+            row.weight = math.nan
+        if not (math.isfinite(row.weight) and row.weight >= 0):
+            raise DataError(
+                f"row {number}: --weight-column {column} is {row.columns[column]!r}", "weights are numbers, 0 or more"
+            )
+    if not any(row.weight for row in data.rows):
+        raise DataError(f"--weight-column {column}: every weight is 0", "give a row a weight above 0")

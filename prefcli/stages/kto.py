@@ -1,0 +1,93 @@
+"""KTO: learning from answers that are labelled desirable or not, one by one (losses/binary.py)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from trl import KTOConfig as TRLConfig
+
+from prefcli.artifacts.store import Artifact
+from prefcli.config.kto import KTOConfig
+from prefcli.data.tokenising import Encoder, encode_labelled
+from prefcli.errors import DataError, UsageError
+from prefcli.progress import Reporter
+from prefcli.stages import trl_trainer
+from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.packed_preferences import PackedKTO
+from prefcli.stages.policy import open_policy
+from prefcli.stages.reference import open_reference, reference_at_work
+from prefcli.stages.session import Session, session, sharded
+
+FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
+# Where λ_D·(desirable answers) lies outside this many times λ_U·(undesirable ones) (arXiv 2402.01306, equation 9).
+BALANCE = (1.0, 4 / 3)
+
+
+def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
+    """Train on labelled answers and return the finished artifact; None in all processes but the first."""
+    config: KTOConfig = inputs.config
+    if wrapper := sharded():
+        raise UsageError(f"kto does not run under {wrapper}", "run it in processes that hold the whole model")
+    with session(inputs, reporter) as run:
+        opened = open_policy(run)
+        encoder = Encoder(opened.tokenizer)
+        rows, cut, dropped = encode_labelled(inputs.data.rows, encoder, config.max_length)
+        refuse_nothing_left(len(rows), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, len(rows))
+        _check_labels(run, [row["label"] for row in rows])
+        held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
+        packed = run.packs(opened.model, "policy")
+        reference = open_reference(run, opened.model, opened.tokenizer)
+        if packed and reference is not None:
+            run.packs(reference, "reference")
+        arguments = trl_trainer.arguments(
+            run, beta=config.beta, precompute_ref_log_probs=reference is None, train_sampling_strategy="sequential"
+        )
+        if arguments["per_device_train_batch_size"] < 2:
+            raise UsageError(
+                "kto takes its KL from the other answers of a batch, and here a batch is one",
+                "raise --batch-size, or lower --grad-accum",
+            )
+        trainer = PackedKTO(
+            model=opened.model,
+            ref_model=reference,
+            args=TRLConfig(**arguments),
+            train_dataset=trl_trainer.dataset(rows),
+            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
+            processing_class=opened.tokenizer,
+            tokens_per_row=run.tokens_per_row,
+            config=config,
+        )
+        trainer.reference = opened.model if reference is None else reference
+        trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
+        steps, tokens = trl_trainer.run(run, trainer, "kto")
+        wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
+        return run.finish(
+            trainer.model,
+            opened.tokenizer,
+            metrics={name: run.log.last[name] for name in wanted if name in run.log.last},
+            steps=steps,
+            tokens=tokens,
+            about=opened.about,
+            saves_merged=opened.saves_merged,
+        )
+
+
+def _check_labels(run: Session, labels: list[bool]) -> None:
+    """Say where the two kinds weigh very differently. Raises DataError where there is one kind alone."""
+    config: KTOConfig = run.inputs.config
+    good, bad = sum(labels), len(labels) - sum(labels)
+    if not good or not bad:
+        raise DataError(
+            f"every row is labelled {'true' if good else 'false'}: kto learns from both kinds",
+            "add answers of the other kind, or use sft for good ones alone",
+        )
+    run.reporter.notice(f"{good} desirable answers, {bad} undesirable ones")
+    ratio = config.desirable_weight * good / max(config.undesirable_weight * bad, 1e-9)
+    low, high = BALANCE
+    if not low * 0.99 <= ratio <= high * 1.01:
+        side, weight = ("undesirable", ratio / high) if ratio > high else ("desirable", low / ratio)
+        run.reporter.notice(
+            f"desirable answers weigh {ratio:.2g} times the others; KTO's paper advises {low:.2g} to {high:.2g} times "
+            f"(--{side}-weight {weight:.2g})"
+        )

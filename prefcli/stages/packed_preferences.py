@@ -1,0 +1,149 @@
+"""Steps of DPO and KTO: the losses of prefcli/losses, on packed rows or, where a model takes no others, padded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler
+from trl import DPOTrainer, KTOTrainer
+
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.losses.binary import kto, reference_point, shifted
+from prefcli.losses.pairs import PAIR_LOSSES, Terms
+from prefcli.models.generation import evaluation_mode
+from prefcli.models.logps import token_logps
+from prefcli.models.rows import pad_rows
+from prefcli.stages.packed_trainer import Example, PackedSteps, Sums, Totals, pair_cost, pair_rows
+from prefcli.stages.reference import ReferenceLogps
+
+
+class PackedDPO(PackedSteps, DPOTrainer):
+    """The loss that the options say, averaged over pairs. Without `references` log-ratios are log-probabilities.
+
+    An example's "margin" is what other rewards say of the pair, and `share` the weight of its own label beside them.
+    """
+
+    def __init__(
+        self, *args: Any, config: DPOConfig, references: list[ReferenceLogps], share: float = 1.0, **kwargs: Any
+    ) -> None:
+        self.references = references  # of the training rows, and of the held-out ones
+        self._config, self._share = config, share
+        super().__init__(*args, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+        config, rows = self._config, pair_rows(examples, self.accelerator.device)
+        ratios = torch.zeros(len(rows.lengths), device=self.accelerator.device)
+        if self.references:
+            which = self.references[0 if model.training else 1]
+            ratios = ratios - which.of([example["row"] for example in examples], rows)
+        found = token_logps(model, rows)
+        logps, lengths = found.logps.sum(1), rows.completion_lengths
+        ratios = ratios + logps
+        if config.length_normalise:
+            ratios = ratios / lengths
+        margin = config.simpo_gamma or ratios.new_tensor([example.get("margin", 0.0) for example in examples])
+        terms = Terms(ratios[0::2], ratios[1::2], self.beta, config.label_smoothing or 0.0, margin, self._share)
+        losses = PAIR_LOSSES[config.loss](terms)
+        if config.sft_weight:
+            losses = losses - config.sft_weight * (logps / lengths)[0::2]
+        losses = losses * ratios.new_tensor([example.get("weight", 1.0) for example in examples])
+        chosen, rejected = self.beta * terms.chosen, self.beta * terms.rejected
+        pairs, tokens = len(examples), rows.mask.sum().item()
+        return losses.sum(), {
+            "entropy": (found.entropy.sum(), tokens),
+            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
+            "rewards/chosen": (chosen.sum(), pairs),
+            "rewards/rejected": (rejected.sum(), pairs),
+            "rewards/margins": ((chosen - rejected).sum(), pairs),
+            "rewards/accuracies": ((chosen > rejected).sum(), pairs),
+            "logps/chosen": (logps[0::2].sum(), pairs),
+            "logps/rejected": (logps[1::2].sum(), pairs),
+        }
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # `references` has them, as they are asked for
+
+
+class PackedKTO(PackedSteps, KTOTrainer):
+    """KTO's loss, averaged over answers; z₀ is that of the batch (of all processes' together)."""
+
+    def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
+        self._config = config
+        # The frozen model, and the mode in which it is one; set once the trainer has prepared it.
+        self.reference: Any = None
+        self.at_work: Callable[[], AbstractContextManager[Any]] | None = None
+        self._kl = torch.zeros(())
+        super().__init__(*args, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return len(example["prompt_ids"]) + len(example["completion_ids"])
+
+    @torch.no_grad()
+    def begin(self, model: Any, examples: list[Example]) -> None:
+        """Work out the reference's figures and z₀: each prompt of this batch with its own answer and with another."""
+        assert self.at_work is not None
+        device, ratios = self.accelerator.device, []
+        others = shifted([example["completion_ids"] for example in examples])
+        for example, other in zip(examples, others):
+            example["other_ids"] = other
+        for piece in self._pieces(examples, lambda example: self.cost(example) + len(example["other_ids"])):
+            both = pad_rows(
+                [example["prompt_ids"] for example in piece for _ in range(2)],
+                [example[name] for example in piece for name in ("completion_ids", "other_ids")],
+                device=device,
+            )
+            with self.at_work():
+                reference = token_logps(self.reference, both).logps.sum(1)
+            with evaluation_mode(model), self.accelerator.autocast():
+                mismatched = both.select(torch.arange(1, 2 * len(piece), 2, device=device))
+                ratios.append(token_logps(model, mismatched).logps.sum(1) - reference[1::2])
+            for example, logps in zip(piece, reference[0::2].tolist()):
+                example["reference_logps"] = logps
+        self._kl = reference_point(self.accelerator.reduce(torch.cat(ratios).mean(), reduction="mean"))
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+        config, device = self._config, self.accelerator.device
+        prompts, answers = ([example[name] for example in examples] for name in ("prompt_ids", "completion_ids"))
+        rows = pad_rows(prompts, answers, device=device)
+        found = token_logps(model, rows)
+        logps = found.logps.sum(1)
+        ratios = logps - logps.new_tensor([example["reference_logps"] for example in examples])
+        labels = torch.tensor([example["label"] for example in examples], device=device)
+        losses = kto(
+            ratios, labels, self._kl, beta=config.beta,
+            desirable=config.desirable_weight, undesirable=config.undesirable_weight,
+        )  # fmt: skip
+        losses = losses * ratios.new_tensor([example.get("weight", 1.0) for example in examples])
+        rewards, good, tokens = config.beta * ratios.detach(), int(labels.sum()), rows.mask.sum().item()
+        bad = len(examples) - good
+        return losses.sum(), {
+            "kl": (self._kl * len(examples), len(examples)),
+            "entropy": (found.entropy.sum(), tokens),
+            "rewards/chosen": (rewards[labels].sum(), good),
+            "rewards/rejected": (rewards[~labels].sum(), bad),
+            "logps/chosen": (logps[labels].sum(), good),
+            "logps/rejected": (logps[~labels].sum(), bad),
+        }
+
+    def _log(self, mode: str, sums: Totals) -> None:
+        super()._log(mode, sums)
+        metrics = self._metrics[mode]
+        if metrics["rewards/chosen"] and metrics["rewards/rejected"]:
+            metrics["rewards/margins"].append(metrics["rewards/chosen"][-1] - metrics["rewards/rejected"][-1])
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
+        return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset

@@ -1,0 +1,252 @@
+"""The losses on pairs and on labels: against plain arithmetic, and against TRL's own trainers on the same batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_models import letters, tiny_lm
+from trl import DPOConfig as TRLDPOConfig
+from trl import KTOConfig as TRLKTOConfig
+from trl import KTOTrainer
+
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.errors import UsageError
+from prefcli.losses.binary import kto, reference_point
+from prefcli.losses.pairs import PAIR_LOSSES, Terms
+from prefcli.models.packed import pack
+from prefcli.stages.dpo import PairTrainer, trl_options
+from prefcli.stages.packed_preferences import PackedDPO, PackedKTO
+from prefcli.stages.reference import ReferenceLogps, reference_at_work
+
+CHOSEN, REJECTED = [0.7, -1.5, 3.0, -8.0, 0.0], [-0.2, 0.9, 2.5, 1.0, 0.0]
+
+
+def sig(x):
+    return 1 / (1 + math.exp(-x))
+
+
+FORMULAS = {
+    "sigmoid": lambda c, r, b, e: -(1 - e) * math.log(sig(b * (c - r))) - e * math.log(sig(b * (r - c))),
+    "robust": lambda c, r, b, e: (-(1 - e) * math.log(sig(b * (c - r))) + e * math.log(sig(b * (r - c)))) / (1 - 2 * e),
+    "hinge": lambda c, r, b, e: max(0.0, 1 - b * (c - r)),
+    "ipo": lambda c, r, b, e: (c - r - 1 / (2 * b)) ** 2,
+    "simpo": lambda c, r, b, e: -math.log(sig(b * (c - r) - 1.25)),
+    "apo-zero": lambda c, r, b, e: 1 - sig(b * c) + sig(b * r),
+    "apo-down": lambda c, r, b, e: sig(b * c) + 1 - sig(b * (c - r)),
+}
+
+
+@pytest.mark.parametrize("loss", PAIR_LOSSES)
+def test_a_loss_is_its_formula_and_its_gradient_the_slope(loss):
+    beta, smoothing = 0.3, 0.2 if loss in ("sigmoid", "robust") else 0.0
+    chosen, rejected = (torch.tensor(x, dtype=torch.double, requires_grad=True) for x in (CHOSEN, REJECTED))
+    found = PAIR_LOSSES[loss](Terms(chosen, rejected, beta, smoothing, 1.25 if loss == "simpo" else 0.0))
+    expected = [FORMULAS[loss](c, r, beta, smoothing) for c, r in zip(CHOSEN, REJECTED)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-12)
+    found.sum().backward()
+    h = 1e-6
+    for i, (c, r) in enumerate(zip(CHOSEN, REJECTED)):
+        slope = FORMULAS[loss](c + h, r, beta, smoothing) - FORMULAS[loss](c - h, r, beta, smoothing)
+        assert chosen.grad[i].item() == pytest.approx(slope / 2 / h, abs=1e-6)
+
+
+def test_robust_is_in_expectation_over_flipped_labels_the_loss_on_the_clean_ones():
+    c, r, e = torch.tensor(CHOSEN), torch.tensor(REJECTED), 0.2
+    noisy = (1 - e) * PAIR_LOSSES["robust"](Terms(c, r, 0.3, e)) + e * PAIR_LOSSES["robust"](Terms(r, c, 0.3, e))
+    torch.testing.assert_close(noisy, PAIR_LOSSES["sigmoid"](Terms(c, r, 0.3)))
+
+
+PAIRS = [
+    {"prompt_ids": [0, 1], "chosen_ids": [1, 0, 1, 2], "rejected_ids": [0, 2]},
+    {"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [1, 1, 0, 0, 2]},
+    {"prompt_ids": [0, 0, 1], "chosen_ids": [0, 1, 2], "rejected_ids": [1, 0, 2]},
+]
+ANSWERS = [
+    {"prompt_ids": p["prompt_ids"], "completion_ids": p[side], "label": side == "chosen_ids"}
+    for p in PAIRS for side in ("chosen_ids", "rejected_ids")
+]  # fmt: skip
+MODELS = {"vocab": 4, "layers": 1}
+
+
+def arguments(kind, tmp_path, rows, **more):
+    return kind(
+        output_dir=str(tmp_path), per_device_train_batch_size=rows, max_length=None, use_cpu=True, bf16=False,
+        report_to="none", gradient_checkpointing=False, **more,
+    )  # fmt: skip
+
+
+def gradients(trainer, batch):
+    """(loss, gradients) of one step."""
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer.training_step(trainer.model, batch)
+    return float(loss), [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
+
+
+def our_dpo(tmp_path, config, policy, reference, pairs=PAIRS, share=1.0, tokens_per_row=12):
+    rows = [{**pair, "row": i} for i, pair in enumerate(pairs)]
+    logps = ReferenceLogps(len(rows), None)
+    trainer = PackedDPO(
+        model=policy, processing_class=letters(), tokens_per_row=tokens_per_row, config=config, share=share,
+        args=arguments(TRLDPOConfig, tmp_path, len(rows), precompute_ref_log_probs=True, beta=config.beta),
+        train_dataset=Dataset.from_list(rows), references=[] if config.reference_free else [logps],
+    )  # fmt: skip
+    logps.model, logps.run = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
+    return gradients(trainer, {"examples": rows}), trainer
+
+
+CASES = ["sigmoid", "sigmoid -l", "ipo -l", "hinge", "robust", "apo-zero", "apo-down"]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_loss_and_gradient_of_dpo_are_those_of_trl(case, packed, tmp_path):
+    loss, *normalise = case.split()
+    config = DPOConfig(loss=loss, length_normalise=bool(normalise), beta=0.5).resolved()
+    policy, reference = tiny_lm(seed=1, **MODELS), tiny_lm(seed=2, **MODELS)
+    theirs = PairTrainer(
+        model=copy.deepcopy(policy), ref_model=reference, train_dataset=Dataset.from_list(PAIRS),
+        args=arguments(TRLDPOConfig, tmp_path, 3, **trl_options(config)), processing_class=letters(),
+    )  # fmt: skip
+    expected = gradients(theirs, next(iter(theirs.get_train_dataloader())))
+    if packed:
+        assert pack(policy) is None
+    (found, slopes), _ = our_dpo(tmp_path, config, policy, reference)
+    assert found == pytest.approx(expected[0], abs=1e-5)
+    torch.testing.assert_close(slopes, expected[1], atol=1e-5, rtol=1e-4)
+    assert max(float(slope.abs().max()) for slope in slopes) > 1e-3
+
+
+def logps_of(model, pair, side):
+    """Σ log π of an answer, and its length, one token at a time."""
+    ids, prompt = pair["prompt_ids"] + pair[side], len(pair["prompt_ids"])
+    found = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
+    return sum(found[t - 1, ids[t]] for t in range(prompt, len(ids))), len(pair[side])
+
+
+def test_ipo_regresses_the_sum_and_under_the_flag_the_mean(tmp_path):
+    policy, reference, losses = tiny_lm(seed=1, **MODELS), tiny_lm(seed=2, **MODELS), {}
+    for mean in (False, True):
+        expected = 0.0
+        for pair in PAIRS:
+            sides = []
+            for side in ("chosen_ids", "rejected_ids"):
+                (a, n), (b, _) = logps_of(policy, pair, side), logps_of(reference, pair, side)
+                sides.append(float(a - b) / (n if mean else 1))
+            expected += (sides[0] - sides[1] - 1 / (2 * 0.5)) ** 2 / len(PAIRS)
+        config = DPOConfig(loss="ipo", length_normalise=mean, beta=0.5).resolved()
+        (losses[mean], _), _ = our_dpo(tmp_path, config, copy.deepcopy(policy), reference)
+        assert losses[mean] == pytest.approx(expected, rel=1e-4)
+        assert ("mean a token" if mean else "sum over tokens") in config.in_words and "= 1" in config.in_words
+    assert abs(losses[True] - losses[False]) > 0.1
+
+
+def test_simpo_is_that_of_trls_cpo_trainer(tmp_path):
+    from trl.experimental.cpo import CPOTrainer
+
+    policy = tiny_lm(seed=1, **MODELS)
+    means = [[lp / n for lp, n in (logps_of(policy, pair, side) for pair in PAIRS)]
+             for side in ("chosen_ids", "rejected_ids")]  # fmt: skip
+    options = {"alpha": 0.0, "beta": 2.0, "simpo_gamma": 0.7, "label_smoothing": 0.0, "loss_type": "simpo"}
+    theirs = SimpleNamespace(**options, accelerator=SimpleNamespace(device="cpu"))
+    losses, *_ = CPOTrainer.cpo_loss(theirs, *map(torch.stack, means))
+    expected = losses.mean()
+    slopes = torch.autograd.grad(expected, list(policy.parameters()), allow_unused=True)
+    (found, mine), _ = our_dpo(tmp_path, DPOConfig(loss="simpo", simpo_gamma=0.7).resolved(), policy, None)
+    assert found == pytest.approx(float(expected), abs=1e-5)
+    torch.testing.assert_close(mine, [s for s in slopes if s is not None], atol=1e-5, rtol=1e-4)
+
+
+def test_the_sft_term_weights_and_margins_enter_as_said(tmp_path):
+    policy, reference = tiny_lm(seed=1, **MODELS), tiny_lm(seed=2, **MODELS)
+    pairs = [{**pair, "weight": w, "margin": m} for pair, w, m in zip(PAIRS, (1.0, 0.0, 2.5), (0.3, 1.0, -0.4))]
+    expected = 0.0
+    for pair in pairs:
+        (c, n), (r, _) = (logps_of(policy, pair, side) for side in ("chosen_ids", "rejected_ids"))
+        (cr, _), (rr, _) = (logps_of(reference, pair, side) for side in ("chosen_ids", "rejected_ids"))
+        z = (0.5 * float((c - cr) - (r - rr)) - pair["margin"]) / 0.6
+        expected += pair["weight"] * (-math.log(sig(z)) - 0.25 * float(c) / n) / len(pairs)
+    config = DPOConfig(beta=0.5, sft_weight=0.25).resolved()
+    (found, _), _ = our_dpo(tmp_path, config, policy, reference, pairs, share=0.6)
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_a_reference_ratios_are_log_probabilities(tmp_path):
+    policy = tiny_lm(seed=1, **MODELS)
+    gaps = [float(logps_of(policy, p, "chosen_ids")[0] - logps_of(policy, p, "rejected_ids")[0]) for p in PAIRS]
+    (found, _), _ = our_dpo(tmp_path, DPOConfig(reference_free=True).resolved(), policy, None)
+    assert found == pytest.approx(sum(-math.log(sig(0.1 * gap)) for gap in gaps) / len(gaps), rel=1e-4)
+
+
+class LabelledTrainer(KTOTrainer):
+    """TRL's on token ids, with the mismatched answers that it would prepare."""
+
+    def _prepare_dataset(self, dataset, *_, **__):
+        return dataset
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_loss_kl_and_gradient_of_kto_are_those_of_trl(seed, tmp_path):
+    policy, reference = tiny_lm(seed=1, **MODELS), tiny_lm(seed=seed, **MODELS)
+    others = [ANSWERS[i - 1]["completion_ids"] for i in range(len(ANSWERS))]
+    weights = {"desirable_weight": 1.3, "undesirable_weight": 0.7}
+    theirs = LabelledTrainer(
+        model=copy.deepcopy(policy), ref_model=reference, processing_class=letters(),
+        train_dataset=Dataset.from_list([{**a, "KL_completion_ids": o} for a, o in zip(ANSWERS, others)]),
+        args=arguments(TRLKTOConfig, tmp_path, len(ANSWERS), beta=0.5, train_sampling_strategy="sequential", **weights),
+    )  # fmt: skip
+    expected = gradients(theirs, next(iter(theirs.get_train_dataloader())))
+    assert pack(policy) is None
+    ours = PackedKTO(
+        model=policy, ref_model=None, processing_class=letters(), train_dataset=Dataset.from_list(ANSWERS),
+        args=arguments(TRLKTOConfig, tmp_path, len(ANSWERS), beta=0.5, train_sampling_strategy="sequential",
+                       precompute_ref_log_probs=True),
+        tokens_per_row=14, config=KTOConfig(beta=0.5, **weights),
+    )  # fmt: skip
+    ours.reference, ours.at_work = reference, lambda: reference_at_work(reference, ours.accelerator, False)
+    found = gradients(ours, {"examples": [dict(answer) for answer in ANSWERS]})
+    assert found[0] == pytest.approx(expected[0], abs=1e-5)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-5, rtol=1e-4)
+    mine, trls = ours._metrics["train"], theirs._metrics["train"]
+    for name in ("kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "entropy"):
+        assert mine[name] == pytest.approx(trls[name], abs=1e-4), name
+    # and z₀ from forwards over one sequence at a time
+    ratios = [
+        float(logps_of(policy, {**a, "x": o}, "x")[0] - logps_of(reference, {**a, "x": o}, "x")[0])
+        for a, o in zip(ANSWERS, others)
+    ]
+    assert mine["kl"][0] == pytest.approx(max(0.0, sum(ratios) / len(ratios)), abs=1e-4)
+
+
+def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():
+    ratios = torch.tensor(CHOSEN, requires_grad=True)
+    labels = torch.tensor([True, False, True, True, False])
+    kl = reference_point(ratios)
+    assert float(kl) == 0 and float(reference_point(-ratios)) == pytest.approx(5.8 / 5)
+    found = kto(ratios, labels, reference_point(-ratios), beta=0.3, desirable=2.0, undesirable=0.5)
+    expected = [2 * (1 - sig(0.3 * (r - 1.16))) if label else 0.5 * (1 - sig(0.3 * (1.16 - r)))
+                for r, label in zip(CHOSEN, labels.tolist())]  # fmt: skip
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+    found.sum().backward()
+    slope = 2 * 0.3 * sig(0.3 * (0.7 - 1.16)) * (1 - sig(0.3 * (0.7 - 1.16)))
+    assert ratios.grad[0].item() == pytest.approx(-slope, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no meaning for --loss ipo"),
+        ({"simpo_gamma": 1.0}, "--simpo-gamma is of --loss simpo"),
+        ({"loss": "ipo", "reward": ["rm"]}, "--reward does not go with --loss ipo"),
+        ({"reward_weight": ["rm=1"]}, "--reward-weight without --reward"),
+        ({"loss": "simpo", "reference": "sft"}, "--reference has no meaning"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        DPOConfig(**options).resolved()
