@@ -1,0 +1,162 @@
+"""Labelled answers as rows, rows weighted and mixed, and the commands that learn from them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from prefcli.data.formats import Dataset, Row, read_dataset
+from prefcli.data.weighting import mix, weigh
+from prefcli.errors import DataError, UsageError
+from prefcli.stages.reward import split
+
+GOOD = {"prompt": "Where is the cup?", "completion": "On the shelf.", "label": True}
+
+
+def metrics(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_labels_are_read_as_they_are_spelt_and_pairs_are_taken_apart(jsonl):
+    spelt = [{**GOOD, "label": label} for label in (True, False, 1, 0, "true", " FALSE ", "1")]
+    rows = read_dataset([str(jsonl("a.jsonl", *spelt))], "labelled").rows
+    assert [row.label for row in rows] == [True, False, True, False, True, False, True]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    (row,) = read_dataset([str(jsonl("m.jsonl", {"messages": messages, "label": False}))], "labelled").rows
+    assert (row.prompt, row.completion, row.label) == (messages[:1], "Hello", False)
+    pair = {"prompt": "Where is the cup?", "chosen": "There.", "rejected": "No.", "n": 3}
+    rows = read_dataset([str(jsonl("p.jsonl", pair))], "labelled").rows
+    assert [(r.completion, r.label, r.chosen, r.columns) for r in rows] == [
+        ("There.", True, None, {"n": 3}), ("No.", False, None, {"n": 3}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({**GOOD, "label": "maybe"}, "'label' must be true or false, and is 'maybe'"),
+        ({**GOOD, "label": None}, "'label' must be true or false"),
+        ({**GOOD, "completion": ""}, "'completion'"),
+        ({"prompt": "a", "completion": "b"}, "expected columns prompt, completion and label"),
+    ],
+)
+def test_what_is_no_label_is_said(jsonl, row, said):
+    with pytest.raises(DataError) as error:
+        read_dataset([str(jsonl("a.jsonl", row))], "labelled")
+    assert said in error.value.message and "a.jsonl, line 1" in error.value.message
+
+
+def dataset(*sizes):
+    rows = [Row(f"{name}{i}") for name, size in zip("abc", sizes) for i in range(size)]
+    return Dataset(rows, [{"path": name, "rows": size, "digest": ""} for name, size in zip("abc", sizes)], [])
+
+
+def test_files_are_mixed_by_weight_and_no_row_is_drawn_twice_more_than_another():
+    found = mix(dataset(30, 10), [0.25, 0.75], seed=1)
+    counts = {row.prompt: 0 for row in dataset(30, 10).rows}
+    for row in found.rows:
+        counts[row.prompt] += 1
+    assert len(found.rows) == 40 and sum(n for name, n in counts.items() if name[0] == "a") == 10
+    assert {n for name, n in counts.items() if name[0] == "a"} == {0, 1}
+    assert {n for name, n in counts.items() if name[0] == "b"} == {3}
+    assert [source["drawn"] for source in found.sources] == [10, 30] and "30 rows in a pass, from 10" in found.notes[1]
+    again, other = mix(dataset(30, 10), [0.25, 0.75], seed=1), mix(dataset(30, 10), [0.25, 0.75], seed=2)
+    assert [r.prompt for r in again.rows] == [r.prompt for r in found.rows] != [r.prompt for r in other.rows]
+    assert mix(dataset(3, 1), [], seed=0).rows == dataset(3, 1).rows
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0], [float("nan"), 1.0], [1.0, 1.0, 1.0]])
+def test_weights_that_do_not_go_with_the_files_are_refused(weights):
+    with pytest.raises(UsageError, match="--data-weight"):
+        mix(dataset(3, 1), weights, seed=0)
+
+
+def test_a_row_that_is_drawn_several_times_is_held_out_whole():
+    mixed = mix(dataset(20, 4), [1.0, 3.0], seed=0)
+    training, held_out = split(mixed.rows, 0.25, 0, False)
+    assert held_out and not set(map(id, training)) & set(map(id, held_out))
+    assert len({id(row) for row in held_out}) == len(held_out)
+
+
+def test_rows_are_weighed_by_a_column():
+    data = Dataset([Row("a", columns={"w": "0.5"}), Row("b", columns={"w": 2})], [], [])
+    weigh(data, "w")
+    assert [row.weight for row in data.rows] == [0.5, 2.0]
+    for bad, said in (({}, "no column 'w'"), ({"w": "x"}, "is 'x'"), ({"w": -1}, "is -1"), ({"w": None}, "is None")):
+        with pytest.raises(DataError, match=said):
+            weigh(Dataset([Row("a", columns=bad)], [], []), "w")
+    with pytest.raises(DataError, match="every weight is 0"):
+        weigh(Dataset([Row("a", columns={"w": 0})], [], []), "w")
+
+
+FEW = ["--model", "sft@v1", "--max-steps", "2", "--batch-size", "8", "--lr", "1e-3"]
+
+
+def test_kto_learns_from_binary_feedback(chain, prefcli):
+    command = ["kto", "--data", chain.sample_data / "binary.jsonl", *FEW, "--lr-scheduler", "constant", "--warmup", "0"]
+    result = prefcli(*command, "--eval-data", chain.data("held_out_pairs"), "--desirable-weight", "0.1")
+    path = chain.path_of(result)
+    assert "desirable answers weigh" in result.stderr and "--desirable-weight" in result.stderr
+    first, second, held_out = metrics(path)
+    assert first["loss"] == pytest.approx((0.1 * 0.5 * 0 + 0.5) * 1, abs=0.5) and first["kl"] == pytest.approx(
+        0, abs=1e-4
+    )
+    assert abs(second["rewards/chosen"]) > 1e-4 and "eval_rewards/margins" in held_out
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["stage"] == "kto" and manifest["data"][0]["format"] == "prompt/completion/label"
+    assert manifest["parents"]["reference"]["ref"] == "sft@v1"
+    assert "nothing to do" in prefcli(*command, "--eval-data", chain.data("held_out_pairs"),
+                                      "--desirable-weight", "0.1").stderr  # fmt: skip
+
+
+def test_kto_trains_an_adapter_against_the_model_below_it_and_takes_pairs(chain, prefcli):
+    path = chain.path_of(prefcli("kto", "--data", chain.data("pairs"), *FEW, "--lora-rank", "2"))
+    assert (path / "model/adapter_model.safetensors").exists()
+    assert metrics(path)[0]["loss"] == pytest.approx(0.5, abs=1e-4)
+    dry = prefcli("kto", "--data", chain.data("pairs"), *FEW, "--dry-run")
+    assert dry.exit_code == 0 and "example undesirable" in dry.stderr
+
+
+def test_kto_refuses_one_kind_of_label_and_batches_of_one(chain, prefcli, jsonl):
+    one_kind = jsonl("good.jsonl", GOOD, GOOD)
+    result = prefcli("kto", "--data", one_kind, *FEW)
+    assert result.exit_code == 3 and "every row is labelled true" in result.stderr
+    result = prefcli("kto", "--data", chain.data("pairs"), *FEW, "--batch-size", "1")
+    assert result.exit_code == 2 and "raise --batch-size" in result.stderr
+
+
+def test_another_objective_moves_the_pairs_margin(chain, prefcli):
+    """A reward that is all against the chosen side turns the first step's direction round."""
+    source = chain.folder / "against.py"
+    chosen = [row.chosen for row in read_dataset([chain.data("pairs")], "pairs").rows]
+    source.write_text(
+        f"CHOSEN = {chosen!r}\ndef score(prompts, completions, **columns):\n"
+        "    return [-9.0 if c in CHOSEN else 9.0 for c in completions]\n"
+    )
+    common = ["dpo", "--data", chain.data("pairs"), *FEW, "--lr-scheduler", "constant", "--warmup", "0"]
+    plain = metrics(chain.path_of(prefcli(*common)))
+    reward = ["--reward", f"other=python:{source}:score", "--reward-weight", "other=0.5"]
+    turned = metrics(chain.path_of(prefcli(*common, *reward)))
+    assert turned[0]["loss"] == pytest.approx(4e-8, abs=1e-6)  # z = (0 + 0.5·18) / 0.5
+    assert plain[-1]["rewards/margins"] > turned[-1]["rewards/margins"]
+    result = prefcli(*common, "--reward", f"other=python:{source}:score")
+    assert result.exit_code == 2 and "leaves nothing of 1" in result.stderr
+
+
+def test_without_a_reference_none_is_named_or_opened(chain, prefcli, monkeypatch):
+    monkeypatch.setattr("prefcli.stages.reference.load_policy", lambda *_, **__: pytest.fail("opened"))
+    result = prefcli("dpo", "--data", chain.data("pairs"), *FEW, "--loss", "simpo")
+    path = chain.path_of(result)
+    assert list(json.loads((path / "manifest.json").read_text())["parents"]) == ["model"]
+    assert "simpo, beta 2, on log-probabilities (mean a token); gamma 1" in result.stderr
+
+
+def test_padded_rows_make_the_same_steps_where_trl_has_no_such_loss(chain, prefcli):
+    common = ["dpo", "--data", chain.data("pairs"), *FEW, "--loss", "ipo", "--sft-weight", "0.3"]
+    packed, padded = (chain.path_of(prefcli(*common, way)) for way in ("--packed", "--no-packed"))
+    for mine, theirs in zip(metrics(packed), metrics(padded), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    one, two = (load_file(path / "model/model.safetensors") for path in (packed, padded))
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
