@@ -37,7 +37,7 @@ from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process
-from prefcli.stages.card import model_card
+from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import predicted_bytes
 
@@ -199,7 +199,10 @@ class Session:
             },
             status=status,
         )
-        (self.draft.path / "README.md").write_text(model_card(manifest), encoding="utf-8", errors="replace")
+        adapter = isinstance(model, peft.PeftModel) and not saves_merged
+        base = model.peft_config["default"].base_model_name_or_path if adapter else None
+        card = model_card(manifest, Weights("model", scorer=manifest.stage == "rm", base=base))
+        (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
         return self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
 
 
