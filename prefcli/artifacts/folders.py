@@ -59,7 +59,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
     try:
         folder.mkdir()
         yield folder
+        readable = folder.stat().st_mode & 0o666  # safetensors lets nobody else read its files, whatever the umask
         for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(readable)
             sync(path)
         _replace(out, folder, old)
     except BaseException as error:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, PrefcliError, from_foreign
 from prefcli.models.adapters import merged
-from prefcli.models.loading import Model, base_of, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.loading import Model, is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.shared import WEIGHTS
 from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and read back the same. `base` is what an adapter stands on; None for a whole model."""
+    """What was written, and read back the same. `base` is what an adapter names as its base; None for a whole model."""
 
     scorer: bool
     base: str | None
@@ -69,7 +69,7 @@ def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, repor
         reporter.end()
     return Exported(
         scorer=scorer,
-        base=base_of(reference) if adapter and not merge else None,
+        base=PeftConfig.from_pretrained(folder).base_model_name_or_path if adapter and not merge else None,
         merged=adapter and merge,
         dtype=str(next(iter(meant.values())).dtype).removeprefix("torch."),
         parameters=sum({t.data_ptr(): t.numel() for t in meant.values()}.values()),  # tied weights count once

@@ -169,10 +169,10 @@ class Session:
         self.log.close()
         if not is_main_process():
             return None
+        if value is not None:  # first: it may stand on the policy's base, which merging the policy changes
+            save_model(merged(value) if saves_merged else value, self.draft.path / "value")
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
-        if value is not None:
-            save_model(merged(value) if saves_merged else value, self.draft.path / "value")
         manifest = Manifest(
             stage=self.inputs.stage,
             name=self.inputs.name,
