@@ -58,6 +58,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
     folder, old = out.with_name(stem + ".partial"), out.with_name(stem + ".old")
     try:
         folder.mkdir()
+    except OSError as error:
+        raise SurroundingsError(f"OUT {out}: {error.strerror or error}", "choose another place") from error
+    try:
         yield folder
         readable = folder.stat().st_mode & 0o666  # safetensors lets nobody else read its files, whatever the umask
         for path in folder.rglob("*"):

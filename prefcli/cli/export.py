@@ -43,7 +43,9 @@ def run(config: ExportConfig) -> None:
         weights = Weights(config.push_to_hub or out.name, done.scorer, done.base)
         card = _card(reference, store, weights, None if base is None or os.path.exists(base) else base)
         (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
-    what = ("adapter of " if done.base else "") + ("a reward model" if done.scorer else "a language model")
+    value = reference.path is not None and reference.path.name == "value"
+    what = f"a {'value' if value else 'reward'} model" if done.scorer else "a language model"
+    what = f"an adapter of {what}" if done.base else what
     report.notice(
         f"{what}, {done.dtype}, {done.parameters / 1e6:.2f}M parameters"
         f"{', its adapter merged' if done.merged else ''}: "
