@@ -18,8 +18,9 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
 AT_LEAST = {"sft": 33, "train-rm": 33, "ppo": 45, "dpo": 43, "kto": 37, "eval": 21, "mem-estimate": 11, "ls": 3,
-            "show": 4, "score": 13, "serve-rm": 8, "sample": 18}  # fmt: skip
-WITH_REF = ("show", "serve-rm")  # they take a REF, without which nothing arrives
+            "show": 4, "score": 13, "serve-rm": 8, "sample": 18, "export": 9}  # fmt: skip
+# What they take in its place, without which nothing arrives.
+ARGUMENTS = {"show": {"ref": "the-ref"}, "serve-rm": {"ref": "the-ref"}, "export": {"ref": "the-ref", "out": "there"}}
 
 
 def config_class(command: str) -> Any:
@@ -28,7 +29,7 @@ def config_class(command: str) -> Any:
 
 
 def fields_of(command: str) -> dict[str, tuple[Any, Any]]:
-    return {n: v for n, v in typed_options(config_class(command)).items() if not (n == "ref" and command in WITH_REF)}
+    return {n: v for n, v in typed_options(config_class(command)).items() if n not in ARGUMENTS.get(command, {})}
 
 
 def default_of(command: str, name: str) -> Any:
@@ -75,7 +76,7 @@ def caught(prefcli, monkeypatch):
     def run(command: str, args: list[str]) -> Any:
         configs: list[Any] = []
         monkeypatch.setattr(f"prefcli.cli.{COMMANDS[command][0]}.run", configs.append)
-        result = prefcli(command, *args, *(["the-ref"] if command in WITH_REF else []))
+        result = prefcli(command, *args, *ARGUMENTS.get(command, {}).values())
         assert result.exit_code == 0, result.stderr
         (config,) = configs
         return config
@@ -85,7 +86,7 @@ def caught(prefcli, monkeypatch):
 
 def expected(command: str, **changed: Any) -> dict[str, Any]:
     """All fields, the defaults included."""
-    fixed = {"ref": "the-ref"} if command in WITH_REF else {}
+    fixed = ARGUMENTS.get(command, {})
     return {name: default_of(command, name) for name in fields_of(command)} | fixed | changed
 
 

@@ -200,11 +200,17 @@ def test_a_base_that_is_on_no_disk_is_saved_merged_with_its_adapters(both, chain
     chain.path_of(prefcli("sft", "--data", chain.data("demos"), *few, "--name", "rank2"))
     source = chain.folder / "short.py"
     source.write_text("def score(prompts, completions, **columns):\n    return [-len(c) / 10 for c in completions]\n")
-    paths, said = both("--model", "rank2", reward=f"python:{source}:score")
+    paths, said = both("--model", "rank2", "--keep-state", reward=f"python:{source}:score")
     assert "merged into the weights first" in said
     for path in paths:
         value = AutoModelForSequenceClassification.from_pretrained(path / "value")
         assert not (path / "value/adapter_config.json").exists() and value.score.weight.shape[0] == 1
+        found, kept = tensors(path), tensors(path / "state/step2")
+        projections = [name.removeprefix("model/") for name in found if name.startswith("model/") and "_proj" in name]
+        assert len(projections) == 3 * 7
+        for name in projections:  # each has its own adapter merged, and no other's
+            assert (found[f"value/{name}"] - found[f"model/{name}"]).abs().max() > 1e-4
+        assert kept.keys() == found.keys() and all(torch.equal(kept[name], found[name]) for name in found)
     # The value model starts as the policy with a fresh head, whose draw differs between the layouts.
     alone, together = (rows_of(path)[0] for path in paths)
     assert together["objective/scores"] == pytest.approx(alone["objective/scores"], rel=1e-5)

@@ -131,7 +131,7 @@ def test_an_exception_or_an_interrupt_leaves_nothing(store, own_folder):
 
 
 def test_a_failure_while_finishing_leaves_nothing(store, own_folder, monkeypatch):
-    for step in ("write_manifest", "_sync", "digest_file"):
+    for step in ("write_manifest", "sync", "digest_file"):
         with monkeypatch.context() as patch:
             patch.setattr(store_module, step, lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
             with pytest.raises(OSError), store.writer("sft") as draft:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.manifest import NAME, Manifest
-from prefcli.artifacts.store import Artifact, Store
+from prefcli.artifacts.manifest import FILE, NAME, Manifest
+from prefcli.artifacts.store import Artifact, Store, open_artifact
 from prefcli.errors import ArtifactError
 
 
 @dataclass
 class Node:
-    """One thing in the tree: its role for its child, and how it stands on disk now (ok, missing, changed)."""
+    """One thing in the tree: its role for its child, and how it stands on disk now (ok, missing, changed).
+
+    `hub`: it is a model of the hub, not of this disk.
+    """
 
     role: str
     ref: str
     state: str
     stage: str | None = None
+    hub: bool = False
     parents: list[Node] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -35,13 +40,31 @@ def lineage(artifact: Artifact, store: Store) -> Node:
     return _node("", artifact.ref, artifact.manifest, store, ())
 
 
+def hub_root(node: Node) -> str | None:
+    """The hub model that its weights go back to, from model to model; None where they began elsewhere."""
+    above: Node | None = node
+    while above is not None and not above.hub:
+        above = next((parent for parent in above.parents if parent.role == "model"), None)
+    return above.ref.partition("@")[0] if above is not None else None
+
+
+def around(path: Path) -> Artifact | None:
+    """The artifact that a directory of weights is part of: model/, value/, or either of a kept step."""
+    place = path.resolve()
+    for above in (place.parent, *place.parents[2:3]):
+        if (above / FILE).is_file():
+            return open_artifact(above)
+    return None
+
+
 def _node(role: str, ref: str, manifest: Manifest, store: Store, below: tuple[str, ...]) -> Node:
     node = Node(role, ref, "ok", manifest.stage)
     for parent_role, parent in sorted(manifest.parents.items()):
         parent_ref = str(parent.get("ref", "?"))
         name, _, version = parent_ref.partition("@v")
         if not NAME.fullmatch(name) or not version.isdecimal():  # a directory, a hub id, tiny
-            node.parents.append(Node(parent_role, parent_ref, "ok"))
+            hub = parent["digest"] is None and "://" not in parent_ref
+            node.parents.append(Node(parent_role, parent_ref, "ok", hub=hub))
             continue
         if parent_ref in (ref, *below):  # only a damaged manifest names its own child
             node.parents.append(Node(parent_role, parent_ref, "changed"))

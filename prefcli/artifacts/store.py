@@ -200,11 +200,11 @@ class Draft:
         yield aside
         for path in aside.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
         older = [] if keep else self.steps
         shutil.rmtree(self.state(step), ignore_errors=True)
         os.rename(aside, self.state(step))
-        _sync(aside.parent)
+        sync(aside.parent)
         for number in older:
             if number != step:
                 shutil.rmtree(self.state(number), ignore_errors=True)
@@ -221,12 +221,12 @@ class Draft:
             str(path.relative_to(self.path)): digest_file(path) for path in kept if path.name not in (LOCK, FILE, RUN)
         }
         for path in kept:  # a state was, as it was saved
-            _sync(path)
+            sync(path)
         write_manifest(manifest, self.path)
         final = self.path.with_name(f"v{self.version}")
         os.rename(self.path, final)
         self.finished = True
-        _sync(final.parent)
+        sync(final.parent)
         artifact = Artifact(final, manifest)
         _clear_unlisted(artifact)
         self._unlock()
@@ -355,7 +355,7 @@ def _clear_unlisted(artifact: Artifact) -> None:
         shutil.rmtree(artifact.path / "state", ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Ask the disk to keep it: a rename must not outlive the bytes it names."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),
     "score": ("score", "prefcli.config.score", "ScoreConfig", "Score answers or pairs with any reward source."),
     "serve-rm": ("serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP."),
+    "export": ("export", "prefcli.config.export", "ExportConfig", "Write a finished model as one plain directory."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
     "ls": ("ls", "prefcli.config.store", "ListConfig", "List the artifacts."),
     "show": ("show", "prefcli.config.store", "ShowConfig", "Show one artifact and what it was made from."),

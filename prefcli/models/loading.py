@@ -63,9 +63,11 @@ def is_scorer(reference: Reference) -> bool:
 
 
 def load_policy(
-    reference: Reference, *, dtype: torch.dtype, device: torch.device, trainable: bool, tokenizer_size: int = 0
+    reference: Reference, *, dtype: torch.dtype | str, device: torch.device, trainable: bool, tokenizer_size: int = 0
 ) -> Model:
     """A causal language model. `tokenizer_size` grows its embeddings where the tokenizer was given a new token.
+
+    `dtype` may be "auto": that of its files.
 
     Raises ArtifactError: a reward model, an encoder, weights that are missing or do not fit.
     """
@@ -93,7 +95,7 @@ def load_scorer(
     reference: Reference,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    dtype: torch.dtype,
+    dtype: torch.dtype | str,
     device: torch.device,
     new_head: bool = False,
     trainable: bool = False,
@@ -131,8 +133,9 @@ def load_scorer(
             "reward models are decoder models opened by AutoModelForSequenceClassification",
         )
     _grow(scorer, len(tokenizer))
-    scorer.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    scorer.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token_id is not None:
+        scorer.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        scorer.config.pad_token_id = tokenizer.pad_token_id
     return scorer.to(device)
 
 
@@ -157,7 +160,7 @@ def count_parameters(reference: Reference) -> int | None:
     return total or None
 
 
-def _head_on(policy: Model, dtype: torch.dtype) -> PreTrainedModel:
+def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:
     """A sequence classifier with the body of a language model and a fresh head."""
     plain = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     config = plain.config
@@ -222,7 +225,9 @@ def _not_loaded(reference: Reference, error: Exception) -> Exception:
     if isinstance(known, MemoryShortError):
         return known
     hint = "check the name, and that the model is in the local cache or the network is there"
-    if reference.kind != "hub":
+    if is_adapter(reference):
+        hint = f"it is an adapter on {base_of(reference)}, which must be there too"
+    elif reference.kind != "hub":
         hint = "give a causal language model in a form that transformers reads (safetensors, GGUF)"
     return ArtifactError(f"{reference.text}: the model could not be loaded ({first_line(error)})", hint)
 

@@ -25,13 +25,8 @@ PLAIN_TEMPLATE = (
 PAD = "<|pad|>"
 
 
-def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokenizerBase:
-    """The tokenizer at a reference, with what it lacks added, and said.
-
-    A padding token that is also the end token would hide from a reward model where an answer ends (transformers
-    reads the score at the last token that is not padding), so another one is taken.
-    Raises ArtifactError: no tokenizer, or one without an end token.
-    """
+def stored_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
+    """The tokenizer at a reference, as it is. Raises ArtifactError: there is none."""
     where, extra = source(reference)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **extra)
@@ -40,6 +35,17 @@ def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokeni
             f"{reference.text}: no tokenizer could be read ({first_line(error)})",
             "the directory needs tokenizer.json and tokenizer_config.json",
         ) from error
+    return tokenizer
+
+
+def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokenizerBase:
+    """The tokenizer at a reference, with what it lacks added, and said.
+
+    A padding token that is also the end token would hide from a reward model where an answer ends (transformers
+    reads the score at the last token that is not padding), so another one is taken.
+    Raises ArtifactError: no tokenizer, or one without an end token.
+    """
+    tokenizer = stored_tokenizer(reference)
     if tokenizer.eos_token_id is None:
         raise ArtifactError(
             f"{reference.text}: the tokenizer has no end-of-sequence token", "set eos_token in tokenizer_config.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
@@ -15,12 +16,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
+from prefcli.models.adapters import merged
 from prefcli.models.tokenizers import end_ids, first_line
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -30,7 +31,7 @@ from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
-from prefcli.stages.policy import open_policy
+from prefcli.stages.policy import Opened, open_policy
 from prefcli.stages.roles import open_roles
 from prefcli.stages.session import Session, save_model, session, sharded
 from prefcli.watch.records import Answers
@@ -135,7 +136,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                     if due and accelerator.is_main_process:
                         position.train_seconds = time.monotonic() - started
                         with run.saving(step) as folder:
-                            save(folder, ppo, watchers, position, opened.tokenizer if config.keep_state else None)
+                            save(folder, ppo, watchers, position)
+                            if config.keep_state:
+                                save_models(folder, ppo.roles, opened)
         except AlarmError as error:
             if position.step == 0:
                 raise
@@ -222,10 +225,8 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
     return Answers(*(together(field.name) for field in fields(Answers)))
 
 
-def save(
-    folder: Path, ppo: PPO, watchers: Watchers, position: Position, tokenizer: PreTrainedTokenizerBase | None
-) -> None:
-    """A state to go on from; with a tokenizer also policy and value model, in a form that can be opened as models."""
+def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position) -> None:
+    """A state to go on from."""
     torch.save(
         {
             "position": asdict(position),
@@ -236,11 +237,14 @@ def save(
         },
         folder / STATE,
     )
-    if tokenizer is not None:
-        save_model(ppo.roles.policy, folder / "model")
-        tokenizer.save_pretrained(folder / "model")
-        if ppo.roles.value is not None:
-            save_model(ppo.roles.value, folder / "value")
+
+
+def save_models(folder: Path, roles: Roles, opened: Opened) -> None:
+    """Policy and value model as they are now, in a form that can be opened as models, as the finished ones are."""
+    for name, model in (("model", roles.policy), ("value", roles.value)):
+        if model is not None:  # of what is trained on a copy is merged
+            save_model(merged(copy.deepcopy(model)) if opened.saves_merged else model, folder / name)
+    opened.tokenizer.save_pretrained(folder / "model")
 
 
 def load_state(folder: Path) -> dict[str, Any]:

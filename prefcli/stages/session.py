@@ -37,7 +37,7 @@ from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process
-from prefcli.stages.card import model_card
+from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import predicted_bytes
 
@@ -169,10 +169,10 @@ class Session:
         self.log.close()
         if not is_main_process():
             return None
+        if value is not None:  # first: it may stand on the policy's base, which merging the policy changes
+            save_model(merged(value) if saves_merged else value, self.draft.path / "value")
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
-        if value is not None:
-            save_model(merged(value) if saves_merged else value, self.draft.path / "value")
         manifest = Manifest(
             stage=self.inputs.stage,
             name=self.inputs.name,
@@ -199,7 +199,10 @@ class Session:
             },
             status=status,
         )
-        (self.draft.path / "README.md").write_text(model_card(manifest), encoding="utf-8", errors="replace")
+        adapter = isinstance(model, peft.PeftModel) and not saves_merged
+        base = model.peft_config["default"].base_model_name_or_path if adapter else None
+        card = model_card(manifest, Weights("model", scorer=manifest.stage == "rm", base=base))
+        (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
         return self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
 
 

@@ -1,0 +1,202 @@
+"""A model as one plain directory that transformers (an adapter: peft) opens, read back before it counts as written."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper, load_peft_weights
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from prefcli.artifacts.references import Reference
+from prefcli.errors import ArtifactError, PrefcliError, from_foreign
+from prefcli.models.adapters import merged
+from prefcli.models.loading import Model, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.shared import WEIGHTS
+from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
+from prefcli.progress import Reporter
+
+ADAPTER = "adapter_config.json"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and read back the same. `base` is what an adapter names as its base; None for a whole model."""
+
+    scorer: bool
+    base: str | None
+    merged: bool
+    dtype: str
+    parameters: int
+    tensors: int
+
+
+def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, reporter: Reporter) -> Exported:
+    """Write the model and its tokenizer into `folder`, open both again and compare.
+
+    `dtype` is a name of torch's, or auto: as stored. An adapter is merged into its base, or with `merge` false kept.
+    Raises ArtifactError: it cannot be loaded, has weights that are not finite, or does not read back bit for bit.
+    """
+    tokenizer = stored_tokenizer(beside_its_tokenizer(reference))
+    scorer, adapter = is_scorer(reference), is_adapter(reference)
+    reporter.begin(f"loading {reference.shown}", None)
+    try:
+        if adapter and not merge:
+            meant = _adapter_weights(reference, dtype)
+        else:
+            model = _whole(reference, tokenizer, scorer=scorer, dtype=dtype)
+            _stop_where_trained(model, tokenizer)
+            meant = model.state_dict()
+        _refuse_not_finite(reference, meant)
+        reporter.begin("writing", None)
+        if adapter and not merge:
+            assert reference.path is not None
+            shutil.copyfile(reference.path / ADAPTER, folder / ADAPTER)
+            save_file(meant, folder / WEIGHTS, {"format": "pt"})
+        else:
+            _save(reference, model, folder)
+        tokenizer.save_pretrained(folder)
+        reporter.begin("opening it again", None)
+        check(folder, meant, tokenizer, scorer=scorer)
+    finally:
+        reporter.end()
+    return Exported(
+        scorer=scorer,
+        base=PeftConfig.from_pretrained(folder).base_model_name_or_path if adapter and not merge else None,
+        merged=adapter and merge,
+        dtype=str(next(iter(meant.values())).dtype).removeprefix("torch."),
+        parameters=sum({t.data_ptr(): t.numel() for t in meant.values()}.values()),  # tied weights count once
+        tensors=len(meant),
+    )
+
+
+def beside_its_tokenizer(reference: Reference) -> Reference:
+    """Where the tokenizer is: a ppo run's value model reads with the policy's."""
+    path = reference.path
+    if path is None or path.name != "value" or any(path.glob("tokenizer*")) or not (path.parent / "model").is_dir():
+        return reference
+    return replace(reference, path=path.parent / "model")
+
+
+def check(folder: Path, meant: dict[str, Tensor], tokenizer: Any, *, scorer: bool) -> None:
+    """Open `folder` as its user will, and compare. Raises ArtifactError for a tensor that is not what was meant."""
+    try:
+        found = _opened(folder, scorer=scorer)
+        read_back = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        if isinstance(error, PrefcliError) or from_foreign(error) is not None:
+            raise
+        raise ArtifactError(f"what was written does not open: {first_line(error)}", "nothing of it was kept") from error
+    wrong = sorted(meant.keys() ^ found.keys())
+    wrong += [name for name in sorted(meant.keys() & found.keys()) if not _same_bits(meant[name], found[name])]
+    if wrong:
+        raise ArtifactError(
+            f"{len(wrong)} of {len(meant)} tensors read back are not what was meant to be written: "
+            + ", ".join(wrong[:3]),
+            "nothing of it was kept; look at the disk, and report it if it happens again",
+        )
+    for what, digest in (("tokenizer", tokenizer_digest), ("chat template", template_digest)):
+        if digest(read_back) != digest(tokenizer):
+            raise ArtifactError(f"the {what} read back is not the one that was written", "nothing of it was kept")
+
+
+def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str) -> Model:
+    """A plain model, an adapter merged into it.
+
+    A narrower type than the stored one comes after the merge: rounded once, not base and sum.
+    """
+    if reference.kind == "gguf" and dtype == "auto":
+        dtype = "float32"  # what its blocks of few bits stand for, exactly
+    first = dtype if dtype == "float32" or not is_adapter(reference) else "auto"
+    if scorer:
+        model = load_scorer(reference, tokenizer, dtype=first, device=CPU)
+    else:
+        model = load_policy(reference, dtype=first, device=CPU, trainable=False)
+    if isinstance(model, PeftModel):
+        for module in model.modules():
+            if isinstance(module, ModulesToSaveWrapper):  # a head; peft holds it in float32 whatever the base is in
+                kept = next(module.original_module.parameters()).dtype
+                module.modules_to_save.to(kept)
+        try:
+            model = merged(model)
+        except (AttributeError, NotImplementedError, ValueError) as error:  # a prompt, say, which has no weights to add
+            raise ArtifactError(
+                f"{reference.text}: this kind of adapter cannot be merged ({first_line(error)})", "keep it: --no-merge"
+            ) from error
+        if dtype != "auto":
+            model = model.to(getattr(torch, dtype))
+    return model
+
+
+def _save(reference: Reference, model: Model, folder: Path) -> None:
+    try:
+        model.save_pretrained(folder)
+    except ValueError as error:  # a generation config that transformers reads and does not write, say
+        raise ArtifactError(
+            f"{reference.text} could not be written: {first_line(error)}", "mend its generation_config.json"
+        ) from error
+
+
+def _stop_where_trained(model: Model, tokenizer: Any) -> None:
+    """Have `generate` stop at the tokenizer's end token too, as prefcli does: answers are trained to end with it."""
+    generation, end = getattr(model, "generation_config", None), tokenizer.eos_token_id
+    if generation is None or end is None:
+        return
+    listed = generation.eos_token_id
+    if end not in (listed if isinstance(listed, (list, tuple)) else [listed]):
+        ends = sorted(end_ids(tokenizer, generation))
+        generation.eos_token_id = ends if len(ends) > 1 else end
+
+
+def _adapter_weights(reference: Reference, dtype: str) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = load_peft_weights(str(reference.path), device="cpu")
+    except Exception as error:
+        raise ArtifactError(
+            f"{reference.text}: the adapter could not be read ({first_line(error)})", "copy it again"
+        ) from error
+    if dtype == "auto":
+        return weights
+    return {name: t.to(getattr(torch, dtype)) if t.is_floating_point() else t for name, t in weights.items()}
+
+
+def _refuse_not_finite(reference: Reference, weights: dict[str, Tensor]) -> None:
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            hint = "try --dtype bfloat16 or float32" if tensor.dtype == torch.float16 else "its weights are damaged"
+            raise ArtifactError(f"{reference.text}: {name} has weights that are no finite {tensor.dtype} numbers", hint)
+
+
+def _opened(folder: Path, *, scorer: bool) -> dict[str, Tensor]:
+    """The tensors that plain transformers, and for an adapter peft, read from `folder`."""
+    options: dict[str, Any] = {"dtype": "auto"}
+    if (folder / ADAPTER).is_file():
+        if not scorer:
+            model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)
+        else:
+            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+            body = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **options)
+            model = PeftModel.from_pretrained(body, folder)
+        return dict(get_peft_model_state_dict(model))
+    kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    if wrong:
+        raise ArtifactError(f"what was written lacks or does not know {wrong[0]}", "nothing of it was kept")
+    return dict(model.state_dict())
+
+
+def _same_bits(meant: Tensor, found: Tensor) -> bool:
+    """Whether two tensors hold the same numbers; in the wider of their types, where either is exact."""
+    if meant.shape != found.shape:
+        return False
+    wide = torch.promote_types(meant.dtype, found.dtype)
+    one, other = (tensor.detach().to(wide).contiguous().reshape(-1).view(torch.uint8) for tensor in (meant, found))
+    return torch.equal(one, other)
