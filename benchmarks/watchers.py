@@ -265,7 +265,7 @@ def chain(work: Path, name: str, seed: int) -> tuple[str, str]:
 
 def made(stage: str, module: Any, config: Any) -> str:
     """The directory of the artifact, trained now or before."""
-    purpose = {"sft": "demos", "rm": "pairs", "ppo": "prompts"}[stage]
+    purpose = {"sft": "demos", "rm": "pairs", "dpo": "pairs", "ppo": "prompts"}[stage]
     rates = sys.modules[type(config).__module__]
     inputs = prepare(stage, config, purpose=purpose, rates=(rates.LR, rates.SMALL_LR))
     return str((inputs.existing or module.train(inputs, SILENT)).path)

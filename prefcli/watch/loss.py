@@ -101,7 +101,7 @@ class Loss:
             return
         now, accuracy = fmean(row[0] for row in rows), fmean(row[1] for row in rows)
         if now < SATURATED_LOSS * first and accuracy >= SATURATED_RIGHT:
-            seen = f"over {SATURATED_FOR} steps the loss was {now:.2g}, at first {first:.2g}, and {accuracy:.1%} were right"
+            seen = f"over {SATURATED_FOR} steps the loss was {now:.2g}, at first {first:.2g}; {accuracy:.1%} were right"
             yield _alarm("saturated", step, seen)
 
     def _overfits(self, step: int, metrics: dict[str, float]) -> Iterator[Alarm]:

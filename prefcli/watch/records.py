@@ -1,7 +1,8 @@
 """What a watcher is shown of a rollout or a step, and what it says.
 
-A watcher diagnoses what has happened; it foretells nothing. An author of such signals found that they "audit after the fact" and give no early warning at a usable rate of false
-alarms (TRL issue 6350). So an alarm names what was seen, with the numbers, and what it may mean.
+A watcher diagnoses what has happened; it foretells nothing. An author of such signals found that they "audit after the
+fact" and give no early warning at a usable rate of false alarms (TRL issue 6350). So an alarm names what was seen, with
+the numbers, and what it may mean.
 """
 
 from __future__ import annotations
