@@ -28,6 +28,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.data.formats import read_dataset
 from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.evaluation.lengths import length_bias
 from prefcli.evaluation.run import evaluate
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
@@ -99,7 +100,7 @@ RUNS = {
 }
 STAGES: dict[str, tuple[Any, Any]] = {"sft": (sft, SFTConfig), "rm": (reward, RewardConfig), "dpo": (dpo, DPOConfig)}
 WORST = {  # what a threshold was set on → the worse end of it
-    "loss: rise of the first": max,
+    "loss / first": max,
     "gradient / median": max,
     "20 steps' loss / first": min,
     "held-out loss / best": max,
@@ -175,8 +176,8 @@ def spoken(run: Run, rows: list[dict[str, float]], answers: list[tuple[int, int]
     """What is said of a run, as the stage would say it."""
     batch = run.options.get("batch_size", 16)
     watchers = Watchers(of_training(batch, beta(run), from_reference=run.stage == "dpo"))
-    before = pairs.length_bias(answers).alarm if answers else None
-    return ([before] if before else []) + [alarm for row in rows for alarm in watchers.observe(int(row["step"]), row)]
+    before = [pairs.longer_chosen(length_bias(answers).text)] if answers and length_bias(answers).large else []
+    return before + [alarm for row in rows for alarm in watchers.observe(int(row["step"]), row)]
 
 
 def beta(run: Run) -> float | None:
@@ -194,14 +195,11 @@ def extremes(run: Run, rows: list[dict[str, float]], answers: list[tuple[int, in
         return next(([row[name] for row in rows if name in row] for name in names if name in rows[0]), [])
 
     losses, norms, right = series("loss"), series("grad_norm"), series(*loss.RIGHT)
-    begin = fmean(losses[: loss.START])
-    best, rises = begin, [0.0]
-    for window in windows(losses, loss.RECENT, loss.START):
-        rises.append((fmean(window) - best) / abs(begin))
-        best = min(best, fmean(window))
     later = range(explosion.HISTORY_LEAST, len(norms))
     found = {
-        "loss: rise of the first": max(rises),
+        "loss / first": max(
+            median(part) / fmean(losses[: loss.START]) for part in windows(losses, loss.RECENT, loss.START)
+        ),
         "gradient / median": max(norms[i] / median(norms[max(0, i - explosion.HISTORY) : i]) for i in later),
     }
     flat = [
@@ -218,7 +216,7 @@ def extremes(run: Run, rows: list[dict[str, float]], answers: list[tuple[int, in
     moved = next(i for i, margin in enumerate(margins) if margin)
     found["right at once"] = fmean(right[moved : moved + pairs.EASY_FOR])
     found["right lately"] = min(map(fmean, windows(right, pairs.GUESS_FOR, 3)))
-    found["share longer"] = pairs.length_bias(answers).share
+    found["share longer"] = length_bias(answers).share
     if run.stage == "dpo":
         chosen, price = series("logps/chosen"), beta(run) or 1.0
         start = fmean(chosen[: pairs.START])

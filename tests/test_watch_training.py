@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefcli.evaluation.lengths import length_bias
 from prefcli.stages import packed_trainer
 from prefcli.stages.trl_trainer import watchers_of
 from prefcli.watch import loss, pairs
@@ -104,7 +105,7 @@ def apart(made: Metrics, age: int) -> Metrics:
 # watcher, sign, what goes wrong, at which step, in how many steps it must be seen
 TROUBLES = [
     ("loss", "gradient", lambda made, age: made | {"grad_norm": 20 * made["grad_norm"]}, ONSET, 1),
-    ("loss", "rises", lambda made, age: made | {"loss": made["loss"] + 0.2 * age}, ONSET, 5),
+    ("loss", "rises", lambda made, age: made | {"loss": 6 + 0.2 * age}, ONSET, 8),
     ("loss", "zero", metric(loss=0.0), 1, loss.START),
     ("loss", "saturated", metric(loss=0.002, rewards__accuracies=1.0), ONSET, loss.SATURATED_FOR),
     ("loss", "held-out", evaluated, ONSET, 20),
@@ -198,23 +199,24 @@ def test_a_resumed_run_goes_on_exactly(cut):
 
 def test_length_bias_by_hand():
     """Two of four longer, one as long, one shorter: 1, 1, ½, 0. Differences of 3, 1, 0 and −2."""
-    found = pairs.length_bias([(5, 2), (3, 2), (4, 4), (1, 3)])
+    found = length_bias([(5, 2), (3, 2), (4, 4), (1, 3)])
     assert (found.pairs, found.share, found.difference, found.rejected) == (4, 0.625, 0.5, 2.75)
-    assert found.share_error == pytest.approx(1.96 * math.sqrt((2.25 / 4 - 0.625**2) / 4))
-    assert found.difference_error == pytest.approx(1.96 * math.sqrt((14 / 4 - 0.5**2) / 4))
+    half = 1.96 * math.sqrt((14 / 4 - 0.5**2) / 4)
+    assert found.difference_ci95 == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
+    share, z = 0.625, 1.96  # the share's ends are where a test of it would turn: |p − share| = z·√(p(1 − p)/n)
+    for end in found.share_ci95:
+        assert abs(end - share) == pytest.approx(z * math.sqrt(end * (1 - end) / 4), rel=1e-4)
 
 
-def test_length_bias_is_an_alarm_where_it_is_sure_and_large():
+def test_length_bias_is_told_where_it_is_sure_and_large():
     dice = random.Random(0)
 
-    def bias(count: int, by: float) -> Alarm | None:
-        lengths = [(round(dice.gauss(20 + by, 5)), round(dice.gauss(20, 5))) for _ in range(count)]
-        return pairs.length_bias(lengths).alarm
+    def large(count: int, by: float) -> bool:
+        return length_bias([(round(dice.gauss(20 + by, 5)), round(dice.gauss(20, 5))) for _ in range(count)]).large
 
-    assert bias(1000, 0) is None and bias(1000, -10) is None
-    assert "longer in 9" in bias(1000, 10).seen
-    assert bias(3, 3) is None  # too few to be sure
-    assert pairs.length_bias([(101, 100)] * 1000).alarm is None  # always longer, and by nothing much
+    assert large(1000, 10) and not large(1000, 0) and not large(1000, -10)
+    assert not length_bias([(30, 20)] * 3).large  # too few to be sure
+    assert not length_bias([(101, 100)] * 1000).large  # always longer, and by nothing much
 
 
 # A rate so high that the loss leaves its range at once.

@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.errors import AlarmError, UsageError
+from prefcli.evaluation.lengths import length_bias
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.session import Session
-from prefcli.watch.pairs import length_bias
+from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, of_training
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
@@ -147,6 +148,6 @@ def say_cut(session: Session, cut: int, dropped: int, rows: int) -> None:
 
 def say_longer(session: Session, rows: list[dict[str, Any]]) -> None:
     """Notice where the length of chosen answers alone tells them from rejected ones."""
-    alarm = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]).alarm
-    if alarm is not None:
-        session.reporter.notice(alarm.message)
+    found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows])
+    if found.large:
+        session.reporter.notice(longer_chosen(found.text).message)

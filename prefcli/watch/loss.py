@@ -1,9 +1,10 @@
 """Loss: what the loss and its gradient alone say of a run of sft, train-rm, dpo or kto.
 
-It sees a gradient norm far outside its recent values; a loss that rises from its best; a loss that was 0 from the
-start, so that nothing is trained; a loss that has come to nothing while every answer is right; and a held-out loss that
-rises from its best, which is what overfitting is. It cannot see a run that is bad throughout and steady, overfitting
-without --eval-data, or damage that a falling loss hides (pairs.py looks at what a loss on pairs is made of).
+It sees a gradient norm far outside its recent values; a loss above where it began; a loss that was 0 from the start, so
+that nothing is trained; a loss that has come to nothing while every answer is right; and a held-out loss that rises
+from its best, which is what overfitting is. It cannot see a run that is bad throughout and steady, a loss that comes
+back up and stays below its start, overfitting without --eval-data, or damage that a falling loss hides (pairs.py looks
+at what a loss on pairs is made of).
 
 A loss that is not a number ends the run where it is logged (stages/trl_trainer.py): the weights are lost by then.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from prefcli.watch.explosion import HISTORY, far_out
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Sample, Track, summary, z_score
+from prefcli.watch.series import Track
 
 NAME = "loss"
 SIGNS = {
@@ -43,9 +44,8 @@ SIGNS = {
     ),
 }
 
-START, RECENT = 3, 5  # steps that stand for "at first" and for "now"
-# Of the first loss, from the best mean of RECENT steps, and in standard errors: measured, see docs/watchers.md.
-RISE, RISE_ERRORS = 0.25, 4.0
+START, RECENT = 3, 8  # steps that stand for "at first" and for "now"
+RISE = 1.25  # times the first: measured, see docs/watchers.md
 SATURATED_FOR = 20  # steps
 SATURATED_LOSS, SATURATED_RIGHT = 0.05, 0.99  # share of the first loss, and least accuracy: measured, as above
 HELD_OUT = 1.1  # times its best; the rows are the same each time, so there is little noise
@@ -57,7 +57,6 @@ class Loss:
         self._norms = Track(0, HISTORY)
         self._loss = Track(START, RECENT)
         self._flat = Track(1, SATURATED_FOR)  # [loss, accuracy]
-        self._best: Sample | None = None
         self._held_out: float | None = None  # the best
         self._tracks = {"norms": self._norms, "loss": self._loss, "flat": self._flat}
 
@@ -82,17 +81,11 @@ class Loss:
         self._loss.add(loss)
         if self._loss.seen == START and not any(self._loss.start):
             yield _alarm("zero", step, f"the loss has been exactly 0 for the first {START} steps")
-        if not self._loss.ready:
-            return
-        first, now = summary(self._loss.start), summary(self._loss.recent)
-        best = self._best or first
-        rise = now.mean - best.mean
-        if rise > RISE * abs(first.mean) and z_score(best, now) > RISE_ERRORS:
-            seen = (
-                f"the loss is {now.mean:.3g} over {RECENT} steps, {first.mean:.3g} at first and {best.mean:.3g} at best"
+        first = fmean(self._loss.start)
+        if self._loss.ready and (now := median(self._loss.recent)) > RISE * first > 0:
+            yield _alarm(
+                "rises", step, f"the loss is {now:.3g}, median of {RECENT} steps, and was {first:.3g} at first"
             )
-            yield _alarm("rises", step, seen)
-        self._best = min(best, now, key=lambda sample: sample.mean)
 
     def _saturated(self, step: int, loss: float, right: float) -> Iterator[Alarm]:
         self._flat.add([loss, right])
@@ -113,14 +106,11 @@ class Loss:
             yield _alarm("held-out", step, f"the loss on the held-out rows is {loss:.3g}, it was {best:.3g} at best")
 
     def state_dict(self) -> dict[str, Any]:
-        best = None if self._best is None else list(self._best)
-        tracks = {name: track.state_dict() for name, track in self._tracks.items()}
-        return {**tracks, "best": best, "held_out": self._held_out}
+        return {name: track.state_dict() for name, track in self._tracks.items()} | {"held_out": self._held_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, track in self._tracks.items():
             track.load_state_dict(state[name])
-        self._best = None if state["best"] is None else Sample(*state["best"])
         self._held_out = state["held_out"]
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefcli.watch.records import Alarm, Answers, Sign
 from prefcli.watch.series import Track, summary, z_score
@@ -65,7 +65,6 @@ EASY_FOR, EASY_PAIRS, EASY = 10, 64, 0.95  # steps since the first that moved, l
 GUESS_FOR, GUESS_PAIRS = 20, 320  # steps, least pairs
 STILL_FOR, STILL = 20, 0.1  # steps, nats: measured, as above
 INTERVAL = 1.96  # standard errors: 95 %
-LONGER, LONGER_BY = 0.6, 0.1  # share of pairs, and of the rejected answers' mean length: measured, as above
 
 
 class Pairs:
@@ -159,43 +158,9 @@ class Pairs:
             track.load_state_dict(state[name])
 
 
-class LengthBias(NamedTuple):
-    """How much longer chosen answers are, with the half widths of 95 % intervals (normal; ties count half)."""
-
-    pairs: int
-    share: float  # of pairs whose chosen answer is the longer one
-    share_error: float
-    difference: float  # tokens, on average
-    difference_error: float
-    rejected: float  # tokens, on average
-
-    def __str__(self) -> str:
-        return (
-            f"chosen answers are longer in {self.share:.0%} ± {self.share_error:.0%} of {self.pairs:,} pairs, "
-            f"by {self.difference:.1f} ± {self.difference_error:.1f} tokens on average"
-        )
-
-    @property
-    def alarm(self) -> Alarm | None:
-        """Where both are sure: the share, and that the difference is more than a little of an answer."""
-        by_share = self.share - self.share_error > LONGER
-        by_tokens = self.difference - self.difference_error > LONGER_BY * self.rejected
-        return _alarm("length", 0, str(self)) if by_share and by_tokens else None
-
-
-def length_bias(lengths: Sequence[tuple[int, int]]) -> LengthBias:
-    """`lengths`: tokens of the chosen and of the rejected answer of every pair; at least one pair."""
-    longer = summary([0.5 + 0.5 * ((chosen > rejected) - (chosen < rejected)) for chosen, rejected in lengths])
-    difference = summary([chosen - rejected for chosen, rejected in lengths])
-    error = INTERVAL / math.sqrt(len(lengths))
-    return LengthBias(
-        len(lengths),
-        longer.mean,
-        error * longer.deviation,
-        difference.mean,
-        error * difference.deviation,
-        fmean(rejected for _, rejected in lengths),
-    )
+def longer_chosen(seen: str) -> Alarm:
+    """Of what evaluation/lengths.py saw in the rows, before training."""
+    return _alarm("length", 0, seen)
 
 
 def _warming_up(rows: Sequence[Sequence[float]]) -> bool:
