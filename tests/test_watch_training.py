@@ -79,7 +79,7 @@ def watched(
 
 @pytest.mark.parametrize("healthy", [dpo, rm, sft, kto])
 def test_silence_on_healthy_runs(healthy):
-    for seed in range(20):
+    for seed in range(6):
         assert watched(None, seed, healthy) == []
 
 
@@ -89,8 +89,10 @@ def metric(**values: float) -> Callable[[Metrics, int], Metrics]:
 
 
 def displaced(made: Metrics, age: int) -> Metrics:
-    """Both sides lose a nat a step, the rejected one two."""
-    return made | {"logps/chosen": made["logps/chosen"] - age, "logps/rejected": made["logps/rejected"] - 2 * age}
+    """Both sides lose half a nat a step, the rejected one twice as much."""
+    lost = {"chosen": 0.5 * age, "rejected": age}
+    return made | {f"{what}/{side}": made[f"{what}/{side}"] - scale * nats
+                   for side, nats in lost.items() for what, scale in (("logps", 1), ("rewards", BETA))}  # fmt: skip
 
 
 def evaluated(made: Metrics, age: int) -> Metrics:
@@ -109,7 +111,8 @@ TROUBLES = [
     ("loss", "zero", metric(loss=0.0), 1, loss.START),
     ("loss", "saturated", metric(loss=0.002, rewards__accuracies=1.0), ONSET, loss.SATURATED_FOR),
     ("loss", "held-out", evaluated, ONSET, 20),
-    ("pairs", "displacement", displaced, ONSET, 10),
+    ("pairs", "displacement begins", displaced, ONSET, 10),
+    ("pairs", "displacement", displaced, ONSET, 12),
     ("pairs", "reference", apart, 1, 1),
     ("pairs", "too easy", metric(rewards__accuracies=1.0), 1, 2 + pairs.EASY_FOR),
     ("pairs", "guessing", lambda made, age: made | {"rewards/accuracies": 0.45 + age % 2 / 10}, ONSET, 20),
@@ -119,7 +122,7 @@ TROUBLES = [
 
 @pytest.mark.parametrize("watcher, signal, change, onset, delay", TROUBLES, ids=[f"{w}: {s}" for w, s, *_ in TROUBLES])
 def test_each_sign_is_seen_soon_after_its_onset_and_not_before(watcher, signal, change, onset, delay):
-    for seed in range(3):
+    for seed in range(2):
         found = watched(change, seed, onset=onset)
         assert min(alarm.step for alarm in found) >= onset
         own = [alarm for alarm in found if (alarm.watcher, alarm.signal) == (watcher, signal)]
@@ -139,7 +142,7 @@ def test_a_sign_speaks_whatever_else_is_logged():
     assert "saturated" in {a.signal for a in watched(metric(loss=0.002, mean_token_accuracy=1.0), 0, sft)}
     assert {a.signal for a in watched(metric(accuracy=0.5), 0, rm)} == {"guessing"}
     assert {a.signal for a in watched(metric(accuracy=1.0), 0, rm, onset=1)} == {"too easy"}
-    assert {a.signal for a in watched(displaced, 0, kto)} == {"displacement"}
+    assert "displacement" in {a.signal for a in watched(displaced, 0, kto)}
     for name in dpo(1, 0):  # and none is needed
 
         def without(made: Metrics, age: int, name: str = name) -> Metrics:
@@ -167,7 +170,7 @@ def test_another_reference_is_no_alarm_where_it_was_asked_for():
 
 @pytest.mark.parametrize(
     "reference, options, expected",
-    [("start", {}, 1), ("other", {}, 0), ("start", {"reference_free": True}, 0), ("start", {"loss": "simpo"}, 0)],
+    [("start", {}, 1), ("other", {}, 0), ("start", {"reference_free": True}, 0)],
 )
 def test_the_reference_is_checked_where_it_is_the_starting_model(reference, options, expected):
     """`stages/trl_trainer.py` tells the watchers so."""
@@ -219,42 +222,44 @@ def test_length_bias_is_told_where_it_is_sure_and_large():
     assert not length_bias([(101, 100)] * 1000).large  # always longer, and by nothing much
 
 
-# A rate so high that the loss leaves its range at once.
-WILD = ["--lr", "3", "--warmup", "0", "--lr-scheduler", "constant", "--max-grad-norm", "0", "--max-steps", "40"]
+# Rates so high that the loss leaves its range, or the policy its reference, in a few steps.
+WILD = ["--warmup", "0", "--lr-scheduler", "constant"]
 
 
-@pytest.fixture
-def padded(chain):
-    """Pairs whose chosen answers are all longer."""
+def test_stop_ends_with_6_and_a_version_with_its_curves_that_can_be_used_and_is_not_reused(chain, prefcli):
+    command = [*chain.args("dpo"), *WILD, "--lr", "0.05", "--max-steps", "40", "--on-alarm", "stop", "--name", "wild"]
+    result = prefcli(*command)
+    assert result.exit_code == 6 and result.stdout == ""
+    for text in ("pairs at step 16: chosen answers lost", "wild@v1", "hint: Read some answers; lower --lr"):
+        assert text in result.stderr
+    version = chain.runs / "wild/v1"
+    manifest = json.loads((version / "manifest.json").read_text())
+    assert (manifest["status"], manifest["resources"]["steps"]) == ("stopped", 16)
+    rows = [json.loads(line) for line in (version / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "alarm/pairs" in row] == [16] == [rows[-1]["step"]]
+    assert (version / "report/curves.png").is_file()
+    used = prefcli("eval", "--model", "wild@v1", "--prompts", chain.data("held_out_prompts"), "--max-new-tokens", "2")
+    assert used.exit_code == 0, used.stderr
+    again = prefcli(*command, "--dry-run")
+    assert again.exit_code == 0 and "would be reused" not in again.stderr
+
+
+def test_chosen_answers_that_are_longer_are_told_before_training_and_in_the_plan(chain, prefcli):
     rows = [json.loads(line) for line in open(chain.data("pairs"))]
     for row in rows:
         row["chosen"][-1]["content"] += " That is all that I can say about this at the moment."
     path = chain.folder / "padded.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def test_stop_ends_with_6_and_a_version_with_its_curves_that_can_be_used_and_is_not_reused(chain, prefcli, padded):
-    command = [*chain.args("dpo"), *WILD, "--data", padded, "--on-alarm", "stop", "--name", "wild"]
-    result = prefcli(*command)
-    assert result.exit_code == 6 and result.stdout == ""
-    for text in ("pairs at step 0: chosen answers are longer", "loss at step", "wild@v1", "hint: Lower --lr"):
-        assert text in result.stderr
-    version = chain.runs / "wild/v1"
-    manifest = json.loads((version / "manifest.json").read_text())
-    assert manifest["status"] == "stopped" and manifest["resources"]["steps"] < 40
-    rows = [json.loads(line) for line in (version / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["alarm/loss"] == 1 and rows[-1]["step"] == manifest["resources"]["steps"]
-    assert (version / "report/curves.png").is_file()
-    used = prefcli("eval", "--model", "wild@v1", "--prompts", chain.data("held_out_prompts"), "--max-new-tokens", "2")
-    assert used.exit_code == 0, used.stderr
-    shown = prefcli(*command, "--dry-run")
-    assert "would be reused" not in shown.stderr and "chosen answers are longer in 100%" in shown.stderr
+    longer = "chosen answers are longer in 100% [89%, 100%] of 32 pairs"
+    result = prefcli("dpo", "--model", "sft@v1", "--data", path, "--max-steps", "1", "--batch-size", "8")
+    assert result.exit_code == 0 and f"note: pairs at step 0: {longer}" in result.stderr
+    assert "step 0" not in chain["dpo"].stderr and "step 0" not in chain["rm"].stderr
+    assert longer in prefcli("dpo", "--model", "sft@v1", "--data", path, "--dry-run").stderr
 
 
 def test_warn_says_it_and_goes_on_and_a_tame_run_is_silent(chain, prefcli):
-    wild = prefcli(*chain.args("rm"), *WILD, "--max-steps", "20", "--name", "wild")
-    assert len((chain.path_of(wild) / "metrics.jsonl").read_text().splitlines()) == 20
+    wild = prefcli(*chain.args("sft"), *WILD, "--lr", "0.1", "--max-steps", "14", "--name", "wild")
+    assert len((chain.path_of(wild) / "metrics.jsonl").read_text().splitlines()) == 14
     assert "loss at step" in wild.stderr
     for stage in ("sft", "rm", "dpo"):
         assert "at step" not in chain[stage].stderr

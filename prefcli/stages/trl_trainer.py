@@ -100,10 +100,9 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
 
 
 def watchers_of(inputs: Inputs) -> Watchers:
-    config, references = inputs.config, inputs.references
-    free = getattr(config, "reference_free", False) or getattr(config, "loss", None) == "simpo"
-    from_reference = not free and references.get("reference") == inputs.model
-    beta = getattr(config, "beta", None)
+    config = inputs.config
+    beta = None if getattr(config, "reference_free", False) else getattr(config, "beta", None)
+    from_reference = inputs.references.get("reference") == inputs.model
     return Watchers(of_training(config.batch_size, beta, from_reference=from_reference))
 
 

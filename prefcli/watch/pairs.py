@@ -12,7 +12,8 @@ It sees, as far as the metrics are there:
 - in the rows themselves, before training, chosen answers that are longer (Park et al. 2024, arXiv 2403.19159).
 
 It cannot see which answers took the probability that the chosen ones lost, whether what tells the sides apart is wanted
-(a format) or leaked, wrong labels that are few or consistent, or any bias but length.
+(a format) or leaked, wrong labels that are few or consistent, any bias but length, or displacement where there is no
+reference or log-ratios are means over tokens.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ from statistics import fmean
 from typing import Any
 
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track, summary, z_score
+from prefcli.watch.series import Track
 
 NAME = "pairs"
+DISPLACED = "The loss falls only because rejected answers lose more; what both lose goes to answers in neither column"
+DISPLACED_ADVICE = "Read some answers; lower --lr or raise --beta; with dpo --sft-weight 0.1 or --loss ipo"
 SIGNS = {
-    "displacement": Sign(
-        "notice",
-        "The loss falls only because the rejected ones lose more; the probability goes to answers in neither column",
-        "Read some answers; lower --lr or raise --beta; with dpo --sft-weight 0.1 or --loss ipo",
-    ),
+    "displacement begins": Sign("notice", DISPLACED, DISPLACED_ADVICE),
+    "displacement": Sign("serious", DISPLACED, DISPLACED_ADVICE),
     "reference": Sign(
         "serious",
         "Before the first update the two are the same model, so another reference is compared with (a stale cache, an "
@@ -56,9 +56,8 @@ SIGNS = {
     ),
 }
 
-START, RECENT = 5, 10  # steps that stand for "at first" and for "now"
-# Of the first log-probability, and in standard errors: measured, see docs/watchers.md.
-FALL, FALL_ERRORS = 0.5, 4.0
+START, RECENT, RECENT_PAIRS = 3, 5, 100  # steps that stand for "at first" and for "now", and least pairs of these
+BEGINS, RULES = 0.3, 1.0  # of the log-probability that the reference gives: measured, see docs/watchers.md
 # Nats, and share of the answers' log-probability; more than rounding in bfloat16 makes: measured, as above.
 OTHER, OTHER_SHARE = 0.5, 0.05
 EASY_FOR, EASY_PAIRS, EASY = 10, 64, 0.95  # steps since the first that moved, least pairs, share: measured, as above
@@ -68,26 +67,31 @@ INTERVAL = 1.96  # standard errors: 95 %
 
 
 class Pairs:
-    """`batch_size`: pairs in a step. `beta`: reward for a nat of log-ratio, None where rewards are scores.
+    """`batch_size`: pairs in a step. `beta`: reward for a nat of log-ratio, None where there is no reference.
 
     `from_reference`: the reference is the starting model, so that rewards begin at 0.
     """
 
     def __init__(self, batch_size: int, beta: float | None = None, *, from_reference: bool = False) -> None:
         self._batch_size = batch_size
-        self._beta = beta if from_reference else None
-        self._chosen = Track(START, RECENT)  # log-probabilities
-        self._rejected = Track(START, RECENT)
-        self._moved = Track(0, max(EASY_FOR, math.ceil(EASY_PAIRS / batch_size)))  # accuracies since it moved
-        self._lately = Track(0, max(GUESS_FOR, math.ceil(GUESS_PAIRS / batch_size)))  # [accuracy, rate]
+        self._beta = beta
+        self._from_reference = from_reference
+        self._chosen = Track(
+            START, self._steps(RECENT, RECENT_PAIRS)
+        )  # nats [of chosen, by the reference, of rejected]
+        self._moved = Track(0, self._steps(EASY_FOR, EASY_PAIRS))  # accuracies since it moved
+        self._lately = Track(0, self._steps(GUESS_FOR, GUESS_PAIRS))  # [accuracy, rate]
         self._still = Track(0, STILL_FOR)  # [margin, rate]
         self._tracks = {
             "chosen": self._chosen,
-            "rejected": self._rejected,
             "moved": self._moved,
             "lately": self._lately,
             "still": self._still,
         }
+
+    def _steps(self, least: int, pairs: int) -> int:
+        """As many as hold so many pairs, and the least."""
+        return max(least, math.ceil(pairs / self._batch_size))
 
     def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
         right = metrics.get("rewards/accuracies", metrics.get("accuracy"))
@@ -101,7 +105,7 @@ class Pairs:
 
     def _other_reference(self, step: int, metrics: dict[str, float]) -> Iterator[Alarm]:
         rewards = {side: metrics[f"rewards/{side}"] for side in ("chosen", "rejected") if f"rewards/{side}" in metrics}
-        if step != 1 or self._beta is None:
+        if step != 1 or self._beta is None or not self._from_reference:
             return
         for side, reward in rewards.items():
             apart, usual = reward / self._beta, metrics.get(f"logps/{side}", 0.0)
@@ -111,18 +115,23 @@ class Pairs:
                 return
 
     def _displaced(self, step: int, metrics: dict[str, float]) -> Iterator[Alarm]:
-        for track, name in ((self._chosen, "logps/chosen"), (self._rejected, "logps/rejected")):
-            if name in metrics:
-                track.add(metrics[name])
+        """The policy and the reference on the same answers: which rows are in a batch makes no difference."""
+        reward, logps = metrics.get("rewards/chosen"), metrics.get("logps/chosen")
+        if reward is None or logps is None or self._beta is None:
+            return
+        gained = reward / self._beta
+        self._chosen.add([gained, logps - gained, metrics.get("rewards/rejected", 0.0) / self._beta])
         if not self._chosen.ready:
             return
-        first, now = summary(self._chosen.start), summary(self._chosen.recent)
-        if first.mean - now.mean > FALL * abs(first.mean) and z_score(first, now) < -FALL_ERRORS:
-            seen = f"the log-probability of chosen answers fell from {first.mean:.4g} at first to {now.mean:.4g}"
-            if self._rejected.ready:
-                before, after = fmean(self._rejected.start), fmean(self._rejected.recent)
-                seen += f", of rejected ones from {before:.4g} to {after:.4g}"
-            yield _alarm("displacement", step, seen)
+        now, usual, rejected = _mean(self._chosen.recent)
+        before = 0.0 if self._from_reference else _mean(self._chosen.start)[0]
+        lost = before - now
+        if lost > BEGINS * abs(usual):
+            seen = (
+                f"chosen answers lost {lost:.2g} nats, {lost / abs(usual):.0%} of the log-probability that the reference "
+                f"gives them ({usual:.3g}); rejected ones {'lost' if rejected < 0 else 'gained'} {abs(rejected):.2g}"
+            )
+            yield _alarm("displacement" if lost > RULES * abs(usual) else "displacement begins", step, seen)
 
     def _too_easy(self, step: int, right: float, margin: float) -> Iterator[Alarm]:
         if self._moved.ready or (margin == 0 and self._moved.seen == 0):
@@ -142,7 +151,7 @@ class Pairs:
             yield _alarm("guessing", step, f"{mean:.1%} of the newest {pairs} pairs are right, as many as by a coin")
 
     def _stands_still(self, step: int, margin: float, metrics: dict[str, float]) -> Iterator[Alarm]:
-        if self._beta is None:
+        if self._beta is None or not self._from_reference:
             return
         self._still.add([margin / self._beta, metrics.get("learning_rate", 0.0)])
         rows = self._still.recent
@@ -161,6 +170,11 @@ class Pairs:
 def longer_chosen(seen: str) -> Alarm:
     """Of what evaluation/lengths.py saw in the rows, before training."""
     return _alarm("length", 0, seen)
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Of each column."""
+    return [fmean(column) for column in zip(*rows)]
 
 
 def _warming_up(rows: Sequence[Sequence[float]]) -> bool:
