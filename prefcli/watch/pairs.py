@@ -128,8 +128,8 @@ class Pairs:
         lost = before - now
         if lost > BEGINS * abs(usual):
             seen = (
-                f"chosen answers lost {lost:.2g} nats, {lost / abs(usual):.0%} of the log-probability that the reference "
-                f"gives them ({usual:.3g}); rejected ones {'lost' if rejected < 0 else 'gained'} {abs(rejected):.2g}"
+                f"chosen answers lost {lost:.2g} nats, {lost / abs(usual):.0%} of their log-probability by the "
+                f"reference ({usual:.3g}); rejected ones {'lost' if rejected < 0 else 'gained'} {abs(rejected):.2g}"
             )
             yield _alarm("displacement" if lost > RULES * abs(usual) else "displacement begins", step, seen)
 
