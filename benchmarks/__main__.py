@@ -13,13 +13,14 @@ NAMES = {
     "ppo": "answers a second, memory and phases of PPO, against TRL 1.12's PPOTrainer",
     "layouts": "peak memory of PPO's layouts, and of DPO",
     "watchers": "when the watchers speak and when the gold score turns, on healthy and hacked runs",
+    "pair_watchers": "when the watchers of sft, train-rm and dpo speak, on healthy and provoked runs",
     "real_chain": "every stage on a real language model",
 }
 
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
-        print(__doc__ + "\n" + "\n".join(f"  {name:<12}{what}" for name, what in NAMES.items()))
+        print(__doc__ + "\n" + "\n".join(f"  {name:<15}{what}" for name, what in NAMES.items()))
         raise SystemExit(0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2)
     name = sys.argv.pop(1)
     importlib.import_module(f"benchmarks.{name}").main()

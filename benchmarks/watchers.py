@@ -41,7 +41,7 @@ from prefcli.watch import explosion, reward_hacking
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, deviations_from, pooled, summary, z_score
 from prefcli.watch.texts import answers_with, distinct
-from prefcli.watch.watchers import Watchers
+from prefcli.watch.watchers import Watchers, of_ppo
 
 DATA = Path(__file__).parent.parent / "sample_data"
 GOLD = runpy.run_path(str(DATA / "gold.py"))["score"]
@@ -136,7 +136,7 @@ def first(alarms: list[Alarm], watcher: str | None = None) -> list[str]:
 
 def spoken(rows: list[dict[str, Any]], judge: str = "", scores: list[list[float]] | None = None) -> list[Alarm]:
     """What the watchers say of a recorded run, with a judge's scores of each rollout's answers or without."""
-    watchers, found = Watchers(OPTIONS), []
+    watchers, found = Watchers(of_ppo(OPTIONS)), []
     for index, row in enumerate(rows):
         judges = {judge: scores[index]} if scores else {}
         found += watchers.observe(row["step"], row["metrics"], Answers(**row["answers"], judges=judges))
@@ -265,7 +265,7 @@ def chain(work: Path, name: str, seed: int) -> tuple[str, str]:
 
 def made(stage: str, module: Any, config: Any) -> str:
     """The directory of the artifact, trained now or before."""
-    purpose = {"sft": "demos", "rm": "pairs", "ppo": "prompts"}[stage]
+    purpose = {"sft": "demos", "rm": "pairs", "dpo": "pairs", "ppo": "prompts"}[stage]
     rates = sys.modules[type(config).__module__]
     inputs = prepare(stage, config, purpose=purpose, rates=(rates.LR, rates.SMALL_LR))
     return str((inputs.existing or module.train(inputs, SILENT)).path)

@@ -14,6 +14,7 @@ A message says what is wrong and where; the hint says what to do about it.
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 
 class PrefcliError(Exception):
@@ -45,6 +46,7 @@ class MemoryShortError(PrefcliError):
 
 class AlarmError(PrefcliError):
     exit_code = 6
+    kept: Any = None  # the artifact with what was trained until then
 
 
 class SurroundingsError(PrefcliError):

@@ -22,7 +22,7 @@ from prefcli.watch import explosion, mode_collapse, reward_hacking, stalling
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, Track, deviations_from, pooled, rank_correlation, summary, z_score
 from prefcli.watch.texts import answers_with, distinct
-from prefcli.watch.watchers import REPEAT_AFTER, Watchers, act
+from prefcli.watch.watchers import REPEAT_AFTER, Watchers, act, of_ppo
 
 OPTIONS = SimpleNamespace(kl_budget=reward_hacking.KL_BUDGET, value_warmup=0, advantage="gae")
 N, ONSET, LENGTH = 64, 25, 45
@@ -65,7 +65,7 @@ def watched(
     change: Callable[[Rollout, int], Rollout] | None, seed: int, options: Any = OPTIONS, onset: int = ONSET
 ) -> list[Alarm]:
     """All alarms of a run that is healthy but for `change`, which gets rollouts and how long the trouble has lasted."""
-    watchers, found = Watchers(options), []
+    watchers, found = Watchers(of_ppo(options)), []
     for step in range(1, LENGTH + 1):
         made = rollout(step, seed)
         if change and step >= onset:
@@ -221,7 +221,7 @@ def test_what_was_so_from_the_start_is_no_collapse_and_a_few_prompts_show_none()
 
 
 def test_what_is_not_finite_leaves_no_trace():
-    watchers = Watchers(OPTIONS)
+    watchers = Watchers(of_ppo(OPTIONS))
     for step in range(1, 11):
         metrics, answers = rollout(step, seed=0)
         if step == 5:
@@ -308,9 +308,9 @@ def test_a_resumed_run_goes_on_exactly(cut):
             found += told
         return found
 
-    whole = Watchers(OPTIONS)
+    whole = Watchers(of_ppo(OPTIONS))
     told = steps(whole, 1, LENGTH)
-    before, after = Watchers(OPTIONS), Watchers(OPTIONS)
+    before, after = Watchers(of_ppo(OPTIONS)), Watchers(of_ppo(OPTIONS))
     first = steps(before, 1, cut)
     state = before.state_dict()
     steps(before, cut + 1, LENGTH)  # the state is a copy: what its owner does later leaves it alone
@@ -321,7 +321,7 @@ def test_a_resumed_run_goes_on_exactly(cut):
 
 def test_the_same_sign_is_named_again_only_after_a_while_and_reported_once_each_time():
     reported: list[Alarm] = []
-    watchers = Watchers(OPTIONS, reported.append)
+    watchers = Watchers(of_ppo(OPTIONS), reported.append)
     returned = []
     for step in range(1, 2 * REPEAT_AFTER + 5):
         metrics, answers = rollout(step, seed=0)

@@ -13,6 +13,7 @@ from typing import Any
 from prefcli.artifacts.store import CURVES, Artifact
 from prefcli.cli.console import ConsoleReporter, print_result, reporter
 from prefcli.data.formats import Purpose
+from prefcli.errors import AlarmError
 from prefcli.progress import is_main_process
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import summary
@@ -47,7 +48,12 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
         return
     report.plan(summary(inputs))
     quieten(config.debug)
-    artifact = importlib.import_module(module).train(inputs, report)
+    try:
+        artifact = importlib.import_module(module).train(inputs, report)
+    except AlarmError as error:
+        if error.kept is not None and (curves := _draw(error.kept)) is not None:
+            report.notice(f"its curves: {curves}")
+        raise
     if artifact is None:  # another process writes it, and says so
         return
     curves = _draw(artifact)

@@ -179,7 +179,7 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         int, typer.Option(min=0, help="Rollouts in which the value model learns alone.", rich_help_panel=PPO)
     ] = 0
 
-    on_alarm: Annotated[
+    on_alarm: Annotated[  # type: ignore[assignment]  # one value more than the other stages have
         Literal["warn", "stop", "rollback"],
         typer.Option(
             help="On a serious alarm of a watcher: go on, stop (exit 6; what was trained stays), or go back to the "

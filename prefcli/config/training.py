@@ -100,6 +100,13 @@ class OptimizerConfig:
         float, typer.Option(min=0, help="Clip the gradient to this norm; 0 does not clip.", rich_help_panel=TRAINING)
     ] = 1.0
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel=TRAINING)] = 0
+    on_alarm: Annotated[
+        Literal["warn", "stop"],
+        typer.Option(
+            help="On a serious alarm of a watcher: go on, or stop (exit 6; what was trained stays).",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "warn"
 
 
 @dataclass(frozen=True)

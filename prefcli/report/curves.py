@@ -24,6 +24,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "clip fraction": ("policy/clipfrac_avg", "val/clipfrac_avg"),
     "loss": ("loss", "eval_loss"),
     "rewards": ("rewards/chosen", "rewards/rejected", "rewards/margins"),
+    "log-probability of an answer, nats": ("logps/chosen", "logps/rejected"),
     "accuracy": ("rewards/accuracies", "eval_rewards/accuracies", "accuracy", "eval_accuracy", "mean_token_accuracy"),
     "margin": ("margin", "eval_margin"),
     "gradient norm": ("grad_norm",),

@@ -13,6 +13,7 @@ from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.manifest import Manifest
 from prefcli.config.base import option
 from prefcli.config.dpo import DPOConfig
+from prefcli.config.kto import KTOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
@@ -29,6 +30,7 @@ COMMANDS = {
     "sft": ("sft", SFTConfig),
     "rm": ("train-rm", RewardConfig),
     "dpo": ("dpo", DPOConfig),
+    "kto": ("kto", KTOConfig),
     "ppo": ("ppo", PPOConfig),
 }
 # How a run is shown and where it lies is the reader's own affair.

@@ -65,6 +65,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(rows), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, len(rows))
+        trl_trainer.say_longer(run, rows)
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
         trainer = _trainer(run, opened, rows, held_out, share)
         steps, tokens = trl_trainer.run(run, trainer, "dpo")

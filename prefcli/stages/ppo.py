@@ -35,7 +35,7 @@ from prefcli.stages.policy import Opened, open_policy
 from prefcli.stages.roles import open_roles
 from prefcli.stages.session import Session, save_model, session, sharded
 from prefcli.watch.records import Answers
-from prefcli.watch.watchers import Watchers, act
+from prefcli.watch.watchers import Watchers, act, of_ppo
 
 FINAL = (
     "objective/scores",
@@ -97,7 +97,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
         if config.report_to != "none":
             accelerator.init_trackers("prefcli", config={k: str(v) for k, v in vars(config).items()})
-        watchers = Watchers(config)
+        watchers = Watchers(of_ppo(config))
         position = Position()
         if run.resumed is not None:
             position = restore(run.resumed, ppo, watchers)
@@ -106,7 +106,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             carry_optimizer(carried, ppo)
         order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
         reporter.begin("ppo", total)
-        alarm: AlarmError | None = None
         try:
             with run.training():
                 started = time.monotonic() - position.train_seconds
@@ -142,11 +141,11 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         except AlarmError as error:
             if position.step == 0:
                 raise
-            alarm = error
+            run.alarm = error
         if config.report_to != "none":
             accelerator.end_training()
         tail = run.log.rows[-TAIL:]
-        artifact = run.finish(
+        return run.finish(
             opened.model,
             opened.tokenizer,
             metrics={name: sum(m[name] for m in tail) / len(tail) for name in FINAL if name in tail[0]},
@@ -155,12 +154,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             about=opened.about | {"value_from": models.value_from},
             saves_merged=opened.saves_merged,
             value=models.value,
-            status="stopped" if alarm else "complete",
         )
-        if alarm is not None:
-            kept = f". What was trained until then is {artifact.ref}" if artifact else ""
-            raise AlarmError(alarm.message + kept, alarm.hint)
-        return artifact
 
 
 @dataclass

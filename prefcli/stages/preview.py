@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
+from prefcli.evaluation.lengths import length_bias
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
@@ -53,6 +54,7 @@ def preview(inputs: Inputs, reporter: Reporter) -> dict[str, str]:
         "tokens": f"prompts {_spread([len(p['prompt_ids']) for p in pairs])}, "
         f"chosen {_spread([len(p['chosen_ids']) for p in pairs])}, "
         f"rejected {_spread([len(p['rejected_ids']) for p in pairs])}; {_cut(cut, dropped, len(rows))}",
+        "length": length_bias([(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs]).text,
         "example chosen": decode(first["prompt_ids"]) + OPEN + decode(first["chosen_ids"]) + CLOSE,
         "example rejected": decode(first["prompt_ids"]) + OPEN + decode(first["rejected_ids"]) + CLOSE,
     }

@@ -58,6 +58,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
         refuse_nothing_left(len(rows), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, len(rows))
+        trl_trainer.say_longer(run, rows)
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
         packed = run.packs(trained, "reward model")
         trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else RewardTrainer

@@ -31,7 +31,7 @@ from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import RUN, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
-from prefcli.errors import ArtifactError
+from prefcli.errors import AlarmError, ArtifactError
 from prefcli.models.adapters import merged
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
@@ -92,6 +92,7 @@ class Session:
     dtype: torch.dtype
     train_seconds: float = 0.0
     peak_bytes: int = 0
+    alarm: AlarmError | None = None  # what stopped the training before its end
     _saved: float = field(default_factory=time.monotonic)
 
     @property
@@ -159,15 +160,17 @@ class Session:
         about: dict[str, Any],
         saves_merged: bool = False,
         value: Any = None,
-        status: str = "complete",
         weights: dict[str, Any] | None = None,
     ) -> Artifact | None:
         """Save everything and let the version appear; None in all processes but the first.
 
         `weights` are the model's where it does not hold them whole itself (`trl_trainer.whole_weights`).
+        Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training.
         """
         self.log.close()
         if not is_main_process():
+            if self.alarm is not None:
+                raise self.alarm
             return None
         if value is not None:  # first: it may stand on the policy's base, which merging the policy changes
             save_model(merged(value) if saves_merged else value, self.draft.path / "value")
@@ -197,13 +200,19 @@ class Session:
                 "base": self.inputs.model.shown,
                 **about,
             },
-            status=status,
+            status="stopped" if self.alarm else "complete",
         )
         adapter = isinstance(model, peft.PeftModel) and not saves_merged
         base = model.peft_config["default"].base_model_name_or_path if adapter else None
         card = model_card(manifest, Weights("model", scorer=manifest.stage == "rm", base=base))
         (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
-        return self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
+        artifact = self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
+        if self.alarm is not None:
+            told = f"{self.alarm.message}. What was trained until then is {artifact.ref}"
+            stopped = AlarmError(told, self.alarm.hint)
+            stopped.kept = artifact
+            raise stopped
+        return artifact
 
 
 def sharded() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -12,7 +13,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.errors import AlarmError, UsageError
+from prefcli.evaluation.lengths import length_bias
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.session import Session
+from prefcli.watch.pairs import longer_chosen
+from prefcli.watch.watchers import Watchers, act, of_training
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
@@ -55,6 +60,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "eval_steps": eval_every,
         "save_strategy": "no",
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log 0 for a loss that is not a number
         "disable_tqdm": True,
         "dataloader_pin_memory": session.device.type == "cuda",
         **more,
@@ -66,7 +72,10 @@ def dataset(rows: list[dict[str, Any]]) -> Dataset:
 
 
 def run(session: Session, trainer: Any, what: str) -> tuple[int, int]:
-    """Train to the end; returns (optimizer steps, tokens seen). The held-out rows are measured at the end."""
+    """Train to the end, or to an alarm that stops it (`session.alarm`); returns (optimizer steps, tokens seen).
+
+    The held-out rows are measured at the end.
+    """
     for foreign in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(foreign)
     trainer.add_callback(_Progress(session, what))
@@ -90,11 +99,19 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
     return weights
 
 
+def watchers_of(inputs: Inputs) -> Watchers:
+    config = inputs.config
+    beta = None if getattr(config, "reference_free", False) else getattr(config, "beta", None)
+    from_reference = inputs.references.get("reference") == inputs.model
+    return Watchers(of_training(config.batch_size, beta, from_reference=from_reference))
+
+
 class _Progress(TrainerCallback):
-    """TRL's events to the metrics log and the reporter."""
+    """TRL's events to the metrics log, the watchers and the reporter."""
 
     def __init__(self, session: Session, what: str) -> None:
         self._session, self._what = session, what
+        self._watchers = watchers_of(session.inputs)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.reporter.begin(self._what, state.max_steps)
@@ -102,11 +119,20 @@ class _Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "train_runtime" in logs:
             return
-        self._session.log.write(state.global_step, logs)
+        step, session = state.global_step, self._session
+        # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.
+        finite = {n: float(v) for n, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        alarms = self._watchers.observe(step, finite)
+        session.log.write(step, logs | {f"alarm/{alarm.watcher}": 1.0 for alarm in alarms})
         loss = logs.get("loss")
         if isinstance(loss, float) and loss != loss:
-            raise AlarmError(f"the loss is not a number at step {state.global_step}", "use a lower --lr")
-        self._session.reporter.advance(state.global_step, logs)
+            raise AlarmError(f"the loss is not a number at step {step}", "use a lower --lr")
+        session.reporter.advance(step, logs)
+        try:
+            act(alarms, session.inputs.config.on_alarm, session.reporter)
+        except AlarmError as error:
+            session.alarm = session.alarm or error
+            control.should_training_stop = True
 
 
 def say_cut(session: Session, cut: int, dropped: int, rows: int) -> None:
@@ -117,3 +143,10 @@ def say_cut(session: Session, cut: int, dropped: int, rows: int) -> None:
         session.reporter.notice(
             f"{dropped} of {rows + dropped} rows left out: their prompts alone fill --max-length {limit}"
         )
+
+
+def say_longer(session: Session, rows: list[dict[str, Any]]) -> None:
+    """Notice where the length of chosen answers alone tells them from rejected ones."""
+    found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows])
+    if found.large:
+        session.reporter.notice(longer_chosen(found.text).message)

@@ -1,1 +1,1 @@
-"""What looks at numbers and texts while PPO runs and says what it sees: explosion, hacking, collapse, stalling."""
+"""What looks at numbers and texts while a model is trained and says what it sees."""

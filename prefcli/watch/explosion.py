@@ -10,7 +10,7 @@ that drags the running median along.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -100,10 +100,9 @@ class Explosion:
         norm, loss = metrics.get("grad_norm"), metrics.get("loss/policy_avg")
         if norm is not None:
             past = self._norms.recent
-            if len(past) >= HISTORY_LEAST and norm > TIMES * median(past):
-                if deviations_from(past, norm, 0.1 * median(past)) > OUTLIER:
-                    seen = f"the gradient norm is {norm:.3g}, its median over {len(past)} rollouts {median(past):.3g}"
-                    yield _alarm("gradient", step, seen)
+            if far_out(past, norm):
+                seen = f"the gradient norm is {norm:.3g}, its median over {len(past)} rollouts {median(past):.3g}"
+                yield _alarm("gradient", step, seen)
             self._norms.add(norm)
         if loss is not None:
             past = self._losses.recent
@@ -167,6 +166,13 @@ class Explosion:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, track in self._tracks.items():
             track.load_state_dict(state[name])
+
+
+def far_out(past: Sequence[float], norm: float) -> bool:
+    """Whether a gradient norm lies far above the newest ones before it, at most `HISTORY` of them."""
+    if len(past) < HISTORY_LEAST or norm <= TIMES * median(past):
+        return False
+    return deviations_from(past, norm, 0.1 * median(past)) > OUTLIER
 
 
 def _alarm(signal: str, step: int, seen: str) -> Alarm:

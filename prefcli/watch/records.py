@@ -1,7 +1,8 @@
-"""What a watcher is shown of a rollout, and what it says. A watcher diagnoses what has happened; it foretells nothing.
+"""What a watcher is shown of a rollout or a step, and what it says.
 
-An author of such signals found that they "audit after the fact" and give no early warning at a usable rate of false
-alarms (TRL issue 6350). So an alarm names what was seen, with the numbers, and what it may mean.
+A watcher diagnoses what has happened; it foretells nothing. An author of such signals found that they "audit after the
+fact" and give no early warning at a usable rate of false alarms (TRL issue 6350). So an alarm names what was seen, with
+the numbers, and what it may mean.
 """
 
 from __future__ import annotations
@@ -26,19 +27,23 @@ class Answers:
     judges: dict[str, list[float]] = field(default_factory=dict)  # sources that score but are not trained on
 
 
+NO_ANSWERS = Answers([], [], [], {}, [], [])  # of training that samples none
+
+
 @dataclass(frozen=True)
 class Alarm:
     watcher: str
     signal: str  # which of the watcher's signs; the same one is not repeated at once
-    step: int  # rollout
+    step: int  # rollout, of ppo
     severity: Severity
     seen: str  # what happened, with its numbers
     meaning: str  # what that may mean
     advice: str  # what to do
+    unit: str = "rollout"  # what `step` counts
 
     @property
     def headline(self) -> str:
-        return f"{self.watcher} at rollout {self.step}: {self.seen}"
+        return f"{self.watcher} at {self.unit} {self.step}: {self.seen}"
 
     @property
     def message(self) -> str:
@@ -52,15 +57,18 @@ class Sign(NamedTuple):
     meaning: str
     advice: str
 
-    def alarm(self, watcher: str, signal: str, step: int, seen: str) -> Alarm:
-        return Alarm(watcher, signal, step, self.severity, seen, self.meaning, self.advice)
+    def alarm(self, watcher: str, signal: str, step: int, seen: str, unit: str = "rollout") -> Alarm:
+        return Alarm(watcher, signal, step, self.severity, seen, self.meaning, self.advice, unit)
 
 
 class Watcher(Protocol):
     """All that a watcher remembers is in its state, so a resumed run goes on exactly."""
 
     def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
-        """What is seen after rollout `step`: no alarm, one, or several. prefcli/rl/metrics.py names the metrics."""
+        """What is seen after rollout or step `step`: no alarm, one, or several. A metric may be missing.
+
+        prefcli/rl/metrics.py names those of ppo; the others' are TRL's.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, texts, lists and dicts, as JSON has them; a copy."""

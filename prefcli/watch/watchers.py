@@ -1,8 +1,9 @@
 """All watchers together, and what an alarm does.
 
-How a stage calls them, once a rollout, in each process with the `Answers` of all, so that all decide alike:
+The stages on TRL's trainers call them once a logged step (stages/trl_trainer.py), ppo once a rollout, in each process
+with the `Answers` of all, so that all decide alike:
 
-    watchers = Watchers(config)                 # before the loop; load_state_dict() where a run is resumed
+    watchers = Watchers(of_ppo(config))         # before the loop; load_state_dict() where a run is resumed
     metrics, rollout = ppo.step(batch), ppo.last_rollout
     answers = Answers([p.row.prompt_text for p in rollout.prompts], rollout.completions,
                       rollout.scores.tolist(), {name: s.tolist() for name, s in rollout.raw_scores.items()},
@@ -13,9 +14,9 @@ How a stage calls them, once a rollout, in each process with the `Answers` of al
 
     warn       every alarm is a notice, and the run goes on
     stop       the same, then a serious one raises AlarmError (exit 6); the stage keeps what it has, as `stopped`
-    rollback   the same as warn, and where `act` returns serious alarms the stage goes back to a saved step, with the
-               watchers' state of that step, and changes something (a lower rate, a higher KL coefficient), or the
-               same alarm comes back
+    rollback   the same as warn, and where `act` returns serious alarms the stage (ppo alone) goes back to a saved
+               step, with the watchers' state of that step, and changes something (a lower rate, a higher KL
+               coefficient), or the same alarm comes back
 
 The watchers' state goes into the run's own beside the optimizer's: `state["watchers"] = watchers.state_dict()`.
 """
@@ -23,16 +24,16 @@ The watchers' state goes into the run's own beside the optimizer's: `state["watc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from prefcli.errors import AlarmError
 from prefcli.progress import Reporter
-from prefcli.watch import explosion, mode_collapse, reward_hacking, stalling
-from prefcli.watch.records import Alarm, Answers, Watcher
+from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking, stalling
+from prefcli.watch.records import NO_ANSWERS, Alarm, Answers, Watcher
 
 OnAlarm = Literal["warn", "stop", "rollback"]
-REPEAT_AFTER = 50  # rollouts until a sign that is still there is named again
+REPEAT_AFTER = 50  # rollouts or steps until a sign that is still there is named again
 
 
 class WatchConfig(Protocol):
@@ -48,24 +49,33 @@ class WatchConfig(Protocol):
     def advantage(self) -> str: ...  # "gae", or one that compares answers to the same prompt
 
 
+def of_ppo(config: WatchConfig) -> dict[str, Watcher]:
+    return {
+        explosion.NAME: explosion.Explosion(),
+        reward_hacking.NAME: reward_hacking.RewardHacking(config.kl_budget),
+        mode_collapse.NAME: mode_collapse.ModeCollapse(),
+        stalling.NAME: stalling.Stalling(config.value_warmup, grouped=config.advantage != "gae"),
+    }
+
+
+def of_training(batch_size: int, beta: float | None = None, *, from_reference: bool = False) -> dict[str, Watcher]:
+    """Of sft, train-rm, dpo and kto; see `pairs.Pairs` for the arguments."""
+    return {loss.NAME: loss.Loss(), pairs.NAME: pairs.Pairs(batch_size, beta, from_reference=from_reference)}
+
+
 class Watchers:
     """`report` is called once with each alarm that `observe` returns."""
 
-    def __init__(self, config: WatchConfig, report: Callable[[Alarm], None] | None = None) -> None:
-        self._watchers: dict[str, Watcher] = {
-            explosion.NAME: explosion.Explosion(),
-            reward_hacking.NAME: reward_hacking.RewardHacking(config.kl_budget),
-            mode_collapse.NAME: mode_collapse.ModeCollapse(),
-            stalling.NAME: stalling.Stalling(config.value_warmup, grouped=config.advantage != "gae"),
-        }
+    def __init__(self, watchers: Mapping[str, Watcher], report: Callable[[Alarm], None] | None = None) -> None:
+        self._watchers = watchers
         self._report = report
         self._spoken: dict[str, int] = {}  # "watcher: signal" → the rollout at which it was last named
 
-    def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
-        """All watchers' alarms at this rollout, the serious ones first, without those named lately."""
+    def observe(self, step: int, metrics: dict[str, float], answers: Answers = NO_ANSWERS) -> list[Alarm]:
+        """All watchers' alarms at this rollout or step, the serious ones first, without those named lately."""
         finite = all(math.isfinite(value) for value in metrics.values())
         # A NaN would stay in the others' histories for good.
-        awake = list(self._watchers.values()) if finite else [self._watchers[explosion.NAME]]
+        awake = [watcher for name, watcher in self._watchers.items() if finite or name == explosion.NAME]
         alarms = [
             alarm for watcher in awake for alarm in watcher.observe(step, metrics, answers) if self._is_news(alarm)
         ]
