@@ -22,6 +22,7 @@ COMMANDS = {
     "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO: the short route."),
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),
+    "chat": ("chat", "prefcli.config.chat", "ChatConfig", "Talk to a model, or to two side by side."),
     "score": ("score", "prefcli.config.score", "ScoreConfig", "Score answers or pairs with any reward source."),
     "serve-rm": ("serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
