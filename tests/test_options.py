@@ -18,8 +18,8 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
 AT_LEAST = {"sft": 32, "train-rm": 32, "ppo": 45, "dpo": 33, "eval": 21, "mem-estimate": 11, "ls": 3, "show": 4,
-            "score": 13, "serve-rm": 8, "sample": 18}  # fmt: skip
-WITH_REF = ("show", "serve-rm")  # they take a REF, without which nothing arrives
+            "score": 13, "serve-rm": 8, "sample": 18, "chat": 9}  # fmt: skip
+WITH_REF = ("show", "serve-rm", "chat")  # they take a REF, without which nothing arrives
 
 
 def config_class(command: str) -> Any:
@@ -28,7 +28,7 @@ def config_class(command: str) -> Any:
 
 
 def fields_of(command: str) -> dict[str, tuple[Any, Any]]:
-    return {n: v for n, v in typed_options(config_class(command)).items() if not (n == "ref" and command in WITH_REF)}
+    return {n: v for n, v in typed_options(config_class(command)).items() if not (n in ("ref", "ref2") and command in WITH_REF)}
 
 
 def default_of(command: str, name: str) -> Any:
@@ -86,6 +86,7 @@ def caught(prefcli, monkeypatch):
 def expected(command: str, **changed: Any) -> dict[str, Any]:
     """All fields, the defaults included."""
     fixed = {"ref": "the-ref"} if command in WITH_REF else {}
+    fixed |= {"ref2": None} if command == "chat" else {}
     return {name: default_of(command, name) for name in fields_of(command)} | fixed | changed
 
 

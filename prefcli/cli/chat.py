@@ -98,7 +98,7 @@ def _command(chat: Any, text: str, file: JsonLines | None, report: Reporter) -> 
         if file is None:
             raise UsageError(f"{word} needs a file: prefcli chat … --out FILE.jsonl")
         file.append(chat.demonstration() if word == "/save" else chat.preference(word[1:]))
-        report.notice(f"{len(file.rows):,} rows in {file.path}")
+        report.notice(f"saved as row {len(file.rows):,} of {file.path}")
     elif word == "/system":
         chat.instruct(rest.strip() or None)
         report.notice("the system message is set" if chat.system else "there is no system message now")
