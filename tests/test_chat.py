@@ -226,7 +226,7 @@ def test_at_a_terminal_a_mistake_or_ctrl_c_does_not_end_the_dialogue(answering, 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     command._talk(chat, None, told)
     out, err = capsys.readouterr()
-    assert out == "\n\n"  # what is streamed is not these models' affair
+    assert out == "again\nmore\n"
     assert "stopped" in err and "/save needs a file" in err and "no such command: /nothing" in err
     assert answering.asked == [[user("first")], [user("first")], [user("first"), assistant("again"), user("x")]]
 
