@@ -28,7 +28,8 @@ def config_class(command: str) -> Any:
 
 
 def fields_of(command: str) -> dict[str, tuple[Any, Any]]:
-    return {n: v for n, v in typed_options(config_class(command)).items() if not (n in ("ref", "ref2") and command in WITH_REF)}
+    arguments = ("ref", "ref2") if command in WITH_REF else ()
+    return {n: v for n, v in typed_options(config_class(command)).items() if n not in arguments}
 
 
 def default_of(command: str, name: str) -> Any:
