@@ -149,3 +149,12 @@ def test_progress_counts_every_answer_once():
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(DataError, match="no tokens"):
         generate(tiny_lm(), [[0], []], max_new_tokens=2, eos_ids=[1])
+
+
+def test_tokens_are_told_as_they_are_drawn_each_to_its_completion():
+    told = {i: [] for i in range(len(PROMPTS))}
+    found = generate(
+        tiny_lm(seed=3), PROMPTS, max_new_tokens=12, eos_ids={5, 9, 20}, batch_size=2, temperature=2.0,
+        draws=draws_for(len(PROMPTS), 12), on_token=lambda i, token: told[i].append(token),
+    )  # fmt: skip
+    assert list(told.values()) == found and len({len(answer) for answer in found}) > 1

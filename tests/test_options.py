@@ -18,9 +18,14 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
 AT_LEAST = {"sft": 34, "train-rm": 34, "ppo": 45, "dpo": 44, "kto": 38, "eval": 21, "mem-estimate": 11, "ls": 3,
-            "show": 4, "score": 13, "serve-rm": 8, "sample": 18, "export": 9}  # fmt: skip
+            "show": 4, "score": 13, "serve-rm": 8, "sample": 18, "export": 9, "chat": 9}  # fmt: skip
 # What they take in its place, without which nothing arrives.
-ARGUMENTS = {"show": {"ref": "the-ref"}, "serve-rm": {"ref": "the-ref"}, "export": {"ref": "the-ref", "out": "there"}}
+ARGUMENTS = {
+    "show": {"ref": "the-ref"},
+    "serve-rm": {"ref": "the-ref"},
+    "export": {"ref": "the-ref", "out": "there"},
+    "chat": {"ref": "the-ref", "ref2": "another"},
+}
 
 
 def config_class(command: str) -> Any:

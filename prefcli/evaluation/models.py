@@ -42,18 +42,19 @@ def answer(
     batch_size: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Sample one answer to each row's prompt; a row that stands there twice gets two.
 
     The seed fixes the draws, whatever was sampled before. `progress` is told the number of answers that each batch
-    has finished. Raises UsageError: prompt and answer may be longer than the model has positions for. ArtifactError:
-    its logits are not finite.
+    has finished, `on_token` the row and id of each token as it is drawn. Raises UsageError: prompt and answer may be
+    longer than the model has positions for. ArtifactError: its logits are not finite.
     """
     eos_ids = end_ids(tokenizer, model.generation_config)
     encoder = Encoder(tokenizer)
     prompts = [encoder.prompt_ids(row.prompt) for row in rows]
     longest = max(map(len, prompts)) + max_new_tokens
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(model)
     if positions is not None and longest > positions:
         raise UsageError(
             f"prompt and answer may have {longest} tokens, and the model reads {positions}",
@@ -72,6 +73,7 @@ def answer(
             batch_size=batch_size,
             draws=draws,
             progress=progress,
+            on_token=on_token,
         )
     except RuntimeError as error:
         if NOT_FINITE not in str(error):
@@ -83,6 +85,12 @@ def answer(
     ended = [completion[-1] in eos_ids for completion in ids]
     bare = [completion[:-1] if end else completion for completion, end in zip(ids, ended)]
     return Answers(prompts, ids, [tokenizer.decode(c, skip_special_tokens=True) for c in bare], ended, seconds)
+
+
+def positions_of(model: Any) -> int | None:
+    """The longest sequence, in tokens, that the model reads; None where its config names none."""
+    positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions
 
 
 def adding_up(reporter: Reporter) -> Callable[[int], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
-from prefcli.data.formats import EXPECTED, BadRow, Row, recognise
-from prefcli.data.reading import raise_for, read_file, unit
+from prefcli.data.answers import read_rows
+from prefcli.data.formats import Row
 from prefcli.errors import DataError, UsageError
 from prefcli.evaluation.preferences import best_against_worst, different_answers
 from prefcli.evaluation.statistics import wilson_interval
@@ -66,34 +65,6 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
         ],
         "pairs": best_against_worst(rows, prompts, scores[specs[0].name]) if config.pairs_out else None,
     }
-
-
-def read_rows(paths: Sequence[str], skip_bad: bool, reporter: Reporter) -> list[Row]:
-    """Every row that holds an answer, or two: the forms of `sft`, `dpo` and `kto`.
-
-    A row labelled false is no demonstration, which is why `read_dataset` leaves it out; here it is scored.
-    Raises DataError as `read_dataset` does.
-    """
-    rows: list[Row] = []
-    for path in paths:
-        lines, _ = read_file(path)
-        _, convert = recognise(f"{path}, {unit(path)} {lines[0][0]}", lines[0][1], "demos")
-        good, problems = [], []
-        for number, raw in lines:
-            try:
-                row = convert(raw)
-                json.dumps([row.prompt, row.completion, row.rejected], ensure_ascii=False).encode()
-                good.append(row)
-            except BadRow as error:
-                problems.append(f"{unit(path)} {number}: {error}")
-            except UnicodeEncodeError:
-                problems.append(f"{unit(path)} {number}: half of a surrogate pair stands in the text")
-        if problems and skip_bad and good:
-            reporter.notice(f"{path}: {len(problems)} of {len(lines)} rows left out (--skip-bad); {problems[0]}")
-        else:
-            raise_for(path, problems, f"every row needs: {EXPECTED['demos']}; --skip-bad leaves such rows out")
-        rows += good
-    return rows
 
 
 def score_rows(

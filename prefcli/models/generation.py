@@ -38,13 +38,15 @@ def generate(
     draws: Tensor | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
+    on_token: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """One completion for each prompt, in order, as token ids.
 
     A completion ends with its EOS where one was drawn, and is `max_new_tokens` long otherwise. `draws` [B,
     max_new_tokens], uniform in [0, 1), decide each token by the inverse of its distribution function, so that an
     answer does not depend on the others in its batch; without them the most likely token is taken. At most `batch_size`
-    prompts run together, shortest first; `progress` is told the number of answers that a batch has finished.
+    prompts run together, shortest first; `progress` is told the number of answers that a batch has finished, `on_token`
+    each token as it is drawn: which completion's, and its id.
 
     Raises RuntimeError where the logits are not finite.
     """
@@ -64,6 +66,10 @@ def generate(
         u = draws[[part[row] for row in rows], step, None].to(below)
         return torch.searchsorted(below, u * total, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
+    def tell(part: list[int], row: int, token: int) -> None:
+        if on_token is not None:
+            on_token(part[row], token)
+
     completions: list[list[int]] = [[] for _ in prompts]
     with evaluation_mode(model):
         for start in range(0, len(order), size):
@@ -75,6 +81,7 @@ def generate(
                 max_new_tokens,
                 frozenset(eos_ids),
                 pad_id,
+                partial(tell, part),
             )
             for i, completion in zip(part, found):
                 completions[i] = completion
@@ -90,6 +97,7 @@ def _decode(
     max_new_tokens: int,
     eos_ids: frozenset[int],
     pad_id: int,
+    tell: Callable[[int, int], None],
 ) -> list[list[int]]:
     device = next(model.parameters()).device
     width = max(map(len, prompts))
@@ -121,6 +129,7 @@ def _decode(
             if running[row]:
                 completions[rows[row]].append(token)
                 running[row] = token not in eos_ids
+                tell(rows[row], token)
         if not any(running) or step + 1 == max_new_tokens:
             break
         if 4 * sum(running) <= 3 * len(running) and _can_shrink(cache):

@@ -60,6 +60,11 @@ def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokeni
     return tokenizer
 
 
+def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """False where `load_tokenizer` added one. It is that very object then: one that training saved is only equal."""
+    return tokenizer.chat_template is not PLAIN_TEMPLATE
+
+
 def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
     """A token made for padding, else the unknown token, else a new one (the embeddings grow by it)."""
     special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
