@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),
     "score": ("score", "prefcli.config.score", "ScoreConfig", "Score answers or pairs with any reward source."),
+    "label": ("label", "prefcli.config.label", "LabelConfig", "Make sampled answers into pairs, labels or demos."),
     "serve-rm": ("serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
     "ls": ("ls", "prefcli.config.store", "ListConfig", "List the artifacts."),

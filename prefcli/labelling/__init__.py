@@ -1,0 +1,1 @@
+"""From sampled answers to preference data: reward sources, language models and people as labellers."""
