@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Online RLHF: collect → score → train, three times over, on the sample world. docs/online.md explains it.
+# Online RLHF: collect → label → train, three times over, on the sample world. docs/online.md explains it.
 # gold.py stands for those who judge answers: people, or a stronger model behind label --by judge:URL#MODEL.
 set -euo pipefail
 

@@ -75,10 +75,10 @@ def test_the_best_answer_to_each_prompt_against_its_worst(label, jsonl, length):
     assert rows == [
         {"of": "x", "prompt": "p", "chosen": "abcd", "rejected": "ab", "scores": {"chosen": 4.0, "rejected": 2.0}}
     ]
-    assert "of 4 prompts; left out: 2 one answer, 1 tied" in result.stderr and "mean 3" in result.stderr
+    assert "of 4 prompts; left out: 2 with one answer, 1 tied" in result.stderr and "mean 3" in result.stderr
     summary = json.loads(label(*args, "--json")[1].stdout)
     assert {name: summary[name] for name in ("rows", "out", "to", "prompts", "left_out", "gold")} == {
-        "rows": 1, "out": "made.jsonl", "to": "pairs", "prompts": 4, "left_out": {"one_answer": 2, "tied": 1},
+        "rows": 1, "out": "made.jsonl", "to": "pairs", "prompts": 4, "left_out": {"with_one_answer": 2, "tied": 1},
         "gold": None,
     }  # fmt: skip
     assert (summary["by"]["name"], summary["by"]["ref"], summary["by"]["answers"]) == ("length", "python:r.py:score", 8)
@@ -406,7 +406,7 @@ def test_an_endpoint_is_asked_in_both_orders_with_the_key_that_is_shown_nowhere(
         "name": "judge", "ref": url.removeprefix("judge:"), "comparisons": 4, "ties": 1, "no_verdict": 2,
         "first_place": 0.5, "first_place_ci95": pytest.approx(wilson_interval(2, 4)),
     }  # fmt: skip
-    assert summary["left_out"] == {"one_answer": 2, "tied": 1}
+    assert summary["left_out"] == {"with_one_answer": 2, "tied": 1}
     assert len(seen) == 1 + 8 and {path for path, *_ in seen} == {"/v1/chat/completions"}
     assert {key for _, key, _ in seen} == {"Bearer sk-very-secret"}
     assert all((body["model"], body["temperature"]) == ("some/model", 0) for *_, body in seen)
@@ -437,7 +437,7 @@ def test_without_a_key_an_endpoint_is_asked_without_one(label, jsonl, endpoint, 
         ((500, b"out of memory"), 7, "out of memory"),
         ((200, b"<html>sk-very-secret"), 4, "JSON object"),
         ((200, b'{"choices": []}'), 4, "choices[0].message.content"),
-        ("I cannot say.", 3, "judge gives no row of 4 prompts"),
+        ("I cannot say.", 3, "gives nothing to write; left out: 2 tied, 2 with one answer"),
     ],
 )
 def test_an_endpoint_that_fails_ends_the_run_without_a_file(

