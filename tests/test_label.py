@@ -481,6 +481,8 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         (["--data", "a.jsonl", "--by", "{r}", "--out", "made.jsonl", "--threshold", "1"], 2, "--threshold"),
         (["--data", "a.jsonl", "--by", "{r}", "--out", "made.jsonl", "--to", "triples"], 2, "--to"),
         (["--data", "a.jsonl", "--by", "{r}", "--out", "made.jsonl", "--judge-prompt", "q.txt"], 2, "--judge-prompt"),
+        (["--data", "a.jsonl", "--by", "judge:", "--out", "made.jsonl"], 2, "no model is named"),
+        (["--data", "a.jsonl", "--by", "{r}", "--gold", "judge:tiny", "--out", "made.jsonl"], 2, "gold is a reward"),
         (["--data", "a.jsonl", "--by", "judge:http://h/v1", "--out", "made.jsonl"], 2, "no model is named"),
         (["--data", "a.jsonl", "--by", "judge:http://#m", "--out", "made.jsonl"], 2, "not a URL"),
         (["--data", "a.jsonl", "--by", "judge:http://u:pw@h/v1#m", "--out", "made.jsonl"], 2, "a password in a URL"),

@@ -75,6 +75,12 @@ def _checked(config: LabelConfig) -> str:
         raise UsageError("--out is missing", "name the file to write: --out pairs.jsonl")
     if config.threshold is not None and config.to == "pairs":
         raise UsageError("--threshold is for --to binary and --to best", "leave it out")
+    if config.by == JUDGE:
+        raise UsageError(f"--by {JUDGE}: no model is named", "name it behind the colon: --by judge:MODEL")
+    if config.gold is not None and config.gold.startswith(JUDGE):
+        raise UsageError(
+            f"--gold {config.gold}: gold is a reward source", "give python:FILE:FUNCTION or a reward model"
+        )
     unread = [] if config.by.startswith(JUDGE) else ["judge_prompt", "judge_key_env"]
     unread += ["gold", "tokenizer", "threshold"] if config.by == HUMAN else []
     for name in unread:
