@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Online RLHF: collect → score → train, three times over, on the sample world. docs/online.md explains it.
-# gold.py stands for those who judge answers: people, or a stronger model behind --reward judge=http://….
+# Online RLHF: collect → label → train, three times over, on the sample world. docs/online.md explains it.
+# gold.py stands for those who judge answers: people, or a stronger model behind label --by judge:URL#MODEL.
 set -euo pipefail
 
 DATA=${DATA:-sample_data}
@@ -23,8 +23,7 @@ for ROUND in 1 2 3; do
         --max-new-tokens 32 --seed "$ROUND" --out "$WORK/answers$ROUND.jsonl"
 
     say "Round $ROUND: judged; the best answer to a prompt against the worst is a pair"
-    prefcli score --data "$WORK/answers$ROUND.jsonl" --reward "$JUDGE" \
-        --out "$WORK/scored$ROUND.jsonl" --pairs-out "$WORK/pairs$ROUND.jsonl"
+    prefcli label --data "$WORK/answers$ROUND.jsonl" --by "$JUDGE" --out "$WORK/pairs$ROUND.jsonl"
 
     say "Round $ROUND: the reward model learns them, and the policy goes on, anchored to the same reference"
     RM=$(prefcli train-rm --model "$RM" --data "$WORK/pairs$ROUND.jsonl" --batch-size 32)

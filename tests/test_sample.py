@@ -113,7 +113,8 @@ def test_answers_go_on_to_score_to_sft_and_as_pairs_to_dpo_and_train_rm(chain, p
     scored = rows_of(prefcli("score", "--data", "a.jsonl", *reward))
     answers = [json.loads(line) for line in (own_folder / "a.jsonl").read_text().splitlines()]
     assert scored == [row | {"scores": {"score": len(row["completion"])}} for row in answers]
-    assert prefcli("score", "--data", "a.jsonl", *reward, "--pairs-out", "pairs.jsonl").stdout == "pairs.jsonl\n"
+    labelled = prefcli("label", "--data", "a.jsonl", "--by", reward[1], "--out", "pairs.jsonl")
+    assert labelled.stdout == "pairs.jsonl\n"
     pairs = [json.loads(line) for line in (own_folder / "pairs.jsonl").read_text().splitlines()]
     assert {type(row["prompt"]) for row in pairs} == {str, list} and {row["id"] for row in pairs} <= {0, 1, 2, 3}
     for stage, file in (("sft", "a.jsonl"), ("dpo", "pairs.jsonl"), ("train-rm", "pairs.jsonl")):

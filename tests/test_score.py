@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 import threading
 from statistics import fmean, pstdev
 
@@ -37,25 +35,9 @@ def length(own_folder):
     return "length=python:r.py:score"
 
 
-ANSWERS = [
-    {"prompt": "p", "completion": "ab", "id": 1, "of": "x"},
-    {"prompt": [{"role": "user", "content": "p"}], "completion": "alone", "of": "x"},
-    {"prompt": "p", "completion": "abcd", "id": 2, "of": "x"},
-    {"prompt": "q", "completion": "aa", "of": "x"},
-    {"prompt": "q", "completion": "bb", "of": "x"},
-    {"prompt": "p", "completion": "abc", "id": 3, "of": "x"},
-    {"prompt": "r", "completion": "same", "of": "x"},
-    {"prompt": "r", "completion": "same", "of": "x"},
-]
-
-
 def rows_of(result):
     assert result.exit_code == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def rows_in(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_answers_of_every_form_are_scored_with_their_columns(prefcli, jsonl, length):
@@ -189,20 +171,6 @@ def test_a_service_with_the_template_gives_the_same_scores(chain, prefcli):
         (["--data", "pairs.jsonl", "--reward", "{r}", "--out", "folder.jsonl"], 2, "is a directory"),
         (["--data", "pairs.jsonl", "--reward", "{r}", "--out", "./pairs.jsonl"], 2, "one of the files of --data"),
         (["--data", "pairs.jsonl", "--reward", "{r}", "--device", "warp"], 2, "--device"),
-        (["--data", "pairs.jsonl", "--reward", "{r}", "--pairs-out", "made.json"], 2, "--pairs-out made.json"),
-        (["--data", "pairs.jsonl", "--reward", "{r}", "--pairs-out", "no/made.jsonl"], 2, "no directory no"),
-        (["--data", "pairs.jsonl", "--reward", "{r}", "--pairs-out", "./pairs.jsonl"], 2, "one of the files of --data"),
-        (
-            ["--data", "pairs.jsonl", "--reward", "{r}", "--out", "x.jsonl", "--pairs-out", "./x.jsonl"],
-            2,
-            "the file of --out",
-        ),
-        (
-            ["--data", "alone.jsonl", "--reward", "http://127.0.0.1:1/x", "--pairs-out", "made.jsonl"],
-            3,
-            "no prompt of alone.jsonl has two different answers",
-        ),  # before any is scored
-        (["--data", "ties.jsonl", "--reward", "{r}", "--pairs-out", "made.jsonl"], 3, "alike (1 prompts)"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(prefcli, jsonl, length, own_folder, monkeypatch, args, code, part):
@@ -211,98 +179,18 @@ def test_what_cannot_be_scored_is_refused(prefcli, jsonl, length, own_folder, mo
     jsonl("prompts.jsonl", {"prompt": "p"})
     jsonl("half.jsonl", {"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": "\ud800"})
     jsonl("hollow.jsonl", {"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": " "})
-    jsonl("alone.jsonl", *ANSWERS[-2:], {"prompt": "p", "completion": "same"})
-    jsonl("ties.jsonl", *ANSWERS[3:5])
     write(own_folder / "nan.py", LENGTH.replace("float(len(text))", "float('nan')"))
     (own_folder / "folder.jsonl").mkdir()
     result = prefcli("score", *[arg.format(r=length) for arg in args])
     assert (result.exit_code, result.stdout) == (code, ""), result.stderr
     assert part in result.stderr and "Traceback" not in result.stderr
-    assert not any((own_folder / name).exists() for name in ("scored.json", "made.jsonl", "x.jsonl"))
+    assert not (own_folder / "scored.json").exists()
 
 
 def test_bad_rows_are_left_out_where_that_is_asked_for(prefcli, jsonl, length):
     data = jsonl("h.jsonl", {"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": " "})
     result = prefcli("score", "--data", data, "--reward", length, "--skip-bad")
     assert len(rows_of(result)) == 1 and "1 of 2 rows left out" in result.stderr
-
-
-def test_the_best_answer_to_each_prompt_against_its_worst(prefcli, jsonl, length, own_folder):
-    args = ["score", "--data", jsonl("a.jsonl", *ANSWERS), "--reward", length, "--pairs-out", "made.jsonl"]
-    result = prefcli(*args)
-    assert result.stdout == "made.jsonl\n"
-    assert rows_in(own_folder / "made.jsonl") == [
-        {"of": "x", "prompt": "p", "chosen": "abcd", "rejected": "ab", "scores": {"chosen": 4.0, "rejected": 2.0}}
-    ]
-    assert "1, the best answer against the worst by length; 3 prompts gave none (2 with one answer, 1 tied)" in (
-        result.stderr
-    )
-    assert prefcli(*args, "--out", "scored.jsonl").stdout == "scored.jsonl\nmade.jsonl\n"
-    assert len(rows_in(own_folder / "scored.jsonl")) == len(ANSWERS)
-    summary = json.loads(prefcli(*args, "--json").stdout)
-    assert summary["pairs"] == {"rows": 1, "out": "made.jsonl", "one_answer": 2, "tied": 1}
-    assert json.loads(prefcli(*args[:-2], "--json").stdout)["pairs"] is None
-
-
-def test_pairs_are_those_of_a_search_over_all_answers(chain, prefcli, jsonl, own_folder):
-    """Random scores from a few values, so that there are ties; prompts as strings and as dialogues, shuffled."""
-    draw = random.Random(5)
-    chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
-    prompts = ["p", "q", [chat[1]], chat, *[f"prompt {i}" for i in range(20)]]
-    rows = [
-        {"prompt": prompt, "completion": f"answer {i} ü", "s": draw.choice([-1.5, 0, 0.25, 2])}
-        for prompt in prompts
-        for i in range(draw.randint(1, 4))
-    ]
-    draw.shuffle(rows)
-    write(own_folder / "s.py", "def score(prompts, completions, s):\n    return s\n\n"
-                               "def other(prompts, completions, s):\n    return [-x for x in s]\n")  # fmt: skip
-    sources = ["--reward", "python:s.py:score", "--reward", "python:s.py:other"]
-    result = prefcli("score", "--data", jsonl("a.jsonl", *rows), *sources, "--pairs-out", "made.jsonl", "--json")
-    made = {json.dumps(row["prompt"]): row for row in rows_in(own_folder / "made.jsonl")}
-    known = {(json.dumps(row["prompt"]), row["completion"]): row["s"] for row in rows}
-    tied = 0
-    for prompt in map(json.dumps, prompts):
-        scores = [s for (of, _), s in known.items() if of == prompt]
-        margin = max((a - b for a, b in itertools.permutations(scores, 2)), default=None)
-        tied += margin == 0
-        assert (prompt in made) == bool(margin)
-        if margin:
-            pair = made[prompt]
-            assert pair["scores"] == {side: known[prompt, pair[side]] for side in ("chosen", "rejected")}
-            assert pair["scores"]["chosen"] - pair["scores"]["rejected"] == margin
-    assert json.loads(result.stdout)["pairs"]["tied"] == tied > 0 and json.dumps(chat) in made
-    for stage in ("dpo", "train-rm"):
-        planned = prefcli(stage, "--model", "sft@v1", "--data", "made.jsonl", "--dry-run")
-        assert planned.exit_code == 0 and f"{len(made)} rows" in planned.stderr, planned.stderr
-
-
-def test_pairs_are_judged_anew_and_an_answer_counts_once(prefcli, jsonl, length, own_folder):
-    write(own_folder / "s.py", "def score(prompts, completions, **_):\n    return list(range(len(completions)))\n")
-    data = jsonl("a.jsonl", *PAIRS[:2], {"prompt": "q", "chosen": "a", "rejected": "bb", "id": 4})
-    assert prefcli("score", "--data", data, "--reward", length, "--pairs-out", "made.jsonl").exit_code == 0
-    assert rows_in(own_folder / "made.jsonl") == [
-        {"source": "x", "prompt": "p", "chosen": "long", "rejected": "s", "scores": {"chosen": 4.0, "rejected": 1.0}},
-        {"id": 4, "prompt": "q", "chosen": "bb", "rejected": "a", "scores": {"chosen": 2.0, "rejected": 1.0}},
-    ]
-    # A judge that gives one text two scores: the first counts, and no text is set against itself.
-    data = jsonl("b.jsonl", *[{"prompt": "p", "completion": text} for text in ("same", "other", "same")])
-    assert prefcli("score", "--data", data, "--reward", "python:s.py:score", "--pairs-out", "made.jsonl").exit_code == 0
-    (pair,) = rows_in(own_folder / "made.jsonl")
-    assert (pair["chosen"], pair["rejected"], pair["scores"]) == ("other", "same", {"chosen": 1.0, "rejected": 0.0})
-
-
-def test_text_without_a_prompt_makes_no_pair(prefcli, jsonl, length):
-    data = jsonl("t.jsonl", {"text": "a"}, {"text": "bb"})
-    result = prefcli("score", "--data", data, "--reward", length, "--pairs-out", "made.jsonl")
-    assert (result.exit_code, result.stdout) == (3, "") and "two different answers" in result.stderr
-
-
-def test_scored_rows_are_kept_where_no_pair_comes_of_them(prefcli, jsonl, length, own_folder):
-    data = jsonl("ties.jsonl", *ANSWERS[3:5])
-    result = prefcli("score", "--data", data, "--reward", length, "--out", "s.jsonl", "--pairs-out", "made.jsonl")
-    assert (result.exit_code, result.stdout) == (3, "") and not (own_folder / "made.jsonl").exists()
-    assert len(rows_in(own_folder / "s.jsonl")) == 2
 
 
 def test_a_model_whose_score_is_no_number_is_refused(chain, prefcli, monkeypatch):

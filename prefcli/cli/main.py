@@ -25,6 +25,7 @@ COMMANDS = {
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),
     "chat": ("chat", "prefcli.config.chat", "ChatConfig", "Talk to a model, or to two side by side."),
     "score": ("score", "prefcli.config.score", "ScoreConfig", "Score answers or pairs with any reward source."),
+    "label": ("label", "prefcli.config.label", "LabelConfig", "Make sampled answers into pairs, labels or demos."),
     "serve-rm": ("serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP."),
     "export": ("export", "prefcli.config.export", "ExportConfig", "Write a finished model as one plain directory."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),

@@ -179,14 +179,14 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         int, typer.Option(min=0, help="Rollouts in which the value model learns alone.", rich_help_panel=PPO)
     ] = 0
 
-    on_alarm: Annotated[  # type: ignore[assignment]  # one value more than the other stages have
+    on_alarm: Annotated[
         Literal["warn", "stop", "rollback"],
         typer.Option(
             help="On a serious alarm of a watcher: go on, stop (exit 6; what was trained stays), or go back to the "
             "last saved state with half the rate and twice the KL coefficient, three times at most.",
             rich_help_panel=PPO,
         ),
-    ] = "warn"
+    ] = "warn"  # type: ignore[assignment]  # one value more than the other stages have
     kl_budget: Annotated[
         float,
         typer.Option(min=0, help="KL in nats an answer that is an alarm; 0: none.", rich_help_panel=PPO),

@@ -48,14 +48,6 @@ class ScoreConfig:
         str | None,
         typer.Option(help="Write the scored rows here, not to stdout.", metavar="FILE.jsonl", rich_help_panel=WHERE),
     ] = None
-    pairs_out: Annotated[
-        str | None,
-        typer.Option(
-            help="Write pairs here: each prompt's best answer against its worst, by the first --reward.",
-            metavar="FILE.jsonl",
-            rich_help_panel=WHERE,
-        ),
-    ] = None
     runs: Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE)] = None
     config: Annotated[str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE)] = (
         None

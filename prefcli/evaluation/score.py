@@ -11,8 +11,7 @@ from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.answers import read_rows
 from prefcli.data.formats import Row
-from prefcli.errors import DataError, UsageError
-from prefcli.evaluation.preferences import best_against_worst, different_answers
+from prefcli.errors import UsageError
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
@@ -26,10 +25,9 @@ SIDES = ("chosen", "rejected")
 
 
 def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
-    """{"rows": [row with its scores, …], "rewards": [summary, …], "pairs": Pairs}; the shapes are in docs/rewards.md.
+    """{"rows": [row with its scores, …], "rewards": [summary, …]}; the shapes are in docs/rewards.md.
 
-    "pairs" is None without --pairs-out. Raises UsageError: no data or no reward. DataError: pairs are wanted, and no
-    prompt has two answers. DataError, ArtifactError and SurroundingsError as everywhere.
+    Raises UsageError: no data or no reward. DataError, ArtifactError and SurroundingsError as everywhere.
     """
     if not config.data:
         raise UsageError("--data is missing", "name a file of answers or pairs: --data FILE")
@@ -41,12 +39,6 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
         refuse_language_model(spec)
     template = resolve(config.tokenizer, store) if config.tokenizer else None
     rows = read_rows(config.data, config.skip_bad, reporter)
-    prompts = different_answers(rows, [_texts(row) for row in rows])
-    if config.pairs_out and not any(len(answers) > 1 for answers in prompts):
-        raise DataError(
-            f"--pairs-out: no prompt of {', '.join(config.data)} has two different answers",
-            "sample several: prefcli sample --num-generations 4",
-        )
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     # Reward models render text with their own template; only a service is sent it rendered.
@@ -63,7 +55,6 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
             | summary(rows, scores[spec.name])
             for spec in specs
         ],
-        "pairs": best_against_worst(rows, prompts, scores[specs[0].name]) if config.pairs_out else None,
     }
 
 
@@ -78,12 +69,12 @@ def score_rows(
     reporter.begin("scoring", len(rows) * len(sources))
     for start in range(0, len(rows), AT_A_TIME):
         part = rows[start : start + AT_A_TIME]
-        answers = [Answer(row.prompt, text, columns=row.columns) for row in part for text in _texts(row)]
+        answers = [Answer(row.prompt, text, columns=row.columns) for row in part for text in texts_of(row)]
         for number, source in enumerate(sources, 1):
             scores = source.score(answers).tolist()
             refuse_not_finite(source.name, scores, answers)
             left = iter(scores)
-            found[source.name] += [tuple(next(left) for _ in _texts(row)) for row in part]
+            found[source.name] += [tuple(next(left) for _ in texts_of(row)) for row in part]
             reporter.advance(start * len(sources) + len(part) * number)
     reporter.end()
     return found
@@ -118,7 +109,7 @@ def _is_pair(row: Row) -> bool:
     return row.chosen is not None  # such a row also has its chosen side as its completion
 
 
-def _texts(row: Row) -> tuple[str, ...]:
+def texts_of(row: Row) -> tuple[str, ...]:
     """The answers of a row, in the order of their scores."""
     texts = (row.chosen, row.rejected) if _is_pair(row) else (row.completion,)
     return tuple(text for text in texts if text is not None)
@@ -128,4 +119,4 @@ def _object(row: Row, scores: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """A row as JSON, in a form that every command reads: the other columns, prompt, answers, scores."""
     names = SIDES if _is_pair(row) else ("completion",)
     shown = {name: dict(zip(SIDES, both)) if _is_pair(row) else both[0] for name, both in scores.items()}
-    return row.columns | {"prompt": row.prompt} | dict(zip(names, _texts(row))) | {"scores": shown}
+    return row.columns | {"prompt": row.prompt} | dict(zip(names, texts_of(row))) | {"scores": shown}

@@ -35,7 +35,7 @@ from prefcli.data.appending import JsonLines
 from prefcli.data.formats import Prompt, text_of
 from prefcli.data.shown import shown, side_by_side
 from prefcli.errors import DataError
-from prefcli.evaluation.preferences import different_answers
+from prefcli.labelling.preferences import different_answers
 from prefcli.progress import Reporter
 
 try:

@@ -1,4 +1,4 @@
-"""`--reward [NAME=]REF` and `--reward-weight NAME=0.5`: what reward sources are written as. No torch here."""
+"""`--reward [NAME=]REF` (and `label --by`) and `--reward-weight NAME=0.5`: how reward sources are written. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _PYTHON = re.compile(r"python:(?P<file>.+):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
 _URL = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 60.0  # seconds that a service has for one request, where its URL does not end in #timeout=SECONDS
-URL_FORM = "for example: --reward http://127.0.0.1:8000/get_reward"
+URL_FORM = "for example: http://127.0.0.1:8000/get_reward"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class RewardSpec:
     digest: str | None = None
     url: str | None = None
     timeout: float = TIMEOUT  # seconds; of a service
+    option: str = "--reward"  # where it was given
 
 
 @dataclass(frozen=True)
@@ -51,59 +52,66 @@ class Scale:
         return self.weight * (scores - self.mean) / self.std
 
 
-def parse_rewards(texts: list[str], store: Store) -> list[RewardSpec]:
+def parse_rewards(texts: list[str], store: Store, option: str = "--reward") -> list[RewardSpec]:
     """The sources in order. Raises UsageError (grammar, a name twice), ArtifactError (nothing there)."""
-    specs = [_parse(text, store) for text in texts]
+    specs = [_parse(text, store, option) for text in texts]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"--reward: the name {name!r} is given twice", f"name them apart: --reward {name}2=…")
+            raise UsageError(f"{option}: the name {name!r} is given twice", f"name them apart: {option} {name}2=…")
     return specs
 
 
-def _parse(text: str, store: Store) -> RewardSpec:
+def _parse(text: str, store: Store, option: str) -> RewardSpec:
     named = _NAMED.fullmatch(text)
     name, what = (named[1], named[2]) if named else (None, text)
     python = _PYTHON.fullmatch(what)
     if python:
         file = Path(python["file"])
         if not os.path.isfile(file):
-            raise ArtifactError(f"--reward {text}: no such file {file}", "the form is python:FILE:FUNCTION")
+            raise ArtifactError(f"{option} {text}: no such file {file}", "the form is python:FILE:FUNCTION")
         digest = store.digests.digest(file)
         store.digests.save()
-        return RewardSpec(name or python["function"], what, None, file, python["function"], digest)
+        return RewardSpec(name or python["function"], what, None, file, python["function"], digest, option=option)
     if what.startswith("python:"):
-        raise UsageError(f"--reward {text}: the form is python:FILE:FUNCTION", "name the function after a second colon")
-    if _URL.match(what):
-        return _service(text, name or "http", what)
+        raise UsageError(f"{option} {text}: the form is python:FILE:FUNCTION", "name the function after a second colon")
+    if is_url(what):
+        return service(option, text, name or "http", what)
     reference = resolve(what, store)
     path = reference.path.resolve() if reference.path else Path(what.split("@")[0])
     default = reference.artifact.manifest.name if reference.artifact else path.name
-    return RewardSpec(name or default, what, reference, digest=reference.digest)
+    return RewardSpec(name or default, what, reference, digest=reference.digest, option=option)
 
 
-def _service(text: str, name: str, what: str) -> RewardSpec:
-    """The spec of a URL. Its fragment, which is never sent, may say #timeout=SECONDS."""
+def is_url(what: str) -> bool:
+    return _URL.match(what) is not None
+
+
+def service(option: str, text: str, name: str, what: str) -> RewardSpec:
+    """The spec of a URL that was given as `text`. Its fragment, which is never sent, may say #timeout=SECONDS.
+
+    Raises UsageError: no URL, a password in it, another setting.
+    """
     url, _, settings = what.partition("#")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna"), parts.port
     except ValueError as error:  # a port that is no number, half an IPv6 address, a label that is too long
-        raise UsageError(f"--reward {text}: not a URL ({error})", URL_FORM) from error
+        raise UsageError(f"{option} {text}: not a URL ({error})", URL_FORM) from error
     if not host or port == 0 or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError(f"--reward {text}: not a URL", URL_FORM)
+        raise UsageError(f"{option} {text}: not a URL", URL_FORM)
     if parts.username is not None or parts.password is not None:
         raise UsageError(
-            f"--reward {text.replace(parts.netloc, '…')}: a password in a URL would stand in the manifest",
+            f"{option} {text.replace(parts.netloc, '…')}: a password in a URL would stand in the manifest",
             "leave it out; a proxy on this machine can add it",
         )
     timeout = TIMEOUT
     for setting, value in parse_qsl(settings, keep_blank_values=True):
         number = _number(value)
         if setting != "timeout" or number is None or number <= 0:
-            raise UsageError(f"--reward {text}: after the # stands {setting}={value}", "it may say #timeout=SECONDS")
+            raise UsageError(f"{option} {text}: after the # stands {setting}={value}", "it may say #timeout=SECONDS")
         timeout = number
-    return RewardSpec(name, what, None, url=url, timeout=timeout)
+    return RewardSpec(name, what, None, url=url, timeout=timeout, option=option)
 
 
 def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool) -> dict[str, Scale]:
@@ -180,6 +188,6 @@ def refuse_language_model(spec: RewardSpec) -> None:
         stage = spec.reference.artifact.manifest.stage
         if stage != "rm":
             raise ArtifactError(
-                f"--reward {spec.text} is not a reward model: {spec.reference.artifact.ref} was made by {stage}",
+                f"{spec.option} {spec.text} is not a reward model: {spec.reference.artifact.ref} was made by {stage}",
                 "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
             )

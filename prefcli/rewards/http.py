@@ -1,4 +1,4 @@
-"""A reward over HTTP: the two forms in use, retries, and what counts as an answer. Strings in, floats out; no torch.
+"""JSON over HTTP with retries, and rewards by it: the two forms in use, and what counts as an answer. No torch.
 
     LLaMA-Factory  POST {"model", "messages": [text, …]}                → {"scores": [number, …]}
     OpenRLHF       POST {"query": [text, …], "prompts": […], "labels": […]} → {"rewards": [number, …]}, or "scores"
@@ -26,6 +26,7 @@ RETRIES = 3
 BACKOFF = 1.0  # seconds before the first retry, and twice as long before each further one
 _SHOWN = 200  # characters of an answer in a message
 _LOOPBACK = ("localhost", "::1")
+_FORMS_HINT = "the forms of request are in docs/rewards.md"
 
 
 @dataclass(frozen=True)
@@ -45,84 +46,59 @@ OPENRLHF = Form(
 )
 
 
-class _Refused(Exception):
-    """The service answered, but not to this form of request."""
+class Refused(Exception):
+    """The service answered, but not to this form of request: an HTTP status that is an error."""
 
     def __init__(self, said: str, status: int) -> None:
         super().__init__(said)
         self.status = status
 
 
-class Service:
-    """A scoring service at a URL.
+class Endpoint:
+    """A URL to which JSON is posted, and which answers with a JSON object. `what` it is called in messages.
 
-    Which form it takes is found out at the first call, and kept: LLaMA-Factory's where the path is the one that its
-    server has, else OpenRLHF's first; where that is refused, the other one.
+    The `key`, where there is one, is sent as a bearer token, and is never shown: not even where an answer repeats it.
     """
 
-    def __init__(self, name: str, url: str, timeout: float, reporter: Reporter = SILENT) -> None:
-        self.name, self.url = name, url
-        self._timeout, self._reporter = timeout, reporter
-        parts = urlsplit(url)
-        own = parts.path.rstrip("/").endswith("/score/evaluation")
-        self._forms = [LLAMA_FACTORY, OPENRLHF] if own else [OPENRLHF, LLAMA_FACTORY]
-        host = parts.hostname or ""
+    def __init__(
+        self, what: str, url: str, timeout: float, reporter: Reporter, *, hint: str, key: str | None = None
+    ) -> None:
+        self.url = url
+        self._what, self._timeout, self._reporter, self._hint, self._key = what, timeout, reporter, hint, key
+        host = urlsplit(url).hostname or ""
         # A proxy for the outside world (http_proxy) knows nothing of this machine's own ports.
         proxies: dict[str, str] | None = {} if host in _LOOPBACK or host.startswith("127.") else None
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect())
 
-    def scores(self, texts: list[str], prompts: list[str], labels: list[Any]) -> list[float]:
-        """One finite number for each text.
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The JSON object that comes back.
 
-        Raises SurroundingsError: no answer within the timeout and the retries, or a server error each time.
-        ArtifactError: an answer that is none (another status, no JSON, no list of as many finite numbers).
+        Raises Refused: an HTTP status that is an error; the last one, where each of the retries met one that may pass.
+        SurroundingsError: no answer within the timeout and the retries. ArtifactError: no JSON object.
         """
-        refusals: list[_Refused] = []
-        for form in self._forms:
-            try:
-                answer = self._ask(form.body(texts, prompts, labels))
-            except _Refused as refused:
-                refusals.append(refused)
-                continue
-            found = next((answer[key] for key in form.keys if key in answer), None)
-            if found is None:
-                refusals.append(_Refused(f"no {' or '.join(form.keys)} in {_short(json.dumps(answer))}", 200))
-                continue
-            self._forms = [form]
-            return self._checked(found, texts)
-        tried = "; ".join(f"{form.name}'s form: {refused}" for form, refused in zip(self._forms, refusals))
-        if any(_may_pass(refused.status) for refused in refusals):
-            raise SurroundingsError(
-                f"reward {self.name}: {self.url} fails ({tried})", "see what the service itself says of the request"
-            )
-        raise ArtifactError(
-            f"reward {self.name}: {self.url} is no reward service, or at another path ({tried})",
-            "the forms of request are in docs/rewards.md",
-        )
-
-    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON object that comes back. Raises _Refused for an HTTP status that is an error."""
         data = json.dumps(body, default=str).encode()  # a label may be a date
         request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
+        if self._key:
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         problem: Exception
         for attempt in range(RETRIES + 1):
             try:
                 with self._opener.open(request, timeout=self._timeout) as response:
                     return self._object(response.read())
             except urllib.error.HTTPError as error:
-                problem = _Refused(f"HTTP {error.code} {_content(error)}", error.code)
-                if not _may_pass(error.code):
+                problem = Refused(self._shown(f"HTTP {error.code} {_content(error)}"), error.code)
+                if not may_pass(error.code):
                     raise problem from error
             except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are OSErrors
                 problem = error
             if attempt < RETRIES:
                 wait = BACKOFF * 2**attempt
-                self._reporter.notice(f"reward {self.name}: {_said(problem)}; trying again in {wait:g} s")
+                self._reporter.notice(f"{self._what}: {_said(problem)}; trying again in {wait:g} s")
                 time.sleep(wait)
-        if isinstance(problem, _Refused):
+        if isinstance(problem, Refused):
             raise problem
         raise SurroundingsError(
-            f"reward {self.name}: {self.url} does not answer ({_said(problem)}; {RETRIES + 1} tries)",
+            f"{self._what}: {self.url} does not answer ({_said(problem)}; {RETRIES + 1} tries)",
             f"is the service running? It has {self._timeout:g} s for a request: "
             "#timeout=SECONDS at the end of the URL changes that",
         ) from problem
@@ -134,11 +110,57 @@ class Service:
             answer = None
         if not isinstance(answer, dict):
             raise ArtifactError(
-                f"reward {self.name}: {self.url} did not answer with a JSON object: "
-                f"{_short(content.decode(errors='replace'))}",
-                "the forms of request are in docs/rewards.md",
+                f"{self._what}: {self.url} did not answer with a JSON object: "
+                f"{self._shown(content.decode(errors='replace'))}",
+                self._hint,
             )
         return answer
+
+    def _shown(self, text: str) -> str:
+        return _short(text.replace(self._key, "…") if self._key else text)
+
+
+class Service:
+    """A scoring service at a URL.
+
+    Which form it takes is found out at the first call, and kept: LLaMA-Factory's where the path is the one that its
+    server has, else OpenRLHF's first; where that is refused, the other one.
+    """
+
+    def __init__(self, name: str, url: str, timeout: float, reporter: Reporter = SILENT) -> None:
+        self.name, self.url = name, url
+        self._endpoint = Endpoint(f"reward {name}", url, timeout, reporter, hint=_FORMS_HINT)
+        own = urlsplit(url).path.rstrip("/").endswith("/score/evaluation")
+        self._forms = [LLAMA_FACTORY, OPENRLHF] if own else [OPENRLHF, LLAMA_FACTORY]
+
+    def scores(self, texts: list[str], prompts: list[str], labels: list[Any]) -> list[float]:
+        """One finite number for each text.
+
+        Raises SurroundingsError: no answer within the timeout and the retries, or a server error each time.
+        ArtifactError: an answer that is none (another status, no JSON, no list of as many finite numbers).
+        """
+        refusals: list[Refused] = []
+        for form in self._forms:
+            try:
+                answer = self._endpoint.ask(form.body(texts, prompts, labels))
+            except Refused as refused:
+                refusals.append(refused)
+                continue
+            found = next((answer[key] for key in form.keys if key in answer), None)
+            if found is None:
+                refusals.append(Refused(f"no {' or '.join(form.keys)} in {_short(json.dumps(answer))}", 200))
+                continue
+            self._forms = [form]
+            return self._checked(found, texts)
+        tried = "; ".join(f"{form.name}'s form: {refused}" for form, refused in zip(self._forms, refusals))
+        if any(may_pass(refused.status) for refused in refusals):
+            raise SurroundingsError(
+                f"reward {self.name}: {self.url} fails ({tried})", "see what the service itself says of the request"
+            )
+        raise ArtifactError(
+            f"reward {self.name}: {self.url} is no reward service, or at another path ({tried})",
+            _FORMS_HINT,
+        )
 
     def _checked(self, found: Any, texts: list[str]) -> list[float]:
         where = f"reward {self.name}: {self.url} gave"
@@ -161,8 +183,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _may_pass(status: int) -> bool:
-    """Server errors; and timeout, too early, too many requests."""
+def may_pass(status: int) -> bool:
+    """Whether to try again: server errors; and timeout, too early, too many requests."""
     return status >= 500 or status in (408, 425, 429)
 
 
@@ -174,10 +196,10 @@ def _is_score(value: Any) -> bool:
 
 
 def _content(error: urllib.error.HTTPError) -> str:
-    """What a server says of its error, in short."""
+    """What a server says of its error."""
     try:
         with error:
-            return _short(f"{error.reason} {error.read(4 * _SHOWN).decode(errors='replace')}")
+            return f"{error.reason} {error.read(4 * _SHOWN).decode(errors='replace')}"
     except (OSError, http.client.HTTPException):
         return str(error.reason)
 

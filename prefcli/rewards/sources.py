@@ -181,7 +181,7 @@ def load_reward(
     reference = spec.reference
     if not is_scorer(reference):
         raise ArtifactError(
-            f"--reward {spec.text} is not a reward model",
+            f"{spec.option} {spec.text} is not a reward model",
             "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
         )
     tokenizer = load_tokenizer(reference, reporter)

@@ -1,0 +1,297 @@
+"""A language model as judge: which of two answers to a prompt is better, asked in both orders.
+
+Judges favour a place (Zheng et al., arXiv 2306.05685, section 3.3), so a verdict counts only where both orders give the
+same one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import Store
+from prefcli.config.label import JUDGE, KEY_ENV, LabelConfig
+from prefcli.data.tokenising import Encoder
+from prefcli.errors import ArtifactError, DataError, SurroundingsError, UsageError
+from prefcli.evaluation.statistics import wilson_interval
+from prefcli.labelling.verdicts import Verdict, Verdicts
+from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.loading import is_scorer, load_policy
+from prefcli.models.logps import completion_logits
+from prefcli.models.rows import pad_rows
+from prefcli.models.tokenizers import load_tokenizer
+from prefcli.progress import Reporter
+from prefcli.rewards.grammar import is_url, service
+from prefcli.rewards.http import Endpoint, Refused, may_pass
+
+QUESTION = """\
+Here are a prompt and two answers to it. Judge which answer is better: which one helps more, is true and does no harm. \
+Neither the order of the answers nor their length counts.
+
+[Prompt]
+{prompt}
+
+[Answer A]
+{a}
+
+[Answer B]
+{b}
+
+[Question]
+Which answer is better? Reply with one letter, A or B."""
+_PLACEHOLDER = re.compile(r"\{(prompt|a|b)\}")
+PROMPTS_AT_A_TIME = 16  # whose verdicts are on record together
+BATCH = 16  # questions in one forward pass
+AT_ONCE = 8  # requests to an endpoint
+
+_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+_THAN = re.compile(r"\b(?:than|over|to)\s+(?:answer\s+|response\s+)?[AB]\b", re.IGNORECASE)
+# "A" before a small word is the article, unless that word goes with a verdict.
+_SAID = re.compile(r"\b(A(?!\s+(?!(?:is|was|wins|and|or)\b)[a-z])|B|[Tt]ie|TIE)\b")
+_MEANS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+
+class Judge(Protocol):
+    ref: str  # how it is shown
+    digest: str  # what fixes its verdicts
+
+    def verdicts(self, questions: list[str]) -> list[Verdict]:
+        """One for each question; None where there is none."""
+
+
+@dataclass
+class Tally:
+    """What came of the comparisons: each is one pair of answers, asked in both orders."""
+
+    comparisons: int = 0
+    ties: int = 0  # the orders disagree, or the judge says so
+    no_verdict: int = 0  # questions
+    first: float = 0.0  # questions in which the first place was preferred, ties as halves
+
+    def add(self, one: Verdict, two: Verdict) -> float:
+        """Count a comparison. Whether the first answer is better: 1, 0, or 0.5 for a tie."""
+        self.comparisons += 1
+        self.no_verdict += (one is None) + (two is None)
+        one, two = (0.5 if verdict is None else verdict for verdict in (one, two))
+        self.first += one + two
+        outcome = one if one + two == 1 else 0.5
+        self.ties += outcome == 0.5
+        return outcome
+
+    def summary(self) -> dict[str, Any]:
+        """The position bias goes with the Wilson interval of as many draws as comparisons, not questions: the two
+        verdicts on a pair are not independent, and their mean varies no more than one draw does."""
+        return {
+            "comparisons": self.comparisons,
+            "ties": self.ties,
+            "no_verdict": self.no_verdict,
+            "first_place": self.first / (2 * self.comparisons),
+            "first_place_ci95": list(wilson_interval(self.first / 2, self.comparisons)),
+        }
+
+
+def win_shares(
+    judge: Judge, asked: Sequence[tuple[str, list[str]]], template: str, kept: Verdicts, reporter: Reporter
+) -> tuple[list[dict[str, float]], Tally]:
+    """For each (prompt, its different answers) the share of the other answers that each one beats, ties as halves.
+
+    All n(n − 1)/2 pairs of a prompt are compared, in both orders: n(n − 1) questions. An answer alone has 0.5.
+    """
+    tally, found = Tally(), []
+    total, done = sum(len(texts) * (len(texts) - 1) for _, texts in asked), 0
+    reporter.begin("judging", total)
+    for start in range(0, len(asked), PROMPTS_AT_A_TIME):
+        part = asked[start : start + PROMPTS_AT_A_TIME]
+        pairs = [(n, a, b) for n, (_, texts) in enumerate(part) for a, b in combinations(texts, 2)]
+        questions = [fill(template, part[n][0], *order) for n, a, b in pairs for order in ((a, b), (b, a))]
+        verdicts = kept.of(questions, judge.verdicts)
+        wins = [dict.fromkeys(texts, 0.0) for _, texts in part]
+        for (n, a, b), one, two in zip(pairs, verdicts[0::2], verdicts[1::2]):
+            outcome = tally.add(one, two)
+            wins[n][a] += outcome
+            wins[n][b] += 1 - outcome
+        found += [
+            {text: won / (len(value) - 1) if len(value) > 1 else 0.5 for text, won in value.items()} for value in wins
+        ]
+        done += len(questions)
+        reporter.advance(done)
+    reporter.end()
+    return found, tally
+
+
+def fill(template: str, prompt: str, a: str, b: str) -> str:
+    """The question. What looks like a placeholder in prompt or answers stays as it is."""
+    parts = {"prompt": prompt, "a": a, "b": b}
+    return _PLACEHOLDER.sub(lambda match: parts[match[1]], template)
+
+
+def read_template(path: str | None) -> str:
+    """The question's text, from a file or the built-in one. Raises DataError: no such file, or a placeholder lacks."""
+    if path is None:
+        return QUESTION
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or "not valid UTF-8"
+        raise DataError(f"--judge-prompt {path}: {said}", "give a text file in UTF-8") from error
+    missing = [name for name in ("prompt", "a", "b") if f"{{{name}}}" not in text]
+    if missing:
+        raise DataError(
+            f"--judge-prompt {path}: there is no {{{missing[0]}}} in it",
+            "{prompt}, {a} and {b} stand for the prompt and the two answers",
+        )
+    return text
+
+
+def parse_verdict(reply: str) -> Verdict:
+    """A, B or tie, from a reply that should be one letter: as it is, else the only one named, else that of its last
+    line; None where that is none, or several."""
+    text = _THOUGHTS.sub("", reply).strip()
+    if (bare := text.strip(" \t\n.:!*_`'\"[](){}").lower()) in _MEANS:
+        return _MEANS[bare]
+    for part in (text, text.splitlines()[-1] if text else ""):
+        said = {match.lower() for match in _SAID.findall(_THAN.sub("", part))}
+        if len(said) == 1:
+            return _MEANS[said.pop()]
+    return None
+
+
+class ModelJudge:
+    """A causal language model: the letter to which it gives the higher probability, right after the question."""
+
+    def __init__(self, ref: str, digest: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.ref, self.digest, self._model = ref, digest, model.eval()
+        self._encoder = Encoder(tokenizer)
+        self._positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        a, b = (self._encoder.completion_ids(_turn("Which?"), letter) for letter in "AB")
+        differ = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
+        if differ is None:
+            raise ArtifactError(f"{ref}: its tokenizer does not tell A from B", "take another model as judge")
+        self._before, self._letters = a[:differ], [a[differ], b[differ]]
+
+    @torch.no_grad()
+    def verdicts(self, questions: list[str]) -> list[Verdict]:
+        """None for a question that is longer than the model has positions for. Raises ArtifactError: NaN."""
+        prompts = [self._encoder.prompt_ids(_turn(question)) + self._before for question in questions]
+        fit = [i for i, ids in enumerate(prompts) if self._positions is None or len(ids) < self._positions]
+        fit.sort(key=lambda i: len(prompts[i]))  # alike in length: little padding
+        found: list[Verdict] = [None] * len(questions)
+        device = next(self._model.parameters()).device
+        for start in range(0, len(fit), BATCH):
+            part = fit[start : start + BATCH]
+            rows = pad_rows([prompts[i] for i in part], [self._letters[:1]] * len(part), device=device)
+            logits = completion_logits(self._model, rows)[:, self._letters].float().cpu()
+            if not logits.isfinite().all():
+                raise ArtifactError(
+                    f"{self.ref}: its logits are not finite", "its weights are damaged, or its --dtype is too narrow"
+                )
+            for i, (a, b) in zip(part, logits.tolist()):
+                found[i] = 0.5 if a == b else float(a > b)
+        return found
+
+
+class EndpointJudge:
+    """A model behind an OpenAI-compatible chat-completions endpoint, asked at temperature 0."""
+
+    def __init__(self, url: str, model: str, timeout: float, key: str | None, reporter: Reporter) -> None:
+        parts = urlsplit(url)
+        path = parts.path.rstrip("/")
+        path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
+        self.ref = self.digest = f"{url}#{model}"
+        self._model = model
+        self._endpoint = Endpoint(
+            "judge",
+            urlunsplit(parts._replace(path=path)),
+            timeout,
+            reporter,
+            hint="it must be an OpenAI-compatible endpoint: docs/label.md",
+            key=key,
+        )
+
+    def verdicts(self, questions: list[str]) -> list[Verdict]:
+        """None for a reply that names neither A nor B nor a tie.
+
+        Raises SurroundingsError: no answer. ArtifactError: an answer that is none (wrong key, no such model).
+        """
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self._verdict, questions))
+
+    def _verdict(self, question: str) -> Verdict:
+        body = {"model": self._model, "messages": _turn(question), "temperature": 0}
+        url = self._endpoint.url
+        try:
+            answer = self._endpoint.ask(body)
+        except Refused as refused:
+            if may_pass(refused.status):
+                raise SurroundingsError(f"judge: {url} fails ({refused})", "try again later") from refused
+            raise ArtifactError(
+                f"judge: {url} refuses ({refused})", f"check the URL, the model {self._model!r} and the key"
+            ) from refused
+        try:
+            content = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ArtifactError(
+                f"judge: {url} answers without choices[0].message.content", "is it a chat-completions endpoint?"
+            ) from error
+        return parse_verdict(content) if isinstance(content, str) else None
+
+
+def load_judge(config: LabelConfig, store: Store, reporter: Reporter) -> Judge:
+    """The judge that `--by judge:MODEL` names.
+
+    Raises UsageError: a URL without a model's name, a key that is not there. ArtifactError: no such model, or a reward
+    model.
+    """
+    assert config.by is not None
+    what = config.by.removeprefix(JUDGE)
+    if is_url(what):
+        url, _, name = what.partition("#")
+        name, _, settings = name.partition("#")
+        spec = service("--by", config.by, JUDGE[:-1], url + (f"#{settings}" if settings else ""))
+        if not name:
+            raise UsageError(
+                f"--by {config.by}: no model is named", "its name goes behind a #: --by judge:http://HOST/v1#MODEL"
+            )
+        return EndpointJudge(url, name, spec.timeout, _key(config.judge_key_env), reporter)
+    if config.judge_key_env is not None:
+        raise UsageError("--judge-key-env: the judge is no endpoint", "leave it out")
+    reference = resolve(what, store)
+    if is_scorer(reference):
+        raise ArtifactError(f"--by {config.by} is a reward model, not a language model", f"score with it: --by {what}")
+    if reference.note:
+        reporter.notice(reference.note)
+    device = pick_device(config.device)
+    tokenizer = load_tokenizer(reference, reporter)
+    model = load_policy(
+        reference,
+        dtype=pick_dtype(config.dtype, device),
+        device=device,
+        trainable=False,
+        tokenizer_size=len(tokenizer),
+    )
+    return ModelJudge(reference.shown, reference.digest or what, model, tokenizer)
+
+
+def _key(name: str | None) -> str | None:
+    """The key in that environment variable. An endpoint of one's own needs none, so it may lack where none is named."""
+    key = os.environ.get(name or KEY_ENV, "").strip()
+    if name is not None and not key:
+        raise UsageError(f"--judge-key-env {name}: there is no such environment variable", f"export {name}=…")
+    if key and not (key.isascii() and key.isprintable()):
+        raise UsageError(f"the key in {name or KEY_ENV} holds characters that no key has", "set it anew")
+    return key or None
+
+
+def _turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
