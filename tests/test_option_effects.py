@@ -114,7 +114,8 @@ PPO_OPTIONS = {
 # Used in the stage (tests of chain, packed, groups, resume, alarms), or by accelerate and transformers; grad_accum must
 # show in nothing.
 ELSEWHERE = {
-    "model", "lora_rank", "lora_alpha", "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
+    "model", "lora_rank", "lora_alpha", "adapter", "load_in_4bit",
+    "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
     "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs", "config", "dry_run", "force", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
     "max_prompt_length", "skip_bad", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget", "layout",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,6 +71,18 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
 
 def dataset(rows: list[dict[str, Any]]) -> Dataset:
     return Dataset.from_list(rows)
+
+
+@contextmanager
+def exact_adapters(model: Any) -> Iterator[None]:
+    """While a trainer is made: TRL rounds an adapter on a base of 4 bits to bfloat16, the parent's too. Undone."""
+    before = {}
+    if getattr(model, "is_loaded_in_4bit", False):
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    yield
+    for name, parameter in model.named_parameters():
+        if name in before:
+            parameter.data = before[name]
 
 
 def run(session: Session, trainer: Any, what: str) -> tuple[int, int]:
