@@ -191,6 +191,12 @@ class DataConfig:
             rich_help_panel=DATA,
         ),
     ] = field(default_factory=list)
+    max_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use only the first so many rows of --data. Default: all.", metavar="N", rich_help_panel=DATA
+        ),
+    ] = None
     eval_data: Annotated[
         str | None,
         typer.Option(help="Held-out rows, measured while training.", metavar="FILE", rich_help_panel=DATA),

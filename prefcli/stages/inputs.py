@@ -17,7 +17,7 @@ from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.formats import Dataset, Purpose, read_dataset
-from prefcli.data.weighting import mix, weigh
+from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
@@ -70,6 +70,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     references = _references(config, store, notes, reward_model_may_start=stage == "rm")
     rewards = _rewards(config, store, wanted=purpose == "prompts")
     data = read_dataset(getattr(config, files), purpose, config.skip_bad)
+    data = first(data, getattr(config, "max_rows", None))
     weigh(data, getattr(config, "weight_column", None))
     data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
