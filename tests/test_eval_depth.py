@@ -127,7 +127,7 @@ def test_its_interval_is_that_of_resampled_prompts_ranked_anew():
 
 
 def test_same_order_is_a_count_over_pairs_of_answers_to_one_prompt():
-    assert same_order([[1, 2, 3], [5, 5]], [[10, 30, 20], [1, 2]])["share"] == 2 / 3  # the tie is left out
+    assert same_order([[1, 2, 3], [5, 5, 5]], [[10, 30, 20], [1, 2, 3]])["share"] == 2 / 3  # ties are left out
     assert same_order([[1, 2], [1, 2]], [[1, 2], [2, 1]]) == {"share": 0.5, "ci95": [0.0, 1.0], "comparisons": 2}
     assert same_order([[1], [2]], [[1], [2]])["share"] is None
     (entry,) = agreement({"x": [[1, 2], [3, 4]], "y": [[1, 2], [3, 4]]}, "pairs")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prefcli.evaluation.statistics import percentile_interval, resample_counts
 
-ROOM = 2_000_000  # numbers in one block of resamples
+ROOM = 200_000  # numbers in one block of resamples: what a cache holds
 
 
 def rank_correlation(
@@ -28,50 +28,50 @@ def rank_correlation(
     if len(set(a)) < 2 or len(set(b)) < 2:
         return {"rho": None, "ci95": None, "answers": len(a)}
     numbers = torch.arange(len(a)) if prompts is None else torch.tensor(list(prompts)).unique(return_inverse=True)[1]
-    places = [torch.tensor(list(x), dtype=torch.float64).unique(return_inverse=True)[1] for x in (a, b)]
-    rho = float(_spearman(places, torch.ones(1, len(a), dtype=torch.float64)))
-    counts = resample_counts(int(numbers.max()) + 1, seed)
-    part = max(1, ROOM // len(a))
-    found = torch.cat([_spearman(places, some[:, numbers]) for some in counts.split(part)])
+    scores = [torch.tensor(list(values), dtype=torch.float64) for values in (a, b)]
+    rho = float(_spearman(scores, torch.ones(len(a), 1, dtype=torch.float64)))
+    counts = resample_counts(int(numbers.max()) + 1, seed).T.contiguous()
+    part = max(16, ROOM // len(a))
+    found = torch.cat([_spearman(scores, some[numbers]) for some in counts.split(part, dim=1)])
     return {"rho": rho, "ci95": list(percentile_interval(found[found.isfinite()])), "answers": len(a)}
 
 
-def _spearman(places: list[Tensor], weights: Tensor) -> Tensor:
-    """[resamples] correlation of mid-ranks. `places`: of each answer the number of its value, ascending, two times [N];
-    `weights`: [resamples, N] how often each answer counts. NaN where a resample has one value alone."""
-    total = weights.sum(1, keepdim=True)
+def _spearman(scores: list[Tensor], weights: Tensor) -> Tensor:
+    """[resamples] correlation of mid-ranks of scores, two times [N]; `weights` [N, resamples]: how often each answer
+    counts. NaN where a resample has one value alone."""
+    total = weights.sum(0)
     centred = []
-    for place in places:
-        at = torch.zeros(len(weights), int(place.max()) + 1, dtype=torch.float64)
-        at.scatter_add_(1, place.expand_as(weights), weights)
-        ranks = (at.cumsum(1) - at / 2)[:, place]
-        centred.append(ranks - total / 2)  # the mean of mid-ranks, whatever the ties
+    for values in scores:
+        ordered, order = values.sort()
+        below = torch.cat([torch.zeros_like(total)[None], weights[order].cumsum(0)])  # [i]: of the i lowest
+        ranks = below[torch.searchsorted(ordered, values)] + below[torch.searchsorted(ordered, values, right=True)]
+        centred.append(ranks - total)  # the mean of (twice the) mid-ranks, whatever the ties
     x, y = centred
-    both = ((weights * x * x).sum(1) * (weights * y * y).sum(1)).sqrt()
-    return (weights * x * y).sum(1) / both
+    return (weights * x * y).sum(0) / ((weights * x * x).sum(0) * (weights * y * y).sum(0)).sqrt()
 
 
 def same_order(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed: int = 0) -> dict[str, Any]:
     """Of two answers to one prompt, how often both sources prefer the same: {"share", "ci95", "comparisons"}.
 
-    `a[p][k]` and `b[p][k]` are of answer k to prompt p. All pairs of a prompt's answers count but those that a source
-    holds equal; chance is 0.5. The interval is by bootstrap over prompts. "share" and "ci95" are None where no pair is
-    left.
+    `a[p][k]` and `b[p][k]` are of answer k to prompt p, as many answers to each. All pairs of a prompt's answers count
+    but those that a source holds equal; chance is 0.5. The interval is by bootstrap over prompts. "share" and "ci95"
+    are None where no pair is left. Raises ValueError: not as many answers.
     """
-    same, compared = [], []
-    for one, other in zip(a, b, strict=True):
-        x, y = (torch.tensor(list(values), dtype=torch.float64) for values in (one, other))
-        i, j = torch.triu_indices(len(x), len(x), 1)
-        product = (x[i] - x[j]).sign() * (y[i] - y[j]).sign()
-        same.append(int((product > 0).sum()))
-        compared.append(int((product != 0).sum()))
-    total = sum(compared)
+    x, y = (torch.tensor([list(values) for values in scores], dtype=torch.float64) for scores in (a, b))
+    if x.shape != y.shape or x.dim() != 2:
+        raise ValueError("there must be as many answers to each prompt")
+    same, compared = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.float64)
+    for k in range(x.shape[1] - 1):
+        product = (x[:, k + 1 :] - x[:, k, None]).sign() * (y[:, k + 1 :] - y[:, k, None]).sign()
+        same += (product > 0).sum(1)
+        compared += (product != 0).sum(1)
+    total = int(compared.sum())
     if not total:
         return {"share": None, "ci95": None, "comparisons": 0}
-    counts = resample_counts(len(same), seed)
-    found = (counts @ torch.tensor(same, dtype=torch.float64)) / (counts @ torch.tensor(compared, dtype=torch.float64))
+    counts = resample_counts(len(x), seed)
+    found = (counts @ same) / (counts @ compared)
     return {
-        "share": sum(same) / total,
+        "share": float(same.sum()) / total,
         "ci95": list(percentile_interval(found[found.isfinite()])),
         "comparisons": total,
     }
