@@ -22,6 +22,7 @@ COMMANDS = {
     "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO: the short route."),
     "kto": ("kto", "prefcli.config.kto", "KTOConfig", "Train on answers labelled good or bad, with KTO."),
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
+    "compare": ("compare", "prefcli.config.compare", "CompareConfig", "Which route won: eight criteria, measured."),
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),
     "chat": ("chat", "prefcli.config.chat", "ChatConfig", "Talk to a model, or to two side by side."),
     "score": ("score", "prefcli.config.score", "ScoreConfig", "Score answers or pairs with any reward source."),
