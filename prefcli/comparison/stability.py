@@ -81,5 +81,6 @@ def sweep_command(route: Route, *more: str) -> str:
         elif word == option("seed"):
             skip = True
         else:
-            kept.append(word)
+            # In a sweep --prompts are the held-out ones; ppo's own go by --data there.
+            kept.append(option("data") if word == option("prompts") else word)
     return shlex.join(["prefcli", "sweep", name, *kept, *more])
