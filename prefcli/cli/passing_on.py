@@ -12,7 +12,6 @@ from prefcli.config.base import canonical, nearest, option, typed_options
 from prefcli.errors import UsageError
 from prefcli.stages.table import BY_COMMAND, STAGES, Stage
 
-
 POSITIONAL = ("stage", "options")
 
 
