@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from prefcli.cli.main import COMMANDS
+from prefcli.cli.passing_on import stage_of
 from prefcli.config.base import canonical, typed_options
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,8 @@ def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
                 continue
             _, module, name, _ = COMMANDS[command]
             known = typed_options(getattr(importlib.import_module(module), name))
+            if command == "sweep":  # whose further options are the stage's
+                known = known | typed_options(stage_of(rest.split()[0]).config) if rest.split() else known
             for given in re.findall(r"(?<= --)[a-z][\w-]*", rest):
                 seen += 1
                 found = canonical(given, known) or canonical(given.removeprefix("no-"), known)

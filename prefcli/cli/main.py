@@ -21,6 +21,7 @@ COMMANDS = {
     "ppo": ("ppo", "prefcli.config.ppo", "PPOConfig", "Train against a reward with PPO: RLHF, stage 3."),
     "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO: the short route."),
     "kto": ("kto", "prefcli.config.kto", "KTOConfig", "Train on answers labelled good or bad, with KTO."),
+    "sweep": ("sweep", "prefcli.config.sweep", "SweepConfig", "Train one stage at several options, seeds and rows."),
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
     "compare": ("compare", "prefcli.config.compare", "CompareConfig", "Which route won: eight criteria, measured."),
     "sample": ("sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score."),

@@ -70,7 +70,10 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     references = _references(config, store, notes, reward_model_may_start=stage == "rm")
     rewards = _rewards(config, store, wanted=purpose == "prompts")
     data = read_dataset(getattr(config, files), purpose, config.skip_bad)
-    data = first(data, getattr(config, "max_rows", None))
+    if (most := getattr(config, "max_rows", None)) is not None:
+        if most >= len(data.rows):
+            config = replace(config, max_rows=None)  # all of them: the very run that is made without it
+        data = first(data, most)
     weigh(data, getattr(config, "weight_column", None))
     data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
