@@ -193,7 +193,7 @@ def test_what_would_stop_every_point_stops_the_sweep(prefcli, start, error):
 def test_the_exit_code_is_6_where_all_points_failed_and_0_where_one_came_through(prefcli, start, monkeypatch):
     for wrong, code in (([0, 1], 6), ([1], 0)):
         maker = Maker(fail={(0.1, seed): AlarmError("not a number") for seed in wrong})
-        monkeypatch.setattr("prefcli.cli.sweep._make", lambda stage, inputs, report, maker=maker: maker(stage, inputs))
+        monkeypatch.setattr("prefcli.cli.sweep.make", lambda stage, inputs, report, maker=maker: maker(stage, inputs))
         result = prefcli("sweep", *start, "--beta", 0.1, "--seeds", 2)
         assert result.exit_code == code and "failed: seed 1: not a number" in result.stdout
         assert ("best: " in result.stdout) == (code == 0)

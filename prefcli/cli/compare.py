@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import Store
+from prefcli.cli.command import command_of
 from prefcli.cli.console import print_result, reporter, result_console
+from prefcli.cli.passing_on import parse, stage_of
 from prefcli.cli.train import quieten
+from prefcli.config.base import option
 from prefcli.config.compare import CompareConfig
+from prefcli.errors import UsageError
+from prefcli.progress import Reporter
+from prefcli.stages.table import STAGES
 
 
 def run(config: CompareConfig) -> None:
     quieten(config.debug)
+    report = reporter(config.quiet)
+    if config.data or config.model:
+        config = replace(config, refs=_both(config, report))
+    elif config.budget or config.set or config.train_prompts:
+        raise UsageError("--budget, --set and --train-prompts go with --data and --model", "see prefcli compare --help")
     from prefcli.comparison.run import compare
 
-    result = compare(config, reporter(config.quiet))
+    result = compare(config, report)
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
         return
@@ -42,6 +57,37 @@ def run(config: CompareConfig) -> None:
         console.print("\n[bold]To measure what is not measured yet[/bold]")
     for command, served in missing.items():
         console.print(f"# {', '.join(served)}\n{escape(command)}", soft_wrap=True)
+
+
+def _both(config: CompareConfig, report: Reporter) -> list[str]:
+    """The refs of both routes' policies, run now or found."""
+    if config.refs or not (config.data and config.model):
+        raise UsageError(
+            "give REF REF, or --data FILE with --model REF", "prefcli compare --data pairs.jsonl --model sft"
+        )
+    from prefcli.cli.sweep import make
+    from prefcli.comparison.both_routes import parse_budget, run_both
+
+    budget = parse_budget(config.budget)
+    store = Store(config.runs)
+    start = resolve(config.model, store)
+    if start.artifact is not None:
+        resolve(start.shown, store)  # in this store, or the routes could not be traced to it
+    words: dict[str, list[str]] = {"rm": [], "ppo": [], "dpo": []}
+    for text in config.set:
+        name, dot, rest = text.partition(".")
+        setting, equals, value = rest.partition("=")
+        if not (dot and equals) or stage_of(name).name not in words:
+            raise UsageError(f"--set {text}: the form is STAGE.OPTION=VALUE", "for example: --set ppo.kl-coef=0.2")
+        words[stage_of(name).name] += [option(setting)] if value == "true" else [option(setting), value]
+    everywhere = ["--model", config.model, "--runs", str(store.root)]
+    pairs = [word for file in config.data for word in ("--data", file)]
+    prompts = [word for file in config.train_prompts or config.data for word in ("--prompts", file)]
+    own = {"rm": pairs, "ppo": prompts, "dpo": pairs}
+    rm, ppo, dpo = (
+        parse(STAGES[name], [*everywhere, *own[name], *words[name]], command_of) for name in ("rm", "ppo", "dpo")
+    )
+    return [artifact.ref for artifact in run_both(rm, ppo, dpo, budget, partial(make, report=report), report)]
 
 
 def score_line(result: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ def run(config: SweepConfig) -> None:
     quieten(config.debug)
     measure = _measure(config, stage, score, report)
     try:
-        outcomes = run_points(points, partial(_make, report=report), measure, report)
+        outcomes = run_points(points, partial(make, report=report), measure, report)
     except KeyboardInterrupt:
         there = sum(plan(point).existing is not None for point in points)
         report.notice(f"{there} of {len(points)} points are finished; the same command goes on with the others")
@@ -156,7 +156,7 @@ def _measure(config: SweepConfig, stage: Stage, score: Score, report: Reporter) 
     return lambda artifact: on(settings, artifact, report)
 
 
-def _make(stage: Stage, inputs: Inputs, report: Reporter) -> Artifact:
+def make(stage: Stage, inputs: Inputs, report: Reporter) -> Artifact:
     gc.enable()
     artifact = importlib.import_module(stage.module).train(inputs, report)
     draw_curves(artifact)

@@ -59,8 +59,9 @@ def samples_of(artifact: Artifact) -> int:
     return int(manifest.resources.get("steps") or 0) * int(manifest.config.get("batch_size") or 0)
 
 
-def timed(row: dict[str, Any]) -> bool:
-    return any(name in row for name in TIMES)
+def step_seconds(rows: list[dict[str, Any]]) -> list[float]:
+    """Of each logged step that was timed."""
+    return [sum(float(row.get(name, 0.0)) for name in TIMES) for row in rows if any(name in row for name in TIMES)]
 
 
 def by_steps(route: Route) -> list[float]:
@@ -69,7 +70,7 @@ def by_steps(route: Route) -> list[float]:
     total = sum(map(seconds_of, route.artifacts))
     deviations: list[float] = []
     for artifact in route.artifacts:
-        times = [sum(float(row.get(name, 0.0)) for name in TIMES) for row in route.rows(artifact) if timed(row)][1:]
+        times = step_seconds(route.rows(artifact))[1:]
         if len(times) < 2:
             return [total]
         middle = sum(times) / len(times)

@@ -9,14 +9,51 @@ import typer
 
 from prefcli.config.training import DATA, MODEL, WHERE, Dtype
 
-SAMPLING = "Sampling"
+SAMPLING, ROUTES = "Sampling", "Running both routes"
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     """Two routes or more, on eight criteria, each measured."""
 
-    refs: Annotated[list[str], typer.Argument(help="Finished policies with a common ancestor.", metavar="REF REF …")]
+    refs: Annotated[
+        list[str], typer.Argument(help="Finished policies with a common ancestor.", metavar="[REF REF …]")
+    ] = field(default_factory=list)
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="In place of REFs: pairs, on which train-rm, ppo and dpo are run first.",
+            metavar="FILE",
+            rich_help_panel=ROUTES,
+        ),
+    ] = field(default_factory=list)
+    model: Annotated[
+        str | None, typer.Option(help="With --data: where both routes start.", metavar="REF", rich_help_panel=ROUTES)
+    ] = None
+    train_prompts: Annotated[
+        list[str],
+        typer.Option(
+            help="With --data: what ppo answers. Default: the prompts of the pairs.",
+            metavar="FILE",
+            rich_help_panel=ROUTES,
+        ),
+    ] = field(default_factory=list)
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="With --data: what each route may have, pairs=500, seconds=120 or bytes=8GB. Default: all pairs.",
+            metavar="OF=AMOUNT",
+            rich_help_panel=ROUTES,
+        ),
+    ] = None
+    set: Annotated[
+        list[str],
+        typer.Option(
+            help="With --data: an option of a stage; repeat for more.",
+            metavar="STAGE.OPTION=VALUE",
+            rich_help_panel=ROUTES,
+        ),
+    ] = field(default_factory=list)
     prompts: Annotated[
         list[str], typer.Option(help="Held-out prompts that all answer.", metavar="FILE", rich_help_panel=DATA)
     ] = field(default_factory=list)

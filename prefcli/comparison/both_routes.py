@@ -1,0 +1,118 @@
+"""Both routes from one start, under one budget: what `compare --data FILE --model REF` runs before it compares."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from prefcli.artifacts.store import Artifact
+from prefcli.comparison.training_time import step_seconds
+from prefcli.errors import MemoryShortError, UsageError
+from prefcli.experiments.points import prepared
+from prefcli.memory.sizes import format_bytes
+from prefcli.progress import Reporter
+from prefcli.stages.inputs import Inputs
+from prefcli.stages.plan import predicted_bytes, steps
+from prefcli.stages.table import STAGES, Stage
+
+Make = Callable[[Stage, Inputs], Artifact]
+PROBED = 4  # steps; the first warms up
+REWARD_SHARE = 0.5  # of RLHF's seconds, at most, for its reward model
+_BUDGET = re.compile(r"(pairs|seconds|bytes)=([0-9.]+)\s*(|k|M|G)B?", re.IGNORECASE)
+_SCALE = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each route may have: `pairs` to learn preferences from, `seconds` of training, or `bytes` at its peak."""
+
+    of: Literal["pairs", "seconds", "bytes"]
+    amount: float
+
+
+def parse_budget(text: str | None) -> Budget | None:
+    """Raises UsageError for what is none."""
+    if text is None:
+        return None
+    found = _BUDGET.fullmatch(text.strip())
+    amount = float(found[2]) * _SCALE[found[3].lower()] if found and found[2].count(".") < 2 and found[2] != "." else 0
+    if not found or amount <= 0:
+        raise UsageError(f"--budget {text}: no budget", "write pairs=500, seconds=120 or bytes=8GB")
+    return Budget(found[1].lower(), amount)  # type: ignore[arg-type]
+
+
+def run_both(
+    rm: Any, ppo: Any, dpo: Any, budget: Budget | None, make: Make, reporter: Reporter
+) -> tuple[Artifact, Artifact]:
+    """(ppo's artifact, dpo's): the configs of the three stages, ppo's without its reward. What is there is reused.
+
+    Raises MemoryShortError: a stage that does not fit into the budget's bytes, however its batch is split.
+    """
+    if budget is not None and budget.of == "pairs":
+        rm, dpo = (dataclasses.replace(config, max_rows=int(budget.amount)) for config in (rm, dpo))
+    if budget is not None and budget.of == "seconds":
+        rm, ppo, dpo = _in_seconds(rm, ppo, dpo, budget.amount, make, reporter)
+    limit = budget.amount if budget is not None and budget.of == "bytes" else None
+    reward = _made("rm", rm, limit, make)
+    policy = _made("ppo", _with_reward(ppo, reward), limit, make)
+    return policy, _made("dpo", dpo, limit, make)
+
+
+def _made(stage: str, config: Any, limit: float | None, make: Make) -> Artifact:
+    inputs = prepared(STAGES[stage], config)
+    if limit is not None:
+        inputs = _fitting(stage, config, inputs, limit)
+    return inputs.existing or make(STAGES[stage], inputs)
+
+
+def _fitting(stage: str, config: Any, inputs: Inputs, limit: float) -> Inputs:
+    """With the batch split into as many parts as it takes."""
+    first = smallest = predicted_bytes(inputs)
+    parts = config.grad_accum
+    while smallest is not None and smallest > limit:
+        parts = next((n for n in range(parts + 1, config.batch_size + 1) if config.batch_size % n == 0), 0)
+        if not parts:
+            raise MemoryShortError(
+                f"{STAGES[stage].command} needs about {format_bytes(smallest)} (with the batch whole "
+                f"{format_bytes(first or 0)}), and --budget gives {format_bytes(int(limit))}",
+                "raise it, or set --lora-rank and --gradient-checkpointing of the stages with --set",
+            )
+        inputs = prepared(STAGES[stage], dataclasses.replace(config, grad_accum=parts))
+        smallest = predicted_bytes(inputs)
+    return inputs
+
+
+def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, make: Make, reporter: Reporter) -> tuple[Any, Any, Any]:
+    """Numbers of steps that take so long, by the speed of a few: the reward model's at most half of RLHF's."""
+    with tempfile.TemporaryDirectory() as folder:
+        probe = {"runs": folder, "max_steps": PROBED, "name": None, "report_to": "none"}
+
+        def timed(stage: str, config: Any) -> tuple[Artifact, float]:
+            artifact = make(STAGES[stage], prepared(STAGES[stage], dataclasses.replace(config, **probe)))
+            lines = (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            return artifact, median(step_seconds([json.loads(line) for line in lines])[1:])
+
+        reward, each_rm = timed("rm", rm)
+        _, each_ppo = timed("ppo", _with_reward(ppo, reward, str(reward.path)))
+        _, each_dpo = timed("dpo", dpo)
+    wanted = steps(prepared(STAGES["rm"], rm))
+    rm_steps = max(1, min(wanted, int(REWARD_SHARE * seconds / each_rm)))
+    ppo_steps = max(1, int((seconds - rm_steps * each_rm) / each_ppo))
+    dpo_steps = max(1, int(seconds / each_dpo))
+    reporter.notice(
+        f"{seconds:g} s a route, by the speed of {PROBED} steps: {rm_steps} of train-rm at {each_rm:.2f} s and "
+        f"{ppo_steps} of ppo at {each_ppo:.2f} s, against {dpo_steps} of dpo at {each_dpo:.2f} s"
+    )
+    numbers = (rm_steps, ppo_steps, dpo_steps)
+    configs = [dataclasses.replace(config, max_steps=n) for config, n in zip((rm, ppo, dpo), numbers)]
+    return configs[0], configs[1], configs[2]
+
+
+def _with_reward(ppo: Any, reward: Artifact, named: str | None = None) -> Any:
+    return dataclasses.replace(ppo, reward=[f"rm={named or reward.ref}"])

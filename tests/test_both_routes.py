@@ -1,0 +1,103 @@
+"""Both routes run from one start under a budget of pairs, seconds or bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from prefcli.comparison import both_routes
+from prefcli.comparison.both_routes import Budget, parse_budget, run_both
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.errors import MemoryShortError, UsageError
+from prefcli.progress import Reporter
+from prefcli.stages.plan import predicted_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [("pairs=500", Budget("pairs", 500)), ("seconds=1.5", Budget("seconds", 1.5)), ("bytes=8GB", Budget("bytes", 8e9)),
+     ("Bytes=300 mb", Budget("bytes", 3e8)), (None, None)],
+)  # fmt: skip
+def test_a_budget_is_read_as_it_is_written(text, budget):
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["pairs", "pairs=", "pairs=0", "rows=5", "seconds=1.2.3", "bytes=-1", "seconds=.", ""])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(UsageError, match="no budget"):
+        parse_budget(text)
+
+
+@pytest.fixture
+def stand_in(make_artifact, monkeypatch, jsonl):
+    """Stages that take 1, 4 and 2 seconds a step and train nothing; what each was asked for, in order."""
+    asked = []
+
+    def make(stage, inputs):
+        asked.append((stage.name, inputs))
+        each = {"rm": 1.0, "ppo": 4.0, "dpo": 2.0}[stage.name]
+        times = [9.0] + [each] * 3
+        text = "".join(json.dumps({"step": i, "time/step": t}) + "\n" for i, t in enumerate(times, 1))
+        return make_artifact(stage.name, files={"metrics.jsonl": text, "model/config.json": "{}"})
+
+    monkeypatch.setattr(both_routes, "_with_reward", lambda ppo, reward, named=None: ppo)
+    pairs = jsonl(
+        "pairs.jsonl", *[{"prompt": f"Where is {i}?", "chosen": "Here.", "rejected": "No."} for i in range(64)]
+    )
+    rm = RewardConfig(model="tiny", data=[str(pairs)], batch_size=8, eval_share=0.0, max_length=64)
+    ppo = PPOConfig(model="tiny", prompts=[str(pairs)], reward=[reward_file(pairs)], batch_size=8)
+    return make, asked, (rm, ppo, DPOConfig(model="tiny", data=[str(pairs)], batch_size=8, max_length=64))
+
+
+def reward_file(beside):
+    path = beside.with_name("one.py")
+    path.write_text("def one(prompts, completions, **columns):\n    return [1.0 for _ in prompts]\n")
+    return f"python:{path}:one"
+
+
+def test_seconds_become_steps_by_the_speed_of_a_few_and_the_reward_model_gets_half_at_most(stand_in):
+    make, asked, configs = stand_in
+    run_both(*configs, Budget("seconds", 40), make, Reporter())
+    assert [name for name, _ in asked] == ["rm", "ppo", "dpo", "rm", "ppo", "dpo"]
+    steps = [inputs.config.max_steps for _, inputs in asked[3:]]
+    assert steps == [8, 8, 20]  # one pass of 8 steps is less than half; (40 − 8) / 4; 40 / 2
+    asked.clear()
+    run_both(*configs, Budget("seconds", 10), make, Reporter())
+    assert [inputs.config.max_steps for _, inputs in asked[3:]] == [5, 1, 5]
+
+
+def test_pairs_limit_what_preferences_are_learnt_from_and_not_the_prompts(stand_in):
+    make, asked, configs = stand_in
+    run_both(*configs, Budget("pairs", 10), make, Reporter())
+    assert [len(inputs.data.rows) for _, inputs in asked] == [10, 64, 10]
+
+
+def test_bytes_split_the_batch_until_it_fits_and_say_when_it_never_does(stand_in):
+    make, asked, configs = stand_in
+    configs = [replace(config, tokens_per_row=100_000) for config in configs]
+    run_both(*configs, None, make, Reporter())
+    whole = [predicted_bytes(inputs) for _, inputs in asked]
+    asked.clear()
+    limit = max(whole) - 1
+    run_both(*configs, Budget("bytes", limit), make, Reporter())
+    assert all(predicted_bytes(inputs) <= limit for _, inputs in asked)
+    assert max(inputs.config.grad_accum for _, inputs in asked) > 1
+    with pytest.raises(MemoryShortError, match="--budget gives 1 MB"):
+        run_both(*configs, Budget("bytes", 1e6), make, Reporter())
+
+
+def test_compare_runs_what_is_not_there_and_compares(chain, prefcli):
+    args = ["compare", "--data", chain.data("pairs"), "--model", "sft@v1", "--budget", "pairs=16", "--json"]
+    for stage in ("rm", "ppo", "dpo"):
+        args += ["--set", f"{stage}.max-steps=1", "--set", f"{stage}.batch-size=4"]
+    args += ["--set", "ppo.max-new-tokens=4", "--set", "rm.eval-share=0.25"]
+    result = json.loads(prefcli(*args).stdout)
+    assert [route["artifacts"] for route in result["routes"]] == [["rm@v2", "ppo@v2"], ["dpo@v2"]]
+    assert json.loads(prefcli(*args).stdout)["routes"] == result["routes"]  # the same again: nothing is trained twice
+    for wrong in (["--budget", "pairs=3"], ["ppo", "--data", "x", "--model", "y"], ["--data", "x"],
+                  ["--data", "x", "--model", "tiny", "--set", "sft.lr=1"]):  # fmt: skip
+        assert prefcli("compare", *wrong).exit_code == 2
