@@ -66,6 +66,10 @@ def _start(script: Script, method: str) -> Word:
     files = facts.files.get("demos") or () if _tuned(facts.model) else _first(facts, "demos", "pairs", "labels")
     if not files:
         return model
+    if not facts.files.get("demos"):
+        script.notes.append(
+            "sft imitates the good answers, for want of demonstrations; needless if yours answers well."
+        )
     return script.run("sft", "--model", model, *_each("--data", files), stage="sft", into="SFT")
 
 
@@ -89,7 +93,12 @@ def _ipo(script: Script, start: Word) -> None:
 
 def _train_dpo(script: Script, start: Word, *loss: str) -> None:
     pairs = script.facts.files.get("pairs", ())
-    trained = script.run("dpo", "--model", start, *_each("--data", pairs), *loss, stage="dpo", into="DPO")
+    data = _each("--data", pairs)
+    if "several-objectives" in script.facts.aims and len(pairs) > 1:
+        weight = f"{1 / len(pairs):.2g}"
+        data = [word for file in pairs for word in ("--data", file, "--data-weight", weight)]
+        script.notes.append("Each file is an objective; the weights start equal, and another mix is another run.")
+    trained = script.run("dpo", "--model", start, *data, *loss, stage="dpo", into="DPO")
     _measure(script, start, trained)
 
 
@@ -172,8 +181,11 @@ def _iterative(script: Script, start: Word) -> None:
 
 
 def _collect(script: Script, start: Word) -> None:
-    pairs = _label(script, start, "human", "pairs")
+    by = script.facts.labeller
+    pairs = _label(script, start, by, "pairs")
     script.run("dpo", "--model", start, "--data", pairs, stage="dpo", into="DPO")
+    if by != "human":
+        return
     script.notes.append("Two hundred labelled pairs are a beginning; label goes on where it stopped.")
     script.notes.append(
         "A language model can label in your place: --by judge:MODEL, or judge:https://HOST/v1#MODEL (docs/label.md)."
@@ -183,11 +195,8 @@ def _collect(script: Script, start: Word) -> None:
 def _labeller(script: Script, start: Word) -> Word:
     """Who labels new answers: a reward, a judge, or a reward model that the pairs train."""
     facts = script.facts
-    if facts.rewards:
-        name, equals, what = facts.rewards[0].partition("=")
-        return what if equals and NAME.fullmatch(name) else facts.rewards[0]
-    if facts.judge:
-        return f"judge:{facts.judge}"
+    if facts.scored:
+        return facts.labeller
     pairs = facts.files.get("pairs", ())
     return script.run("train-rm", "--model", start, *_each("--data", pairs), stage="train-rm", into="RM")
 

@@ -1,4 +1,4 @@
-"""What is measured in the user's files: which kind of rows each holds, how many, and how far the labels can be trusted."""
+"""What is measured in the user's files: the kind of rows of each, how many, and how far the labels can be trusted."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def measure(path: str, kind: Kind | None = None) -> Measured:
 
 
 def kind_of(row: dict[str, Any]) -> Kind:
-    """The kind of rows that has these columns; `prompts` where nothing else fits, whose reader then says what is amiss."""
+    """The kind of rows with these columns; `prompts` where nothing else fits, whose reader then says what is amiss."""
     columns = set(row)
     if {"chosen", "rejected"} <= columns:
         return "pairs"
@@ -91,8 +91,8 @@ def agreement(rows: Sequence[Row]) -> Agreement:
 
     Where each label is wrong with probability e on its own, two labels of one pair disagree with d = 2e(1 − e), so
     e = (1 − √(1 − 2d)) / 2. d is the mean, over the pairs labelled more than once, of the share of their labels' pairs
-    that disagree; `estimate` is e there, `least` at the lower end of d's 95 % interval, with each pair as one draw. Wrong
-    labels that both labellers share, and rows that were copied, make it look better than it is.
+    that disagree; `estimate` is e there, `least` at the lower end of d's 95 % interval, with each pair as one draw.
+    Wrong labels that both labellers share, and rows that were copied, make it look better than it is.
     """
     counts: dict[Any, list[int]] = defaultdict(lambda: [0, 0])
     others: dict[Any, set[str]] = defaultdict(set)
@@ -112,10 +112,8 @@ def agreement(rows: Sequence[Row]) -> Agreement:
     if not again:
         return Agreement(len(rows), 0, 0, 0, copies, 0, None, 0.0)
     low, _ = wilson_interval(sum(apart), len(again))
-    estimate = _wrong(sum(apart) / len(again))
-    return Agreement(
-        len(rows), len(again), contradicted, confirmed, copies, minority, estimate, max(certain, _wrong(low))
-    )
+    estimate, least = _wrong(sum(apart) / len(again)), max(certain, _wrong(low))
+    return Agreement(len(rows), len(again), contradicted, confirmed, copies, minority, estimate, least)
 
 
 def _wrong(disagreement: float) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from prefcli.advice.evidence import EVIDENCE
+from prefcli.advice.evidence import EVIDENCE, Evidence
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.rules import MANY, RULES, Rule
 from prefcli.config.advise import AIMS
@@ -30,6 +31,15 @@ class Decision:
     for_runner_up: tuple[Rule, ...]
 
 
+@dataclass(frozen=True)
+class Reason:
+    """Why, in words; `points` are those that it gave to the recommended method."""
+
+    text: str
+    points: int
+    evidence: tuple[Evidence, ...]
+
+
 def decide(facts: Facts) -> Decision:
     """Raises MemoryShortError: whatever is possible with this data does not fit into the device."""
     applied = [rule for rule in RULES if rule.when(facts)]
@@ -41,7 +51,7 @@ def decide(facts: Facts) -> Decision:
     if not left:
         raise MemoryShortError(
             f"no method fits into {facts.device}, not even with an adapter",
-            "take a smaller model or a larger kind of GPU: with an adapter one GPU holds the whole base (docs/scaling.md)",
+            "take a smaller model or a larger kind of GPU: one GPU must hold the whole base (docs/scaling.md)",
         )
     points = {method: sum(rule.favours.get(method, 0) for rule in applied) for method in left}
     scores = dict(sorted(points.items(), key=lambda item: -item[1]))  # stable: of equals the first in METHODS
@@ -55,32 +65,35 @@ def _moving(applied: list[Rule], method: str | None) -> tuple[Rule, ...]:
     return tuple(sorted(moving, key=lambda rule: -abs(rule.favours[str(method)])))
 
 
-def why(facts: Facts, decision: Decision) -> list[dict[str, object]]:
-    """The reasons, each with its evidence; last what is disputed, where the answer is one of the two routes."""
-    found: list[dict[str, object]] = []
-    for rule in decision.reasons:
-        evidence = [EVIDENCE[key] for key in rule.evidence]
-        found.append(
-            {
-                "reason": rule.because.format(f=facts),
-                "evidence": "; ".join(e.figure for e in evidence) or None,
-                "source": "; ".join(e.source for e in evidence) or None,
-                "points": rule.favours[decision.method],
-            }
+def reasons(facts: Facts, decision: Decision) -> list[Reason]:
+    """What moved the recommended method; last what is disputed, where the answer is one of the two routes."""
+    found = [
+        Reason(
+            rule.because.format(f=facts),
+            rule.favours[decision.method],
+            tuple(EVIDENCE[key] for key in rule.evidence),
         )
-    families = {METHODS[m].family for m in (decision.method, decision.runner_up) if m}
+        for rule in decision.reasons
+    ]
+    families = {METHODS[method].family for method in (decision.method, decision.runner_up) if method}
     if families & {"dpo", "rl"} and not any("disputed" in rule.evidence for rule in decision.reasons):
         shown = any("demo" in rule.evidence for rule in decision.reasons)
-        evidence = [EVIDENCE[key] for key in (("disputed",) if shown else ("disputed", "demo"))]
-        found.append(
-            {
-                "reason": "disputed: which of DPO and PPO ends up better",
-                "evidence": "; ".join(e.figure for e in evidence),
-                "source": "; ".join(e.source for e in evidence),
-                "points": 0,
-            }
-        )
+        keys = ("disputed", "disputed-too", *(() if shown else ("demo",)))
+        found.append(Reason("disputed: which of DPO and PPO ends up better", 0, tuple(EVIDENCE[key] for key in keys)))
     return found
+
+
+def why(facts: Facts, decision: Decision) -> list[dict[str, object]]:
+    """The reasons as --json prints them."""
+    return [
+        {
+            "reason": reason.text,
+            "evidence": "; ".join(evidence.figure for evidence in reason.evidence),
+            "source": "; ".join(evidence.source for evidence in reason.evidence),
+            "points": reason.points,
+        }
+        for reason in reasons(facts, decision)
+    ]
 
 
 def would_change(facts: Facts, decision: Decision) -> list[dict[str, str]]:
@@ -124,12 +137,16 @@ def _changes(facts: Facts) -> list[tuple[str, Callable[[Facts], Facts]]]:
         tried.append(("something scored answers (--reward)", lambda f: replace(f, rewards=("a reward",))))
     for aim in ("iterate-on-reward", "online", "several-objectives", "stability", "team"):
         if aim not in facts.aims:
-            tried.append((f"{AIMS[aim]} (--aim {aim})", lambda f, aim=aim: replace(f, aims=f.aims | {aim})))
+            tried.append((f"{AIMS[aim]} (--aim {aim})", partial(_aiming, aim=aim, more=True)))
     for aim in sorted(facts.aims):
-        tried.append((f"not for --aim {aim}", lambda f, aim=aim: replace(f, aims=f.aims - {aim})))
+        tried.append((f"not for --aim {aim}", partial(_aiming, aim=aim, more=False)))
     if facts.pairs:
         tried.append((f"there were {MANY} times as many prompts as pairs", _with_prompts))
     return tried
+
+
+def _aiming(facts: Facts, aim: str, more: bool) -> Facts:
+    return replace(facts, aims=facts.aims | {aim} if more else facts.aims - {aim})
 
 
 def _with_prompts(facts: Facts) -> Facts:

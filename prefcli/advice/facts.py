@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prefcli.advice.hardware import Fit
+from prefcli.artifacts.manifest import NAME
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,21 @@ class Facts:
     def scored(self) -> bool:
         """Whether there is somebody or something that judges new answers, without training it first."""
         return bool(self.rewards or self.judge)
+
+    @property
+    def labeller(self) -> str:
+        """The option of `label --by` for who or what judges new answers."""
+        if self.rewards:
+            name, equals, what = self.rewards[0].partition("=")
+            return what if equals and NAME.fullmatch(name) else self.rewards[0]
+        return f"judge:{self.judge}" if self.judge else "human"
+
+    @property
+    def noise_said(self) -> str:
+        """What the labels show of their own noise; labels given once show nothing."""
+        if not self.relabelled:
+            return "none is labelled twice, so how noisy they are is not known"
+        return f"of {self.relabelled:,} labelled again, {self.contradicted:,} are labelled both ways"
 
     @property
     def prompted(self) -> bool:

@@ -60,9 +60,7 @@ class Fit:
     @property
     def shown(self) -> str:
         weights = f"LoRA rank {RANK}" if self.lora else "all weights"
-        return f"{weights}, {format_bytes(self.bytes)}" + (
-            f" on each of {self.processes}" if self.processes > 1 else ""
-        )
+        return f"{weights}, {format_bytes(self.bytes)}{f' on each of {self.processes}' if self.processes > 1 else ''}"
 
 
 def device(kind: str | None, count: int | None) -> Device:
@@ -120,9 +118,8 @@ def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere
         options = ("--lora-rank", str(RANK)) if lora else ()
         for saving in SAVINGS:
             run = _run(stage, architecture, where, lora, saving)
-            needed = _bytes(stage, estimate(run)) + (
-                _weights(run) if reward_elsewhere and run.stage == "ppo" and lora else 0
-            )
+            beside = _weights(run) if reward_elsewhere and lora and run.stage == "ppo" else 0
+            needed = _bytes(stage, estimate(run)) + beside
             if needed <= where.usable:
                 return Fit(needed, lora, 1, options + saving)
         if not lora and where.count > 1 and run.stage != "ppo" and (split := _split(run, where)) is not None:
@@ -169,7 +166,7 @@ def _split(run: Run, where: Device) -> Fit | None:
     needed = max(states // where.count + passing, 4 * run.architecture.parameters)
     if needed > where.usable:
         return None
-    options = ("--gradient-checkpointing", "--grad-accum", str(parts))
+    options: tuple[str, ...] = ("--gradient-checkpointing", "--grad-accum", str(parts))
     if rows % where.count:
         options += ("--batch-size", str(parts * where.count))
     return Fit(needed, False, where.count, options)

@@ -16,6 +16,7 @@ NOISY = 0.1  # share of wrong labels; the noise that robust's paper and its defa
 FEW_PAIRS = 200  # fewer, and each is as good as certain to the loss
 MANY = 10  # times as many prompts as pairs
 CONSISTENT = 20  # pairs labelled again without one contradiction: their labels are near certain
+BARELY = 0.6  # a reward that is right in fewer pairs, at the upper end of the interval, hardly knows better
 LARGE = 30_000_000_000  # parameters
 
 
@@ -79,11 +80,18 @@ SOFT = (
         ("people",),
         {"collect": 3},
     ),
+    Rule(
+        "no-prompts-yet",
+        lambda f: not f.prompted and f.scored,
+        "first there must be prompts, which a model answers and {f.labeller} labels",
+        ("rlaif",),
+        {"collect": 3},
+    ),
     Rule("dpo-first", lambda f: True, "for most, DPO first, and RLHF when its limits are met", ("demo",), {"dpo": 1}),
     Rule(
         "good-pairs",
         lambda f: f.pairs >= FEW_PAIRS and f.noise < NOISY,
-        "{f.pairs:,} pairs are at hand, and they do not contradict each other much",
+        "{f.pairs:,} pairs are at hand; {f.noise_said}",
         ("dpo",),
         _each(DPO_FAMILY, 2),
     ),
@@ -139,8 +147,8 @@ SOFT = (
     ),
     Rule(
         "reward-guesses",
-        lambda f: f.reward_right is not None and f.reward_right[1] <= 0.5,
-        "the reward is right in {f.reward_right[0]:.0%} of pairs: not shown to be better than guessing",
+        lambda f: f.reward_right is not None and f.reward_right[2] < BARELY,
+        "the reward is right in {f.reward_right[0]:.0%} of pairs: hardly better than guessing",
         ("overoptimised",),
         {"ppo": -3, "rloo": -3, "rejection": -3, "rlaif": -1},
     ),
@@ -225,7 +233,7 @@ SOFT = (
         "team",
         lambda f: "team" in f.aims,
         "there are people and infrastructure for RLHF, which pays where it is tuned",
-        ("tuning", "disputed"),
+        ("tuning", "disputed", "disputed-too"),
         {"ppo": 6, "rloo": 4},
     ),
     Rule(

@@ -42,10 +42,14 @@ def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
     specs = parse_rewards(config.reward, store)
     measured = [measure(path) for path in dict.fromkeys(config.data)]
     measured += [measure(path, "prompts") for path in dict.fromkeys(config.prompts) if path not in config.data]
+    counts = {kind: sum(len(m.rows) for m in measured if m.kind == kind) for kind in PURPOSE}
     files: dict[str, tuple[str, ...]] = {kind: tuple(m.path for m in measured if m.kind == kind) for kind in PURPOSE}
     files["answered"] = tuple(m.path for m in measured if m.kind == "demos" and m.form != "text")
     facts = Facts(
-        **{kind: sum(len(m.rows) for m in measured if m.kind == kind) for kind in PURPOSE},
+        pairs=counts["pairs"],
+        labels=counts["labels"],
+        demos=counts["demos"],
+        prompts=counts["prompts"],
         ties=sum(m.ties for m in measured),
         rewards=tuple(config.reward),
         judge=judge,

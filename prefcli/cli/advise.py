@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from prefcli.advice.commands import commands
-from prefcli.advice.decide import Decision, decide, why, would_change
+from prefcli.advice.decide import Decision, decide, reasons, why, would_change
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.situation import situation
 from prefcli.cli.advise_questions import ask
@@ -104,11 +104,10 @@ def _show(facts: Facts, decision: Decision, lines: Sequence[str], notes: Sequenc
     page.write(f"Take      {METHODS[decision.method].title}", hanging=10, style="bold")
     page.write(f"points    {_points(decision)}", hanging=10, style="dim")
     page.head("Why")
-    for entry in why(facts, decision):
-        points = f"{entry['points']:+d}" if entry["points"] else " ·"
-        page.write(f"{points}  {entry['reason']}", 2, 6)
-        if entry["evidence"]:
-            page.write(f"{entry['evidence']} ({entry['source']})", 6, style="dim")
+    for moved in reasons(facts, decision):
+        page.write(f"{f'{moved.points:+d}' if moved.points else ' ·'}  {moved.text}", 2, 6)
+        for evidence in moved.evidence:
+            page.write(f"- {evidence.figure} ({evidence.source})", 6, 8, style="dim")
     if decision.ruled_out:
         page.head("Not possible")
         for reason in dict.fromkeys(decision.ruled_out.values()):
@@ -117,7 +116,8 @@ def _show(facts: Facts, decision: Decision, lines: Sequence[str], notes: Sequenc
                 page.write(f"{names}: {reason}", 2, 6)
     if decision.runner_up:
         page.head("Next best")
-        said = "; ".join(rule.because.format(f=facts) for rule in decision.for_runner_up[:2])
+        speaking = [rule for rule in decision.for_runner_up if rule.favours[decision.runner_up] > 0]
+        said = "; ".join(rule.because.format(f=facts) for rule in speaking[:2])
         page.write(METHODS[decision.runner_up].title + (f": {said}" if said else ""), 2, 6)
     if changes := would_change(facts, decision):
         page.head("What would change it")
@@ -132,7 +132,8 @@ def _show(facts: Facts, decision: Decision, lines: Sequence[str], notes: Sequenc
 
 def _having(facts: Facts) -> str:
     kinds = {"pairs": "pairs", "labels": "labelled answers", "demos": "demonstrations", "prompts": "prompts"}
-    parts = [f"{getattr(facts, kind):,} {name}" for kind, name in kinds.items() if getattr(facts, kind)]
+    counts = {name: getattr(facts, kind) for kind, name in kinds.items()}
+    parts = [f"{count:,} {name if count > 1 else name.removesuffix('s')}" for name, count in counts.items() if count]
     parts += [f"the reward {reward}" for reward in facts.rewards]
     parts += [f"the judge {facts.judge}"] if facts.judge else []
     size = f" ({format_count(facts.params)})" if facts.params else ""
