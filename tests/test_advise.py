@@ -186,6 +186,26 @@ def test_every_method_has_commands_and_names_that_break_nothing():
             assert shlex.split(joined.replace("\\\n", " ")) == shlex.split(line)
 
 
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a/helpful.v2.jsonl", "harmless.json"), ["helpful", "harmless"]),
+        (("a/pairs.jsonl", "b/pairs.jsonl"), ["objective1", "objective2"]),
+        (("1st.jsonl", "second.jsonl"), ["objective1", "objective2"]),
+    ],
+)
+def test_each_objective_has_a_reward_model_and_a_weight_of_its_own(files, names):
+    facts = Facts(pairs=9, aims=frozenset({"several-objectives"}), model="sft", files={"pairs": files})
+    found = dict(enumerate(parsed(commands("ppo", facts)[0])))
+    trained = [words[words.index("--name") + 1] for command, words in found.values() if command == "train-rm"]
+    assert trained == [f"rm-{name}" for name in names]
+    (ppo,) = [" ".join(words) for command, words in found.values() if command == "ppo"]
+    for name in names:
+        assert f"--reward {name}=rm-{name} " in ppo and f"--reward-weight {name}=0.5" in ppo
+    mixed = commands("dpo", facts)[0][0]
+    assert [f"--data {file} --data-weight 0.5" in mixed for file in files] == [True, True]
+
+
 # The data
 
 

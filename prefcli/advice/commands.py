@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -128,10 +129,9 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         names = [reward.partition("=")[0] for reward in facts.rewards if NAME.fullmatch(reward.partition("=")[0])]
         weighed = names if len(facts.rewards) > 1 and len(names) == len(facts.rewards) else []
     elif "several-objectives" in facts.aims and len(files) > 1:
-        for number, file in enumerate(files, 1):
-            name = stem if NAME.fullmatch(stem := f"rm-{Path(file).stem}") else f"rm{number}"
-            script.run("train-rm", "--model", start, "--data", file, "--name", name, stage=rm_stage)
-            rewards += ["--reward", f"{name}={name}"]
+        for name, file in zip(_objectives(files), files):
+            script.run("train-rm", "--model", start, "--data", file, "--name", f"rm-{name}", stage=rm_stage)
+            rewards += ["--reward", f"{name}=rm-{name}"]
             weighed.append(name)
     else:
         if not files:
@@ -155,6 +155,13 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
     script.notes.append(
         "Afterwards compare on prompts that were kept back: prefcli eval --against SFT --model PPO --prompts FILE."
     )
+
+
+def _objectives(files: Sequence[str]) -> list[str]:
+    """A name for each file that --reward takes: its own, where those tell the files apart."""
+    stems = [re.sub(r"[^A-Za-z0-9_-]", "-", Path(file).name.partition(".")[0]) for file in files]
+    fit = len(set(stems)) == len(stems) and all(stem[:1].isascii() and stem[:1].isalpha() for stem in stems)
+    return stems if fit else [f"objective{number}" for number in range(1, len(files) + 1)]
 
 
 def _rejection(script: Script, start: Word) -> None:
