@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import write
 
-from prefcli.advice.commands import FSDP, MAKERS, commands
+from prefcli.advice.commands import MAKERS, commands
 from prefcli.advice.data import agreement, lengths
 from prefcli.advice.decide import decide
 from prefcli.advice.evidence import EVIDENCE
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.hardware import STAGES, Device, Fit, device, fits
 from prefcli.advice.rules import HARD, RULES, SOFT
+from prefcli.advice.script import FSDP
 from prefcli.cli.advise import broken
 from prefcli.cli.advise_questions import ask
 from prefcli.cli.main import COMMANDS

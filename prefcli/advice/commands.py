@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefcli.advice.facts import Facts
+from prefcli.advice.script import Script, Variable, Word, each
 from prefcli.artifacts.manifest import NAME
 
-FSDP = "accelerate launch --config_file docs/accelerate/fsdp.yaml --num_processes {} -m prefcli"
 ANSWERS = ("--num-generations", "4", "--temperature", "1")  # as in docs/hybrids.md
 TUNED = ("instruct", "chat", "-it", "sft", "dpo", "ppo", "kto")  # in the name of a model that follows instructions
 PUT_MODEL = "your-model"
-
-
-@dataclass(frozen=True)
-class Variable:
-    """What an earlier line put into a shell variable."""
-
-    name: str
-
-
-Word = str | Variable
-
-
-@dataclass
-class Script:
-    facts: Facts
-    lines: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def run(self, command: str, *words: Word, stage: str | None = None, into: str | None = None) -> Variable:
-        """One more line; `stage` adds the options that it takes to fit, `into` keeps what is printed."""
-        fit = self.facts.fits.get(stage) if stage else None
-        start = FSDP.format(fit.processes) if fit and fit.processes > 1 else "prefcli"
-        shown = [f'"${word.name}"' if isinstance(word, Variable) else shlex.quote(word) for word in words]
-        line = " ".join([start, command, *shown, *(fit.options if fit else ())])
-        if any(word in self.facts.unclean for word in words if isinstance(word, str)):
-            line += " --skip-bad"
-        self.lines.append(f"{into}=$({line})" if into else line)
-        return Variable(into or "")
 
 
 def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
@@ -71,7 +41,7 @@ def _start(script: Script, method: str) -> Word:
         script.notes.append(
             "sft imitates the good answers, for want of demonstrations; needless if yours answers well."
         )
-    return script.run("sft", "--model", model, *_each("--data", files), stage="sft", into="SFT")
+    return script.run("sft", "--model", model, *each("--data", files), stage="sft", into="SFT")
 
 
 def _tuned(model: str | None) -> bool:
@@ -94,7 +64,7 @@ def _ipo(script: Script, start: Word) -> None:
 
 def _train_dpo(script: Script, start: Word, *loss: str) -> None:
     pairs = script.facts.files.get("pairs", ())
-    data = _each("--data", pairs)
+    data = each("--data", pairs)
     if "several-objectives" in script.facts.aims and len(pairs) > 1:
         weight = f"{1 / len(pairs):.2g}"
         data = [word for file in pairs for word in ("--data", file, "--data-weight", weight)]
@@ -105,7 +75,7 @@ def _train_dpo(script: Script, start: Word, *loss: str) -> None:
 
 def _kto(script: Script, start: Word) -> None:
     files = (*script.facts.files.get("labels", ()), *script.facts.files.get("pairs", ()))
-    trained = script.run("kto", "--model", start, *_each("--data", files), stage="kto", into="KTO")
+    trained = script.run("kto", "--model", start, *each("--data", files), stage="kto", into="KTO")
     _measure(script, start, trained)
 
 
@@ -136,7 +106,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
     else:
         if not files:
             files = (_label(script, start, f"judge:{facts.judge}", "pairs"),)
-        rm = script.run("train-rm", "--model", start, *_each("--data", files), stage=rm_stage, into="RM")
+        rm = script.run("train-rm", "--model", start, *each("--data", files), stage=rm_stage, into="RM")
         rewards = ["--reward", rm]
     weights = [word for name in weighed for word in ("--reward-weight", f"{name}={1 / len(weighed):.2g}")]
     if weighed:
@@ -147,7 +117,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         start,
         *rewards,
         *weights,
-        *_each("--prompts", _prompts(facts)),
+        *each("--prompts", _prompts(facts)),
         *more,
         stage=stage,
         into="PPO",
@@ -205,7 +175,7 @@ def _labeller(script: Script, start: Word) -> Word:
     if facts.scored:
         return facts.labeller
     pairs = facts.files.get("pairs", ())
-    return script.run("train-rm", "--model", start, *_each("--data", pairs), stage="train-rm", into="RM")
+    return script.run("train-rm", "--model", start, *each("--data", pairs), stage="train-rm", into="RM")
 
 
 def _label(script: Script, model: Word, by: Word, to: str, number: str = "") -> str:
@@ -216,7 +186,7 @@ def _label(script: Script, model: Word, by: Word, to: str, number: str = "") -> 
     if not facts.prompted:
         script.notes.append('First write prompts.jsonl, one {"prompt": "…"} a line.')
     several = ("--num-generations", "2", "--temperature", "1") if by == "human" else ANSWERS
-    script.run("sample", "--model", model, *_each("--prompts", prompts), *several, "--out", answers)
+    script.run("sample", "--model", model, *each("--prompts", prompts), *several, "--out", answers)
     chosen = () if to == "pairs" else ("--to", to)
     script.run("label", "--data", answers, "--by", by, *chosen, "--out", labelled)
     return labelled
@@ -229,7 +199,7 @@ def _measure(script: Script, start: Word, trained: Word) -> None:
     rewards = [word for reward in facts.rewards for word in ("--reward", reward)]
     if held_out:
         look = rewards or ["--samples", "5"]  # nothing scores the answers: a person reads some
-        script.run("eval", "--against", start, "--model", trained, *_each("--prompts", held_out), *look)
+        script.run("eval", "--against", start, "--model", trained, *each("--prompts", held_out), *look)
     else:
         shown = f'"${trained.name}"' if isinstance(trained, Variable) else trained
         script.notes.append(
@@ -254,10 +224,6 @@ def _free(facts: Facts, name: str) -> str:
     """NAME.jsonl, or with a number where the user's own file is called that."""
     taken = {Path(file).name for files in facts.files.values() for file in files}
     return next(f"{name}{more}.jsonl" for more in ("", *map(str, range(2, 100))) if f"{name}{more}.jsonl" not in taken)
-
-
-def _each(option: str, values: Sequence[str]) -> list[str]:
-    return [word for value in values for word in (option, value)]
 
 
 MAKERS: dict[str, Callable[[Script, Word], None]] = {
