@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "dpo-vs-rlhf.md"
 DATA = ROOT / "sample_data"
 GOLD = f"gold=python:{DATA / 'gold.py'}:score"
-PAIRS = ("3200", "1000", "300", "100")
+PAIRS = ("1600", "500", "150")
 RM = ["--batch-size", "32", "--epochs", "2"]
 PPO = ["--max-steps", "18", "--ppo-epochs", "2", "--temperature", "1", "--kl-coef", "0.2", "--max-new-tokens", "32"]
 DPO = ["--beta", "0.1", "--batch-size", "32"]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefcli.config.memory import MemoryConfig
-from prefcli.errors import ArtifactError, SurroundingsError, UsageError, from_foreign
+from prefcli.errors import SurroundingsError, UsageError, from_foreign
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.comparison import Comparison, Method, as_dict, compare
 from prefcli.memory.estimate import PARTS
 from prefcli.memory.gpus import USABLE_SHARE, find_gpu
-from prefcli.memory.model_files import find_config, read_architecture
+from prefcli.memory.model_files import read_architecture
 from prefcli.memory.shapes import typical
 from prefcli.memory.sizes import format_bytes, format_count, parse_count
 
@@ -60,38 +59,13 @@ def _architecture(config: MemoryConfig) -> Architecture:
     if config.params is not None:
         return typical(parse_count(config.params))
     assert config.model is not None
-    return read_architecture(_config_file(config.model, config.runs))
-
-
-def _config_file(reference: str, runs: str | None) -> Path:
-    """The config.json behind --model: an artifact's name, a path, or `tiny`.
-
-    A path and `tiny` are read as they are: their weights, which `resolve` asks for, do not matter here.
-    Raises ArtifactError: none of these, or nothing that a configuration can be read from.
-    """
-    from prefcli.artifacts.manifest import NAME
-    from prefcli.artifacts.references import TINY, resolve
     from prefcli.artifacts.store import Store
+    from prefcli.memory.references import config_file
 
-    store, path = Store(runs), Path(reference)
-    is_name = NAME.fullmatch(reference) is not None and bool(store.versions(reference))
-    there = os.path.exists(path)  # False, too, for what no path can be
-    if not is_name and not there and reference == "tiny":
-        path, there = TINY, True
-    if not is_name and there and path.suffix != ".gguf" and (found := find_config(path)):
-        return found
-    resolved = resolve(reference, store)
-    if resolved.note:
-        print(f"note: {resolved.note}", file=sys.stderr)
-    if resolved.kind == "hub":
-        raise ArtifactError(
-            f"--model {reference}: not on this disk, and no hub is asked",
-            "name the path of its downloaded config.json, or give the size, as in --params 7B",
-        )
-    found = find_config(resolved.path) if resolved.path and resolved.kind != "gguf" else None
-    if found is None:
-        raise ArtifactError(f"--model {reference}: its size is not read from a file of this kind", "give --params 7B")
-    return found
+    path, note = config_file(config.model, Store(config.runs))
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    return read_architecture(path)
 
 
 def _plot_path(plot: str | None) -> Path | None:

@@ -1,0 +1,164 @@
+"""From what somebody says to facts: files are measured, the reward is asked, the model is held against the device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from prefcli.advice.data import PURPOSE, Measured, agreement, lengths, measure
+from prefcli.advice.facts import Facts
+from prefcli.advice.hardware import Device, device, fits
+from prefcli.artifacts.references import default_model, resolve
+from prefcli.artifacts.store import Store
+from prefcli.config.advise import AIMS, AdviseConfig
+from prefcli.config.label import JUDGE
+from prefcli.data.shares import wilson_interval
+from prefcli.errors import ArtifactError, UsageError
+from prefcli.memory.architecture import Architecture
+from prefcli.memory.model_files import read_architecture
+from prefcli.memory.references import config_file
+from prefcli.memory.shapes import KNOWN, typical
+from prefcli.memory.sizes import format_count, parse_count
+from prefcli.progress import Reporter
+from prefcli.rewards.grammar import RewardSpec, is_url, parse_rewards
+from prefcli.rewards.python import load_function
+
+SCORED = 1_000  # pairs that a Python reward is asked about
+_SIZE_IN_NAME = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?[bBmM])(?![0-9A-Za-z])")
+
+
+def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
+    """The facts, all mistakes in the options found on the way.
+
+    Raises UsageError (an aim, a size, a kind of GPU), DataError (a file), ArtifactError (a model, a reward).
+    """
+    store = Store(config.runs)
+    aims = aims_of(config.aim)
+    judge = judge_of(config.judge)
+    where = device(config.gpu, config.gpus)
+    specs = parse_rewards(config.reward, store)
+    measured = [measure(path) for path in dict.fromkeys(config.data)]
+    measured += [measure(path, "prompts") for path in dict.fromkeys(config.prompts) if path not in config.data]
+    counts = {kind: sum(len(m.rows) for m in measured if m.kind == kind) for kind in PURPOSE}
+    files: dict[str, tuple[str, ...]] = {kind: tuple(m.path for m in measured if m.kind == kind) for kind in PURPOSE}
+    files["answered"] = tuple(m.path for m in measured if m.kind == "demos" and m.form != "text")
+    facts = Facts(
+        pairs=counts["pairs"],
+        labels=counts["labels"],
+        demos=counts["demos"],
+        prompts=counts["prompts"],
+        ties=sum(m.ties for m in measured),
+        rewards=tuple(config.reward),
+        judge=judge,
+        aims=aims,
+        device=where.shown,
+        gpus=where.count,
+        files=files,
+        unclean=frozenset(m.path for m in measured if m.unread),
+    )
+    for m in measured:
+        if m.unread:
+            reporter.notice(f"{m.path}: {m.unread:,} rows cannot be used as {m.kind}; the commands leave them out")
+    return _with_model(_with_labels(facts, measured, specs), config, where, specs, store, reporter)
+
+
+def aims_of(names: Sequence[str]) -> frozenset[str]:
+    """Raises UsageError: not an aim, with the nearest."""
+    found = [name.strip().lower().replace("_", "-") for name in names]
+    for name, given in zip(found, names):
+        if name not in AIMS:
+            near = get_close_matches(name, list(AIMS), n=1, cutoff=0.5)
+            known = f"one of: {', '.join(AIMS)}"
+            raise UsageError(f"--aim {given}: no such aim", f"did you mean {near[0]}? It is {known}" if near else known)
+    return frozenset(found)
+
+
+def judge_of(judge: str | None) -> str | None:
+    """A judge as `label --by judge:…` names it, without that prefix. Raises UsageError: a URL that names no model."""
+    if judge is None:
+        return None
+    judge = judge.removeprefix(JUDGE).strip()
+    if not judge:
+        raise UsageError("--judge: no model is named", "for example: --judge Qwen/Qwen3-8B")
+    if is_url(judge) and not judge.partition("#")[2]:
+        raise UsageError(f"--judge {judge}: which model?", "its name goes behind a #: https://HOST/v1#MODEL")
+    return judge
+
+
+def _with_labels(facts: Facts, measured: Sequence[Measured], specs: Sequence[RewardSpec]) -> Facts:
+    pairs = [row for m in measured if m.kind == "pairs" for row in m.rows]
+    found, length = agreement(pairs), lengths(pairs)
+    return replace(
+        facts,
+        noise=found.least,
+        noise_estimate=found.estimate,
+        relabelled=found.relabelled,
+        contradicted=found.contradicted,
+        confirmed=found.confirmed,
+        copies=found.copies,
+        longer_chosen=length.longer,
+        longer_interval=length.interval,
+        reward_right=_right(specs[0], pairs) if len(specs) == 1 else None,
+    )
+
+
+def _right(spec: RewardSpec, pairs: Sequence[Any]) -> tuple[float, float, float] | None:
+    """How often the reward prefers the chosen side: a program is asked, of a reward model its manifest."""
+    if spec.reference is not None and spec.reference.artifact is not None:
+        metrics = spec.reference.artifact.manifest.metrics
+        interval = metrics.get("accuracy_ci95")
+        return (metrics["accuracy"], *interval) if "accuracy" in metrics and interval else None
+    if spec.file is None or not pairs:
+        return None
+    asked = pairs[:SCORED]
+    shared = set.intersection(*(set(row.columns) for row in asked)) - {"prompts", "completions"}
+    columns = {name: [row.columns[name] for row in asked] for name in shared}
+    score, prompts = load_function(spec), [row.prompt_text for row in asked]
+    chosen = score(prompts, [row.chosen for row in asked], **columns)
+    rejected = score(prompts, [row.rejected for row in asked], **columns)
+    apart = [a > b for a, b in zip(chosen, rejected) if a != b]
+    return (sum(apart) / len(apart), *wilson_interval(sum(apart), len(apart))) if apart else None
+
+
+def _with_model(
+    facts: Facts,
+    config: AdviseConfig,
+    where: Device,
+    specs: Sequence[RewardSpec],
+    store: Store,
+    reporter: Reporter,
+) -> Facts:
+    """The model, its size, and what fits. Of a model whose size is not known nothing is ruled out, and that is said."""
+    model = config.model
+    if model is None and config.params is None:
+        model, note = default_model(store)
+        reporter.notice(note)
+    architecture = _architecture(model, config.params, store, reporter)
+    facts = replace(facts, model=model)
+    if architecture is None:
+        reporter.notice(f"the size of {model} is not known, so memory was not checked: give --params 7B")
+        return facts
+    elsewhere = any(spec.reference is not None for spec in specs)
+    return replace(facts, params=architecture.parameters, fits=fits(architecture, where, elsewhere))
+
+
+def _architecture(model: str | None, params: str | None, store: Store, reporter: Reporter) -> Architecture | None:
+    if params is not None:
+        return typical(parse_count(params))
+    assert model is not None
+    try:
+        path, note = config_file(model, store)
+    except ArtifactError:
+        if resolve(model, store).kind not in ("hub", "gguf"):
+            raise
+        known = next((known for known in KNOWN if known.name.lower() == model.split("@")[0].lower()), None)
+        size = _SIZE_IN_NAME.search(model.rsplit("/", 1)[-1])
+        if known is None and size:
+            reporter.notice(f"{model}: taken to have {format_count(parse_count(size[1]))} parameters, by its name")
+        return known or (typical(parse_count(size[1])) if size else None)
+    if note:
+        reporter.notice(note)
+    return read_architecture(path)
