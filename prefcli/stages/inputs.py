@@ -29,6 +29,7 @@ from prefcli.rewards.grammar import (
     reward_scales,
 )
 from prefcli.rewards.python import load_function
+from prefcli.stages.trackers import require
 
 
 @dataclass
@@ -59,6 +60,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     `rates` are the learning rates, of a model of ordinary size and of a small one, where --lr is not given.
     Raises UsageError, DataError, ArtifactError.
     """
+    require(config.report_to)
     config = config.resolved() if hasattr(config, "resolved") else config
     _refuse_odd_adapter(config)
     name = check_name(stage if config.name is None else config.name)

@@ -69,8 +69,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         accelerator = Accelerator(
             cpu=run.device.type == "cpu",
             mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(run.dtype, "no"),
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_dir=str(run.draft.path / "state"),
         )
         share = _share(config.batch_size // config.num_generations, accelerator.num_processes)
         if config.on_alarm == "rollback" and accelerator.num_processes > 1:
@@ -95,8 +93,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             eos_ids=end_ids(opened.tokenizer, opened.model.generation_config),
             tokens_per_row=run.tokens_per_row if packed else None,
         )
-        if config.report_to != "none":
-            accelerator.init_trackers("prefcli", config={k: str(v) for k, v in vars(config).items()})
         watchers = Watchers(of_ppo(config))
         position = Position()
         if run.resumed is not None:
@@ -129,8 +125,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                         order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
                         continue
                     reporter.advance(step, metrics)
-                    if config.report_to != "none":
-                        accelerator.log(metrics, step=step)
                     due = save_is_due(run, step) if step < total else config.keep_state
                     if due and accelerator.is_main_process:
                         position.train_seconds = time.monotonic() - started
@@ -142,8 +136,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             if position.step == 0:
                 raise
             run.alarm = error
-        if config.report_to != "none":
-            accelerator.end_training()
         tail = run.log.rows[-TAIL:]
         return run.finish(
             opened.model,

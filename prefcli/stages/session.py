@@ -40,6 +40,7 @@ from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import predicted_bytes
+from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
 
 SAVE_SECONDS = 600.0
 
@@ -47,7 +48,8 @@ SAVE_SECONDS = 600.0
 class MetricsLog:
     """metrics.jsonl: one object a logged step. A run that goes on keeps the lines up to the step it goes on from."""
 
-    def __init__(self, path: Path, kept: int = 0) -> None:
+    def __init__(self, path: Path, kept: int = 0, tracker: Tracker | None = None) -> None:
+        self.tracker = tracker
         lines = path.read_text(encoding="utf-8").splitlines() if kept else []
         # A line that was cut is of a later step: a state is saved after its step was logged.
         self.rows = [row for row in map(_read, lines) if row is not None and row["step"] <= kept]
@@ -75,6 +77,8 @@ class MetricsLog:
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        if self.tracker is not None:
+            self.tracker.log(step, numbers)
 
     def close(self) -> None:
         self._file.close()
@@ -207,6 +211,8 @@ class Session:
         card = model_card(manifest, Weights("model", scorer=manifest.stage == "rm", base=base))
         (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
         artifact = self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
+        if self.log.tracker is not None:
+            self.log.tracker.log(steps, {f"final/{n}": float(v) for n, v in metrics.items() if _is_number(v)})
         if self.alarm is not None:
             told = f"{self.alarm.message}. What was trained until then is {artifact.ref}"
             stopped = AlarmError(told, self.alarm.hint)
@@ -241,7 +247,8 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
         else:
             draft.note({"key": inputs.key, "environment": under})
-        log = MetricsLog(draft.path / "metrics.jsonl", last)
+        tracker = _tracker(inputs, draft, last, reporter) if is_main_process() else None
+        log = MetricsLog(draft.path / "metrics.jsonl", last, tracker)
         try:
             yield Session(inputs, reporter, draft, log, device, dtype)
         except BaseException:
@@ -250,7 +257,21 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             raise
         finally:
             log.close()
+            if tracker is not None:
+                tracker.close(well=draft.finished)
             reporter.end()
+
+
+def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tracker | None:
+    return open_tracker(
+        inputs.config.report_to,
+        root=inputs.store.root,
+        ref=f"{inputs.name}@v{draft.version}",
+        config=as_dict(inputs.config),
+        lineage=lineage_tags(inputs.stage, inputs.name, inputs.key, parents_of(inputs)),
+        resumed_at=last,
+        reporter=reporter,
+    )
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "bf16": session.dtype == torch.bfloat16,
         "fp16": session.dtype == torch.float16,
         "use_cpu": session.device.type == "cpu",
-        "report_to": config.report_to,
+        "report_to": "none",  # session.MetricsLog sends what it writes (stages/trackers.py)
         "run_name": f"{session.inputs.name}@v{session.draft.version}",
         "eval_strategy": "steps" if eval_every else "no",
         "eval_steps": eval_every,
