@@ -115,13 +115,13 @@ def test_its_interval_is_that_of_resampled_prompts_ranked_anew():
     shared = [draw.gauss(0, 1) for _ in range(30)]
     a, b = ([round(shared[p] + draw.gauss(0, 1), 1) for p in prompts] for _ in range(2))
     by_hand = []
-    for _ in range(400):
+    for _ in range(200):
         chosen = [draw.randrange(30) for _ in range(30)]
         at = [3 * p + k for p in chosen for k in range(3)]
         by_hand.append(spearman([a[i] for i in at], [b[i] for i in at]))
     by_hand.sort()
     low, high = rank_correlation(a, b, prompts)["ci95"]
-    assert (low, high) == pytest.approx((by_hand[10], by_hand[389]), abs=0.06)
+    assert (low, high) == pytest.approx((by_hand[5], by_hand[194]), abs=0.08)
     alone = rank_correlation(a, b)["ci95"]
     assert alone[1] - alone[0] < high - low  # answers to one prompt are not independent
 
@@ -156,9 +156,9 @@ def test_best_of_n_is_the_mean_over_all_subsets():
 def test_the_kl_of_best_of_n_is_that_of_its_distribution():
     """By quadrature of n u^(n−1) log(n u^(n−1)), the density of the largest of n uniform ranks."""
     for n in (1, 2, 7, 16):
-        steps = 200_000
+        steps = 40_000
         densities = (n * ((i + 0.5) / steps) ** (n - 1) for i in range(steps))
-        assert best_of_n_kl(n) == pytest.approx(fmean(x * math.log(x) if x else 0.0 for x in densities), abs=1e-4)
+        assert best_of_n_kl(n) == pytest.approx(fmean(x * math.log(x) if x else 0.0 for x in densities), abs=5e-4)
 
 
 @pytest.mark.parametrize(("fit", "kind"), [(fit_best_of_n, "best-of-n"), (fit_rl, "rl")])
