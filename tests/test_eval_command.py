@@ -151,9 +151,11 @@ def test_an_endpoint_judges_the_first_answers(chain, deep, endpoint):  # noqa: F
 # What is refused
 
 
-def test_all_kept_steps_are_named_in_order_and_the_final_model_once(chain):
+def test_all_kept_steps_are_named_in_order_and_the_final_model_once(chain, prefcli):
     keep_steps(chain, step10="sft", step9="dpo")
     assert expand("ppo@v1:steps", Store()) == ["ppo@v1:step9", "ppo@v1:step10", "ppo@v1"]
+    several = prefcli("eval", "--model", "sft", "--against", "ppo:steps", "--prompts", chain.data("held_out_prompts"))
+    assert several.exit_code == 2 and "names several models" in several.stderr
     keep_steps(chain, step2="sft")
     shutil.rmtree(chain.path("ppo") / "state" / "step9")
     shutil.rmtree(chain.path("ppo") / "state" / "step10")
@@ -180,6 +182,9 @@ def test_all_kept_steps_are_named_in_order_and_the_final_model_once(chain):
         (["--model", "dpo", "--against", "sft", "--judge", "rm"], 4, "score with it: --reward rm"),
         (["--model", "dpo", "--against", "sft", "--judge", "nobody"], 4, "nobody"),
         (["--model", "ppo:steps"], 4, "--keep-state"),
+        (["--model", "dpo", "--against", "sft", "--judge", ""], 4, "model of that name"),
+        (["--model", "dpo", "--against", "sft", "--judge", "judge:"], 4, "model of that name"),
+        (["--model", "sft", "--against", "ppo:steps"], 4, "--keep-state"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_answer(chain, prefcli, monkeypatch, args, code, piece):

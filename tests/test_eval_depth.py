@@ -200,6 +200,7 @@ def test_the_turn_and_its_interval_are_found_from_noisy_prompts_and_none_is_seen
     assert d == pytest.approx(math.sqrt(8)) and lowest < at < highest
     assert at == pytest.approx(height(found["gold_fit"], "rl", d))
     assert training_curve(names[:3], kl[:3], proxy[:3], gold[:3])["gold_fit"] is None  # two parameters, two points
+    assert training_curve(["a", "b"], [[0.0], [-1e-9]], [[0.0], [1.0]], [[0.0], [1.0]])["points"][1]["kl"] == 0
     # beyond what was measured: no turn, though the curve of the fit has one
     kl, gold = turning(draw, "rl", 1.0, 0.3, kls, noise=0.01)
     assert training_curve(names, kl, proxy, gold)["gold_fit"]["turn"] is None

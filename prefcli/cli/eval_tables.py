@@ -124,8 +124,10 @@ def turn(curve: dict[str, Any]) -> str:
         return f"{of}: gold does not turn within what was measured (√KL up to {farthest:.2f}{some})."
     if fit["turn"] == 0:
         return f"{of}: gold falls from the start on."
-    near = min(curve["points"], key=lambda point: abs(sqrt(point["kl"]) - fit["turn"]))
+    near = min(curve["points"][1:], key=lambda point: abs(sqrt(point["kl"]) - fit["turn"]))
     place = f"about n = {near['n']}" if "n" in near else f"nearest: {near['ref']}"
+    if fit["turn"] < min(sqrt(point["kl"]) for point in curve["points"][1:]):
+        place = "before the first point that was measured"
     at = f"at √KL {fit['turn']:.2f}, a KL of {fit['turn'] ** 2:.2f} nats ({place})"
     if high is None:
         return f"{of}: gold may turn {at}; the 95 % interval goes from {low:.2f} to beyond what was measured."

@@ -113,6 +113,8 @@ def _judge(what: str, setting: Setting) -> Judge:
 
 def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     """The baseline first, each model once."""
+    if config.against and len(expand(config.against, store)) > 1:
+        raise UsageError(f"--against {config.against} names several models", "name one: it is the baseline")
     texts = ([config.against] if config.against else []) + config.model
     found: dict[str, Reference] = {}
     for text in [one for named in texts for one in expand(named, store)]:
