@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from conftest import write
 from matplotlib.figure import Figure
 from test_label import endpoint, no_waiting_and_no_key  # noqa: F401  fixtures
 
@@ -89,6 +90,21 @@ def test_the_tables_say_what_was_compared_and_with_a_judge_who_asked(chain, deep
     for piece in ("4 prompts, 2 answers each", "dpo@v1 − sft@v1", "best of n by rm (proxy)", "judge tiny, against sft",
                   "too few points", "gold, rm", "32 pairs", "p: paired sign-flip test over prompts."):  # fmt: skip
         assert piece in result.stdout, piece
+
+
+def test_several_answers_stay_with_their_prompt(chain, prefcli, own_folder):
+    """Of a reward that reads the prompt alone the best of n is worth what one answer is."""
+    write(
+        own_folder / "p.py",
+        "def score(prompts, completions, **_):\n    return [float(sum(map(ord, p)) % 97) for p in prompts]\n",
+    )
+    result = prefcli("eval", "--model", "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts", "4",
+                     "--max-new-tokens", "2", "--best-of", "3", "--reward", "a=python:p.py:score",
+                     "--reward", "b=python:p.py:score", "--json")  # fmt: skip
+    (curve,) = json.loads(result.stdout)["overoptimisation"]
+    assert len({round(point["proxy"], 6) for point in curve["points"]}) == 1
+    (entry,) = json.loads(result.stdout)["agreement"]
+    assert entry["rho"] == pytest.approx(1) and entry["comparisons"] == 0 and entry["same_order"] is None
 
 
 def test_a_win_rate_of_several_answers_takes_the_prompt_as_its_unit():

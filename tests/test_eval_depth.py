@@ -203,7 +203,8 @@ def test_the_turn_and_its_interval_are_found_from_noisy_prompts_and_none_is_seen
     assert training_curve(["a", "b"], [[0.0], [-1e-9]], [[0.0], [1.0]], [[0.0], [1.0]])["points"][1]["kl"] == 0
     # beyond what was measured: no turn, though the curve of the fit has one
     kl, gold = turning(draw, "rl", 1.0, 0.3, kls, noise=0.01)
-    assert training_curve(names, kl, proxy, gold)["gold_fit"]["turn"] is None
+    beyond = training_curve(names, kl, proxy, gold)["gold_fit"]
+    assert beyond["turn"] is None and beyond["turn_ci95"] == [None, None] and beyond["beta"] > 0
 
 
 def test_best_of_n_turns_where_the_proxy_likes_what_gold_does_not():
