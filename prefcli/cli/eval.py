@@ -15,6 +15,10 @@ from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.train import quieten
 from prefcli.config.evaluate import EvalConfig
 
+JUDGE_NOTE = (
+    "wins: both orders say so; all else is a tie, and counts half. same place: one place was named in both orders."
+)
+
 
 def run(config: EvalConfig) -> None:
     plot = picture_file("--plot", config.plot)
@@ -54,7 +58,7 @@ def _blocks(result: dict[str, Any]) -> list[list[Table | str]]:
     if result["differences"]:
         found.append([tables.differences(result["differences"]), tables.differences_note(result["differences"])])
     if result["judge"] is not None:
-        found.append([tables.judge(result["judge"]), "wins: both orders say so; all else is a tie, and counts half."])
+        found.append([tables.judge(result["judge"]), JUDGE_NOTE])
     curves = result["overoptimisation"]
     if best_of := [curve for curve in curves if curve["kind"] == "best-of-n"]:
         found.append([tables.best_of_n(best_of), *(escape(tables.turn(curve)) for curve in best_of)])

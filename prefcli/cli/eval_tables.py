@@ -69,7 +69,7 @@ def judge(found: dict[str, Any]) -> Table:
     made = table(
         f"judge {found['ref']}, against {found['against']}",
         ["model"],
-        ["wins", "ties", "identical", "no verdict", "first place", "same place in both orders"],
+        ["wins", "ties", "identical", "no verdict", "first place", "same place"],
     )
     for entry in found["models"]:
         made.add_row(
