@@ -96,6 +96,10 @@ def test_eval_has_every_model_and_reward_model_and_the_shapes_that_are_documente
         assert trained["win_rate_ci95"][0] <= trained["win_rate"] <= trained["win_rate_ci95"][1]
     assert [entry["ref"].split(":")[0] for entry in evaluated["reward_models"]] == ["python", "rm@v1"]
     assert evaluated["reward_models"][0]["accuracy"] == 1.0  # the gold scorer labelled the held-out pairs
+    assert evaluated["answers"] == 1 and evaluated["overoptimisation"] == [] and evaluated["judge"] is None
+    compared = [(entry["a"], entry["b"]) for entry in evaluated["differences"] if entry["reward"] == "gold"]
+    assert compared == [("dpo@v1", "sft@v1"), ("ppo@v1", "sft@v1"), ("ppo@v1", "dpo@v1")]
+    assert [(entry["on"], entry["answers"]) for entry in evaluated["agreement"]] == [("answers", 18), ("pairs", 64)]
     assert len(evaluated["samples"]) == 2 and len(evaluated["samples"][0]["answers"]) == 3
 
 

@@ -115,13 +115,13 @@ def test_its_interval_is_that_of_resampled_prompts_ranked_anew():
     shared = [draw.gauss(0, 1) for _ in range(30)]
     a, b = ([round(shared[p] + draw.gauss(0, 1), 1) for p in prompts] for _ in range(2))
     by_hand = []
-    for _ in range(400):
+    for _ in range(200):
         chosen = [draw.randrange(30) for _ in range(30)]
         at = [3 * p + k for p in chosen for k in range(3)]
         by_hand.append(spearman([a[i] for i in at], [b[i] for i in at]))
     by_hand.sort()
     low, high = rank_correlation(a, b, prompts)["ci95"]
-    assert (low, high) == pytest.approx((by_hand[10], by_hand[389]), abs=0.06)
+    assert (low, high) == pytest.approx((by_hand[5], by_hand[194]), abs=0.08)
     alone = rank_correlation(a, b)["ci95"]
     assert alone[1] - alone[0] < high - low  # answers to one prompt are not independent
 
@@ -156,9 +156,9 @@ def test_best_of_n_is_the_mean_over_all_subsets():
 def test_the_kl_of_best_of_n_is_that_of_its_distribution():
     """By quadrature of n u^(n−1) log(n u^(n−1)), the density of the largest of n uniform ranks."""
     for n in (1, 2, 7, 16):
-        steps = 200_000
+        steps = 40_000
         densities = (n * ((i + 0.5) / steps) ** (n - 1) for i in range(steps))
-        assert best_of_n_kl(n) == pytest.approx(fmean(x * math.log(x) if x else 0.0 for x in densities), abs=1e-4)
+        assert best_of_n_kl(n) == pytest.approx(fmean(x * math.log(x) if x else 0.0 for x in densities), abs=5e-4)
 
 
 @pytest.mark.parametrize(("fit", "kind"), [(fit_best_of_n, "best-of-n"), (fit_rl, "rl")])
@@ -200,9 +200,11 @@ def test_the_turn_and_its_interval_are_found_from_noisy_prompts_and_none_is_seen
     assert d == pytest.approx(math.sqrt(8)) and lowest < at < highest
     assert at == pytest.approx(height(found["gold_fit"], "rl", d))
     assert training_curve(names[:3], kl[:3], proxy[:3], gold[:3])["gold_fit"] is None  # two parameters, two points
+    assert training_curve(["a", "b"], [[0.0], [-1e-9]], [[0.0], [1.0]], [[0.0], [1.0]])["points"][1]["kl"] == 0
     # beyond what was measured: no turn, though the curve of the fit has one
     kl, gold = turning(draw, "rl", 1.0, 0.3, kls, noise=0.01)
-    assert training_curve(names, kl, proxy, gold)["gold_fit"]["turn"] is None
+    beyond = training_curve(names, kl, proxy, gold)["gold_fit"]
+    assert beyond["turn"] is None and beyond["turn_ci95"] == [None, None] and beyond["beta"] > 0
 
 
 def test_best_of_n_turns_where_the_proxy_likes_what_gold_does_not():

@@ -17,7 +17,7 @@ from prefcli.cli.main import COMMANDS
 from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
-AT_LEAST = {"sft": 35, "train-rm": 35, "ppo": 45, "dpo": 45, "kto": 39, "eval": 21, "mem-estimate": 11, "ls": 3,
+AT_LEAST = {"sft": 35, "train-rm": 35, "ppo": 45, "dpo": 45, "kto": 39, "eval": 24, "mem-estimate": 11, "ls": 3,
             "show": 4, "score": 12, "serve-rm": 8, "sample": 18, "export": 9, "chat": 9,
             "label": 18, "sweep": 13, "compare": 20,
             "advise": 13}  # fmt: skip

@@ -82,6 +82,22 @@ def resolve(text: str, store: Store) -> Reference:
     )
 
 
+def expand(text: str, store: Store) -> list[str]:
+    """`ppo@v1:steps` as the kept steps of that run, in order, and its final model; any other text as it is.
+
+    Raises ArtifactError: no such artifact, or no step was kept.
+    """
+    name = text.removesuffix(":steps")
+    if name == text or os.path.isdir(text):
+        return [text]
+    artifact = resolve(name, store).artifact
+    steps = saved_steps(artifact.path) if artifact is not None else []
+    if artifact is None or not steps:
+        raise ArtifactError(f"{text}: no steps were kept", "make it again with --keep-state, and --save-every")
+    last = [] if steps[-1] == artifact.manifest.resources.get("steps") else [artifact.ref]
+    return [f"{artifact.ref}:step{step}" for step in steps] + last
+
+
 def default_model(store: Store) -> tuple[str, str]:
     """The starting model where none is named, and the sentence that says so."""
     newest = store.newest("sft")

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from prefcli.cli import eval_tables as tables
 from prefcli.cli.console import print_result, reporter, result_console
+from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.train import quieten
 from prefcli.config.evaluate import EvalConfig
 
+JUDGE_NOTE = (
+    "wins: both orders say so; all else is a tie, and counts half. same place: one place was named in both orders."
+)
+
 
 def run(config: EvalConfig) -> None:
+    plot = picture_file("--plot", config.plot)
     quieten(config.debug)
     from prefcli.evaluation.run import evaluate
 
     result = evaluate(config, reporter(config.quiet))
+    if plot is not None and result["overoptimisation"]:
+        from prefcli.report.overoptimisation import draw
+
+        draw_picture("--plot", plot, partial(draw, result["overoptimisation"]))
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
         return
+    _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
     console = result_console()
-    if result["models"]:
-        console.print(_models(result))
-        console.print(_notes(result))
-    if result["reward_models"]:
-        console.print(_reward_models(result["reward_models"]))
+    for number, block in enumerate(_blocks(result)):
+        if number:
+            console.print()
+        for part in block:
+            console.print(part)
     for sample in result["samples"]:
         console.print(f"\n[bold]prompt[/bold]  {escape(sample['prompt'])}")
         for answer in sample["answers"]:
@@ -34,24 +50,40 @@ def run(config: EvalConfig) -> None:
             console.print(f"  [bold]{escape(answer['ref'])}[/bold]  {escape(answer['text'])}  [dim]{scores}[/dim]")
 
 
+def _blocks(result: dict[str, Any]) -> list[list[Table | str]]:
+    """Tables, each with what is said of it."""
+    found: list[list[Table | str]] = []
+    if result["models"]:
+        found.append([_models(result), _notes(result)])
+    if result["differences"]:
+        found.append([tables.differences(result["differences"]), tables.differences_note(result["differences"])])
+    if result["judge"] is not None:
+        found.append([tables.judge(result["judge"]), JUDGE_NOTE])
+    curves = result["overoptimisation"]
+    if best_of := [curve for curve in curves if curve["kind"] == "best-of-n"]:
+        found.append([tables.best_of_n(best_of), *(escape(tables.turn(curve)) for curve in best_of)])
+    found += [[tables.training(curve), escape(tables.turn(curve))] for curve in curves if curve["kind"] == "rl"]
+    if result["reward_models"]:
+        found.append([_reward_models(result["reward_models"])])
+    if result["agreement"]:
+        found.append([tables.agreement(result["agreement"])])
+    return found
+
+
 def _models(result: dict[str, Any]) -> Table:
     entries = result["models"]
-    table = Table(
-        title=f"{result['prompts']} prompts, one answer each, temperature {result['temperature']:g}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
+    answers = "one answer" if result["answers"] == 1 else f"{result['answers']} answers"
+    table = tables.table(
+        f"{result['prompts']} prompts, {answers} each, temperature {result['temperature']:g}",
+        ["model"],
+        [f"reward {name}" for name in entries[0]["reward"]]
+        + ["wins", "KL", "tokens", "distinct-2", "ended", "seconds"],
     )
-    table.add_column("model")
-    for name in entries[0]["reward"]:
-        table.add_column(f"reward {name}", justify="right")
-    for name in ("wins", "KL", "tokens", "distinct-2", "ended", "seconds"):
-        table.add_column(name, justify="right")
     for entry in entries:
         table.add_row(
             escape(entry["ref"]),
-            *(_with_interval(value["mean"], value["ci95"]) for value in entry["reward"].values()),
-            "–" if entry["win_rate"] is None else _with_interval(entry["win_rate"], entry["win_rate_ci95"]),
+            *(tables.with_interval(value["mean"], value["ci95"]) for value in entry["reward"].values()),
+            "–" if entry["win_rate"] is None else tables.with_interval(entry["win_rate"], entry["win_rate_ci95"]),
             "–" if entry["kl"] is None else f"{entry['kl']:.2f}",
             f"{entry['length']:.1f}",
             f"{entry['distinct_2']:.2f}",
@@ -76,22 +108,12 @@ def _notes(result: dict[str, Any]) -> str:
 
 
 def _reward_models(entries: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title=f"reward sources on {entries[0]['pairs']} pairs", title_justify="left", box=None, pad_edge=False
-    )
-    for name in ("reward", "from"):
-        table.add_column(name)
-    for name in ("accuracy", "margin"):
-        table.add_column(name, justify="right")
+    table = tables.table(f"reward sources on {entries[0]['pairs']} pairs", ["reward", "from"], ["accuracy", "margin"])
     for entry in entries:
         table.add_row(
             escape(entry["name"]),
             escape(entry["ref"]),
-            _with_interval(entry["accuracy"], entry["accuracy_ci95"]),
+            tables.with_interval(entry["accuracy"], entry["accuracy_ci95"]),
             f"{entry['margin']:.2f}",
         )
     return table
-
-
-def _with_interval(value: float, interval: list[float]) -> str:
-    return escape(f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]")

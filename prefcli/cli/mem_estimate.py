@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
+from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.memory import MemoryConfig
-from prefcli.errors import SurroundingsError, UsageError, from_foreign
+from prefcli.errors import UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.comparison import Comparison, Method, as_dict, compare
 from prefcli.memory.estimate import PARTS
@@ -33,7 +34,7 @@ PLAIN = str.maketrans({"█": "#", "░": ".", "×": "x"})
 
 def run(config: MemoryConfig) -> None:
     """Print the comparison to stdout (one JSON object with --json), and draw it with --plot."""
-    plot = _plot_path(config.plot)
+    plot = picture_file("--plot", config.plot)
     gpu = find_gpu(config.gpu)
     if config.batch_size * config.max_length > MOST_TOKENS:
         raise UsageError(f"--batch-size × --max-length is {config.batch_size * config.max_length} tokens: too many")
@@ -45,7 +46,9 @@ def run(config: MemoryConfig) -> None:
         checkpointing=config.gradient_checkpointing,
     )
     if plot:
-        _draw(comparison, plot)
+        from prefcli.report.memory_chart import draw
+
+        draw_picture("--plot", plot, partial(draw, comparison))
     if config.json:
         print(json.dumps(as_dict(comparison), indent=2))
     else:
@@ -66,31 +69,6 @@ def _architecture(config: MemoryConfig) -> Architecture:
     if note:
         print(f"note: {note}", file=sys.stderr)
     return read_architecture(path)
-
-
-def _plot_path(plot: str | None) -> Path | None:
-    """--plot, checked before any work is done."""
-    if plot is None:
-        return None
-    path = Path(plot)
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot {plot}: the file must end in .png or .svg")
-    if not path.parent.is_dir():
-        hint = f"make it first: mkdir -p {path.parent}"
-        raise UsageError(f"--plot {plot}: there is no directory {path.parent}", hint)
-    if path.is_dir():
-        raise UsageError(f"--plot {plot} is a directory")
-    return path
-
-
-def _draw(comparison: Comparison, path: Path) -> None:
-    from prefcli.report.memory_chart import draw
-
-    try:
-        draw(comparison, path)
-    except OSError as error:
-        raise from_foreign(error) or SurroundingsError(f"--plot {path}: {error.strerror or error}") from error
-    print(f"wrote {path}", file=sys.stderr)
 
 
 def _show(comparison: Comparison) -> None:

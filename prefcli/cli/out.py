@@ -1,15 +1,16 @@
-"""The files of rows that commands write: looked at before any work is done, written whole."""
+"""The files of rows and the pictures that commands write: looked at before any work is done, rows written whole."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts.digests import write_atomically
-from prefcli.errors import SurroundingsError, UsageError
+from prefcli.errors import SurroundingsError, UsageError, from_foreign
 
 
 def out_file(option: str, value: str | None, taken: Mapping[str, Sequence[str | None]]) -> Path | None:
@@ -32,6 +33,37 @@ def out_file(option: str, value: str | None, taken: Mapping[str, Sequence[str | 
     if not os.access(path.parent, os.W_OK):
         raise SurroundingsError(f"{option} {value}: no permission to write in {path.parent}", "choose another place")
     return path
+
+
+def picture_file(option: str, value: str | None) -> Path | None:
+    """The picture that an option names, or None where it names none.
+
+    Raises UsageError: neither .png nor .svg, no directory for it, a directory. SurroundingsError: no permission.
+    """
+    if value is None:
+        return None
+    path = Path(value)
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"{option} {value}: the file must end in .png or .svg")
+    if not os.path.isdir(path.parent):
+        raise UsageError(f"{option} {value}: there is no directory {path.parent}", f"make it: mkdir -p {path.parent}")
+    if os.path.isdir(path):
+        raise UsageError(f"{option} {value} is a directory")
+    if not os.access(path.parent, os.W_OK):
+        raise SurroundingsError(f"{option} {value}: no permission to write in {path.parent}", "choose another place")
+    return path
+
+
+def draw_picture(option: str, path: Path, draw: Callable[[Path], bool | None]) -> None:
+    """Have `draw` write the picture, and say so on stderr, or that there was nothing to draw, where it returns False.
+
+    Raises SurroundingsError where it cannot be written.
+    """
+    try:
+        drawn = draw(path)
+    except OSError as error:
+        raise from_foreign(error) or SurroundingsError(f"{option} {path}: {error.strerror or error}") from error
+    print(f"{option}: nothing to draw" if drawn is False else f"wrote {path}", file=sys.stderr)
 
 
 def _same(a: str, b: str) -> bool:

@@ -8,19 +8,19 @@ import importlib
 import json
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.cli.command import command_of
 from prefcli.cli.console import print_result, reporter, result_console
+from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.passing_on import parse, stage_of
 from prefcli.cli.sweep_table import dry_table, tables
 from prefcli.cli.train import draw_curves, quieten
 from prefcli.config.base import option, typed_options
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.sweep import SweepConfig
-from prefcli.errors import AlarmError, SurroundingsError, UsageError, from_foreign
+from prefcli.errors import AlarmError, UsageError
 from prefcli.experiments.grid import parse_grid, parse_rows
 from prefcli.experiments.points import Planned, plan, points_of
 from prefcli.experiments.scores import Score, recorded_figure, recorded_score
@@ -40,7 +40,7 @@ def run(config: SweepConfig) -> None:
     """stdout carries the tables, or with --json one object; exit code 6 where every point failed."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("sweep runs in a single process", "train its points one by one with accelerate launch")
-    plot = plot_path(config.plot)
+    plot = picture_file("--plot", config.plot)
     report = reporter(config.quiet)
     stage = stage_of(config.stage)
     base = _base(config, stage)
@@ -63,7 +63,9 @@ def run(config: SweepConfig) -> None:
         raise
     result = summarise(stage.command, score, outcomes)
     if plot is not None and any(outcome.figure for outcome in outcomes):
-        _draw(result, plot, report)
+        from prefcli.report.sweep_chart import draw
+
+        draw_picture("--plot", plot, partial(draw, result))
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
     else:
@@ -197,29 +199,3 @@ def print_dry(config: SweepConfig, stage: Stage, score: Score, planned: list[Pla
         return
     reporter(config.quiet).plan(_in_words(stage, planned[0].point.config, score, planned))
     result_console().print(dry_table(planned))
-
-
-def plot_path(plot: str | None) -> Path | None:
-    """--plot, checked before any work is done. Raises UsageError, SurroundingsError."""
-    if plot is None:
-        return None
-    path = Path(plot)
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot {plot}: the file must end in .png or .svg")
-    if not os.path.isdir(path.parent):
-        raise UsageError(f"--plot {plot}: there is no directory {path.parent}", f"make it: mkdir -p {path.parent}")
-    if os.path.isdir(path):
-        raise UsageError(f"--plot {plot} is a directory")
-    if not os.access(path.parent, os.W_OK):
-        raise SurroundingsError(f"--plot {plot}: no permission to write in {path.parent}", "choose another place")
-    return path
-
-
-def _draw(result: dict[str, Any], path: Path, report: Reporter) -> None:
-    from prefcli.report.sweep_chart import draw
-
-    try:
-        drawn = draw(result, path)
-    except OSError as error:
-        raise from_foreign(error) or SurroundingsError(f"--plot {path}: {error.strerror or error}") from error
-    report.notice(f"drawn: {path}" if drawn else "nothing to draw: no option has two values and there are no rows")

@@ -14,9 +14,13 @@ from prefcli.config.training import DATA, MODEL, Dtype
 class EvalConfig:
     """Models side by side on held-out prompts, reward models on held-out pairs."""
 
-    model: Annotated[list[str], typer.Option(help="A model to measure; repeat for more.", rich_help_panel=MODEL)] = (
-        field(default_factory=list)
-    )
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="A model to measure; repeat for more. NAME@vN:steps are the kept steps of a run.",
+            rich_help_panel=MODEL,
+        ),
+    ] = field(default_factory=list)
     against: Annotated[
         str | None, typer.Option(help="The baseline of the win rate; also measured.", rich_help_panel=MODEL)
     ] = None
@@ -24,11 +28,20 @@ class EvalConfig:
         list[str],
         typer.Option(
             help="A score: reward-model artifact, model or python:FILE:FUNCTION; repeat for more. "
-            "The first one decides the win rate.",
+            "The first one decides the win rate and is the gold one of over-optimisation, the second its proxy.",
             metavar="[NAME=]REF",
             rich_help_panel=MODEL,
         ),
     ] = field(default_factory=list)
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="A language model that judges each model against the baseline, asked in both orders. "
+            "The key of an endpoint is read from OPENAI_API_KEY.",
+            metavar="MODEL|URL#MODEL",
+            rich_help_panel=MODEL,
+        ),
+    ] = None
     prompts: Annotated[list[str], typer.Option(help="Held-out prompts.", metavar="FILE", rich_help_panel=DATA)] = field(
         default_factory=list
     )
@@ -60,11 +73,28 @@ class EvalConfig:
     temperature: Annotated[float, typer.Option(min=1e-3, help="Sampling temperature.", rich_help_panel="Sampling")] = (
         0.7
     )
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.", rich_help_panel="Sampling")] = 64
+    best_of: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Answers to each prompt; above 1, what the best of 1, 2, … of them by the second --reward is worth.",
+            rich_help_panel="Sampling",
+        ),
+    ] = 1
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers at once.", rich_help_panel="Sampling")] = 64
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel="Sampling")] = 0
     samples: Annotated[
         int, typer.Option(min=0, help="Show this many prompts with every model's answer.", rich_help_panel="Output")
     ] = 0
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw over-optimisation (--best-of, or steps of a run) into this .png or .svg.",
+            metavar="FILE",
+            rich_help_panel="Output",
+        ),
+    ] = None
     dtype: Annotated[Dtype, typer.Option(help="Weights' type.", rich_help_panel=MODEL)] = "auto"
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.", rich_help_panel=MODEL)] = "auto"
     runs: Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel="Output")] = None

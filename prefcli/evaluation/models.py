@@ -18,6 +18,7 @@ from prefcli.models.logps import completion_logits
 from prefcli.models.rows import pad_rows
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
+from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
 
 
@@ -106,12 +107,17 @@ def adding_up(reporter: Reporter) -> Callable[[int], None]:
 
 
 def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, same_ids: bool) -> list[float]:
-    """One score an answer. `same_ids`: the answers' ids are those of the source's own tokenizer."""
+    """One score an answer. `same_ids`: the answers' ids are those of the source's own tokenizer.
+
+    Raises ArtifactError: a score that is no finite number, or what the source raises.
+    """
     asked = [
         Answer(row.prompt, text, prompt if same_ids else None, ids if same_ids else None, row.columns)
         for row, text, prompt, ids in zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids)
     ]
-    return [float(value) for value in source.score(asked)]
+    found = [float(value) for value in source.score(asked)]
+    refuse_not_finite(source.name, found, asked)
+    return found
 
 
 @torch.no_grad()
@@ -165,5 +171,15 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 def win_rate(values: Sequence[float], against: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Share of prompts on which a model scores higher than the baseline, ties as halves, and its interval."""
-    wins = [1.0 if mine > theirs else 0.5 if mine == theirs else 0.0 for mine, theirs in zip(values, against)]
+    return win_rate_of_many([[mine] for mine in values], [[theirs] for theirs in against])
+
+
+def win_rate_of_many(
+    values: Sequence[Sequence[float]], against: Sequence[Sequence[float]]
+) -> tuple[float, tuple[float, float]]:
+    """`win_rate` of several answers a prompt, [prompts][answers]: a prompt's share is that of its answers in order."""
+    wins = [
+        sum(1.0 if x > y else 0.5 if x == y else 0.0 for x, y in zip(mine, theirs, strict=True)) / len(mine)
+        for mine, theirs in zip(values, against, strict=True)
+    ]
     return sum(wins) / len(wins), bootstrap_interval(wins)

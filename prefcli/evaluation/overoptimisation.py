@@ -85,6 +85,7 @@ def training_curve(
     )
     if not nats.shape == scores.shape == judged.shape or nats.shape[-1:] != (len(names),) or not names:
         raise ValueError("there must be as many values of each model")
+    nats = nats.clamp(min=0)  # of equal models it is 0 up to rounding
     return _curve("rl", [{"ref": name} for name in names], nats, scores, judged, seed)
 
 

@@ -5,22 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from prefcli.data.formats import Row
 from prefcli.evaluation.statistics import wilson_interval
+from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
+
+
+def pair_scores(source: RewardSource, rows: Sequence[Row]) -> torch.Tensor:
+    """[pairs, 2] scores: chosen, rejected. Raises ArtifactError: one that is no finite number."""
+    sides = []
+    for side in ("chosen", "rejected"):
+        answers = [Answer(row.prompt, getattr(row, side), columns=row.columns) for row in rows]
+        found = source.score(answers)
+        refuse_not_finite(source.name, found.tolist(), answers)
+        sides.append(found)
+    return torch.stack(sides, dim=1)
 
 
 def pair_accuracy(source: RewardSource, rows: Sequence[Row]) -> dict[str, Any]:
     """Accuracy (ties as halves) with its 95 % interval, and the mean margin."""
-    sides = {
-        side: source.score([Answer(row.prompt, getattr(row, side), columns=row.columns) for row in rows])
-        for side in ("chosen", "rejected")
-    }
-    margins = sides["chosen"] - sides["rejected"]
+    return accuracy_of(pair_scores(source, rows))
+
+
+def accuracy_of(scores: torch.Tensor) -> dict[str, Any]:
+    """`pair_accuracy` of what `pair_scores` gives."""
+    margins = scores[:, 0] - scores[:, 1]
     right = float((margins > 0).sum()) + 0.5 * float((margins == 0).sum())
     return {
-        "accuracy": right / len(rows),
-        "accuracy_ci95": list(wilson_interval(right, len(rows))),
+        "accuracy": right / len(margins),
+        "accuracy_ci95": list(wilson_interval(right, len(margins))),
         "margin": float(margins.mean()),
-        "pairs": len(rows),
+        "pairs": len(margins),
     }

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
-from prefcli.artifacts.references import Reference, resolve
+from torch import Tensor
+
+from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
+from prefcli.config.label import JUDGE
 from prefcli.data.formats import Row
-from prefcli.errors import ArtifactError, UsageError
-from prefcli.evaluation import models, prompts
-from prefcli.evaluation.rewards import pair_accuracy
+from prefcli.errors import UsageError
+from prefcli.evaluation import curves, models, prompts
+from prefcli.evaluation.agreement import agreement
+from prefcli.evaluation.judge import Judge, load_judge
+from prefcli.evaluation.judged import judged_win_rate
+from prefcli.evaluation.measured import Measured, Setting, measure
+from prefcli.evaluation.paired import differences
+from prefcli.evaluation.rewards import accuracy_of, pair_scores
 from prefcli.models.devices import pick_device, pick_dtype
-from prefcli.models.loading import load_policy
-from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
+from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.sources import RewardSource, load_reward
 
 
 def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
-    """{"prompts", "models": […], "reward_models": […], "samples": […]}; the shapes are in docs/eval.md.
+    """What `eval --json` prints; the shapes are in docs/eval.md.
 
-    Raises UsageError: nothing to measure. DataError, ArtifactError as everywhere.
+    Raises UsageError: nothing to measure, or an option that asks for more than is given. DataError, ArtifactError and
+    SurroundingsError as everywhere.
     """
     store = Store(config.runs)
     references = _named_models(config, store)
@@ -34,38 +43,81 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
             "nothing to measure: give --model with --prompts, or --reward with --pairs",
             "prefcli eval --model ppo --against sft --prompts held_out_prompts.jsonl --reward rm",
         )
+    curves.check(config, [reference.shown for reference in references], len(specs))
+    if config.judge is not None and (config.against is None or len(references) < 2):
+        raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
     rows = prompts.read(config.prompts, "prompts", config.skip_bad, reporter)[: config.max_prompts]
     pairs = prompts.read(config.pairs, "pairs", config.skip_bad, reporter)
     device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
+    setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
     if references:  # by the first model's tokenizer, so that all models answer the same ones
         tokenizer = load_tokenizer(references[0], reporter)
         rows = [row for _, row in prompts.short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
-    sources = [load_reward(spec, None, dtype=dtype, device=device, reporter=reporter) for spec in specs]
+    sources = [load_reward(spec, None, dtype=setting.dtype, device=device, reporter=reporter) for spec in specs]
+    judge = _judge(config.judge, setting) if config.judge is not None else None
     result: dict[str, Any] = {
         "prompts": len(rows),
+        "answers": config.best_of,
         "temperature": config.temperature,
         "models": [],
+        "differences": [],
+        "judge": None,
+        "overoptimisation": [],
         "reward_models": [],
+        "agreement": [],
         "samples": [],
     }
     if references and rows:
-        _models(config, references, sources, rows, result, store, (dtype, device), reporter)
-    if pairs:
-        reporter.begin("scoring pairs", len(sources))
-        for done, (spec, source) in enumerate(zip(specs, sources), 1):
-            shown = spec.reference.shown if spec.reference else spec.text
-            result["reward_models"].append({"ref": shown, "name": spec.name, **pair_accuracy(source, pairs)})
-            reporter.advance(done)
-        reporter.end()
+        measured = _measured(references, sources, rows, setting)
+        baseline = measured[0] if config.against else None
+        result["models"] = [_entry(one, baseline) for one in measured]
+        result["differences"] = differences({one.ref: one.means for one in measured})
+        result["agreement"] = agreement(_over_answers(measured), "answers")
+        result["overoptimisation"] = curves.curves(measured, baseline, config.best_of, reporter)
+        if judge is not None:
+            result["judge"] = _judged(judge, measured, rows, reporter)
+        result["samples"] = _samples(measured, rows[: config.samples])
+    if pairs and specs:
+        scores = _on_pairs(sources, pairs, reporter)
+        result["reward_models"] = [
+            {"ref": spec.reference.shown if spec.reference else spec.text, "name": spec.name}
+            | accuracy_of(scores[spec.name])
+            for spec in specs
+        ]
+        result["agreement"] += agreement({name: values.tolist() for name, values in scores.items()}, "pairs")
     return result
+
+
+def _on_pairs(sources: list[RewardSource], pairs: list[Row], reporter: Reporter) -> dict[str, Tensor]:
+    reporter.begin("scoring pairs", len(sources))
+    found = {}
+    for done, source in enumerate(sources, 1):
+        found[source.name] = pair_scores(source, pairs)
+        reporter.advance(done)
+    reporter.end()
+    return found
+
+
+def _judge(what: str, setting: Setting) -> Judge:
+    return load_judge(
+        what.removeprefix(JUDGE),
+        f"--judge {what}",
+        None,
+        score_with="--reward",
+        dtype=setting.dtype,
+        device=setting.device,
+        store=setting.store,
+        reporter=setting.reporter,
+    )
 
 
 def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     """The baseline first, each model once."""
+    if config.against and len(expand(config.against, store)) > 1:
+        raise UsageError(f"--against {config.against} names several models", "name one: it is the baseline")
     texts = ([config.against] if config.against else []) + config.model
     found: dict[str, Reference] = {}
-    for text in texts:
+    for text in [one for named in texts for one in expand(named, store)]:
         reference = resolve(text, store)
         refuse_reward_model(reference)
         found.setdefault(reference.shown, reference)
@@ -76,104 +128,70 @@ def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     return list(found.values())
 
 
-def _models(
-    config: EvalConfig,
-    references: list[Reference],
-    sources: list[RewardSource],
-    rows: list[Row],
-    result: dict[str, Any],
-    store: Store,
-    placed: tuple[Any, Any],
-    reporter: Reporter,
-) -> None:
-    dtype, device = placed
-    baseline = references[0] if config.against else None
-    baseline_scores: list[float] = []
-    answered: list[list[str]] = []
-    reporter.begin("answering", len(rows) * len(references))
-    progress = models.adding_up(reporter)
-    for reference in references:
-        tokenizer = load_tokenizer(reference, reporter)
-        model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
-        answers = models.answer(
-            model,
-            tokenizer,
-            rows,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            progress=progress,
-        )
-        answered.append(answers.completions)
-        by_source = {source.name: models.scores(source, rows, answers, same_ids=False) for source in sources}
-        entry: dict[str, Any] = {
-            "ref": reference.shown,
-            "reward": {name: models.summary(values) for name, values in by_source.items()},
-            "win_rate": None,
-            "win_rate_ci95": None,
-            **_kl(config, reference, baseline, model, tokenizer, answers, store, placed, reporter),
-            **models.measures(answers),
+def _measured(
+    references: list[Reference], sources: list[RewardSource], rows: list[Row], setting: Setting
+) -> list[Measured]:
+    baseline = references[0] if setting.config.against else None
+    setting.reporter.begin("answering", len(rows) * setting.config.best_of * len(references))
+    progress = models.adding_up(setting.reporter)
+    found = [measure(reference, baseline, rows, sources, setting, progress) for reference in references]
+    setting.reporter.end()
+    return found
+
+
+def _entry(one: Measured, baseline: Measured | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "ref": one.ref,
+        "reward": {name: models.summary(values) for name, values in one.means.items()},
+        "win_rate": None,
+        "win_rate_ci95": None,
+        "kl": None if one.kl is None else fmean(one.kl),
+        "kl_to": one.kl_to,
+        **one.measures,
+    }
+    if one.scores and baseline is not None and one is not baseline:
+        first = next(iter(one.scores))
+        entry["win_rate"], interval = models.win_rate_of_many(one.scores[first], baseline.scores[first])
+        entry["win_rate_ci95"] = list(interval)
+    return entry
+
+
+def _samples(measured: list[Measured], rows: list[Row]) -> list[dict[str, Any]]:
+    """Each of these prompts with every model's first answer."""
+    return [
+        {
+            "prompt": row.prompt_text,
+            "answers": [
+                {
+                    "ref": one.ref,
+                    "text": one.texts[i][0],
+                    "reward": {name: values[i][0] for name, values in one.scores.items()},
+                }
+                for one in measured
+            ],
         }
-        if by_source and baseline is not None:
-            first = next(iter(by_source.values()))
-            if reference is baseline:
-                baseline_scores = first
-            else:
-                entry["win_rate"], interval = models.win_rate(first, baseline_scores)
-                entry["win_rate_ci95"] = list(interval)
-        entry["reward_values"] = by_source
-        result["models"].append(entry)
+        for i, row in enumerate(rows)
+    ]
+
+
+def _over_answers(measured: list[Measured]) -> dict[str, list[list[float]]]:
+    """Source → [prompts][all answers of all models]."""
+    return {
+        name: [[value for row in rows for value in row] for rows in zip(*(one.scores[name] for one in measured))]
+        for name in measured[0].scores
+    }
+
+
+def _judged(judge: Judge, measured: list[Measured], rows: list[Row], reporter: Reporter) -> dict[str, Any]:
+    """Every model's first answers against the baseline's."""
+    baseline, *others = measured
+    prompts = [row.prompt_text for row in rows]
+    reporter.begin("judging", len(rows) * len(others))
+    progress = models.adding_up(reporter)
+    firsts = {one.ref: [texts[0] for texts in one.texts] for one in measured}
+    found = [
+        {"ref": one.ref} | judged_win_rate(judge, prompts, firsts[one.ref], firsts[baseline.ref], progress)
+        for one in others
+    ]
     reporter.end()
-    for i, row in enumerate(rows[: config.samples]):
-        result["samples"].append(
-            {
-                "prompt": row.prompt_text,
-                "answers": [
-                    {
-                        "ref": entry["ref"],
-                        "text": texts[i],
-                        "reward": {name: values[i] for name, values in entry["reward_values"].items()},
-                    }
-                    for entry, texts in zip(result["models"], answered)
-                ],
-            }
-        )
-    for entry in result["models"]:
-        del entry["reward_values"]
-
-
-def _kl(
-    config: EvalConfig,
-    reference: Reference,
-    baseline: Reference | None,
-    model: Any,
-    tokenizer: Any,
-    answers: models.Answers,
-    store: Store,
-    placed: tuple[Any, Any],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """KL to the reference in the manifest, else to the baseline; None where there is neither, or it reads other ids."""
-    anchor = _anchor(reference, store) or baseline
-    if anchor is None:
-        return {"kl": None, "kl_to": None}
-    if anchor.shown == reference.shown:
-        return {"kl": 0.0, "kl_to": anchor.shown}
-    dtype, device = placed
-    if tokenizer_digest(load_tokenizer(anchor, reporter)) != tokenizer_digest(tokenizer):
-        return {"kl": None, "kl_to": None}
-    frozen = load_policy(anchor, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
-    values = models.kl_to(frozen, model, answers, config.temperature, config.batch_size)
-    return {"kl": sum(values) / len(values), "kl_to": anchor.shown}
-
-
-def _anchor(reference: Reference, store: Store) -> Reference | None:
-    """The reference model that an artifact was tied to while it was trained, if it is still there."""
-    if reference.artifact is None:
-        return None
-    parent = reference.artifact.manifest.parents.get("reference")
-    try:
-        return resolve(str(parent["ref"]), store) if parent else None
-    except ArtifactError:
-        return None
+    return {"ref": judge.ref, "against": baseline.ref, "models": found}
