@@ -184,6 +184,19 @@ def test_a_point_that_fails_is_told_and_the_others_are_made(prefcli, start):
     assert [(s["seeds"], s["failed"]) for s in found["settings"]] == [([0], [1]), ([1], [0])]
 
 
+def test_a_score_that_is_no_number_is_a_failure(prefcli, start):
+    found = run(dpo_points(prefcli, start), Maker(), lambda artifact: Figure(math.nan), SILENT)
+    assert {outcome.reason for outcome in found} == {"its score is not a number"}
+    assert json.dumps(summarise("dpo", Score("s", ""), found), allow_nan=False)
+
+
+def test_held_out_files_are_read_before_anything_is_trained(prefcli, start, monkeypatch, own_folder):
+    monkeypatch.setattr("prefcli.cli.sweep._make", lambda *_, **__: pytest.fail("trained"))
+    (own_folder / "s.py").write_text("def f(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n")
+    result = prefcli("sweep", *start, "--seeds", 2, "--score", "a=python:s.py:f", "--prompts", "nowhere.jsonl")
+    assert result.exit_code == 3 and "nowhere.jsonl" in result.stderr
+
+
 @pytest.mark.parametrize("error", [SurroundingsError("disk full"), OSError(28, "No space left"), ZeroDivisionError()])
 def test_what_would_stop_every_point_stops_the_sweep(prefcli, start, error):
     with pytest.raises(type(error)):

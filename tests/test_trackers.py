@@ -95,11 +95,11 @@ class Recorder(types.ModuleType):
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return lambda *args, **kwargs: self.calls.append((name, args, kwargs)) or self
+        return lambda *args, **kwargs: print("* hello") or self.calls.append((name, args, kwargs)) or self
 
 
 @pytest.mark.parametrize(("name", "send"), [("wandb", "log"), ("mlflow", "log_metrics"), ("trackio", "log")])
-def test_the_other_trackers_are_told_name_options_lineage_metrics_and_end(own_folder, monkeypatch, name, send):
+def test_the_other_trackers_are_told_name_options_lineage_metrics_and_end(own_folder, monkeypatch, capsys, name, send):
     for variable in ("MLFLOW_TRACKING_URI", "WANDB_PROJECT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TRACKIO_DIR", "x")
@@ -108,6 +108,7 @@ def test_the_other_trackers_are_told_name_options_lineage_metrics_and_end(own_fo
     tracker = opened(name, own_folder)
     tracker.log(3, {"loss": 0.5, "wild": float("inf")})
     tracker.close(well=True)
+    assert capsys.readouterr().out == ""  # stdout is the result's
     told = repr(package.calls)
     assert all(part in told for part in ("dpo@v1", "'prefcli'", "beta", "sft@v1"))
     (call,) = [call for call in package.calls if call[0] == send]

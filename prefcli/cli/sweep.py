@@ -20,7 +20,12 @@ from prefcli.cli.train import draw_curves, quieten
 from prefcli.config.base import option, typed_options
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.sweep import SweepConfig
+<<<<<<< HEAD
 from prefcli.errors import AlarmError, UsageError
+=======
+from prefcli.data.formats import read_dataset
+from prefcli.errors import AlarmError, SurroundingsError, UsageError, from_foreign
+>>>>>>> sweep
 from prefcli.experiments.grid import parse_grid, parse_rows
 from prefcli.experiments.points import Planned, plan, points_of
 from prefcli.experiments.scores import Score, recorded_figure, recorded_score
@@ -114,11 +119,12 @@ def _values(stage: Stage, name: str, texts: list[str]) -> list[Any]:
 
 
 def _score(config: SweepConfig, stage: Stage, base: Any) -> Score:
-    """What points are scored by. Raises UsageError for what does not go together, ArtifactError for no such reward."""
+    """What points are scored by. Raises UsageError for what does not go together, ArtifactError, DataError."""
     if stage.name == "rm":
         if config.score or config.prompts:
             raise UsageError("train-rm is scored on pairs, not by --score", "give --pairs FILE, or nothing")
         if config.pairs:
+            read_dataset(config.pairs, "pairs")  # a mistake in it costs a second here, and a training run later
             return Score("accuracy", f"on {', '.join(config.pairs)}")
         return recorded_score(stage, base)
     if config.pairs:
@@ -135,6 +141,7 @@ def _score(config: SweepConfig, stage: Stage, base: Any) -> Score:
     refuse_language_model(spec)
     if spec.function is not None:
         load_function(spec)
+    read_dataset(config.prompts, "prompts")
     source = spec.reference.shown if spec.reference else spec.text
     return Score(spec.name, f"{source}, on {', '.join(config.prompts)}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prefcli.artifacts.store import Artifact
 from prefcli.config.evaluate import EvalConfig
 from prefcli.evaluation.run import evaluate
@@ -13,7 +15,8 @@ def on_prompts(config: EvalConfig, artifact: Artifact, reporter: Reporter) -> Fi
     """The mean of the config's one reward over answers to its prompts, with its interval over prompts, and the KL."""
     (entry,) = evaluate(_with(config, model=[artifact.ref]), reporter)["models"]
     (reward,) = entry["reward"].values()
-    return Figure(reward["mean"], reward["ci95"], entry["kl"])
+    kl = entry["kl"]
+    return Figure(reward["mean"], reward["ci95"], kl if kl is not None and math.isfinite(kl) else None)
 
 
 def on_pairs(config: EvalConfig, artifact: Artifact, reporter: Reporter) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,7 +41,9 @@ def run(points: list[Point], make: Make, measure: Measure, reporter: Reporter) -
         artifact = None
         try:
             artifact = _trained(point, make)
-            outcome = Outcome(point, artifact, measure(artifact))
+            figure = measure(artifact)
+            finite = math.isfinite(figure.value)
+            outcome = Outcome(point, artifact, *((figure, None) if finite else (None, "its score is not a number")))
         except Exception as error:
             known = error if isinstance(error, PrefcliError) else from_foreign(error)
             if known is None or isinstance(known, SurroundingsError):

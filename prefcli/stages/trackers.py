@@ -12,7 +12,9 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,8 @@ class Tracker:
         if not self._working:
             return
         try:
-            what()
+            with redirect_stdout(sys.stderr):  # stdout is the result's, and trackers greet and take leave there
+                what()
         except Exception as error:
             self._working = False
             self._reporter.notice(f"--report-to {self._name} failed and gets no more: {error or type(error).__name__}")
@@ -79,7 +82,9 @@ def open_tracker(
     folder = root / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return TRACKERS[name](folder.resolve(), ref, config, lineage, resumed_at).told_by(reporter)
+        with redirect_stdout(sys.stderr):
+            tracker = TRACKERS[name](folder.resolve(), ref, config, lineage, resumed_at)
+        return tracker.told_by(reporter)
     except PrefcliError:
         raise
     except Exception as error:
