@@ -28,6 +28,7 @@ COMMANDS = {
     "label": ("label", "prefcli.config.label", "LabelConfig", "Make sampled answers into pairs, labels or demos."),
     "serve-rm": ("serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP."),
     "export": ("export", "prefcli.config.export", "ExportConfig", "Write a finished model as one plain directory."),
+    "report": ("report", "prefcli.config.report", "ReportConfig", "One page about finished runs, to read offline."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
     "ls": ("ls", "prefcli.config.store", "ListConfig", "List the artifacts."),
     "show": ("show", "prefcli.config.store", "ShowConfig", "Show one artifact and what it was made from."),
