@@ -15,6 +15,7 @@ from prefcli.cli.console import print_result, reporter
 from prefcli.cli.train import quieten
 from prefcli.config.export import ExportConfig
 from prefcli.errors import UsageError
+from prefcli.report.series import read_log
 from prefcli.stages.card import Weights, model_card, plain_card
 
 
@@ -83,4 +84,6 @@ def _card(reference: Reference, store: Store, weights: Weights, hub: str | None)
         return plain_card(reference.shown, replace(weights, hub_root=hub))
     tree = lineage(artifact, store)
     part = str(reference.path.resolve().relative_to(artifact.path.resolve()))
-    return model_card(artifact.manifest, replace(weights, hub_root=hub_root(tree)), part=part, tree=tree)
+    return model_card(
+        artifact.manifest, replace(weights, hub_root=hub_root(tree)), part=part, tree=tree, rows=read_log(artifact.path)
+    )

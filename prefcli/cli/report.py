@@ -15,6 +15,9 @@ from prefcli.cli.train import quieten
 from prefcli.config.base import option, typed_options
 from prefcli.config.report import ReportConfig
 from prefcli.errors import SurroundingsError, UsageError
+from prefcli.report.criteria import read_comparison
+from prefcli.report.facts import gather
+from prefcli.report.mark import is_ours
 
 ANSWERING = ("reward", "against", "max_prompts", "max_new_tokens", "temperature", "seed", "samples")
 
@@ -22,17 +25,12 @@ ANSWERING = ("reward", "against", "max_prompts", "max_new_tokens", "temperature"
 def run(config: ReportConfig) -> None:
     _refuse_without_prompts(config)
     quieten(config.debug)
-    from prefcli.report.page import is_ours, page
-
     out = _output(config.output)
     if out.exists() and not config.force and not is_ours(out):
         raise UsageError(
             f"--output {config.output} is there already, and is no report of prefcli",
             "name another file, or replace it with --force",
         )
-    from prefcli.report.criteria import read_comparison
-    from prefcli.report.facts import gather
-
     comparison = read_comparison(config.comparison) if config.comparison is not None else None
     store = Store(config.runs)
     references = [resolve(text, store) for text in config.refs]
@@ -48,6 +46,7 @@ def run(config: ReportConfig) -> None:
             report.notice(reference.note)
     from prefcli.report.evaluated import measure
     from prefcli.report.lengths import data_files
+    from prefcli.report.page import page
 
     evaluation = measure(config, references, facts, report) if config.prompts else None
     data = data_files(facts, store, report)
@@ -97,5 +96,7 @@ def _again(config: ReportConfig) -> list[str]:
         value = getattr(config, name)
         if name in ("refs", "force", "json", "quiet", "debug", "config") or value == getattr(plain, name):
             continue
-        words += [word for item in (value if isinstance(value, list) else [value]) for word in (option(name), str(item))]
+        words += [
+            word for item in (value if isinstance(value, list) else [value]) for word in (option(name), str(item))
+        ]
     return words

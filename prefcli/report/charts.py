@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from prefcli.report.series import Panel, Series
-from prefcli.report.svg import ALARM, INK, SERIES, chart
+from prefcli.report.svg import ALARM, INK, SERIES, About, chart
 from prefcli.report.text import number, shortened
 
 MANY = 40  # points; a line of more is drawn faint, with its running mean over it
@@ -28,7 +28,7 @@ class Dot:
     colour: int = 0
 
 
-def curves(panel: Panel, alarms: Sequence[tuple[int, str]], names: Sequence[str], **about: str) -> Markup:
+def curves(panel: Panel, alarms: Sequence[tuple[int, str]], names: Sequence[str], about: About) -> Markup:
     """The series of a panel over the steps, named at their ends (`names`); alarms are marked by a line."""
     named = len(panel.series) > 1
     longest = max(map(len, names)) if named else 0
@@ -58,7 +58,7 @@ def curves(panel: Panel, alarms: Sequence[tuple[int, str]], names: Sequence[str]
         if named:
             _end_labels(axes, panel, names)
 
-    return chart(draw, **about, height=170, margins=(18, right if named else 12, 24, 46))
+    return chart(draw, about, height=170, margins=(18, right if named else 12, 24, 46))
 
 
 def smoothed(panel: Panel, series: Series) -> bool:
@@ -73,7 +73,7 @@ def running_mean(series: Series) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def dots(rows: Sequence[Dot], format: Callable[[float], str] = number, **about: str) -> Markup:
+def dots(rows: Sequence[Dot], about: About, format: Callable[[float], str] = number) -> Markup:
     """One row a name, the value as a dot with its interval as a line, and written beside it."""
     longest = max(len(shortened(row.label)) for row in rows)
     left = min(14 + round(6.4 * longest), 150)
@@ -90,11 +90,11 @@ def dots(rows: Sequence[Dot], format: Callable[[float], str] = number, **about: 
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _value_axis(axes, format)
 
-    return chart(draw, **about, height=44 + 26 * len(rows), margins=(8, 62, 28, left))
+    return chart(draw, about, height=44 + 26 * len(rows), margins=(8, 62, 28, left))
 
 
 def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], format: Callable[[float], str],
-         **about: str) -> Markup:  # fmt: skip
+         about: About) -> Markup:  # fmt: skip
     """Groups of bars that lie, each with its name and value behind it; what is of one kind has one colour."""
     labels: list[tuple[float, str]] = []
 
@@ -115,10 +115,10 @@ def bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], format: Callab
         axes.set_xticks([])
 
     height = round(20 + 18 * sum(len(entries) + 0.8 for _, entries in rows))
-    return chart(draw, **about, height=height, margins=(6, 6, 6, 104))
+    return chart(draw, about, height=height, margins=(6, 6, 6, 104))
 
 
-def scatter(points: Sequence[tuple[Dot, float]], x_label: str, **about: str) -> Markup:
+def scatter(points: Sequence[tuple[Dot, float]], x_label: str, about: About) -> Markup:
     """Values with intervals over another quantity: each point (a dot, its x) with its name beside it."""
     right = max(x for _, x in points) or 1.0
 
@@ -139,16 +139,17 @@ def scatter(points: Sequence[tuple[Dot, float]], x_label: str, **about: str) -> 
         axes.spines["left"].set_visible(False)
         _point_labels(axes, points)
 
-    return chart(draw, **about, height=240, margins=(12, 12, 42, 46))
+    return chart(draw, about, height=240, margins=(12, 12, 42, 46))
 
 
-def histogram(groups: Sequence[tuple[str, Sequence[float]]], x_label: str, *, zero: bool = False,
-              **about: str) -> Markup:  # fmt: skip
+def histogram(
+    groups: Sequence[tuple[str, Sequence[float]]], x_label: str, about: About, *, zero: bool = False
+) -> Markup:
     """How values are spread, one outline a group, named on top in its colour; `zero` marks nought, for differences."""
     edges, whole = _edges([value for _, values in groups for value in values])
 
     def draw(axes: Axes) -> None:
-        for (name, values), colour in zip(groups, _colours(len(groups))):
+        for (_, values), colour in zip(groups, _colours(len(groups))):
             axes.hist(values, edges, color=colour, histtype="stepfilled", alpha=0.25)
             axes.hist(values, edges, color=colour, histtype="step", linewidth=1.4)
         across = 0.0
@@ -167,7 +168,7 @@ def histogram(groups: Sequence[tuple[str, Sequence[float]]], x_label: str, *, ze
         axes.margins(x=0.01, y=0.08)
         axes.spines["left"].set_visible(False)
 
-    return chart(draw, **about, height=176, margins=(20, 12, 40, 46))
+    return chart(draw, about, height=176, margins=(20, 12, 40, 46))
 
 
 def _edges(values: Sequence[float]) -> tuple[list[float], bool]:
@@ -235,5 +236,3 @@ def _end_labels(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
     for (_, name, colour), place in zip(ends, places):
         axes.annotate(name, (1, (place - over) / tall), xycoords="axes fraction", xytext=(5, 0),
                       textcoords="offset pixels", color=colour, fontsize=10, va="center")  # fmt: skip
-
-

@@ -66,7 +66,9 @@ class Run:
 
     def logged(self, step: int, name: str) -> Figure:
         """A value of the log. Raises StopIteration where that step logged no such metric."""
-        return Figure(f"{self.ref}:log@{step}.{name}", next(r[name] for r in self.rows if r["step"] == step and name in r))
+        return Figure(
+            f"{self.ref}:log@{step}.{name}", next(r[name] for r in self.rows if r["step"] == step and name in r)
+        )
 
 
 @dataclass(frozen=True)

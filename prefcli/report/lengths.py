@@ -23,7 +23,7 @@ ROWS = 2000  # at most so many are tokenised, drawn from all
 class DataFile:
     """A file of data as the manifests have it, who was trained on it, and its lengths where it is still the same.
 
-    `lengths`: part (prompt, answer, chosen, rejected) → tokens of each row that was measured; `note`: why there are none.
+    `lengths`: part (prompt, answer, chosen, rejected) → tokens of each row measured; `note`: why there are none.
     """
 
     path: str
@@ -71,7 +71,9 @@ def _measured(rows: list[Row], encoder: Encoder) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"prompt": [len(encoder.prompt_ids(row.prompt)) for row in rows]}
     for name, part in (("answer", "completion"), ("chosen", "chosen"), ("rejected", "rejected")):
         lengths = [
-            len(encoder.completion_ids(row.prompt, answer)) for row in rows if (answer := getattr(row, part)) is not None
+            len(encoder.completion_ids(row.prompt, answer))
+            for row in rows
+            if (answer := getattr(row, part)) is not None
         ]
         if lengths:
             found[name] = lengths

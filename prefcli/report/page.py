@@ -14,35 +14,38 @@ from prefcli import __version__
 from prefcli.report import lineage_chart
 from prefcli.report.facts import Facts, Figure, Run
 from prefcli.report.lengths import DataFile
+from prefcli.report.mark import MARK
 from prefcli.report.text import number, seconds, shown
 from prefcli.report.views import criteria_view, data_view, evaluation_view, memory_view, run_view
-
-MARK = '<meta name="generator" content="prefcli report">'  # how a file of ours is known again
 
 
 def page(facts: Facts, *, data: list[DataFile], evaluation: dict[str, Any] | None, comparison: dict[str, Any] | None,
          again: list[str]) -> str:  # fmt: skip
     """The whole page. `again` are the words of the command that makes it."""
     lineage, width = lineage_chart.draw(facts.trees, facts.asked) if facts.trees else ("", 0)
-    return _environment().get_template("report.html.j2").render(
-        mark=MARK,
-        version=__version__,
-        made=datetime.date.today(),
-        facts=facts,
-        title=listed(facts.asked or facts.outside),
-        asked=listed(facts.asked),
-        ancestor=common_ancestor(facts),
-        tiles=[_tile(facts, run) for ref in facts.asked if (run := facts.run(ref))],
-        lineage=lineage,
-        lineage_width=width,
-        runs=[run_view(run, place) for place, run in enumerate(facts.runs)],
-        memory=memory_view(facts),
-        data=data_view(data),
-        evaluation=evaluation_view(evaluation) if evaluation and evaluation["models"] else None,
-        criteria=criteria_view(comparison) if comparison else None,
-        again=shlex.join(again),
-        fill=_fill(facts),
-        environment=_environments(facts),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            mark=MARK,
+            version=__version__,
+            made=datetime.date.today(),
+            facts=facts,
+            title=listed(facts.asked or facts.outside),
+            asked=listed(facts.asked),
+            ancestor=common_ancestor(facts),
+            tiles=[_tile(facts, run) for ref in facts.asked if (run := facts.run(ref))],
+            lineage=lineage,
+            lineage_width=width,
+            runs=[run_view(run, place) for place, run in enumerate(facts.runs)],
+            memory=memory_view(facts),
+            data=data_view(data),
+            evaluation=evaluation_view(evaluation) if evaluation and evaluation["models"] else None,
+            criteria=criteria_view(comparison) if comparison else None,
+            again=shlex.join(again),
+            fill=_fill(facts),
+            environment=_environments(facts),
+        )
     )
 
 
@@ -53,14 +56,6 @@ def common_ancestor(facts: Facts) -> str | None:
     above = [{run.ref for run in facts.above(ref)} - set(facts.asked) for ref in facts.asked]
     shared = set.intersection(*above)
     return next((run.ref for run in reversed(facts.runs) if run.ref in shared), None)
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is a report that may be written again: one that begins as ours do."""
-    try:
-        return MARK in path.read_bytes()[:2000].decode("utf-8", "replace")
-    except OSError:
-        return False
 
 
 def listed(names: list[str]) -> str:

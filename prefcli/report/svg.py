@@ -1,7 +1,7 @@
 """A matplotlib figure as SVG that stands inside a page: its colours and font are the page's, its ids its own.
 
-Figures are drawn in the colours below, which no eye is meant to see; in the SVG each becomes a CSS variable, so that the
-page's style sheet decides them in light, dark and print. Text stays text. One unit is one CSS pixel.
+Figures are drawn in the colours below, which no eye is meant to see; in the SVG each becomes a CSS variable, so that
+the page's style sheet decides them in light, dark and print. Text stays text. One unit is one CSS pixel.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from prefcli.report.text import clean
 
 INK, MUTED, RULE, ALARM, PAPER = "#010203", "#020304", "#030405", "#040506", "#050607"
 SERIES = ("#110001", "#110002", "#110003", "#110004", "#110005", "#110006")
@@ -46,25 +50,33 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 ElementTree.register_namespace("", _NAMESPACE[1:-1])
 
 
-def chart(draw: Callable[[Axes], None], *, name: str, title: str, description: str, height: int = 190,
-          margins: tuple[int, int, int, int] = (16, 14, 30, 44), width: int = WIDTH) -> Markup:  # fmt: skip
-    """The SVG element of one pair of axes. `name` begins its ids, `title` and `description` are for screen readers.
+class About(NamedTuple):
+    """A chart's name, which begins its ids, and what a screen reader says of it."""
 
-    `margins` are top, right, bottom and left, in pixels, as are width and height.
-    """
+    name: str
+    title: str
+    description: str
+
+
+def chart(draw: Callable[[Axes], None], about: About, *, height: int, margins: tuple[int, int, int, int]) -> Markup:
+    """The SVG element of one pair of axes. `margins` are top, right, bottom and left, in pixels, as is the height."""
+    width = WIDTH
     top, right, bottom, left = margins
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width / 72, height / 72))
         axes = figure.add_axes((left / width, bottom / height, (width - left - right) / width,
                                 (height - top - bottom) / height))  # fmt: skip
         draw(axes)
+        for text in figure.findobj(Text):
+            text.set_text(clean(text.get_text()))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return inline(out.getvalue(), name=name, title=title, description=description)
+    return inline(out.getvalue(), about)
 
 
-def inline(text: str, *, name: str, title: str, description: str) -> Markup:
-    """A whole SVG file as an element of a page: what names it or leads out of it goes, ids begin with `name`."""
+def inline(text: str, about: About) -> Markup:
+    """A whole SVG file as an element of a page: what leads out of it goes, and its ids begin with its name."""
+    name = about.name
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):
@@ -84,9 +96,9 @@ def inline(text: str, *, name: str, title: str, description: str) -> Markup:
     root.set("role", "img")
     root.set("aria-labelledby", f"{name}-title {name}-desc")
     root.set("id", name)
-    for tag, what in (("desc", description), ("title", title)):
+    for tag, what in (("desc", about.description), ("title", about.title)):
         element = ElementTree.Element(_NAMESPACE + tag, {"id": f"{name}-{tag}"})
-        element.text = what
+        element.text = clean(what)
         root.insert(0, element)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 

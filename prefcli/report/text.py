@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from prefcli.memory.sizes import format_bytes
@@ -38,6 +39,14 @@ SHORT = {
 
 def short(metric: str) -> str:
     return SHORT.get(metric, metric.removeprefix("objective/scores/").removeprefix("judge/"))
+
+
+# What XML 1.0 has no place for: controls but tab and line ends, halves of surrogate pairs, two that are no characters.
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def clean(text: str) -> str:
+    return _UNFIT.sub("\ufffd", text)
 
 
 def shortened(name: str, longest: int = 20) -> str:

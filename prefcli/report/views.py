@@ -14,6 +14,7 @@ from prefcli.report.charts import Dot
 from prefcli.report.facts import Facts, Figure, Run
 from prefcli.report.lengths import DataFile
 from prefcli.report.series import Panel, Series
+from prefcli.report.svg import About
 from prefcli.report.text import number, share, short, size
 
 Sentence = list[str | Figure]
@@ -57,7 +58,7 @@ def _curve(run: Run, panel: Panel, name: str) -> dict[str, Any]:
     title = panel.title[0].upper() + panel.title[1:]
     plain = f"{run.ref}. " + "".join(part if isinstance(part, str) else number(part.value) for part in sentence)
     names = [short(series.name) for series in shown.series]
-    chart = charts.curves(shown, run.alarms, names, name=name, title=f"{title} of {run.ref}", description=plain)
+    chart = charts.curves(shown, run.alarms, names, About(name, f"{title} of {run.ref}", plain))
     return picture(chart, title, [*sentence, "."])
 
 
@@ -93,7 +94,7 @@ def memory_view(facts: Facts) -> dict[str, Any] | None:
     if not rows:
         return None
     told = "; ".join(f"{ref}: " + ", ".join(f"{size(v)} {label}" for label, v in found) for ref, found in rows)
-    chart = charts.bars(rows, size, name="memory", title="Peak memory, predicted and measured", description=told)
+    chart = charts.bars(rows, size, About("memory", "Peak memory, predicted and measured", told))
     return {"chart": chart, "cpu": any(run.environment.get("device") == "cpu" for run in facts.runs)}
 
 
@@ -107,10 +108,8 @@ def data_view(files: list[DataFile]) -> list[dict[str, Any]]:
             measured = len(next(iter(file.lengths.values())))
             which = "all rows" if measured == file.rows else f"{measured:,} rows"
             view["sentence"] = f"Mean length in tokens of {which}: {means}. Longest: {longest}."
-            view["chart"] = charts.histogram(
-                list(file.lengths.items()), "tokens", name=f"data{place}",
-                title=f"Lengths of {file.path}", description=view["sentence"],
-            )  # fmt: skip
+            about = About(f"data{place}", f"Lengths of {file.path}", view["sentence"])
+            view["chart"] = charts.histogram(list(file.lengths.items()), "tokens", about)
         found.append(view)
     return found
 
@@ -137,13 +136,13 @@ def evaluation_view(found: dict[str, Any]) -> dict[str, Any]:
     for i, name in enumerate(rewards):
         rows = [Dot(m["ref"], m["reward"][name]["mean"], tuple(m["reward"][name]["ci95"]), c)
                 for c, m in enumerate(models)]  # fmt: skip
-        chart = charts.dots(rows, name=f"reward{i}", title=f"Mean reward {name}", description=_plain(rows, number))
+        chart = charts.dots(rows, About(f"reward{i}", f"Mean reward {name}", _plain(rows, number)))
         pictures.append(picture(chart, f"Reward: {name}", ["Mean ", *listed(f"reward\0{name}\0mean")]))
     rows = [Dot(m["ref"], m["win_rate"], tuple(m["win_rate_ci95"]), c)
             for c, m in enumerate(models) if m["win_rate"] is not None]  # fmt: skip
     if rows:
         against = found["against"]
-        chart = charts.dots(rows, share, name="wins", title=f"Wins against {against}", description=_plain(rows, share))
+        chart = charts.dots(rows, About("wins", f"Wins against {against}", _plain(rows, share)), share)
         said = [f"Share of prompts with a higher {rewards[0]} than {against}, ties as halves: "]
         pictures.append(picture(chart, f"Wins against {against}", [*said, *listed("win_rate", "share")]))
     pictures += [view for i, name in enumerate(rewards) if (view := _frontier(models, name, i)) is not None]
@@ -153,16 +152,17 @@ def evaluation_view(found: dict[str, Any]) -> dict[str, Any]:
         ("ended", "Answers that ended by themselves", share, "Share of answers, the others were cut off: "),
     ):
         rows = [Dot(m["ref"], m[key], None, c) for c, m in enumerate(models)]
-        chart = charts.dots(rows, form, name=key, title=title, description=_plain(rows, form))
+        chart = charts.dots(rows, About(key, title, _plain(rows, form)), form)
         pictures.append(picture(chart, title, [what, *listed(key, "share" if form is share else "")]))
     return found | {"pictures": pictures, "rewards": rewards, "figure": figure, "difference": _difference(found)}
 
 
 def _plain(rows: list[Dot], form: Any) -> str:
-    return "; ".join(
-        f"{row.label} {form(row.value)}" + (f" [{form(row.interval[0])}, {form(row.interval[1])}]" if row.interval else "")
-        for row in rows
-    )  # fmt: skip
+    said = []
+    for row in rows:
+        between = f" [{form(row.interval[0])}, {form(row.interval[1])}]" if row.interval else ""
+        said.append(f"{row.label} {form(row.value)}{between}")
+    return "; ".join(said)
 
 
 def _frontier(models: list[dict[str, Any]], reward: str, place: int) -> dict[str, Any] | None:
@@ -175,8 +175,8 @@ def _frontier(models: list[dict[str, Any]], reward: str, place: int) -> dict[str
     if len(points) < 2:
         return None
     told = "; ".join(f"{dot.label}: KL {number(x)}, {reward} {number(dot.value)}" for dot, x in points)
-    chart = charts.scatter(kept, "KL to the reference, nats", name=f"frontier{place}",
-                           title=f"Reward {reward} against KL", description=told)  # fmt: skip
+    about = About(f"frontier{place}", f"Reward {reward} against KL", told)
+    chart = charts.scatter(kept, "KL to the reference, nats", about)
     said: Sentence = ["What each nat of distance from the reference bought. KL: "]
     for c, m in enumerate(models):
         if m["kl"] is not None:
@@ -191,9 +191,10 @@ def _difference(found: dict[str, Any]) -> dict[str, Any] | None:
         return None
     low, high = about["ci95"]
     ahead = about["first"] if low > 0 else about["second"] if high < 0 else None
-    told = f"Differences in {about['reward']}, {about['first']} less {about['second']}, prompt by prompt"
-    chart = charts.histogram([("", about["values"])], f"{about['first']} less {about['second']}", zero=True,
-                             name="difference", title=told, description=f"Mean {number(about['mean'])}.")  # fmt: skip
+    less = f"{about['first']} less {about['second']}"
+    told = About("difference", f"Differences in {about['reward']}, {less}, prompt by prompt",
+                 f"Mean {number(about['mean'])} over {len(about['values'])} prompts.")  # fmt: skip
+    chart = charts.histogram([("", about["values"])], less, told, zero=True)
     return about | {"ahead": ahead, "chart": chart, "mean_figure": Figure("evaluation:difference.mean", about["mean"])}
 
 
@@ -208,8 +209,13 @@ def criteria_view(comparison: dict[str, Any]) -> dict[str, Any]:
             for ref in refs:
                 cell = measure["figures"].get(ref)
                 source = f"comparison:criteria[{i}].measures[{j}].figures.{ref}.value"
-                cells.append({"figure": Figure(source, cell["value"] if cell else None, measure.get("unit") or ""),
-                              "ci95": cell.get("ci95") if cell else None, "wins": measure.get("winner") == ref})
+                cells.append(
+                    {
+                        "figure": Figure(source, cell["value"] if cell else None, measure.get("unit") or ""),
+                        "ci95": cell.get("ci95") if cell else None,
+                        "wins": measure.get("winner") == ref,
+                    }
+                )
             rows.append({"measure": measure["measure"], "cells": cells})
         criteria.append(criterion | {"rows": rows, "decided": criterion["verdict"] in refs})  # fmt: skip
     named = {route["ref"]: route["route"] for route in comparison["routes"]}
