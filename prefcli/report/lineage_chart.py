@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from prefcli.artifacts.lineage import Node
-from prefcli.report.text import shortened
+from prefcli.report.text import clean, shortened
 
 BOX, NARROW, GAP, TALL, BETWEEN, EDGE = 124.0, 40.0, 16.0, 40.0, 46.0, 2.0  # pixels
 SOLID = ("model",)  # the weights themselves go on in the child; every other role only helps
@@ -141,13 +141,22 @@ def _box(root: ElementTree.Element, node: Node, place: Place, asked: bool) -> No
     state = "" if node.state == "ok" else " gone"
     box = {"x": f"{place.x - BOX / 2:g}", "y": f"{y:g}", "width": f"{BOX:g}", "height": f"{TALL:g}", "rx": "6"}
     ElementTree.SubElement(root, "rect", box | {"class": f"box{' asked' if asked else ''}{state}"})
-    second = node.state if node.state != "ok" else STAGES.get(node.stage or "", "a model from outside")
-    _text(root, "text", shortened(node.ref, 17), x=f"{place.x:g}", y=f"{y + 17:g}", **{"class": "name"})
-    _text(root, "text", second, x=f"{place.x:g}", y=f"{y + 32:g}", **{"class": "what"})
+    _text(root, "text", shortened(node.ref, 15), x=f"{place.x:g}", y=f"{y + 17:g}", **{"class": "name"})
+    _text(root, "text", _kind(node), x=f"{place.x:g}", y=f"{y + 32:g}", **{"class": "what"})
+
+
+def _kind(node: Node) -> str:
+    if node.state != "ok":
+        return node.state
+    if node.ref.startswith("python:"):
+        return "a Python function"
+    if "://" in node.ref:
+        return "a service"
+    return STAGES.get(node.stage or "", "a model of the hub" if node.hub else "a model")
 
 
 STAGES = {"sft": "fine-tuned", "rm": "reward model", "ppo": "PPO", "dpo": "DPO", "kto": "KTO"}
 
 
 def _text(root: ElementTree.Element, tag: str, text: str, **attributes: str) -> None:
-    ElementTree.SubElement(root, tag, attributes).text = text
+    ElementTree.SubElement(root, tag, attributes).text = clean(text)

@@ -15,7 +15,7 @@ from prefcli.report import lineage_chart
 from prefcli.report.facts import Facts, Figure, Run
 from prefcli.report.lengths import DataFile
 from prefcli.report.mark import MARK
-from prefcli.report.text import number, seconds, shown
+from prefcli.report.text import alarms_said, number, seconds, shown
 from prefcli.report.views import criteria_view, data_view, evaluation_view, memory_view, run_view
 
 
@@ -32,8 +32,7 @@ def page(facts: Facts, *, data: list[DataFile], evaluation: dict[str, Any] | Non
             made=datetime.date.today(),
             facts=facts,
             title=listed(facts.asked or facts.outside),
-            asked=listed(facts.asked),
-            ancestor=common_ancestor(facts),
+            lead=_lead(facts),
             tiles=[_tile(facts, run) for ref in facts.asked if (run := facts.run(ref))],
             lineage=lineage,
             lineage_width=width,
@@ -63,6 +62,16 @@ def listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
 
 
+def _lead(facts: Facts) -> str:
+    """The sentence that says where the named artifacts come from."""
+    if ancestor := common_ancestor(facts):
+        return f"{listed(facts.asked)} were made from the same {ancestor}."
+    if len(facts.asked) != 1 or (run := facts.run(facts.asked[0])) is None:
+        return ""
+    start = next((parent["ref"] for parent in run.parents if parent["role"] == "model"), None)
+    return f"{run.ref}, {run.title}" + (f", was made from {start}." if start else ".")
+
+
 def _tile(facts: Facts, run: Run) -> dict[str, Any]:
     """A named run in a few numbers: what it took, with all that it was made from."""
     above = facts.above(run.ref)
@@ -78,7 +87,10 @@ def _tile(facts: Facts, run: Run) -> dict[str, Any]:
 
 
 def _fill(facts: Facts) -> str:
-    return f"prefcli report {shlex.join(facts.asked)} --prompts held_out_prompts.jsonl --reward rm"
+    """The command that measures what this page has not."""
+    reward = next((run.ref for run in facts.runs if run.stage == "rm"), "rm")
+    refs = shlex.join(facts.asked)
+    return f"prefcli report {refs} --prompts held_out_prompts.jsonl --reward {reward}"
 
 
 def _environments(facts: Facts) -> list[tuple[str, dict[str, Any]]]:
@@ -101,7 +113,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "number": number, "seconds": seconds, "raw": _raw, "plainly": _plainly}
+    environment.filters |= {
+        "shown": shown,
+        "number": number,
+        "seconds": seconds,
+        "raw": _raw,
+        "plainly": _plainly,
+        "alarms": alarms_said,
+    }
     environment.tests["figure"] = lambda value: isinstance(value, Figure)
     return environment
 

@@ -76,7 +76,7 @@ def chart(draw: Callable[[Axes], None], about: About, *, height: int, margins: t
 
 def inline(text: str, about: About) -> Markup:
     """A whole SVG file as an element of a page: what leads out of it goes, and its ids begin with its name."""
-    name = about.name
+    name = f"chart-{about.name}"  # no section has such an id
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from prefcli.memory.sizes import format_bytes
@@ -51,17 +52,18 @@ def clean(text: str) -> str:
 
 def shortened(name: str, longest: int = 20) -> str:
     """A name that fits beside a chart: its end says more than its middle."""
+    name = clean(name)
     return name if len(name) <= longest else name[: longest // 2 - 1] + "…" + name[-(longest // 2) :]
 
 
 def number(value: float) -> str:
-    """Three significant digits, with a true minus sign; whole thousands with commas; very small ones as 2×10⁻⁶."""
+    """Three significant digits, with a true minus sign; whole thousands with commas; what is below 0.0001 as 2×10⁻⁶."""
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
     if size >= 1000:
         text = f"{size:,.0f}"
-    elif size and size < 0.001:
+    elif size and size < 0.0001:
         digits, _, exponent = f"{size:.2e}".partition("e")
         digits = digits.rstrip("0").rstrip(".")
         raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
@@ -77,12 +79,13 @@ def share(value: float) -> str:
 
 def seconds(value: float) -> str:
     """A time as people say it: 41 s, 12 min, 3 h 20 min."""
-    if value < 90:
-        return f"{value:.0f} s" if value >= 10 else f"{value:.1f} s"
+    if value < 89.5:
+        return f"{value:.0f} s" if value >= 9.95 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     minutes = round(value / 60)
-    if minutes < 90:
-        return f"{minutes} min" if minutes >= 10 else f"{minutes} min {round(value - 60 * (value // 60))} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(value: float) -> str:
@@ -101,6 +104,14 @@ def shown(value: Any, unit: str = "") -> str:
     if isinstance(value, list):
         return " to ".join(shown(item, unit) for item in value) if _numbers(value) else ", ".join(map(str, value))
     return str(value)
+
+
+def alarms_said(alarms: Sequence[tuple[int, str]]) -> str:
+    """Each watcher with the steps at which it raised an alarm: "explosion at 1, 3; mode collapse at 10"."""
+    steps: dict[str, list[str]] = {}
+    for step, watcher in alarms:
+        steps.setdefault(watcher, []).append(str(step))
+    return "; ".join(f"{watcher} at {', '.join(at)}" for watcher, at in steps.items())
 
 
 def _numbers(values: list[Any]) -> bool:

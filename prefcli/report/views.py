@@ -217,6 +217,7 @@ def criteria_view(comparison: dict[str, Any]) -> dict[str, Any]:
                     }
                 )
             rows.append({"measure": measure["measure"], "cells": cells})
-        criteria.append(criterion | {"rows": rows, "decided": criterion["verdict"] in refs})  # fmt: skip
+        optional = {"claimed": None, "why": None, "measure_with": None}
+        criteria.append(optional | criterion | {"rows": rows, "decided": criterion["verdict"] in refs})  # fmt: skip
     named = {route["ref"]: route["route"] for route in comparison["routes"]}
     return {"criteria": criteria, "refs": refs, "names": named, "score": comparison.get("score") or {}}

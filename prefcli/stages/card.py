@@ -13,7 +13,7 @@ from prefcli.artifacts.manifest import Manifest
 from prefcli.report.commands import command
 from prefcli.report.facts import Run, run_facts
 from prefcli.report.series import Row
-from prefcli.report.text import shown
+from prefcli.report.text import alarms_said, shown
 
 __all__ = ["Weights", "command", "model_card", "plain_card"]
 TOOK = (
@@ -81,7 +81,7 @@ def _warnings(run: Run) -> list[str]:
     """What who takes the model should know first: that the run was stopped, and its alarms."""
     said = ["**The run was stopped by a watcher before its end.**"] if run.status == "stopped" else []
     if run.alarms:
-        said.append("Alarms while it was trained: " + ", ".join(f"{who} at {step}" for step, who in run.alarms) + ".")
+        said.append(f"Alarms while it was trained, by step: {alarms_said(run.alarms)}.")
     return said
 
 
