@@ -56,6 +56,7 @@ class Page:
 
     def open(self, path: Path, *, width: int = 1200, height: int = 900, media: str = "", scheme: str = "light") -> None:
         """`media` is "print" or nothing, `scheme` light or dark."""
+        self.events.clear()
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 500)  # fmt: skip
         features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -19,13 +19,14 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 # How many options each command has: a number that is lower than before is an option that got lost.
 AT_LEAST = {"sft": 34, "train-rm": 34, "ppo": 45, "dpo": 44, "kto": 38, "eval": 21, "mem-estimate": 11, "ls": 3,
             "show": 4, "score": 12, "serve-rm": 8, "sample": 18, "export": 9, "chat": 9,
-            "label": 18}  # fmt: skip
+            "label": 18, "report": 16}  # fmt: skip
 # What they take in its place, without which nothing arrives.
 ARGUMENTS = {
     "show": {"ref": "the-ref"},
     "serve-rm": {"ref": "the-ref"},
     "export": {"ref": "the-ref", "out": "there"},
     "chat": {"ref": "the-ref", "ref2": "another"},
+    "report": {"refs": ["the-ref", "another"]},
 }
 
 
@@ -82,7 +83,9 @@ def caught(prefcli, monkeypatch):
     def run(command: str, args: list[str]) -> Any:
         configs: list[Any] = []
         monkeypatch.setattr(f"prefcli.cli.{COMMANDS[command][0]}.run", configs.append)
-        result = prefcli(command, *args, *ARGUMENTS.get(command, {}).values())
+        taken = ARGUMENTS.get(command, {}).values()
+        refs = [ref for value in taken for ref in (value if isinstance(value, list) else [value])]
+        result = prefcli(command, *args, *refs)
         assert result.exit_code == 0, result.stderr
         (config,) = configs
         return config
