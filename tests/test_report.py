@@ -13,14 +13,15 @@ from conftest import PAIR
 from huggingface_hub import ModelCard, ModelCardData
 from report_page import COMPARISON, EVIL, Parsed, Written
 
+from prefcli.artifacts.facts import run_facts
 from prefcli.artifacts.lineage import Node
+from prefcli.artifacts.metrics import alarms
 from prefcli.artifacts.store import open_artifact
 from prefcli.evaluation.statistics import bootstrap_interval
 from prefcli.report import charts, lineage_chart
 from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
-from prefcli.report.facts import run_facts
-from prefcli.report.series import Panel, Series, alarms
+from prefcli.report.series import Panel, Series
 from prefcli.report.svg import About
 from prefcli.report.text import number, seconds, shown
 from prefcli.report.views import ends

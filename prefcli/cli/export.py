@@ -9,13 +9,13 @@ from pathlib import Path
 
 from prefcli.artifacts.folders import out_folder, whole_folder
 from prefcli.artifacts.lineage import around, hub_root, lineage
+from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
 from prefcli.cli.train import quieten
 from prefcli.config.export import ExportConfig
 from prefcli.errors import UsageError
-from prefcli.report.series import read_log
 from prefcli.stages.card import Weights, model_card, plain_card
 
 

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from prefcli.artifacts.metrics import alarms, read_log
 from prefcli.artifacts.store import CURVES
-from prefcli.report.series import Panel, alarms, panels, read_log
+from prefcli.report.series import Panel, panels
 
 COLUMNS = 3
 # Okabe and Ito's palette, told apart with every common colour blindness.

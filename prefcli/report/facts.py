@@ -1,7 +1,4 @@
-"""What is known of finished runs, for all who tell of them: the report and the model card draw on these facts alone.
-
-A fact is what a manifest or a metrics log says, with the place where it says so; nothing is worked out here.
-"""
+"""The facts of some runs together: the artifacts that a report is asked for, and all that they were made from."""
 
 from __future__ import annotations
 
@@ -9,66 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.artifacts.facts import Run, run_facts
 from prefcli.artifacts.lineage import Node, lineage
-from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.errors import ArtifactError
-from prefcli.report.commands import command, options
-from prefcli.report.series import Panel, Row, alarms, panels, read_log
-
-TITLES = {
-    "sft": "fine-tuned on demonstrations",
-    "rm": "reward model",
-    "dpo": "trained with DPO",
-    "ppo": "trained with PPO",
-    "kto": "trained with KTO",
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One recorded value. `source`: `REF:section.name` of a manifest, `REF:log@STEP.name` of a metrics log, or a path
-    into the evaluation or the comparison."""
-
-    source: str
-    value: Any
-    unit: str = ""  # bytes, seconds, share, tokens a second; nothing for a plain number
-
-
-@dataclass(frozen=True)
-class Run:
-    """One artifact. `alarms` are (step, watcher); `rows` the whole log."""
-
-    ref: str
-    stage: str
-    title: str
-    status: str
-    created: str
-    command: str
-    parents: list[dict[str, Any]]  # role, ref, digest
-    data: list[dict[str, Any]]  # path, format, rows, digest
-    options: dict[str, Any]
-    metrics: dict[str, Any]
-    resources: dict[str, Any]
-    environment: dict[str, Any]
-    model: dict[str, Any]
-    alarms: list[tuple[int, str]]
-    rows: list[Row]
-
-    @property
-    def panels(self) -> list[Panel]:
-        return panels(self.rows)
-
-    def figure(self, section: str, name: str, unit: str = "") -> Figure:
-        """A value of the manifest; None where it does not say."""
-        return Figure(f"{self.ref}:{section}.{name}", getattr(self, section).get(name), unit)
-
-    def logged(self, step: int, name: str) -> Figure:
-        """A value of the log. Raises StopIteration where that step logged no such metric."""
-        return Figure(
-            f"{self.ref}:log@{step}.{name}", next(r[name] for r in self.rows if r["step"] == step and name in r)
-        )
 
 
 @dataclass(frozen=True)
@@ -100,27 +43,6 @@ class Facts:
             "lineage": [tree.as_dict() for tree in self.trees],
             "outside": self.outside,
         }
-
-
-def run_facts(manifest: Manifest, rows: list[Row]) -> Run:
-    """What a manifest and the rows of its metrics log say."""
-    return Run(
-        ref=f"{manifest.name}@v{manifest.version}",
-        stage=manifest.stage,
-        title=TITLES[manifest.stage],
-        status=manifest.status,
-        created=manifest.created,
-        command=command(manifest),
-        parents=[{"role": role, **parent} for role, parent in sorted(manifest.parents.items())],
-        data=manifest.data,
-        options=options(manifest),
-        metrics=manifest.metrics,
-        resources=manifest.resources,
-        environment=manifest.environment,
-        model=manifest.model,
-        alarms=alarms(rows),
-        rows=rows,
-    )
 
 
 def gather(references: list[Reference], store: Store) -> Facts:

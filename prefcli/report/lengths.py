@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefcli.artifacts.facts import Run
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.formats import Purpose, Row, read_dataset
@@ -13,7 +14,7 @@ from prefcli.data.tokenising import Encoder
 from prefcli.errors import PrefcliError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
-from prefcli.report.facts import Facts, Run
+from prefcli.report.facts import Facts
 
 PURPOSES: dict[str, Purpose] = {"sft": "demos", "rm": "pairs", "dpo": "pairs", "kto": "labelled", "ppo": "prompts"}
 ROWS = 2000  # at most so many are tokenised, drawn from all

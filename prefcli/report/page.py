@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 
 from prefcli import __version__
+from prefcli.artifacts.facts import Figure, Run
 from prefcli.report import lineage_chart
-from prefcli.report.facts import Facts, Figure, Run
+from prefcli.report.facts import Facts
 from prefcli.report.lengths import DataFile
 from prefcli.report.mark import MARK
-from prefcli.report.text import alarms_said, number, seconds, shown
+from prefcli.report.text import number, seconds, shown
 from prefcli.report.views import criteria_view, data_view, evaluation_view, memory_view, run_view
 
 
@@ -119,7 +120,6 @@ def _environment() -> jinja2.Environment:
         "seconds": seconds,
         "raw": _raw,
         "plainly": _plainly,
-        "alarms": alarms_said,
     }
     environment.tests["figure"] = lambda value: isinstance(value, Figure)
     return environment

@@ -1,15 +1,11 @@
-"""The metrics of a run as series over its steps: which are drawn together, and where a watcher raised an alarm."""
+"""The metrics of a run as series over its steps, and which are drawn together."""
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import Any
 
-Row = dict[str, Any]  # one line of metrics.jsonl
+from prefcli.artifacts.metrics import Row, is_number
 
 # Title → the metrics drawn in it (patterns). A panel is left out where none of its metrics was logged.
 PANELS: dict[str, tuple[str, ...]] = {
@@ -46,16 +42,6 @@ class Panel:
     series: list[Series]
 
 
-def read_log(artifact: Path) -> list[Row]:
-    """The rows of metrics.jsonl in order; no row where there is no such file, and no line that is none of its rows."""
-    try:
-        lines = (artifact / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    found = [_row(line) for line in lines]
-    return [row for row in found if row is not None]
-
-
 def panels(rows: list[Row]) -> list[Panel]:
     """The panels in their order, each with those of its metrics that were logged."""
     names = sorted({name for row in rows for name, value in row.items() if is_number(value)})
@@ -67,25 +53,6 @@ def panels(rows: list[Row]) -> list[Panel]:
     return found
 
 
-def alarms(rows: list[Row]) -> list[tuple[int, str]]:
-    """(step, watcher) of every alarm, in order."""
-    prefix = "alarm/"
-    return [(row["step"], name.removeprefix(prefix)) for row in rows for name in row if name.startswith(prefix)]
-
-
-def is_number(value: Any) -> bool:
-    """Whether it can be drawn: the log writes NaN and infinity as words."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _series(name: str, rows: list[Row]) -> Series:
     points = [(row["step"], float(row[name])) for row in rows if is_number(row.get(name))]
     return Series(name, [step for step, _ in points], [value for _, value in points])
-
-
-def _row(line: str) -> Row | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from prefcli.memory.sizes import format_bytes
@@ -104,14 +103,6 @@ def shown(value: Any, unit: str = "") -> str:
     if isinstance(value, list):
         return " to ".join(shown(item, unit) for item in value) if _numbers(value) else ", ".join(map(str, value))
     return str(value)
-
-
-def alarms_said(alarms: Sequence[tuple[int, str]]) -> str:
-    """Each watcher with the steps at which it raised an alarm: "explosion at 1, 3; mode collapse at 10"."""
-    steps: dict[str, list[str]] = {}
-    for step, watcher in alarms:
-        steps.setdefault(watcher, []).append(str(step))
-    return "; ".join(f"{watcher} at {', '.join(at)}" for watcher, at in steps.items())
 
 
 def _numbers(values: list[Any]) -> bool:

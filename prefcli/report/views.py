@@ -9,11 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prefcli.artifacts.facts import Figure, Run
 from prefcli.report import charts
 from prefcli.report.charts import Dot
-from prefcli.report.facts import Facts, Figure, Run
+from prefcli.report.facts import Facts
 from prefcli.report.lengths import DataFile
-from prefcli.report.series import Panel, Series
+from prefcli.report.series import Panel, Series, panels
 from prefcli.report.svg import About
 from prefcli.report.text import number, share, short, size
 
@@ -38,7 +39,7 @@ def picture(chart: Markup, title: str, sentence: Sentence) -> dict[str, Any]:
 
 def run_view(run: Run, number_of_run: int) -> dict[str, Any]:
     """One run: its summary, final metrics and curves."""
-    drawn = [panel for panel in run.panels if any(len(series.steps) > 1 for series in panel.series)]
+    drawn = [panel for panel in panels(run.rows) if any(len(series.steps) > 1 for series in panel.series)]
     return {
         "run": run,
         "summary": [(label, figure) for section, name, label, unit in SUMMARY

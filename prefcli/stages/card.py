@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from prefcli.artifacts.commands import COMMANDS, command
+from prefcli.artifacts.facts import Run, run_facts
 from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.manifest import Manifest
-from prefcli.report.commands import command
-from prefcli.report.facts import Run, run_facts
-from prefcli.report.series import Row
-from prefcli.report.text import alarms_said, shown
+from prefcli.artifacts.metrics import Row
+from prefcli.memory.sizes import format_bytes
 
-__all__ = ["Weights", "command", "model_card", "plain_card"]
-TOOK = (
-    ("steps", "steps", ""),
-    ("train_seconds", "training", "seconds"),
-    ("tokens_per_second", "tokens a second", ""),
-    ("predicted_peak_bytes", "peak memory, predicted", "bytes"),
-    ("measured_peak_bytes", "peak memory, measured", "bytes"),
-)
+__all__ = ["COMMANDS", "Weights", "command", "model_card", "plain_card"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ def model_card(
     `part` is the folder of the artifact that the weights are from, `tree` what it was made from all the way down,
     `rows` its metrics log.
     """
-    run = run_facts(manifest, list(rows))
+    run = run_facts(manifest, rows)
     which = "" if part == "model" else f", its {part}"
     parts = [
         _head(weights, run.stage),
@@ -65,11 +58,7 @@ def model_card(
         "## Data\n\n" + _table(("file", "format", "rows"), [(d["path"], d["format"], d["rows"]) for d in run.data]),
         f"## Results{' at the end of the run' if part.startswith('state') else ''}\n\n"
         + _table(("metric", "value"), [(name, _shown(value)) for name, value in sorted(run.metrics.items())]),
-        "## What it took\n\n"
-        + _table(
-            ("", "value"),
-            [(label, shown(run.resources[name], unit)) for name, label, unit in TOOK if run.resources.get(name)],
-        ),
+        "## What it took\n\n" + _table(("", "value"), _took(run)),
         "## Options\n\n" + _table(("option", "value"), list(run.options.items())),
         f"The same run again:\n\n```sh\n{run.command}\n```",
         _use(weights),
@@ -81,8 +70,21 @@ def _warnings(run: Run) -> list[str]:
     """What who takes the model should know first: that the run was stopped, and its alarms."""
     said = ["**The run was stopped by a watcher before its end.**"] if run.status == "stopped" else []
     if run.alarms:
-        said.append(f"Alarms while it was trained, by step: {alarms_said(run.alarms)}.")
+        said.append(f"Alarms while it was trained, by step: {run.alarms_said}.")
     return said
+
+
+def _took(run: Run) -> list[tuple[Any, ...]]:
+    """Steps, time and memory, as far as they are known."""
+    forms: dict[str, tuple[str, Callable[[float], str]]] = {
+        "steps": ("steps", str),
+        "train_seconds": ("training", lambda seconds: f"{seconds:.1f} s"),
+        "tokens_per_second": ("tokens a second", _shown),
+        "predicted_peak_bytes": ("peak memory, predicted", format_bytes),
+        "measured_peak_bytes": ("peak memory, measured", format_bytes),
+    }
+    known = {name: value for name in forms if (value := run.resources.get(name)) is not None}
+    return [(forms[name][0], forms[name][1](value)) for name, value in known.items()]
 
 
 def plain_card(name: str, weights: Weights) -> str:
