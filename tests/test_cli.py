@@ -51,7 +51,7 @@ def test_help_lists_every_command_in_the_order_of_the_work(prefcli):
         result = prefcli(flag)
         assert result.exit_code == 0
         places = [result.stdout.index(f"\n  {name} ") for name in COMMANDS]
-        assert places == sorted(places) and len(places) == 16
+        assert places == sorted(places) and len(places) == 18
         for *_, help_text in COMMANDS.values():
             assert help_text in result.stdout
 
@@ -364,7 +364,7 @@ def completed(prefcli, words):
 def test_commands_options_and_choices_complete(prefcli):
     assert completed(prefcli, [""]) == list(COMMANDS)
     assert completed(prefcli, ["d"]) == ["dpo"]
-    assert completed(prefcli, ["s"]) == ["sft", "sample", "score", "serve-rm", "show"]
+    assert completed(prefcli, ["s"]) == ["sft", "sweep", "sample", "score", "serve-rm", "show"]
     assert completed(prefcli, ["dpo", "--be"]) == ["--beta"]
     assert set(completed(prefcli, ["ppo", "--max-"])) == {
         "--max-steps",

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from prefcli.data.formats import Dataset, Row, read_dataset
-from prefcli.data.weighting import mix, weigh
+from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import DataError, UsageError
 from prefcli.stages.reward import split
 
@@ -65,6 +65,20 @@ def test_files_are_mixed_by_weight_and_no_row_is_drawn_twice_more_than_another()
     again, other = mix(dataset(30, 10), [0.25, 0.75], seed=1), mix(dataset(30, 10), [0.25, 0.75], seed=2)
     assert [r.prompt for r in again.rows] == [r.prompt for r in found.rows] != [r.prompt for r in other.rows]
     assert mix(dataset(3, 1), [], seed=0).rows == dataset(3, 1).rows
+
+
+def test_the_first_rows_of_all_files_together_are_taken_and_counted_for_each():
+    assert first(dataset(3, 2), None).sources == dataset(3, 2).sources
+    for most, used in ((1, [1, 0]), (3, [3, 0]), (4, [3, 1]), (5, [3, 2]), (9, [3, 2])):
+        found = first(dataset(3, 2), most)
+        assert [row.prompt for row in found.rows] == [row.prompt for row in dataset(3, 2).rows][:most]
+        assert [source["rows"] for source in found.sources] == used
+        assert [source["rows_in_file"] for source in found.sources] == [3, 2]
+        assert bool(found.notes) == (most < 5)
+    assert len(mix(first(dataset(3, 2), 4), [1.0, 1.0], seed=0).rows) == 4
+    assert len(mix(first(dataset(3, 2), 2), [1.0, 0.0], seed=0).rows) == 2
+    with pytest.raises(UsageError, match="--max-rows leaves no row of b"):
+        mix(first(dataset(3, 2), 2), [1.0, 1.0], seed=0)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0], [float("nan"), 1.0], [1.0, 1.0, 1.0]])

@@ -17,8 +17,9 @@ from test_rewards_http import closed_port, running
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.evaluation.judge import QUESTION, ModelJudge, fill, parse_verdict
 from prefcli.evaluation.statistics import wilson_interval
-from prefcli.labelling.judge import QUESTION, ModelJudge, fill, parse_verdict, win_shares
+from prefcli.labelling.shares import win_shares
 from prefcli.labelling.verdicts import Verdicts, kept_at
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -340,7 +341,7 @@ def test_a_question_that_is_too_long_has_no_verdict(tiny):
 
 
 def test_a_judge_whose_logits_are_no_numbers_is_refused(chain, prefcli, monkeypatch, jsonl):
-    monkeypatch.setattr("prefcli.labelling.judge.completion_logits", lambda m, rows: torch.full((2, 5000), torch.nan))
+    monkeypatch.setattr("prefcli.evaluation.judge.completion_logits", lambda m, rows: torch.full((2, 5000), torch.nan))
     data = jsonl("a.jsonl", *ANSWERS[3:5])
     result = prefcli("label", "--data", data, "--by", "judge:tiny", "--out", "made.jsonl")
     assert result.exit_code == 4 and "not finite" in result.stderr

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 from prefcli.cli.main import COMMANDS
+from prefcli.cli.passing_on import stage_of
 from prefcli.config.base import canonical, typed_options
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "prefcli"
 # Top to bottom (DESIGN): a file imports from its own folder and from those below it. `progress` and `errors` are files.
-LAYERS = ["cli", "report", "stages", "labelling", "evaluation", "rl", "losses", "watch", "rewards", "models", "data",
-          "memory", "artifacts", "config", "progress", "errors"]  # fmt: skip
+LAYERS = ["cli", "report", "comparison", "experiments", "stages", "labelling", "evaluation", "rl", "losses", "watch",
+          "rewards", "models", "data", "memory", "artifacts", "config", "progress", "errors"]  # fmt: skip
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if len(path.relative_to(PACKAGE).parts) > 1]
 
 
@@ -105,6 +106,8 @@ def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
                 continue
             _, module, name, _ = COMMANDS[command]
             known = typed_options(getattr(importlib.import_module(module), name))
+            if command == "sweep":  # whose further options are the stage's
+                known = known | typed_options(stage_of(rest.split()[0]).config) if rest.split() else known
             for given in re.findall(r"(?<= --)[a-z][\w-]*", rest):
                 seen += 1
                 found = canonical(given, known) or canonical(given.removeprefix("no-"), known)

@@ -140,6 +140,16 @@ def test_lora_trains_the_adapter_alone():
     assert (policy.parts["gradients"], policy.parts["optimizer"]) == (2 * adapter, 12 * adapter)
 
 
+def test_a_base_in_4_bits_has_small_linear_layers_and_whole_embeddings():
+    adapter, score = lora_parameters(SMALL, 5), 8
+    linear = 3 * (2 * 8 * 8 + 2 * 8 * 4 + 3 * 8 * 20)  # of three layers: q, o; k, v; gate, up, down
+    base = 2 * (SMALL.parameters - linear) + round(linear * 0.515875)
+    roles = estimate(Run("ppo", SMALL, lora_rank=5, in_4bit=True)).roles
+    weights = {name: role.parts["weights"] for name, role in roles.items()}
+    assert weights["policy"] == weights["reference"] == base + 2 * adapter
+    assert weights["value"] == base + 2 * (adapter + score) and weights["reward"] > 2 * SMALL.parameters
+
+
 def test_a_shared_base_is_held_once():
     adapter, score = lora_parameters(SMALL, 5), 8
     found = estimate(Run("ppo", SMALL, lora_rank=5, shared_base=True))

@@ -103,6 +103,11 @@ def test_max_length_cuts_answers(trainer_of):
     assert max(len(row["input_ids"]) for row in cut) == longest - 3
 
 
+def test_max_rows_takes_the_first_rows_alone(trainer_of):
+    few = trainer_of("sft", "--max-rows", "3").train_dataset
+    assert [row["input_ids"] for row in few] == [row["input_ids"] for row in trainer_of("sft").train_dataset][:3]
+
+
 # Every option that PPO reads while it trains, with a value that must show in the weights after two rollouts.
 PPO_OPTIONS = {
     "kl_coef": 1.0, "clip_range": 0.001, "clip_range_value": 0.001, "vf_coef": 0.9, "entropy_coef": 0.3, "gamma": 0.5,
@@ -114,7 +119,8 @@ PPO_OPTIONS = {
 # Used in the stage (tests of chain, packed, groups, resume, alarms), or by accelerate and transformers; grad_accum must
 # show in nothing.
 ELSEWHERE = {
-    "model", "lora_rank", "lora_alpha", "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
+    "model", "lora_rank", "lora_alpha", "adapter", "load_in_4bit",
+    "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
     "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs", "config", "dry_run", "force", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
     "max_prompt_length", "skip_bad", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget", "layout",

@@ -17,15 +17,17 @@ from prefcli.cli.main import COMMANDS
 from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
-AT_LEAST = {"sft": 34, "train-rm": 34, "ppo": 45, "dpo": 44, "kto": 38, "eval": 21, "mem-estimate": 11, "ls": 3,
+AT_LEAST = {"sft": 35, "train-rm": 35, "ppo": 45, "dpo": 45, "kto": 39, "eval": 21, "mem-estimate": 11, "ls": 3,
             "show": 4, "score": 12, "serve-rm": 8, "sample": 18, "export": 9, "chat": 9,
-            "label": 18, "report": 16}  # fmt: skip
+            "label": 18, "sweep": 13, "compare": 14, "report": 16}  # fmt: skip
 # What they take in its place, without which nothing arrives.
 ARGUMENTS = {
     "show": {"ref": "the-ref"},
     "serve-rm": {"ref": "the-ref"},
     "export": {"ref": "the-ref", "out": "there"},
     "chat": {"ref": "the-ref", "ref2": "another"},
+    "sweep": {"stage": "dpo", "options": ["--lr", "0.5"]},
+    "compare": {"refs": ["the-ref", "another"]},
     "report": {"refs": ["the-ref", "another"]},
 }
 
@@ -76,6 +78,11 @@ def yaml_line(name: str, value: Any) -> str:
     return f"{name}: {str(value).lower() if isinstance(value, bool) else value}\n"
 
 
+def positional(command: str) -> list[str]:
+    values = ARGUMENTS.get(command, {}).values()
+    return [word for value in values for word in (value if isinstance(value, list) else [value])]
+
+
 @pytest.fixture
 def caught(prefcli, monkeypatch):
     """`caught(command, args)` is the config that arrives at the command's `run`."""
@@ -83,9 +90,7 @@ def caught(prefcli, monkeypatch):
     def run(command: str, args: list[str]) -> Any:
         configs: list[Any] = []
         monkeypatch.setattr(f"prefcli.cli.{COMMANDS[command][0]}.run", configs.append)
-        taken = ARGUMENTS.get(command, {}).values()
-        refs = [ref for value in taken for ref in (value if isinstance(value, list) else [value])]
-        result = prefcli(command, *args, *refs)
+        result = prefcli(command, *args, *positional(command))
         assert result.exit_code == 0, result.stderr
         (config,) = configs
         return config

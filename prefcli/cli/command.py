@@ -26,14 +26,17 @@ from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign
 def build(name: str, config_class: type, module: str, help_text: str) -> Any:
     """The Typer command `name`: its options are the fields of `config_class`, it calls `module.run(config)`."""
 
+    def run(config: Any) -> None:
+        guarded(lambda: importlib.import_module(module).run(config), debug=bool(getattr(config, "debug", False)))
+
+    return command_of(name, config_class, run, help_text)
+
+
+def command_of(name: str, config_class: type, use: Callable[[Any], None], help_text: str = "") -> Any:
+    """The Typer command `name` that hands the config made of its options to `use`."""
+
     def call(**values: Any) -> None:
-        with_debug = bool(values.get("debug"))
-
-        def work() -> None:
-            config = config_class(**values)
-            importlib.import_module(module).run(config)
-
-        guarded(work, debug=with_debug)
+        use(config_class(**values))
 
     call.__name__ = name.replace("-", "_")
     call.__doc__ = config_class.__doc__ if not help_text else help_text
@@ -71,7 +74,7 @@ def _command_class(config_class: type) -> type[TyperCommand]:
             if ctx.resilient_parsing:  # shell completion
                 return super().parse_args(ctx, args)
             try:
-                args = spell_out(args, known)
+                args = _split(args, known) if "options" in known else spell_out(args, known)
                 if "config" in known and (path := _config_path(args)) is not None:
                     from prefcli.config.yaml_file import read_yaml
 
@@ -118,6 +121,13 @@ def spell_out(args: list[str], known: dict[str, Any]) -> list[str]:
                 raise UsageError(f"no such option: --{given}", hint)
         spelt.append(arg)
     return spelt
+
+
+def _split(args: list[str], known: dict[str, Any]) -> list[str]:
+    """For the command that passes words on to another one (sweep)."""
+    from prefcli.cli.passing_on import split
+
+    return split(args, known)
 
 
 def _config_path(args: list[str]) -> str | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from prefcli.cli.train import run_stage
-from prefcli.config.dpo import LR, SMALL_LR, DPOConfig
+from prefcli.config.dpo import DPOConfig
+from prefcli.stages.table import STAGES
 
 
 def run(config: DPOConfig) -> None:
-    run_stage("dpo", "prefcli.stages.dpo", config, purpose="pairs", rates=(LR, SMALL_LR))
+    stage = STAGES["dpo"]
+    run_stage(stage.name, stage.module, config, purpose=stage.purpose, rates=stage.rates)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from prefcli.cli.train import run_stage
-from prefcli.config.kto import LR, SMALL_LR, KTOConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.stages.table import STAGES
 
 
 def run(config: KTOConfig) -> None:
-    run_stage("kto", "prefcli.stages.kto", config, purpose="labelled", rates=(LR, SMALL_LR))
+    stage = STAGES["kto"]
+    run_stage(stage.name, stage.module, config, purpose=stage.purpose, rates=stage.rates)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from prefcli.cli.train import run_stage
-from prefcli.config.ppo import LR, SMALL_LR, PPOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.stages.table import STAGES
 
 
 def run(config: PPOConfig) -> None:
-    run_stage("ppo", "prefcli.stages.ppo", config, purpose="prompts", rates=(LR, SMALL_LR))
+    stage = STAGES["ppo"]
+    run_stage(stage.name, stage.module, config, purpose=stage.purpose, rates=stage.rates)

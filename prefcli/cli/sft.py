@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from prefcli.cli.train import run_stage
-from prefcli.config.sft import LR, SMALL_LR, SFTConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.stages.table import STAGES
 
 
 def run(config: SFTConfig) -> None:
-    run_stage("sft", "prefcli.stages.sft", config, purpose="demos", rates=(LR, SMALL_LR))
+    stage = STAGES["sft"]
+    run_stage(stage.name, stage.module, config, purpose=stage.purpose, rates=stage.rates)

@@ -43,7 +43,7 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     if inputs.existing is not None:
         report.notice(f"nothing to do: the same run is there as {inputs.existing.ref} (--force makes a new version)")
         if inputs.existing.manifest.resources.get("steps", 0) > 1 and not (inputs.existing.path / CURVES).is_file():
-            _draw(inputs.existing)  # it was stopped before it drew them
+            draw_curves(inputs.existing)  # it was stopped before it drew them
         print_artifact(inputs.existing, config.json, reused=True)
         return
     report.plan(summary(inputs))
@@ -51,12 +51,12 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     try:
         artifact = importlib.import_module(module).train(inputs, report)
     except AlarmError as error:
-        if error.kept is not None and (curves := _draw(error.kept)) is not None:
+        if error.kept is not None and (curves := draw_curves(error.kept)) is not None:
             report.notice(f"its curves: {curves}")
         raise
     if artifact is None:  # another process writes it, and says so
         return
-    curves = _draw(artifact)
+    curves = draw_curves(artifact)
     seconds = artifact.manifest.resources["train_seconds"]
     report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
     if curves is not None:
@@ -64,7 +64,7 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     print_artifact(artifact, config.json, reused=False)
 
 
-def _draw(artifact: Artifact) -> Any:
+def draw_curves(artifact: Artifact) -> Any:
     return importlib.import_module("prefcli.report.curves").draw(artifact.path, artifact.ref)
 
 

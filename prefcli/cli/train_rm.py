@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from prefcli.cli.train import run_stage
-from prefcli.config.reward import LR, SMALL_LR, RewardConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.stages.table import STAGES
 
 
 def run(config: RewardConfig) -> None:
-    run_stage("rm", "prefcli.stages.reward", config, purpose="pairs", rates=(LR, SMALL_LR))
+    stage = STAGES["rm"]
+    run_stage(stage.name, stage.module, config, purpose=stage.purpose, rates=stage.rates)

@@ -14,6 +14,7 @@ WHERE, DATA, TRAINING, MODEL = "Output", "Data", "Training", "Model"
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
+Adapter = Literal["lora", "rslora", "dora"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,21 @@ class ModelConfig:
         float | None,
         typer.Option(min=0, help="LoRA scale numerator. Default: twice the rank.", rich_help_panel=MODEL),
     ] = None
+    adapter: Annotated[
+        Adapter,
+        typer.Option(
+            help="lora; rslora: scaled by the root of the rank, for high ranks; dora: direction and length apart.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "lora"
+    load_in_4bit: Annotated[
+        bool,
+        typer.Option(
+            "--load-in-4bit",
+            help="QLoRA: hold the base below the adapter, and the reference, in 4 bits (needs prefcli[qlora]).",
+            rich_help_panel=MODEL,
+        ),
+    ] = False
     dtype: Annotated[
         Dtype,
         typer.Option(
@@ -175,6 +191,12 @@ class DataConfig:
             rich_help_panel=DATA,
         ),
     ] = field(default_factory=list)
+    max_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use only the first so many rows of --data. Default: all.", metavar="N", rich_help_panel=DATA
+        ),
+    ] = None
     eval_data: Annotated[
         str | None,
         typer.Option(help="Held-out rows, measured while training.", metavar="FILE", rich_help_panel=DATA),

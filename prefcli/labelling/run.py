@@ -11,10 +11,11 @@ from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.answers import read_rows
 from prefcli.data.formats import Row
 from prefcli.errors import ArtifactError, DataError
+from prefcli.evaluation.judge import load_judge, read_template
 from prefcli.evaluation.score import score_rows, summary, texts_of
 from prefcli.evaluation.statistics import wilson_interval
-from prefcli.labelling.judge import load_judge, read_template, win_shares
 from prefcli.labelling.preferences import Place, Values, as_best, as_binary, as_pairs, different_answers, extremes
+from prefcli.labelling.shares import win_shares
 from prefcli.labelling.verdicts import Verdicts
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import is_scorer
@@ -51,7 +52,17 @@ def label(config: LabelConfig, reporter: Reporter) -> dict[str, Any]:
     gold_source = _source(gold, tokenizer, config, reporter) if gold else None
     values: Values
     if by is None:
-        judge = load_judge(config, store, reporter)
+        device = pick_device(config.device)
+        judge = load_judge(
+            config.by.removeprefix(JUDGE),
+            f"--by {config.by}",
+            config.judge_key_env,
+            score_with="--by",
+            dtype=pick_dtype(config.dtype, device),
+            device=device,
+            store=store,
+            reporter=reporter,
+        )
         name, ref = "judge", judge.ref
         asked = [(rows[next(iter(answers.values()))[0]].prompt_text, list(answers)) for answers in prompts]
         values, tally = win_shares(judge, asked, template, Verdicts(str(config.out), judge.digest), reporter)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefcli.artifacts.digests import digest_json
-
-Verdict = float | None  # 1.0: the answer in the first place is better; 0.0: the second; 0.5: tie; None: no verdict
+from prefcli.evaluation.judge import Verdict
 
 
 class Verdicts:

@@ -55,6 +55,7 @@ class Run:
     architecture: Architecture
     lora_rank: int = 0  # 0 trains all weights
     shared_base: bool = False
+    in_4bit: bool = False  # the base below an adapter; a frozen reward model stays in `dtype`
     dtype: Dtype = "bfloat16"
     master_weights: bool = True  # an fp32 copy beside 16-bit weights; fp32 weights need none
     optimizer: Optimizer = "adamw"

@@ -6,8 +6,11 @@ Adam takes 2 bytes of weights, 2 of gradients and 12 of optimizer states (an fp3
 
 from __future__ import annotations
 
-from prefcli.memory.architecture import lora_parameters
+from prefcli.memory.architecture import attention_parameters, lora_parameters, mlp_parameters
 from prefcli.memory.run import Role, Run
+
+# NormalFloat in blocks of 64 with constants quantized too: 4 bits and 0.127 (QLoRA, arXiv 2305.14314, section 3).
+NF4_BYTES = 4.127 / 8
 
 
 def role_parameters(run: Run, role: Role) -> int:
@@ -41,8 +44,14 @@ def trained_parameters(run: Run, role: Role) -> int:
 
 
 def weight_bytes(run: Run, role: Role) -> int:
-    """P × bytes of the dtype: 2 in bf16, 4 in fp32."""
-    return held_parameters(run, role) * run.dtype_bytes
+    """P × bytes of the dtype: 2 in bf16, 4 in fp32; less what its linear layers are smaller by in 4 bits."""
+    whole = held_parameters(run, role) * run.dtype_bytes
+    holds_base = not run.shared_base or role == run.roles[0]
+    if not (run.in_4bit and holds_base and (role.trained or not role.scores)):
+        return whole
+    a = run.architecture
+    linear = a.layers * (attention_parameters(a) + mlp_parameters(a))
+    return whole - round(linear * (run.dtype_bytes - NF4_BYTES))
 
 
 def gradient_bytes(run: Run, role: Role) -> int:

@@ -5,35 +5,69 @@ from __future__ import annotations
 from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.utils.integrations import dequantize_module_weight
+from torch import nn
 from transformers import PreTrainedModel
 
+from prefcli.config.training import ModelConfig
+from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.shared import SharedRole
 from prefcli.progress import Reporter
 
 
-def with_adapter(model: Any, rank: int, alpha: float | None, *, scorer: bool, reporter: Reporter) -> Any:
-    """The model to train: as it is (rank 0), with a new adapter, or with the parent's when the rank is the same.
+def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Reporter) -> Any:
+    """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
-    A parent's adapter of another rank is merged into the weights first, and that is said. A reward model's head
-    is trained and saved whole, beside its adapter.
+    A parent's adapter of another rank or kind is merged into the weights first, and that is said. A reward model's
+    head is trained and saved whole, beside its adapter.
+    LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
+    Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.
     """
+    rank = config.lora_rank
     if isinstance(model, PeftModel):
         parent = next(iter(model.peft_config.values()))
-        if rank == getattr(parent, "r", None):
+        if rank == getattr(parent, "r", None) and config.adapter == kind_of(parent):
             return model
+        described = f"the parent's adapter ({kind_of(parent)}, rank {getattr(parent, 'r', '?')})"
+        if config.load_in_4bit:
+            raise UsageError(
+                f"{described} cannot be merged into weights of 4 bits",
+                "give the same --lora-rank and --adapter, or start from the model that `prefcli export` writes",
+            )
         model = merged(model)
-        reporter.notice(f"the parent's adapter (rank {getattr(parent, 'r', '?')}) is merged into the weights first")
+        reporter.notice(f"{described} is merged into the weights first")
     if rank == 0:
         return model
-    config = LoraConfig(
+    if config.adapter == "dora":
+        _refuse_empty_rows(model)
+    adapter = LoraConfig(
         r=rank,
-        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
+        lora_alpha=2 * rank if config.lora_alpha is None else config.lora_alpha,  # type: ignore[arg-type]
         target_modules="all-linear",  # QLoRA paper, section 4: adapters on all linear layers match full training
         task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if scorer else None,
         lora_dropout=0.0,
+        use_rslora=config.adapter == "rslora",
+        use_dora=config.adapter == "dora",
     )
-    return get_peft_model(model, config)
+    return get_peft_model(model, adapter)
+
+
+def kind_of(adapter: Any) -> str:
+    """`--adapter` of PEFT's config of an adapter."""
+    if getattr(adapter, "use_dora", False):
+        return "dora"
+    return "rslora" if getattr(adapter, "use_rslora", False) else "lora"
+
+
+def _refuse_empty_rows(model: Any) -> None:
+    """DoRA divides each row of a weight by its length: one of zeros makes every output NaN."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and (dequantize_module_weight(layer) == 0).all(1).any():
+            raise ArtifactError(
+                f"--adapter dora divides by the length of each row of weights, and {name} has rows of zeros",
+                "use --adapter lora or rslora",
+            )
 
 
 def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:

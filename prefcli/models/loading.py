@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -63,11 +64,17 @@ def is_scorer(reference: Reference) -> bool:
 
 
 def load_policy(
-    reference: Reference, *, dtype: torch.dtype | str, device: torch.device, trainable: bool, tokenizer_size: int = 0
+    reference: Reference,
+    *,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    trainable: bool,
+    tokenizer_size: int = 0,
+    in_4bit: bool = False,
 ) -> Model:
     """A causal language model. `tokenizer_size` grows its embeddings where the tokenizer was given a new token.
 
-    `dtype` may be "auto": that of its files.
+    `dtype` may be "auto": that of its files. `in_4bit` holds its linear layers, below an adapter, in 4 bits.
 
     Raises ArtifactError: a reward model, an encoder, weights that are missing or do not fit.
     """
@@ -77,9 +84,10 @@ def load_policy(
             "give the model to train or sample from; reward models go to --reward",
         )
     where, extra = source(reference)
+    extra |= _four_bits(dtype, device) if in_4bit else {}
     try:
         if is_adapter(reference):
-            model = AutoPeftModelForCausalLM.from_pretrained(where, is_trainable=trainable, dtype=dtype)
+            model = AutoPeftModelForCausalLM.from_pretrained(where, is_trainable=trainable, dtype=dtype, **extra)
         else:
             model, info = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
             _refuse_missing(reference, info, allowed=())
@@ -88,7 +96,7 @@ def load_policy(
     if reference.kind == "gguf":
         model = _without_quantization(model)
     _grow(model, tokenizer_size)
-    return model.to(device)
+    return _placed(model, device)
 
 
 def load_scorer(
@@ -100,6 +108,7 @@ def load_scorer(
     new_head: bool = False,
     trainable: bool = False,
     seed: int = 0,
+    in_4bit: bool = False,
 ) -> Model:
     """A sequence classifier with one label and the head `score`, read at an answer's last token.
 
@@ -108,7 +117,7 @@ def load_scorer(
     """
     where, extra = source(reference)
     head: tuple[str, ...] = ("score",) if new_head else ()
-    options: dict[str, Any] = {"dtype": dtype, "num_labels": 1}
+    options: dict[str, Any] = {"dtype": dtype, "num_labels": 1} | (_four_bits(dtype, device) if in_4bit else {})
     torch.manual_seed(seed)
     try:
         if is_adapter(reference) and is_scorer(reference):
@@ -136,7 +145,7 @@ def load_scorer(
     if tokenizer.pad_token_id is not None:
         scorer.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         scorer.config.pad_token_id = tokenizer.pad_token_id
-    return scorer.to(device)
+    return _placed(scorer, device)
 
 
 def count_parameters(reference: Reference) -> int | None:
@@ -158,6 +167,23 @@ def count_parameters(reference: Reference) -> int | None:
                     count *= size
                 total += count
     return total or None
+
+
+def _four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:
+    """QLoRA's form (arXiv 2305.14314, section 3): NormalFloat, its constants quantized too; heads are left alone."""
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head", "score"],
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _placed(model: Model, device: torch.device) -> Model:
+    """What is in 4 bits was read to its device already, and is not moved."""
+    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
 
 
 def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:

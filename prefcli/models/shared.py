@@ -70,18 +70,31 @@ class SharedRole(nn.Module):
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path / WEIGHTS, {"format": "pt"})
 
     def merged(self) -> PreTrainedModel:
-        """A plain scorer: the base's weights and the adapter's added up, and the head."""
+        """A plain scorer: the base's weights with the adapter's merged into them, and the head."""
+        assert self.adapter is not None
         body = self._body()
         state = {n.replace(".base_layer.", "."): t for n, t in body.state_dict().items() if ".lora_" not in n}
         for name, layer in body.named_modules():
             if isinstance(layer, BaseTunerLayer) and self.adapter in layer.lora_A:
-                state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(self.adapter)
+                state[f"{name}.weight"] = _merged_weight(layer, self.adapter)
         config = copy.deepcopy(self.config)
         config.num_labels = 1
         scorer: Any = AutoModelForSequenceClassification.from_config(config, dtype=self.get_base_model().dtype)
         getattr(scorer, scorer.base_model_prefix).load_state_dict(state)
         scorer.score.load_state_dict(self.score.state_dict())
         return scorer  # type: ignore[no-any-return]
+
+
+def _merged_weight(layer: Any, adapter: str) -> Tensor:
+    """As PEFT merges this kind of adapter; the layer is left as it was, which PEFT's unmerge does but nearly."""
+    weight = layer.get_base_layer().weight
+    before = weight.detach().clone()
+    layer.merge(adapter_names=[adapter])
+    after: Tensor = weight.detach().clone()
+    layer.merged_adapters.clear()
+    with torch.no_grad():
+        weight.copy_(before)
+    return after
 
 
 def layers_of(base: PeftModel) -> list[BaseTunerLayer]:

@@ -9,14 +9,14 @@ from typing import Any
 from prefcli.artifacts.facts import Run
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.formats import Purpose, Row, read_dataset
+from prefcli.data.formats import Row, read_dataset
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import PrefcliError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.report.facts import Facts
+from prefcli.stages.table import STAGES
 
-PURPOSES: dict[str, Purpose] = {"sft": "demos", "rm": "pairs", "dpo": "pairs", "kto": "labelled", "ppo": "prompts"}
 ROWS = 2000  # at most so many are tokenised, drawn from all
 
 
@@ -55,7 +55,7 @@ def _lengths(
     run: Run, source: dict[str, Any], store: Store, reporter: Reporter
 ) -> tuple[dict[str, list[int]], str | None]:
     try:
-        data = read_dataset([source["path"]], PURPOSES[run.stage], skip_bad=True)
+        data = read_dataset([source["path"]], STAGES[run.stage].purpose, skip_bad=True)
     except (PrefcliError, OSError, ValueError):
         return {}, "The file is not there any more, so its lengths are not known."
     if data.digests != [source["digest"]]:

@@ -67,7 +67,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, len(rows))
         trl_trainer.say_longer(run, rows)
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
-        trainer = _trainer(run, opened, rows, held_out, share)
+        with trl_trainer.exact_adapters(opened.model):
+            trainer = _trainer(run, opened, rows, held_out, share)
         steps, tokens = trl_trainer.run(run, trainer, "dpo")
         for logps in getattr(trainer, "references", []):
             logps.save()

@@ -6,6 +6,7 @@ handed back at once and a mistake costs a second and not a model load.
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.formats import Dataset, Purpose, read_dataset
-from prefcli.data.weighting import mix, weigh
+from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
@@ -59,6 +60,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     Raises UsageError, DataError, ArtifactError.
     """
     config = config.resolved() if hasattr(config, "resolved") else config
+    _refuse_odd_adapter(config)
     name = check_name(stage if config.name is None else config.name)
     store = Store(config.runs)
     files = "prompts" if purpose == "prompts" else "data"
@@ -68,6 +70,10 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     references = _references(config, store, notes, reward_model_may_start=stage == "rm")
     rewards = _rewards(config, store, wanted=purpose == "prompts")
     data = read_dataset(getattr(config, files), purpose, config.skip_bad)
+    if (most := getattr(config, "max_rows", None)) is not None:
+        if most >= len(data.rows):
+            config = replace(config, max_rows=None)  # all of them: the very run that is made without it
+        data = first(data, most)
     weigh(data, getattr(config, "weight_column", None))
     data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
@@ -86,6 +92,14 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
             if spec.function is not None:
                 load_function(spec)  # a mistake in it costs a second here, and a model load later
     return inputs
+
+
+def _refuse_odd_adapter(config: Any) -> None:
+    for name, asked in (("adapter", config.adapter != "lora"), ("load_in_4bit", config.load_in_4bit)):
+        if asked and config.lora_rank == 0:
+            raise UsageError(f"{option(name)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+    if config.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("--load-in-4bit needs bitsandbytes", "pip install 'prefcli[qlora]'")
 
 
 def _references(config: Any, store: Store, notes: list[str], reward_model_may_start: bool) -> dict[str, Reference]:

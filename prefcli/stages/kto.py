@@ -48,16 +48,17 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "kto takes its KL from the other answers of a batch, and here a batch is one",
                 "raise --batch-size, or lower --grad-accum",
             )
-        trainer = PackedKTO(
-            model=opened.model,
-            ref_model=reference,
-            args=TRLConfig(**arguments),
-            train_dataset=trl_trainer.dataset(rows),
-            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-            processing_class=opened.tokenizer,
-            tokens_per_row=run.tokens_per_row,
-            config=config,
-        )
+        with trl_trainer.exact_adapters(opened.model):
+            trainer = PackedKTO(
+                model=opened.model,
+                ref_model=reference,
+                args=TRLConfig(**arguments),
+                train_dataset=trl_trainer.dataset(rows),
+                eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
+                processing_class=opened.tokenizer,
+                tokens_per_row=run.tokens_per_row,
+                config=config,
+            )
         trainer.reference = opened.model if reference is None else reference
         trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
         steps, tokens = trl_trainer.run(run, trainer, "kto")

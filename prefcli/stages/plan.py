@@ -12,6 +12,7 @@ from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
 
+ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
 
 
@@ -45,7 +46,8 @@ def summary(inputs: Inputs) -> dict[str, str]:
         lines[f"data {source['path']}"] = f"{source['rows']:,} rows ({source['format']})"
     if hasattr(config, "in_words"):
         lines["loss"] = config.in_words
-    trained = f"LoRA rank {config.lora_rank}" if config.lora_rank else "all weights"
+    trained = ADAPTERS[config.adapter] + f" rank {config.lora_rank}" if config.lora_rank else "all weights"
+    trained += " on a base in 4 bits" if config.load_in_4bit else ""
     unit = "rollouts" if inputs.stage == "ppo" else "steps"
     lines["training"] = (
         f"{steps(inputs):,} {unit} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "
@@ -81,6 +83,7 @@ def predicted_bytes(inputs: Inputs) -> int | None:
             architecture=inputs.architecture,
             lora_rank=config.lora_rank,
             shared_base=_shares_all(inputs),
+            in_4bit=config.load_in_4bit,
             dtype=dtype,
             optimizer=config.optim,
             batch_size=max(1, rows),

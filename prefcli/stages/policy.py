@@ -7,6 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from prefcli.artifacts.references import Reference
+from prefcli.config.training import ModelConfig
+from prefcli.errors import UsageError
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import base_of, is_adapter, load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -40,16 +43,27 @@ def open_policy(session: Session) -> Opened:
         device=session.device,
         trainable=config.lora_rank > 0,
         tokenizer_size=len(tokenizer),
+        in_4bit=config.load_in_4bit,
     )
     grown = getattr(model, "grown_from", None) is not None
     continued = is_adapter(inputs.model)
-    trained = with_adapter(model, config.lora_rank, config.lora_alpha, scorer=False, reporter=session.reporter)
+    trained = with_adapter(model, config, scorer=False, reporter=session.reporter)
     merged_first = continued and trained is not model and config.lora_rank > 0
     session.reporter.end()
     saves_merged = config.lora_rank > 0 and (merged_first or grown or inputs.model.kind == "gguf")
+    refuse_merged_4bit(config, inputs.model, saves_merged)
     about = {"parameters": count(trained), "trained": count(trained, True)}
     base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
     return Opened(trained, tokenizer, saves_merged, about, base, continued and not merged_first)
+
+
+def refuse_merged_4bit(config: ModelConfig, model: Reference, saves_merged: bool) -> None:
+    """Raise UsageError where an adapter would have to be saved merged into weights of 4 bits."""
+    if saves_merged and config.load_in_4bit:
+        raise UsageError(
+            f"--load-in-4bit needs {model.shown} on a disk as it is trained, and this changes it first",
+            "write a plain model and start from that: prefcli export",
+        )
 
 
 def count(model: Any, trained_only: bool = False) -> int:

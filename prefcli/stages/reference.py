@@ -97,7 +97,14 @@ def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
             return None
     else:
         check_tokenizer("--reference", reference, tokenizer, run.reporter)
-    model = load_policy(reference, dtype=run.dtype, device=run.device, trainable=False, tokenizer_size=len(tokenizer))
+    model = load_policy(
+        reference,
+        dtype=run.dtype,
+        device=run.device,
+        trainable=False,
+        tokenizer_size=len(tokenizer),
+        in_4bit=run.inputs.config.load_in_4bit,
+    )
     return model.eval().requires_grad_(False)
 
 

@@ -22,7 +22,7 @@ from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
-from prefcli.stages.policy import count
+from prefcli.stages.policy import count, refuse_merged_4bit
 from prefcli.stages.session import session
 
 
@@ -41,8 +41,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             new_head=not refined,
             trainable=config.lora_rank > 0,
             seed=config.seed,
+            in_4bit=config.load_in_4bit,
         )
-        trained = with_adapter(model, config.lora_rank, config.lora_alpha, scorer=True, reporter=reporter)
+        trained = with_adapter(model, config, scorer=True, reporter=reporter)
         # A fresh head or a merged parent is on no disk, so an adapter on it could not be opened again.
         merged_first = refined and is_adapter(inputs.model) and trained is not model
         changed_base = (
@@ -51,6 +52,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             or (not refined and is_adapter(inputs.model))
         )
         reporter.end()
+        saves_merged = config.lora_rank > 0 and bool(merged_first or changed_base)
+        refuse_merged_4bit(config, inputs.model, saves_merged)
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
         if inputs.eval_data:
             held_out = inputs.eval_data.rows
@@ -63,13 +66,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         packed = run.packs(trained, "reward model")
         trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else RewardTrainer
         sides = (lambda rows: rows) if packed else whole
-        trainer = trainer_class(
-            model=trained,
-            args=TRLConfig(**trl_trainer.arguments(run)),
-            train_dataset=trl_trainer.dataset(sides(rows)),
-            eval_dataset=trl_trainer.dataset(sides(measured)) if inputs.eval_data else None,
-            processing_class=tokenizer,
-        )
+        with trl_trainer.exact_adapters(trained):
+            trainer = trainer_class(
+                model=trained,
+                args=TRLConfig(**trl_trainer.arguments(run)),
+                train_dataset=trl_trainer.dataset(sides(rows)),
+                eval_dataset=trl_trainer.dataset(sides(measured)) if inputs.eval_data else None,
+                processing_class=tokenizer,
+            )
         steps, tokens = trl_trainer.run(run, trainer, "train-rm")
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
         metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
@@ -86,7 +90,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "held_out_pairs": len(measured),
             },
             weights=trl_trainer.whole_weights(trainer),
-            saves_merged=config.lora_rank > 0 and bool(merged_first or changed_base),
+            saves_merged=saves_merged,
         )
 
 

@@ -157,7 +157,12 @@ def _reference(run: Session, opened: Opened) -> Any:
     if reference != run.inputs.model:
         check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
     model = load_policy(
-        reference, dtype=run.dtype, device=run.device, trainable=False, tokenizer_size=len(opened.tokenizer)
+        reference,
+        dtype=run.dtype,
+        device=run.device,
+        trainable=False,
+        tokenizer_size=len(opened.tokenizer),
+        in_4bit=run.inputs.config.load_in_4bit,
     )
     return model.eval().requires_grad_(False)
 
@@ -177,10 +182,11 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
         new_head=not is_scorer(start),
         trainable=config.lora_rank > 0,
         seed=config.seed,
+        in_4bit=config.load_in_4bit,
     )
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
-    trained = with_adapter(model, config.lora_rank, config.lora_alpha, scorer=True, reporter=run.reporter)
+    trained = with_adapter(model, config, scorer=True, reporter=run.reporter)
     return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model
 
 

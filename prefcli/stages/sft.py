@@ -33,13 +33,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
         packed = run.packs(opened.model, "policy")
         trainer_class: Any = partial(PackedSFT, tokens_per_row=run.tokens_per_row) if packed else SFTTrainer
-        trainer = trainer_class(
-            model=opened.model,
-            args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True)),
-            train_dataset=trl_trainer.dataset(rows),
-            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-            processing_class=opened.tokenizer,
-        )
+        with trl_trainer.exact_adapters(opened.model):
+            trainer = trainer_class(
+                model=opened.model,
+                args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True)),
+                train_dataset=trl_trainer.dataset(rows),
+                eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
+                processing_class=opened.tokenizer,
+            )
         steps, tokens = trl_trainer.run(run, trainer, "sft")
         last = run.log.last
         metrics: dict[str, float] = {

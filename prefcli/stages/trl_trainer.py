@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +74,18 @@ def dataset(rows: list[dict[str, Any]]) -> Dataset:
     return Dataset.from_list(rows)
 
 
+@contextmanager
+def exact_adapters(model: Any) -> Iterator[None]:
+    """While a trainer is made: TRL rounds an adapter on a base of 4 bits to bfloat16, the parent's too. Undone."""
+    before = {}
+    if getattr(model, "is_loaded_in_4bit", False):
+        before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    yield
+    for name, parameter in model.named_parameters():
+        if name in before:
+            parameter.data = before[name]
+
+
 def run(session: Session, trainer: Any, what: str) -> tuple[int, int]:
     """Train to the end, or to an alarm that stops it (`session.alarm`); returns (optimizer steps, tokens seen).
 
@@ -112,6 +127,10 @@ class _Progress(TrainerCallback):
     def __init__(self, session: Session, what: str) -> None:
         self._session, self._what = session, what
         self._watchers = watchers_of(session.inputs)
+        self._began = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._began = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.reporter.begin(self._what, state.max_steps)
@@ -123,6 +142,8 @@ class _Progress(TrainerCallback):
         # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.
         finite = {n: float(v) for n, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         alarms = self._watchers.observe(step, finite)
+        if "loss" in logs:  # else it is of the held-out rows
+            logs = logs | {"time/step": time.perf_counter() - self._began}
         session.log.write(step, logs | {f"alarm/{alarm.watcher}": 1.0 for alarm in alarms})
         loss = logs.get("loss")
         if isinstance(loss, float) and loss != loss:

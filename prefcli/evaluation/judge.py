@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -20,12 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.config.label import JUDGE, KEY_ENV, LabelConfig
+from prefcli.config.label import JUDGE, KEY_ENV
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, DataError, SurroundingsError, UsageError
 from prefcli.evaluation.statistics import wilson_interval
-from prefcli.labelling.verdicts import Verdict, Verdicts
-from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import is_scorer, load_policy
 from prefcli.models.logps import completion_logits
 from prefcli.models.rows import pad_rows
@@ -33,6 +29,8 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import is_url, service
 from prefcli.rewards.http import Endpoint, Refused, may_pass
+
+Verdict = float | None  # 1.0: the answer in the first place is better; 0.0: the second; 0.5: tie; None: no verdict
 
 QUESTION = """\
 Here are a prompt and two answers to it. Judge which answer is better: which one helps more, is true and does no harm. \
@@ -50,7 +48,6 @@ Neither the order of the answers nor their length counts.
 [Question]
 Which answer is better? Reply with one letter, A or B."""
 _PLACEHOLDER = re.compile(r"\{(prompt|a|b)\}")
-PROMPTS_AT_A_TIME = 16  # whose verdicts are on record together
 BATCH = 16  # questions in one forward pass
 AT_ONCE = 8  # requests to an endpoint
 
@@ -77,6 +74,7 @@ class Tally:
     ties: int = 0  # the orders disagree, or the judge says so
     no_verdict: int = 0  # questions
     first: float = 0.0  # questions in which the first place was preferred, ties as halves
+    same_place: int = 0  # one place was preferred in both orders, whichever answer stood there
 
     def add(self, one: Verdict, two: Verdict) -> float:
         """Count a comparison. Whether the first answer is better: 1, 0, or 0.5 for a tie."""
@@ -84,6 +82,7 @@ class Tally:
         self.no_verdict += (one is None) + (two is None)
         one, two = (0.5 if verdict is None else verdict for verdict in (one, two))
         self.first += one + two
+        self.same_place += one == two != 0.5
         outcome = one if one + two == 1 else 0.5
         self.ties += outcome == 0.5
         return outcome
@@ -98,35 +97,6 @@ class Tally:
             "first_place": self.first / (2 * self.comparisons),
             "first_place_ci95": list(wilson_interval(self.first / 2, self.comparisons)),
         }
-
-
-def win_shares(
-    judge: Judge, asked: Sequence[tuple[str, list[str]]], template: str, kept: Verdicts, reporter: Reporter
-) -> tuple[list[dict[str, float]], Tally]:
-    """For each (prompt, its different answers) the share of the other answers that each one beats, ties as halves.
-
-    All n(n − 1)/2 pairs of a prompt are compared, in both orders: n(n − 1) questions. An answer alone has 0.5.
-    """
-    tally, found = Tally(), []
-    total, done = sum(len(texts) * (len(texts) - 1) for _, texts in asked), 0
-    reporter.begin("judging", total)
-    for start in range(0, len(asked), PROMPTS_AT_A_TIME):
-        part = asked[start : start + PROMPTS_AT_A_TIME]
-        pairs = [(n, a, b) for n, (_, texts) in enumerate(part) for a, b in combinations(texts, 2)]
-        questions = [fill(template, part[n][0], *order) for n, a, b in pairs for order in ((a, b), (b, a))]
-        verdicts = kept.of(questions, judge.verdicts)
-        wins = [dict.fromkeys(texts, 0.0) for _, texts in part]
-        for (n, a, b), one, two in zip(pairs, verdicts[0::2], verdicts[1::2]):
-            outcome = tally.add(one, two)
-            wins[n][a] += outcome
-            wins[n][b] += 1 - outcome
-        found += [
-            {text: won / (len(value) - 1) if len(value) > 1 else 0.5 for text, won in value.items()} for value in wins
-        ]
-        done += len(questions)
-        reporter.advance(done)
-    reporter.end()
-    return found, tally
 
 
 def fill(template: str, prompt: str, a: str, b: str) -> str:
@@ -247,39 +217,41 @@ class EndpointJudge:
         return parse_verdict(content) if isinstance(content, str) else None
 
 
-def load_judge(config: LabelConfig, store: Store, reporter: Reporter) -> Judge:
-    """The judge that `--by judge:MODEL` names.
+def load_judge(
+    what: str,
+    given: str,
+    key_env: str | None,
+    *,
+    score_with: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    store: Store,
+    reporter: Reporter,
+) -> Judge:
+    """The judge that `what` names: a model's reference, or URL#MODEL. For messages: `given` is the option as it was
+    typed (`--by judge:rm`), `score_with` the option of reward models.
 
     Raises UsageError: a URL without a model's name, a key that is not there. ArtifactError: no such model, or a reward
     model.
     """
-    assert config.by is not None
-    what = config.by.removeprefix(JUDGE)
+    option, _, typed = given.partition(" ")
     if is_url(what):
         url, _, name = what.partition("#")
         name, _, settings = name.partition("#")
-        spec = service("--by", config.by, JUDGE[:-1], url + (f"#{settings}" if settings else ""))
+        spec = service(option, typed, JUDGE[:-1], url + (f"#{settings}" if settings else ""))
         if not name:
-            raise UsageError(
-                f"--by {config.by}: no model is named", "its name goes behind a #: --by judge:http://HOST/v1#MODEL"
-            )
-        return EndpointJudge(url, name, spec.timeout, _key(config.judge_key_env), reporter)
-    if config.judge_key_env is not None:
+            form = given.replace(what, "http://HOST/v1#MODEL")
+            raise UsageError(f"{given}: no model is named", f"its name goes behind a #: {form}")
+        return EndpointJudge(url, name, spec.timeout, _key(key_env), reporter)
+    if key_env is not None:
         raise UsageError("--judge-key-env: the judge is no endpoint", "leave it out")
     reference = resolve(what, store)
     if is_scorer(reference):
-        raise ArtifactError(f"--by {config.by} is a reward model, not a language model", f"score with it: --by {what}")
+        raise ArtifactError(f"{given} is a reward model, not a language model", f"score with it: {score_with} {what}")
     if reference.note:
         reporter.notice(reference.note)
-    device = pick_device(config.device)
     tokenizer = load_tokenizer(reference, reporter)
-    model = load_policy(
-        reference,
-        dtype=pick_dtype(config.dtype, device),
-        device=device,
-        trainable=False,
-        tokenizer_size=len(tokenizer),
-    )
+    model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
     return ModelJudge(reference.shown, reference.digest or what, model, tokenizer)
 
 

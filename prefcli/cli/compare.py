@@ -1,0 +1,113 @@
+"""`prefcli compare`: which route won, criterion by criterion."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from prefcli.cli.console import print_result, reporter, result_console
+from prefcli.cli.train import quieten
+from prefcli.config.compare import CompareConfig
+
+
+def run(config: CompareConfig) -> None:
+    quieten(config.debug)
+    from prefcli.comparison.run import compare
+
+    result = compare(config, reporter(config.quiet))
+    if config.json:
+        print_result(json.dumps(result, ensure_ascii=False))
+        return
+    console = result_console()
+    console.print(_criteria(result))
+    console.print(f"\n[bold]{escape(score_line(result))}[/bold]\n")
+    if result["quality"]:
+        console.print(_quality(result["quality"]))
+        for head in result["quality"]["win_rate"]:
+            wins = _interval(head["win_rate"], head["ci95"])
+            console.print(escape(f"{head['a']} beats {head['b']} on {wins} of the prompts, ties as halves."))
+        if not result["quality"]["independent"]:
+            console.print("The first reward is one that a route was trained against: name another first.")
+    for criterion in result["criteria"]:
+        if criterion["why"]:
+            console.print(f"\n[bold]{criterion['criterion']}[/bold]  {escape(criterion['why'])}")
+    missing: dict[str, list[str]] = {}
+    for criterion in result["criteria"]:
+        for command in criterion["measure_with"]:
+            missing.setdefault(command, []).append(criterion["criterion"])
+    if missing:
+        console.print("\n[bold]To measure what is not measured yet[/bold]")
+    for command, served in missing.items():
+        console.print(f"# {', '.join(served)}\n{escape(command)}", soft_wrap=True)
+
+
+def score_line(result: dict[str, Any]) -> str:
+    """As the claims are counted: DPO 5 of 8."""
+    total = len(result["criteria"])
+    kinds = {route["ref"]: route["route"] for route in result["routes"]}
+    won = ", ".join(f"{kind} ({ref}) {result['score'][ref]} of {total}" for ref, kind in kinds.items())
+    rest = ", ".join(f"{name} {n}" for name, n in result["score"].items() if name not in kinds and n)
+    return f"{won}" + (f"; {rest}" if rest else "")
+
+
+def _criteria(result: dict[str, Any]) -> Table:
+    refs = [route["ref"] for route in result["routes"]]
+    title = f"from {result['ancestor']}: " + " against ".join(
+        f"{r['route']} ({' → '.join(r['artifacts'])})" for r in result["routes"]
+    )
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    for name in ("criterion", "measure"):
+        table.add_column(name)
+    for ref in refs:
+        table.add_column(escape(ref), justify="right")
+    for name in ("ahead", "claimed"):
+        table.add_column(name)
+    for criterion in result["criteria"]:
+        for number, measure in enumerate(criterion["measures"]):
+            first = number == 0
+            table.add_row(
+                f"[bold]{criterion['criterion']}[/bold]" if first else "",
+                escape(measure["measure"]),
+                *(_shown(measure["figures"][ref], measure["unit"]) for ref in refs),
+                f"[bold]{escape(criterion['verdict'])}[/bold]" if first else "",
+                criterion["claimed"] if first else "",
+            )
+    return table
+
+
+def _shown(figure: dict[str, Any] | None, unit: str) -> str:
+    if figure is None:
+        return "–"
+    value = figure["value"]
+    if unit == "bytes":
+        from prefcli.memory.sizes import format_bytes
+
+        return format_bytes(int(value))
+    if figure["ci95"] is None:
+        return f"{value:,.0f} s" if unit == "seconds" else f"{value:,.0f}" if value == int(value) else f"{value:.2f}"
+    return _interval(value, figure["ci95"], 1 if unit == "seconds" else 2)
+
+
+def _quality(quality: dict[str, Any]) -> Table:
+    table = Table(title=f"quality, on {quality['prompts']} prompts", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model")
+    for name in quality["frontier"][0]["reward"]:
+        table.add_column(escape(name), justify="right")
+    for name in ("KL", "tokens", "distinct-2"):
+        table.add_column(name, justify="right")
+    for entry in quality["frontier"]:
+        table.add_row(
+            escape(entry["ref"]),
+            *(_interval(value["mean"], value["ci95"]) for value in entry["reward"].values()),
+            "–" if entry["kl"] is None else f"{entry['kl']:.2f}",
+            f"{entry['length']:.1f}",
+            f"{entry['distinct_2']:.2f}",
+        )
+    return table
+
+
+def _interval(value: float, interval: list[float], digits: int = 2) -> str:
+    return escape(f"{value:.{digits}f} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]")

@@ -1,0 +1,1 @@
+"""Which route won: eight criteria, each measured on the user's own runs."""

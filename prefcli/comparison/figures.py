@@ -1,0 +1,172 @@
+"""What a criterion is made of: figures with their intervals and sources, and who is shown to be ahead by them.
+
+A winner is named only where the figures say so. Counts and bytes are compared as they are. What another seed or
+other prompts would change needs an interval of the difference that leaves 0 out, against every other route.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean, median, variance
+from typing import Any, Literal
+
+from prefcli.evaluation.paired import paired_difference
+from prefcli.experiments.statistics import mean_interval, student_t
+
+NO_DIFFERENCE, DISAGREE, NOT_MEASURED = "no difference shown", "the measures disagree", "not measured"
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One route's value. `source`: the runs and files it comes from. `ci95` is None of what is counted."""
+
+    value: float
+    source: str
+    ci95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing measured on every route, by the route's ref; None where there is no figure of it.
+
+    `better` is None of what is only told. `ahead` are the routes that it shows to be ahead of others: (better, worse).
+    """
+
+    measure: str
+    unit: str
+    figures: dict[str, Figure | None]
+    better: Better | None = None
+    ahead: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def winner(self) -> str | None:
+        """The route that is ahead of every other."""
+        refs = list(self.figures)
+        return next((ref for ref in refs if all((ref, other) in self.ahead for other in refs if other != ref)), None)
+
+    @property
+    def measured(self) -> bool:
+        return all(figure is not None for figure in self.figures.values())
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One row of the comparison. `measure_with`: the commands that would measure what is missing."""
+
+    criterion: str
+    claimed: str
+    measures: tuple[Measure, ...]
+    measure_with: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def winner(self) -> str | None:
+        """The route that is ahead of every other in some measure, and behind another in none."""
+        deciding = [m for m in self.measures if m.better and m.measured]
+        behind = {worse for measure in deciding for _, worse in measure.ahead}
+        return next((m.winner for m in deciding if m.winner is not None and m.winner not in behind), None)
+
+    @property
+    def verdict(self) -> str:
+        if not any(measure.better and measure.measured for measure in self.measures):
+            return NOT_MEASURED
+        if self.winner is not None:
+            return self.winner
+        return DISAGREE if any(measure.winner for measure in self.measures) else NO_DIFFERENCE
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "criterion": self.criterion,
+            "claimed": self.claimed,
+            "measures": [
+                {
+                    "measure": m.measure,
+                    "unit": m.unit,
+                    "better": m.better,
+                    "figures": {ref: asdict(figure) if figure else None for ref, figure in m.figures.items()},
+                    "winner": m.winner,
+                }
+                for m in self.measures
+            ],
+            "winner": self.winner,
+            "verdict": self.verdict,
+            "measure_with": list(self.measure_with),
+            "why": self.why,
+        }
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Values whose spread is the uncertainty, of every route: of seeds, steps or prompts."""
+
+    values: Mapping[str, Sequence[float]]
+    source: Mapping[str, str] = field(default_factory=dict)
+
+
+def counted(measure: str, unit: str, values: Mapping[str, tuple[float, str] | None], better: Better) -> Measure:
+    """Counts and bytes: the smaller or larger one is ahead, whatever the difference. `values`: (value, source)."""
+    figures = {ref: None if found is None else Figure(*found) for ref, found in values.items()}
+    ahead = tuple(
+        (a, b)
+        for a, one in figures.items()
+        for b, other in figures.items()
+        if one and other and _better(one.value, other.value, better)
+    )
+    return Measure(measure, unit, figures, better, ahead)
+
+
+def over_runs(measure: str, unit: str, samples: Samples, better: Better) -> Measure:
+    """Means over independent runs or steps, two or more of each route, and the differences by Welch's interval."""
+    figures: dict[str, Figure | None] = {
+        ref: Figure(fmean(values), samples.source.get(ref, ""), mean_interval(values)) if values else None
+        for ref, values in samples.values.items()
+    }
+    ahead = [
+        (a, b)
+        for a, mine in samples.values.items()
+        for b, theirs in samples.values.items()
+        if a != b and (interval := welch_interval(mine, theirs)) and _leaves_out_0(interval, better)
+    ]
+    return Measure(measure, unit, figures, better, tuple(ahead))
+
+
+def over_prompts(measure: str, unit: str, samples: Samples, better: Better) -> Measure:
+    """Means over the same prompts in the same order, and the paired differences by bootstrap."""
+    figures: dict[str, Figure | None] = {}
+    for ref, values in samples.values.items():
+        own = paired_difference(values, [0.0] * len(values)) if values else None
+        figures[ref] = Figure(own["mean"], samples.source.get(ref, ""), tuple(own["ci95"])) if own else None
+    ahead = [
+        (a, b)
+        for a, mine in samples.values.items()
+        for b, theirs in samples.values.items()
+        if a != b and mine and theirs and _leaves_out_0(paired_difference(mine, theirs)["ci95"], better)
+    ]
+    return Measure(measure, unit, figures, better, tuple(ahead))
+
+
+def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of mean(a) − mean(b) of independent samples with variances of their own (Welch 1947), with the
+    smaller sample's degrees of freedom, which is on the safe side. None where one has fewer than two values."""
+    if min(len(a), len(b)) < 2:
+        return None
+    half = student_t(min(len(a), len(b)) - 1) * math.sqrt(variance(a) / len(a) + variance(b) / len(b))
+    middle = fmean(a) - fmean(b)
+    return (middle - half, middle + half)
+
+
+def deviations(values: Sequence[float]) -> list[float]:
+    """Distances from the median: their mean is a spread that can be compared as means are (Brown and Forsythe 1974)."""
+    centre = median(values)
+    return [abs(value - centre) for value in values]
+
+
+def _leaves_out_0(interval: Sequence[float], better: Better) -> bool:
+    return interval[1] < 0 if better == "lower" else interval[0] > 0
+
+
+def _better(one: float, other: float, better: Better) -> bool:
+    return one < other if better == "lower" else one > other

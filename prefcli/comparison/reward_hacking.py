@@ -1,0 +1,66 @@
+"""Reward hacking: how much more the route's own reward has risen than what is trusted has, as KL grew."""
+
+from __future__ import annotations
+
+from statistics import fmean, pstdev
+
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import saved_steps
+from prefcli.comparison.figures import Criterion, Measure, Samples, over_prompts
+from prefcli.comparison.routes import Route, Routes
+from prefcli.comparison.scores import Scores
+
+
+def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
+    proxy = proxy_of(scores) if scores else None
+    if scores is None or proxy is None:
+        return Criterion(
+            "reward-hacking risk",
+            "DPO",
+            (Measure("own reward's rise over the trusted one's", "deviations", dict.fromkeys(routes.refs), "lower"),),
+            measure_with=("prefcli compare " + " ".join(routes.refs) + " --prompts FILE --reward NAME=REF",),
+            why="It needs a score that no route was trained against, beside a reward model that one was.",
+        )
+    gaps = {route.ref: gap(route, routes, scores, proxy) for route in routes}
+    nats = {route.ref: scores.of(route.final).kl for route in routes}
+    source = {
+        ref: f"{proxy} against {scores.trusted}" + (f", at {fmean(kl):.2f} nats" if kl else "")
+        for ref, kl in nats.items()
+    }
+    steps = [text for route in routes if (text := along(route, scores, proxy))]
+    return Criterion(
+        "reward-hacking risk",
+        "DPO",
+        (over_prompts("own reward's rise over the trusted one's", "deviations", Samples(gaps, source), "lower"),),
+        why="Both in standard deviations of the start's scores. " + " ".join(steps),
+    )
+
+
+def proxy_of(scores: Scores) -> str | None:
+    """The reward model that a route was trained against, else the second source; None without a second opinion."""
+    if not scores.independent or len(scores.specs) < 2:
+        return None
+    return scores.specs[-1].name
+
+
+def gap(route: Route, routes: Routes, scores: Scores, proxy: str) -> list[float]:
+    """(rise of the proxy − rise of what is trusted) of each prompt, each in deviations of the start's own scores."""
+    parts = []
+    for source in (proxy, scores.trusted):
+        before, after = scores.values(routes.start, source), scores.values(route.final, source)
+        unit = pstdev(before) or 1.0
+        parts.append([(b - a) / unit for a, b in zip(before, after)])
+    return [p - t for p, t in zip(*parts)]
+
+
+def along(route: Route, scores: Scores, proxy: str) -> str:
+    """What both did from kept step to kept step, where a run kept any."""
+    artifact = route.final
+    points = []
+    for step in saved_steps(artifact.path):
+        if not (artifact.path / "state" / f"step{step}" / "model").is_dir():
+            continue
+        found = scores.of(resolve(f"{artifact.ref}:step{step}", scores.store))
+        kl = f"{fmean(found.kl):.1f} nats " if found.kl else ""
+        points.append(f"{kl}{fmean(found.scores[proxy]):.2f}/{fmean(found.scores[scores.trusted]):.2f}")
+    return f"{artifact.ref}, {proxy}/{scores.trusted} by kept step: {', '.join(points)}." if points else ""

@@ -1,0 +1,113 @@
+"""The routes to compare: each a finished artifact and everything it was made from, down to where they part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from prefcli.artifacts.references import Reference, resolve
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.errors import ArtifactError, UsageError
+from prefcli.experiments.siblings import parent_of
+
+KINDS = {"ppo": "RLHF", "dpo": "DPO", "kto": "DPO", "sft": "SFT"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """`artifacts` are what was made after the ancestor, in the order in which they were made; the last is `final`."""
+
+    final: Artifact
+    artifacts: tuple[Artifact, ...]
+
+    @property
+    def ref(self) -> str:
+        return self.final.ref
+
+    @property
+    def kind(self) -> str:
+        """What the common claims speak of: RLHF or DPO."""
+        return KINDS[self.final.manifest.stage]
+
+    @property
+    def rewards(self) -> list[Artifact]:
+        """The reward models that it was trained against."""
+        return [artifact for artifact in self.artifacts if artifact.manifest.stage == "rm"]
+
+    def rows(self, artifact: Artifact) -> list[dict[str, Any]]:
+        """The logged steps of one of its artifacts."""
+        lines = (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@dataclass(frozen=True)
+class Routes:
+    """What is compared. `ancestor` is the model where they part, `start` it as a reference."""
+
+    routes: tuple[Route, ...]
+    start: Reference
+    store: Store
+
+    @property
+    def refs(self) -> list[str]:
+        return [route.ref for route in self.routes]
+
+    def __iter__(self) -> Any:
+        return iter(self.routes)
+
+
+def read_routes(texts: list[str], store: Store) -> Routes:
+    """Raises UsageError: fewer than two, the same twice. ArtifactError: no artifact, a reward model, no common
+    ancestor, or one made from the other."""
+    finals = [_policy(text, store) for text in texts]
+    if len({artifact.ref for artifact in finals}) < max(2, len(finals)):
+        raise UsageError("compare needs two different artifacts or more", "prefcli compare ppo dpo")
+    chains = [above(artifact, store) for artifact in finals]
+    common = [ref for ref in chains[0] if all(ref in chain for chain in chains[1:])]
+    ends = " and ".join(artifact.ref for artifact in finals)
+    if not common:
+        raise ArtifactError(
+            f"{ends} have no common ancestor: what differs may be where they started, not the route",
+            "train both from the same --model, and keep that artifact in the store",
+        )
+    ancestor = common[0]
+    if ancestor in {artifact.ref for artifact in finals}:
+        raise ArtifactError(f"{ends}: one was made from the other", "compare what was made from the same model")
+    shared = set(chains[0][chains[0].index(ancestor) :])
+    routes = tuple(Route(final, tuple(_made(final, store, shared))) for final in finals)
+    return Routes(routes, resolve(ancestor, store), store)
+
+
+def _policy(text: str, store: Store) -> Artifact:
+    artifact = resolve(text, store).artifact
+    if artifact is None:
+        raise ArtifactError(f"{text} is no finished artifact", "see: prefcli ls")
+    if artifact.manifest.stage == "rm":
+        raise ArtifactError(f"{text} is a reward model", "name the policies that came out: prefcli compare ppo dpo")
+    return artifact
+
+
+def above(artifact: Artifact, store: Store) -> list[str]:
+    """The models that its weights went through, newest first, itself the first."""
+    found = [artifact.ref]
+    model: Artifact | None = artifact
+    while model is not None:
+        parent = model.manifest.parents.get("model")
+        if parent is None or parent["ref"] in found:
+            break
+        found.append(str(parent["ref"]))
+        model = parent_of(model.manifest, "model", store)
+    return found
+
+
+def _made(artifact: Artifact, store: Store, shared: set[str]) -> list[Artifact]:
+    """What it was made from, itself last, but for the common ancestor and what is above it. Each once."""
+    found: list[Artifact] = []
+    for role in sorted(artifact.manifest.parents):
+        parent = artifact.manifest.parents[role]
+        held = parent_of(artifact.manifest, role, store)
+        if held is None or parent["ref"] in shared:
+            continue
+        found += [item for item in _made(held, store, shared) if item not in found]
+    return [*found, artifact]

@@ -1,0 +1,154 @@
+"""Every model's answers to the same held-out prompts, scored once and kept: all criteria look at the same scores.
+
+Kept below the artifact store under a key of everything that decides them, so that a second look costs no sampling.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from prefcli.artifacts.digests import digest_json, write_atomically
+from prefcli.artifacts.references import Reference, resolve
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.config.compare import CompareConfig
+from prefcli.data.formats import Row, read_dataset
+from prefcli.evaluation import models
+from prefcli.evaluation.prompts import short_enough
+from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.loading import load_policy
+from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
+from prefcli.progress import Reporter
+from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model
+from prefcli.rewards.sources import RewardSource, load_reward
+
+FOLDER = ".cache/scores"  # below the artifact store
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model on the prompts, in their order: scores by source, KL to the start in nats (None where it reads other
+    ids), and the answers."""
+
+    scores: dict[str, list[float]]
+    kl: list[float] | None
+    completions: list[str]
+    measures: dict[str, float]
+
+
+@dataclass
+class Scores:
+    """The first of `specs` decides. `independent`: no route was trained against it."""
+
+    config: CompareConfig
+    store: Store
+    start: Reference
+    specs: list[RewardSpec]
+    independent: bool
+    rows: list[Row]
+    reporter: Reporter
+    _data: list[str]
+    _sources: list[RewardSource] | None = None
+    _kept: dict[str, Scored] = field(default_factory=dict)
+
+    @property
+    def trusted(self) -> str:
+        return self.specs[0].name
+
+    def of(self, model: Artifact | Reference) -> Scored:
+        """Sampled and scored now, or as it was before. Raises as `models.answer` and the reward sources do."""
+        reference = resolve(model.ref, self.store) if isinstance(model, Artifact) else model
+        if reference.shown not in self._kept:
+            self._kept[reference.shown] = self._from_disk(reference) or self._measured(reference)
+        return self._kept[reference.shown]
+
+    def values(self, model: Artifact | Reference, source: str | None = None) -> list[float]:
+        """One score a prompt, by the trusted source unless another is named."""
+        return self.of(model).scores[source or self.trusted]
+
+    def mean(self, model: Artifact | Reference) -> float:
+        return fmean(self.values(model))
+
+    def _from_disk(self, reference: Reference) -> Scored | None:
+        key = self._key(reference)
+        try:
+            return Scored(**json.loads((self.store.root / FOLDER / f"{key}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def _key(self, reference: Reference) -> str | None:
+        """None where something that decides the scores cannot be pinned."""
+        digests = [reference.digest, self.start.digest, *(spec.digest for spec in self.specs)]
+        if None in digests:
+            return None
+        c = self.config
+        how = [c.max_prompts, c.max_prompt_length, c.max_new_tokens, c.temperature, c.seed, c.dtype, c.device]
+        named = [[spec.name, spec.function] for spec in self.specs]
+        return digest_json([digests, named, self._data, how])[:32]
+
+    def _measured(self, reference: Reference) -> Scored:
+        c = self.config
+        device = pick_device(c.device)
+        dtype = pick_dtype(c.dtype, device)
+        tokenizer = load_tokenizer(reference, self.reporter)
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "trainable": False}
+        model = load_policy(reference, tokenizer_size=len(tokenizer), **options)
+        self.reporter.begin(f"answers of {reference.shown}", len(self.rows))
+        answers = models.answer(
+            model,
+            tokenizer,
+            self.rows,
+            max_new_tokens=c.max_new_tokens,
+            temperature=c.temperature,
+            batch_size=c.batch_size,
+            seed=c.seed,
+            progress=models.adding_up(self.reporter),
+        )
+        self.reporter.end()
+        if self._sources is None:
+            self._sources = [
+                load_reward(spec, None, dtype=dtype, device=device, reporter=self.reporter) for spec in self.specs
+            ]
+        kl: list[float] | None = [0.0] * len(self.rows)
+        if reference.shown != self.start.shown:
+            same = tokenizer_digest(load_tokenizer(self.start, self.reporter)) == tokenizer_digest(tokenizer)
+            start = load_policy(self.start, tokenizer_size=len(tokenizer), **options) if same else None
+            kl = models.kl_to(start, model, answers, c.temperature, c.batch_size) if same else None
+        by_source = {source.name: models.scores(source, self.rows, answers, same_ids=False) for source in self._sources}
+        found = Scored(by_source, kl, answers.completions, models.measures(answers))
+        key = self._key(reference)
+        if key is not None:
+            path = self.store.root / FOLDER / f"{key}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(vars(found), ensure_ascii=False))
+        return found
+
+
+def open_scores(
+    config: CompareConfig, store: Store, start: Reference, own_rewards: list[Artifact], reporter: Reporter
+) -> Scores | None:
+    """What scores the routes: --reward, and the reward models that the routes were trained against, as proxies.
+
+    None without prompts, or without any source. Raises DataError, ArtifactError, UsageError as everywhere.
+    """
+    specs = parse_rewards(config.reward, store)
+    for spec in specs:
+        refuse_language_model(spec)
+    given = len(specs)
+    for reward in own_rewards:
+        spec = replace(parse_rewards([reward.ref], store)[0], name=reward.ref)
+        if spec.digest not in {known.digest for known in specs}:
+            specs.append(spec)
+    if not (config.prompts and specs):
+        return None
+    data = read_dataset(list(config.prompts), "prompts", config.skip_bad)
+    tokenizer = load_tokenizer(start, reporter)
+    rows = data.rows[: config.max_prompts]
+    rows = [row for _, row in short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
+    own = {reward.digest for reward in own_rewards}
+    trusted = next((spec for spec in specs[:given] if spec.digest not in own), None)
+    return Scores(
+        config, store, start, specs, trusted is not None and trusted is specs[0], rows, reporter, data.digests
+    )

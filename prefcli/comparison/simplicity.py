@@ -1,0 +1,40 @@
+"""Simplicity: how many stages a route has after its start, how many models it holds at once, how many artifacts."""
+
+from __future__ import annotations
+
+from prefcli.artifacts.manifest import Manifest
+from prefcli.comparison.figures import Criterion, counted
+from prefcli.comparison.routes import Routes
+from prefcli.comparison.scores import Scores
+from prefcli.memory.run import ROLES
+from prefcli.stages.plan import MEMORY_STAGE
+
+
+def simplicity(routes: Routes, scores: Scores | None) -> Criterion:
+    stages, models, artifacts = {}, {}, {}
+    for route in routes:
+        kinds = [artifact.manifest.stage for artifact in route.artifacts]
+        most = max(route.artifacts, key=lambda artifact: models_of(artifact.manifest))
+        stages[route.ref] = (float(len(set(kinds))), "after " + routes.start.shown + ": " + ", ".join(kinds))
+        models[route.ref] = (float(models_of(most.manifest)), f"while {most.ref} was trained")
+        artifacts[route.ref] = (float(len(route.artifacts)), ", ".join(a.ref for a in route.artifacts))
+    return Criterion(
+        "simplicity",
+        "DPO",
+        (
+            counted("stages", "stages", stages, "lower"),
+            counted("models at once", "models", models, "lower"),
+            counted("artifacts", "artifacts", artifacts, "lower"),
+        ),
+    )
+
+
+def models_of(manifest: Manifest) -> int:
+    """Roles that a model plays while the stage runs; several reward models are several."""
+    roles = [role.name for role in ROLES[MEMORY_STAGE[manifest.stage]]]
+    if manifest.config.get("advantage") in ("rloo", "grpo"):
+        roles.remove("value")
+    if manifest.config.get("reference_free"):
+        roles.remove("reference")
+    rewards = sum(role.startswith("reward/") for role in manifest.parents)
+    return len(roles) + (max(0, rewards - 1) if "reward" in roles else 0)

@@ -1,0 +1,105 @@
+"""How far two reward sources agree: the correlation of their ranks, and how often they put two answers in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefcli.evaluation.statistics import percentile_interval, resample_counts
+
+ROOM = 200_000  # numbers in one block of resamples: what a cache holds
+
+
+def rank_correlation(
+    a: Sequence[float], b: Sequence[float], prompts: Sequence[int] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Spearman's ρ of two sources' scores: {"rho", "ci95": [low, high], "answers"}, None where a source has one value.
+
+    `a[i]` and `b[i]` are of the same answer, which is one to the prompt with the number `prompts[i]` (each to its own
+    by default); ties have the mean of their ranks. The interval is by bootstrap over prompts, ranked anew in each
+    resample. Raises ValueError: not as many, or none.
+    """
+    if not len(a) == len(b) or not a or (prompts is not None and len(prompts) != len(a)):
+        raise ValueError("there must be as many scores of both sources, and at least one")
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return {"rho": None, "ci95": None, "answers": len(a)}
+    numbers = torch.arange(len(a)) if prompts is None else torch.tensor(list(prompts)).unique(return_inverse=True)[1]
+    scores = [torch.tensor(list(values), dtype=torch.float64) for values in (a, b)]
+    rho = float(_spearman(scores, torch.ones(len(a), 1, dtype=torch.float64)))
+    counts = resample_counts(int(numbers.max()) + 1, seed).T.contiguous()
+    part = max(16, ROOM // len(a))
+    found = torch.cat([_spearman(scores, some[numbers]) for some in counts.split(part, dim=1)])
+    return {"rho": rho, "ci95": list(percentile_interval(found[found.isfinite()])), "answers": len(a)}
+
+
+def _spearman(scores: list[Tensor], weights: Tensor) -> Tensor:
+    """[resamples] correlation of mid-ranks of scores, two times [N]; `weights` [N, resamples]: how often each answer
+    counts. NaN where a resample has one value alone."""
+    total = weights.sum(0)
+    centred = []
+    for values in scores:
+        ordered, order = values.sort()
+        below = torch.cat([torch.zeros_like(total)[None], weights[order].cumsum(0)])  # [i]: of the i lowest
+        ranks = below[torch.searchsorted(ordered, values)] + below[torch.searchsorted(ordered, values, right=True)]
+        centred.append(ranks - total)  # the mean of (twice the) mid-ranks, whatever the ties
+    x, y = centred
+    return (weights * x * y).sum(0) / ((weights * x * x).sum(0) * (weights * y * y).sum(0)).sqrt()
+
+
+def same_order(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed: int = 0) -> dict[str, Any]:
+    """Of two answers to one prompt, how often both sources prefer the same: {"share", "ci95", "comparisons"}.
+
+    `a[p][k]` and `b[p][k]` are of answer k to prompt p, as many answers to each. All pairs of a prompt's answers count
+    but those that a source holds equal; chance is 0.5. The interval is by bootstrap over prompts. "share" and "ci95"
+    are None where no pair is left. Raises ValueError: not as many answers.
+    """
+    x, y = (torch.tensor([list(values) for values in scores], dtype=torch.float64) for scores in (a, b))
+    if x.shape != y.shape or x.dim() != 2:
+        raise ValueError("there must be as many answers to each prompt")
+    same, compared = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(x), dtype=torch.float64)
+    for k in range(x.shape[1] - 1):
+        product = (x[:, k + 1 :] - x[:, k, None]).sign() * (y[:, k + 1 :] - y[:, k, None]).sign()
+        same += (product > 0).sum(1)
+        compared += (product != 0).sum(1)
+    total = int(compared.sum())
+    if not total:
+        return {"share": None, "ci95": None, "comparisons": 0}
+    counts = resample_counts(len(x), seed)
+    found = (counts @ same) / (counts @ compared)
+    return {
+        "share": float(same.sum()) / total,
+        "ci95": list(percentile_interval(found[found.isfinite()])),
+        "comparisons": total,
+    }
+
+
+def agreement(scores: Mapping[str, Sequence[Sequence[float]]], on: str) -> list[dict[str, Any]]:
+    """[{"a", "b", "on", "prompts", "answers", "rho", "rho_ci95", "same_order", "same_order_ci95", "comparisons"}, …].
+
+    `scores`: source → [prompts][answers to each]; an entry for every two sources. `on` says what was scored.
+    """
+    found = []
+    for a, b in combinations(scores, 2):
+        prompts = [number for number, values in enumerate(scores[a]) for _ in values]
+        flat = [[value for values in scores[name] for value in values] for name in (a, b)]
+        ranks = rank_correlation(flat[0], flat[1], prompts)
+        order = same_order(scores[a], scores[b])
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "on": on,
+                "prompts": len(scores[a]),
+                "answers": ranks["answers"],
+                "rho": ranks["rho"],
+                "rho_ci95": ranks["ci95"],
+                "same_order": order["share"],
+                "same_order_ci95": order["ci95"],
+                "comparisons": order["comparisons"],
+            }
+        )
+    return found

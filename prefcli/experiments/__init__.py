@@ -1,0 +1,1 @@
+"""Several runs of one stage: sweeps over options, seeds and rows, and what they say together."""

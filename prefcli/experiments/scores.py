@@ -1,0 +1,63 @@
+"""What a point of a sweep is worth: a reward on held-out prompts, or a figure that its manifest has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefcli.artifacts.store import Artifact
+from prefcli.errors import ArtifactError
+from prefcli.stages.table import Stage
+
+Better = Literal["higher", "lower"]
+# Stage → (metric on held-out rows, metric without them, which way is better). PPO's is the reward it is trained on.
+RECORDED: dict[str, tuple[str, str, Better]] = {
+    "sft": ("eval_loss", "loss", "lower"),
+    "rm": ("accuracy", "accuracy", "higher"),
+    "dpo": ("eval_rewards/accuracies", "rewards/accuracies", "higher"),
+    "kto": ("eval_loss", "loss", "lower"),
+    "ppo": ("objective/scores", "objective/scores", "higher"),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Which figure, where it comes from in words, and which way is better."""
+
+    name: str
+    source: str
+    better: Better = "higher"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A point's score with the interval that eval or the manifest gives it, and the KL to its reference in nats."""
+
+    value: float
+    ci95: list[float] | None = None
+    kl: float | None = None
+
+
+def recorded_score(stage: Stage, config: Any) -> Score:
+    """The figure of the manifest that stands for a point where nothing else is asked for."""
+    held_out, training, better = RECORDED[stage.name]
+    if stage.name in ("rm", "ppo"):
+        where = "on the pairs that train-rm held out" if stage.name == "rm" else "the reward it is trained on"
+        return Score(training, f"the manifest: {where}", better)
+    measured = getattr(config, "eval_data", None) is not None
+    return Score(
+        held_out if measured else training,
+        f"the manifest: {'on --eval-data' if measured else 'on the last training step, which is noisy'}",
+        better,
+    )
+
+
+def recorded_figure(artifact: Artifact, score: Score) -> Figure:
+    """Raises ArtifactError where the manifest has no such figure."""
+    metrics = artifact.manifest.metrics
+    value = metrics.get(score.name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        hint = "hold rows out (--eval-share, --eval-data), or give --pairs"
+        raise ArtifactError(f"{artifact.ref} recorded no {score.name}", hint)
+    interval = metrics.get(f"{score.name}_ci95")
+    return Figure(float(value), interval if isinstance(interval, list) else None)

@@ -1,0 +1,150 @@
+"""Runs that belong together: the same but for the seed, the number of rows, or one hyperparameter.
+
+Two runs are the same where the causes of their results are: stage, data, the options that are in an artifact's key, and
+parents by digest. Where a run was scored by a reward model, another one that is a sibling of that one will do: a
+repetition of the whole RLHF route trains its own reward model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args, get_type_hints
+
+from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.manifest import NAME, Manifest
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.config.base import INCIDENTAL
+from prefcli.errors import ArtifactError
+from prefcli.stages.card import COMMANDS
+
+SEED, ROWS = "seed", "max_rows"
+FREE = {"seed": frozenset({SEED}), "rows": frozenset({SEED, ROWS})}
+
+
+def siblings(artifact: Artifact, store: Store, over: Literal["seed", "rows"]) -> list[Artifact]:
+    """All complete artifacts of the store, itself among them, that differ from it in the seed alone.
+
+    With `over="rows"` also in how many rows they were trained on: `rows_of` says how many each was. A ppo artifact is
+    a sibling whose reward model is the same or a sibling. Of two artifacts of the very same run (under two names, or
+    made again by --force) one is listed, itself first. In the order of seed and rows.
+    """
+    found = [other for other in _others(artifact, store) if _same(artifact, other, store, FREE[over])]
+    distinct = {_causes(item.manifest): item for item in reversed([*_itself(artifact), *found])}
+    return sorted(distinct.values(), key=lambda item: (rows_of(item, store) or 0, seed_of(item), item.ref))
+
+
+def varied(artifact: Artifact, store: Store) -> dict[str, list[Artifact]]:
+    """Complete artifacts that differ from it in exactly one hyperparameter, by its name, each in the order of values.
+
+    The seed is none: they may have any. Data, rows and parents are the same, as for `siblings` over the seed.
+    """
+    found: dict[str, dict[str, Artifact]] = {}
+    for other in _others(artifact, store):
+        mine, theirs = causal_options(artifact.manifest), causal_options(other.manifest)
+        changed = [name for name in mine if name != SEED and mine[name] != theirs[name]]
+        if len(changed) == 1 and changed[0] != ROWS and _same(artifact, other, store, FREE["seed"] | {changed[0]}):
+            found.setdefault(changed[0], {}).setdefault(_causes(other.manifest), other)
+    return {
+        name: sorted(others.values(), key=lambda item: (_order(item.manifest.config.get(name)), seed_of(item)))
+        for name, others in sorted(found.items())
+    }
+
+
+def causal_options(manifest: Manifest) -> dict[str, Any]:
+    """The options of a run that are in its key; one that is younger than the manifest has its default."""
+    _, config = COMMANDS[manifest.stage]
+    hints = get_type_hints(config, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if INCIDENTAL not in get_args(hints[field.name]):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            found[field.name] = manifest.config.get(field.name, default)
+    return found
+
+
+def seed_of(artifact: Artifact) -> int:
+    return int(artifact.manifest.config.get(SEED) or 0)
+
+
+def rows_of(artifact: Artifact, store: Store) -> int | None:
+    """How many rows it was trained on: its own; for ppo, its first reward model's pairs (None where there is none)."""
+    manifest = artifact.manifest
+    if manifest.stage == "ppo":
+        rewards = (parent_of(manifest, role, store) for role in sorted(manifest.parents) if role.startswith("reward/"))
+        return next((rows_of(reward, store) for reward in rewards if reward is not None), None)
+    paths = manifest.config.get("data")
+    trained_on = len(paths) if isinstance(paths, list) and paths else 1  # held-out files stand behind
+    return sum(int(source["rows"]) for source in manifest.data[:trained_on])
+
+
+def parent_of(manifest: Manifest, role: str, store: Store) -> Artifact | None:
+    """The artifact in that role, where it is still in the store as it was."""
+    parent = manifest.parents.get(role, {})
+    name, _, version = str(parent.get("ref", "")).partition("@v")
+    if not NAME.fullmatch(name) or not version.isdecimal():
+        return None
+    try:
+        artifact = store.open(name, int(version))
+    except ArtifactError:
+        return None
+    return artifact if artifact.digest == parent.get("digest") else None
+
+
+def _itself(artifact: Artifact) -> list[Artifact]:
+    return [artifact] if artifact.manifest.status == "complete" else []
+
+
+def _others(artifact: Artifact, store: Store) -> list[Artifact]:
+    """Complete artifacts of the same stage; one whose manifest is damaged is none."""
+    found = []
+    for name in store.names():
+        for version in store.versions(name):
+            try:
+                other = store.open(name, version)
+            except ArtifactError:
+                continue
+            manifest = other.manifest
+            same = other.path.resolve() == artifact.path.resolve()
+            if manifest.stage == artifact.manifest.stage and manifest.status == "complete" and not same:
+                found.append(other)
+    return found
+
+
+def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) -> bool:
+    """Whether all causes of two results are the same but for the options in `free`."""
+    a, b = one.manifest, other.manifest
+    if a.stage != b.stage or _data(a) != _data(b) or set(a.parents) != set(b.parents):
+        return False
+    mine, theirs = causal_options(a), causal_options(b)
+    if any(mine[name] != theirs[name] for name in mine if name not in free):
+        return False
+    return all(_same_parent(a, b, role, store, free & FREE["rows"]) for role in a.parents)
+
+
+def _same_parent(a: Manifest, b: Manifest, role: str, store: Store, free: frozenset[str]) -> bool:
+    if _identity(a.parents[role]) == _identity(b.parents[role]):
+        return True
+    if not (role.startswith("reward/") or role == "value_init"):
+        return False
+    one, other = parent_of(a, role, store), parent_of(b, role, store)
+    return one is not None and other is not None and _same(one, other, store, free)
+
+
+def _identity(parent: dict[str, Any]) -> Any:
+    """By digest; what has none (a hub model, a service) by its name."""
+    return parent["digest"] or ("name", parent["ref"])
+
+
+def _data(manifest: Manifest) -> list[Any]:
+    return [source["digest"] for source in manifest.data]
+
+
+def _causes(manifest: Manifest) -> str:
+    parents = {role: _identity(parent) for role, parent in manifest.parents.items()}
+    return digest_json([manifest.stage, causal_options(manifest), parents, _data(manifest)])
+
+
+def _order(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, all else behind them by name."""
+    number = isinstance(value, (int, float))
+    return (not number, float(value) if number else 0.0, str(value))

@@ -1,0 +1,69 @@
+"""The loop over a sweep's points: what is there is taken, what is not is trained, and each is scored."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prefcli.artifacts.store import Artifact
+from prefcli.errors import MemoryShortError, PrefcliError, SurroundingsError, from_foreign
+from prefcli.experiments.points import Point, made_before, prepared, reward_inputs
+from prefcli.experiments.retrained import on_reward_model, reward_model
+from prefcli.experiments.scores import Figure
+from prefcli.progress import Reporter
+from prefcli.stages.inputs import Inputs
+from prefcli.stages.table import STAGES, Stage
+
+Make = Callable[[Stage, Inputs], Artifact]
+Measure = Callable[[Artifact], Figure]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A point's artifact and score, or the reason why there is none."""
+
+    point: Point
+    artifact: Artifact | None = None
+    figure: Figure | None = None
+    reason: str | None = None
+
+
+def run(points: list[Point], make: Make, measure: Measure, reporter: Reporter) -> list[Outcome]:
+    """One outcome a point, in order.
+
+    A point that goes wrong (a loss that is not a number, too little memory) is told and counted as failed. What would
+    stop all that follow too (a full disk, Ctrl-C, a defect) is raised; the points before it stay in the store.
+    """
+    outcomes = []
+    for number, point in enumerate(points, 1):
+        artifact = None
+        try:
+            artifact = _trained(point, make)
+            outcome = Outcome(point, artifact, measure(artifact))
+        except Exception as error:
+            known = error if isinstance(error, PrefcliError) else from_foreign(error)
+            if known is None or isinstance(known, SurroundingsError):
+                raise
+            reason = "out of memory" if isinstance(known, MemoryShortError) else known.message
+            outcome = Outcome(point, artifact, reason=reason)
+        reporter.end()
+        outcomes.append(outcome)
+        reporter.notice(f"point {number} of {len(points)}: {point.shown}: {_told(outcome)}")
+        gc.collect()  # trainers refer to themselves: the model of this point would be in memory beside the next one's
+    return outcomes
+
+
+def _trained(point: Point, make: Make) -> Artifact:
+    config = point.config
+    if point.retrains:
+        inputs = reward_inputs(point)
+        config = on_reward_model(config, made_before(inputs, reward_model(config)) or make(STAGES["rm"], inputs))
+    inputs = prepared(point.stage, config)
+    return inputs.existing or make(point.stage, inputs)
+
+
+def _told(outcome: Outcome) -> str:
+    if outcome.figure is None or outcome.artifact is None:
+        return f"failed: {outcome.reason}"
+    return f"{outcome.artifact.ref}, score {outcome.figure.value:.4g}"

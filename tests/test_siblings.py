@@ -1,0 +1,139 @@
+"""Which runs belong together: found by what made them, whatever they are called."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefcli.experiments.siblings import rows_of, seed_of, siblings, varied
+
+FILE = {"path": "pairs.jsonl", "format": "pairs", "rows": 100, "digest": "d1"}
+
+
+@pytest.fixture
+def made(make_artifact):
+    """`made("dpo", "name", beta=0.1)` is an artifact with those options; what it weighs is its name's and options'."""
+
+    def make(stage, name=None, *, parents=None, data=(FILE,), status="complete", **options):
+        files = {"model/model.safetensors": f"{name} {sorted(options.items())}"}
+        options = {"data": ["pairs.jsonl"], "lr": 1e-4, **options}
+        return make_artifact(
+            name or stage, stage=stage, parents=parents, files=files, config=options, data=list(data),
+            status=status, key=f"{name} {sorted(options.items())}",
+        )  # fmt: skip
+
+    return make
+
+
+def refs(artifacts):
+    return [artifact.ref for artifact in artifacts]
+
+
+def test_seeds_of_one_run_are_found_under_any_name_and_in_their_order(made, store):
+    sft = made("sft")
+    third = made("dpo", "later", seed=2, parents={"model": sft})
+    first = made("dpo", "dpo", parents={"model": sft})  # no seed recorded: the default
+    second = made("dpo", "dpo", seed=1, parents={"model": sft})
+    for artifact in (first, second, third):
+        assert refs(siblings(artifact, store, "seed")) == [first.ref, second.ref, third.ref]
+    assert [seed_of(item) for item in siblings(first, store, "seed")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"beta": 0.5},
+        {"lr": 1e-5},
+        {"max_rows": 10},
+        {"data": [{**FILE, "digest": "d2"}]},
+        {"status": "stopped"},
+        {"stage": "kto"},
+    ],
+)
+def test_what_differs_in_any_cause_but_the_seed_is_no_sibling(made, store, other):
+    one = made("dpo", seed=0)
+    made(**{"stage": "dpo", "name": "other", "seed": 1, **other})
+    assert refs(siblings(one, store, "seed")) == [one.ref]
+
+
+def test_another_parent_makes_no_sibling(made, store):
+    one = made("dpo", parents={"model": made("sft", "a")})
+    made("dpo", "other", seed=1, parents={"model": made("sft", "b")})
+    made("dpo", "third", seed=1)
+    assert refs(siblings(one, store, "seed")) == [one.ref]
+
+
+def test_circumstances_and_paths_make_no_difference(made, store):
+    one = made("dpo", data=[FILE], runs="a", json=True)
+    other = made("dpo", "other", data=[{**FILE, "path": "copy.jsonl"}], runs="b", quiet=True, seed=1)
+    assert refs(siblings(one, store, "seed")) == [one.ref, other.ref]
+
+
+def test_the_very_same_run_counts_once(made, store):
+    one = made("dpo", beta=0.1)
+    again, named = made("dpo", beta=0.1), made("dpo", "named", beta=0.1)
+    for artifact in (one, again, named):
+        assert refs(siblings(artifact, store, "seed")) == [artifact.ref]
+
+
+def test_rows_and_seeds_are_ordered_by_rows_first(made, store):
+    runs = [
+        made("rm", f"r{rows}", max_rows=rows, seed=seed, data=[{**FILE, "rows": rows or 100}])
+        for seed in (1, 0)
+        for rows in (None, 10, 30)
+    ]
+    found = siblings(runs[0], store, "rows")
+    assert [(rows_of(item, store), seed_of(item)) for item in found] == [
+        (10, 0), (10, 1), (30, 0), (30, 1), (100, 0), (100, 1)
+    ]  # fmt: skip
+    assert [seed_of(item) for item in siblings(runs[0], store, "seed")] == [0, 1]
+
+
+def test_a_ppo_run_is_repeated_with_its_reward_model(made, store):
+    sft = made("sft")
+    rms = {
+        (rows, seed): made("rm", f"rm-{rows}-{seed}", max_rows=rows, seed=seed, parents={"model": sft},
+                           data=[{**FILE, "rows": rows}])
+        for rows in (10, 30)
+        for seed in (0, 1)
+    }  # fmt: skip
+    prompts = [{**FILE, "digest": "prompts"}]
+    ppo = {
+        at: made("ppo", "ppo", seed=at[1], kl_coef=0.1, data=prompts, prompts=["p"],
+                 parents={"model": sft, "reward/rm": rm})
+        for at, rm in rms.items()
+    }  # fmt: skip
+    other_rm = made("rm", "other-rm", lr=0.1, max_rows=10, parents={"model": sft}, data=[{**FILE, "rows": 10}])
+    made("ppo", "no", kl_coef=0.1, data=prompts, prompts=["p"], parents={"model": sft, "reward/rm": other_rm})
+    one = ppo[10, 0]
+    assert siblings(one, store, "seed") == [ppo[10, 0], ppo[10, 1]]
+    assert [(rows_of(item, store), seed_of(item)) for item in siblings(one, store, "rows")] == sorted(ppo)
+
+
+def test_a_reward_model_that_was_changed_since_or_is_gone_is_no_sibling(made, store):
+    import shutil
+
+    rms = [made("rm", f"rm{seed}", seed=seed) for seed in (0, 1)]
+    ppo = [made("ppo", f"p{seed}", seed=seed, parents={"reward/rm": rm}) for seed, rm in enumerate(rms)]
+    assert siblings(ppo[0], store, "seed") == ppo
+    shutil.rmtree(rms[1].path)
+    assert siblings(ppo[0], store, "seed") == ppo[:1]
+
+
+def test_what_differs_in_one_hyperparameter_is_found_by_its_name_whatever_the_seed(made, store):
+    one = made("dpo", beta=0.1)
+    large, small = made("dpo", "b", beta=0.5), made("dpo", "b", beta=0.05, seed=3)
+    warm = made("dpo", "c", warmup=0.2)
+    made("dpo", "two", beta=0.5, warmup=0.2)
+    made("dpo", "rows", max_rows=10)
+    made("dpo", "seed", beta=0.1, seed=7)
+    warm_from = made("dpo", "d", beta=0.1, warmup=0.2)
+    assert refs(varied(one, store)["beta"]) == [small.ref, large.ref]
+    assert refs(varied(one, store)["warmup"]) == [warm_from.ref]
+    assert warm.ref not in refs(item for items in varied(one, store).values() for item in items)  # beta is another too
+    assert set(varied(one, store)) == {"beta", "warmup"}
+
+
+def test_a_damaged_neighbour_is_left_out(made, store):
+    one, other = made("dpo"), made("dpo", "other", seed=1)
+    (other.path / "manifest.json").write_text("{")
+    assert siblings(one, store, "seed") == [one]
