@@ -133,7 +133,7 @@ def test_without_prompts_the_page_says_what_would_fill_it_and_only_a_report_is_r
     result = prefcli("report", "sft@v1", "-q")
     assert (result.exit_code, result.stdout) == (0, "report.html\n"), result.stderr
     text = Parsed(Path("report.html").read_text()).text
-    assert "prefcli report sft@v1 --prompts" in text and "prefcli compare" in text
+    assert "prefcli report sft@v1 --prompts" in text and "Two routes that start from the same model" in text
     assert prefcli("report", "sft", "-q").exit_code == 0  # one of ours is written again
     Path("report.html").write_text("mine")
     refused = prefcli("report", "sft", "-q")

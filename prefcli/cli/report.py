@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.manifest import FILE
-from prefcli.artifacts.references import resolve
+from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
 from prefcli.cli.train import quieten
 from prefcli.config.base import option, typed_options
+from prefcli.config.compare import CompareConfig
 from prefcli.config.report import ReportConfig
-from prefcli.errors import SurroundingsError, UsageError
+from prefcli.errors import PrefcliError, SurroundingsError, UsageError
+from prefcli.progress import Reporter
 from prefcli.report.criteria import read_comparison
 from prefcli.report.facts import gather
 from prefcli.report.mark import is_ours
 
+SHARED = ("prompts", "reward", "max_prompts", "max_new_tokens", "temperature", "seed", "runs")  # with compare
 ANSWERING = ("reward", "against", "max_prompts", "max_new_tokens", "temperature", "seed", "samples")
 
 
@@ -32,6 +36,7 @@ def run(config: ReportConfig) -> None:
             "name another file, or replace it with --force",
         )
     comparison = read_comparison(config.comparison) if config.comparison is not None else None
+    why_not = None
     store = Store(config.runs)
     references = [resolve(text, store) for text in config.refs]
     facts = gather(references, store)
@@ -49,8 +54,10 @@ def run(config: ReportConfig) -> None:
     from prefcli.report.page import page
 
     evaluation = measure(config, references, facts, report) if config.prompts else None
+    if comparison is None:
+        comparison, why_not = _compared(config, references, report)
     data = data_files(facts, store, report)
-    text = page(facts, data=data, evaluation=evaluation, comparison=comparison, again=_again(config))
+    text = page(facts, data=data, evaluation=evaluation, comparison=comparison, why_not=why_not, again=_again(config))
     try:
         write_atomically(out, text)
     except OSError as error:
@@ -60,6 +67,23 @@ def run(config: ReportConfig) -> None:
         print_result(json.dumps(found, ensure_ascii=False))
     else:
         print_result(config.output)
+
+
+def _compared(
+    config: ReportConfig, references: list[Reference], report: Reporter
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What `compare` finds of the policies that are named, or why it compares nothing; neither where one alone is."""
+    policies = {r.artifact.ref for r in references if r.artifact is not None and r.artifact.manifest.stage != "rm"}
+    refs = [reference.text for reference in references if reference.shown in policies]
+    if len(policies) < 2:
+        return None, None
+    from prefcli.comparison.run import compare
+
+    given = {name: getattr(config, name) for name in SHARED}
+    try:
+        return compare(CompareConfig(refs=list(dict.fromkeys(refs)), **given), report), None
+    except PrefcliError as error:  # routes that cannot be compared can be reported all the same
+        return None, error.message
 
 
 def _output(text: str) -> Path:

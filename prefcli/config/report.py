@@ -53,7 +53,7 @@ class ReportConfig:
     ] = 20  # fmt: skip
     comparison: Annotated[
         str | None,
-        typer.Option(help="What prefcli compare --json printed: the eight criteria.", metavar="FILE"),
+        typer.Option(help="What prefcli compare --json printed, instead of comparing anew.", metavar="FILE"),
     ] = None
     force: Annotated[bool, typer.Option("--force", help="Replace FILE even where it is no report.")] = False
     runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None

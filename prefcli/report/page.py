@@ -21,8 +21,8 @@ from prefcli.report.views import criteria_view, data_view, evaluation_view, memo
 
 
 def page(facts: Facts, *, data: list[DataFile], evaluation: dict[str, Any] | None, comparison: dict[str, Any] | None,
-         again: list[str]) -> str:  # fmt: skip
-    """The whole page. `again` are the words of the command that makes it."""
+         why_not: str | None = None, again: list[str]) -> str:  # fmt: skip
+    """The whole page. `why_not` says why there is no comparison, `again` are the words of the command that makes it."""
     lineage, width = lineage_chart.draw(facts.trees, facts.asked) if facts.trees else ("", 0)
     return (
         _environment()
@@ -42,6 +42,7 @@ def page(facts: Facts, *, data: list[DataFile], evaluation: dict[str, Any] | Non
             data=data_view(data),
             evaluation=evaluation_view(evaluation) if evaluation and evaluation["models"] else None,
             criteria=criteria_view(comparison) if comparison else None,
+            why_not=why_not,
             again=shlex.join(again),
             fill=_fill(facts),
             environment=_environments(facts),

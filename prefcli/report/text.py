@@ -91,6 +91,10 @@ def size(value: float) -> str:
     return format_bytes(value)
 
 
+# Units that have a form of their own.
+UNITS = {"bytes": size, "seconds": seconds, "s": seconds, "share": share, "%": share}
+
+
 def shown(value: Any, unit: str = "") -> str:
     """Any recorded value; what was not recorded is a dash."""
     if value is None:
@@ -98,7 +102,7 @@ def shown(value: Any, unit: str = "") -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
-        form = {"bytes": size, "seconds": seconds, "s": seconds, "share": share, "%": share}.get(unit, number)
+        form = UNITS.get(unit, number)
         return form(value) + (f" {unit}" if unit and form is number else "")
     if isinstance(value, list):
         return " to ".join(shown(item, unit) for item in value) if _numbers(value) else ", ".join(map(str, value))

@@ -16,7 +16,7 @@ from prefcli.report.facts import Facts
 from prefcli.report.lengths import DataFile
 from prefcli.report.series import Panel, Series, panels
 from prefcli.report.svg import About
-from prefcli.report.text import number, share, short, size
+from prefcli.report.text import UNITS, number, share, short, size
 
 Sentence = list[str | Figure]
 # What is shown of each run beside its curves: section, name, what it is called, unit.
@@ -207,18 +207,23 @@ def criteria_view(comparison: dict[str, Any]) -> dict[str, Any]:
         rows = []
         for j, measure in enumerate(criterion["measures"]):
             cells = []
+            unit, label = measure.get("unit") or "", measure["measure"]
+            if unit not in UNITS:  # it is said once, in the row's name
+                label, unit = (label if unit in label else f"{label}, {unit}"), ""
             for ref in refs:
                 cell = measure["figures"].get(ref)
                 source = f"comparison:criteria[{i}].measures[{j}].figures.{ref}.value"
                 cells.append(
                     {
-                        "figure": Figure(source, cell["value"] if cell else None, measure.get("unit") or ""),
+                        "figure": Figure(source, cell["value"] if cell else None, unit),
                         "ci95": cell.get("ci95") if cell else None,
                         "wins": measure.get("winner") == ref,
                     }
                 )
-            rows.append({"measure": measure["measure"], "cells": cells})
-        optional = {"claimed": None, "why": None, "measure_with": None}
-        criteria.append(optional | criterion | {"rows": rows, "decided": criterion["verdict"] in refs})  # fmt: skip
+            rows.append({"measure": label, "cells": cells})
+        commands = criterion.get("measure_with") or []
+        more = {"claimed": None, "why": None} | criterion
+        more["measure_with"] = [commands] if isinstance(commands, str) else commands
+        criteria.append(more | {"rows": rows, "decided": criterion["verdict"] in refs})  # fmt: skip
     named = {route["ref"]: route["route"] for route in comparison["routes"]}
     return {"criteria": criteria, "refs": refs, "names": named, "score": comparison.get("score") or {}}
