@@ -17,10 +17,12 @@ from prefcli.artifacts.facts import run_facts
 from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.metrics import alarms
 from prefcli.artifacts.store import open_artifact
+from prefcli.errors import DataError
 from prefcli.evaluation.statistics import bootstrap_interval
 from prefcli.report import charts, lineage_chart
 from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
+from prefcli.report.criteria import check
 from prefcli.report.series import Panel, Series
 from prefcli.report.svg import About
 from prefcli.report.text import number, seconds, shown
@@ -138,6 +140,28 @@ def test_without_prompts_the_page_says_what_would_fill_it_and_only_a_report_is_r
     Path("report.html").write_text("mine")
     refused = prefcli("report", "sft", "-q")
     assert refused.exit_code == 2 and "--force" in refused.stderr and Path("report.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "piece"),
+    [
+        (("routes",), None, "'routes' must be a list"),
+        (("criteria", 0, "measures", 0, "figures", "ppo@v1"), {"value": "x"}, "'value' is a number"),
+        (("criteria", 0, "measures", 0, "figures", "ppo@v1", "ci95"), ["a", 1], "two numbers"),
+        (("criteria", 0, "measures", 0, "unit"), 7, "'unit' must be text"),
+        (("criteria", 1, "measure_with"), 3, "a list of commands"),
+        (("score",), {"dpo@v1": "many"}, "score['dpo@v1'] must be a number"),
+    ],
+)
+def test_a_comparison_of_another_form_is_refused_where_it_differs(path, value, piece):
+    changed = json.loads(json.dumps(COMPARISON))
+    check(changed, "file")
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(DataError, match=re.escape(piece)):
+        check(changed, "file")
 
 
 @pytest.mark.parametrize(
