@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chain import chain, trained  # noqa: F401  fixtures for all tests
+from report_page import written  # noqa: F401
 from typer.testing import CliRunner
 
 from prefcli.artifacts.manifest import STAGES, Manifest

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefcli.artifacts.folders import out_folder, whole_folder
 from prefcli.artifacts.lineage import around, hub_root, lineage
+from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
@@ -83,4 +84,6 @@ def _card(reference: Reference, store: Store, weights: Weights, hub: str | None)
         return plain_card(reference.shown, replace(weights, hub_root=hub))
     tree = lineage(artifact, store)
     part = str(reference.path.resolve().relative_to(artifact.path.resolve()))
-    return model_card(artifact.manifest, replace(weights, hub_root=hub_root(tree)), part=part, tree=tree)
+    return model_card(
+        artifact.manifest, replace(weights, hub_root=hub_root(tree)), part=part, tree=tree, rows=read_log(artifact.path)
+    )

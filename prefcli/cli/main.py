@@ -31,6 +31,7 @@ COMMANDS = {
     "serve-rm": ("serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP."),
     "export": ("export", "prefcli.config.export", "ExportConfig", "Write a finished model as one plain directory."),
     "advise": ("advise", "prefcli.config.advise", "AdviseConfig", "Which method fits your data, hardware and aims."),
+    "report": ("report", "prefcli.config.report", "ReportConfig", "One page about finished runs, to read offline."),
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
     "ls": ("ls", "prefcli.config.store", "ListConfig", "List the artifacts."),
     "show": ("show", "prefcli.config.store", "ShowConfig", "Show one artifact and what it was made from."),

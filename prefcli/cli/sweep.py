@@ -20,12 +20,8 @@ from prefcli.cli.train import draw_curves, quieten
 from prefcli.config.base import option, typed_options
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.sweep import SweepConfig
-<<<<<<< HEAD
-from prefcli.errors import AlarmError, UsageError
-=======
 from prefcli.data.formats import read_dataset
-from prefcli.errors import AlarmError, SurroundingsError, UsageError, from_foreign
->>>>>>> sweep
+from prefcli.errors import AlarmError, UsageError
 from prefcli.experiments.grid import parse_grid, parse_rows
 from prefcli.experiments.points import Planned, plan, points_of
 from prefcli.experiments.scores import Score, recorded_figure, recorded_score

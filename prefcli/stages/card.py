@@ -1,40 +1,21 @@
-"""The model card: README.md of an artifact, or of what was exported from one, written from its manifest."""
+"""The model card: README.md of an artifact, or of what was exported from one. Its facts are those of the report."""
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from prefcli.artifacts.commands import COMMANDS, command
+from prefcli.artifacts.facts import Run, run_facts
 from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.manifest import Manifest
-from prefcli.config.base import option
-from prefcli.config.dpo import DPOConfig
-from prefcli.config.kto import KTOConfig
-from prefcli.config.ppo import PPOConfig
-from prefcli.config.reward import RewardConfig
-from prefcli.config.sft import SFTConfig
-from prefcli.config.training import OutputConfig
+from prefcli.artifacts.metrics import Row
+from prefcli.memory.sizes import format_bytes
 
-TITLES = {
-    "sft": "fine-tuned on demonstrations",
-    "rm": "reward model",
-    "dpo": "trained with DPO",
-    "ppo": "trained with PPO",
-    "kto": "trained with KTO",
-}
-COMMANDS = {
-    "sft": ("sft", SFTConfig),
-    "rm": ("train-rm", RewardConfig),
-    "dpo": ("dpo", DPOConfig),
-    "kto": ("kto", KTOConfig),
-    "ppo": ("ppo", PPOConfig),
-}
-# How a run is shown and where it lies is the reader's own affair.
-NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"name"}
+__all__ = ["COMMANDS", "Weights", "command", "model_card", "plain_card"]
 
 
 @dataclass(frozen=True)
@@ -48,58 +29,67 @@ class Weights:
     hub_root: str | None = None
 
 
-def model_card(manifest: Manifest, weights: Weights, *, part: str = "model", tree: Node | None = None) -> str:
+def model_card(
+    manifest: Manifest,
+    weights: Weights,
+    *,
+    part: str = "model",
+    tree: Node | None = None,
+    rows: Sequence[Row] = (),
+) -> str:
     """Markdown with Hugging Face metadata at its head.
 
-    `part` is the folder of the artifact that the weights are from, `tree` what it was made from all the way down.
+    `part` is the folder of the artifact that the weights are from, `tree` what it was made from all the way down,
+    `rows` its metrics log.
     """
+    run = run_facts(manifest, rows)
     which = "" if part == "model" else f", its {part}"
     parts = [
-        _head(weights, manifest.stage),
-        f"# {manifest.name} v{manifest.version}{which}: {TITLES[manifest.stage]}",
-        "Made by [prefcli](https://github.com/prefcli/prefcli) "
-        f"{manifest.environment.get('prefcli', '')} on {manifest.created}.",
+        _head(weights, run.stage),
+        f"# {manifest.name} v{manifest.version}{which}: {run.title}",
+        f"Made by [prefcli](https://github.com/prefcli/prefcli) {run.environment.get('prefcli', '')} on {run.created}.",
+        *_warnings(run),
         "## Made from\n\n"
         + _table(
             ("role", "artifact or model", "digest"),
-            [(role, parent["ref"], str(parent["digest"])[:12]) for role, parent in sorted(manifest.parents.items())],
+            [(parent["role"], parent["ref"], str(parent["digest"])[:12]) for parent in run.parents],
         ),
         *(["All the way down:\n\n" + "\n".join(_branches(tree))] if tree else []),
-        "## Data\n\n"
-        + _table(("file", "format", "rows"), [(d["path"], d["format"], d["rows"]) for d in manifest.data]),
+        "## Data\n\n" + _table(("file", "format", "rows"), [(d["path"], d["format"], d["rows"]) for d in run.data]),
         f"## Results{' at the end of the run' if part.startswith('state') else ''}\n\n"
-        + _table(("metric", "value"), [(name, _shown(value)) for name, value in sorted(manifest.metrics.items())]),
-        "## Options\n\n"
-        + _table(("option", "value"), [(n, v) for n, v in manifest.config.items() if v not in (None, [], False)]),
-        f"The same run again:\n\n```sh\n{command(manifest)}\n```",
+        + _table(("metric", "value"), [(name, _shown(value)) for name, value in sorted(run.metrics.items())]),
+        "## What it took\n\n" + _table(("", "value"), _took(run)),
+        "## Options\n\n" + _table(("option", "value"), list(run.options.items())),
+        f"The same run again:\n\n```sh\n{run.command}\n```",
         _use(weights),
     ]
     return "\n\n".join(parts) + "\n"
 
 
+def _warnings(run: Run) -> list[str]:
+    """What who takes the model should know first: that the run was stopped, and its alarms."""
+    said = ["**The run was stopped by a watcher before its end.**"] if run.status == "stopped" else []
+    if run.alarms:
+        said.append(f"Alarms while it was trained, by step: {run.alarms_said}.")
+    return said
+
+
+def _took(run: Run) -> list[tuple[Any, ...]]:
+    """Steps, time and memory, as far as they are known."""
+    forms: dict[str, tuple[str, Callable[[float], str]]] = {
+        "steps": ("steps", str),
+        "train_seconds": ("training", lambda seconds: f"{seconds:.1f} s"),
+        "tokens_per_second": ("tokens a second", _shown),
+        "predicted_peak_bytes": ("peak memory, predicted", format_bytes),
+        "measured_peak_bytes": ("peak memory, measured", format_bytes),
+    }
+    known = {name: value for name in forms if (value := run.resources.get(name)) is not None}
+    return [(forms[name][0], forms[name][1](value)) for name, value in known.items()]
+
+
 def plain_card(name: str, weights: Weights) -> str:
     """The card of a model that no artifact tells of: what it is, and how to open it."""
     return "\n\n".join([_head(weights), f"# {name}", "Exported by prefcli.", _use(weights)]) + "\n"
-
-
-def command(manifest: Manifest) -> str:
-    """The command line that made an artifact: its options that are not the defaults, its start by its exact version."""
-    if manifest.stage not in COMMANDS:
-        return f"prefcli {manifest.stage}"
-    name, config = COMMANDS[manifest.stage]
-    words = ["prefcli", name]
-    given = dict(manifest.config) | {"model": manifest.parents.get("model", {}).get("ref")}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = given.get(field.name)
-        default = [] if field.default is dataclasses.MISSING else field.default
-        if field.name in NOT_REPEATED or value is None or value == default:
-            continue
-        if isinstance(value, bool):
-            words.append(option(field.name if value else f"no_{field.name}"))
-        else:
-            words += [word for item in (value if isinstance(value, list) else [value])
-                      for word in (option(field.name), str(item))]  # fmt: skip
-    return shlex.join(words)
 
 
 def _head(weights: Weights, stage: str | None = None) -> str:

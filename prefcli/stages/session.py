@@ -27,6 +27,7 @@ import trl
 
 from prefcli import __version__
 from prefcli.artifacts.digests import write_atomically
+from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import RUN, Artifact, Draft
 from prefcli.config.base import as_dict
@@ -208,7 +209,9 @@ class Session:
         )
         adapter = isinstance(model, peft.PeftModel) and not saves_merged
         base = model.peft_config["default"].base_model_name_or_path if adapter else None
-        card = model_card(manifest, Weights("model", scorer=manifest.stage == "rm", base=base))
+        tree = lineage(Artifact(self.draft.path, manifest), self.inputs.store)
+        weights_of = Weights("model", scorer=manifest.stage == "rm", base=base, hub_root=hub_root(tree))
+        card = model_card(manifest, weights_of, tree=tree, rows=self.log.rows)
         (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
         artifact = self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
         if self.log.tracker is not None:

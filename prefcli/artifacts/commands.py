@@ -1,0 +1,55 @@
+"""The command line that made an artifact, from its manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Any
+
+from prefcli.artifacts.manifest import Manifest
+from prefcli.config.base import option
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.config.training import OutputConfig
+
+COMMANDS = {
+    "sft": ("sft", SFTConfig),
+    "rm": ("train-rm", RewardConfig),
+    "dpo": ("dpo", DPOConfig),
+    "kto": ("kto", KTOConfig),
+    "ppo": ("ppo", PPOConfig),
+}
+# How a run is shown and where it lies is the reader's own affair.
+NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"name"}
+
+
+def command(manifest: Manifest) -> str:
+    """The command line that made an artifact: its options that are not the defaults, its start by its exact version."""
+    if manifest.stage not in COMMANDS:
+        return f"prefcli {manifest.stage}"
+    name, config = COMMANDS[manifest.stage]
+    words = ["prefcli", name]
+    given = dict(manifest.config) | {"model": manifest.parents.get("model", {}).get("ref")}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = given.get(field.name)
+        default = [] if field.default is dataclasses.MISSING else field.default
+        if field.name in NOT_REPEATED or value is None or value == default:
+            continue
+        if isinstance(value, bool):
+            words.append(option(field.name if value else f"no_{field.name}"))
+        else:
+            words += [word for item in (value if isinstance(value, list) else [value])
+                      for word in (option(field.name), str(item))]  # fmt: skip
+    return shlex.join(words)
+
+
+def options(manifest: Manifest) -> dict[str, Any]:
+    """The options that made an artifact, the defaults among them, without those of how a run is shown."""
+    return {
+        name: value
+        for name, value in manifest.config.items()
+        if name not in NOT_REPEATED and value is not None and value != [] and value is not False
+    }

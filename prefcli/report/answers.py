@@ -1,0 +1,69 @@
+"""Answers side by side: which prompts are shown, and how the differences between two models are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefcli.evaluation.statistics import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first model's score less the second's on each prompt, in the prompts' order. `wins` counts no ties."""
+
+    first: str
+    second: str
+    reward: str
+    values: list[float]
+    mean: float
+    ci95: tuple[float, float]
+    wins: int
+    ties: int
+
+    @property
+    def losses(self) -> int:
+        return len(self.values) - self.wins - self.ties
+
+
+def compare(samples: Sequence[dict[str, Any]], first: str, second: str) -> Difference | None:
+    """How two models differ by the first reward over all prompts that both answered; None without a reward.
+
+    The interval is of the paired differences' mean, 95 %, by bootstrap over prompts.
+    """
+    found = [_difference(sample, first, second) for sample in samples]
+    values = [value for value in found if value is not None]
+    if not values:
+        return None
+    reward = next(iter(samples[0]["answers"][0]["reward"]))
+    wins, ties = sum(value > 0 for value in values), sum(value == 0 for value in values)
+    mean = sum(values) / len(values)
+    return Difference(first, second, reward, values, mean, bootstrap_interval(values), wins, ties)
+
+
+def choose(samples: Sequence[dict[str, Any]], first: str, second: str | None, count: int) -> list[dict[str, Any]]:
+    """Half of `count` where `first` scores lowest against `second`, then half where highest, the largest difference
+    first in each; the first of the prompts where nothing is scored. Each has its "difference" and its "side".
+    Without a second model the difference is the score itself.
+
+    A prompt is in one half only. With an odd `count` the worse half has one more.
+    """
+    marked = [dict(sample, difference=_difference(sample, first, second)) for sample in samples]
+    if any(sample["difference"] is None for sample in marked):
+        return [dict(sample, side=None) for sample in marked[:count]]
+    order = sorted(marked, key=lambda sample: sample["difference"])
+    worst = order[: (min(count, len(order)) + 1) // 2]
+    rest = order[len(worst) :]
+    best = rest[::-1][: count - len(worst)]
+    return [dict(sample, side="worst") for sample in worst] + [dict(sample, side="best") for sample in best]
+
+
+def as_dict(difference: Difference) -> dict[str, Any]:
+    return asdict(difference) | {"losses": difference.losses}
+
+
+def _difference(sample: dict[str, Any], first: str, second: str | None) -> float | None:
+    scores = {answer["ref"]: next(iter(answer["reward"].values()), None) for answer in sample["answers"]}
+    one, other = scores.get(first), 0.0 if second is None else scores.get(second)
+    return None if one is None or other is None else one - other

@@ -1,0 +1,81 @@
+"""How long the prompts and answers of a run's data are, in tokens of its own tokenizer, read from the files again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefcli.artifacts.facts import Run
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import Store
+from prefcli.data.formats import Row, read_dataset
+from prefcli.data.tokenising import Encoder
+from prefcli.errors import PrefcliError
+from prefcli.models.tokenizers import load_tokenizer
+from prefcli.progress import Reporter
+from prefcli.report.facts import Facts
+from prefcli.stages.table import STAGES
+
+ROWS = 2000  # at most so many are tokenised, drawn from all
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of data as the manifests have it, who was trained on it, and its lengths where it is still the same.
+
+    `lengths`: part (prompt, answer, chosen, rejected) → tokens of each row measured; `note`: why there are none.
+    """
+
+    path: str
+    format: str
+    rows: int
+    source: str  # where the number of rows stands
+    used_by: list[str]
+    lengths: dict[str, list[int]] = field(default_factory=dict)
+    note: str | None = None
+
+
+def data_files(facts: Facts, store: Store, reporter: Reporter) -> list[DataFile]:
+    """Each file once for each form it was read in, in the order of the runs."""
+    found: dict[tuple[str, str, str], DataFile] = {}
+    for run in facts.runs:
+        for place, source in enumerate(run.data):
+            key = (source["path"], source["digest"], source["format"])
+            if key in found:
+                found[key].used_by.append(run.ref)
+                continue
+            lengths, note = _lengths(run, source, store, reporter)
+            about = f"{run.ref}:data[{place}].rows"
+            found[key] = DataFile(source["path"], source["format"], source["rows"], about, [run.ref], lengths, note)
+    return list(found.values())
+
+
+def _lengths(
+    run: Run, source: dict[str, Any], store: Store, reporter: Reporter
+) -> tuple[dict[str, list[int]], str | None]:
+    try:
+        data = read_dataset([source["path"]], STAGES[run.stage].purpose, skip_bad=True)
+    except (PrefcliError, OSError, ValueError):
+        return {}, "The file is not there any more, so its lengths are not known."
+    if data.digests != [source["digest"]]:
+        return {}, "The file has changed since, so its lengths are not shown."
+    try:
+        encoder = Encoder(load_tokenizer(resolve(run.ref, store), reporter))
+        rows = data.rows if len(data.rows) <= ROWS else random.Random(0).sample(data.rows, ROWS)
+        return _measured(rows, encoder), None
+    except PrefcliError as error:
+        return {}, f"Its lengths are not known: {error.message}."
+
+
+def _measured(rows: list[Row], encoder: Encoder) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {"prompt": [len(encoder.prompt_ids(row.prompt)) for row in rows]}
+    for name, part in (("answer", "completion"), ("chosen", "chosen"), ("rejected", "rejected")):
+        lengths = [
+            len(encoder.completion_ids(row.prompt, answer))
+            for row in rows
+            if (answer := getattr(row, part)) is not None
+        ]
+        if lengths:
+            found[name] = lengths
+    return found
