@@ -191,7 +191,7 @@ def test_a_score_that_is_no_number_is_a_failure(prefcli, start):
 
 
 def test_held_out_files_are_read_before_anything_is_trained(prefcli, start, monkeypatch, own_folder):
-    monkeypatch.setattr("prefcli.cli.sweep._make", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("prefcli.cli.sweep.make", lambda *_, **__: pytest.fail("trained"))
     (own_folder / "s.py").write_text("def f(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n")
     result = prefcli("sweep", *start, "--seeds", 2, "--score", "a=python:s.py:f", "--prompts", "nowhere.jsonl")
     assert result.exit_code == 3 and "nowhere.jsonl" in result.stderr
