@@ -94,8 +94,8 @@ def dials(runs: Path) -> dict[str, list[dict[str, Any]]]:
             world = runs / f"{dial}-{value}"
             name = f"{dial}-{value}".replace(".", "_")
             if not world.is_dir():
-                subprocess.run([sys.executable, str(DATA / "generate.py"), f"--{dial}", str(value), "--out", str(world)],
-                               check=True)  # fmt: skip
+                generate = [sys.executable, str(DATA / "generate.py"), f"--{dial}", str(value), "--out", str(world)]
+                subprocess.run(generate, check=True)
             pairs = world / "pairs.jsonl"
             rm = prefcli("train-rm", "-q", "--model", "sft@v1", "--data", pairs, *RM, "--name", f"rm-{name}")
             ppo = prefcli("ppo", "-q", "--model", "sft@v1", "--reward", f"rm={rm}", "--prompts", DATA / "prompts.jsonl",
