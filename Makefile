@@ -24,7 +24,7 @@ check: setup
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 # PAIRS=FILE: dialogues in HH-RLHF's form, for the run on a real model
 bench: setup
