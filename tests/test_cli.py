@@ -376,7 +376,9 @@ def test_commands_options_and_choices_complete(prefcli):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_can_be_shown(prefcli, shell):
+def test_the_completion_script_can_be_shown(prefcli, shell, monkeypatch):
+    # Typer asks which shell its parent is, and a test's may be none.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     result = prefcli("--show-completion", shell)
     assert result.exit_code == 0 and "_PREFCLI_COMPLETE" in result.stdout
 
