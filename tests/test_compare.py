@@ -129,6 +129,23 @@ def test_a_changed_preference_is_the_newest_run_of_the_same_route_on_other_pairs
     assert [a.ref for a in rlhf.artifacts] == ["rm@v2", "ppo@v2"] and [a.ref for a in dpo.artifacts] == ["dpo@v2"]
 
 
+def test_another_seed_against_the_same_reward_model_is_no_changed_preference(two, store, make_artifact):
+    prompts = [{"path": "prompts", "format": "prompt", "rows": 9, "digest": "p1"}]
+    parents = {"model": two["sft"], "reference": two["sft"], "reward/rm": two["rm"]}
+    make_artifact("ppo", parents=parents, data=prompts, config={"seed": 1})
+    python = {"model": two["sft"], "reference": two["sft"]}  # a reward in Python has no pairs behind it
+    make_artifact("ppo", parents=python, data=prompts, config={"seed": 2})
+    routes = read_routes(["ppo@v1", "dpo@v1"], store)
+    assert [change(route, routes) for route in routes] == [None, None]
+
+
+def test_an_unrelated_artifact_that_is_damaged_stops_no_comparison(two, store, make_artifact):
+    damaged = make_artifact("other", stage="dpo")
+    (damaged.path / "manifest.json").write_text("{")
+    routes = read_routes(["ppo", "dpo"], store)
+    assert [change(route, routes) for route in routes] == [None, None]
+
+
 def args(chain):
     gold = f"gold=python:{chain.sample_data / 'gold.py'}:score"
     return ["compare", "ppo", "dpo", "--prompts", chain.data("held_out_prompts"), "--reward", gold, "--max-prompts",
