@@ -40,6 +40,12 @@ def test_what_seeds_or_prompts_change_needs_an_interval_that_leaves_0_out():
     assert over_prompts("score", "gold", paired, "higher").winner == "b"
 
 
+@pytest.mark.parametrize(("prompts", "winner"), [(1, None), (5, None), (6, "b")])
+def test_a_few_prompts_that_lean_one_way_show_nothing(prompts, winner):
+    one_way = Samples({"a": [0.0] * prompts, "b": [1.0 + 0.1 * i for i in range(prompts)]})
+    assert over_prompts("score", "gold", one_way, "higher").winner == winner
+
+
 def test_welchs_interval_holds_the_true_difference_as_often_as_it_says():
     draw = random.Random(1)
     held = 0
