@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from statistics import fmean, stdev
 
 import pytest
@@ -121,6 +122,17 @@ def test_routes_that_cannot_be_compared_are_refused_with_the_reason(two, store, 
     make_artifact("dpo", parents={"model": other, "reference": other})
     with pytest.raises(ArtifactError, match="no common ancestor"):
         read_routes(["ppo@v1", "dpo@v2"], store)
+
+
+def test_two_starts_of_one_name_are_no_common_ancestor(two, store, make_artifact):
+    shutil.rmtree(two["sft"].path)  # its number is free again
+    other = make_artifact("sft", files={"model/config.json": "{}", "model/model.safetensors": "others"})
+    assert other.ref == two["sft"].ref
+    make_artifact("dpo", parents={"model": other, "reference": other})
+    with pytest.raises(ArtifactError, match="no common ancestor"):
+        read_routes(["ppo@v1", "dpo@v2"], store)
+    with pytest.raises(ArtifactError, match="changed since"):
+        read_routes(["ppo@v1", "dpo@v1"], store)
 
 
 def test_a_changed_preference_is_the_newest_run_of_the_same_route_on_other_pairs(two, store, make_artifact):

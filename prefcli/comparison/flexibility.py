@@ -52,7 +52,8 @@ def change(route: Route, routes: Routes) -> Route | None:
     mine = {artifact.ref for artifact in route.artifacts}
     for artifact in sorted(policies(store, route.final.manifest.stage), key=lambda a: a.manifest.created, reverse=True):
         chain = above(artifact, store)
-        if artifact.ref in mine or routes.start.shown not in chain:
+        start = routes.start.shown
+        if artifact.ref in mine or start not in chain or chain[start] != routes.start.digest:
             continue
         behind = parents(artifact, store)
         if pairs_of(artifact, [*behind, artifact]) not in (pairs, []):
