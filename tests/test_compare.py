@@ -124,6 +124,12 @@ def test_routes_that_cannot_be_compared_are_refused_with_the_reason(two, store, 
         read_routes(["ppo@v1", "dpo@v2"], store)
 
 
+def test_a_route_whose_reward_model_is_gone_is_refused_and_not_made_shorter(two, store):
+    shutil.rmtree(two["rm"].path)
+    with pytest.raises(ArtifactError, match="rm@v1, which is not in the store"):
+        read_routes(["ppo", "dpo"], store)
+
+
 def test_two_starts_of_one_name_are_no_common_ancestor(two, store, make_artifact):
     shutil.rmtree(two["sft"].path)  # its number is free again
     other = make_artifact("sft", files={"model/config.json": "{}", "model/model.safetensors": "others"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from prefcli.artifacts.store import Artifact, Store
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.experiments.siblings import parent_of
 
+VERSIONED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@v[0-9]+")
 KINDS = {"ppo": "RLHF", "dpo": "DPO", "kto": "DPO", "sft": "SFT"}
 
 
@@ -113,7 +115,14 @@ def _made(artifact: Artifact, store: Store, shared: set[str]) -> list[Artifact]:
     for role in sorted(artifact.manifest.parents):
         parent = artifact.manifest.parents[role]
         held = parent_of(artifact.manifest, role, store)
-        if held is None or parent["ref"] in shared:
+        if parent["ref"] in shared:
+            continue
+        if held is None:
+            if VERSIONED.fullmatch(str(parent["ref"])):
+                raise ArtifactError(
+                    f"{artifact.ref} was made from {parent['ref']}, which is not in the store as it was then",
+                    "restore it: what that stage took cannot be counted without it",
+                )
             continue
         found += [item for item in _made(held, store, shared) if item not in found]
     return [*found, artifact]
