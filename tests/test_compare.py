@@ -7,17 +7,20 @@ import math
 import random
 import shutil
 from statistics import fmean, stdev
+from types import SimpleNamespace
 
 import pytest
 
 from prefcli.comparison import figures, hyperparameters, sample_efficiency, scores, stability
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_prompts, over_runs
 from prefcli.comparison.flexibility import change
+from prefcli.comparison.reward_hacking import proxy_of
 from prefcli.comparison.routes import Route, read_routes
 from prefcli.comparison.run import CRITERIA
 from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.training_time import by_steps
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.rewards.grammar import parse_rewards
 
 
 def test_counts_are_compared_as_they_are_and_a_tie_has_no_winner():
@@ -193,6 +196,26 @@ def test_compare_measures_what_is_there_and_names_the_commands_for_the_rest(chai
     assert sum(result["score"].values()) == 8
     assert [entry["ref"] for entry in result["quality"]["frontier"]] == ["sft@v1", "ppo@v1", "dpo@v1"]
     assert result["quality"]["frontier"][0]["kl"] == 0
+
+
+def test_a_program_that_a_route_was_trained_against_is_not_independent(two, store, make_artifact, own_folder):
+    (own_folder / "gold.py").write_text("def score(prompts, completions): ...\ndef other(prompts, completions): ...\n")
+    gold = parse_rewards(["gold=python:gold.py:score", "rm", "more=python:gold.py:other"], store)
+    routes = read_routes(["ppo", "dpo"], store)
+    parent = {"ref": gold[0].text, "digest": gold[0].digest}
+    routes.routes[0].final.manifest.parents["reward/gold"] = parent
+    found = scores.causes(routes)
+    assert [(spec.digest, spec.function) in found for spec in gold] == [True, True, False]
+
+
+def test_the_proxy_is_the_routes_own_reward_wherever_it_stands():
+    specs = [SimpleNamespace(name=name) for name in ("gold", "rm", "more")]
+    known = SimpleNamespace(specs=specs, own=frozenset({"rm"}), independent=True)
+    assert proxy_of(known) == "rm"
+    known.own = frozenset()
+    assert proxy_of(known) == "rm"
+    known.own = frozenset({"more"})
+    assert proxy_of(known) == "more"
 
 
 def test_a_second_look_samples_nothing(chain, prefcli, monkeypatch):
