@@ -79,7 +79,7 @@ def cache_file(
     """Where the figures of this reference (by digest, and how it is held) on these token ids are kept."""
     if digest is None:
         return None
-    key = hashlib.sha256(f"{digest} {dtype}{' nf4' if in_4bit else ''}".encode())
+    key = hashlib.sha256(f"{digest} {dtype} {'nf4' if in_4bit else 'whole'}".encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             key.update(array("q", [len(pair[name]), *pair[name]]).tobytes())
