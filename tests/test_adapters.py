@@ -145,6 +145,15 @@ def test_every_stage_trains_an_adapter_in_float32_on_a_base_in_4_bits(in_4bit, c
         assert not torch.equal(first, first.bfloat16().float())  # nor was it rounded on the way
 
 
+def test_a_reference_in_4_bits_is_not_taken_from_what_was_kept_of_the_whole_one(in_4bit, chain, prefcli):
+    few = ["--max-steps", "1", "--batch-size", "4"]
+    whole = prefcli(*chain.args("dpo"), *few, "--name", "whole")
+    assert whole.exit_code == 0, whole.stderr
+    path = chain.path_of(prefcli(*chain.args("dpo"), *few, "--lora-rank", "2", "--load-in-4bit", "--name", "q"))
+    first = json.loads((path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)  # a new adapter changes nothing: policy is reference
+
+
 def test_ppo_holds_policy_value_and_reference_in_4_bits_with_no_kl_at_the_start(in_4bit, chain, prefcli):
     result = prefcli(*chain.args("ppo"), "--lora-rank", "2", "--load-in-4bit", "--layout", "separate", "--name", "qppo")
     rows = [json.loads(line) for line in (chain.path_of(result) / "metrics.jsonl").read_text().splitlines()]

@@ -70,6 +70,14 @@ def test_seconds_become_steps_by_the_speed_of_a_few_and_the_reward_model_gets_ha
     assert [inputs.config.max_steps for _, inputs in asked[3:]] == [5, 1, 5]
 
 
+def test_the_start_may_be_an_artifact_of_the_store_when_seconds_are_given(chain, stand_in):
+    make, asked, configs = stand_in
+    configs = [replace(config, model="sft") for config in configs]
+    run_both(*configs, Budget("seconds", 40), make, Reporter())
+    assert {inputs.references["model"].digest for _, inputs in asked} == {asked[-1][1].references["model"].digest}
+    assert [name for name, _ in asked] == ["rm", "ppo", "dpo", "rm", "ppo", "dpo"]
+
+
 def test_pairs_limit_what_preferences_are_learnt_from_and_not_the_prompts(stand_in):
     make, asked, configs = stand_in
     run_both(*configs, Budget("pairs", 10), make, Reporter())

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 from statistics import fmean, stdev
+from types import SimpleNamespace
 
 import pytest
 
 from prefcli.comparison import figures, hyperparameters, sample_efficiency, scores, stability
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_prompts, over_runs
 from prefcli.comparison.flexibility import change
+from prefcli.comparison.reward_hacking import proxy_of
 from prefcli.comparison.routes import Route, read_routes
 from prefcli.comparison.run import CRITERIA
 from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.training_time import by_steps
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.rewards.grammar import parse_rewards
 
 
 def test_counts_are_compared_as_they_are_and_a_tie_has_no_winner():
@@ -38,6 +42,12 @@ def test_what_seeds_or_prompts_change_needs_an_interval_that_leaves_0_out():
     base = [draw.gauss(0, 5) for _ in range(60)]
     paired = Samples({"a": base, "b": [value + 0.1 + 0.01 * draw.gauss(0, 1) for value in base]})
     assert over_prompts("score", "gold", paired, "higher").winner == "b"
+
+
+@pytest.mark.parametrize(("prompts", "winner"), [(1, None), (5, None), (6, "b")])
+def test_a_few_prompts_that_lean_one_way_show_nothing(prompts, winner):
+    one_way = Samples({"a": [0.0] * prompts, "b": [1.0 + 0.1 * i for i in range(prompts)]})
+    assert over_prompts("score", "gold", one_way, "higher").winner == winner
 
 
 def test_welchs_interval_holds_the_true_difference_as_often_as_it_says():
@@ -117,6 +127,23 @@ def test_routes_that_cannot_be_compared_are_refused_with_the_reason(two, store, 
         read_routes(["ppo@v1", "dpo@v2"], store)
 
 
+def test_a_route_whose_reward_model_is_gone_is_refused_and_not_made_shorter(two, store):
+    shutil.rmtree(two["rm"].path)
+    with pytest.raises(ArtifactError, match="rm@v1, which is not in the store"):
+        read_routes(["ppo", "dpo"], store)
+
+
+def test_two_starts_of_one_name_are_no_common_ancestor(two, store, make_artifact):
+    shutil.rmtree(two["sft"].path)  # its number is free again
+    other = make_artifact("sft", files={"model/config.json": "{}", "model/model.safetensors": "others"})
+    assert other.ref == two["sft"].ref
+    make_artifact("dpo", parents={"model": other, "reference": other})
+    with pytest.raises(ArtifactError, match="no common ancestor"):
+        read_routes(["ppo@v1", "dpo@v2"], store)
+    with pytest.raises(ArtifactError, match="changed since"):
+        read_routes(["ppo@v1", "dpo@v1"], store)
+
+
 def test_a_changed_preference_is_the_newest_run_of_the_same_route_on_other_pairs(two, store, make_artifact):
     routes = read_routes(["ppo", "dpo"], store)
     assert [change(route, routes) for route in routes] == [None, None]
@@ -127,6 +154,23 @@ def test_a_changed_preference_is_the_newest_run_of_the_same_route_on_other_pairs
     make_artifact("dpo", parents={"model": two["sft"], "reference": two["sft"]}, data=two["pairs"], config={"seed": 1})
     rlhf, dpo = (change(route, read_routes(["ppo@v1", "dpo@v1"], store)) for route in routes)
     assert [a.ref for a in rlhf.artifacts] == ["rm@v2", "ppo@v2"] and [a.ref for a in dpo.artifacts] == ["dpo@v2"]
+
+
+def test_another_seed_against_the_same_reward_model_is_no_changed_preference(two, store, make_artifact):
+    prompts = [{"path": "prompts", "format": "prompt", "rows": 9, "digest": "p1"}]
+    parents = {"model": two["sft"], "reference": two["sft"], "reward/rm": two["rm"]}
+    make_artifact("ppo", parents=parents, data=prompts, config={"seed": 1})
+    python = {"model": two["sft"], "reference": two["sft"]}  # a reward in Python has no pairs behind it
+    make_artifact("ppo", parents=python, data=prompts, config={"seed": 2})
+    routes = read_routes(["ppo@v1", "dpo@v1"], store)
+    assert [change(route, routes) for route in routes] == [None, None]
+
+
+def test_an_unrelated_artifact_that_is_damaged_stops_no_comparison(two, store, make_artifact):
+    damaged = make_artifact("other", stage="dpo")
+    (damaged.path / "manifest.json").write_text("{")
+    routes = read_routes(["ppo", "dpo"], store)
+    assert [change(route, routes) for route in routes] == [None, None]
 
 
 def args(chain):
@@ -152,6 +196,26 @@ def test_compare_measures_what_is_there_and_names_the_commands_for_the_rest(chai
     assert sum(result["score"].values()) == 8
     assert [entry["ref"] for entry in result["quality"]["frontier"]] == ["sft@v1", "ppo@v1", "dpo@v1"]
     assert result["quality"]["frontier"][0]["kl"] == 0
+
+
+def test_a_program_that_a_route_was_trained_against_is_not_independent(two, store, make_artifact, own_folder):
+    (own_folder / "gold.py").write_text("def score(prompts, completions): ...\ndef other(prompts, completions): ...\n")
+    gold = parse_rewards(["gold=python:gold.py:score", "rm", "more=python:gold.py:other"], store)
+    routes = read_routes(["ppo", "dpo"], store)
+    parent = {"ref": gold[0].text, "digest": gold[0].digest}
+    routes.routes[0].final.manifest.parents["reward/gold"] = parent
+    found = scores.causes(routes)
+    assert [(spec.digest, spec.function) in found for spec in gold] == [True, True, False]
+
+
+def test_the_proxy_is_the_routes_own_reward_wherever_it_stands():
+    specs = [SimpleNamespace(name=name) for name in ("gold", "rm", "more")]
+    known = SimpleNamespace(specs=specs, own=frozenset({"rm"}), independent=True)
+    assert proxy_of(known) == "rm"
+    known.own = frozenset()
+    assert proxy_of(known) == "rm"
+    known.own = frozenset({"more"})
+    assert proxy_of(known) == "more"
 
 
 def test_a_second_look_samples_nothing(chain, prefcli, monkeypatch):

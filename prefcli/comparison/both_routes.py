@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-from prefcli.artifacts.store import Artifact
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.training_time import step_seconds
 from prefcli.errors import MemoryShortError, UsageError
 from prefcli.experiments.points import prepared
@@ -94,7 +95,8 @@ def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, make: Make, reporte
         probe = {"runs": folder, "max_steps": PROBED, "name": None, "report_to": "none"}
 
         def timed(stage: str, config: Any) -> tuple[Artifact, float]:
-            artifact = make(STAGES[stage], prepared(STAGES[stage], dataclasses.replace(config, **probe)))
+            config = dataclasses.replace(config, **_by_path(config), **probe)
+            artifact = make(STAGES[stage], prepared(STAGES[stage], config))
             lines = (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
             return artifact, median(step_seconds([json.loads(line) for line in lines])[1:])
 
@@ -112,6 +114,13 @@ def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, make: Make, reporte
     numbers = (rm_steps, ppo_steps, dpo_steps)
     configs = [dataclasses.replace(config, max_steps=n) for config, n in zip((rm, ppo, dpo), numbers)]
     return configs[0], configs[1], configs[2]
+
+
+def _by_path(config: Any) -> dict[str, str]:
+    """The models that a config names, by where they are: another store does not know their names."""
+    named = {field: getattr(config, field, None) for field in ("model", "reference", "value_init")}
+    found = {field: resolve(text, Store(config.runs)).artifact for field, text in named.items() if text}
+    return {field: str(artifact.path.resolve()) for field, artifact in found.items() if artifact is not None}
 
 
 def _with_reward(ppo: Any, reward: Artifact, named: str | None = None) -> Any:

@@ -17,6 +17,7 @@ from prefcli.experiments.statistics import mean_interval, student_t
 
 NO_DIFFERENCE, DISAGREE, NOT_MEASURED = "no difference shown", "the measures disagree", "not measured"
 Better = Literal["lower", "higher"]
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,11 @@ def over_runs(measure: str, unit: str, samples: Samples, better: Better) -> Meas
 
 
 def over_prompts(measure: str, unit: str, samples: Samples, better: Better) -> Measure:
-    """Means over the same prompts in the same order, and the paired differences by bootstrap."""
+    """Means over the same prompts in the same order, and the paired differences by bootstrap and by sign flips.
+
+    Both must show it: of a few prompts that all lean one way the bootstrap leaves out 0, and chance does not (five of
+    five: p = 1/16).
+    """
     figures: dict[str, Figure | None] = {}
     for ref, values in samples.values.items():
         own = paired_difference(values, [0.0] * len(values)) if values else None
@@ -143,7 +148,11 @@ def over_prompts(measure: str, unit: str, samples: Samples, better: Better) -> M
         (a, b)
         for a, mine in samples.values.items()
         for b, theirs in samples.values.items()
-        if a != b and mine and theirs and _leaves_out_0(paired_difference(mine, theirs)["ci95"], better)
+        if a != b
+        and mine
+        and theirs
+        and (found := paired_difference(mine, theirs))["p"] < LEVEL
+        and _leaves_out_0(found["ci95"], better)
     ]
     return Measure(measure, unit, figures, better, tuple(ahead))
 

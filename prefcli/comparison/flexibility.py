@@ -13,6 +13,7 @@ from prefcli.comparison.figures import Criterion, Samples, over_runs
 from prefcli.comparison.routes import Route, Routes, above
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.training_time import by_steps
+from prefcli.errors import ArtifactError
 from prefcli.evaluation.paired import paired_difference
 from prefcli.experiments.siblings import parent_of
 
@@ -51,17 +52,27 @@ def change(route: Route, routes: Routes) -> Route | None:
     mine = {artifact.ref for artifact in route.artifacts}
     for artifact in sorted(policies(store, route.final.manifest.stage), key=lambda a: a.manifest.created, reverse=True):
         chain = above(artifact, store)
-        if artifact.ref in mine or routes.start.shown not in chain:
+        start = routes.start.shown
+        if artifact.ref in mine or start not in chain or chain[start] != routes.start.digest:
             continue
-        made = [a for a in parents(artifact, store) if a.ref not in mine]
-        if pairs_of(artifact, [*made, artifact]) not in (pairs, []):
-            return Route(artifact, (*made, artifact))
+        behind = parents(artifact, store)
+        if pairs_of(artifact, [*behind, artifact]) not in (pairs, []):
+            return Route(artifact, (*(a for a in behind if a.ref not in mine), artifact))
     return None
 
 
 def policies(store: Store, stage: str) -> list[Artifact]:
-    found = [store.open(name, version) for name in store.names() for version in store.versions(name)]
-    return [artifact for artifact in found if artifact.manifest.stage == stage]
+    """All of that stage; one whose manifest is damaged is none."""
+    found = []
+    for name in store.names():
+        for version in store.versions(name):
+            try:
+                artifact = store.open(name, version)
+            except ArtifactError:
+                continue
+            if artifact.manifest.stage == stage:
+                found.append(artifact)
+    return found
 
 
 def parents(artifact: Artifact, store: Store) -> list[Artifact]:
@@ -71,8 +82,12 @@ def parents(artifact: Artifact, store: Store) -> list[Artifact]:
 
 
 def pairs_of(final: Artifact, artifacts: tuple[Artifact, ...] | list[Artifact]) -> list[str]:
-    """Digests of the pairs that preferences were learnt from: the reward models', or the policy's own."""
-    learners = [a for a in artifacts if a.manifest.stage == "rm"] or [final]
+    """Digests of the pairs that preferences were learnt from: the reward models', or the policy's own.
+
+    Empty where there are none: ppo's own rows are prompts.
+    """
+    models = [a for a in artifacts if a.manifest.stage == "rm"]
+    learners = models or ([] if final.manifest.stage == "ppo" else [final])
     return sorted({str(source["digest"]) for a in learners for source in a.manifest.data})
 
 

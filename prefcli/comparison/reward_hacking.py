@@ -40,7 +40,8 @@ def proxy_of(scores: Scores) -> str | None:
     """The reward model that a route was trained against, else the second source; None without a second opinion."""
     if not scores.independent or len(scores.specs) < 2:
         return None
-    return scores.specs[-1].name
+    others = [spec.name for spec in scores.specs[1:]]
+    return next((name for name in others if name in scores.own), others[0])
 
 
 def gap(route: Route, routes: Routes, scores: Scores, proxy: str) -> list[float]:

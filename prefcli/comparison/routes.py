@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from prefcli.artifacts.store import Artifact, Store
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.experiments.siblings import parent_of
 
+VERSIONED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@v[0-9]+")
 KINDS = {"ppo": "RLHF", "dpo": "DPO", "kto": "DPO", "sft": "SFT"}
 
 
@@ -64,7 +66,7 @@ def read_routes(texts: list[str], store: Store) -> Routes:
     if len({artifact.ref for artifact in finals}) < max(2, len(finals)):
         raise UsageError("compare needs two different artifacts or more", "prefcli compare ppo dpo")
     chains = [above(artifact, store) for artifact in finals]
-    common = [ref for ref in chains[0] if all(ref in chain for chain in chains[1:])]
+    common = [ref for ref in chains[0] if all(ref in chain and chain[ref] == chains[0][ref] for chain in chains[1:])]
     ends = " and ".join(artifact.ref for artifact in finals)
     if not common:
         raise ArtifactError(
@@ -74,9 +76,15 @@ def read_routes(texts: list[str], store: Store) -> Routes:
     ancestor = common[0]
     if ancestor in {artifact.ref for artifact in finals}:
         raise ArtifactError(f"{ends}: one was made from the other", "compare what was made from the same model")
-    shared = set(chains[0][chains[0].index(ancestor) :])
+    start = resolve(ancestor, store)
+    if start.digest != chains[0][ancestor]:
+        raise ArtifactError(
+            f"{ancestor} is not what {ends} were made from: it has changed since", "restore it, or train both again"
+        )
+    refs = list(chains[0])
+    shared = set(refs[refs.index(ancestor) :])
     routes = tuple(Route(final, tuple(_made(final, store, shared))) for final in finals)
-    return Routes(routes, resolve(ancestor, store), store)
+    return Routes(routes, start, store)
 
 
 def _policy(text: str, store: Store) -> Artifact:
@@ -88,15 +96,15 @@ def _policy(text: str, store: Store) -> Artifact:
     return artifact
 
 
-def above(artifact: Artifact, store: Store) -> list[str]:
-    """The models that its weights went through, newest first, itself the first."""
-    found = [artifact.ref]
+def above(artifact: Artifact, store: Store) -> dict[str, str | None]:
+    """The models that its weights went through, newest first, itself the first: reference → digest."""
+    found: dict[str, str | None] = {artifact.ref: artifact.digest}
     model: Artifact | None = artifact
     while model is not None:
         parent = model.manifest.parents.get("model")
         if parent is None or parent["ref"] in found:
             break
-        found.append(str(parent["ref"]))
+        found[str(parent["ref"])] = parent["digest"]
         model = parent_of(model.manifest, "model", store)
     return found
 
@@ -107,7 +115,14 @@ def _made(artifact: Artifact, store: Store, shared: set[str]) -> list[Artifact]:
     for role in sorted(artifact.manifest.parents):
         parent = artifact.manifest.parents[role]
         held = parent_of(artifact.manifest, role, store)
-        if held is None or parent["ref"] in shared:
+        if parent["ref"] in shared:
+            continue
+        if held is None:
+            if VERSIONED.fullmatch(str(parent["ref"])):
+                raise ArtifactError(
+                    f"{artifact.ref} was made from {parent['ref']}, which is not in the store as it was then",
+                    "restore it: what that stage took cannot be counted without it",
+                )
             continue
         found += [item for item in _made(held, store, shared) if item not in found]
     return [*found, artifact]

@@ -13,7 +13,7 @@ from prefcli.comparison.memory import memory
 from prefcli.comparison.reward_hacking import reward_hacking
 from prefcli.comparison.routes import Routes, read_routes
 from prefcli.comparison.sample_efficiency import sample_efficiency
-from prefcli.comparison.scores import Scores, open_scores
+from prefcli.comparison.scores import Scores, causes, open_scores
 from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.stability import stability
 from prefcli.comparison.training_time import training_time
@@ -43,7 +43,7 @@ def compare(config: CompareConfig, reporter: Reporter) -> dict[str, Any]:
     store = Store(config.runs)
     routes = read_routes(list(config.refs), store)
     own = list({reward.ref: reward for route in routes for reward in route.rewards}.values())
-    scores = open_scores(config, store, routes.start, own, reporter)
+    scores = open_scores(config, store, routes.start, own, reporter, causes(routes))
     criteria = [criterion(routes, scores) for criterion in CRITERIA]
     return {
         "ancestor": routes.start.shown,

@@ -6,6 +6,7 @@ Kept below the artifact store under a key of everything that decides them, so th
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from prefcli.artifacts.digests import digest_json, write_atomically
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
+from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
 from prefcli.data.formats import Row, read_dataset
 from prefcli.evaluation import models
@@ -24,6 +26,8 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model
 from prefcli.rewards.sources import RewardSource, load_reward
 
+Cause = tuple[str, str | None]  # the digest of a reward, or what names it where it has none; the function of a program
+PYTHON = "python:"
 FOLDER = ".cache/scores"  # below the artifact store
 
 
@@ -40,13 +44,13 @@ class Scored:
 
 @dataclass
 class Scores:
-    """The first of `specs` decides. `independent`: no route was trained against it."""
+    """The first of `specs` decides. `own`: the names of those that a route was trained against."""
 
     config: CompareConfig
     store: Store
     start: Reference
     specs: list[RewardSpec]
-    independent: bool
+    own: frozenset[str]
     rows: list[Row]
     reporter: Reporter
     _data: list[str]
@@ -56,6 +60,11 @@ class Scores:
     @property
     def trusted(self) -> str:
         return self.specs[0].name
+
+    @property
+    def independent(self) -> bool:
+        """Whether no route was trained against what is trusted."""
+        return self.trusted not in self.own
 
     def of(self, model: Artifact | Reference) -> Scored:
         """Sampled and scored now, or as it was before. Raises as `models.answer` and the reward sources do."""
@@ -127,7 +136,12 @@ class Scores:
 
 
 def open_scores(
-    config: CompareConfig, store: Store, start: Reference, own_rewards: list[Artifact], reporter: Reporter
+    config: CompareConfig,
+    store: Store,
+    start: Reference,
+    own_rewards: list[Artifact],
+    reporter: Reporter,
+    trained_against: Collection[Cause] = (),
 ) -> Scores | None:
     """What scores the routes: --reward, and the reward models that the routes were trained against, as proxies.
 
@@ -136,7 +150,6 @@ def open_scores(
     specs = parse_rewards(config.reward, store)
     for spec in specs:
         refuse_language_model(spec)
-    given = len(specs)
     for reward in own_rewards:
         spec = replace(parse_rewards([reward.ref], store)[0], name=reward.ref)
         if spec.digest not in {known.digest for known in specs}:
@@ -147,8 +160,16 @@ def open_scores(
     tokenizer = load_tokenizer(start, reporter)
     rows = data.rows[: config.max_prompts]
     rows = [row for _, row in short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
-    own = {reward.digest for reward in own_rewards}
-    trusted = next((spec for spec in specs[:given] if spec.digest not in own), None)
-    return Scores(
-        config, store, start, specs, trusted is not None and trusted is specs[0], rows, reporter, data.digests
-    )
+    own = {(reward.digest, None) for reward in own_rewards} | set(trained_against)
+    names = frozenset(spec.name for spec in specs if (spec.digest or spec.text, spec.function) in own)
+    return Scores(config, store, start, specs, names, rows, reporter, data.digests)
+
+
+def causes(routes: Iterable[Route]) -> set[Cause]:
+    """What the routes were trained against: reward models, programs and services alike."""
+    parents = [a.manifest.parents[role] for route in routes for a in route.artifacts for role in a.manifest.parents
+               if role.startswith("reward/")]  # fmt: skip
+    return {
+        (parent["digest"] or parent["ref"], parent["ref"].rpartition(":")[2] if PYTHON in parent["ref"] else None)
+        for parent in parents
+    }

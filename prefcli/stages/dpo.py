@@ -163,4 +163,5 @@ def _trainer(run: Session, opened: Opened, rows: list[Any], held_out: list[Any],
 
 def _logps(run: Session, rows: list[Any]) -> ReferenceLogps:
     digest = run.inputs.references["reference"].digest
-    return ReferenceLogps(len(rows), cache_file(run.inputs.store.root, digest, run.dtype, rows))
+    in_4bit = run.inputs.config.load_in_4bit
+    return ReferenceLogps(len(rows), cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit))

@@ -73,11 +73,13 @@ class ReferenceLogps:
         draft.replace(self.file)
 
 
-def cache_file(root: Path, digest: str | None, dtype: torch.dtype, pairs: list[dict[str, Any]]) -> Path | None:
-    """Where the figures of this reference (by digest) on these token ids are kept."""
+def cache_file(
+    root: Path, digest: str | None, dtype: torch.dtype, pairs: list[dict[str, Any]], in_4bit: bool = False
+) -> Path | None:
+    """Where the figures of this reference (by digest, and how it is held) on these token ids are kept."""
     if digest is None:
         return None
-    key = hashlib.sha256(f"{digest} {dtype}".encode())
+    key = hashlib.sha256(f"{digest} {dtype} {'nf4' if in_4bit else 'whole'}".encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             key.update(array("q", [len(pair[name]), *pair[name]]).tobytes())
