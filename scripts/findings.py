@@ -67,7 +67,7 @@ def routes(seeds: int) -> None:
 def changed_preference(ppo: str, dpo: str) -> None:
     """The same routes for new pairs: the reward model trained on, and ppo again; dpo trained on."""
     new = DATA / "pairs_honest.jsonl"
-    prefcli("train-rm", "-q", "--model", "rm@v1", "--data", new, *RM[:2], "--name", "rm-honest")
+    prefcli("train-rm", "-q", "--model", "rm@v1", "--data", new, *RM, "--name", "rm-honest")
     prefcli("ppo", "-q", "--model", "sft@v1", "--reward", "rm=rm-honest", "--prompts", DATA / "prompts.jsonl", *PPO,
             "--name", "ppo-honest")  # fmt: skip
     prefcli("dpo", "-q", "--model", dpo, "--data", new, *DPO, "--name", "dpo-honest")
@@ -75,12 +75,11 @@ def changed_preference(ppo: str, dpo: str) -> None:
 
 def policy(store: Store, stage: str, seed: int = 0, **wanted: Any) -> Artifact:
     """The oldest run of the stage on all pairs with the options above, but for those named."""
-    usual = {"max_rows": int(PAIRS[0])} if stage == "dpo" else {}
     for version in store.versions(stage):
         artifact = store.open(stage, version)
         config = artifact.manifest.config
         if rows_of(artifact, store) == int(PAIRS[0]) and all(
-            config.get(name) == value for name, value in ({"seed": seed} | usual | wanted).items()
+            config.get(name) == value for name, value in ({"seed": seed} | wanted).items()
         ):
             return artifact
     raise SystemExit(f"no {stage} run with {wanted}")

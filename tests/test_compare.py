@@ -13,7 +13,7 @@ import pytest
 
 from prefcli.comparison import figures, hyperparameters, sample_efficiency, scores, stability
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_prompts, over_runs
-from prefcli.comparison.flexibility import change
+from prefcli.comparison.flexibility import changes
 from prefcli.comparison.reward_hacking import proxy_of
 from prefcli.comparison.routes import Route, read_routes
 from prefcli.comparison.run import CRITERIA
@@ -146,13 +146,18 @@ def test_two_starts_of_one_name_are_no_common_ancestor(two, store, make_artifact
 
 def test_a_changed_preference_is_the_newest_run_of_the_same_route_on_other_pairs(two, store, make_artifact):
     routes = read_routes(["ppo", "dpo"], store)
-    assert [change(route, routes) for route in routes] == [None, None]
+    assert [changes(route, routes) for route in routes] == [{}, {}]
     new = [{"path": "new", "format": "pairs", "rows": 3, "digest": "d2"}]
     rm2 = make_artifact("rm", parents={"model": two["rm"]}, data=new, config={"data": ["new"]})
-    make_artifact("ppo", parents={"model": two["sft"], "reference": two["sft"], "reward/rm": rm2})
-    make_artifact("dpo", parents={"model": two["dpo"], "reference": two["dpo"]}, data=new, config={"data": ["new"]})
+    rlhf_parents = {"model": two["sft"], "reference": two["sft"], "reward/rm": rm2}
+    make_artifact("ppo", parents=rlhf_parents, config={"kl_coef": 0.05, "seed": 7})
+    make_artifact("ppo", parents=rlhf_parents, config={"kl_coef": 0.05, "max_steps": 1})  # a trial, and no such run
+    dpo_parents = {"model": two["dpo"], "reference": two["dpo"]}
+    make_artifact("dpo", parents=dpo_parents, data=new, config={"data": ["new"], "beta": 0.1})
     make_artifact("dpo", parents={"model": two["sft"], "reference": two["sft"]}, data=two["pairs"], config={"seed": 1})
-    rlhf, dpo = (change(route, read_routes(["ppo@v1", "dpo@v1"], store)) for route in routes)
+    found = [changes(route, read_routes(["ppo@v1", "dpo@v1"], store)) for route in routes]
+    assert list(found[0]) == list(found[1]) == [("d2",)]
+    (rlhf,), (dpo,) = (list(runs.values()) for runs in found)
     assert [a.ref for a in rlhf.artifacts] == ["rm@v2", "ppo@v2"] and [a.ref for a in dpo.artifacts] == ["dpo@v2"]
 
 
@@ -163,14 +168,14 @@ def test_another_seed_against_the_same_reward_model_is_no_changed_preference(two
     python = {"model": two["sft"], "reference": two["sft"]}  # a reward in Python has no pairs behind it
     make_artifact("ppo", parents=python, data=prompts, config={"seed": 2})
     routes = read_routes(["ppo@v1", "dpo@v1"], store)
-    assert [change(route, routes) for route in routes] == [None, None]
+    assert [changes(route, routes) for route in routes] == [{}, {}]
 
 
 def test_an_unrelated_artifact_that_is_damaged_stops_no_comparison(two, store, make_artifact):
     damaged = make_artifact("other", stage="dpo")
     (damaged.path / "manifest.json").write_text("{")
     routes = read_routes(["ppo", "dpo"], store)
-    assert [change(route, routes) for route in routes] == [None, None]
+    assert [changes(route, routes) for route in routes] == [{}, {}]
 
 
 def args(chain):
@@ -233,9 +238,10 @@ class Known:
 
     def __init__(self, score):
         self._score = score
+        self.prompts = range(-10, 11)
 
     def values(self, artifact, source=None):
-        return [self._score(artifact.manifest) + 0.01 * i for i in (-1, 0, 1)]
+        return [self._score(artifact.manifest) + 0.001 * i for i in self.prompts]
 
     def mean(self, artifact):
         return fmean(self.values(artifact))
@@ -307,10 +313,19 @@ def test_gradients_that_leapt_are_told_from_a_rough_run(make_artifact):
     def leaps(*norms):
         text = "".join(json.dumps({"step": i, "grad_norm": n}) + "\n" for i, n in enumerate(norms, 1))
         artifact = make_artifact("dpo", files={"metrics.jsonl": text})
-        return stability.outliers(Route(artifact, (artifact,)), artifact)
+        return stability.outliers(stability.norms_of(Route(artifact, (artifact,)), artifact))
 
     assert leaps(1.0, 1.2, 0.9, 1.1, 60.0, 1.0) == 1
     assert leaps(1.0, 4.0, 0.3, 6.0, 2.0, 5.0) == 0
+    assert leaps(1.0, 60.0) == 0  # two steps tell nothing
+
+
+def test_a_share_is_ahead_only_where_wilsons_intervals_lie_apart():
+    few = figures.shares("alarms", "share", {"a": (1, 2, ""), "b": (0, 20, "")}, "lower")
+    assert few.winner is None and few.figures["a"].value == 0.5
+    many = figures.shares("alarms", "share", {"a": (20, 40, ""), "b": (0, 40, "")}, "lower")
+    assert many.winner == "b"
+    assert figures.shares("alarms", "share", {"a": (0, 0, ""), "b": (0, 40, "")}, "lower").figures["a"] is None
 
 
 def test_a_look_without_prompts_or_with_what_is_no_route_ends_well(chain, prefcli):

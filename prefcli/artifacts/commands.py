@@ -23,6 +23,7 @@ COMMANDS = {
     "ppo": ("ppo", PPOConfig),
 }
 # How a run is shown and where it lies is the reader's own affair.
+REWARD = "reward/"  # begins the role of a parent that scored
 NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"name"}
 
 
@@ -33,6 +34,9 @@ def command(manifest: Manifest) -> str:
     name, config = COMMANDS[manifest.stage]
     words = ["prefcli", name]
     given = dict(manifest.config) | {"model": manifest.parents.get("model", {}).get("ref")}
+    scored = {role[len(REWARD) :]: p["ref"] for role, p in manifest.parents.items() if role.startswith(REWARD)}
+    rewards = [f"{name}={ref}" for name, ref in scored.items()]
+    given |= {"reward": rewards} if rewards else {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = given.get(field.name)
         default = [] if field.default is dataclasses.MISSING else field.default
@@ -44,6 +48,18 @@ def command(manifest: Manifest) -> str:
             words += [word for item in (value if isinstance(value, list) else [value])
                       for word in (option(field.name), str(item))]  # fmt: skip
     return shlex.join(words)
+
+
+def altered(manifest: Manifest, changes: dict[str, list[str]]) -> list[str]:
+    """The options of `command` as words, those in `changes` (by field; they take a value) with these values instead."""
+    named = {option(name) for name in changes}
+    kept, words = [], iter(shlex.split(command(manifest))[2:])
+    for word in words:
+        if word in named:
+            next(words)
+        else:
+            kept.append(word)
+    return kept + [word for name, values in changes.items() for value in values for word in (option(name), value)]
 
 
 def options(manifest: Manifest) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _criteria(result: dict[str, Any]) -> Table:
     )
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     for name in ("criterion", "measure"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for ref in refs:
         table.add_column(escape(ref), justify="right")
     for name in ("ahead", "claimed"):

@@ -42,6 +42,8 @@ def parse_budget(text: str | None) -> Budget | None:
     if text is None:
         return None
     found = _BUDGET.fullmatch(text.strip())
+    if found and found[1].lower() == "pairs" and "." in found[2]:
+        raise UsageError(f"--budget {text}: pairs are whole", "write pairs=500")
     amount = float(found[2]) * _SCALE[found[3].lower()] if found and found[2].count(".") < 2 and found[2] != "." else 0
     if not found or amount <= 0:
         raise UsageError(f"--budget {text}: no budget", "write pairs=500, seconds=120 or bytes=8GB")

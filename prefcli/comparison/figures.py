@@ -13,6 +13,7 @@ from statistics import fmean, median, variance
 from typing import Any, Literal
 
 from prefcli.evaluation.paired import paired_difference
+from prefcli.evaluation.statistics import wilson_interval
 from prefcli.experiments.statistics import mean_interval, student_t
 
 NO_DIFFERENCE, DISAGREE, NOT_MEASURED = "no difference shown", "the measures disagree", "not measured"
@@ -117,6 +118,20 @@ def counted(measure: str, unit: str, values: Mapping[str, tuple[float, str] | No
         if one and other and _better(one.value, other.value, better)
     )
     return Measure(measure, unit, figures, better, ahead)
+
+
+def shares(measure: str, unit: str, counts: Mapping[str, tuple[int, int, str]], better: Better) -> Measure:
+    """(how many, of how many, source) as shares; ahead is one whose Wilson interval lies beside the other's."""
+    figures: dict[str, Figure | None] = {
+        ref: Figure(k / n, source, wilson_interval(k, n)) if n else None for ref, (k, n, source) in counts.items()
+    }
+    ahead = []
+    for a, one in figures.items():
+        for b, other in figures.items():
+            if one and other and one.ci95 and other.ci95:
+                apart = one.ci95[1] < other.ci95[0] if better == "lower" else one.ci95[0] > other.ci95[1]
+                ahead += [(a, b)] if apart else []
+    return Measure(measure, unit, figures, better, tuple(ahead))
 
 
 def over_runs(measure: str, unit: str, samples: Samples, better: Better) -> Measure:

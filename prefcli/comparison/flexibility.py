@@ -1,25 +1,32 @@
 """Flexibility: what a changed preference costs, in seconds from new pairs to a policy that follows them.
 
 RLHF retrains the reward model on the new pairs and runs ppo again from the same start; DPO trains again. The runs are
-found in the store: later ones of the same stage that end in other pairs than the route did.
+found in the store: those of the same stage and options that end in other pairs than the route did, the same for all.
 """
 
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
+from prefcli.artifacts.commands import REWARD, altered
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.figures import Criterion, Samples, over_runs
 from prefcli.comparison.routes import Route, Routes, above
 from prefcli.comparison.scores import Scores
+from prefcli.comparison.stability import elsewhere
 from prefcli.comparison.training_time import by_steps
 from prefcli.errors import ArtifactError
 from prefcli.evaluation.paired import paired_difference
-from prefcli.experiments.siblings import parent_of
+from prefcli.experiments.siblings import SEED, causal_options, parent_of
 
 
 def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
-    changed = {route.ref: change(route, routes) for route in routes}
+    found = {route.ref: changes(route, routes) for route in routes}
+    common = [pairs for pairs in found[routes.refs[0]] if all(pairs in others for others in found.values())]
+    any_of = next((pairs for others in found.values() for pairs in others), None)
+    pairs = common[0] if common else any_of
+    changed = {ref: others.get(pairs) if pairs else None for ref, others in found.items()}
     seconds = {ref: by_steps(again) if again else [] for ref, again in changed.items()}
     source = {
         ref: "train_seconds of " + ", ".join(a.ref for a in again.artifacts) if again else ""
@@ -30,9 +37,9 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
         again = changed[route.ref]
         if again is not None and scores is not None:
             moves = [
-                f"{spec.name} {found['mean']:+.2f} [{found['ci95'][0]:+.2f}, {found['ci95'][1]:+.2f}]"
+                f"{spec.name} {moved['mean']:+.2f} [{moved['ci95'][0]:+.2f}, {moved['ci95'][1]:+.2f}]"
                 for spec in scores.specs
-                for found in [
+                for moved in [
                     paired_difference(scores.values(again.final, spec.name), scores.values(route.final, spec.name))
                 ]
             ]
@@ -41,24 +48,36 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
         "flexibility",
         "RLHF",
         (over_runs("from new pairs to a new policy", "seconds", Samples(seconds, source), "lower"),),
-        measure_with=tuple(c for route in routes if changed[route.ref] is None for c in again_commands(route)),
-        why=" ".join(told) or "It needs a policy that was trained again for other pairs, from the same start.",
+        measure_with=tuple(
+            line for route in routes if changed[route.ref] is None for line in again_commands(route, routes.store)
+        ),
+        why=" ".join(told)
+        or "It needs both routes run again for the same other pairs, with the same options and from the same start.",
     )
 
 
-def change(route: Route, routes: Routes) -> Route | None:
-    """The newest run of the store that took the same route for other pairs: what was made for it, itself last."""
-    store, pairs = routes.store, pairs_of(route.final, route.artifacts)
+def changes(route: Route, routes: Routes) -> dict[tuple[str, ...], Route]:
+    """The runs of the store that took the same route, with the same options, for other pairs: by those pairs, what was
+    made for them, the policy last. The newest first, and of the same pairs the newest alone."""
+    store, own = routes.store, pairs_of(route.final, route.artifacts)
     mine = {artifact.ref for artifact in route.artifacts}
+    start, asked = routes.start.shown, _asked(route.final)
+    found: dict[tuple[str, ...], Route] = {}
     for artifact in sorted(policies(store, route.final.manifest.stage), key=lambda a: a.manifest.created, reverse=True):
         chain = above(artifact, store)
-        start = routes.start.shown
         if artifact.ref in mine or start not in chain or chain[start] != routes.start.digest:
             continue
         behind = parents(artifact, store)
-        if pairs_of(artifact, [*behind, artifact]) not in (pairs, []):
-            return Route(artifact, (*(a for a in behind if a.ref not in mine), artifact))
-    return None
+        pairs = pairs_of(artifact, [*behind, artifact])
+        if pairs and pairs != own and _asked(artifact) == asked:
+            again = Route(artifact, (*(a for a in behind if a.ref not in mine), artifact))
+            found.setdefault(tuple(pairs), again)
+    return found
+
+
+def _asked(artifact: Artifact) -> dict[str, Any]:
+    """The options that decide what a run costs and comes to, but for the seed."""
+    return {name: value for name, value in causal_options(artifact.manifest).items() if name != SEED}
 
 
 def policies(store: Store, stage: str) -> list[Artifact]:
@@ -91,14 +110,19 @@ def pairs_of(final: Artifact, artifacts: tuple[Artifact, ...] | list[Artifact]) 
     return sorted({str(source["digest"]) for a in learners for source in a.manifest.data})
 
 
-def again_commands(route: Route) -> list[str]:
-    """What would measure it."""
-    manifest = route.final.manifest
-    start = manifest.parents["model"]["ref"]
+def again_commands(route: Route, store: Store) -> list[str]:
+    """What would measure it: the route's own commands on new pairs."""
+    manifest, new, runs = route.final.manifest, ["NEW_PAIRS.jsonl"], elsewhere(store)
     if manifest.stage != "ppo":
-        return [shlex.join(["prefcli", manifest.stage, "--model", route.ref, "--data", "NEW_PAIRS.jsonl"])]
-    reward = route.rewards[0].ref if route.rewards else start
+        words = altered(manifest, {"data": new, "model": [route.ref]})
+        return [shlex.join(["prefcli", manifest.stage, *words, *runs])]
+    if not route.rewards:
+        return []
+    reward = route.rewards[0]
+    role = next(role for role, parent in manifest.parents.items() if parent["ref"] == reward.ref)
+    words = altered(reward.manifest, {"data": new, "model": [reward.ref]})
+    ppo = shlex.join(["prefcli", "ppo", *altered(manifest, {"reward": []}), *runs])
     return [
-        f"RM=$(prefcli train-rm --model {reward} --data NEW_PAIRS.jsonl)",
-        f'prefcli ppo --model {start} --reward "$RM" --prompts PROMPTS.jsonl',
+        f"RM=$({shlex.join(['prefcli', 'train-rm', *words, *runs])})",
+        f'{ppo} --reward {role[len(REWARD) :]}="$RM"',
     ]

@@ -26,6 +26,7 @@ TUNED = {
             "ppo_epochs", "minibatches", "temperature", "max_new_tokens"),
 }  # fmt: skip
 WITHOUT_VALUE = {"clip_range_value", "vf_coef", "lam", "gamma"}
+PROMPTS = 20  # of fewer a bootstrap interval is too short
 GRIDS = {"dpo": "beta=0.03,0.1,0.3", "kto": "beta=0.03,0.1,0.3", "ppo": "kl_coef=0.02,0.06,0.2"}
 
 
@@ -33,7 +34,7 @@ def hyperparameters(routes: Routes, scores: Scores | None) -> Criterion:
     numbers = {route.ref: (float(sum(len(tuned(a)) for a in route.artifacts)), _listed(route)) for route in routes}
     slopes = {route.ref: steepest(route, routes, scores) if scores else None for route in routes}
     lacking = tuple(
-        sweep_command(route, "--grid", grid)
+        sweep_command(route, routes.store, "--grid", grid)
         for route in routes
         if slopes[route.ref] is None and (grid := GRIDS.get(route.final.manifest.stage))
     )
@@ -78,13 +79,16 @@ def steepest(route: Route, routes: Routes, scores: Scores) -> tuple[str, list[fl
 def _sensitivity(slopes: dict[str, tuple[str, list[float]] | None], unit: str) -> Measure:
     """|slope| of each route, and whose is shown to be smaller by bootstrap over the prompts, which they share."""
     drawn = {ref: _resampled(found[1]).abs() for ref, found in slopes.items() if found}
+    enough = all(len(found[1]) >= PROMPTS for found in slopes.values() if found)
     figures = {
         ref: Figure(abs(fmean(found[1])), f"runs that differ in {found[0]}", percentile_interval(drawn[ref]))
         if found
         else None
         for ref, found in slopes.items()
     }
-    ahead = [(a, b) for a in drawn for b in drawn if a != b and percentile_interval(drawn[a] - drawn[b])[1] < 0]
+    ahead = [
+        (a, b) for a in drawn for b in drawn if a != b and enough and percentile_interval(drawn[a] - drawn[b])[1] < 0
+    ]
     return Measure("score's move a factor of three", unit, figures, "lower", tuple(ahead))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from prefcli.comparison.figures import Criterion, counted
+from prefcli.artifacts.store import Artifact
+from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
+from prefcli.comparison.stability import repetitions
 
 
 def memory(routes: Routes, scores: Scores | None) -> Criterion:
-    measured = {route.ref: _peak(route, "measured_peak_bytes") for route in routes}
+    repeated = {route.ref: repetitions(route, routes.store) for route in routes}
     predicted = {route.ref: _peak(route, "predicted_peak_bytes") for route in routes}
     bases = [
         f"{route.ref} {found[0] / base:.1f}"
@@ -19,12 +21,25 @@ def memory(routes: Routes, scores: Scores | None) -> Criterion:
         "memory",
         "DPO",
         (
-            counted("measured peak", "bytes", measured, "lower"),
+            _measured(routes, repeated),
             counted("predicted peak", "bytes", predicted, "lower"),
         ),
         why="Measured is all that the process held, Python and its libraries too: of a small model mostly those. "
         + (f"Predicted, in base models: {', '.join(bases)}." if bases else ""),
     )
+
+
+def _measured(routes: Routes, repeated: dict[str, list[list[Artifact]]]) -> Measure:
+    """Over the runs that differ in the seed where each route has two or more, else as it is."""
+    name = "measured_peak_bytes"
+    if any(len(runs) < 2 for runs in repeated.values()):
+        return counted("measured peak", "bytes", {route.ref: _peak(route, name) for route in routes}, "lower")
+    peaks = {
+        ref: [float(max(a.manifest.resources.get(name) or 0 for a in run)) for run in runs]
+        for ref, runs in repeated.items()
+    }
+    source = {ref: f"{name} of {len(runs)} runs that differ in the seed" for ref, runs in repeated.items()}
+    return over_runs("measured peak", "bytes", Samples(peaks, source), "lower")
 
 
 def _peak(route: Route, name: str) -> tuple[float, str] | None:

@@ -32,7 +32,8 @@ def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
         "reward-hacking risk",
         "DPO",
         (over_prompts("own reward's rise over the trusted one's", "deviations", Samples(gaps, source), "lower"),),
-        why="Both in standard deviations of the start's scores. " + " ".join(steps),
+        why="Both in standard deviations of the start's scores; a route that had no reward is asked the other's. "
+        + " ".join(steps),
     )
 
 

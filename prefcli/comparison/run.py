@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from prefcli.artifacts.store import Store
+from prefcli.comparison.both_routes import parse_budget
 from prefcli.comparison.figures import DISAGREE, NO_DIFFERENCE, NOT_MEASURED, Criterion
 from prefcli.comparison.flexibility import flexibility
 from prefcli.comparison.hyperparameters import hyperparameters
@@ -16,7 +18,7 @@ from prefcli.comparison.sample_efficiency import sample_efficiency
 from prefcli.comparison.scores import Scores, causes, open_scores
 from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.stability import stability
-from prefcli.comparison.training_time import training_time
+from prefcli.comparison.training_time import TIME, training_time
 from prefcli.config.compare import CompareConfig
 from prefcli.evaluation import models
 from prefcli.evaluation.paired import differences
@@ -44,7 +46,10 @@ def compare(config: CompareConfig, reporter: Reporter) -> dict[str, Any]:
     routes = read_routes(list(config.refs), store)
     own = list({reward.ref: reward for route in routes for reward in route.rewards}.values())
     scores = open_scores(config, store, routes.start, own, reporter, causes(routes))
-    criteria = [criterion(routes, scores) for criterion in CRITERIA]
+    judged = scores if scores and scores.independent else None  # one that a route was trained against favours it
+    criteria = [criterion(routes, judged) for criterion in CRITERIA]
+    if config.data and (budget := parse_budget(config.budget)) is not None and budget.of == "seconds":
+        criteria = [only_told(c, "It was what --budget gave both.") if c.criterion == TIME else c for c in criteria]
     return {
         "ancestor": routes.start.shown,
         "routes": [
@@ -60,6 +65,12 @@ def compare(config: CompareConfig, reporter: Reporter) -> dict[str, Any]:
         "score": tally(criteria, routes.refs),
         "quality": quality(routes, scores) if scores else None,
     }
+
+
+def only_told(criterion: Criterion, why: str) -> Criterion:
+    """A criterion whose figures decide nothing."""
+    measures = tuple(replace(measure, better=None, ahead=()) for measure in criterion.measures)
+    return replace(criterion, measures=measures, measure_with=(), why=why)
 
 
 def tally(criteria: list[Criterion], refs: list[str]) -> dict[str, int]:

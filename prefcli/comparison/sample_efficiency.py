@@ -13,13 +13,22 @@ from prefcli.comparison.stability import sweep_command
 from prefcli.experiments.siblings import rows_of, seed_of, siblings
 from prefcli.experiments.statistics import area_under
 
-ROWS = "100,300,1000"
+LEAST = 8  # pairs: fewer teach nothing
+
+
+def numbers(pairs: int | None) -> str:
+    """All pairs, a third and a ninth of them, as `sweep --rows` takes them; empty of too few."""
+    return ",".join(str(n) for n in ((pairs or 0) // 9, (pairs or 0) // 3, pairs or 0) if n >= LEAST)
 
 
 def sample_efficiency(routes: Routes, scores: Scores | None) -> Criterion:
     curves = {route.ref: by_rows(route, routes) if scores else {} for route in routes}
     common = sorted(set.intersection(*(set(curve) for curve in curves.values())))
-    commands = tuple(sweep_command(route, "--rows", ROWS, "--seeds", "3") for route in routes)
+    commands = tuple(
+        sweep_command(route, routes.store, "--rows", wanted, "--seeds", "3")
+        for route in routes
+        if (wanted := numbers(rows_of(route.final, routes.store)))
+    )
     if scores is None or len(common) < 2:
         nothing: dict[str, Figure | None] = dict.fromkeys(routes.refs)
         return Criterion(

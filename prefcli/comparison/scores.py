@@ -130,8 +130,11 @@ class Scores:
         key = self._key(reference)
         if key is not None:
             path = self.store.root / FOLDER / f"{key}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(vars(found), ensure_ascii=False))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps(vars(found), ensure_ascii=False))
+            except OSError as error:
+                self.reporter.notice(f"the scores cannot be kept for a second look: {error}")
         return found
 
 

@@ -10,6 +10,7 @@ from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import repetitions, seeds_command
 
+TIME = "training time"
 TIMES = ("time/step", "time/generate", "time/score", "time/train")  # one of the first, or ppo's three parts
 
 
@@ -36,14 +37,14 @@ def training_time(routes: Routes, scores: Scores | None) -> Criterion:
     }
     enough = all(len(values) > 1 for values in seconds.values())
     return Criterion(
-        "training time",
+        TIME,
         "DPO",
         (
             over_runs("seconds of training", "seconds", Samples(seconds, source), "lower"),
             Measure("of which sampling", "seconds", {ref: generating.get(ref) for ref in routes.refs}),
             Measure("rows and answers trained on", "samples", seen),
         ),
-        measure_with=() if enough else tuple(seeds_command(route) for route in routes),
+        measure_with=() if enough else tuple(seeds_command(route, routes.store) for route in routes),
         why="The interval is that of the steps' times within the run; a busier machine is beyond it."
         if all(len(runs) == 1 for runs in repeated.values())
         else "",
