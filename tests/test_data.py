@@ -270,7 +270,7 @@ def test_a_csv_field_may_be_long(read):
         ("a.jsonl.gz", gzip.compress(LINES.encode())[:-10], ["a.jsonl.gz is not a whole gzip file"]),
         ("a.jsonl.gz", LINES, ["not a whole gzip file"]),
         ("a.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"\xff" * 20, ["not a whole gzip file"]),
-        ("a.jsonl.gz", gzip.compress(b"\n\n\xff"), ["line 3: not valid UTF-8"]),
+        ("a.jsonl.gz", gzip.compress(b"\n\n\xff", mtime=0), ["line 3: not valid UTF-8"]),
         ("a.json", LINES, ["a.json, line 2: not valid JSON"]),
         ("a.json", '{"prompt": "q"}', ["expected an array of objects, found an object"]),
         ("a.json", "3", ["found a number"]),
