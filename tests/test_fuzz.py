@@ -113,7 +113,7 @@ def test_a_random_data_file(prefcli, own_folder, make_artifact, stopped, seed):
     command, option, row = draw.choice(
         [("sft", "--data", DEMO), ("dpo", "--data", PAIR), ("train-rm", "--data", PAIR), ("ppo", "--prompts", PAIR)]
     )
-    rows = [row, dict(row)]
+    rows = [dict(row), dict(row)]  # the row itself is other tests' too
     for each in rows:
         for _ in range(draw.randint(0, 2)):
             each[draw.choice([*row, "extra", "messages", "label"])] = json_value(draw)
