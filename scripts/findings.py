@@ -203,8 +203,8 @@ def main() -> None:
     routes(args.seeds)
     store = Store(args.runs)
     refs = {"RLHF": policy(store, "ppo"), "DPO": policy(store, "dpo")}
-    changed_preference(refs["RLHF"].ref, refs["DPO"].ref)
     worlds = dials(args.runs)
+    changed_preference(refs["RLHF"].ref, refs["DPO"].ref)  # last: compare takes the newest change of pairs
     config = CompareConfig(
         refs=[refs["RLHF"].ref, refs["DPO"].ref],
         prompts=[str(DATA / "held_out_prompts.jsonl")],
