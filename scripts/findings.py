@@ -187,8 +187,8 @@ def grid_table(store: Store, scores: Scores, refs: dict[str, Artifact]) -> str:
 def write(tables: dict[str, str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, table in tables.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, t=table: m[1] + t + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda m, t=table: m[1] + t + "\n" + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
         assert count == 1, f"{PAGE} has no block {name}"
     PAGE.write_text(text, encoding="utf-8")
 
