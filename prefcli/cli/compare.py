@@ -55,8 +55,12 @@ def run(config: CompareConfig) -> None:
             missing.setdefault(command, []).append(criterion["criterion"])
     if missing:
         console.print("\n[bold]To measure what is not measured yet[/bold]")
+    last: list[str] = []
     for command, served in missing.items():
-        console.print(f"# {', '.join(served)}\n{escape(command)}", soft_wrap=True)
+        if served != last:
+            console.print(f"# {', '.join(served)}")
+        console.print(escape(command), soft_wrap=True)
+        last = served
 
 
 def _both(config: CompareConfig, report: Reporter) -> list[str]:
