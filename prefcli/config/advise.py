@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.shared import ConfigFile, Debug, Runs
 from prefcli.config.training import DATA, MODEL, WHERE
 
 AIM = "Aims"
@@ -81,11 +82,7 @@ class AdviseConfig:
         list[str],
         typer.Option(help=f"What you are after; repeat: {', '.join(AIMS)}.", metavar="AIM", rich_help_panel=AIM),
     ] = field(default_factory=list)
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE)] = None
-    config: Annotated[str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE)] = (
-        None
-    )
+    runs: Runs = None
+    config: ConfigFile = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE)] = (
-        False
-    )
+    debug: Debug = False

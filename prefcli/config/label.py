@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from prefcli.config.training import DATA, MODEL, WHERE, Dtype
+from prefcli.config.shared import ConfigFile, Debug, Device, Runs, SkipBad, WeightsDtype
+from prefcli.config.training import DATA, MODEL, WHERE
 
 HUMAN, JUDGE = "human", "judge:"
 KEY_ENV = "OPENAI_API_KEY"
@@ -25,10 +26,7 @@ class LabelConfig:
             rich_help_panel=DATA,
         ),
     ] = field(default_factory=list)
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA),
-    ] = False
+    skip_bad: SkipBad = False
     by: Annotated[
         str | None,
         typer.Option(
@@ -84,8 +82,8 @@ class LabelConfig:
             rich_help_panel=MODEL,
         ),
     ] = None
-    dtype: Annotated[Dtype, typer.Option(help="Weights' type.", rich_help_panel=MODEL)] = "auto"
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.", rich_help_panel=MODEL)] = "auto"
+    dtype: WeightsDtype = "auto"
+    device: Device = "auto"
     seed: Annotated[
         int,
         typer.Option(
@@ -96,14 +94,10 @@ class LabelConfig:
         str | None,
         typer.Option(help="Write the rows here.", metavar="FILE.jsonl", rich_help_panel=WHERE),
     ] = None
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE)] = None
-    config: Annotated[str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE)] = (
-        None
-    )
+    runs: Runs = None
+    config: ConfigFile = None
     json: Annotated[
         bool, typer.Option("--json", help="Print the summary as one JSON object, not a path.", rich_help_panel=WHERE)
     ] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress or summary.", rich_help_panel=WHERE)] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE)] = (
-        False
-    )
+    debug: Debug = False

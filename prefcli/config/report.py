@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.shared import MaxNewTokens, MaxPrompts, Seed, Temperature
 from prefcli.config.training import DATA
 
 
@@ -36,16 +37,10 @@ class ReportConfig:
         typer.Option(help="The baseline of the win rate. Default: what the first model was made from.",
                      metavar="REF", rich_help_panel=DATA),
     ] = None  # fmt: skip
-    max_prompts: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first so many prompts.", rich_help_panel=DATA)
-    ] = None
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel="Sampling")
-    ] = 53
-    temperature: Annotated[float, typer.Option(min=1e-3, help="Sampling temperature.", rich_help_panel="Sampling")] = (
-        0.7
-    )
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel="Sampling")] = 0
+    max_prompts: MaxPrompts = None
+    max_new_tokens: MaxNewTokens = 53
+    temperature: Temperature = 0.7
+    seed: Seed = 0
     samples: Annotated[
         int,
         typer.Option(min=0, help="Prompts shown with answers: half where the first model does worst, half best.",

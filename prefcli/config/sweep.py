@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.shared import Debug
+
 POINTS, SCORE, WHERE = "Points", "Score", "Output"
 
 
@@ -72,6 +74,4 @@ class SweepConfig:
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan or progress.", rich_help_panel=WHERE)] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE)] = (
-        False
-    )
+    debug: Debug = False

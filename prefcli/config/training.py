@@ -9,7 +9,7 @@ import typer
 
 from prefcli.config.base import INCIDENTAL
 
-WHERE, DATA, TRAINING, MODEL = "Output", "Data", "Training", "Model"
+WHERE, DATA, TRAINING, MODEL, SAMPLING = "Output", "Data", "Training", "Model", "Sampling"
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adafactor", "sgd"]
