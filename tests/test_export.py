@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from prefcli.artifacts.commands import command
 from prefcli.artifacts.folders import whole_folder
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store, open_artifact
@@ -28,7 +29,6 @@ from prefcli.models.export import beside_its_tokenizer, export
 from prefcli.models.loading import is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.tokenizers import stored_tokenizer
 from prefcli.progress import SILENT
-from prefcli.stages.card import command
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 IDS = torch.tensor([[5, 300, 41, 700, 12, 9], [6, 77, 500, 3, 0, 0]])  # the second row ends in padding

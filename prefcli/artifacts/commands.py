@@ -22,8 +22,8 @@ COMMANDS = {
     "kto": ("kto", KTOConfig),
     "ppo": ("ppo", PPOConfig),
 }
-# How a run is shown and where it lies is the reader's own affair.
 REWARD = "reward/"  # begins the role of a parent that scored
+# How a run is shown and where it lies is the reader's own affair.
 NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"name"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
+from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.training_time import step_seconds
@@ -99,8 +99,7 @@ def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, make: Make, reporte
         def timed(stage: str, config: Any) -> tuple[Artifact, float]:
             config = dataclasses.replace(config, **_by_path(config), **probe)
             artifact = make(STAGES[stage], prepared(STAGES[stage], config))
-            lines = (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-            return artifact, median(step_seconds([json.loads(line) for line in lines])[1:])
+            return artifact, median(step_seconds(read_log(artifact.path))[1:])
 
         reward, each_rm = timed("rm", rm)
         _, each_ppo = timed("ppo", _with_reward(ppo, reward, str(reward.path)))

@@ -16,9 +16,8 @@ from prefcli.comparison.routes import Route, Routes, above
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import elsewhere
 from prefcli.comparison.training_time import by_steps
-from prefcli.errors import ArtifactError
 from prefcli.evaluation.paired import paired_difference
-from prefcli.experiments.siblings import SEED, causal_options, parent_of
+from prefcli.experiments.siblings import SEED, causal_options, of_stage, reward_models
 
 
 def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
@@ -63,11 +62,11 @@ def changes(route: Route, routes: Routes) -> dict[tuple[str, ...], Route]:
     mine = {artifact.ref for artifact in route.artifacts}
     start, asked = routes.start.shown, _asked(route.final)
     found: dict[tuple[str, ...], Route] = {}
-    for artifact in sorted(policies(store, route.final.manifest.stage), key=lambda a: a.manifest.created, reverse=True):
+    for artifact in sorted(of_stage(route.final.manifest.stage, store), key=lambda a: a.manifest.created, reverse=True):
         chain = above(artifact, store)
         if artifact.ref in mine or start not in chain or chain[start] != routes.start.digest:
             continue
-        behind = parents(artifact, store)
+        behind = reward_models(artifact.manifest, store)
         pairs = pairs_of(artifact, [*behind, artifact])
         if pairs and pairs != own and _asked(artifact) == asked:
             again = Route(artifact, (*(a for a in behind if a.ref not in mine), artifact))
@@ -78,26 +77,6 @@ def changes(route: Route, routes: Routes) -> dict[tuple[str, ...], Route]:
 def _asked(artifact: Artifact) -> dict[str, Any]:
     """The options that decide what a run costs and comes to, but for the seed."""
     return {name: value for name, value in causal_options(artifact.manifest).items() if name != SEED}
-
-
-def policies(store: Store, stage: str) -> list[Artifact]:
-    """All of that stage; one whose manifest is damaged is none."""
-    found = []
-    for name in store.names():
-        for version in store.versions(name):
-            try:
-                artifact = store.open(name, version)
-            except ArtifactError:
-                continue
-            if artifact.manifest.stage == stage:
-                found.append(artifact)
-    return found
-
-
-def parents(artifact: Artifact, store: Store) -> list[Artifact]:
-    """The reward models that it was trained against."""
-    roles = [role for role in sorted(artifact.manifest.parents) if role.startswith("reward/")]
-    return [found for role in roles if (found := parent_of(artifact.manifest, role, store)) is not None]
 
 
 def pairs_of(final: Artifact, artifacts: tuple[Artifact, ...] | list[Artifact]) -> list[str]:

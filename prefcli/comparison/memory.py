@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from prefcli.artifacts.store import Artifact
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
-from prefcli.comparison.stability import repetitions
 
 
 def memory(routes: Routes, scores: Scores | None) -> Criterion:
-    repeated = {route.ref: repetitions(route, routes.store) for route in routes}
     predicted = {route.ref: _peak(route, "predicted_peak_bytes") for route in routes}
     bases = [
         f"{route.ref} {found[0] / base:.1f}"
@@ -21,7 +18,7 @@ def memory(routes: Routes, scores: Scores | None) -> Criterion:
         "memory",
         "DPO",
         (
-            _measured(routes, repeated),
+            _measured(routes),
             counted("predicted peak", "bytes", predicted, "lower"),
         ),
         why="Measured is all that the process held, Python and its libraries too: of a small model mostly those. "
@@ -29,9 +26,9 @@ def memory(routes: Routes, scores: Scores | None) -> Criterion:
     )
 
 
-def _measured(routes: Routes, repeated: dict[str, list[list[Artifact]]]) -> Measure:
+def _measured(routes: Routes) -> Measure:
     """Over the runs that differ in the seed where each route has two or more, else as it is."""
-    name = "measured_peak_bytes"
+    name, repeated = "measured_peak_bytes", routes.repetitions
     if any(len(runs) < 2 for runs in repeated.values()):
         return counted("measured peak", "bytes", {route.ref: _peak(route, name) for route in routes}, "lower")
     peaks = {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.experiments.siblings import parent_of
+from prefcli.experiments.siblings import parent_of, siblings
 
 VERSIONED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@v[0-9]+")
 KINDS = {"ppo": "RLHF", "dpo": "DPO", "kto": "DPO", "sft": "SFT"}
@@ -37,11 +37,6 @@ class Route:
         """The reward models that it was trained against."""
         return [artifact for artifact in self.artifacts if artifact.manifest.stage == "rm"]
 
-    def rows(self, artifact: Artifact) -> list[dict[str, Any]]:
-        """The logged steps of one of its artifacts."""
-        lines = (artifact.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-
 
 @dataclass(frozen=True)
 class Routes:
@@ -55,7 +50,12 @@ class Routes:
     def refs(self) -> list[str]:
         return [route.ref for route in self.routes]
 
-    def __iter__(self) -> Any:
+    @cached_property
+    def repetitions(self) -> dict[str, list[list[Artifact]]]:
+        """Each route and its repetitions with other seeds: what was made after the ancestor, the policy last."""
+        return {route.ref: _repetitions(route, self.store) for route in self.routes}
+
+    def __iter__(self) -> Iterator[Route]:
         return iter(self.routes)
 
 
@@ -85,6 +85,16 @@ def read_routes(texts: list[str], store: Store) -> Routes:
     shared = set(refs[refs.index(ancestor) :])
     routes = tuple(Route(final, tuple(_made(final, store, shared))) for final in finals)
     return Routes(routes, start, store)
+
+
+def _repetitions(route: Route, store: Store) -> list[list[Artifact]]:
+    found = []
+    stages = {artifact.manifest.stage for artifact in route.artifacts[:-1]}
+    for final in siblings(route.final, store, over="seed"):
+        parents = [parent_of(final.manifest, role, store) for role in sorted(final.manifest.parents)]
+        made = {parent.ref: parent for parent in parents if parent and parent.manifest.stage in stages}
+        found.append([*made.values(), final])
+    return found
 
 
 def _policy(text: str, store: Store) -> Artifact:

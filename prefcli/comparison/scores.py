@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
+from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.digests import digest_json, write_atomically
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
@@ -171,7 +172,7 @@ def open_scores(
 def causes(routes: Iterable[Route]) -> set[Cause]:
     """What the routes were trained against: reward models, programs and services alike."""
     parents = [a.manifest.parents[role] for route in routes for a in route.artifacts for role in a.manifest.parents
-               if role.startswith("reward/")]  # fmt: skip
+               if role.startswith(REWARD)]  # fmt: skip
     return {
         (parent["digest"] or parent["ref"], parent["ref"].rpartition(":")[2] if PYTHON in parent["ref"] else None)
         for parent in parents

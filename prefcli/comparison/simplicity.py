@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.manifest import Manifest
 from prefcli.comparison.figures import Criterion, counted
 from prefcli.comparison.routes import Routes
@@ -36,5 +37,5 @@ def models_of(manifest: Manifest) -> int:
         roles.remove("value")
     if manifest.config.get("reference_free"):
         roles.remove("reference")
-    rewards = sum(role.startswith("reward/") for role in manifest.parents)
+    rewards = sum(role.startswith(REWARD) for role in manifest.parents)
     return len(roles) + (max(0, rewards - 1) if "reward" in roles else 0)

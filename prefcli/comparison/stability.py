@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from statistics import median
 
 from prefcli.artifacts.commands import COMMANDS, altered
-from prefcli.artifacts.store import Artifact, Store
+from prefcli.artifacts.metrics import Row, is_number, read_log
+from prefcli.artifacts.metrics import alarms as alarms_of
+from prefcli.artifacts.store import Store
 from prefcli.comparison.figures import Criterion, Samples, deviations, over_runs, shares
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.config.base import option
-from prefcli.experiments.siblings import parent_of, rows_of, siblings
+from prefcli.experiments.siblings import rows_of
 
 SEEDS = 3  # fewer say nothing of a spread
 FACTOR, DEVIATIONS = 5.0, 10.0  # as the watcher of explosions (prefcli/watch/explosion.py)
@@ -20,17 +23,18 @@ FACTOR, DEVIATIONS = 5.0, 10.0  # as the watcher of explosions (prefcli/watch/ex
 def stability(routes: Routes, scores: Scores | None) -> Criterion:
     alarms, leaps, final, source = {}, {}, {}, {}
     for route in routes:
-        rows = [row for artifact in route.artifacts for row in route.rows(artifact)]
-        named = sorted({name.removeprefix("alarm/") for row in rows for name in row if name.startswith("alarm/")})
-        spoke = sum(any(name.startswith("alarm/") for name in row) for row in rows)
-        alarms[route.ref] = (spoke, len(rows), f"metrics.jsonl of its stages: {', '.join(named) or 'none named'}")
-        norms = [norms_of(route, artifact) for artifact in route.artifacts]
+        logs = [read_log(artifact.path) for artifact in route.artifacts]
+        named = sorted({watcher for rows in logs for _, watcher in alarms_of(rows)})
+        spoke = sum(len({step for step, _ in alarms_of(rows)}) for rows in logs)
+        told = f"metrics.jsonl of its stages: {', '.join(named) or 'none named'}"
+        alarms[route.ref] = (spoke, sum(map(len, logs)), told)
+        norms = [norms_of(rows) for rows in logs]
         leaps[route.ref] = (
             sum(map(outliers, norms)),
             sum(map(len, norms)),
             f"grad_norm in metrics.jsonl: over {FACTOR:g} medians and {DEVIATIONS:g} MAD",
         )
-        runs = repetitions(route, routes.store) if scores else []
+        runs = routes.repetitions[route.ref] if scores else []
         final[route.ref] = deviations([scores.mean(run[-1]) for run in runs]) if scores and len(runs) >= SEEDS else []
         source[route.ref] = f"{len(runs)} runs that differ in the seed"
     lacking = [route for route in routes if not final[route.ref]]
@@ -47,9 +51,9 @@ def stability(routes: Routes, scores: Scores | None) -> Criterion:
     )
 
 
-def norms_of(route: Route, artifact: Artifact) -> list[float]:
+def norms_of(rows: Sequence[Row]) -> list[float]:
     """The gradient norms of a run's steps; none where they are too few to tell a leap."""
-    found = [float(row["grad_norm"]) for row in route.rows(artifact) if isinstance(row.get("grad_norm"), (int, float))]
+    found = [float(row["grad_norm"]) for row in rows if is_number(row.get("grad_norm"))]
     return found if len(found) >= 4 else []
 
 
@@ -60,17 +64,6 @@ def outliers(norms: list[float]) -> int:
     middle = median(norms)
     spread = median(abs(norm - middle) for norm in norms)
     return sum(norm > FACTOR * middle and norm > middle + DEVIATIONS * spread for norm in norms)
-
-
-def repetitions(route: Route, store: Store) -> list[list[Artifact]]:
-    """The route and its repetitions with other seeds: of each, the artifacts after the ancestor, the policy last."""
-    found = []
-    for final in siblings(route.final, store, over="seed"):
-        parents = [parent_of(final.manifest, role, store) for role in sorted(final.manifest.parents)]
-        stages = {artifact.manifest.stage for artifact in route.artifacts[:-1]}
-        made = {parent.ref: parent for parent in parents if parent and parent.manifest.stage in stages}
-        found.append([*made.values(), final])
-    return found
 
 
 def seeds_command(route: Route, store: Store) -> str:

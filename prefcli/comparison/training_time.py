@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.store import Artifact
 from prefcli.comparison.figures import Criterion, Figure, Measure, Samples, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
-from prefcli.comparison.stability import repetitions, seeds_command
+from prefcli.comparison.stability import seeds_command
 
 TIME = "training time"
 TIMES = ("time/step", "time/generate", "time/score", "time/train")  # one of the first, or ppo's three parts
 
 
 def training_time(routes: Routes, scores: Scores | None) -> Criterion:
-    repeated = {route.ref: repetitions(route, routes.store) for route in routes}
+    repeated = routes.repetitions
     seconds: dict[str, list[float]] = {}
     source: dict[str, str] = {}
     for route in routes:
@@ -29,7 +30,7 @@ def training_time(routes: Routes, scores: Scores | None) -> Criterion:
     generating: dict[str, Figure | None] = {
         route.ref: Figure(float(spent), "time/generate of its rollouts")
         for route in routes
-        if (spent := sum(row.get("time/generate", 0.0) for a in route.artifacts for row in route.rows(a)))
+        if (spent := sum(row.get("time/generate", 0.0) for a in route.artifacts for row in read_log(a.path)))
     }
     seen: dict[str, Figure | None] = {
         route.ref: Figure(float(sum(map(samples_of, route.artifacts))), "steps × --batch-size, over its stages")
@@ -71,7 +72,7 @@ def by_steps(route: Route) -> list[float]:
     total = sum(map(seconds_of, route.artifacts))
     deviations: list[float] = []
     for artifact in route.artifacts:
-        times = step_seconds(route.rows(artifact))[1:]
+        times = step_seconds(read_log(artifact.path))[1:]
         if len(times) < 2:
             return [total]
         middle = sum(times) / len(times)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, get_args, get_type_hints
 
+from prefcli.artifacts.commands import COMMANDS, REWARD
 from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.base import INCIDENTAL
 from prefcli.errors import ArtifactError
-from prefcli.stages.card import COMMANDS
 
 SEED, ROWS = "seed", "max_rows"
 FREE = {"seed": frozenset({SEED}), "rows": frozenset({SEED, ROWS})}
@@ -70,8 +70,7 @@ def rows_of(artifact: Artifact, store: Store) -> int | None:
     """How many rows it was trained on: its own; for ppo, its first reward model's pairs (None where there is none)."""
     manifest = artifact.manifest
     if manifest.stage == "ppo":
-        rewards = (parent_of(manifest, role, store) for role in sorted(manifest.parents) if role.startswith("reward/"))
-        return next((rows_of(reward, store) for reward in rewards if reward is not None), None)
+        return next((rows_of(reward, store) for reward in reward_models(manifest, store)), None)
     paths = manifest.config.get("data")
     trained_on = len(paths) if isinstance(paths, list) and paths else 1  # held-out files stand behind
     return sum(int(source["rows"]) for source in manifest.data[:trained_on])
@@ -90,24 +89,35 @@ def parent_of(manifest: Manifest, role: str, store: Store) -> Artifact | None:
     return artifact if artifact.digest == parent.get("digest") else None
 
 
+def reward_models(manifest: Manifest, store: Store) -> list[Artifact]:
+    """Those that a run was scored by, where they are still in the store as they were."""
+    found = [parent_of(manifest, role, store) for role in sorted(manifest.parents) if role.startswith(REWARD)]
+    return [reward for reward in found if reward is not None]
+
+
+def of_stage(stage: str, store: Store) -> list[Artifact]:
+    """All versions of the store that the stage made; one whose manifest is damaged is none."""
+    found = []
+    for name in store.names():
+        for version in store.versions(name):
+            try:
+                artifact = store.open(name, version)
+            except ArtifactError:
+                continue
+            if artifact.manifest.stage == stage:
+                found.append(artifact)
+    return found
+
+
 def _itself(artifact: Artifact) -> list[Artifact]:
     return [artifact] if artifact.manifest.status == "complete" else []
 
 
 def _others(artifact: Artifact, store: Store) -> list[Artifact]:
-    """Complete artifacts of the same stage; one whose manifest is damaged is none."""
-    found = []
-    for name in store.names():
-        for version in store.versions(name):
-            try:
-                other = store.open(name, version)
-            except ArtifactError:
-                continue
-            manifest = other.manifest
-            same = other.path.resolve() == artifact.path.resolve()
-            if manifest.stage == artifact.manifest.stage and manifest.status == "complete" and not same:
-                found.append(other)
-    return found
+    """Complete artifacts of the same stage."""
+    own = artifact.path.resolve()
+    found = of_stage(artifact.manifest.stage, store)
+    return [other for other in found if other.manifest.status == "complete" and other.path.resolve() != own]
 
 
 def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) -> bool:
@@ -124,7 +134,7 @@ def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) ->
 def _same_parent(a: Manifest, b: Manifest, role: str, store: Store, free: frozenset[str]) -> bool:
     if _identity(a.parents[role]) == _identity(b.parents[role]):
         return True
-    if not (role.startswith("reward/") or role == "value_init"):
+    if not (role.startswith(REWARD) or role == "value_init"):
         return False
     one, other = parent_of(a, role, store), parent_of(b, role, store)
     return one is not None and other is not None and _same(one, other, store, free)

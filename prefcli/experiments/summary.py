@@ -9,11 +9,11 @@ from collections import defaultdict
 from statistics import fmean
 from typing import Any
 
+from prefcli.artifacts.commands import command
 from prefcli.experiments.points import shown
 from prefcli.experiments.scores import Score
 from prefcli.experiments.statistics import area_under, slope_per_factor, spread
 from prefcli.experiments.sweep import Outcome
-from prefcli.stages.card import command
 
 Cell = tuple[Any, ...]
 

@@ -8,14 +8,11 @@ from typing import Any
 
 import yaml
 
-from prefcli.artifacts.commands import COMMANDS, command
 from prefcli.artifacts.facts import Run, run_facts
 from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.metrics import Row
 from prefcli.memory.sizes import format_bytes
-
-__all__ = ["COMMANDS", "Weights", "command", "model_card", "plain_card"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
@@ -156,7 +157,7 @@ def _architecture(reference: Reference) -> Architecture | None:
 def _key(inputs: Inputs) -> str:
     """Digest of all causes of the result: the same run has the same key."""
     parents = {role: reference.digest for role, reference in inputs.references.items()}
-    parents |= {f"reward/{spec.name}": spec.digest for spec in inputs.rewards}
+    parents |= {f"{REWARD}{spec.name}": spec.digest for spec in inputs.rewards}
     return digest_json(
         {
             "stage": inputs.stage,
@@ -175,7 +176,7 @@ def parents_of(inputs: Inputs) -> dict[str, dict[str, Any]]:
     found = {role: {"ref": ref.shown, "digest": ref.digest} for role, ref in inputs.references.items()}
     for spec in inputs.rewards:
         shown = spec.reference.shown if spec.reference else spec.text
-        found[f"reward/{spec.name}"] = {"ref": shown, "digest": spec.digest}
+        found[f"{REWARD}{spec.name}"] = {"ref": shown, "digest": spec.digest}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.artifacts.commands import COMMANDS
 from prefcli.config import dpo, kto, ppo, reward, sft
 from prefcli.data.formats import Purpose
 
@@ -21,14 +22,19 @@ class Stage:
     rates: tuple[float, float]
 
 
+def _stage(name: str, module: str, purpose: Purpose, rates: tuple[float, float]) -> Stage:
+    command, config = COMMANDS[name]
+    return Stage(name, command, f"prefcli.stages.{module}", config, purpose, rates)
+
+
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("sft", "sft", "prefcli.stages.sft", sft.SFTConfig, "demos", (sft.LR, sft.SMALL_LR)),
-        Stage("rm", "train-rm", "prefcli.stages.reward", reward.RewardConfig, "pairs", (reward.LR, reward.SMALL_LR)),
-        Stage("ppo", "ppo", "prefcli.stages.ppo", ppo.PPOConfig, "prompts", (ppo.LR, ppo.SMALL_LR)),
-        Stage("dpo", "dpo", "prefcli.stages.dpo", dpo.DPOConfig, "pairs", (dpo.LR, dpo.SMALL_LR)),
-        Stage("kto", "kto", "prefcli.stages.kto", kto.KTOConfig, "labelled", (kto.LR, kto.SMALL_LR)),
+        _stage("sft", "sft", "demos", (sft.LR, sft.SMALL_LR)),
+        _stage("rm", "reward", "pairs", (reward.LR, reward.SMALL_LR)),
+        _stage("ppo", "ppo", "prompts", (ppo.LR, ppo.SMALL_LR)),
+        _stage("dpo", "dpo", "pairs", (dpo.LR, dpo.SMALL_LR)),
+        _stage("kto", "kto", "labelled", (kto.LR, kto.SMALL_LR)),
     )
 }
 BY_COMMAND = {stage.command: stage for stage in STAGES.values()}
