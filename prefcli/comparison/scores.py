@@ -9,7 +9,6 @@ import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any
 
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.digests import digest_json, write_atomically
@@ -17,12 +16,13 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
+from prefcli.config.evaluate import EvalConfig
 from prefcli.data.formats import Row, read_dataset
 from prefcli.evaluation import models
+from prefcli.evaluation.measured import Setting, measure
 from prefcli.evaluation.prompts import short_enough
 from prefcli.models.devices import pick_device, pick_dtype
-from prefcli.models.loading import load_policy
-from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
+from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model
 from prefcli.rewards.sources import RewardSource, load_reward
@@ -101,33 +101,20 @@ class Scores:
     def _measured(self, reference: Reference) -> Scored:
         c = self.config
         device = pick_device(c.device)
-        dtype = pick_dtype(c.dtype, device)
-        tokenizer = load_tokenizer(reference, self.reporter)
-        options: dict[str, Any] = {"dtype": dtype, "device": device, "trainable": False}
-        model = load_policy(reference, tokenizer_size=len(tokenizer), **options)
-        self.reporter.begin(f"answers of {reference.shown}", len(self.rows))
-        answers = models.answer(
-            model,
-            tokenizer,
-            self.rows,
-            max_new_tokens=c.max_new_tokens,
-            temperature=c.temperature,
-            batch_size=c.batch_size,
-            seed=c.seed,
-            progress=models.adding_up(self.reporter),
+        sampling = EvalConfig(
+            max_new_tokens=c.max_new_tokens, temperature=c.temperature, batch_size=c.batch_size, seed=c.seed
         )
-        self.reporter.end()
+        setting = Setting(sampling, self.store, pick_dtype(c.dtype, device), device, self.reporter)
         if self._sources is None:
             self._sources = [
-                load_reward(spec, None, dtype=dtype, device=device, reporter=self.reporter) for spec in self.specs
+                load_reward(spec, None, dtype=setting.dtype, device=device, reporter=self.reporter)
+                for spec in self.specs
             ]
-        kl: list[float] | None = [0.0] * len(self.rows)
-        if reference.shown != self.start.shown:
-            same = tokenizer_digest(load_tokenizer(self.start, self.reporter)) == tokenizer_digest(tokenizer)
-            start = load_policy(self.start, tokenizer_size=len(tokenizer), **options) if same else None
-            kl = models.kl_to(start, model, answers, c.temperature, c.batch_size) if same else None
-        by_source = {source.name: models.scores(source, self.rows, answers, same_ids=False) for source in self._sources}
-        found = Scored(by_source, kl, answers.completions, models.measures(answers))
+        self.reporter.begin(f"answers of {reference.shown}", len(self.rows))
+        progress = models.adding_up(self.reporter)
+        one = measure(reference, self.start, self.rows, self._sources, setting, progress)
+        self.reporter.end()
+        found = Scored(one.means, one.kl, [texts[0] for texts in one.texts], one.measures)
         key = self._key(reference)
         if key is not None:
             path = self.store.root / FOLDER / f"{key}.json"

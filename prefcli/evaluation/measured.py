@@ -51,15 +51,29 @@ class Measured:
         return {name: [fmean(row) for row in rows] for name, rows in self.scores.items()}
 
 
+def anchor_of(reference: Reference, store: Store) -> Reference | None:
+    """The reference model that an artifact was tied to while it was trained, if it is still there."""
+    if reference.artifact is None:
+        return None
+    parent = reference.artifact.manifest.parents.get("reference")
+    try:
+        return resolve(str(parent["ref"]), store) if parent else None
+    except ArtifactError:
+        return None
+
+
 def measure(
     reference: Reference,
-    baseline: Reference | None,
+    anchor: Reference | None,
     rows: Sequence[Row],
     sources: Sequence[RewardSource],
     setting: Setting,
     progress: Callable[[int], None],
 ) -> Measured:
-    """`config.best_of` answers to each row's prompt. Raises ArtifactError and UsageError as `models.answer` does."""
+    """`config.best_of` answers to each row's prompt, their scores, and their KL to `anchor`.
+
+    Raises ArtifactError and UsageError as `models.answer` does.
+    """
     config = setting.config
     asked = [row for row in rows for _ in range(config.best_of)]
     tokenizer = load_tokenizer(reference, setting.reporter)
@@ -75,7 +89,7 @@ def measure(
         progress=progress,
     )
     scores = {source.name: models.scores(source, asked, answers, same_ids=False) for source in sources}
-    kl, kl_to = _kl(reference, baseline, model, tokenizer, answers, setting)
+    kl, kl_to = _kl(reference, anchor, model, tokenizer, answers, setting)
     return Measured(
         reference.shown,
         _by_prompt(answers.completions, config.best_of),
@@ -98,15 +112,13 @@ def _load(reference: Reference, tokenizer_size: int, setting: Setting) -> Any:
 
 def _kl(
     reference: Reference,
-    baseline: Reference | None,
+    anchor: Reference | None,
     model: Any,
     tokenizer: Any,
     answers: models.Answers,
     setting: Setting,
 ) -> tuple[list[float] | None, str | None]:
-    """KL of each answer to the reference in the manifest, else to the baseline, and which it is; (None, None) where
-    there is neither, or it reads other ids."""
-    anchor = _anchor(reference, setting.store) or baseline
+    """KL of each answer to the anchor, and which it is; (None, None) where there is none, or it reads other ids."""
     if anchor is None:
         return None, None
     if anchor.shown == reference.shown:
@@ -116,14 +128,3 @@ def _kl(
     frozen = _load(anchor, len(tokenizer), setting)
     config = setting.config
     return models.kl_to(frozen, model, answers, config.temperature, config.batch_size), anchor.shown
-
-
-def _anchor(reference: Reference, store: Store) -> Reference | None:
-    """The reference model that an artifact was tied to while it was trained, if it is still there."""
-    if reference.artifact is None:
-        return None
-    parent = reference.artifact.manifest.parents.get("reference")
-    try:
-        return resolve(str(parent["ref"]), store) if parent else None
-    except ArtifactError:
-        return None

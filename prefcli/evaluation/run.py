@@ -17,7 +17,7 @@ from prefcli.evaluation import curves, models, prompts
 from prefcli.evaluation.agreement import agreement
 from prefcli.evaluation.judge import Judge, load_judge
 from prefcli.evaluation.judged import judged_win_rate
-from prefcli.evaluation.measured import Measured, Setting, measure
+from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure
 from prefcli.evaluation.paired import differences
 from prefcli.evaluation.rewards import accuracy_of, pair_scores
 from prefcli.models.devices import pick_device, pick_dtype
@@ -134,7 +134,10 @@ def _measured(
     baseline = references[0] if setting.config.against else None
     setting.reporter.begin("answering", len(rows) * setting.config.best_of * len(references))
     progress = models.adding_up(setting.reporter)
-    found = [measure(reference, baseline, rows, sources, setting, progress) for reference in references]
+    found = [
+        measure(reference, anchor_of(reference, setting.store) or baseline, rows, sources, setting, progress)
+        for reference in references
+    ]
     setting.reporter.end()
     return found
 
