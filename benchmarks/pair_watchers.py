@@ -26,7 +26,7 @@ from prefcli.config.dpo import DPOConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
-from prefcli.data.formats import read_dataset
+from prefcli.data.dataset import read_dataset
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.evaluation.lengths import length_bias
 from prefcli.evaluation.run import evaluate

@@ -39,7 +39,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.machine import write
 from benchmarks.trl import ALLOCATOR, models, pace, rows, text, timed
-from prefcli.data.formats import read_dataset
+from prefcli.data.dataset import read_dataset
 from prefcli.data.tokenising import Encoder
 
 PEER_PACKAGES = (

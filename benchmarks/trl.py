@@ -32,7 +32,8 @@ from benchmarks.machine import peak_gflops, step_flops, write
 from benchmarks.real_chain import fetch_model
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.formats import Row, read_dataset
+from prefcli.data.dataset import read_dataset
+from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer

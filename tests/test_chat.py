@@ -16,7 +16,7 @@ from prefcli.artifacts.references import TINY
 from prefcli.cli import chat as command
 from prefcli.cli.main import app
 from prefcli.config.chat import ChatConfig
-from prefcli.data.formats import read_dataset
+from prefcli.data.dataset import read_dataset
 from prefcli.errors import DataError, UsageError
 from prefcli.evaluation import chat as chats
 from prefcli.progress import Reporter

@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 from conftest import PAIR, write
 
-from prefcli.data.formats import Row, read_dataset, text_of
+from prefcli.data.dataset import read_dataset
+from prefcli.data.formats import Row, text_of
 from prefcli.errors import DataError
 
 

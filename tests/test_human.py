@@ -20,7 +20,7 @@ from conftest import write
 from rich.console import Console
 
 from prefcli.data.appending import JsonLines
-from prefcli.data.formats import read_dataset
+from prefcli.data.dataset import read_dataset
 from prefcli.errors import DataError, SurroundingsError
 from prefcli.labelling import human
 from prefcli.progress import Reporter

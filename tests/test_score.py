@@ -11,7 +11,7 @@ import torch
 from conftest import write
 
 from prefcli.artifacts.store import Store
-from prefcli.data.formats import read_dataset
+from prefcli.data.dataset import read_dataset
 from prefcli.evaluation.rewards import pair_accuracy
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.progress import SILENT

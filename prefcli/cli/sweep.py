@@ -20,7 +20,7 @@ from prefcli.cli.train import draw_curves, quieten
 from prefcli.config.base import option, typed_options
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.sweep import SweepConfig
-from prefcli.data.formats import read_dataset
+from prefcli.data.dataset import read_dataset
 from prefcli.errors import AlarmError, UsageError
 from prefcli.experiments.grid import parse_grid, parse_rows
 from prefcli.experiments.points import Planned, plan, points_of

@@ -17,7 +17,8 @@ from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
 from prefcli.config.evaluate import EvalConfig
-from prefcli.data.formats import Row, read_dataset
+from prefcli.data.dataset import read_dataset
+from prefcli.data.formats import Row
 from prefcli.evaluation import models
 from prefcli.evaluation.measured import Setting, measure
 from prefcli.evaluation.prompts import short_enough

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from prefcli.data.reading import raise_for, read_file, unit
 from prefcli.errors import DataError
 
 Message = dict[str, str]
@@ -56,19 +55,6 @@ class Row:
         return text_of(self.prompt)
 
 
-@dataclass
-class Dataset:
-    """All rows of one purpose, and what the manifest says of the files they came from."""
-
-    rows: list[Row]
-    sources: list[dict[str, Any]]
-    notes: list[str]
-
-    @property
-    def digests(self) -> list[str]:
-        return [source["digest"] for source in self.sources]
-
-
 class BadRow(Exception):
     """One row does not fit; the file's error gathers them."""
 
@@ -80,41 +66,6 @@ def text_of(prompt: Prompt) -> str:
     if len(prompt) == 1:
         return prompt[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-
-
-def read_dataset(paths: list[str], purpose: Purpose, skip_bad: bool = False) -> Dataset:
-    """Read files, recognise their form from the first row's columns, and check every row.
-
-    With `skip_bad` rows that do not fit are left out, and counted in the notes.
-    Raises DataError naming file, line and what was expected, and how many more rows are bad.
-    """
-    rows: list[Row] = []
-    sources, notes = [], []
-    for path in paths:
-        lines, digest = read_file(path)
-        name, convert = recognise(f"{path}, {unit(path)} {lines[0][0]}", lines[0][1], purpose)
-        good, problems = [], []
-        for number, raw in lines:
-            try:
-                good.append(_whole(convert(raw)))
-            except BadRow as error:
-                problems.append(f"{unit(path)} {number}: {error}")
-        if problems and skip_bad and good:
-            notes.append(f"{path}: {len(problems)} of {len(lines)} rows left out (--skip-bad); {problems[0]}")
-        else:
-            raise_for(path, problems, f"every row needs: {EXPECTED[purpose]}; --skip-bad leaves such rows out")
-        if purpose == "demos" and (bad := [row for row in good if row.columns.get("label") is False]):
-            good = [row for row in good if row.columns.get("label") is not False]
-            notes.append(f"{path}: {len(bad)} rows labelled false are no demonstrations and left out")
-            if not good:
-                raise DataError(f"{path}: every row is labelled false", "give demonstrations that are worth imitating")
-        if purpose == "labelled" and good[0].label is None:
-            good = [half for row in good for half in _halves(row)]
-        rows += good
-        sources.append({"path": path, "format": name, "rows": len(good), "digest": digest})
-        if isinstance(good[0].prompt, str) and name != "text":
-            notes.append(f"{path}: prompts are plain strings, so no chat template is applied")
-    return Dataset(rows, sources, notes)
 
 
 def recognise(where: str, row: dict[str, Any], purpose: Purpose) -> tuple[str, Any]:
@@ -180,14 +131,6 @@ def _labelled(convert: Callable[[dict[str, Any]], Row], raw: dict[str, Any]) -> 
     if label is None:
         raise BadRow(f"'label' must be true or false, and is {raw.get('label')!r}")
     return replace(convert({name: value for name, value in raw.items() if name != "label"}), label=label)
-
-
-def _halves(pair: Row) -> tuple[Row, Row]:
-    """A pair as two labelled answers."""
-    return (
-        replace(pair, completion=pair.chosen, chosen=None, rejected=None, label=True),
-        replace(pair, completion=pair.rejected, chosen=None, rejected=None, label=False),
-    )
 
 
 def _from_pair(raw: dict[str, Any]) -> Row:
@@ -319,7 +262,7 @@ def _string(raw: dict[str, Any], column: str) -> str:
     return value
 
 
-def _whole(row: Row) -> Row:
+def whole(row: Row) -> Row:
     """The row as it is. Raises BadRow for text that no tokenizer takes: half of a character, which JSON lets pass."""
     prompt = [row.prompt] if isinstance(row.prompt, str) else [message["content"] for message in row.prompt]
     for text in (*prompt, row.completion, row.chosen, row.rejected):

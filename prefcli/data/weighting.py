@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from prefcli.data.formats import Dataset
+from prefcli.data.dataset import Dataset
 from prefcli.errors import DataError, UsageError
 
 

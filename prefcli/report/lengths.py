@@ -9,7 +9,8 @@ from typing import Any
 from prefcli.artifacts.facts import Run
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.formats import Row, read_dataset
+from prefcli.data.dataset import read_dataset
+from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import PrefcliError
 from prefcli.models.tokenizers import load_tokenizer

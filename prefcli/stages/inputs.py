@@ -17,7 +17,8 @@ from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
-from prefcli.data.formats import Dataset, Purpose, read_dataset
+from prefcli.data.dataset import Dataset, read_dataset
+from prefcli.data.formats import Purpose
 from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
