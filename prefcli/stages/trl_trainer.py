@@ -45,7 +45,8 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "learning_rate": config.lr,
-        "optim": OPTIMIZERS[config.optim],
+        # Fused where there is a kernel: PyTorch's default on a GPU makes a copy of all second moments at each step.
+        "optim": OPTIMIZERS[config.optim] + ("_fused" if _fuses(session) else ""),
         "lr_scheduler_type": config.lr_scheduler,
         "warmup_steps": config.warmup,  # below 1 it is a share
         "weight_decay": config.weight_decay,
@@ -68,6 +69,10 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "dataloader_pin_memory": session.device.type == "cuda",
         **more,
     }
+
+
+def _fuses(session: Session) -> bool:
+    return session.inputs.config.optim == "adamw" and session.device.type == "cuda"
 
 
 def dataset(rows: list[dict[str, Any]]) -> Dataset:
