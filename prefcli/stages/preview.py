@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from prefcli.data.lengths import length_bias
 from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
-from prefcli.evaluation.lengths import length_bias
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
@@ -54,7 +56,7 @@ def preview(inputs: Inputs, reporter: Reporter) -> dict[str, str]:
         "tokens": f"prompts {_spread([len(p['prompt_ids']) for p in pairs])}, "
         f"chosen {_spread([len(p['chosen_ids']) for p in pairs])}, "
         f"rejected {_spread([len(p['rejected_ids']) for p in pairs])}; {_cut(cut, dropped, len(rows))}",
-        "length": length_bias([(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs]).text,
+        "length": _bias(pairs),
         "example chosen": decode(first["prompt_ids"]) + OPEN + decode(first["chosen_ids"]) + CLOSE,
         "example rejected": decode(first["prompt_ids"]) + OPEN + decode(first["rejected_ids"]) + CLOSE,
     }
@@ -69,6 +71,11 @@ def _marked(decode: object, ids: list[int], mask: list[int]) -> str:
             text += f"{OPEN}{piece}{CLOSE}" if mask[start] else piece
             start = end
     return text
+
+
+def _bias(pairs: list[dict[str, Any]]) -> str:
+    found = length_bias((len(pair["chosen_ids"]), len(pair["rejected_ids"])) for pair in pairs)
+    return found.text if found else ""
 
 
 def _cut(cut: int, dropped: int, rows: int) -> str:

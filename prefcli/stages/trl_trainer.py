@@ -15,8 +15,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prefcli.data.lengths import length_bias
 from prefcli.errors import AlarmError, UsageError
-from prefcli.evaluation.lengths import length_bias
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.session import Session
 from prefcli.watch.pairs import longer_chosen
@@ -169,5 +169,5 @@ def say_cut(session: Session, cut: int, dropped: int, rows: int) -> None:
 def say_longer(session: Session, rows: list[dict[str, Any]]) -> None:
     """Notice where the length of chosen answers alone tells them from rejected ones."""
     found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows])
-    if found.large:
+    if found is not None and found.large:
         session.reporter.notice(longer_chosen(found.text).message)
