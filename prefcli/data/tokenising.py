@@ -32,7 +32,7 @@ class Encoder:
         predicted."""
         if not isinstance(prompt, str):
             return self.text_ids(self.render(prompt)) or _bos(self.tokenizer)
-        ids, first = self.text_ids(prompt), self._first
+        ids, first = self.text_ids(prompt), self.first
         # A text that was rendered elsewhere may bring its own.
         return (ids if ids[: len(first)] == first else first + ids) or _bos(self.tokenizer)
 
@@ -86,7 +86,7 @@ class Encoder:
         return self._rendered[1]
 
     @cached_property
-    def _first(self) -> list[int]:
+    def first(self) -> list[int]:
         """What the tokenizer puts before every text: BOS, [CLS], or nothing."""
         whole, bare = list(self.tokenizer("a")["input_ids"]), self.text_ids("a")
         starts = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
