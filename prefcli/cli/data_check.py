@@ -22,7 +22,8 @@ def run(config: CheckConfig) -> None:
         config.against,
         of_row=_tokens(config, reporter) if config.model else None,
         reporter=reporter,
-        **scan_options(config),
+        split=config.split,
+        names=config.map,
     )
     rows = sum(file["rows"] + file["bad"] for file in checked.files)
     if config.json:
@@ -37,12 +38,6 @@ def run(config: CheckConfig) -> None:
         if not checked.findings:
             print_result(f"{rows:,} rows: nothing found")
     refuse(checked.findings)
-
-
-def scan_options(config: Any) -> dict[str, Any]:
-    """--split and --map as `scan` takes them."""
-    given = {"split": getattr(config, "split", None), "names": config.map}
-    return {name: value for name, value in given.items() if value}
 
 
 def _tokens(config: CheckConfig, reporter: ConsoleReporter) -> Any:

@@ -7,26 +7,10 @@ from typing import Annotated
 import typer
 
 from prefcli.config.training import DATA, MODEL, SAMPLING, WHERE, Dtype
+from prefcli.config.training import Map as Map
+from prefcli.config.training import SkipBad as SkipBad
+from prefcli.config.training import Split as Split
 
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA)
-]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        help="Which split of a saved or hub data set. Default: train, or the only one.",
-        metavar="NAME",
-        rich_help_panel=DATA,
-    ),
-]
-Map = Annotated[
-    list[str],
-    typer.Option(
-        help="A column under our name for it: chosen=good reads the column good as chosen; repeat for more.",
-        metavar="OURS=THEIRS",
-        rich_help_panel=DATA,
-    ),
-]
 MaxPrompts = Annotated[
     int | None, typer.Option(min=1, help="Use only the first so many prompts.", rich_help_panel=DATA)
 ]

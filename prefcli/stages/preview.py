@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples
 from prefcli.data.checks.run import check
 from prefcli.data.checks.tokens import Tokens
+from prefcli.data.lazy import looked_at
 from prefcli.data.lengths import length_bias
 from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
 from prefcli.errors import DataError
@@ -33,13 +35,15 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     """Raises DataError: no row is left of those that fit, or the chat template refuses one."""
     config = inputs.config
     encoder = Encoder(load_tokenizer(inputs.model, reporter))
-    rows: list[Any] = inputs.data.rows
+    rows = looked_at(inputs.data.rows)
     lines, cut, dropped = _PREVIEWS[inputs.stage](rows, encoder, config)
     checked = check(
         list(dict.fromkeys(source["path"] for source in inputs.data.sources)),
         STAGES[inputs.stage].purpose,
         [config.eval_data] if getattr(config, "eval_data", None) else [],
         of_row=Tokens(encoder, None, getattr(config, "train_on_prompt", False)),
+        split=config.split,
+        names=config.map,
     )
     limits = [Finding("answer cut", cut), Finding("answer cut away", dropped)]
     return Preview(lines, checked.findings + [finding for finding in limits if finding.count])
@@ -109,7 +113,7 @@ def _answered(encoder: Encoder, example: dict[str, Any], answer: str) -> str:
     return f"{decode(example['prompt_ids'])}{OPEN}{decode(example[answer])}{CLOSE}"
 
 
-def _lengths(examples: list[dict[str, Any]], part: str) -> str:
+def _lengths(examples: Sequence[dict[str, Any]], part: str) -> str:
     return _spread([len(example[part]) for example in examples])
 
 

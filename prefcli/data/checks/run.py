@@ -99,9 +99,9 @@ def _prompts(paths: Sequence[str], purpose: Purpose | None, options: dict[str, A
     gathered = Gathered()
     for path in paths:
         try:
-            source = scan(path, "prompts", **options)
+            source = scan(path, "prompts", held_out=True, **options)
         except DataError:
-            source = scan(path, purpose or "demos", **options)
+            source = scan(path, purpose or "demos", held_out=True, **options)
         gathered.open(path)
         for number, row in source:
             if isinstance(row, Row):
