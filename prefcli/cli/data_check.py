@@ -40,13 +40,20 @@ def run(config: CheckConfig) -> None:
     refuse(checked.findings)
 
 
-def _tokens(config: CheckConfig, reporter: ConsoleReporter) -> Any:
-    quieten(config.debug)
+def encoder_of(model: str, debug: bool, reporter: ConsoleReporter) -> Any:
+    """The tokenizer of a model, as data/tokenising.py uses it. Raises ArtifactError: there is none."""
+    quieten(debug)
     from prefcli.artifacts.references import resolve
     from prefcli.artifacts.store import Store
-    from prefcli.data.checks.tokens import Tokens
     from prefcli.data.tokenising import Encoder
     from prefcli.models.tokenizers import load_tokenizer
 
+    return Encoder(load_tokenizer(resolve(model, Store()), reporter))
+
+
+def _tokens(config: CheckConfig, reporter: ConsoleReporter) -> Any:
     assert config.model is not None
-    return Tokens(Encoder(load_tokenizer(resolve(config.model, Store()), reporter)), config.max_length)
+    encoder = encoder_of(config.model, config.debug, reporter)
+    from prefcli.data.checks.tokens import Tokens
+
+    return Tokens(encoder, config.max_length)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from prefcli.data.formats import Row
+
 
 def fingerprint(*parts: str) -> int:
     """The same for the same parts; two different ones among n meet with a chance of n² / 2⁶⁵ (a million: 3e-8)."""
@@ -14,3 +16,8 @@ def fingerprint(*parts: str) -> int:
 def loosely(text: str) -> str:
     """The text with neither case nor the shape of its white space."""
     return " ".join(text.casefold().split())
+
+
+def asked(row: Row) -> str:
+    """What a row is known by when it is held against others: its prompt; a text without one by itself."""
+    return row.prompt_text or row.completion or ""

@@ -11,7 +11,7 @@ import numpy as np
 from prefcli.data.agreement import Labels
 from prefcli.data.checks.found import Found
 from prefcli.data.checks.rows import margin_of
-from prefcli.data.fingerprints import fingerprint, loosely
+from prefcli.data.fingerprints import asked, fingerprint, loosely
 from prefcli.data.formats import Row
 from prefcli.data.lengths import length_bias
 
@@ -47,9 +47,8 @@ class Gathered:
 
     def add(self, number: int, row: Row) -> None:
         self._numbers.append(number)
-        asked = row.prompt_text or row.completion or ""  # a text without a prompt is known by itself
-        self.prompts.append(fingerprint(asked))
-        self.loose.append(fingerprint(loosely(asked)))
+        self.prompts.append(fingerprint(asked(row)))
+        self.loose.append(fingerprint(loosely(asked(row))))
         self.labels.add(row)
         if row.label is not None:
             self.kinds[row.label] += 1
