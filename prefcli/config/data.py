@@ -10,7 +10,7 @@ import typer
 from prefcli.config.shared import Debug, Map, SkipBad, Split
 from prefcli.config.training import WHERE
 
-Target = Literal["auto", "conversational", "pairs", "messages", "prompt-completion", "labelled", "prompts", "text"]
+Target = Literal["auto", "pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class ConvertConfig:
     to: Annotated[
         Target,
         typer.Option(
-            help="Form to write: pairs as message lists or as plain text, messages, prompt/completion, with labels, "
-            "prompts alone, text. auto: the one that keeps most of what is read.",
+            help="Form to write: pairs as messages or as plain text; demonstrations as messages, as prompt and "
+            "completion or as text; labelled answers; prompts alone. auto: the one that keeps most of what is read.",
             rich_help_panel=WHERE,
         ),
     ] = "auto"
