@@ -126,6 +126,15 @@ def ends(tokenizer) -> int:
     return tokenizer.convert_tokens_to_ids("[SEP]")
 
 
+def test_ids_are_those_that_the_tokenizer_itself_gives_whatever_it_was_asked_before(encoder):
+    tokenizer = encoder.tokenizer
+    for text in [*texts(10, 100), "a" + tokenizer.eos_token + " b"]:
+        assert encoder.text_ids(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokenizer(["the kite is in", "the"], padding=True, truncation=True, max_length=2)  # which it remembers
+    text = "the kite is in the barn"
+    assert encoder.text_ids(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def test_a_prompt_of_nothing_that_the_tokenizer_keeps_still_has_a_token(encoder):
     for prompt in ("", "\n", " ", [{"role": "user", "content": " "}]):
         assert len(encoder.prompt_ids(prompt)) > 0

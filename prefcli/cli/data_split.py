@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data_checks import SplitConfig
@@ -25,7 +26,7 @@ def run(config: SplitConfig) -> None:
             raise UsageError(f"{path} is there already", "--force writes over it; --out-dir names another folder")
     source = scan(config.file, config.kind, names=config.map)
     parts = split(source, config.held_out, config.seed, config.skip_bad)
-    told = {
+    told: dict[str, dict[str, Any]] = {
         name: {"path": str(files[name]), "rows": len(rows), "prompts": prompts}
         for (name, rows), prompts in zip((("train", parts.train), ("held_out", parts.held_out)), parts.prompts)
     }

@@ -81,8 +81,10 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
     found = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
     plan = summary(inputs) | found.lines
     console.plan(plan)
-    for part in tables(found.findings):
+    for part in tables(found.findings)[:1]:
         console.console.print(part)
+    for note in inputs.notes:
+        console.notice(note)
     if inputs.existing:
         console.notice(f"this very run is there already, as {inputs.existing.ref}: it would be reused")
     if config.json:

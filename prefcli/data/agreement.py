@@ -49,7 +49,7 @@ class Labels:
             subject, way = fingerprint(row.prompt_text, row.completion or ""), bool(row.label)
         self.subjects.append(subject)
         self.ways.append(way)
-        self.rows.append(fingerprint(str(subject), str(way), repr(row.columns)))
+        self.rows.append(fingerprint(str(subject), str(way), repr(row.columns)) if row.columns else subject & ~1 | way)
 
     def agreement(self) -> Agreement:
         """How often the same pair is labelled both ways.

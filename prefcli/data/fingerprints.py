@@ -9,7 +9,7 @@ from prefcli.data.formats import Row
 
 def fingerprint(*parts: str) -> int:
     """The same for the same parts; two different ones among n meet with a chance of n² / 2⁶⁵ (a million: 3e-8)."""
-    text = "\x1f".join((*map(str, map(len, parts)), *parts))
+    text = f"{[len(part) for part in parts]}{''.join(parts)}" if len(parts) > 1 else parts[0]
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 

@@ -55,6 +55,8 @@ class Encoder:
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text as it stands: nothing is added."""
+        if self._backend is not None and self._backend.truncation is None and self._backend.padding is None:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def continued_ids(self, text: str) -> list[int]:
@@ -86,6 +88,12 @@ class Encoder:
         if prompt != self._rendered[0]:  # both sides of a pair ask for it
             self._rendered = ([dict(message) for message in prompt], self._template(prompt, True))
         return self._rendered[1]
+
+    @cached_property
+    def _backend(self) -> Any:
+        """What the tokenizer calls itself, where it calls nothing else: asking it directly takes a third of the time."""
+        plain = getattr(self.tokenizer, "is_fast", False) and not self.tokenizer.split_special_tokens
+        return self.tokenizer.backend_tokenizer if plain else None
 
     @cached_property
     def first(self) -> list[int]:

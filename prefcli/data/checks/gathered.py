@@ -47,8 +47,9 @@ class Gathered:
 
     def add(self, number: int, row: Row) -> None:
         self._numbers.append(number)
-        self.prompts.append(fingerprint(asked(row)))
-        self.loose.append(fingerprint(loosely(asked(row))))
+        text = asked(row)
+        self.prompts.append(fingerprint(text))
+        self.loose.append(fingerprint(loosely(text)))
         self.labels.add(row)
         if row.label is not None:
             self.kinds[row.label] += 1

@@ -14,10 +14,10 @@ _BAD = tuple(
     for pattern, name in (
         (r"not valid UTF-8|surrogate", "not UTF-8"),
         (r"not valid JSON|expected an object|columns, and the header", "broken line"),
-        (r"^there is no '|there is no 'prompt' column", "missing column"),
-        (r"are the same$|equally|same score", "same sides"),
+        (r"^there is no '|there is no 'prompt' column|needs two$", "missing column"),
+        (r"are the same$|have the score", "same sides"),
         (r"differ before|no user says", "prompts differ"),
-        (r"has the role|must be one assistant message", "bad role"),
+        (r"has the role|has a turn from|must be one assistant message", "bad role"),
         (r"must end (with|before)|ends with the assistant|and no question|must start with", "bad turns"),
         (r"must be true or false", "bad label"),
         (r"is empty|that is not empty", "empty"),
@@ -54,7 +54,7 @@ def odd(row: Row) -> Iterator[tuple[str, str]]:
 
 def margin_of(row: Row) -> float | None:
     """By how much the row's own columns say that chosen is better: a `margin`, or the difference of two scores."""
-    if row.chosen is None:
+    if row.chosen is None or not row.columns:
         return None
     if (margin := _number(row.columns.get("margin"))) is not None:
         return margin
