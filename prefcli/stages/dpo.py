@@ -24,6 +24,7 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_preferences import PackedDPO
 from prefcli.stages.policy import Opened, open_policy
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.session import Session, session, sharded
 
@@ -65,6 +66,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         share = add_margins(run, [inputs.data.rows, held_out_rows])
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)

@@ -35,6 +35,7 @@ from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import Opened, open_policy
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.roles import open_roles
 from prefcli.stages.session import Session, save_model, session, sharded
 from prefcli.watch.records import Answers
@@ -79,6 +80,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
         opened = open_policy(run)
         models = open_roles(run, opened)
+        say_rendered(inputs, Encoder(opened.tokenizer), reporter)
         preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
         prompts = _prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)

@@ -26,6 +26,7 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
 from prefcli.stages.policy import count, refuse_merged_4bit
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.session import session
 
 
@@ -62,6 +63,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         if inputs.eval_data:
             held_out = inputs.eval_data.rows
         encoder = Encoder(tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)

@@ -17,6 +17,7 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedSFT
 from prefcli.stages.policy import open_policy
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.session import session
 
 
@@ -26,6 +27,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     with session(inputs, reporter) as run:
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_demos(inputs.data.rows, encoder, config.max_length, config.train_on_prompt)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)

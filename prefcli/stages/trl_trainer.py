@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.data.lazy import Example, LazyExamples, looked_at
+from prefcli.data.lengths import length_bias
 from prefcli.errors import AlarmError, UsageError
-from prefcli.evaluation.lengths import length_bias
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.session import Session
 from prefcli.watch.pairs import longer_chosen
@@ -198,6 +198,6 @@ def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -
 
 def say_longer(session: Session, rows: Sequence[Example]) -> None:
     """Notice where the length of chosen answers alone tells them from rejected ones."""
-    found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in looked_at(rows)])
-    if found.large:
+    found = length_bias((len(row["chosen_ids"]), len(row["rejected_ids"])) for row in looked_at(rows))
+    if found is not None and found.large:
         session.reporter.notice(longer_chosen(found.text).message)
