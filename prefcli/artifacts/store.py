@@ -33,7 +33,7 @@ VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 LOCK = ".lock"
 CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
-STEP = re.compile(r"step([1-9][0-9]*)")
+STEP = re.compile(r"step([1-9][0-9]{0,17})")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
 SUBSTANCE = ("model/", "value/")
@@ -125,10 +125,15 @@ class Store:
         return None
 
     def verify(self, artifact: Artifact, *, read_all: bool = False) -> None:
-        """Check every file against the manifest. Raises ArtifactError naming the first that is missing or changed."""
+        """Check every file against the manifest. Raises ArtifactError naming the first that is missing, changed or new.
+
+        A file that is new counts in model/ and value/ alone, where a library would find and open it.
+        """
+        for part in SUBSTANCE:
+            refuse_added(artifact, part)
         for name, expected in sorted(artifact.manifest.files.items()):
             path = artifact.path / name
-            if not path.is_file():
+            if not os.path.isfile(path):  # False, too, for what no path can be
                 raise ArtifactError(
                     f"{artifact.ref}: {path} is missing", "make the artifact again with --force, or restore the file"
                 )
@@ -245,6 +250,21 @@ class Draft:
 
 def open_artifact(path: Path) -> Artifact:
     return Artifact(path, read_manifest(path))
+
+
+def refuse_added(artifact: Artifact, part: str) -> None:
+    """Raise ArtifactError for a file below `part` (model/, say) that the manifest does not list.
+
+    Hidden ones are passed over: no library opens them, and file managers leave them everywhere.
+    """
+    for folder, folders, files in os.walk(artifact.path / part):
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # os.walk passes these over
+        for name in sorted([*files, *linked]):
+            path = Path(folder, name)
+            if str(path.relative_to(artifact.path)) not in artifact.manifest.files and not name.startswith("."):
+                raise ArtifactError(
+                    f"{artifact.ref}: {path} was added after it was written", "take it away, or make it again: --force"
+                )
 
 
 def saved_steps(version: Path) -> list[int]:
