@@ -1,8 +1,8 @@
 """Attention over packed rows: one row without padding in which each prompt stands once, its completions behind it.
 
 The layers see [1, P] tokens; only attention knows of prompts and completions. It is an attention function in
-transformers' own table, which is told of the layout by a keyword that the models hand down to it. On a CPU it calls
-SDPA on each prompt with its completions, so no P × P mask exists; on a GPU flex attention takes a block mask.
+transformers' own table, which is told of the layout by a keyword that the models hand down to it. It calls SDPA on each
+prompt with its completions, so no P × P mask exists.
 
 Without that keyword the function is transformers' own `sdpa`: a model that was packed still samples, and still runs on
 padded rows.
@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from prefcli.models.rows import Layout, visible
+from prefcli.models.rows import Layout
 
 PACKED = "prefcli_packed"
 
@@ -47,11 +46,6 @@ def attention(
             sliding_window=sliding_window, **kwargs,
         )  # fmt: skip
         return found
-    if layout is not None and query.device.type == "cuda" and dropout == 0:  # flex attention has no dropout
-        output, _ = ALL_ATTENTION_FUNCTIONS["flex_attention"](
-            module, query, key, value, _block_mask(layout, sliding_window), scaling=scaling, softcap=softcap
-        )
-        return output, None
     copies = query.shape[1] // key.shape[1]
     if copies > 1:
         key, value = (kv.repeat_interleave(copies, dim=1) for kv in (key, value))
@@ -89,17 +83,6 @@ def _attend(
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
     return nn.functional.dropout(weights, dropout) @ value
-
-
-def _block_mask(layout: Layout, window: int | None) -> Any:
-    """The layout's mask for flex attention, made once for each window. Experimental: not measured on a GPU yet."""
-    if window not in layout.block_masks:
-        length = layout.input_ids.shape[1]
-        layout.block_masks[window] = create_block_mask(
-            lambda _b, _h, query, key: visible(query, key, layout, window),
-            None, None, length, length, device=layout.input_ids.device,
-        )  # fmt: skip
-    return layout.block_masks[window]
 
 
 ALL_ATTENTION_FUNCTIONS.register(PACKED, attention)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,11 +144,6 @@ class Layout:
 
     @cached_property
     def _masks(self) -> dict[tuple[int, int | None], Tensor]:
-        return {}
-
-    @cached_property
-    def block_masks(self) -> dict[int | None, Any]:
-        """The masks of flex attention, by window."""
         return {}
 
     def mask(self, span: int, window: int | None) -> Tensor:
