@@ -58,12 +58,15 @@ INTERRUPTED = 130
 
 _PASSWORD = re.compile(r"//[^/\s?#]*@")
 # api_key=…, access-token=…; not max_tokens or tokenizer
-_SECRET = re.compile(r"([?&;][\w.-]*(?:key|token|secret|passw(?:or)?d|pwd|auth|sig|signature|credentials?)=)[^&;#\s]+", re.I)
+_SECRET = re.compile(
+    r"([?&;][\w.-]*(?:key|token|secret|passw(?:or)?d|pwd|auth|sig|signature|credentials?)=)[^&;#\s]+", re.I
+)
 
 
 def without_secrets(text: str) -> str:
     """The text with passwords and keys in its URLs taken out; what is shown or written may name such a URL."""
     return _SECRET.sub(r"\1…", _PASSWORD.sub("//…@", text))
+
 
 _ADVICE = {
     errno.ENOSPC: "free some space, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",

@@ -20,10 +20,11 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 AT_LEAST = {"sft": 35, "train-rm": 35, "ppo": 45, "dpo": 45, "kto": 39, "eval": 24, "mem-estimate": 11, "ls": 3,
             "show": 4, "score": 12, "serve-rm": 8, "sample": 18, "export": 9, "chat": 9,
             "label": 18, "sweep": 13, "compare": 20,
-            "advise": 13, "report": 16}  # fmt: skip
+            "rm": 4, "gc": 7, "advise": 13, "report": 16}  # fmt: skip
 # What they take in its place, without which nothing arrives.
 ARGUMENTS = {
     "show": {"ref": "the-ref"},
+    "rm": {"refs": ["the-ref", "another"]},
     "serve-rm": {"ref": "the-ref"},
     "export": {"ref": "the-ref", "out": "there"},
     "chat": {"ref": "the-ref", "ref2": "another"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefcli.artifacts.digests import digest_json
-from prefcli.artifacts.lineage import around, lineage
+from prefcli.artifacts.lineage import around, changed, lineage
 from prefcli.artifacts.manifest import FILE, NAME
 from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added, saved_steps
 from prefcli.errors import ArtifactError

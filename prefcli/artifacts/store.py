@@ -31,6 +31,7 @@ except ImportError:  # Windows: no lock, and so no clearing of what a killed wri
 
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 LOCK = ".lock"
+HIGHEST = ".highest"  # beside the versions: the highest number that was ever removed
 CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
 STEP = re.compile(r"step([1-9][0-9]{0,17})")
@@ -160,7 +161,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
-        with _one_at_a_time(folder):
+        with one_at_a_time(folder):
             _clear_abandoned(folder)
             draft = _unfinished(folder, key) or Draft(*_claim(folder))
         try:
@@ -295,10 +296,29 @@ def _unfinished(folder: Path, key: str | None) -> Draft | None:
     return None
 
 
+def highest_ever(folder: Path) -> int:
+    """The highest version number of a name that was removed, which is never used again; 0 where none was."""
+    try:
+        return int((folder / HIGHEST).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+@contextmanager
+def hold(partial: Path) -> Iterator[bool]:
+    """Keep writers away from an unfinished version; False where one is at work on it (or there are no locks here)."""
+    lock = _locked(partial / LOCK, os.O_CREAT)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _claim(folder: Path) -> tuple[Path, int, int | None]:
     """Make and lock the first free `vN.partial`."""
     while True:
-        taken = [0]
+        taken = [highest_ever(folder)]
         for entry in folder.iterdir():
             match = VERSION.fullmatch(entry.name.removesuffix(".partial"))
             if match:
@@ -345,7 +365,7 @@ def _flock(handle: int, *, wait: bool) -> bool:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait for the other writers of this name to have claimed their version."""
     handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:

@@ -30,7 +30,9 @@ class ConsoleReporter(Reporter):
         self._started = self._spoke = 0.0
 
     def notice(self, text: str) -> None:
-        self.console.print(f"[yellow]note:[/yellow] {escape(without_secrets(text))}", soft_wrap=not self.console.is_terminal)
+        self.console.print(
+            f"[yellow]note:[/yellow] {escape(without_secrets(text))}", soft_wrap=not self.console.is_terminal
+        )
 
     def plan(self, plan: dict[str, Any]) -> None:
         table = Table.grid(padding=(0, 2))

@@ -75,7 +75,7 @@ class Endpoint:
         """The JSON object that comes back.
 
         Raises Refused: an HTTP status that is an error; the last one, where each of the retries met one that may pass.
-        SurroundingsError: no answer within the timeout and the retries. ArtifactError: no JSON object, or one without end.
+        SurroundingsError: no answer within the timeout and the retries. ArtifactError: no JSON object, or too much.
         """
         data = json.dumps(body, default=str).encode()  # a label may be a date
         request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
