@@ -133,6 +133,10 @@ def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Re
         raise ArtifactError(f"{text} is an unfinished version", "run the same command again to finish it")
     if (path / FILE).is_file():
         return _from_artifact(text, open_artifact(path), store, note)
+    artifact = around(path)
+    if artifact is not None:
+        store.verify(artifact)
+        refuse_added(artifact, str(path.resolve().relative_to(artifact.path.resolve())))
     if not ((path / "config.json").is_file() or (path / _ADAPTER).is_file()):
         raise ArtifactError(
             f"{text}: the directory holds no model (no config.json and no adapter_config.json)",
@@ -140,7 +144,7 @@ def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Re
         )
     weights = "adapter_model.safetensors" if (path / _ADAPTER).is_file() else "*.safetensors"
     if next(path.glob(weights), None) is None:
-        pickled = next(path.glob("*.bin"), None)
+        pickled = min(path.glob("*.bin"), default=None)
         raise ArtifactError(
             f"{text}: the directory holds no weights ({weights})"
             + (f"; {pickled.name} is a pickle, which can run code, and is not opened" if pickled else ""),
@@ -148,10 +152,6 @@ def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Re
             if pickled
             else "copy the weights beside it",
         )
-    artifact = around(path)
-    if artifact is not None:
-        store.verify(artifact)
-        refuse_added(artifact, str(path.resolve().relative_to(artifact.path.resolve())))
     _verify_base(text, path, artifact, store)
     return Reference(text, "directory", path, _directory_digest(path, store), note=note)
 
