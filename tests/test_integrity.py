@@ -39,7 +39,7 @@ USES = {
     "chat": "chat REF",
     "export": "export REF out",
     "report": "report REF --output page.html",
-    "sweep": "sweep dpo --data p.jsonl --model REF --lr 0.5",
+    "sweep": "sweep dpo --data p.jsonl --model REF --grid lr=1e-5,1e-4",
     "show": "show REF --verify",
     "by its directory": "dpo --data p.jsonl --model runs/sft/v1",
     "by its weights' directory": "dpo --data p.jsonl --model runs/sft/v1/model",
