@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from prefcli.cli.main import COMMANDS
+from prefcli.cli.main import ALL
 from prefcli.config.base import ALIASES, option, typed_options
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
@@ -25,7 +25,7 @@ and Hugging Face:
 def page() -> str:
     spellings = ", ".join(f"`--{alias}` for `--{name}`" for alias, name in ALIASES.items())
     parts = [HEAD + spellings + ".\n"]
-    for command, (_, module, name, help_text) in COMMANDS.items():
+    for command, (_, module, name, help_text) in ALL.items():
         config = getattr(importlib.import_module(module), name)
         rows = [_row(field, *typed_options(config)[field.name]) for field in fields(config)]
         parts.append(

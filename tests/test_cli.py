@@ -12,7 +12,7 @@ from conftest import DEMO, PAIR, write
 from typer.models import OptionInfo
 
 import prefcli as package
-from prefcli.cli.main import COMMANDS
+from prefcli.cli.main import ALL, COMMANDS, GROUPS
 from prefcli.config.base import ALIASES, option, typed_options
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "matplotlib", "numpy"}
@@ -24,9 +24,9 @@ def arrived(prefcli, monkeypatch):
 
     def run(command, *args, **more):
         caught = []
-        module = importlib.import_module(f"prefcli.cli.{COMMANDS[command.replace('_', '-')][0]}")
+        module = importlib.import_module(f"prefcli.cli.{ALL[command.replace('_', '-')][0]}")
         monkeypatch.setattr(module, "run", caught.append)
-        result = prefcli(command, *args, **more)
+        result = prefcli(*command.split(), *args, **more)
         assert result.exit_code == 0, result.stderr
         assert len(caught) == 1
         return caught[0]
@@ -50,18 +50,28 @@ def test_help_lists_every_command_in_the_order_of_the_work(prefcli):
     for flag in ("--help", "-h"):
         result = prefcli(flag)
         assert result.exit_code == 0
-        places = [result.stdout.index(f"\n  {name} ") for name in COMMANDS]
-        assert places == sorted(places) and len(places) == 21
+        places = [result.stdout.index(f"\n  {name} ") for name in (*GROUPS, *COMMANDS)]
+        assert places == sorted(places) and len(places) == 22
         for *_, help_text in COMMANDS.values():
             assert help_text in result.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_group_lists_its_commands(prefcli):
+    result = prefcli("data", "--help")
+    assert result.exit_code == 0
+    for name, (*_, help_text) in ALL.items():
+        if name.startswith("data "):
+            assert f"\n  {name[5:]} " in result.stdout and help_text in result.stdout
+    refused(prefcli("data", "format"), "format")
+    assert prefcli("data").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ALL)
 def test_help_of_a_command_names_every_option_and_what_it_is_for(prefcli, command):
-    result = prefcli(command, "--help")
+    result = prefcli(*command.split(), "--help")
     assert result.exit_code == 0 and result.stderr == ""
-    assert COMMANDS[command][3] in result.stdout
-    _, config_module, config_class, _ = COMMANDS[command]
+    assert ALL[command][3] in result.stdout
+    _, config_module, config_class, _ = ALL[command]
     for name, (_, parameter) in typed_options(getattr(importlib.import_module(config_module), config_class)).items():
         assert parameter.help and parameter.help.split()[0] in result.stdout
         if isinstance(parameter, OptionInfo):  # not an argument
@@ -79,7 +89,7 @@ def test_version_is_the_package_s(prefcli):
 
 
 def test_a_module_is_there_for_every_command():
-    for module, *_ in COMMANDS.values():
+    for module, *_ in ALL.values():
         assert callable(importlib.import_module(f"prefcli.cli.{module}").run)
 
 
@@ -362,8 +372,11 @@ def completed(prefcli, words):
 
 
 def test_commands_options_and_choices_complete(prefcli):
-    assert completed(prefcli, [""]) == list(COMMANDS)
-    assert completed(prefcli, ["d"]) == ["dpo"]
+    assert completed(prefcli, [""]) == [*GROUPS, *COMMANDS]
+    assert completed(prefcli, ["d"]) == ["data", "dpo"]
+    assert completed(prefcli, ["data", ""]) == [name[5:] for name in ALL if name.startswith("data ")]
+    assert completed(prefcli, ["data", "convert", "--to-"]) == []
+    assert completed(prefcli, ["data", "convert", "--sk"]) == ["--skip-bad"]
     assert completed(prefcli, ["s"]) == ["sft", "sweep", "sample", "score", "serve-rm", "show"]
     assert completed(prefcli, ["dpo", "--be"]) == ["--beta"]
     assert set(completed(prefcli, ["ppo", "--max-"])) == {

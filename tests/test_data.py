@@ -275,7 +275,7 @@ def test_a_csv_field_may_be_long(read):
         ("a.json", LINES, ["a.json, line 2: not valid JSON"]),
         ("a.json", '{"prompt": "q"}', ["expected an array of objects, found an object"]),
         ("a.json", "3", ["found a number"]),
-        ("a.json", '[{"prompt": "q"}, 3, null]', ["row 2: expected an object", "found a number", "row 3"]),
+        ("a.json", json.dumps([PAIR, 3, None]), ["row 2: expected an object", "found a number", "row 3"]),
         ("a.json", "[" * 100_000, ["not valid JSON"]),
         ("a.csv", "prompt,chosen,rejected\nq,a,b\nq,a\n\nq,a,b,c\n",
          ["line 3: 2 columns", "has 3", "line 5: 4 columns"]),
@@ -415,9 +415,28 @@ def test_three_rows_are_described_and_the_others_counted(read):
     assert len(read("pairs", *rows, skip_bad=True).rows) == 2
 
 
-def test_skipping_leaves_no_empty_data_set_and_repairs_no_broken_file(read):
+def test_skipping_leaves_no_empty_data_set(read):
     assert "'chosen' is empty" in refused(read, "pairs", PAIR | {"chosen": ""}, skip_bad=True)
-    assert "not valid JSON" in refused(read, "pairs", file="a.jsonl", content=LINES + "{", skip_bad=True)
+    assert "not valid JSON" in refused(read, "pairs", file="a.jsonl", content="{\n{\n", skip_bad=True)
+    assert "not valid JSON" in refused(read, "pairs", file="a.json", content=json.dumps(ROWS)[:-1], skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("a.jsonl", LINES.encode() + b'{"prompt": \n' + LINES.encode()),
+        ("a.jsonl", LINES.encode() + b'{"prompt": "\xff"}\n' + LINES.encode()),
+        ("a.jsonl", b"[1]\n" + LINES.encode() * 2),
+        ("a.jsonl.gz", gzip.compress(LINES.encode() + b"null\n" + LINES.encode(), mtime=0)),
+        ("a.csv", as_csv(ROWS * 2).encode() + b"q,a\n"),
+        ("a.csv", as_csv(ROWS).encode() + b"q,\xff,b\n" + as_csv(ROWS).partition("\n")[2].encode()),
+        ("a.json", json.dumps([*ROWS, "text", *ROWS]).encode()),
+    ],
+)
+def test_what_is_no_row_at_all_can_be_skipped_like_one_that_does_not_fit(read, file, content):
+    found = read("pairs", file=file, content=content, skip_bad=True)
+    assert [row.prompt for row in found.rows] == [row["prompt"] for row in ROWS] * 2
+    assert "1 of 5 rows left out" in found.notes[0]
 
 
 def test_a_row_number_counts_rows_where_a_file_has_no_lines(read):

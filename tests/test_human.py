@@ -56,7 +56,7 @@ def label(own_folder, monkeypatch):
             write(own_folder / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         console = Console(file=io.StringIO(), width=width)
         run.screen = console.file
-        config = SimpleNamespace(data=["data.jsonl"], out=out, seed=seed, skip_bad=False)
+        config = SimpleNamespace(data=["data.jsonl"], out=out, seed=seed, skip_bad=False, split=None, map=[])
         pressed = iter(keys)
         return human.run(config, reporter or Told(), keys=lambda: next(pressed, "q"), console=console)
 
@@ -210,7 +210,8 @@ def test_kill_9_loses_nothing(own_folder):
     code = (
         "import sys\nfrom types import SimpleNamespace\nfrom prefcli.labelling.human import run\n"
         "from prefcli.progress import SILENT\n"
-        "run(SimpleNamespace(data=['data.jsonl'], out='pairs.jsonl', seed=0, skip_bad=False), SILENT)\n"
+        "given = dict(data=['data.jsonl'], out='pairs.jsonl', seed=0, skip_bad=False, split=None, map=[])\n"
+        "run(SimpleNamespace(**given), SILENT)\n"
         "assert 'torch' not in sys.modules, 'a person waits for torch'"
     )
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prefcli.cli.main import COMMANDS
+from prefcli.cli.main import ALL
 from prefcli.cli.passing_on import stage_of
 from prefcli.config.base import canonical, typed_options
 
@@ -103,9 +103,11 @@ def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
     for file in files:
         text = file.read_text(encoding="utf-8").replace("\\\n", " ")
         for command, rest in re.findall(r"prefcli ([a-z][a-z-]+)((?: [^\n`|;#)]*)?)", text):
-            if command not in COMMANDS:
+            if command == "data" and rest.split():
+                command = f"data {rest.split()[0]}"
+            if command not in ALL:
                 continue
-            _, module, name, _ = COMMANDS[command]
+            _, module, name, _ = ALL[command]
             known = typed_options(getattr(importlib.import_module(module), name))
             if command == "sweep":  # whose further options are the stage's
                 known = known | typed_options(stage_of(rest.split()[0]).config) if rest.split() else known

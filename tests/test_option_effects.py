@@ -123,8 +123,8 @@ ELSEWHERE = {
     "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
     "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs", "config", "dry_run", "force", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
-    "max_prompt_length", "skip_bad", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget", "layout",
-    "carry_optimizer",
+    "max_prompt_length", "skip_bad", "split", "map", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget",
+    "layout", "carry_optimizer",
 }  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prefcli.data.formats import EXPECTED, BadRow, Purpose, Row, recognise
-from prefcli.data.reading import raise_for, read_file, unit
+from prefcli.data.formats import BadRow, Purpose, Row, Tie
+from prefcli.data.scan import scan
 from prefcli.data.shares import wilson_interval
 
 Kind = Literal["pairs", "labels", "demos", "prompts"]
@@ -60,30 +60,18 @@ def measure(path: str, kind: Kind | None = None) -> Measured:
 
     Raises DataError as `read_dataset` does; rows that do not fit are counted, as long as one does.
     """
-    lines, _ = read_file(path)
-    kind = kind or kind_of(lines[0][1])
-    form, convert = recognise(f"{path}, {unit(path)} {lines[0][0]}", lines[0][1], PURPOSE[kind])
-    rows, problems, ties = [], [], 0
-    for number, raw in lines:
-        try:
-            rows.append(convert(raw))
-        except BadRow as error:
-            problems.append(f"{unit(path)} {number}: {error}")
-            ties += kind == "pairs" and raw.get("chosen") == raw.get("rejected") is not None
+    found = scan(path, PURPOSE[kind] if kind else None)
+    rows, bad = [], []
+    for _, row in found:
+        if isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            rows.append(row)
     if not rows:
-        raise_for(path, problems, f"every row needs: {EXPECTED[PURPOSE[kind]]}")
-    return Measured(path, kind, form, rows, len(problems), ties)
-
-
-def kind_of(row: dict[str, Any]) -> Kind:
-    """The kind of rows with these columns; `prompts` where nothing else fits, whose reader then says what is amiss."""
-    columns = set(row)
-    if {"chosen", "rejected"} <= columns:
-        return "pairs"
-    answered = "messages" in columns or {"prompt", "completion"} <= columns
-    if answered and row.get("label") is not None:
-        return "labels"
-    return "demos" if answered or ("text" in columns and "prompt" not in columns) else "prompts"
+        found.sorted_out(skip_bad=False)  # says which
+    if kind is None:
+        (kind,) = (own for own, purpose in PURPOSE.items() if purpose == found.purpose)
+    return Measured(path, kind, found.format, rows, len(bad), sum(isinstance(row, Tie) for row in bad))
 
 
 def agreement(rows: Sequence[Row]) -> Agreement:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from prefcli import __version__
+from prefcli.cli import data
+from prefcli.cli.group import Entry, group
 
-# name → (module, config class, one line of help). The module has `run(config)`; its file is not read for --help.
-COMMANDS = {
+COMMANDS: dict[str, Entry] = {
     "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune on demonstrations: stage 1 of both routes."),
     "train-rm": ("train_rm", "prefcli.config.reward", "RewardConfig", "Train a reward model on pairs: RLHF, stage 2."),
     "ppo": ("ppo", "prefcli.config.ppo", "PPOConfig", "Train against a reward with PPO: RLHF, stage 3."),
@@ -38,59 +35,16 @@ COMMANDS = {
     "rm": ("rm", "prefcli.config.store", "RemoveConfig", "Remove versions that no other was made from."),
     "gc": ("gc", "prefcli.config.store", "CollectConfig", "Free what nobody needs in the store."),
 }
+GROUPS = {"data": data.app}
+# All of them by the words that call them, those of the groups too.
+ALL = COMMANDS | {f"data {name}": entry for name, entry in data.COMMANDS.items()}
 
-
-class LazyGroup(TyperGroup):
-    """A command group whose `--help` and completion of names need the table above alone."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._listing = False
-        self._built: dict[str, Any] = {}
-        # Without their options: enough for a list, and for the nearest of a mistyped name.
-        self.commands.update({name: TyperCommand(name, help=about[3]) for name, about in COMMANDS.items()})
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        name = cmd_name.replace("_", "-")
-        if name not in COMMANDS or self._listing:
-            return self.commands.get(name)
-        if name not in self._built:
-            from prefcli.cli.command import build
-
-            module, config_module, config_class, help_text = COMMANDS[name]
-            config = getattr(importlib.import_module(config_module), config_class)
-            self._built[name] = build(name, config, f"prefcli.cli.{module}", help_text)
-        return self._built[name]
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        with self._only_names():
-            super().format_help(ctx, formatter)
-
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        with self._only_names():
-            return super().shell_complete(ctx, incomplete)
-
-    @contextmanager
-    def _only_names(self) -> Iterator[None]:
-        self._listing = True
-        try:
-            yield
-        finally:
-            self._listing = False
-
-
-app = typer.Typer(
-    cls=LazyGroup,
-    name="prefcli",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: importing rich to draw boxes would double the time it takes
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Teach a language model human preferences, by RLHF (sft → train-rm → ppo) or by DPO (sft → dpo), "
+app = group(
+    "prefcli",
+    COMMANDS,
+    "Teach a language model human preferences, by RLHF (sft → train-rm → ppo) or by DPO (sft → dpo), "
     "and measure which route won.",
+    GROUPS,
 )
 
 

@@ -37,6 +37,8 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     inputs = prepare(stage, config, purpose=purpose, rates=rates)
     if config.dry_run:
         ConsoleReporter().plan(summary(inputs) | _preview(inputs, report))
+        for note in inputs.notes:
+            report.notice(note)
         if inputs.existing:
             ConsoleReporter().notice(f"this very run is there already, as {inputs.existing.ref}: it would be reused")
         return

@@ -11,12 +11,14 @@ from prefcli.config.shared import (
     ConfigFile,
     Debug,
     Device,
+    Map,
     MaxNewTokens,
     MaxPromptLength,
     MaxPrompts,
     Runs,
     Seed,
     SkipBad,
+    Split,
     Temperature,
     WeightsDtype,
 )
@@ -64,6 +66,8 @@ class EvalConfig:
             help="Held-out pairs, for the accuracy of each reward source.", metavar="FILE", rich_help_panel=DATA
         ),
     ] = field(default_factory=list)
+    split: Split = None
+    map: Map = field(default_factory=list)
     skip_bad: SkipBad = False
     max_prompts: MaxPrompts = None
     max_prompt_length: MaxPromptLength = 512

@@ -8,7 +8,18 @@ from typing import Annotated, Literal
 import typer
 
 from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import DATA, MODEL, TRAINING, WHERE, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import (
+    DATA,
+    MODEL,
+    TRAINING,
+    WHERE,
+    Map,
+    ModelConfig,
+    OptimizerConfig,
+    OutputConfig,
+    SkipBad,
+    Split,
+)
 from prefcli.errors import UsageError
 
 PPO = "PPO"
@@ -93,10 +104,9 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         int | None,
         typer.Option(min=1, help="Rollouts, whatever --epochs says.", rich_help_panel=TRAINING),
     ] = None
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA),
-    ] = False
+    split: Annotated[Split, INCIDENTAL] = None  # the digest is of the split's own rows
+    map: Map = field(default_factory=list)
+    skip_bad: SkipBad = False
     max_prompt_length: Annotated[
         int,
         typer.Option(

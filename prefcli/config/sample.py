@@ -11,12 +11,14 @@ from prefcli.config.shared import (
     ConfigFile,
     Debug,
     Device,
+    Map,
     MaxNewTokens,
     MaxPromptLength,
     MaxPrompts,
     Runs,
     Seed,
     SkipBad,
+    Split,
     Temperature,
     WeightsDtype,
 )
@@ -33,6 +35,8 @@ class SampleConfig:
     prompts: Annotated[
         list[str], typer.Option(help="Prompts to answer; repeat for more files.", metavar="FILE", rich_help_panel=DATA)
     ] = field(default_factory=list)
+    split: Split = None
+    map: Map = field(default_factory=list)
     skip_bad: SkipBad = False
     max_prompts: MaxPrompts = None
     max_prompt_length: MaxPromptLength = 512

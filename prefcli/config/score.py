@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.shared import ConfigFile, Debug, Device, Runs, SkipBad, WeightsDtype
+from prefcli.config.shared import ConfigFile, Debug, Device, Map, Runs, SkipBad, Split, WeightsDtype
 from prefcli.config.training import DATA, MODEL, WHERE
 
 
@@ -23,6 +23,8 @@ class ScoreConfig:
             rich_help_panel=DATA,
         ),
     ] = field(default_factory=list)
+    split: Split = None
+    map: Map = field(default_factory=list)
     skip_bad: SkipBad = False
     reward: Annotated[
         list[str],

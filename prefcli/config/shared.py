@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from prefcli.config.training import DATA, MODEL, SAMPLING, WHERE, Dtype
+from prefcli.config.training import Map as Map
+from prefcli.config.training import SkipBad as SkipBad
+from prefcli.config.training import Split as Split
 
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA)
-]
 MaxPrompts = Annotated[
     int | None, typer.Option(min=1, help="Use only the first so many prompts.", rich_help_panel=DATA)
 ]

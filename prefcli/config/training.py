@@ -16,6 +16,27 @@ Optimizer = Literal["adamw", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
 Adapter = Literal["lora", "rslora", "dora"]
 
+# How rows are read, by every command that reads some (config/shared.py hands them on).
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA)
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Which split of a saved or hub data set. Default: train, or the only one.",
+        metavar="NAME",
+        rich_help_panel=DATA,
+    ),
+]
+Map = Annotated[
+    list[str],
+    typer.Option(
+        help="A column under our name for it: chosen=good reads the column good as chosen; repeat for more.",
+        metavar="OURS=THEIRS",
+        rich_help_panel=DATA,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -177,7 +198,8 @@ class DataConfig:
     data: Annotated[
         list[str],
         typer.Option(
-            help="Training rows (.jsonl, .jsonl.gz, .json, .csv, .parquet); repeat to mix files.",
+            help="Training rows: .jsonl(.gz), .json, .csv, .parquet, .arrow, a saved data set, a folder of such "
+            "files or a hub id; repeat to mix.",
             metavar="FILE",
             rich_help_panel=DATA,
         ),
@@ -211,10 +233,9 @@ class DataConfig:
         ),
         INCIDENTAL,
     ] = None
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA),
-    ] = False
+    split: Annotated[Split, INCIDENTAL] = None  # the digest is of the split's own rows
+    map: Map = field(default_factory=list)
+    skip_bad: SkipBad = False
     max_length: Annotated[
         int,
         typer.Option(

@@ -9,16 +9,19 @@ from prefcli.data.scan import scan
 from prefcli.progress import Reporter
 
 
-def read_rows(paths: Sequence[str], skip_bad: bool, reporter: Reporter) -> list[Row]:
-    """Every row that holds an answer, or two: the forms of `sft`, `dpo` and `kto`.
+def read_rows(
+    paths: Sequence[str], skip_bad: bool, reporter: Reporter, *, split: str | None = None, names: Sequence[str] = ()
+) -> list[Row]:
+    """Every row that holds an answer, or two: the forms of `sft`, `dpo` and `kto`. `split` and `names`: as in `scan`.
 
     A row labelled false is no demonstration, which is why `read_dataset` leaves it out; here it is scored.
     Raises DataError as `read_dataset` does.
     """
     rows: list[Row] = []
     for path in paths:
-        good, note = scan(path, "demos").sorted_out(skip_bad)
-        if note:
-            reporter.notice(note)
+        found = scan(path, "demos", split=split, names=names)
+        good, note = found.sorted_out(skip_bad)
+        for told in (*found.notes, *([note] if note else [])):
+            reporter.notice(told)
         rows += good
     return rows

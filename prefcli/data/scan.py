@@ -1,53 +1,151 @@
-"""A file's rows one by one, each with its place: the row that it makes, or what is wrong with it."""
+"""A source's rows one by one, each with its place: the row that it makes, or what is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from difflib import get_close_matches
 
-from prefcli.data.formats import EXPECTED, BadRow, Purpose, Row, recognise, whole
-from prefcli.data.reading import Line, raise_for, read_file, unit
+from prefcli.data.formats import EXPECTED, BadRow, Purpose, Recognised, Row, recognise, whole
+from prefcli.data.reading import read
+from prefcli.data.records import Raw, Records, raise_for
+from prefcli.errors import DataError, UsageError
+
+LOOKED_AT = 100  # rows in which the first that can be read is looked for
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One file read for one purpose. `format` is the name of the form that was recognised."""
+    """One source, read for one purpose: rows are converted when they are asked for, by position or one by one."""
 
-    path: str
-    purpose: Purpose
-    format: str
-    digest: str
-    _lines: list[Line]
-    _convert: Any
+    records: Records
+    recognised: Recognised
+    names: Mapping[str, str]  # a column of ours → its name in the source
 
-    def __iter__(self) -> Iterator[tuple[int, Row | BadRow]]:
-        """Each row's number (see `unit`) with the row, or the BadRow that says why it is none."""
-        for number, raw in self._lines:
-            try:
-                yield number, whole(self._convert(raw))
-            except BadRow as error:
-                yield number, error
+    @property
+    def path(self) -> str:
+        return self.records.path
+
+    @property
+    def purpose(self) -> Purpose:
+        return self.recognised.purpose
+
+    @property
+    def format(self) -> str:
+        """The name of the form that was recognised."""
+        return self.recognised.name
+
+    @property
+    def digest(self) -> str:
+        return self.records.digest
+
+    @property
+    def notes(self) -> list[str]:
+        note = self.recognised.note
+        return [f"{self.path}: {note}"] if note else []
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.records)
 
-    def sorted_out(self, skip_bad: bool) -> tuple[list[Row], str | None]:
-        """The rows, and a note where some were left out. Raises DataError: a bad row, or nothing but bad rows."""
-        good, problems = [], []
-        for number, row in self:
-            if isinstance(row, BadRow):
-                problems.append(f"{unit(self.path)} {number}: {row}")
-            else:
-                good.append(row)
+    def __iter__(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """Each row's number (a line's where the source has lines), and what `row` says of it."""
+        for position in range(len(self)):
+            yield self.records.number(position), self.row(position)
+
+    def row(self, position: int) -> Row | BadRow:
+        """The row at a position, or the BadRow that says why it is none."""
+        try:
+            return whole(self.recognised.convert(_renamed(self.records.raw(position), self.names)))
+        except BadRow as error:
+            return error
+
+    def place(self, position: int) -> str:
+        """Where a row stands, in words: after the path."""
+        return self.records.place(position)
+
+    def sorted_out(self, skip_bad: bool, first: int | None = None) -> tuple[list[Row], str | None]:
+        """The rows, all or the first so many, and a note where some were left out.
+
+        Raises DataError: a bad row, or nothing but bad rows.
+        """
+        found = [self.row(position) for position in range(len(self))[:first]]
+        good = [row for row in found if not isinstance(row, BadRow)]
+        problems = [f"{self.place(i)}: {row}" for i, row in enumerate(found) if isinstance(row, BadRow)]
         if problems and skip_bad and good:
-            return good, f"{self.path}: {len(problems)} of {len(self)} rows left out (--skip-bad); {problems[0]}"
-        raise_for(self.path, problems, f"every row needs: {EXPECTED[self.purpose]}; --skip-bad leaves such rows out")
+            return good, f"{self.path}: {len(problems)} of {len(found)} rows left out (--skip-bad); {problems[0]}"
+        raise_for(self.path, problems, self.hint)
         return good, None
 
+    @property
+    def in_halves(self) -> bool:
+        """Whether its rows are pairs, and each side is to be a labelled answer."""
+        return self.purpose == "labelled" and self.recognised.form.gives == "pairs"
 
-def scan(path: str, purpose: Purpose) -> Scan:
-    """Raises DataError as `read_file` does, and where the first row's columns are of no form of this purpose."""
-    lines, digest = read_file(path)
-    name, convert = recognise(f"{path}, {unit(path)} {lines[0][0]}", lines[0][1], purpose)
-    return Scan(path, purpose, name, digest, lines, convert)
+    @property
+    def hint(self) -> str:
+        return f"every row needs: {EXPECTED[self.purpose]}; --skip-bad leaves such rows out"
+
+
+def scan(
+    path: str,
+    purpose: Purpose | None = None,
+    *,
+    split: str | None = None,
+    names: Sequence[str] = (),
+    held_out: bool = False,
+) -> Scan:
+    """A source for a purpose, or for what its rows are. `split` and `names` are --split and --map.
+
+    Raises DataError as `read` does, and where the first row's columns are of no form of this purpose, or lack one that
+    --map names. UsageError: a --map that is none, a split that is not there. SurroundingsError as `read`.
+    """
+    wanted = parse_names(names)
+    records = read(path, split, held_out)
+    position, first = _first_row(records)
+    where = f"{path}, {records.place(position)}"
+    _check_names(where, first, wanted)
+    return Scan(records, recognise(where, _renamed(first, wanted), purpose), wanted)
+
+
+def parse_names(names: Sequence[str]) -> dict[str, str]:
+    """--map's values: our column → theirs. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in names:
+        ours, equals, theirs = text.partition("=")
+        if not (ours and equals and theirs):
+            raise UsageError(f"--map {text}: expected OURS=THEIRS", "for example: --map chosen=good")
+        if ours in found:
+            raise UsageError(f"--map names {ours} twice", "leave one out")
+        found[ours] = theirs
+    return found
+
+
+def _first_row(records: Records) -> tuple[int, Raw]:
+    problems: list[str] = []
+    for position in range(len(records)):
+        try:
+            return position, records.raw(position)
+        except BadRow as error:
+            if len(problems) < LOOKED_AT:
+                problems.append(f"{records.place(position)}: {error}")
+    raise_for(records.path, problems, "no row can be read: repair these, or give another file")
+    raise AssertionError("a source has rows")
+
+
+def _check_names(where: str, row: Raw, names: Mapping[str, str]) -> None:
+    for ours, theirs in names.items():
+        if theirs not in row and ours not in row:
+            near = get_close_matches(theirs, list(map(str, row)), n=1, cutoff=0.5)
+            raise DataError(
+                f"{where}: there is no column {theirs!r} (--map {ours}={theirs}); there is: {', '.join(map(str, row))}",
+                f"did you mean --map {ours}={near[0]}?" if near else "name one of these",
+            )
+
+
+def _renamed(row: Raw, names: Mapping[str, str]) -> Raw:
+    """A column of the source that has one of our names already gives way."""
+    there = {ours: theirs for ours, theirs in names.items() if theirs in row}
+    if not there:
+        return row
+    kept = {name: value for name, value in row.items() if name not in there.values() and name not in there}
+    return kept | {ours: row[theirs] for ours, theirs in there.items()}

@@ -7,12 +7,14 @@ a sampled answer never has).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.formats import Message, Prompt, Row
+from prefcli.data.lazy import LazyExamples, LazyRows
 from prefcli.errors import DataError
 
 
@@ -83,57 +85,68 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def encode_demos(
-    rows: list[Row], encoder: Encoder, max_length: int, train_on_prompt: bool
-) -> tuple[list[dict[str, Any]], int, int]:
-    """Rows for TRL's SFTTrainer {"input_ids", "completion_mask"}, how many were cut and how many dropped."""
-    out, cut, dropped = [], 0, 0
-    for row in rows:
+Example = dict[str, Any]
+Encoded = tuple[Sequence[Example], int, int]  # examples, how many rows were cut, how many left out
+
+
+def encode_demos(rows: Sequence[Row], encoder: Encoder, max_length: int, train_on_prompt: bool) -> Encoded:
+    """Rows for TRL's SFTTrainer {"input_ids", "completion_mask"}."""
+
+    def encode(row: Row) -> tuple[Example | None, bool]:
         ids, mask = encoder.demo(row, train_on_prompt)
         if not any(mask[:max_length]):
-            dropped += 1
-            continue
-        cut += len(ids) > max_length
-        out.append({"input_ids": ids[:max_length], "completion_mask": mask[:max_length]})
-    return out, cut, dropped
+            return None, False
+        return {"input_ids": ids[:max_length], "completion_mask": mask[:max_length]}, len(ids) > max_length
+
+    return _encoded(rows, encode)
 
 
-def encode_pairs(rows: list[Row], encoder: Encoder, max_length: int) -> tuple[list[dict[str, Any]], int, int]:
-    """{"prompt_ids", "chosen_ids", "rejected_ids", "weight", "margin"} (answers without the prompt), how many were cut
-    and how many dropped."""
-    out, cut, dropped = [], 0, 0
-    for row in rows:
+def encode_pairs(rows: Sequence[Row], encoder: Encoder, max_length: int) -> Encoded:
+    """{"prompt_ids", "chosen_ids", "rejected_ids", "weight", "margin"}: answers without the prompt."""
+
+    def encode(row: Row) -> tuple[Example | None, bool]:
         assert row.chosen is not None and row.rejected is not None
         prompt = encoder.prompt_ids(row.prompt)
         room = max_length - len(prompt)
         sides = [encoder.completion_ids(row.prompt, answer) for answer in (row.chosen, row.rejected)]
         if room < 1 or sides[0][:room] == sides[1][:room]:
-            dropped += 1  # nothing is left that tells the two apart
-            continue
-        cut += any(len(side) > room for side in sides)
-        out.append(
-            {"prompt_ids": prompt, "chosen_ids": sides[0][:room], "rejected_ids": sides[1][:room],
-             "weight": row.weight, "margin": row.margin}
-        )  # fmt: skip
-    return out, cut, dropped
+            return None, False  # nothing is left that tells the two apart
+        example = {"prompt_ids": prompt, "chosen_ids": sides[0][:room], "rejected_ids": sides[1][:room],
+                   "weight": row.weight, "margin": row.margin}  # fmt: skip
+        return example, any(len(side) > room for side in sides)
+
+    return _encoded(rows, encode)
 
 
-def encode_labelled(rows: list[Row], encoder: Encoder, max_length: int) -> tuple[list[dict[str, Any]], int, int]:
-    """{"prompt_ids", "completion_ids", "label", "weight"}, how many were cut and how many dropped."""
-    out, cut, dropped = [], 0, 0
-    for row in rows:
+def encode_labelled(rows: Sequence[Row], encoder: Encoder, max_length: int) -> Encoded:
+    """{"prompt_ids", "completion_ids", "label", "weight"}."""
+
+    def encode(row: Row) -> tuple[Example | None, bool]:
         assert row.completion is not None
         prompt = encoder.prompt_ids(row.prompt)
         room = max_length - len(prompt)
         if room < 1:
-            dropped += 1
-            continue
+            return None, False
         answer = encoder.completion_ids(row.prompt, row.completion)
-        cut += len(answer) > room
-        out.append(
-            {"prompt_ids": prompt, "completion_ids": answer[:room], "label": bool(row.label), "weight": row.weight}
-        )
-    return out, cut, dropped
+        example = {
+            "prompt_ids": prompt,
+            "completion_ids": answer[:room],
+            "label": bool(row.label),
+            "weight": row.weight,
+        }
+        return example, len(answer) > room
+
+    return _encoded(rows, encode)
+
+
+def _encoded(rows: Sequence[Row], encode: Callable[[Row], tuple[Example | None, bool]]) -> Encoded:
+    """All rows now; or, where they are read as they are needed, each then: the counts are over the first rows."""
+    if isinstance(rows, LazyRows):
+        lazy = LazyExamples(rows, encode)
+        return lazy, lazy.cut, lazy.dropped
+    found = [encode(row) for row in rows]
+    examples = [example for example, _ in found if example is not None]
+    return examples, sum(cut for _, cut in found), len(found) - len(examples)
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from array import array
+from functools import partial
+from itertools import islice
 
+from prefcli.data import records
 from prefcli.data.dataset import Dataset
+from prefcli.data.formats import BadRow, Row
+from prefcli.data.lazy import CHECKED, LazyRows, take
 from prefcli.errors import DataError, UsageError
 
 
@@ -16,13 +22,18 @@ def first(data: Dataset, most: int | None) -> Dataset:
     """
     if most is None:
         return data
-    sources, left = [], most
+    few = most <= records.LARGE  # then they are read now, and all of them checked
+    rows: list[Row] = []
+    sources, start, left = [], 0, most
     for source in data.sources:
-        used = min(left, source["rows"])
-        left -= used
-        sources.append({**source, "rows": used, "rows_in_file": source["rows"]})
+        used = data.rows[start : start + min(left, source["rows"])]
+        start, left = start + source["rows"], left - len(used)
+        if few:
+            used = list(used)  # of a large file without those that are left out
+            rows += used
+        sources.append({**source, "rows": len(used), "rows_in_file": source["rows"]})
     notes = [f"the first {most} of {len(data.rows)} rows are used (--max-rows)"] if most < len(data.rows) else []
-    return Dataset(data.rows[:most], sources, data.notes + notes)
+    return Dataset(rows if few else data.rows[:most], sources, data.notes + notes)
 
 
 def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
@@ -43,33 +54,46 @@ def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
     if empty := [source["path"] for source, weight in zip(data.sources, weights) if weight and not source["rows"]]:
         raise UsageError(f"--max-rows leaves no row of {empty[0]}, which has a --data-weight", "raise --max-rows")
     draw = random.Random(seed)
-    rows, notes, start = [], list(data.notes), 0
+    drawn, notes, start = array("Q"), list(data.notes), 0
     for source, weight in zip(data.sources, weights):
-        own = data.rows[start : start + source["rows"]]
+        own = range(start, start + source["rows"])
         start += source["rows"]
         wanted = round(len(data.rows) * weight / sum(weights))
         if own:
-            rows += own * (wanted // len(own)) + draw.sample(own, wanted % len(own))
+            for _ in range(wanted // len(own)):
+                drawn.extend(own)
+            drawn.extend(draw.sample(own, wanted % len(own)))
         notes.append(f"{source['path']}: {wanted} rows in a pass, from {len(own)} (--data-weight {weight:g})")
         source["drawn"] = wanted
-    return Dataset(rows, data.sources, notes)
+    return Dataset(take(data.rows, drawn), data.sources, notes)
 
 
 def weigh(data: Dataset, column: str | None) -> None:
     """Give each row the weight that its column says. Raises DataError where one says none."""
     if column is None:
         return
+    if isinstance(data.rows, LazyRows):
+        data.rows.source.weight = partial(_weight, column=column)
+        for _ in islice(data.rows, CHECKED):
+            pass
+        return
     for number, row in enumerate(data.rows, 1):
         try:
-            row.weight = float(row.columns[column])
-        except KeyError:
-            found = ", ".join(sorted(row.columns)) or "none"
-            raise DataError(f"row {number} has no column {column!r} (--weight-column)", f"there is: {found}") from None
-        except (TypeError, ValueError):
-            row.weight = math.nan
-        if not (math.isfinite(row.weight) and row.weight >= 0):
-            raise DataError(
-                f"row {number}: --weight-column {column} is {row.columns[column]!r}", "weights are numbers, 0 or more"
-            )
+            row.weight = _weight(row, column)
+        except BadRow as error:
+            raise DataError(f"row {number}: {error}", "weights are numbers, 0 or more") from error
     if not any(row.weight for row in data.rows):
         raise DataError(f"--weight-column {column}: every weight is 0", "give a row a weight above 0")
+
+
+def _weight(row: Row, column: str) -> float:
+    if column not in row.columns:
+        found = ", ".join(sorted(row.columns)) or "none"
+        raise BadRow(f"there is no column {column!r} (--weight-column); there is: {found}")
+    try:
+        weight = float(row.columns[column])
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise BadRow(f"--weight-column {column} is {row.columns[column]!r}")
+    return weight

@@ -12,15 +12,18 @@ from prefcli.errors import DataError
 from prefcli.progress import Reporter
 
 
-def read(paths: Sequence[str], purpose: Purpose, skip_bad: bool, reporter: Reporter) -> list[Row]:
-    """All rows of the files; what `read_dataset` notes is told. Raises DataError as it does."""
-    data = read_dataset(list(paths), purpose, skip_bad)
+def read(paths: Sequence[str], purpose: Purpose, config: Any, reporter: Reporter) -> list[Row]:
+    """All rows of the files, as the config's skip_bad, split and map say; what `read_dataset` notes is told.
+
+    Raises DataError and UsageError as it does.
+    """
+    data = read_dataset(paths, purpose, config.skip_bad, split=config.split, names=config.map)
     for note in data.notes:
         reporter.notice(note)
-    return data.rows
+    return list(data.rows)
 
 
-def short_enough(rows: list[Row], tokenizer: Any, longest: int, reporter: Reporter) -> list[tuple[list[int], Row]]:
+def short_enough(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Reporter) -> list[tuple[list[int], Row]]:
     """The rows whose prompts have at most `longest` tokens, with those tokens; how many are left out is told.
 
     Raises DataError: none is short enough.

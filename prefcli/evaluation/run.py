@@ -46,8 +46,8 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
     curves.check(config, [reference.shown for reference in references], len(specs))
     if config.judge is not None and (config.against is None or len(references) < 2):
         raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
-    rows = prompts.read(config.prompts, "prompts", config.skip_bad, reporter)[: config.max_prompts]
-    pairs = prompts.read(config.pairs, "pairs", config.skip_bad, reporter)
+    rows = prompts.read(config.prompts, "prompts", config, reporter)[: config.max_prompts]
+    pairs = prompts.read(config.pairs, "pairs", config, reporter)
     device = pick_device(config.device)
     setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
     if references:  # by the first model's tokenizer, so that all models answer the same ones

@@ -35,7 +35,7 @@ def sample(config: SampleConfig, reporter: Reporter) -> dict[str, Any]:
     refuse_reward_model(reference)
     if reference.note:
         reporter.notice(reference.note)
-    rows = prompts.read(config.prompts, "prompts", config.skip_bad, reporter)[: config.max_prompts]
+    rows = prompts.read(config.prompts, "prompts", config, reporter)[: config.max_prompts]
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     tokenizer = load_tokenizer(reference, reporter)

@@ -38,7 +38,7 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
     for spec in specs:
         refuse_language_model(spec)
     template = resolve(config.tokenizer, store) if config.tokenizer else None
-    rows = read_rows(config.data, config.skip_bad, reporter)
+    rows = read_rows(config.data, config.skip_bad, reporter, split=config.split, names=config.map)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     # Reward models render text with their own template; only a service is sent it rendered.

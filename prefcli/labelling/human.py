@@ -95,11 +95,13 @@ def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: C
     """{"rows", "edited", "ties", "skips", "left_share", "median_seconds", "open"}: what the files hold now, not what
     this session added; "open" is the number of comparisons that are left.
 
-    Reads `config.data`, `.out`, `.seed` and `.skip_bad`. `keys` and `console` are the terminal's by default.
+    Reads `config.data`, `.split`, `.map`, `.skip_bad`, `.out` and `.seed`. `keys` and `console` are the terminal's by
+    default.
     Raises DataError: no prompt has two different answers, or --out holds rows that no person made. SurroundingsError:
     somebody else writes it. KeyboardInterrupt: Ctrl-C; every decision is kept.
     """
-    todo = comparisons(config.data, config.seed, config.skip_bad, reporter)
+    read = {"split": config.split, "names": config.map}
+    todo = comparisons(config.data, config.seed, config.skip_bad, reporter, **read)
     with JsonLines(Path(config.out)) as pairs:
         record = Record(pairs)
         try:
@@ -113,12 +115,12 @@ def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: C
     return result
 
 
-def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter) -> list[Comparison]:
+def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter, **read: Any) -> list[Comparison]:
     """Every two different answers to a prompt: first one comparison of each prompt, then a second of each, and so on.
 
     Which answer is on the left is drawn with the seed, for each comparison by itself. Raises DataError: there is none.
     """
-    rows = read_rows(data, skip_bad, reporter)
+    rows = read_rows(data, skip_bad, reporter, **read)
     texts = [[text for text in (row.completion, row.rejected) if text is not None] for row in rows]
     rounds: list[list[Comparison]] = []
     for answers in different_answers(rows, texts):

@@ -41,7 +41,7 @@ def label(config: LabelConfig, reporter: Reporter) -> dict[str, Any]:
     by = None if judged else parse_rewards([config.by], store, "--by")[0]
     gold = parse_rewards([config.gold], store, "--gold")[0] if config.gold else None
     tokenizer = resolve(config.tokenizer, store) if config.tokenizer else None
-    rows = read_rows(config.data, config.skip_bad, reporter)
+    rows = read_rows(config.data, config.skip_bad, reporter, split=config.split, names=config.map)
     prompts = different_answers(rows, [texts_of(row) for row in rows])
     needs_two = judged or config.to == "pairs" or (config.to == "binary" and config.threshold is None)
     if not any(len(answers) > needs_two for answers in prompts):

@@ -9,7 +9,7 @@ from typing import Any
 from prefcli.artifacts.facts import Run
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.dataset import read_dataset
+from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import PrefcliError
@@ -56,17 +56,23 @@ def _lengths(
     run: Run, source: dict[str, Any], store: Store, reporter: Reporter
 ) -> tuple[dict[str, list[int]], str | None]:
     try:
-        data = read_dataset([source["path"]], STAGES[run.stage].purpose, skip_bad=True)
+        data = _read_again(run, source["path"])
     except (PrefcliError, OSError, ValueError):
         return {}, "The file is not there any more, so its lengths are not known."
     if data.digests != [source["digest"]]:
         return {}, "The file has changed since, so its lengths are not shown."
     try:
         encoder = Encoder(load_tokenizer(resolve(run.ref, store), reporter))
-        rows = data.rows if len(data.rows) <= ROWS else random.Random(0).sample(data.rows, ROWS)
+        rows = list(data.rows) if len(data.rows) <= ROWS else random.Random(0).sample(data.rows, ROWS)
         return _measured(rows, encoder), None
     except PrefcliError as error:
         return {}, f"Its lengths are not known: {error.message}."
+
+
+def _read_again(run: Run, path: str) -> Dataset:
+    held_out = path == run.options.get("eval_data") and path not in run.options.get("data", [])
+    split, names = run.options.get("split"), run.options.get("map", [])
+    return read_dataset([path], STAGES[run.stage].purpose, skip_bad=True, split=split, names=names, held_out=held_out)
 
 
 def _measured(rows: list[Row], encoder: Encoder) -> dict[str, list[int]]:

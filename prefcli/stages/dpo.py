@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ from trl import DPOTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.dpo import DPOConfig
 from prefcli.data.formats import Row
+from prefcli.data.lazy import LazyExamples, looked_at, set_margins
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.errors import UsageError
 from prefcli.models.tokenizers import load_tokenizer
@@ -59,12 +62,12 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     config = inputs.config
     with session(inputs, reporter) as run:
         held_out_rows = inputs.eval_data.rows if inputs.eval_data else []
-        share = add_margins(run, [*inputs.data.rows, *held_out_rows])
+        share = add_margins(run, [inputs.data.rows, held_out_rows])
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
         rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
-        refuse_nothing_left(len(rows), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, len(rows))
+        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
         with trl_trainer.exact_adapters(opened.model):
@@ -86,27 +89,35 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
 
 
-def add_margins(run: Session, rows: list[Row]) -> float:
-    """Give each pair what the rewards of --reward say of it, Σ w·(score of chosen − score of rejected).
+def add_margins(run: Session, parts: Sequence[Sequence[Row]]) -> float:
+    """Give each pair, of the training and of the held-out rows, what the rewards of --reward say of it.
 
+    That is Σ w·(score of chosen − score of rejected).
     Returns the weight that the pairs' own labels have: 1 less those of the rewards (MODPO, arXiv 2310.03708).
     """
     config, inputs = run.inputs.config, run.inputs
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
+    margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
         source = load_reward(
             spec, load_tokenizer(inputs.model, run.reporter), dtype=run.dtype, device=run.device, reporter=run.reporter
         )
-        run.reporter.begin(f"scoring pairs with {spec.name}", len(rows))
-        for start in range(0, len(rows), AT_A_TIME):
-            part = rows[start : start + AT_A_TIME]
-            answers = [Answer(row.prompt, text or "", columns=row.columns)
-                       for row in part for text in (row.chosen, row.rejected)]  # fmt: skip
-            scores = scales[spec.name].apply(source.score(answers)).tolist()
-            for row, chosen, rejected in zip(part, scores[0::2], scores[1::2]):
-                row.margin += chosen - rejected
-            run.reporter.advance(start + len(part), {})
+        run.reporter.begin(f"scoring pairs with {spec.name}", sum(map(len, parts)))
+        done = 0
+        for rows, found in zip(parts, margins):
+            for start in range(0, len(rows), AT_A_TIME):
+                pairs = [rows[i] for i in range(start, min(start + AT_A_TIME, len(rows)))]
+                answers = [Answer(row.prompt, text or "", columns=row.columns)
+                           for row in pairs for text in (row.chosen, row.rejected)]  # fmt: skip
+                scores = scales[spec.name].apply(source.score(answers)).tolist()
+                for place, (chosen, rejected) in enumerate(zip(scores[0::2], scores[1::2]), start):
+                    found[place] += chosen - rejected
+                done += len(pairs)
+                run.reporter.advance(done, {})
         run.reporter.end()
+    if inputs.rewards:
+        for rows, found in zip(parts, margins):
+            set_margins(rows, found)
     return 1.0 - sum(scale.weight for scale in scales.values())
 
 
@@ -119,7 +130,7 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     return {"beta": config.beta, "loss_type": [loss], "label_smoothing": config.label_smoothing}
 
 
-def _trainer(run: Session, opened: Opened, rows: list[Any], held_out: list[Any], share: float) -> DPOTrainer:
+def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> DPOTrainer:
     """Ours on packed rows where the policy takes them; else TRL's own where it has the loss, or ours on padded rows."""
     config: DPOConfig = run.inputs.config
     packed = run.packs(opened.model, "policy")
@@ -136,19 +147,20 @@ def _trainer(run: Session, opened: Opened, rows: list[Any], held_out: list[Any],
         return PairTrainer(
             model=opened.model,
             ref_model=reference,
-            args=TRLConfig(**trl_trainer.arguments(run, **theirs)),
+            args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, packed))),
             train_dataset=trl_trainer.dataset(rows),
             eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
             processing_class=opened.tokenizer,
         )
-    number = [{**row, "row": i} for part in (rows, held_out) for i, row in enumerate(part)]
+    numbered = [part if isinstance(part, LazyExamples) else [{**row, "row": i} for i, row in enumerate(part)]
+                for part in (rows, held_out)]  # fmt: skip
     trainer = PackedDPO(
         model=opened.model,
         ref_model=reference,
         # In TRL's words: it shall load no reference of its own.
         args=TRLConfig(**trl_trainer.arguments(run, precompute_ref_log_probs=reference is None, beta=config.beta)),
-        train_dataset=trl_trainer.dataset(number[: len(rows)]),
-        eval_dataset=trl_trainer.dataset(number[len(rows) :]) if held_out else None,
+        train_dataset=trl_trainer.dataset(numbered[0]),
+        eval_dataset=trl_trainer.dataset(numbered[1]) if held_out else None,
         processing_class=opened.tokenizer,
         tokens_per_row=run.tokens_per_row,
         config=config,
@@ -161,7 +173,9 @@ def _trainer(run: Session, opened: Opened, rows: list[Any], held_out: list[Any],
     return trainer
 
 
-def _logps(run: Session, rows: list[Any]) -> ReferenceLogps:
+def _logps(run: Session, rows: Sequence[Any]) -> ReferenceLogps:
+    if isinstance(rows, LazyExamples):
+        return ReferenceLogps(len(rows), None)  # a cache is known by the token ids of all rows
     digest = run.inputs.references["reference"].digest
     in_4bit = run.inputs.config.load_in_4bit
     return ReferenceLogps(len(rows), cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from prefcli.artifacts.commands import REWARD
@@ -73,7 +74,10 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     notes: list[str] = []
     references = _references(config, store, notes, reward_model_may_start=stage == "rm")
     rewards = _rewards(config, store, wanted=purpose == "prompts")
-    data = read_dataset(getattr(config, files), purpose, config.skip_bad)
+    read: Any = partial(
+        read_dataset, purpose=purpose, skip_bad=config.skip_bad, split=config.split, names=config.map, lazily=True
+    )
+    data = read(getattr(config, files))
     if (most := getattr(config, "max_rows", None)) is not None:
         if most >= len(data.rows):
             config = replace(config, max_rows=None)  # all of them: the very run that is made without it
@@ -81,7 +85,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     weigh(data, getattr(config, "weight_column", None))
     data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
-    eval_data = read_dataset([eval_path], purpose, config.skip_bad) if eval_path else None
+    eval_data = read([eval_path], held_out=True) if eval_path else None
     architecture = _architecture(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS

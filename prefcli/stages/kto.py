@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from trl import KTOConfig as TRLConfig
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.kto import KTOConfig
+from prefcli.data.lazy import Example, looked_at
 from prefcli.data.tokenising import Encoder, encode_labelled
 from prefcli.errors import DataError, UsageError
 from prefcli.progress import Reporter
@@ -32,9 +34,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
         rows, cut, dropped = encode_labelled(inputs.data.rows, encoder, config.max_length)
-        refuse_nothing_left(len(rows), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, len(rows))
-        _check_labels(run, [row["label"] for row in rows])
+        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, rows)
+        _check_labels(run, rows)
         held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
         packed = run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)
@@ -74,16 +76,21 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
 
 
-def _check_labels(run: Session, labels: list[bool]) -> None:
+def _check_labels(run: Session, rows: Sequence[Example]) -> None:
     """Say where the two kinds weigh very differently. Raises DataError where there is one kind alone."""
     config: KTOConfig = run.inputs.config
+    labels = [row["label"] for row in looked_at(rows)]
     good, bad = sum(labels), len(labels) - sum(labels)
+    among = f" among the first {len(labels)} rows" if len(labels) < len(rows) else ""
+    if among and not (good and bad):
+        run.reporter.notice(f"{good} desirable answers, {bad} undesirable ones{among}: kto learns from both kinds")
+        return
     if not good or not bad:
         raise DataError(
             f"every row is labelled {'true' if good else 'false'}: kto learns from both kinds",
             "add answers of the other kind, or use sft for good ones alone",
         )
-    run.reporter.notice(f"{good} desirable answers, {bad} undesirable ones")
+    run.reporter.notice(f"{good} desirable answers, {bad} undesirable ones{among}")
     ratio = config.desirable_weight * good / max(config.undesirable_weight * bad, 1e-9)
     low, high = BALANCE
     if not low * 0.99 <= ratio <= high * 1.01:

@@ -6,7 +6,7 @@ import copy
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,9 @@ from accelerate.utils import gather_object
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
+from prefcli.data.formats import Row
+from prefcli.data.lazy import LazyRows, looked_at
+from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
 from prefcli.models.adapters import merged
@@ -78,8 +81,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         models = open_roles(run, opened)
         preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
-        encoded = short_enough(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
-        prompts = [Prompt(ids, row) for ids, row in encoded]
+        prompts = _prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
         total = rollouts(config, len(prompts))
         score = Scorer(models.rewards, scales)
         roles = Roles(models.policy, models.value, models.reference, score)
@@ -287,20 +289,46 @@ def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
     return Position(**state["position"])
 
 
-def passes(prompts: list[Prompt], batch_size: int, seed: int, done: int = 0) -> Iterator[list[Prompt]]:
+def _prompts(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Reporter) -> Sequence[Prompt]:
+    """The prompts that have at most `longest` tokens: all now, or each when its rollout comes. Raises DataError."""
+    first = short_enough(looked_at(rows), tokenizer, longest, reporter)
+    if not isinstance(rows, LazyRows):
+        return [Prompt(ids, row) for ids, row in first]
+    return LazyPrompts(rows, Encoder(tokenizer), longest)
+
+
+class LazyPrompts(Sequence[Prompt]):
+    """Prompts that are read when they are asked for; the next one that is short enough stands for one that is not."""
+
+    def __init__(self, rows: LazyRows, encoder: Encoder, longest: int) -> None:
+        self._rows, self._encoder, self._longest = rows, encoder, longest
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows.first_from(index, self._encoded)[1]
+
+    def _encoded(self, row: Row) -> Prompt | None:
+        ids = self._encoder.prompt_ids(row.prompt)
+        return Prompt(ids, row) if len(ids) <= self._longest else None
+
+
+def passes(prompts: Sequence[Prompt], batch_size: int, seed: int, done: int = 0) -> Iterator[list[Prompt]]:
     """Batches without end: one shuffled pass over the prompts after another, no prompt left out at a pass's end.
 
     The first `done` batches are left out.
     """
-    return islice(_passes(prompts, batch_size, seed), done, None)
+    for batch in islice(_passes(len(prompts), batch_size, seed), done, None):
+        yield [prompts[number] for number in batch]
 
 
-def _passes(prompts: list[Prompt], batch_size: int, seed: int) -> Iterator[list[Prompt]]:
+def _passes(prompts: int, batch_size: int, seed: int) -> Iterator[list[int]]:
     draw = random.Random(seed)
-    queue: list[Prompt] = []
+    queue: list[int] = []
     while True:
         while len(queue) < batch_size:
-            queue += draw.sample(prompts, len(prompts))
+            queue += draw.sample(range(prompts), prompts)
         yield queue[:batch_size]
         queue = queue[batch_size:]
 

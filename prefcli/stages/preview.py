@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefcli.data.lazy import looked_at
 from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
 from prefcli.evaluation.lengths import length_bias
 from prefcli.models.tokenizers import load_tokenizer
@@ -13,7 +14,7 @@ OPEN, CLOSE = "⟦", "⟧"
 
 def preview(inputs: Inputs, reporter: Reporter) -> dict[str, str]:
     """Lines for a dry run: lengths, the share that is cut or left out, and an example."""
-    config, rows = inputs.config, inputs.data.rows
+    config, rows = inputs.config, looked_at(inputs.data.rows)
     tokenizer = load_tokenizer(inputs.model, reporter)
     encoder = Encoder(tokenizer)
     decode = tokenizer.decode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class ReferenceLogps:
 
 
 def cache_file(
-    root: Path, digest: str | None, dtype: torch.dtype, pairs: list[dict[str, Any]], in_4bit: bool = False
+    root: Path, digest: str | None, dtype: torch.dtype, pairs: Sequence[dict[str, Any]], in_4bit: bool = False
 ) -> Path | None:
     """Where the figures of this reference (by digest, and how it is held) on these token ids are kept."""
     if digest is None:

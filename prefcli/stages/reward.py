@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from array import array
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ from trl import RewardTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
+from prefcli.data.lazy import identities, looked_at, take
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.adapters import with_adapter
@@ -54,24 +57,25 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         reporter.end()
         saves_merged = config.lora_rank > 0 and bool(merged_first or changed_base)
         refuse_merged_4bit(config, inputs.model, saves_merged)
+        held_out: Sequence[Row]
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
         if inputs.eval_data:
             held_out = inputs.eval_data.rows
         encoder = Encoder(tokenizer)
         rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
-        refuse_nothing_left(len(rows), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, len(rows))
+        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
         packed = run.packs(trained, "reward model")
-        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else RewardTrainer
-        sides = (lambda rows: rows) if packed else whole
+        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else WholePairs
+        sides = None if packed else whole
         with trl_trainer.exact_adapters(trained):
             trainer = trainer_class(
                 model=trained,
-                args=TRLConfig(**trl_trainer.arguments(run)),
-                train_dataset=trl_trainer.dataset(sides(rows)),
-                eval_dataset=trl_trainer.dataset(sides(measured)) if inputs.eval_data else None,
+                args=TRLConfig(**trl_trainer.arguments(run, **trl_trainer.columns_of(rows, packed))),
+                train_dataset=trl_trainer.dataset(rows, sides),
+                eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
                 processing_class=tokenizer,
             )
         steps, tokens = trl_trainer.run(run, trainer, "train-rm")
@@ -94,34 +98,49 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
 
 
-def split(rows: list[Row], share: float, seed: int, all_for_training: bool) -> tuple[list[Row], list[Row]]:
+def split(rows: Sequence[Row], share: float, seed: int, all_for_training: bool) -> tuple[Sequence[Row], Sequence[Row]]:
     """(training, held out): a random share is kept back, at least one pair where there are two.
 
     A row that is there several times (--data-weight) is on one side alone.
     """
-    distinct = list({id(row): row for row in rows}.values())
-    if all_for_training or share == 0 or len(distinct) < 2:
+    if all_for_training or share == 0:
         return rows, []
-    order = list(range(len(distinct)))
+    numbers = identities(rows)
+    first: dict[int, int] = {}
+    for place, number in enumerate(numbers):
+        first.setdefault(number, place)
+    if len(first) < 2:
+        return rows, []
+    distinct = array("Q", first.values())
+    del first  # large where there are many rows
+    order = array("Q", range(len(distinct)))
     random.Random(seed).shuffle(order)
     held_out = [distinct[i] for i in sorted(order[: max(1, round(share * len(distinct)))])]
-    kept = set(map(id, held_out))
-    return [row for row in rows if id(row) not in kept], held_out
+    kept = {numbers[place] for place in held_out}
+    training = array("Q", (place for place, number in enumerate(numbers) if number not in kept))
+    return take(rows, training), take(rows, held_out)
 
 
-def whole(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pairs as TRL's RewardTrainer reads them: each side with its prompt."""
-    return [{side: row["prompt_ids"] + row[side] for side in ("chosen_ids", "rejected_ids")} for row in rows]
+def whole(pair: dict[str, Any]) -> dict[str, Any]:
+    """A pair as TRL's RewardTrainer reads it: each side with its prompt."""
+    return {side: pair["prompt_ids"] + pair[side] for side in ("chosen_ids", "rejected_ids")}
+
+
+class WholePairs(RewardTrainer):
+    """TRL's trainer on pairs that are token ids already."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
 
 
 @torch.no_grad()
-def held_out_metrics(model: Any, rows: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
+def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
     """Accuracy with its 95 % interval, mean margin, and the mean and deviation of all scores."""
     if not rows:
         return {}
     model.eval()
     device = next(model.parameters()).device
-    batches = [pair_rows(rows[i : i + batch_size], device) for i in range(0, len(rows), batch_size)]
+    batches = [pair_rows(list(rows[i : i + batch_size]), device) for i in range(0, len(rows), batch_size)]
     both = torch.cat([sequence_scores(model, batch).cpu() for batch in batches])
     chosen, rejected = both[0::2], both[1::2]
     right = int((chosen > rejected).sum())

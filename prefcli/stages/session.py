@@ -259,6 +259,9 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
                 reporter.notice(f"kept up to step {draft.steps[-1]}: the same command goes on from there")
             raise
         finally:
+            for data in (inputs.data, inputs.eval_data):
+                if data is not None and data.left_out:
+                    reporter.notice(data.left_out)
             log.close()
             if tracker is not None:
                 tracker.close(well=draft.finished)

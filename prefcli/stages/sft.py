@@ -10,6 +10,7 @@ from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from prefcli.artifacts.store import Artifact
+from prefcli.data.lazy import looked_at
 from prefcli.data.tokenising import Encoder, encode_demos
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
@@ -26,19 +27,23 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
         rows, cut, dropped = encode_demos(inputs.data.rows, encoder, config.max_length, config.train_on_prompt)
-        refuse_nothing_left(len(rows), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, len(rows))
+        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, rows)
         held_out = None
         if inputs.eval_data:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
         packed = run.packs(opened.model, "policy")
         trainer_class: Any = partial(PackedSFT, tokens_per_row=run.tokens_per_row) if packed else SFTTrainer
+        lazy = trl_trainer.columns_of(rows, packed)
+        if lazy:  # TRL would make the labels of all rows before the first step
+            lazy["dataset_kwargs"] = {"skip_prepare_dataset": True}
+        labels = labelled if lazy else None
         with trl_trainer.exact_adapters(opened.model):
             trainer = trainer_class(
                 model=opened.model,
-                args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True)),
-                train_dataset=trl_trainer.dataset(rows),
-                eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
+                args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True, **lazy)),
+                train_dataset=trl_trainer.dataset(rows, labels),
+                eval_dataset=trl_trainer.dataset(held_out, labels) if held_out else None,
                 processing_class=opened.tokenizer,
             )
         steps, tokens = trl_trainer.run(run, trainer, "sft")
@@ -58,3 +63,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             weights=trl_trainer.whole_weights(trainer),
             saves_merged=opened.saves_merged,
         )
+
+
+def labelled(demo: dict[str, Any]) -> dict[str, Any]:
+    """A demonstration with TRL's labels: −100 where the loss does not read."""
+    ids, mask = demo["input_ids"], demo["completion_mask"]
+    return {"input_ids": ids, "labels": [token if read else -100 for token, read in zip(ids, mask)]}

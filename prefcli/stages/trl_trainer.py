@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import DistributedType
 from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.errors import AlarmError, UsageError
 from prefcli.evaluation.lengths import length_bias
 from prefcli.stages.inputs import Inputs
@@ -70,8 +72,32 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
     }
 
 
-def dataset(rows: list[dict[str, Any]]) -> Dataset:
-    return Dataset.from_list(rows)
+def dataset(rows: Sequence[Example], change: Callable[[Example], Example] | None = None) -> Dataset:
+    """Examples, each changed, as a trainer takes them; those that are made when needed under their numbers."""
+    if isinstance(rows, LazyExamples):
+        return Dataset.from_dict({"row": np.arange(len(rows))}).with_transform(_Made(rows, change))
+    return Dataset.from_list(list(map(change, rows) if change else rows))
+
+
+def columns_of(rows: Sequence[Example], packed: bool) -> dict[str, Any]:
+    """Arguments for a trainer of TRL's own on examples that are made when needed, whose columns it cannot know."""
+    return {"remove_unused_columns": False} if isinstance(rows, LazyExamples) and not packed else {}
+
+
+class _Made:
+    """From the numbers of examples to the examples, as columns."""
+
+    def __init__(self, examples: LazyExamples, change: Callable[[Example], Example] | None) -> None:
+        self._examples, self._change = examples, change
+
+    def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        made = [self._examples[int(number)] for number in batch["row"]]
+        if self._change:
+            made = list(map(self._change, made))
+        return {name: [example[name] for example in made] for name in made[0]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # `datasets` hashes what it is given, and a million offsets need not be
 
 
 @contextmanager
@@ -156,18 +182,17 @@ class _Progress(TrainerCallback):
             control.should_training_stop = True
 
 
-def say_cut(session: Session, cut: int, dropped: int, rows: int) -> None:
+def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -> None:
     limit = session.inputs.config.max_length
+    of = f"of the first {len(rows.first) + dropped}" if isinstance(rows, LazyExamples) else f"of {len(rows) + dropped}"
     if cut:
-        session.reporter.notice(f"{cut} of {rows + dropped} rows were longer than --max-length {limit}: answers cut")
+        session.reporter.notice(f"{cut} {of} rows were longer than --max-length {limit}: answers cut")
     if dropped:
-        session.reporter.notice(
-            f"{dropped} of {rows + dropped} rows left out: their prompts alone fill --max-length {limit}"
-        )
+        session.reporter.notice(f"{dropped} {of} rows left out: their prompts alone fill --max-length {limit}")
 
 
-def say_longer(session: Session, rows: list[dict[str, Any]]) -> None:
+def say_longer(session: Session, rows: Sequence[Example]) -> None:
     """Notice where the length of chosen answers alone tells them from rejected ones."""
-    found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows])
+    found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in looked_at(rows)])
     if found.large:
         session.reporter.notice(longer_chosen(found.text).message)

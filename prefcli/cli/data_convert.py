@@ -1,0 +1,45 @@
+"""`prefcli data convert`: a file's rows in another form, its path on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from prefcli.cli.console import ConsoleReporter, print_result
+from prefcli.config.data import ConvertConfig
+from prefcli.data.converting import convert
+from prefcli.data.scan import parse_names
+from prefcli.data.writing import WRITERS, ending
+from prefcli.errors import UsageError
+
+
+def run(config: ConvertConfig) -> None:
+    """stdout carries the path of the file that was written; with --json what was read and written."""
+    parse_names(config.map)
+    out = _checked(config)
+    to = None if config.to == "auto" else config.to
+    done = convert(config.source, out, to, split=config.split, names=config.map, skip_bad=config.skip_bad)
+    report = ConsoleReporter()
+    for note in done.notes:
+        report.notice(note)
+    report.notice(f"{done.rows:,} rows ({done.format}) written as {done.to}")
+    print_result(json.dumps(asdict(done) | {"out": config.out}, ensure_ascii=False) if config.json else config.out)
+
+
+def _checked(config: ConvertConfig) -> Path:
+    """The file to write. Raises UsageError: an unknown ending, no directory for it, one that is there, the source."""
+    out = Path(config.out)
+    if ending(config.out) is None:
+        raise UsageError(f"{config.out}: unknown kind of file", f"known endings: {', '.join(WRITERS)}")
+    if not os.path.isdir(out.parent):
+        raise UsageError(f"{config.out}: there is no directory {out.parent}", f"make it: mkdir -p {out.parent}")
+    if os.path.exists(out):
+        if os.path.isdir(out) or (os.path.exists(config.source) and os.path.samefile(out, config.source)):
+            raise UsageError(
+                f"{config.out} is {'a directory' if os.path.isdir(out) else 'what is read'}", "name another"
+            )
+        if not config.force:
+            raise UsageError(f"{config.out} is there already", "name another file, or write over it with --force")
+    return out

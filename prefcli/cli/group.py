@@ -1,0 +1,77 @@
+"""A group of commands from a table, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+# (module, config module, config class, one line of help): prefcli/cli/<module>.py has `run(config)`.
+Entry = tuple[str, str, str, str]
+
+
+def group(
+    name: str, commands: Mapping[str, Entry], help_text: str, groups: Mapping[str, typer.Typer] | None = None
+) -> typer.Typer:
+    """The group `name` of these commands, and of `groups` below it. No command's file is read for `--help`."""
+    below = {title: get_command(app) for title, app in (groups or {}).items()}
+
+    class LazyGroup(TyperGroup):
+        """Its `--help` and the completion of names need the table alone."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._listing = False
+            self._built: dict[str, Any] = {}
+            # Without their options: enough for a list, and for the nearest of a mistyped name.
+            self.commands.update({title: TyperCommand(title, help=entry[3]) for title, entry in commands.items()})
+            self.commands.update(below)
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            return [*below, *commands]
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            title = cmd_name.replace("_", "-")
+            if title not in commands or self._listing:
+                return self.commands.get(title)
+            if title not in self._built:
+                from prefcli.cli.command import build
+
+                module, config_module, config_class, help_line = commands[title]
+                config = getattr(importlib.import_module(config_module), config_class)
+                self._built[title] = build(title, config, f"prefcli.cli.{module}", help_line)
+            return self._built[title]
+
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            with self._only_names():
+                super().format_help(ctx, formatter)
+
+        def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+            with self._only_names():
+                return super().shell_complete(ctx, incomplete)
+
+        @contextmanager
+        def _only_names(self) -> Iterator[None]:
+            self._listing = True
+            try:
+                yield
+            finally:
+                self._listing = False
+
+    app = typer.Typer(
+        cls=LazyGroup,
+        name=name,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: importing rich to draw boxes would double the time it takes
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help=help_text,
+        add_completion=groups is not None,  # the root's options
+    )
+    app.callback()(lambda: None)
+    return app

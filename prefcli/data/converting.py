@@ -1,0 +1,90 @@
+"""A source's rows, written in a form of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefcli.data.formats import BadRow, Row
+from prefcli.data.lazy import halves_of
+from prefcli.data.records import raise_for
+from prefcli.data.scan import Scan, scan
+from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, write_rows
+
+
+@dataclass
+class Converted:
+    """What was read and written. `left_out` are rows that do not fit, `not_to_imitate` answers labelled false."""
+
+    source: str
+    format: str
+    to: Target
+    rows: int = 0
+    left_out: int = 0
+    not_to_imitate: int = 0
+    made_dialogues: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: str,
+    out: Path,
+    to: Target | None = None,
+    *,
+    split: str | None = None,
+    names: Sequence[str] = (),
+    skip_bad: bool = False,
+) -> Converted:
+    """Write the rows of `source` to `out` as `to`, or as what keeps most of them.
+
+    Raises DataError and UsageError as `scan` does, DataError where a row does not fit the source's form or the other,
+    or where none is left; nothing is written then.
+    """
+    found = scan(source, READ_AS[to] if to else None, split=split, names=names)
+    to = to or target_of(found.purpose, _first(found))
+    done = Converted(source, found.format, to, notes=found.notes)
+    problems: list[str] = []
+
+    def rows() -> Iterator[Made]:
+        problems.clear()
+        done.rows = done.left_out = done.not_to_imitate = done.made_dialogues = 0
+        for position in range(len(found)):
+            row = found.row(position)
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                if found.purpose == "demos" and not row.to_imitate:
+                    done.not_to_imitate += 1
+                    continue
+                made = [in_form(part, to) for part in (halves_of(row) if found.in_halves else (row,))]
+            except BadRow as error:
+                problems.append(f"{found.place(position)}: {error}")
+                continue
+            done.made_dialogues += to in ("pairs", "messages") and isinstance(row.prompt, str)
+            done.rows += len(made)
+            yield from made
+        done.left_out = len(problems)
+        if not (skip_bad and done.rows):
+            raise_for(found.path, problems, found.hint)
+
+    write_rows(out, rows)
+    if problems:
+        done.notes.append(f"{source}: {len(problems)} of {len(found)} rows left out (--skip-bad); {problems[0]}")
+    if done.not_to_imitate:
+        done.notes.append(f"{source}: {done.not_to_imitate} rows labelled false are no demonstrations and left out")
+    if done.made_dialogues:
+        done.notes.append(
+            f"{done.made_dialogues} plain prompts became a user's message each: a chat template is applied to them now"
+        )
+    return done
+
+
+def _first(found: Scan) -> Row:
+    """The first row that fits. Raises DataError where none does."""
+    for position in range(len(found)):
+        row = found.row(position)
+        if isinstance(row, Row):
+            return row
+    found.sorted_out(skip_bad=False)  # says why
+    raise AssertionError("a source has rows")

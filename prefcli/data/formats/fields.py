@@ -1,0 +1,114 @@
+"""What the forms have in common: reading a column as a prompt, an answer, a list of messages or a label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefcli.data.formats.row import ROLES, BadRow, Message, Prompt, Row, Tie
+
+Raw = dict[str, Any]
+LABELS = {"true": True, "1": True, "false": False, "0": False}  # as CSV and JSON spell them
+
+
+def prompt_in(raw: Raw, column: str) -> Prompt:
+    value = raw.get(column)
+    if isinstance(value, str):
+        if not value.strip():
+            raise BadRow(f"'{column}' is empty")
+        return value
+    return awaiting(messages_in(raw, column), column)
+
+
+def awaiting(messages: list[Message], column: str) -> list[Message]:
+    """A dialogue that the assistant has not answered yet."""
+    if messages[-1]["role"] == "assistant":
+        raise BadRow(f"'{column}' must end before the assistant's answer")
+    return messages
+
+
+def answer_in(raw: Raw, column: str) -> str:
+    """An answer: a string, or a list of one assistant message."""
+    value = raw.get(column)
+    if isinstance(value, list):
+        messages = messages_in(raw, column)
+        if len(messages) != 1 or messages[0]["role"] != "assistant":
+            raise BadRow(f"'{column}' must be one assistant message (or a string)")
+        value = messages[0]["content"]
+    if not isinstance(value, str):
+        raise BadRow(
+            f"'{column}' must be a string or a list of messages, not {type(value).__name__}"
+            if column in raw
+            else f"there is no '{column}'"
+        )
+    if not value.strip():
+        raise BadRow(f"'{column}' is empty")
+    return value
+
+
+def messages_in(raw: Raw, column: str) -> list[Message]:
+    value = raw.get(column)
+    if column not in raw:
+        raise BadRow(f"there is no '{column}'")
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"'{column}' must be a list of messages")
+    messages = []
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise BadRow(f'\'{column}\' must hold messages {{"role": …, "content": …}} with text in them')
+        if message.get("role") not in ROLES:
+            raise BadRow(f"'{column}' has the role {message.get('role')!r}; known: {', '.join(ROLES)}")
+        messages.append({"role": message["role"], "content": message["content"]})
+    if not messages[-1]["content"].strip():
+        raise BadRow(f"the last message of '{column}' is empty")
+    return messages
+
+
+def answered(messages: list[Message], column: str) -> tuple[list[Message], str]:
+    """A dialogue and the assistant's answer that ends it."""
+    if messages[-1]["role"] != "assistant":
+        raise BadRow(f"'{column}' must end with the assistant's answer")
+    if len(messages) == 1:
+        raise BadRow(f"'{column}' holds an answer and no question")
+    return messages[:-1], messages[-1]["content"]
+
+
+def string_in(raw: Raw, column: str) -> str:
+    value = raw.get(column)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow(f"'{column}' must be a string that is not empty" if column in raw else f"there is no '{column}'")
+    return value
+
+
+def optional_in(raw: Raw, column: str) -> str:
+    """A text that may be missing, null or empty."""
+    value = raw.get(column)
+    if value is not None and not isinstance(value, str):
+        raise BadRow(f"'{column}' must be a string, not {type(value).__name__}")
+    return value if value and value.strip() else ""
+
+
+def label_in(raw: Raw, column: str) -> bool:
+    label = LABELS.get(str(raw.get(column)).strip().lower())
+    if label is None:
+        raise BadRow(f"'{column}' must be true or false, and is {raw.get(column)!r}")
+    return label
+
+
+def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
+    if chosen == rejected:
+        raise Tie("'chosen' and 'rejected' are the same")
+    return Row(prompt, chosen=chosen, rejected=rejected, columns=columns)
+
+
+def split_common(chosen: list[Message], rejected: list[Message], columns: Raw) -> Row:
+    """Whole dialogues: the prompt is all but the last turn, and must be the same on both sides."""
+    for side, messages in (("chosen", chosen), ("rejected", rejected)):
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise BadRow(f"'{side}' must be a dialogue that ends with the assistant's answer")
+    if chosen[:-1] != rejected[:-1]:
+        raise BadRow("'chosen' and 'rejected' differ before their last answer")
+    return pair(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], columns)
+
+
+def others(raw: Raw, *used: str) -> Raw:
+    return {str(name): value for name, value in raw.items() if name not in used}

@@ -1,0 +1,30 @@
+"""What a form of rows declares: its name, the columns it is known by, what it gives, an example, the conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from prefcli.data.formats.row import Purpose, Row
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of rows. It is taken where all `columns` are there and the first row `fits`.
+
+    `gives` is what its rows are; `about` one line on where it is met; `examples` are rows of it, the plainest first;
+    `has_prompt` whether they hold a prompt that could be answered otherwise.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    gives: Purpose
+    about: str
+    examples: tuple[dict[str, Any], ...]
+    convert: Callable[[dict[str, Any]], Row]
+    fits: Callable[[dict[str, Any]], bool] = lambda row: True
+    has_prompt: bool = True
+
+    def is_that_of(self, row: dict[str, Any]) -> bool:
+        return all(column in row for column in self.columns) and self.fits(row)

@@ -1,0 +1,78 @@
+"""chosen/rejected as whole dialogues, the prompt being what both share: as message lists, and as in HH-RLHF."""
+
+from __future__ import annotations
+
+import re
+
+from prefcli.data.formats.fields import Raw, messages_in, others, split_common, string_in
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.row import BadRow, Message, Row
+
+_TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def from_dialogues(raw: Raw) -> Row:
+    if isinstance(raw.get("chosen"), str) and isinstance(raw.get("rejected"), str):
+        raise BadRow("'chosen' and 'rejected' are plain strings and there is no 'prompt' column")
+    return split_common(messages_in(raw, "chosen"), messages_in(raw, "rejected"), others(raw, "chosen", "rejected"))
+
+
+def _from_hh(raw: Raw) -> Row:
+    sides = [_hh_messages(raw, side) for side in ("chosen", "rejected")]
+    return split_common(sides[0], sides[1], others(raw, "chosen", "rejected"))
+
+
+def _hh_messages(raw: Raw, side: str) -> list[Message]:
+    text = string_in(raw, side)
+    parts = _TURN.split(text)
+    if parts[0].strip() or len(parts) < 3:
+        raise BadRow(f"'{side}' must start with '\\n\\nHuman:'")
+    messages: list[Message] = []
+    for speaker, content in zip(parts[1::2], parts[2::2]):
+        role, content = _ROLES[speaker], content.strip()
+        # HH-RLHF has rows where one side speaks twice running: chat templates refuse those, so they are joined.
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += "\n\n" + content
+        else:
+            messages.append({"role": role, "content": content})
+    if not messages[-1]["content"]:
+        raise BadRow(f"the last answer of '{side}' is empty")
+    return messages
+
+
+def _is_hh(row: Raw) -> bool:
+    return "prompt" not in row and isinstance(row["chosen"], str) and _TURN.match(row["chosen"]) is not None
+
+
+_QUESTION = {"role": "user", "content": "Where is the cup?"}
+FORMS = (
+    Form(
+        "HH dialogues",
+        ("chosen", "rejected"),
+        "pairs",
+        "HH-RLHF: dialogues as text with \\n\\nHuman: and \\n\\nAssistant:",
+        (
+            {
+                "chosen": "\n\nHuman: Where is the cup?\n\nAssistant: On the shelf.",
+                "rejected": "\n\nHuman: Where is the cup?\n\nAssistant: No idea.",
+            },
+        ),
+        _from_hh,
+        _is_hh,
+    ),
+    Form(
+        "implicit prompt",
+        ("chosen", "rejected"),
+        "pairs",
+        "TRL's preference rows without a prompt: whole dialogues on both sides",
+        (
+            {
+                "chosen": [_QUESTION, {"role": "assistant", "content": "On the shelf."}],
+                "rejected": [_QUESTION, {"role": "assistant", "content": "No idea."}],
+            },
+        ),
+        from_dialogues,
+        lambda row: "prompt" not in row and not _is_hh(row),
+    ),
+)

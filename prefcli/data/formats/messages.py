@@ -1,0 +1,40 @@
+"""messages: a dialogue that ends with the assistant's answer, alone or with a label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prefcli.data.formats.fields import Raw, answered, label_in, messages_in, others
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.row import Row
+
+
+def convert(raw: Raw) -> Row:
+    prompt, answer = answered(messages_in(raw, "messages"), "messages")
+    return Row(prompt, completion=answer, columns=others(raw, "messages"))
+
+
+def _labelled(raw: Raw) -> Row:
+    label = label_in(raw, "label")
+    return replace(convert(others(raw, "label")), label=label)
+
+
+_DIALOGUE = [{"role": "user", "content": "Where is the cup?"}, {"role": "assistant", "content": "On the shelf."}]
+FORMS = (
+    Form(
+        "messages/label",
+        ("messages", "label"),
+        "labelled",
+        "ms-swift's KTO rows: a dialogue, and whether its last answer is good",
+        ({"messages": _DIALOGUE, "label": True},),
+        _labelled,
+    ),
+    Form(
+        "messages",
+        ("messages",),
+        "demos",
+        "TRL, ms-swift and OpenAI: a dialogue whose answers are learnt",
+        ({"messages": _DIALOGUE},),
+        convert,
+    ),
+)

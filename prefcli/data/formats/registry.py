@@ -1,0 +1,121 @@
+"""All forms in one table, and which of them a file's first row is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefcli.data.formats import (
+    alpaca,
+    completions,
+    implicit,
+    messages,
+    openai,
+    pairs,
+    prompts,
+    sharegpt,
+    swift,
+    text,
+    ultrafeedback,
+)
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.row import Purpose, Row
+from prefcli.errors import DataError
+
+# Of several that fit the first is taken: what many tools write, then what one does; the plainest last.
+FORMS: tuple[Form, ...] = (
+    *messages.FORMS,
+    *completions.FORMS,
+    *pairs.FORMS,
+    *openai.FORMS,
+    *swift.FORMS,
+    *sharegpt.FORMS,
+    *alpaca.FORMS,
+    *ultrafeedback.FORMS,
+    *implicit.FORMS,
+    *prompts.FORMS,
+    *text.FORMS,
+)
+KINDS: tuple[Purpose, ...] = ("pairs", "labelled", "demos", "prompts")
+# What rows are taken for a purpose: the first kind that is there.
+TAKEN: dict[Purpose, tuple[Purpose, ...]] = {
+    "demos": ("demos", "pairs"),
+    "pairs": ("pairs",),
+    "labelled": ("labelled", "pairs"),
+    "prompts": ("pairs", "demos", "prompts"),
+}
+WHY = {
+    "demos": "a file's own answers go before the chosen side of its pairs",
+    "labelled": "a file's own labels go before its pairs",
+    "prompts": "the prompts of pairs go first, then those of dialogues",
+}
+EXPECTED = {
+    "demos": "messages, or prompt and completion, or text (or pairs, whose chosen side is taken)",
+    "pairs": "prompt, chosen and rejected, or whole dialogues in chosen and rejected",
+    "labelled": "prompt, completion and label, or messages and label (or pairs, each side of which is taken)",
+    "prompts": "prompt (or any row that holds one: messages, pairs)",
+}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The form that a file's rows are of, and how they become rows. `note`: which was taken of several, and why."""
+
+    form: Form
+    name: str  # with what is taken of it
+    purpose: Purpose
+    convert: Callable[[dict[str, Any]], Row]
+    note: str | None = None
+
+
+def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -> Recognised:
+    """The form of a file by its first row. Without a purpose its rows are taken for what they are.
+
+    Raises DataError: no form that gives such rows has these columns.
+    """
+    fitting = [form for form in FORMS if form.is_that_of(row)]
+    if purpose is None:
+        purpose = _kind(fitting, row)
+    if purpose == "prompts":
+        fitting = [form for form in fitting if form.has_prompt and not _prompt_alone(form, fitting)]
+    fitting = [form for kind in TAKEN[purpose] for form in fitting if form.gives == kind]
+    if not fitting:
+        found = ", ".join(sorted(map(str, row))) or "none"
+        raise DataError(
+            f"{where}: expected columns {EXPECTED[purpose]}; found: {found}",
+            "rename them with --map OURS=THEIRS, or give another file (prefcli data formats lists all forms)",
+        )
+    form = fitting[0]
+    others = [other for other in fitting[1:] if not _nested(form, other)]
+    note = None
+    if others:
+        why = WHY[purpose] if others[0].gives != form.gives else "of two such forms the one more tools write goes first"
+        names = " and ".join(other.name for other in others)
+        note = f"read as {form.name}, though its columns are those of {names} too: {why}"
+    name, convert = form.name, form.convert
+    if purpose == "demos" and form.gives == "pairs":
+        # as the DPO paper does where there are pairs alone (arXiv 2305.18290, section 6)
+        name = f"{name}, the chosen side"
+        convert = lambda raw: replace(pair := form.convert(raw), completion=pair.chosen)  # noqa: E731
+    return Recognised(form, name, purpose, convert, note)
+
+
+def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
+    """What a file's rows are; prompts where no form fits, whose reader then says what is amiss."""
+    found = {form.gives for form in fitting if form.has_prompt} or {form.gives for form in fitting}
+    if row.get("label") is None and row.get("kto_tag") is None:
+        found -= {"labelled"}  # a column of nulls labels nothing
+    return next((kind for kind in KINDS if kind in found), "prompts")
+
+
+def _prompt_alone(form: Form, fitting: list[Form]) -> bool:
+    """Whether another form reads the same prompt without the answers, which prompts have no need of."""
+    return form.gives == "demos" and any(
+        other.gives == "prompts" and set(other.columns) <= set(form.columns) for other in fitting
+    )
+
+
+def _nested(one: Form, other: Form) -> bool:
+    """Whether the columns of one are among the other's: such rows are of both by nature."""
+    return set(one.columns) <= set(other.columns) or set(other.columns) <= set(one.columns)

@@ -1,0 +1,108 @@
+"""ShareGPT, as LLaMA-Factory reads it: `conversations` of {"from", "value"}, with chosen/rejected or kto_tag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefcli.data.formats.fields import (
+    Raw,
+    answer_in,
+    answered,
+    awaiting,
+    label_in,
+    messages_in,
+    optional_in,
+    others,
+    pair,
+)
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.row import BadRow, Message, Row
+
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "system": "system",
+}
+
+
+def _turns(raw: Raw, column: str) -> list[Message]:
+    value = raw.get(column)
+    turns: Any = [value] if isinstance(value, dict) else value
+    if isinstance(turns, list):
+        turns = [_turn(turn, column) for turn in turns]
+    return messages_in({column: turns} if column in raw else {}, column)
+
+
+def _turn(turn: Any, column: str) -> Message:
+    if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+        raise BadRow(f'\'{column}\' must hold turns {{"from": …, "value": …}} with text in them')
+    speaker = turn.get("from")
+    if not isinstance(speaker, str) or speaker not in _ROLES:
+        raise BadRow(f"'{column}' has a turn from {speaker!r}; known: {', '.join(_ROLES)}")
+    return {"role": _ROLES[speaker], "content": turn["value"]}
+
+
+def _dialogue(raw: Raw) -> list[Message]:
+    """The turns, after the system's of its own column where the dialogue has none."""
+    messages = _turns(raw, "conversations")
+    system = optional_in(raw, "system")
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _demo(raw: Raw, *used: str) -> Row:
+    prompt, answer = answered(_dialogue(raw), "conversations")
+    return Row(prompt, completion=answer, columns=others(raw, "conversations", "system", *used))
+
+
+def _labelled(raw: Raw) -> Row:
+    row = _demo(raw, "kto_tag")
+    row.label = label_in(raw, "kto_tag")
+    return row
+
+
+def _pair(raw: Raw) -> Row:
+    prompt = awaiting(_dialogue(raw), "conversations")
+    sides = [
+        raw[side] if isinstance(raw.get(side), str) else _turns(raw, side)  # LLaMA-Factory: one turn
+        for side in ("chosen", "rejected")
+    ]
+    chosen, rejected = (answer_in({side: value}, side) for side, value in zip(("chosen", "rejected"), sides))
+    return pair(prompt, chosen, rejected, others(raw, "conversations", "system", "chosen", "rejected"))
+
+
+_ASKED = [{"from": "human", "value": "Where is the cup?"}]
+_GOOD, _BAD = {"from": "gpt", "value": "On the shelf."}, {"from": "gpt", "value": "No idea."}
+FORMS = (
+    Form(
+        "ShareGPT pairs",
+        ("conversations", "chosen", "rejected"),
+        "pairs",
+        "LLaMA-Factory's ShareGPT preference rows",
+        ({"conversations": _ASKED, "chosen": _GOOD, "rejected": _BAD},),
+        _pair,
+    ),
+    Form(
+        "ShareGPT/kto_tag",
+        ("conversations", "kto_tag"),
+        "labelled",
+        "LLaMA-Factory's ShareGPT KTO rows",
+        ({"conversations": [*_ASKED, _GOOD], "kto_tag": True},),
+        _labelled,
+    ),
+    Form(
+        "ShareGPT",
+        ("conversations",),
+        "demos",
+        "dialogues of turns from human and gpt; a system column may stand beside them",
+        ({"conversations": [*_ASKED, _GOOD]},),
+        _demo,
+    ),
+)

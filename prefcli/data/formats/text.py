@@ -1,0 +1,24 @@
+"""text: language modelling rows, continued from nothing."""
+
+from __future__ import annotations
+
+from prefcli.data.formats.fields import Raw, others, string_in
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.row import Row
+
+
+def _convert(raw: Raw) -> Row:
+    return Row("", completion=string_in(raw, "text"), columns=others(raw, "text"))
+
+
+FORMS = (
+    Form(
+        "text",
+        ("text",),
+        "demos",
+        "TRL's language-modelling rows",
+        ({"text": "The cup is on the shelf."},),
+        _convert,
+        has_prompt=False,
+    ),
+)

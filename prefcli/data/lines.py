@@ -1,0 +1,193 @@
+"""Files of text: .jsonl(.gz), .csv and .json, read once from end to end for where their rows stand and their digest."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zlib
+from array import array
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from prefcli.artifacts.digests import digest_file
+from prefcli.data import records
+from prefcli.data.formats import BadRow
+from prefcli.data.records import LineRecords, ListRecords, Raw, Records, an_object, name_of
+from prefcli.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+LONGEST_CSV_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is shorter than some dialogues
+DENSEST = 200  # gzip reaches 1,030 with zeros, about 10 with rows of text
+IN_MEMORY = 64 << 20  # bytes of what was unpacked; more goes to a file in TMPDIR
+
+
+def read_jsonl(path: str) -> Records:
+    """Raises DataError: not a whole gzip file."""
+    digest, file = _opened(path)
+    return _lines(path, file, digest)
+
+
+def _lines(path: str, file: IO[bytes], digest: Any) -> Records:
+    """Where each line that is not blank begins. Only a newline ends one: U+2028 may stand inside a string."""
+    starts, numbers, at = array("Q"), array("Q"), 0
+    for number, line in enumerate(file, 1):
+        digest.update(line)
+        if number == 1 and line.startswith(BOM):
+            at, line = len(BOM), line[len(BOM) :]
+        if line.strip():
+            starts.append(at)
+            numbers.append(number)
+        at += len(line)
+    starts.append(at)
+    return LineRecords(path, digest.hexdigest(), file, starts, numbers, _json_row)
+
+
+def _json_row(piece: bytes) -> Raw:
+    try:
+        return an_object(json.loads(piece.decode()))
+    except UnicodeDecodeError as error:
+        raise BadRow("not valid UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"not valid JSON ({getattr(error, 'msg', error)})") from error
+
+
+def read_csv(path: str) -> Records:
+    """Raises DataError: a header that is not UTF-8 or names a column twice, quotes that do not close."""
+    csv.field_size_limit(LONGEST_CSV_FIELD)
+    digest, file = _opened(path)
+    starts, numbers, header = array("Q"), array("Q"), None
+    fed = _Fed(file, digest)
+    reader = csv.reader(fed, strict=True)
+    while True:
+        start, number = fed.bytes, reader.line_num + 1  # a row of several lines is known by its first
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {number}: {error}", "check the quotes of the CSV file") from error
+        if cells is None:
+            break
+        if cells and header is None:
+            header = cells
+        elif cells:
+            starts.append(start)
+            numbers.append(number)
+    starts.append(fed.bytes)
+    for name in header or []:
+        if not _is_utf8(name):
+            raise DataError(f"{path}, line 1: not valid UTF-8", "convert the file to UTF-8")
+        if (header or []).count(name) > 1:
+            raise DataError(f"{path}, line 1: the column {name!r} is there twice", "rename one of them")
+    return LineRecords(path, digest.hexdigest(), file, starts, numbers, partial(_csv_row, header or []))
+
+
+class _Fed:
+    """The lines of a CSV file, as its reader takes them, which is one by one; `bytes` is how far it has come."""
+
+    def __init__(self, file: IO[bytes], digest: Any) -> None:
+        self.bytes = 0
+        self._lines = self._read(file, digest)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._lines
+
+    def _read(self, file: IO[bytes], digest: Any) -> Iterator[str]:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            if number == 1 and line.startswith(BOM):
+                self.bytes, line = len(BOM), line[len(BOM) :]
+            text = _text(line)
+            for piece in io.StringIO(text, newline="") if "\r" in text[:-2] else (text,):
+                self.bytes += len(piece.encode("utf-8", "surrogateescape"))
+                yield piece
+
+
+def _csv_row(header: list[str], piece: bytes) -> Raw:
+    cells = next(csv.reader(io.StringIO(_text(piece), newline=""), strict=True))
+    if len(cells) != len(header):
+        raise BadRow(f"{len(cells)} columns, and the header has {len(header)}")
+    if not all(map(_is_utf8, cells)):
+        raise BadRow("not valid UTF-8")
+    return dict(zip(header, cells))
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
+
+
+def _is_utf8(text: str) -> bool:
+    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def read_json(path: str) -> Records:
+    """One array of objects, read whole; a large one goes to a file in TMPDIR, line by line.
+
+    Raises DataError: not UTF-8, not valid JSON, no array.
+    """
+    text = Path(path).read_bytes()
+    digest = hashlib.sha256(text).hexdigest()
+    hint = "a .json file holds one array of objects; use .jsonl for one object a line"
+    try:
+        rows = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not valid UTF-8", "convert the file to UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        line = getattr(error, "lineno", 1)
+        raise DataError(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})", hint) from error
+    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        rows = rows["data"]
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected an array of objects, found {name_of(rows)}", hint)
+    if len(rows) <= records.LARGE:
+        return ListRecords(path, digest, rows)
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY)
+    for row in rows:
+        file.write(json.dumps(row).encode() + b"\n")
+    file.seek(0)
+    found = _lines(path, file, hashlib.sha256())
+    found.digest, found.unit = digest, "row"
+    return found
+
+
+def _opened(path: str) -> tuple[Any, IO[bytes]]:
+    """A digest to be fed with the file's bytes, and the file; of a .gz what was unpacked, its digest that of the .gz.
+
+    Raises DataError: not a whole gzip file.
+    """
+    if not path.endswith(".gz"):
+        return hashlib.sha256(), open(path, "rb")
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY)
+    digest = _Fixed(path)
+    most = max(IN_MEMORY, DENSEST * os.path.getsize(path))
+    try:
+        with gzip.open(path) as packed:
+            while block := packed.read(1 << 20):
+                file.write(block)
+                if file.tell() > most:
+                    raise DataError(
+                        f"{path} unpacks to more than {DENSEST} times its size, which no rows do", "unpack it yourself"
+                    )
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error}", "compress it again") from error
+    file.seek(0)
+    return digest, file
+
+
+class _Fixed:
+    """The digest of a file that is read in other pieces than its bytes."""
+
+    def __init__(self, path: str) -> None:
+        self._found = digest_file(Path(path))
+
+    def update(self, data: bytes) -> None:
+        pass
+
+    def hexdigest(self) -> str:
+        return self._found

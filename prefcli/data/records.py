@@ -1,0 +1,143 @@
+"""The rows of one source as they stand in it, by position: read when asked for, so that a large file takes little."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from prefcli.data.formats import BadRow
+from prefcli.errors import DataError
+
+Raw = dict[str, Any]
+# A source of more rows is large: it is never held in memory whole. 20,000 rows are converted and tokenised in some ten
+# seconds, which is what a start may cost.
+LARGE = 20_000
+
+
+class Records:
+    """The rows of a source. `digest` is the sha256 of what they are read from; `unit` what their numbers count."""
+
+    unit = "row"
+
+    def __init__(self, path: str, digest: str) -> None:
+        self.path, self.digest = path, digest
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def raw(self, position: int) -> Raw:
+        """Raises BadRow where there is no row that can be read."""
+        raise NotImplementedError
+
+    def number(self, position: int) -> int:
+        """From 1 on; a line's where the source has lines."""
+        return position + 1
+
+    def place(self, position: int) -> str:
+        """Where a row stands in the source, in words."""
+        return f"{self.unit} {self.number(position)}"
+
+
+class LineRecords(Records):
+    """Rows that are pieces of a file: `starts` are their offsets and, at last, the end; `numbers` their lines."""
+
+    unit = "line"
+
+    def __init__(self, path: str, digest: str, file: Any, starts: array[int], numbers: array[int], parse: Any) -> None:
+        super().__init__(path, digest)
+        self._file, self._starts, self._numbers, self._parse = file, starts, numbers, parse
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def raw(self, position: int) -> Raw:
+        start = self._starts[position]
+        self._file.seek(start)
+        found: Raw = self._parse(self._file.read(self._starts[position + 1] - start))
+        return found
+
+    def number(self, position: int) -> int:
+        return self._numbers[position]
+
+
+class ListRecords(Records):
+    """Rows that are in memory."""
+
+    def __init__(self, path: str, digest: str, rows: list[Any]) -> None:
+        super().__init__(path, digest)
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def raw(self, position: int) -> Raw:
+        return an_object(self._rows[position])
+
+
+class TableRecords(Records):
+    """Rows of Arrow batches, which may be a file that is mapped and not in memory."""
+
+    def __init__(self, path: str, digest: str, batches: Sequence[Any]) -> None:
+        super().__init__(path, digest)
+        self._batches = [batch for batch in batches if len(batch)]
+        self._starts = [0, *accumulate(map(len, self._batches))]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def raw(self, position: int) -> Raw:
+        at = bisect_right(self._starts, position) - 1
+        try:
+            found: Raw = self._batches[at].slice(position - self._starts[at], 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            raise BadRow("not valid UTF-8") from error
+        return found
+
+
+class JoinedRecords(Records):
+    """The files of a folder, one after the other."""
+
+    def __init__(self, path: str, parts: list[Records]) -> None:
+        super().__init__(path, hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest())
+        self._parts = parts
+        self._starts = [0, *accumulate(map(len, parts))]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def raw(self, position: int) -> Raw:
+        part, own = self._of(position)
+        return part.raw(own)
+
+    def place(self, position: int) -> str:
+        part, own = self._of(position)
+        return f"{part.path}, {part.place(own)}"
+
+    def _of(self, position: int) -> tuple[Records, int]:
+        at = bisect_right(self._starts, position) - 1
+        return self._parts[at], position - self._starts[at]
+
+
+def an_object(value: Any) -> Raw:
+    """Raises BadRow for a JSON value that is no row."""
+    if not isinstance(value, dict):
+        raise BadRow(f"expected an object {{…}}, found {name_of(value)}")
+    return value
+
+
+def name_of(value: Any) -> str:
+    """A JSON value's kind, in words."""
+    kinds = {list: "a list", dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def raise_for(path: str, problems: list[str], hint: str | None = None, shown: int = 3) -> None:
+    """Raise one DataError for all problems of a file: the first few in words, the others counted."""
+    if not problems:
+        return
+    more = f"\n  … and {len(problems) - shown} more" if len(problems) > shown else ""
+    raise DataError(f"{path}, " + "\n  ".join(problems[:shown]) + more, hint)

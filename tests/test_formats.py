@@ -1,0 +1,549 @@
+"""Every form of rows in every kind of file, splits and other names for columns, data of the hub, and conversion."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from conftest import PAIR, write
+
+from prefcli.data import records
+from prefcli.data.dataset import read_dataset
+from prefcli.data.formats import FORMS, Row
+from prefcli.data.scan import scan
+from prefcli.data.splits import split_of
+from prefcli.errors import DataError, UsageError
+
+QUESTION, GOOD, BAD = "Where is the cup?", "On the shelf.", "No idea."
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def lines(*rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+# Forms
+
+PLAIN = {"prompt/chosen/rejected", "prompt/completion", "prompt/completion/label", "prompt"}
+
+
+def golden(form, example):
+    """What the example of a form says, by hand: all forms tell of one question, its good and its bad answer."""
+    plain = form.name in PLAIN and all(isinstance(value, str | bool) for value in example.values())
+    prompt = QUESTION if plain else [user(QUESTION)]
+    scores = {"score_chosen": 4.5, "score_rejected": 1.0} if "completions" in example else {}
+    if form.gives == "pairs":
+        return Row(prompt, chosen=GOOD, rejected=BAD, columns=scores)
+    if form.gives == "labelled":
+        return Row(prompt, completion=GOOD, label=example.get("label", example.get("kto_tag")))
+    if form.gives == "prompts":
+        return Row(prompt)
+    return Row("", completion="The cup is on the shelf.") if form.name == "text" else Row(prompt, completion=GOOD)
+
+
+EXAMPLES = [(form, example) for form in FORMS for example in form.examples]
+IDS = [f"{form.name} {number}" for form in FORMS for number in range(len(form.examples))]
+
+
+@pytest.mark.parametrize(("form", "example"), EXAMPLES, ids=IDS)
+def test_every_form_is_found_by_itself_and_tells_the_same(own_folder, form, example):
+    write(own_folder / "a.jsonl", lines(example, example))
+    found = scan("a.jsonl")
+    assert (found.format, found.purpose, found.notes) == (form.name, form.gives, [])
+    assert [row for _, row in found] == [golden(form, example)] * 2
+
+
+@pytest.mark.parametrize(("form", "example"), EXAMPLES, ids=IDS)
+def test_other_columns_stay_with_the_rows(own_folder, form, example):
+    write(own_folder / "a.jsonl", lines(example | {"topic": "cups"}))
+    ((_, row),) = scan("a.jsonl")
+    assert row.columns["topic"] == "cups"
+
+
+def test_the_names_of_forms_are_told_apart():
+    assert len({form.name for form in FORMS}) == len(FORMS) > 20
+
+
+def tabled(rows):
+    return pyarrow.Table.from_pylist(rows)
+
+
+def as_stream(rows, file):
+    with pyarrow.ipc.new_stream(str(file), tabled(rows).schema) as writer:
+        writer.write_table(tabled(rows))
+
+
+def as_arrow_file(rows, file):
+    with pyarrow.ipc.new_file(str(file), tabled(rows).schema) as writer:
+        writer.write_table(tabled(rows))
+
+
+def as_saved(rows, folder):
+    import datasets
+
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
+
+
+CONTAINERS = {
+    "a.jsonl": lambda rows, file: write(file, lines(*rows)),
+    "a.jsonl.gz": lambda rows, file: write(file, gzip.compress(lines(*rows).encode(), mtime=0)),
+    "a.json": lambda rows, file: write(file, json.dumps(rows)),
+    "a.parquet": lambda rows, file: pyarrow.parquet.write_table(tabled(rows), file),
+    "stream.arrow": as_stream,
+    "file.arrow": as_arrow_file,
+    "saved": as_saved,
+    "folder": lambda rows, file: file.mkdir() or write(file / "train.jsonl", lines(*rows)),
+}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_form_is_read_from_every_container(own_folder, monkeypatch, container, large):
+    if large:  # mapped, spooled, unpacked: what a file of a million rows is
+        monkeypatch.setattr(records, "LARGE", 1)
+    for number, (form, example) in enumerate(EXAMPLES):
+        folder = own_folder / str(number)
+        folder.mkdir()
+        CONTAINERS[container]([example, example], folder / container)
+        found = scan(str(folder / container))
+        assert found.format == form.name
+        assert [row for _, row in found] == [golden(form, example)] * 2
+        assert len(found.digest) == 64
+
+
+def test_a_csv_file_holds_the_forms_that_are_text(own_folder):
+    import csv
+
+    held = 0
+    for form, example in EXAMPLES:
+        if all(isinstance(value, str | bool) for value in example.values()):
+            out = io.StringIO(newline="")
+            writer = csv.DictWriter(out, list(example))
+            writer.writeheader()
+            writer.writerow(example)
+            write(own_folder / "a.csv", out.getvalue())
+            ((_, row),) = scan("a.csv")
+            assert row == golden(form, example)
+            held += 1
+    assert held > 8
+
+
+# What single forms say more
+
+
+def read_one(row, purpose=None):
+    write(Path("one.jsonl"), lines(row))
+    ((_, found),) = scan("one.jsonl", purpose)
+    return found
+
+
+def test_the_best_completion_is_held_against_the_worst_by_the_finer_score():
+    def row(*completions):
+        return {"instruction": "q", "completions": [{"response": text} | scores for text, scores in completions]}
+
+    fine, overall = "fine-grained_score", "overall_score"
+    found = read_one(row(("b", {fine: 3.0, overall: 10}), ("a", {fine: 4.0}), ("a2", {fine: 4.0}), ("c", {fine: 1.5}),
+                         ("c2", {fine: 1.5}), ("none", {fine: None, overall: "N/A"})))  # fmt: skip
+    assert (found.chosen, found.rejected) == ("a", "c")
+    assert found.columns == {"score_chosen": 4.0, "score_rejected": 1.5}
+    assert (read_one(row(("a", {overall: 7.5}), ("b", {overall: 8}))).chosen) == "b"
+    for bad, part in (
+        (row(("a", {fine: 2}), ("b", {fine: 2})), "all completions have the score 2"),
+        (row(("a", {fine: 2}), ("b", {fine: "nan"})), "1 answers with a score"),
+        (row(("a", {fine: 2}), ("a", {fine: 1})), "are the same"),
+        (row(("", {fine: 2}), ("a", {fine: 1})), "'response' is empty"),
+    ):
+        assert part in str(read_one(bad))
+
+
+def test_alpaca_and_sharegpt_carry_a_system_message_and_earlier_turns():
+    turns = [{"role": "system", "content": "Be kind."}, user("Hi"), assistant("Hello"), user("Sum.\n1, 2")]
+    alpaca = {"instruction": "Sum.", "input": "1, 2", "output": "3", "system": "Be kind.", "history": [["Hi", "Hello"]]}
+    assert read_one(alpaca) == Row(turns, completion="3")
+    assert read_one(alpaca | {"input": None, "system": "", "history": None}).prompt == [user("Sum.")]
+    said = [
+        {"from": name, "value": text} for name, text in (("human", "Hi"), ("gpt", "Hello"), ("human", "Sum.\n1, 2"))
+    ]
+    sharegpt = {"conversations": [*said, {"from": "gpt", "value": "3"}], "system": "Be kind."}
+    assert read_one(sharegpt) == Row(turns, completion="3")
+    own = {"from": "system", "value": "Own."}
+    assert read_one(sharegpt | {"conversations": [own, *sharegpt["conversations"]]}).prompt[0]["content"] == "Own."
+    assert "from 'robot'" in str(read_one({"conversations": [{"from": "robot", "value": "x"}]}))
+    assert "'history'" in str(read_one(alpaca | {"history": [["Hi"]]}))
+
+
+def test_an_answer_that_a_kto_tag_calls_bad_is_no_demonstration(own_folder):
+    good = {"instruction": "q", "output": "a", "kto_tag": True}
+    write(own_folder / "a.jsonl", lines(good, good | {"kto_tag": False}))
+    found = read_dataset(["a.jsonl"], "demos")
+    assert len(found.rows) == 1 and "1 rows labelled false" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "purpose", "taken", "said"),
+    [
+        ({"messages": [user("q"), assistant("a")], "prompt": "p", "completion": "c"}, "demos", "messages",
+         "prompt/completion"),
+        ({"messages": [user("q"), assistant("a")], "prompt": "p", "chosen": "c", "rejected": "r"}, "demos", "messages",
+         "own answers go before the chosen side"),
+        ({"messages": [user("q"), assistant("a")], "prompt": "p"}, "prompts", "messages", "prompt too"),
+        ({"prompt": "p", "completion": "c", "label": True, "chosen": "c", "rejected": "r"}, "labelled",
+         "prompt/completion/label", "own labels go before"),
+        ({"instruction": "i", "output": "o", "prompt": "p", "completion": "c"}, None, "prompt/completion", "Alpaca"),
+    ],
+)  # fmt: skip
+def test_of_two_forms_that_fit_one_is_taken_and_why_is_said(own_folder, row, purpose, taken, said):
+    write(own_folder / "a.jsonl", lines(row))
+    found = scan("a.jsonl", purpose)
+    assert found.format == taken
+    (note,) = found.notes
+    assert note.startswith(f"a.jsonl: read as {taken}, though") and said in note
+
+
+# Splits
+
+
+@pytest.fixture
+def saved(own_folder):
+    """A saved DatasetDict of pairs; the prompt is the name of the split."""
+    import datasets
+
+    def make(*splits):
+        parts = {split: datasets.Dataset.from_list([PAIR | {"prompt": split}]) for split in splits}
+        datasets.DatasetDict(parts).save_to_disk(str(own_folder / "saved"))
+        return "saved"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("splits", "split", "held_out", "read"),
+    [
+        (("train", "test"), None, False, "train"),
+        (("train", "test"), "test", False, "test"),
+        (("train", "test"), None, True, "test"),
+        (("train", "validation"), "train", True, "validation"),
+        (("train_sft", "test_sft", "train_prefs", "test_prefs"), "train_prefs", False, "train_prefs"),
+        (("train_sft", "test_sft", "train_prefs", "test_prefs"), "train_prefs", True, "test_prefs"),
+        (("all",), None, False, "all"),
+    ],
+)
+def test_the_split_that_is_meant_is_read(saved, splits, split, held_out, read):
+    found = read_dataset([saved(*splits)], "pairs", split=split, held_out=held_out)
+    assert [row.prompt for row in found.rows] == [read]
+    other = read_dataset([f"saved/{read}"], "pairs")
+    assert other.digests == found.digests  # the digest is of the rows that were read
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(saved, prefcli, jsonl):
+    saved("train_prefs", "test_prefs")
+    for args, parts in (
+        ([], ["train_prefs, test_prefs", "--split"]),
+        (["--split", "train_pref"], ["no split 'train_pref'", "--split train_prefs"]),
+    ):
+        result = prefcli("dpo", "--data", "saved", "--model", "tiny", *args, "--dry-run")
+        assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.stderr
+        assert all(part in result.stderr for part in parts)
+    result = prefcli("dpo", "--data", jsonl("a.jsonl", PAIR), "--split", "train", "--model", "tiny", "--dry-run")
+    assert result.exit_code == 2 and "has no splits" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train.jsonl", "train"),
+        ("data/train-00000-of-00002.parquet", "train"),
+        ("data/test_prefs-00000-of-00001-1a2b.parquet", "test_prefs"),
+        ("test/part1.jsonl", "test"),
+        ("a/validation/0.csv", "validation"),
+        ("trainers.jsonl", "train"),
+        ("pairs.jsonl", "train"),
+        ("testament.jsonl", "train"),
+    ],
+)
+def test_a_file_of_a_folder_belongs_to_the_split_in_its_name(path, split):
+    assert split_of(Path(path).parts) == split
+
+
+def test_a_downloaded_repository_is_read_like_a_saved_data_set(own_folder):
+    folder = own_folder / "repository"
+    for number, split in enumerate(("train", "train", "test")):
+        name = f"{split}-0000{number}-of-00003.parquet"
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(tabled([PAIR | {"prompt": f"{split} {number}"}]), folder / "data" / name)
+    write(folder / "dataset_infos.json", "{}")
+    write(folder / ".cache" / "train.parquet", "unfinished")
+    assert [row.prompt for row in read_dataset([str(folder)], "pairs").rows] == ["train 0", "train 1"]
+    assert [row.prompt for row in read_dataset([str(folder)], "pairs", split="test").rows] == ["test 2"]
+    write(folder / "data" / "train-00009-of-00003.parquet", "broken")
+    with pytest.raises(DataError, match="train-00009-of-00003.parquet is not a readable parquet file"):
+        read_dataset([str(folder)], "pairs")
+
+
+def test_a_bad_row_of_a_folder_is_named_by_its_file_and_line(own_folder):
+    (own_folder / "folder").mkdir()
+    write(own_folder / "folder" / "a.jsonl", lines(PAIR))
+    write(own_folder / "folder" / "b.jsonl", lines(PAIR, PAIR | {"chosen": ""}))
+    with pytest.raises(DataError, match=r"^folder, folder/b.jsonl, line 2: 'chosen' is empty"):
+        read_dataset(["folder"], "pairs")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("state.json", "{"), ("state.json", '{"_data_files": 3}'), ("dataset_dict.json", "[]"), ("a.arrow", "no arrow")],
+)
+def test_a_saved_data_set_that_is_broken_is_named(own_folder, name, text):
+    (own_folder / "saved").mkdir()
+    write(own_folder / "saved" / name, text)
+    with pytest.raises(DataError, match=name):
+        read_dataset(["saved"], "pairs")
+
+
+# Other names for columns
+
+OTHER = {"question": "q?", "good": "a", "bad": "b", "prompt": "not this"}
+
+
+def test_columns_are_read_under_our_names_for_them(own_folder, prefcli):
+    write(own_folder / "a.jsonl", lines(OTHER))
+    names = ["prompt=question", "chosen=good", "rejected=bad"]
+    (row,) = read_dataset(["a.jsonl"], "pairs", names=names).rows
+    assert (row.prompt, row.chosen, row.rejected, row.columns) == ("q?", "a", "b", {})
+    # Files that have our names already go with others that do not.
+    write(own_folder / "b.jsonl", lines(PAIR))
+    assert len(read_dataset(["a.jsonl", "b.jsonl"], "pairs", names=names).rows) == 2
+    write(own_folder / "c.yaml", "map: [prompt=question, chosen=good, rejected=bad]\n")
+    for args in (["--config", "c.yaml"], [word for name in names for word in ("--map", name)]):
+        result = prefcli("dpo", "--data", "a.jsonl", "--model", "tiny", "--dry-run", *args)
+        assert result.exit_code == 0 and "q?" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "parts"),
+    [
+        ("chosen=goood", 3, ["no column 'goood'", "question, good, bad", "did you mean --map chosen=good?"]),
+        ("chosen=xyzzy", 3, ["no column 'xyzzy'"]),
+        ("chosen", 2, ["expected OURS=THEIRS"]),
+        ("=good", 2, ["expected OURS=THEIRS"]),
+        ("chosen=", 2, ["expected OURS=THEIRS"]),
+    ],
+)
+def test_a_column_that_is_not_there_is_said_with_the_nearest(own_folder, prefcli, name, code, parts):
+    write(own_folder / "a.jsonl", lines(OTHER))
+    for command in (["dpo", "--data", "a.jsonl", "--model", "tiny"], ["data", "convert", "a.jsonl", "b.jsonl"]):
+        result = prefcli(*command, "--map", name)
+        assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+        assert all(part in result.stderr for part in parts) and not Path("b.jsonl").exists()
+    with pytest.raises(UsageError, match="twice"):
+        scan("a.jsonl", names=["chosen=good", "chosen=bad"])
+
+
+def test_other_names_are_in_the_key_and_splits_by_their_rows(saved, prefcli, monkeypatch, own_folder):
+    from prefcli.artifacts.store import Store
+
+    keys = []
+    monkeypatch.setattr(Store, "find", lambda self, name, key: keys.append(key))
+    saved("train", "test")
+    write(own_folder / "a.jsonl", lines({"prompt": "q", "chosen": "a", "rejected": "b", "good": "a"}))
+
+    def key(*args):
+        result = prefcli("dpo", "--model", "tiny", *args, "--dry-run")
+        assert result.exit_code == 0, result.stderr
+        return keys.pop()
+
+    assert key("--data", "a.jsonl") != key("--data", "a.jsonl", "--map", "chosen=good")
+    assert key("--data", "saved") == key("--data", "saved", "--split", "train") == key("--data", "saved/train")
+    assert key("--data", "saved") != key("--data", "saved", "--split", "test")
+
+
+# The hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """`hub(what)`: what `datasets.load_dataset` returns, or raises."""
+    import datasets
+
+    def put(what):
+        def load(name):
+            if isinstance(what, Exception):
+                raise what
+            return what
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+
+    return put
+
+
+def test_a_data_set_of_the_hub_is_read_and_a_path_goes_before_it(hub, own_folder):
+    import datasets
+
+    parts = {split: datasets.Dataset.from_list([PAIR | {"prompt": split}] * 2) for split in ("train", "test")}
+    hub(datasets.DatasetDict(parts))
+    assert [row.prompt for row in read_dataset(["owner/name"], "pairs").rows] == ["train"] * 2
+    assert [row.prompt for row in read_dataset(["owner/name"], "pairs", split="test").rows] == ["test"] * 2
+    assert read_dataset(["owner/name"], "pairs").digests == read_dataset(["owner/name"], "pairs").digests
+    datasets.DatasetDict(parts).save_to_disk("cache")
+    hub(datasets.load_from_disk("cache"))  # mapped files, as the hub's cache has them
+    assert read_dataset(["owner/name"], "pairs").digests == read_dataset(["cache"], "pairs").digests
+    (own_folder / "owner").mkdir()
+    CONTAINERS["saved"]([PAIR], own_folder / "owner" / "name")
+    assert [row.prompt for row in read_dataset(["owner/name"], "pairs").rows] == [PAIR["prompt"]]
+
+
+def test_without_a_network_a_hub_id_says_what_to_do(prefcli, hub):
+    import datasets
+
+    for error, code, part in (
+        (ConnectionError("Couldn't reach 'owner/name' on the Hub (OfflineModeIsEnabled)"), 7, "--local-dir"),
+        (datasets.exceptions.DatasetNotFoundError("Dataset 'owner/name' doesn't exist"), 3, "no such data set"),
+        (ValueError("Config name is missing.\nPlease pick one"), 3, "Config name is missing."),
+    ):
+        hub(error)
+        result = prefcli("dpo", "--data", "owner/name", "--model", "tiny")
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert (
+            part in result.stderr and "Traceback" not in result.stderr and "no such file" in result.stderr or code == 3
+        )
+
+
+# Conversion
+
+DIALOGUE = [
+    {"role": "system", "content": "Be kind.\r\n"},
+    user("Hi 😀"),
+    assistant("Hello,\u2028you"),
+    user('"Cup"?\n'),
+]
+KEPT = {
+    "pairs": [Row(DIALOGUE, chosen="a\n", rejected=" b", columns={"n": 1}), Row([user("q")], chosen="c", rejected="d")],
+    "pairs-plain": [Row('One, "two"\n', chosen="a\r\n", rejected=" b", columns={"n": "1"}),
+                    Row("q", chosen="c", rejected="d", columns={"n": ""})],
+    "messages": [Row(DIALOGUE, completion="a", columns={"n": 1}), Row([user("q")], completion="b")],
+    "prompt-completion": [Row("q ", completion=" a\n", columns={"n": "x"}),
+                          Row("r", completion="b", columns={"n": "y"})],
+    "labelled": [Row("q", completion="a", label=True), Row("q", completion="b", label=False)],
+    "prompts": [Row(DIALOGUE, columns={"answer": 3.5}), Row("plain", columns={"answer": 4.0})],
+    "text": [Row("", completion="Once, \n upon"), Row("", completion="Twice")],
+}  # fmt: skip
+AS_TEXT = {"pairs-plain", "prompt-completion", "labelled", "text"}
+
+
+@pytest.mark.parametrize("to", KEPT)
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv", "parquet"])
+def test_what_is_converted_reads_as_the_same_rows(own_folder, monkeypatch, to, ending):
+    from prefcli.data import converting, writing
+
+    rows = KEPT[to]
+    if ending == "csv" and to not in AS_TEXT:
+        pytest.skip("a cell is text")
+    if ending == "parquet" and to in ("prompts",):
+        rows = rows[:1]  # a column of one type
+    monkeypatch.setattr(writing, "BATCH", 1)
+    path = own_folder / f"out.{ending}"
+    writing.write_rows(path, lambda: (writing.in_form(row, to) for row in rows))
+    purpose = writing.READ_AS[to]
+    found = read_dataset([str(path)], purpose)
+    for row, before in zip(found.rows, rows, strict=True):
+        row.columns = {name: value for name, value in row.columns.items() if value is not None}  # a column of nulls
+        assert row == before
+    # And again by itself, from the file: the form is the one that keeps most.
+    again = converting.convert(str(path), own_folder / "again.jsonl")
+    assert (again.rows, again.left_out) == (len(rows), 0)
+    if to != "prompts":
+        assert again.to == to or (ending != "jsonl" and to == "pairs")
+    assert len(read_dataset(["again.jsonl"], purpose).rows) == len(rows)
+
+
+@pytest.mark.parametrize(("form", "example"), EXAMPLES, ids=IDS)
+def test_every_form_can_be_converted_to_ours(prefcli, own_folder, form, example):
+    write(own_folder / "a.jsonl", lines(example))
+    told = json.loads(prefcli("data", "convert", "a.jsonl", "b.jsonl", "--json").stdout)
+    assert told["format"] == form.name and told["rows"] == 1 and told["left_out"] == 0
+    ((_, row),) = scan("b.jsonl", form.gives)
+    assert row == golden(form, example)
+
+
+def test_a_conversion_says_what_it_changes(prefcli, own_folder):
+    write(own_folder / "a.jsonl", lines(PAIR, PAIR | {"rejected": PAIR["chosen"]}))
+    assert prefcli("data", "convert", "a.jsonl", "b.jsonl").exit_code == 3
+    assert sorted(path.name for path in own_folder.iterdir()) == ["a.jsonl"]  # nothing, not even a draft
+    result = prefcli("data", "convert", "a.jsonl", "b.jsonl", "--to", "pairs", "--skip-bad")
+    assert (result.exit_code, result.stdout) == (0, "b.jsonl\n")
+    assert "1 of 2 rows left out" in result.stderr and "became a user's message" in result.stderr
+    assert json.loads(Path("b.jsonl").read_text())["prompt"] == [user(PAIR["prompt"])]
+    result = prefcli("data", "convert", "b.jsonl", "c.jsonl", "--to", "labelled")
+    assert [json.loads(line)["label"] for line in Path("c.jsonl").read_text().splitlines()] == [True, False]
+    result = prefcli("data", "convert", "c.jsonl", "d.jsonl", "--to", "messages")
+    assert "1 rows labelled false" in result.stderr and len(Path("d.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "part"),
+    [
+        (["a.jsonl", "there.jsonl"], 2, "is there already"),
+        (["a.jsonl", "a.jsonl", "--force"], 2, "is what is read"),
+        (["a.jsonl", "folder.jsonl"], 2, "is a directory"),
+        (["a.jsonl", "no/b.jsonl"], 2, "no directory no"),
+        (["a.jsonl", "b.txt"], 2, "unknown kind of file"),
+        (["no.jsonl", "b.jsonl"], 3, "no such file"),
+        (["a.jsonl", "b.jsonl", "--to", "labels"], 2, "--to"),
+        (["dialogue.jsonl", "b.csv"], 3, "a .csv cell is text"),
+        (["dialogue.jsonl", "b.jsonl", "--to", "pairs-plain"], 3, "no plain prompt"),
+        (["text.jsonl", "b.jsonl", "--to", "messages"], 3, "no prompt"),
+        (["mixed.jsonl", "b.parquet"], 3, "do not fit a table"),
+        (["mixed.jsonl", "b.csv"], 3, "row 2 has a column 'm'"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_and_nothing_is_written(prefcli, own_folder, args, code, part):
+    write(own_folder / "a.jsonl", lines(PAIR))
+    write(own_folder / "there.jsonl", "kept")
+    write(own_folder / "dialogue.jsonl", lines(PAIR | {"prompt": DIALOGUE}))
+    write(own_folder / "text.jsonl", lines({"text": "t"}))
+    write(own_folder / "mixed.jsonl", lines(PAIR | {"n": 1}, PAIR | {"n": "x", "m": 2}))
+    (own_folder / "folder.jsonl").mkdir()
+    before = sorted(path.name for path in own_folder.iterdir())
+    result = prefcli("data", "convert", *args)
+    assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+    assert part in result.stderr and "Traceback" not in result.stderr
+    assert sorted(path.name for path in own_folder.iterdir()) == before
+    assert Path("there.jsonl").read_text() == "kept"
+
+
+def test_force_writes_over_a_file(prefcli, own_folder):
+    write(own_folder / "a.jsonl", lines(PAIR))
+    write(own_folder / "b.jsonl", "old")
+    assert prefcli("data", "convert", "a.jsonl", "b.jsonl", "--force").exit_code == 0
+    assert read_dataset(["b.jsonl"], "pairs").rows == read_dataset(["a.jsonl"], "pairs").rows
+
+
+def test_the_forms_are_listed_with_the_commands_that_take_them(prefcli):
+    shown = prefcli("data", "formats").stdout
+    assert all(form.name in shown and form.about in shown for form in FORMS)
+    told = json.loads(prefcli("data", "formats", "--json").stdout)
+    assert [entry["name"] for entry in told] == [form.name for form in FORMS]
+    takes = {entry["name"]: entry["for"] for entry in told}
+    assert takes["text"] == ["sft"] and takes["prompt"] == ["ppo"]
+    assert takes["prompt/chosen/rejected"] == ["sft", "train-rm", "ppo", "dpo", "kto"]
+
+
+def test_the_page_on_data_has_every_form():
+    from prefcli.cli.data_formats import commands
+
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    for form in FORMS:
+        columns = ", ".join(f"`{column}`" for column in form.columns)
+        row = f"| {form.name} | {columns} | {', '.join(commands(form))} | {form.about} |\n"
+        assert row in page, f"docs/data.md has no row {row}"

@@ -1,0 +1,254 @@
+"""Large files: rows that are read, converted and tokenised when a step needs them are those of a small file."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from conftest import DEMO, PAIR, write
+from safetensors.torch import load_file
+
+from prefcli.data import lazy, records
+from prefcli.data.dataset import read_dataset
+from prefcli.data.lazy import LazyRows, identities, take
+from prefcli.data.weighting import first, mix, weigh
+from prefcli.errors import DataError
+
+
+def lines(*rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """From now on every file is a large one, of which two rows are checked at the start."""
+
+    def lower(checked=2):
+        monkeypatch.setattr(records, "LARGE", 0)
+        monkeypatch.setattr(lazy, "CHECKED", checked)
+        monkeypatch.setattr("prefcli.data.dataset.CHECKED", checked)
+        monkeypatch.setattr("prefcli.data.weighting.CHECKED", checked)
+
+    return lower
+
+
+PAIRS = [PAIR | {"prompt": f"q{i}", "w": i / 2} for i in range(7)]
+FILES = {
+    "pairs": lines(*PAIRS),
+    "demos": "\n" + lines(*(DEMO | {"prompt": f"q{i}", "label": i != 3} for i in range(7))),
+    "labelled": lines(*PAIRS),
+    "prompts": lines(*PAIRS),
+}
+
+
+@pytest.mark.parametrize("purpose", FILES)
+def test_the_rows_are_those_of_a_small_file(own_folder, large, purpose):
+    write(own_folder / "a.jsonl", FILES[purpose])
+    write(own_folder / "b.jsonl", FILES[purpose].replace("q", "r"))
+    eager = read_dataset(["a.jsonl", "b.jsonl"], purpose, lazily=True)
+    large()
+    held = read_dataset(["a.jsonl", "b.jsonl"], purpose, lazily=True)
+    assert isinstance(eager.rows, list) and isinstance(held.rows, LazyRows)
+    assert list(held.rows) == eager.rows and held.digests == eager.digests
+    assert [source["format"] for source in held.sources] == [source["format"] for source in eager.sources]
+    if purpose != "demos":  # of which one is left out
+        assert len(held.rows) == len(eager.rows) == (28 if purpose == "labelled" else 14)
+        assert [held.rows[i] for i in range(len(held.rows))] == eager.rows
+        assert list(held.rows[3:5]) == eager.rows[3:5] and held.rows[-1] == eager.rows[-1]
+        with pytest.raises(IndexError):
+            held.rows[len(held.rows)]
+    assert any("read as they are needed" in note for note in held.notes)
+
+
+def test_mixing_weighing_and_holding_out_choose_the_same_rows(own_folder, large):
+    from prefcli.stages.reward import split
+
+    write(own_folder / "a.jsonl", FILES["pairs"])
+    write(own_folder / "b.jsonl", lines(*(PAIR | {"prompt": f"r{i}", "w": 1} for i in range(3))))
+
+    def chosen(most):
+        data = read_dataset(["a.jsonl", "b.jsonl"], "pairs", lazily=True)
+        data = first(data, most)
+        weigh(data, "w")
+        data = mix(data, [0.3, 0.7], seed=3)
+        training, held_out = split(data.rows, 0.3, 1, False)
+        return [[(row.prompt, row.weight) for row in part] for part in (data.rows, training, held_out)], data.sources
+
+    before = chosen(None), chosen(9)
+    large()
+    assert (chosen(None), chosen(9)) == before
+    assert all(len(part) > 1 for part in before[0][0])
+
+
+def test_few_rows_of_a_large_file_are_all_checked(own_folder, large, monkeypatch):
+    large()
+    monkeypatch.setattr(records, "LARGE", 5)
+    write(own_folder / "a.jsonl", lines(*PAIRS[:3], PAIR | {"chosen": ""}, *PAIRS))
+    data = read_dataset(["a.jsonl"], "pairs", lazily=True)
+    assert isinstance(data.rows, LazyRows)
+    assert first(data, 3).rows == list(data.rows[:3])
+    with pytest.raises(DataError, match="a.jsonl, line 4: 'chosen' is empty"):
+        first(data, 4)
+    skipping = first(read_dataset(["a.jsonl"], "pairs", True, lazily=True), 4)
+    assert [row.prompt for row in skipping.rows] == ["q0", "q1", "q2"] and skipping.sources[0]["rows"] == 3
+
+
+def test_a_bad_row_stops_where_it_is_met_or_the_next_one_takes_its_place(own_folder, large):
+    large()
+    bad = '{"prompt": "half'
+    write(own_folder / "a.jsonl", lines(*PAIRS[:3]) + bad + "\n" + lines(PAIR | {"chosen": 3}, *PAIRS[3:]) + bad)
+    rows = read_dataset(["a.jsonl"], "pairs", lazily=True).rows
+    assert [rows[i].prompt for i in (0, 1, 2, 5)] == ["q0", "q1", "q2", "q3"]
+    for index, said in ((3, "a.jsonl, line 4: not valid JSON"), (4, "line 5: 'chosen' must be"), (9, "line 10")):
+        with pytest.raises(DataError, match=said):
+            rows[index]
+    data = read_dataset(["a.jsonl"], "pairs", True, lazily=True)
+    assert data.left_out is None
+    assert [data.rows[i].prompt for i in (2, 3, 4, 5, 9)] == ["q2", "q3", "q3", "q3", "q0"]
+    assert data.left_out.startswith("3 of the rows met do not fit") and "line 4" in data.left_out
+    assert [row.prompt for row in data.rows] == [f"q{i}" for i in range(7)]
+
+
+def test_a_bad_row_among_the_first_is_told_at_once(own_folder, large):
+    large()
+    write(own_folder / "a.jsonl", lines(PAIR, PAIR | {"chosen": ""}, PAIR))
+    with pytest.raises(DataError, match="line 2"):
+        read_dataset(["a.jsonl"], "pairs", lazily=True)
+    found = read_dataset(["a.jsonl"], "pairs", True, lazily=True)
+    assert "1 of 2 rows left out" in found.notes[0] and len(found.rows) == 3
+
+
+def test_a_file_in_which_nothing_can_be_used_ends(own_folder, large):
+    large(checked=1)
+    write(own_folder / "a.jsonl", lines(PAIR) + "x\n" * 5)
+    rows = read_dataset(["a.jsonl"], "pairs", True, lazily=True).rows
+    assert rows[3].prompt == PAIR["prompt"]  # in a circle
+    with pytest.raises(DataError, match="no row of a.jsonl can be used"):
+        rows[1:4][0]
+
+
+def test_a_weight_that_is_none_stops_the_run_at_its_row(own_folder, large):
+    large()
+    write(own_folder / "a.jsonl", lines(*PAIRS[:4], PAIR | {"w": "much"}))
+    data = read_dataset(["a.jsonl"], "pairs", lazily=True)
+    weigh(data, "w")
+    assert [data.rows[i].weight for i in range(4)] == [0, 0.5, 1, 1.5]
+    with pytest.raises(DataError, match="a.jsonl, line 5: --weight-column w is 'much'"):
+        data.rows[4]
+    with pytest.raises(DataError, match="line 1: there is no column 'v'"):
+        weigh(data, "v")
+
+
+def test_rows_are_taken_and_told_apart_by_their_places(own_folder, large):
+    large()
+    write(own_folder / "a.jsonl", FILES["pairs"])
+    rows = read_dataset(["a.jsonl"], "pairs", lazily=True).rows
+    again = take(rows, [2, 2, 5])
+    assert [row.prompt for row in again] == ["q2", "q2", "q5"] and list(identities(again)) == [2, 2, 5]
+    assert [row.prompt for row in take(again, [2, 0])] == ["q5", "q2"]
+
+
+def test_places_in_a_csv_are_those_of_its_rows(own_folder):
+    """Fields of several lines, quotes, blank lines and every line end, against Python's reader of the whole."""
+    import csv
+    import io
+
+    draw = random.Random(0)
+    for _ in range(100):
+        rows = [["".join(draw.choices(["a", "é", '"', ",", "\n", "\r", "\r\n", " ", "\u2028"], k=6)) + "x"
+                 for _ in range(3)] for _ in range(5)]  # fmt: skip
+        out = io.StringIO(newline="")
+        end = draw.choice(["\n", "\r\n", "\r"])
+        writer = csv.writer(out, lineterminator=end, quoting=csv.QUOTE_ALL)
+        writer.writerow(["prompt", "chosen", "rejected"])
+        for number, row in enumerate(rows):
+            out.write(draw.choice(["", end]))
+            writer.writerow([f"{number}{row[0]}", *row[1:]])
+        write(own_folder / "a.csv", draw.choice([b"", b"\xef\xbb\xbf"]) + out.getvalue().encode())
+        found = read_dataset(["a.csv"], "pairs", skip_bad=True)
+        assert [[row.prompt, row.chosen, row.rejected] for row in found.rows] == [
+            [f"{number}{row[0]}", *row[1:]] for number, row in enumerate(rows) if row[1] != row[2]
+        ]
+
+
+# Training
+
+
+def tensors(path):
+    return {name: load_file(path / name) for name in ("model/model.safetensors",)}
+
+
+def same(one, other):
+    return (
+        all(one[file][name].equal(other[file][name]) for file in one for name in one[file] | other[file])
+        and one.keys() == other.keys()
+    )
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "dpo", "ppo"])
+def test_a_run_on_a_large_file_ends_bit_for_bit_where_it_does_on_a_small_one(chain, prefcli, large, stage):
+    large()
+    path = chain.path_of(prefcli(*chain.args(stage), "--name", "large"))
+    assert same(tensors(path), tensors(chain.path(stage)))
+    both = [json.loads((found / "manifest.json").read_text()) for found in (path, chain.path(stage))]
+    assert both[0]["key"] == both[1]["key"] and both[0]["data"][0]["rows"] == both[1]["data"][0]["rows"]
+    assert both[0]["metrics"] == both[1]["metrics"]
+
+
+def tiny_encoder():
+    from transformers import AutoTokenizer
+
+    from prefcli.artifacts.references import TINY
+    from prefcli.data.tokenising import Encoder
+
+    return Encoder(AutoTokenizer.from_pretrained(TINY))
+
+
+def test_kto_sees_the_same_answers(chain, large):
+    from prefcli.data.tokenising import encode_labelled
+    from prefcli.stages.trl_trainer import dataset
+
+    encoder = tiny_encoder()
+    small, *_ = encode_labelled(read_dataset([chain.data("pairs")], "labelled", lazily=True).rows, encoder, 64)
+    large()
+    held, *_ = encode_labelled(read_dataset([chain.data("pairs")], "labelled", lazily=True).rows, encoder, 64)
+    assert [{**row, "row": number} for number, row in enumerate(small)] == list(dataset(held))
+
+
+def test_a_row_whose_prompt_is_too_long_gives_its_place_to_the_next(chain, large, own_folder):
+    from prefcli.data.tokenising import encode_pairs
+    from prefcli.stages.trl_trainer import dataset
+
+    encoder = tiny_encoder()
+    long = PAIR | {"prompt": "where is the cup " * 40}
+    write(own_folder / "a.jsonl", lines(PAIRS[0], long, PAIRS[1], long))
+    small, cut, dropped = encode_pairs(read_dataset(["a.jsonl"], "pairs").rows, encoder, 64)
+    assert (cut, dropped, len(small)) == (0, 2, 2)
+    large()
+    held, cut, dropped = encode_pairs(read_dataset(["a.jsonl"], "pairs", lazily=True).rows, encoder, 64)
+    assert (cut, dropped, len(held), len(held.first)) == (0, 1, 4, 1)
+    assert [row["row"] for row in dataset(held)] == [0, 2, 2, 0]
+    assert [row["prompt_ids"] for row in held[0:3]] == [small[i]["prompt_ids"] for i in (0, 1, 1)]
+
+
+def test_a_bad_row_met_while_training_ends_with_its_line(chain, prefcli, large, own_folder):
+    large()
+    with open(chain.data("pairs")) as file:
+        rows = file.readlines()
+    path = write(own_folder / "pairs.jsonl", "".join([*rows[:8], "{\n", *rows[8:]]))
+    command = ["dpo", "--model", "sft@v1", "--data", path, "--batch-size", "11", "--max-steps", "3", "--name", "large"]
+    result = prefcli(*command)
+    assert (result.exit_code, result.stdout) == (3, "") and "line 9: not valid JSON" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    result = prefcli(*command, "--skip-bad")
+    assert result.exit_code == 0 and "do not fit, and the next ones were taken" in result.stderr, result.stderr
+
+
+def test_a_dry_run_looks_at_the_first_rows_alone(prefcli, large, own_folder):
+    large()
+    for command, rows in (("dpo", PAIRS), ("kto", PAIRS), ("sft", PAIRS)):
+        write(own_folder / "a.jsonl", lines(*rows) + "{")
+        result = prefcli(command, "--data", "a.jsonl", "--model", "tiny", "--dry-run")
+        assert result.exit_code == 0 and "read as they are needed" in result.stderr, result.stderr
+        assert "of 2 cut" in result.stderr
