@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -26,28 +27,12 @@ from prefcli.cli.main import app
 from prefcli.rewards import http
 
 TIMES = int(os.environ.get("PREFCLI_FUZZ", "1"))
-ODD = [
-    "",
-    " ",
-    "\n",
-    "\0",
-    "\t",
-    "\r",
-    "\u2028",
-    "\ufeff",
-    "\ud800",
-    "é",
-    "😀",
-    "\x1b[31m",
-    "[/bold]",
-    "[red]",
-    "{}",
-    "[]",
-]
+ODD = ["", " ", "\n", "\0", "\t", "\r", "\u2028", "\ufeff", "\ud800", "é", "😀", "\x1b[31m", "[/bold]", "[red]", "{}",
+       "[]"]  # fmt: skip
 VALUES = [None, True, False, 0, -1, 1, 2, 2**70, 1e400, 1e-400, float("nan"), [], {}, [[]], [None], {"a": {}}, *ODD]
-NAMES = ["sft", "rm", "v1", "..", ".", "/", "@", "@v", "@v1", "@v0", ":step", "step1", "tiny", ".gguf", "runs", "python:",
-         ":", "=", "-", "--", "~", "$HOME", "*", "x" * 300, "9" * 5000, "%s", "%00", "\\", "//", "owner/name", "file.py",
-         "score", "http://", "https://", "127.0.0.1:1", "#timeout=", "?key=", "judge:", "runs/sft/v1", "v1.partial",
+NAMES = ["sft", "rm", "v1", "..", ".", "/", "@", "@v", "@v1", "@v0", ":step", "step1", "tiny", ".gguf", "runs", ":",
+         "=", "-", "--", "~", "$HOME", "*", "9" * 5000, "%s", "%00", "\\", "//", "owner/name", "file.py", "score",
+         "python:", "http://", "https://", "127.0.0.1:1", "#timeout=", "?key=", "judge:", "runs/sft/v1", "v1.partial",
          *ODD]  # fmt: skip
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 FORMS = [
@@ -275,12 +260,13 @@ def test_data_files(place, stopped):
 
 
 def test_references_names_and_rewards(place, stopped):
+    ppo, dpo = ["ppo", "--prompts", "p.jsonl", "--model", "sft"], ["dpo", "--data", "pairs.jsonl"]
     ways = st.sampled_from([
-        ["show", "--"], ["rm", "--dry-run", "--"], ["mem-estimate", "--model="], ["dpo", "--data", "pairs.jsonl", "--model="],
-        ["ppo", "--prompts", "p.jsonl", "--model", "sft", "--reward="], ["dpo", "--data="], ["ls", "--runs="],
-        ["ppo", "--prompts", "p.jsonl", "--model", "sft", "--reward", "rm", "--reference="], ["gc", "--dry-run", "--runs="],
-        ["ppo", "--prompts", "p.jsonl", "--model", "sft", "--reward", "python:r.py:score", "--value-init="],
-        ["dpo", "--data", "pairs.jsonl", "--model", "sft", "--name="], ["compare", "sft", "--"], [],
+        ["show", "--"], ["rm", "--dry-run", "--"], ["gc", "--dry-run", "--runs="], ["ls", "--runs="], [*dpo, "--model="],
+        ["compare", "sft", "--"], ["mem-estimate", "--model="], [*dpo, "--model", "sft", "--name="], ["dpo", "--data="],
+        [*ppo, "--reward="], [*ppo, "--reward", "rm", "--reference="],
+        [*ppo, "--reward", "python:r.py:score", "--value-init="],
+        ["data", "convert", "pairs.jsonl"], [],
     ])  # fmt: skip
 
     @quick(120)
@@ -292,33 +278,50 @@ def test_references_names_and_rewards(place, stopped):
     tried()
 
 
-def test_files_of_an_artifact(place, stopped):
-    store = Store()
+@pytest.fixture
+def adapter(place):
+    """dpo@v1, an adapter on sft@v1, with all that a manifest can hold, and an unfinished version beside it."""
     config = {
         "base_model_name_or_path": str(place / "runs/sft/v1/model"),
         "task_type": "CAUSAL_LM",
         "peft_type": "LORA",
     }
-    files = {"model/adapter_config.json": json.dumps(config), "model/adapter_model.safetensors": "x"}
-    source = {"path": "a", "format": "b", "rows": 1, "digest": "c"}
-    dpo = artifact_in(store, "dpo", files=files | {"metrics.jsonl": '{"step": 1, "loss": 0.5, "alarm/kl": 1}\n{"step": 2}\n'},
-                      parents={"model": store.open("sft", 1)}, data=[source], metrics={"loss": 0.5, "accuracy_ci95": [0.4, 0.6]},
-                      resources={"a_bytes": 7, "steps": 2, "train_seconds": 1.0}, config={"lr": 0.1, "model": "sft"})  # fmt: skip
+    log = '{"step": 1, "loss": 0.5, "alarm/kl": 1}\n{"step": 2}\n'
+    store = Store()
+    dpo = artifact_in(
+        store,
+        "dpo",
+        files={
+            "model/adapter_config.json": json.dumps(config),
+            "model/adapter_model.safetensors": "x",
+            "metrics.jsonl": log,
+        },
+        parents={"model": store.open("sft", 1)},
+        data=[{"path": "a", "format": "b", "rows": 1, "digest": "c"}],
+        metrics={"loss": 0.5, "accuracy_ci95": [0.4, 0.6]},
+        resources={"a_bytes": 7, "steps": 2, "train_seconds": 1.0},
+        config={"lr": 0.1, "model": "sft"},
+    )
     with pytest.raises(RuntimeError), store.writer("dpo", "key") as draft:
         draft.note({"key": "key", "environment": {}, "parents": dpo.manifest.parents})
         with draft.save(1, keep=False) as state:
             write(state / "x", "x")
         raise RuntimeError
-    targets = ["manifest.json", "model/adapter_config.json", "metrics.jsonl", "../v2.partial/run.json", "../../.digests.json",
-               "../.highest"]  # fmt: skip
     write(store.root / ".digests.json", json.dumps({str(dpo.path): [1, 2, 3, 4, "d"]}))
     write(dpo.path / "../.highest", "1")
-    whole = {name: (dpo.path / name).read_bytes() for name in targets}
+    return dpo.path
+
+
+def test_files_of_an_artifact(place, stopped, adapter):
+    targets = ["manifest.json", "model/adapter_config.json", "metrics.jsonl", "../v2.partial/run.json",
+               "../../.digests.json", "../.highest"]  # fmt: skip
+    whole = {name: (adapter / name).read_bytes() for name in targets}
+    dpo = ["dpo", "--data", "pairs.jsonl", "--model"]
     ways = [
         ["ls"], ["ls", "--json"], ["show", "dpo"], ["show", "dpo", "--json"], ["show", "dpo@v1", "--verify"],
-        ["rm", "sft@v1", "--dry-run"], ["gc", "--dry-run", "--keep", "1"], ["report", "dpo", "--output", "page.html", "--force"],
-        ["dpo", "--data", "pairs.jsonl", "--model", "dpo"], ["mem-estimate", "--model", "dpo"],
-        ["dpo", "--data", "pairs.jsonl", "--model", "dpo/../runs/dpo/v1/model"], ["compare", "dpo", "sft"],
+        ["rm", "sft@v1", "--dry-run"], ["gc", "--dry-run", "--keep", "1"], ["mem-estimate", "--model", "dpo"],
+        ["report", "dpo", "--output", "page.html", "--force"], ["compare", "dpo", "sft"], [*dpo, "dpo"],
+        [*dpo, "runs/dpo/v1/model"],
     ]  # fmt: skip
 
     @quick(60)
@@ -332,16 +335,16 @@ def test_files_of_an_artifact(place, stopped):
         else:
             content = data.draw(mutated(content))
         try:
-            write(dpo.path / name, content)
+            write(adapter / name, content)
             if name == "model/adapter_config.json":  # one that its manifest believes
                 manifest = json.loads(whole["manifest.json"])
-                manifest["files"][name] = __import__("hashlib").sha256(content).hexdigest()
-                write(dpo.path / "manifest.json", json.dumps(manifest))
+                manifest["files"][name] = hashlib.sha256(content).hexdigest()
+                write(adapter / "manifest.json", json.dumps(manifest))
             for way in (data.draw(st.sampled_from(ways)), data.draw(st.sampled_from(ways))):
                 accepted_or_refused(*way)
         finally:
             for each, before in whole.items():
-                write(dpo.path / each, before)
+                write(adapter / each, before)
 
     tried()
 

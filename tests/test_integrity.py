@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import os
 import pickle
@@ -171,6 +172,12 @@ def test_a_lineage_of_many_rounds_is_no_larger_than_their_number(store, make_art
         nodes += 1
         stack += stack.pop().parents
     assert nodes == 61  # each with its two parents
+
+
+def test_a_gzip_bomb_is_named_and_not_unpacked(prefcli, workplace):
+    write(workplace / "bomb.jsonl.gz", gzip.compress(bytes(100 << 20)))
+    result = prefcli("sft", "--data", "bomb.jsonl.gz", "--model", "tiny", "--dry-run")
+    assert result.exit_code == 3 and "bomb.jsonl.gz unpacks to more than" in result.stderr
 
 
 # Adapters

@@ -1,4 +1,4 @@
-"""Passwords, keys and tokens stand in no file and no message; a service gets no more than it needs, and does no harm."""
+"""Passwords, keys and tokens stand in no file and no message; a service gets what it needs, and does no harm."""
 
 from __future__ import annotations
 
