@@ -14,6 +14,7 @@ A message says what is wrong and where; the hint says what to do about it.
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 
@@ -54,6 +55,18 @@ class SurroundingsError(PrefcliError):
 
 
 INTERRUPTED = 130
+
+_PASSWORD = re.compile(r"//[^/\s?#]*@")
+# api_key=…, access-token=…; not max_tokens or tokenizer
+_SECRET = re.compile(
+    r"([?&;][\w.-]*(?:key|token|secret|passw(?:or)?d|pwd|auth|sig|signature|credentials?)=)[^&;#\s]+", re.I
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text with passwords and keys in its URLs taken out; what is shown or written may name such a URL."""
+    return _SECRET.sub(r"\1…", _PASSWORD.sub("//…@", text))
+
 
 _ADVICE = {
     errno.ENOSPC: "free some space, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",

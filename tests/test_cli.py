@@ -51,7 +51,7 @@ def test_help_lists_every_command_in_the_order_of_the_work(prefcli):
         result = prefcli(flag)
         assert result.exit_code == 0
         places = [result.stdout.index(f"\n  {name} ") for name in (*GROUPS, *COMMANDS)]
-        assert places == sorted(places) and len(places) == 20
+        assert places == sorted(places) and len(places) == 22
         for *_, help_text in COMMANDS.values():
             assert help_text in result.stdout
 

@@ -383,6 +383,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(prefcli, make_artifact, tm
     (tmp_path / "damaged/model.safetensors").write_bytes(b"half")
     adapter = {"base_model_name_or_path": "/no/such/base", "task_type": "CAUSAL_LM", "peft_type": "LORA", "r": 2}
     (tmp_path / "orphan/adapter_config.json").write_text(json.dumps(adapter))
+    (tmp_path / "orphan/model.safetensors").rename(tmp_path / "orphan/adapter_model.safetensors")
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file() and ".digests" not in p.name)
     result = prefcli("export", *args)
     assert result.exit_code == code and part in result.stderr, (result.exit_code, result.stderr, result.exception)

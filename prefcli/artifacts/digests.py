@@ -59,6 +59,15 @@ class DigestCache:
             self._changed = True
         return found
 
+    def gone(self) -> list[str]:
+        """Files that are known and no longer there."""
+        return sorted(name for name in self._known if not os.path.exists(name))
+
+    def forget(self, names: list[str]) -> None:
+        for name in names:
+            self._changed |= self._known.pop(name, None) is not None
+        self.save()
+
     def save(self) -> None:
         """Where there is a store: looking at a model makes none."""
         if not self._changed or not self._path.parent.is_dir():

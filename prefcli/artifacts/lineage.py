@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts.manifest import FILE, NAME, Manifest
-from prefcli.artifacts.store import Artifact, Store, open_artifact
+from prefcli.artifacts.store import VERSION, Artifact, Store, open_artifact
 from prefcli.errors import ArtifactError
 
 
@@ -36,8 +36,18 @@ class Node:
 
 
 def lineage(artifact: Artifact, store: Store) -> Node:
-    """The tree above an artifact. A parent that is no longer there, or is another now, is said to be."""
-    return _node("", artifact.ref, artifact.manifest, store, ())
+    """The tree above an artifact. A parent that is no longer there, or is another now, is said to be.
+
+    What stands there twice (a start that is the reference too) has its own parents the first time alone: ten rounds of
+    dpo would have a thousand branches.
+    """
+    return _node("", artifact.ref, artifact.manifest, store, {})
+
+
+def changed(node: Node) -> list[Node]:
+    """The nodes of a tree that are not what their children were made from."""
+    own = [node] if node.state == "changed" else []
+    return own + [other for parent in node.parents for other in changed(parent)]
 
 
 def hub_root(node: Node) -> str | None:
@@ -57,25 +67,31 @@ def around(path: Path) -> Artifact | None:
     return None
 
 
-def _node(role: str, ref: str, manifest: Manifest, store: Store, below: tuple[str, ...]) -> Node:
+def _node(role: str, ref: str, manifest: Manifest, store: Store, seen: dict[str, bool]) -> Node:
+    """`seen`: reference → whether all that is above it was seen too."""
     node = Node(role, ref, "ok", manifest.stage)
+    if ref in seen:
+        return node
+    seen[ref] = False
     for parent_role, parent in sorted(manifest.parents.items()):
         parent_ref = str(parent.get("ref", "?"))
-        name, _, version = parent_ref.partition("@v")
-        if not NAME.fullmatch(name) or not version.isdecimal():  # a directory, a hub id, tiny
+        name, _, version = parent_ref.partition("@")
+        number = VERSION.fullmatch(version)
+        if not NAME.fullmatch(name) or number is None:  # a directory, a hub id, tiny
             hub = parent["digest"] is None and "://" not in parent_ref
             node.parents.append(Node(parent_role, parent_ref, "ok", hub=hub))
             continue
-        if parent_ref in (ref, *below):  # only a damaged manifest names its own child
+        if seen.get(parent_ref) is False:  # only a damaged manifest names its own child
             node.parents.append(Node(parent_role, parent_ref, "changed"))
             continue
         try:
-            found = store.open(name, int(version))
+            found = store.open(name, int(number[1]))
         except ArtifactError:
             node.parents.append(Node(parent_role, parent_ref, "missing"))
             continue
-        child = _node(parent_role, parent_ref, found.manifest, store, (ref, *below))
+        child = _node(parent_role, parent_ref, found.manifest, store, seen)
         if found.digest != parent["digest"]:
             child.state = "changed"
         node.parents.append(child)
+    seen[ref] = True
     return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -9,16 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.lineage import around, changed, lineage
 from prefcli.artifacts.manifest import FILE, NAME
-from prefcli.artifacts.store import Artifact, Store, open_artifact, saved_steps
+from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added, saved_steps
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
 TINY = Path(__file__).parent.parent / "models" / "tiny"
-_AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]*)(:step(?P<step>[1-9][0-9]*))?")
+_AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,99})(:step(?P<step>[1-9][0-9]{0,99}))?")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 _PARTIAL = re.compile(r"v[0-9]+\.partial")
-_WEIGHTS = ("*.safetensors", "*.bin")
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def default_model(store: Store) -> tuple[str, str]:
 
 def _from_artifact(text: str, artifact: Artifact, store: Store, note: str | None = None) -> Reference:
     store.verify(artifact)
+    _verify_base(text, artifact.model_path, artifact, store)
     return Reference(text, "artifact", artifact.model_path, artifact.digest, artifact, note)
 
 
@@ -118,7 +121,10 @@ def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Refere
         known = ", ".join(map(str, steps)) or "none: make it again with --keep-state"
         raise ArtifactError(f"{text}: that step was not kept (kept: {known})", "see: prefcli show " + artifact.ref)
     store.verify(artifact)
-    path = artifact.path / "state" / f"step{step}" / "model"
+    part = f"state/step{step}/model"
+    refuse_added(artifact, part)
+    path = artifact.path / part
+    _verify_base(text, path, artifact, store)
     return Reference(text, "directory", path, _directory_digest(path, store))
 
 
@@ -127,14 +133,60 @@ def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Re
         raise ArtifactError(f"{text} is an unfinished version", "run the same command again to finish it")
     if (path / FILE).is_file():
         return _from_artifact(text, open_artifact(path), store, note)
-    if not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
+    artifact = around(path)
+    if artifact is not None:
+        store.verify(artifact)
+        refuse_added(artifact, str(path.resolve().relative_to(artifact.path.resolve())))
+    if not ((path / "config.json").is_file() or (path / _ADAPTER).is_file()):
         raise ArtifactError(
             f"{text}: the directory holds no model (no config.json and no adapter_config.json)",
             "give the directory that from_pretrained would open",
         )
-    if not any(next(path.glob(pattern), None) for pattern in _WEIGHTS):
-        raise ArtifactError(f"{text}: the directory holds no weights (*.safetensors)", "copy the weights beside it")
+    weights = "adapter_model.safetensors" if (path / _ADAPTER).is_file() else "*.safetensors"
+    if next(path.glob(weights), None) is None:
+        pickled = min(path.glob("*.bin"), default=None)
+        raise ArtifactError(
+            f"{text}: the directory holds no weights ({weights})"
+            + (f"; {pickled.name} is a pickle, which can run code, and is not opened" if pickled else ""),
+            "convert it to safetensors where it was made: load it there and save_pretrained it again"
+            if pickled
+            else "copy the weights beside it",
+        )
+    _verify_base(text, path, artifact, store)
     return Reference(text, "directory", path, _directory_digest(path, store), note=note)
+
+
+def adapter_base(path: Path) -> str | None:
+    """What the adapter in a directory names as its base: a path or a hub id; None where it is no adapter or names none.
+
+    Raises ArtifactError: its configuration cannot be read.
+    """
+    file = path / _ADAPTER
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{file} is not valid JSON", "copy the adapter again") from error
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return base if isinstance(base, str) else None
+
+
+def _verify_base(text: str, path: Path, artifact: Artifact | None, store: Store) -> None:
+    """Verify what an adapter stands on like what is named. Raises ArtifactError where it is not what it was trained on.
+
+    One that is not there is told where it is loaded.
+    """
+    base = adapter_base(path)
+    found = around(Path(base)) if base and os.path.isdir(base) else None
+    if found is None:
+        return
+    store.verify(found)
+    if artifact is not None and any(node.ref == found.ref for node in changed(lineage(artifact, store))):
+        raise ArtifactError(
+            f"{text} is an adapter on {base}, and {found.ref} is another than it was trained on",
+            "put the base back, or train again",
+        )
 
 
 def _directory_digest(path: Path, store: Store) -> str:

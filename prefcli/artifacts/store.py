@@ -31,9 +31,10 @@ except ImportError:  # Windows: no lock, and so no clearing of what a killed wri
 
 VERSION = re.compile(r"v([1-9][0-9]{0,8})")
 LOCK = ".lock"
+HIGHEST = ".highest"  # beside the versions: the highest number that was ever removed
 CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
-STEP = re.compile(r"step([1-9][0-9]*)")
+STEP = re.compile(r"step([1-9][0-9]{0,17})")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
 SUBSTANCE = ("model/", "value/")
@@ -125,10 +126,15 @@ class Store:
         return None
 
     def verify(self, artifact: Artifact, *, read_all: bool = False) -> None:
-        """Check every file against the manifest. Raises ArtifactError naming the first that is missing or changed."""
+        """Check every file against the manifest. Raises ArtifactError naming the first that is missing, changed or new.
+
+        A file that is new counts in model/ and value/ alone, where a library would find and open it.
+        """
+        for part in SUBSTANCE:
+            refuse_added(artifact, part)
         for name, expected in sorted(artifact.manifest.files.items()):
             path = artifact.path / name
-            if not path.is_file():
+            if not os.path.isfile(path):  # False, too, for what no path can be
                 raise ArtifactError(
                     f"{artifact.ref}: {path} is missing", "make the artifact again with --force, or restore the file"
                 )
@@ -155,7 +161,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
-        with _one_at_a_time(folder):
+        with one_at_a_time(folder):
             _clear_abandoned(folder)
             draft = _unfinished(folder, key) or Draft(*_claim(folder))
         try:
@@ -247,6 +253,21 @@ def open_artifact(path: Path) -> Artifact:
     return Artifact(path, read_manifest(path))
 
 
+def refuse_added(artifact: Artifact, part: str) -> None:
+    """Raise ArtifactError for a file below `part` (model/, say) that the manifest does not list.
+
+    Hidden ones are passed over: no library opens them, and file managers leave them everywhere.
+    """
+    for folder, folders, files in os.walk(artifact.path / part):
+        linked = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # os.walk passes these over
+        for name in sorted([*files, *linked]):
+            path = Path(folder, name)
+            if str(path.relative_to(artifact.path)) not in artifact.manifest.files and not name.startswith("."):
+                raise ArtifactError(
+                    f"{artifact.ref}: {path} was added after it was written", "take it away, or make it again: --force"
+                )
+
+
 def saved_steps(version: Path) -> list[int]:
     """Steps of the whole states in a version, ascending."""
     found = (STEP.fullmatch(entry.name) for entry in (version / "state").glob("step*"))
@@ -275,10 +296,29 @@ def _unfinished(folder: Path, key: str | None) -> Draft | None:
     return None
 
 
+def highest_ever(folder: Path) -> int:
+    """The highest version number of a name that was removed, which is never used again; 0 where none was."""
+    try:
+        return int((folder / HIGHEST).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+@contextmanager
+def hold(partial: Path) -> Iterator[bool]:
+    """Keep writers away from an unfinished version; False where one is at work on it (or there are no locks here)."""
+    lock = _locked(partial / LOCK, os.O_CREAT)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _claim(folder: Path) -> tuple[Path, int, int | None]:
     """Make and lock the first free `vN.partial`."""
     while True:
-        taken = [0]
+        taken = [highest_ever(folder)]
         for entry in folder.iterdir():
             match = VERSION.fullmatch(entry.name.removesuffix(".partial"))
             if match:
@@ -325,7 +365,7 @@ def _flock(handle: int, *, wait: bool) -> bool:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait for the other writers of this name to have claimed their version."""
     handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:

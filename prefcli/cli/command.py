@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
-from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign
+from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
 
 
 def build(name: str, config_class: type, module: str, help_text: str) -> Any:
@@ -171,4 +171,4 @@ def _tell(error: PrefcliError) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(without_secrets(text), file=sys.stderr)

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from prefcli.errors import without_secrets
 from prefcli.progress import SILENT, Reporter, is_main_process
 
 SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "objective/scores", "objective/kl")
@@ -29,7 +30,9 @@ class ConsoleReporter(Reporter):
         self._started = self._spoke = 0.0
 
     def notice(self, text: str) -> None:
-        self.console.print(f"[yellow]note:[/yellow] {escape(text)}", soft_wrap=not self.console.is_terminal)
+        self.console.print(
+            f"[yellow]note:[/yellow] {escape(without_secrets(text))}", soft_wrap=not self.console.is_terminal
+        )
 
     def plan(self, plan: dict[str, Any]) -> None:
         table = Table.grid(padding=(0, 2))

@@ -36,7 +36,7 @@ def run(config: ExportConfig) -> None:
         report.notice(reference.note)
     base = base_of(reference)
     if is_adapter(reference):
-        _check_base(str(base), config, store)
+        _refuse_in_base(str(base), config)
     elif not config.merge:
         report.notice(f"{reference.shown} has no adapter: --no-merge changes nothing")
     with whole_folder(out) as folder:
@@ -68,13 +68,9 @@ def run(config: ExportConfig) -> None:
         print_result(config.out)
 
 
-def _check_base(base: str, config: ExportConfig, store: Store) -> None:
-    """What is merged is verified like what is named. Raises as `Store.verify` and `out_folder` do."""
+def _refuse_in_base(base: str, config: ExportConfig) -> None:
     if os.path.isdir(base):
         out_folder(config.out, force=config.force, needed=[Path(base)])
-        artifact = around(Path(base))
-        if artifact is not None:
-            store.verify(artifact)
 
 
 def _card(reference: Reference, store: Store, weights: Weights, hub: str | None) -> str:

@@ -32,6 +32,8 @@ COMMANDS: dict[str, Entry] = {
     "mem-estimate": ("mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run."),
     "ls": ("ls", "prefcli.config.store", "ListConfig", "List the artifacts."),
     "show": ("show", "prefcli.config.store", "ShowConfig", "Show one artifact and what it was made from."),
+    "rm": ("rm", "prefcli.config.store", "RemoveConfig", "Remove versions that no other was made from."),
+    "gc": ("gc", "prefcli.config.store", "CollectConfig", "Free what nobody needs in the store."),
 }
 GROUPS = {"data": data.app}
 # All of them by the words that call them, those of the groups too.

@@ -1,4 +1,4 @@
-"""Options of the commands that look at the artifact store: `prefcli ls` and `prefcli show`."""
+"""Options of the commands that look at the artifact store: `prefcli ls`, `show`, `rm` and `gc`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,35 @@ class ShowConfig:
 
     ref: Annotated[str, typer.Argument(help="NAME, NAME@vN or an artifact's directory.", metavar="REF")]
     verify: Annotated[bool, typer.Option("--verify", help="Read every file again and check its digest.")] = False
+    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+@dataclass(frozen=True)
+class RemoveConfig:
+    """Versions to remove."""
+
+    refs: Annotated[list[str], typer.Argument(help="NAME@vN, or a version's directory.", metavar="REF...")]
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False
+    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What of a store nobody needs."""
+
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each name, remove complete versions too, but the N highest and what others need."),
+    ] = None
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Leave what changed in the last so many days.", metavar="DAYS")
+    ] = 0.0
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False
     runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False

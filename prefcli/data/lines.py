@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tempfile
 import zlib
 from array import array
@@ -23,6 +24,7 @@ from prefcli.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_CSV_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is shorter than some dialogues
+DENSEST = 200  # gzip reaches 1,030 with zeros, about 10 with rows of text
 IN_MEMORY = 64 << 20  # bytes of what was unpacked; more goes to a file in TMPDIR
 
 
@@ -163,10 +165,15 @@ def _opened(path: str) -> tuple[Any, IO[bytes]]:
         return hashlib.sha256(), open(path, "rb")
     file = tempfile.SpooledTemporaryFile(IN_MEMORY)
     digest = _Fixed(path)
+    most = max(IN_MEMORY, DENSEST * os.path.getsize(path))
     try:
         with gzip.open(path) as packed:
             while block := packed.read(1 << 20):
                 file.write(block)
+                if file.tell() > most:
+                    raise DataError(
+                        f"{path} unpacks to more than {DENSEST} times its size, which no rows do", "unpack it yourself"
+                    )
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}", "compress it again") from error
     file.seek(0)

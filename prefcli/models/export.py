@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, PrefcliError, from_foreign
 from prefcli.models.adapters import merged
-from prefcli.models.loading import Model, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.loading import SAFE, Model, is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.shared import WEIGHTS
 from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
@@ -89,7 +89,7 @@ def check(folder: Path, meant: dict[str, Tensor], tokenizer: Any, *, scorer: boo
     """Open `folder` as its user will, and compare. Raises ArtifactError for a tensor that is not what was meant."""
     try:
         found = _opened(folder, scorer=scorer)
-        read_back = AutoTokenizer.from_pretrained(folder)
+        read_back = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         if isinstance(error, PrefcliError) or from_foreign(error) is not None:
             raise
@@ -176,7 +176,7 @@ def _refuse_not_finite(reference: Reference, weights: dict[str, Tensor]) -> None
 
 def _opened(folder: Path, *, scorer: bool) -> dict[str, Tensor]:
     """The tensors that plain transformers, and for an adapter peft, read from `folder`."""
-    options: dict[str, Any] = {"dtype": "auto"}
+    options: dict[str, Any] = SAFE | {"dtype": "auto"}
     if (folder / ADAPTER).is_file():
         if not scorer:
             model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)

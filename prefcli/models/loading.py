@@ -1,6 +1,7 @@
 """From a resolved reference to a model: a policy (causal LM) or a scorer (one-label sequence classifier).
 
-An adapter directory (LoRA) opens on its own base; GGUF files become plain models. `trust_remote_code` stays off.
+An adapter directory (LoRA) opens on its own base; GGUF files become plain models. No code of a model directory runs
+and no pickle is opened.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prefcli.artifacts.references import Reference
+from prefcli.artifacts.references import Reference, adapter_base
 from prefcli.errors import ArtifactError, MemoryShortError, from_foreign
 from prefcli.models.tokenizers import first_line, source
+
+# Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 
 # A transformers model, or a PeftModel around one: neither library is typed.
 Model = Any
@@ -40,7 +44,7 @@ def base_of(reference: Reference) -> str | None:
     place, _ = source(reference)
     if is_adapter(reference):
         assert reference.path is not None
-        place = str(_json(reference.path / "adapter_config.json").get("base_model_name_or_path"))
+        place = str(adapter_base(reference.path))
     return str(Path(place).resolve()) if Path(place).exists() else str(place)
 
 
@@ -51,16 +55,20 @@ def is_scorer(reference: Reference) -> bool:
     if reference.kind == "hub":
         where, extra = source(reference)
         try:
-            architectures = AutoConfig.from_pretrained(where, **extra).architectures
+            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra).to_dict()
         except Exception as error:
             raise _not_loaded(reference, error) from error
-        return any("SequenceClassification" in name for name in architectures or [])
+        return _classifies(config)
     if reference.path is None or not reference.path.is_dir():
         return False
     if is_adapter(reference):
         return _json(reference.path / "adapter_config.json").get("task_type") == "SEQ_CLS"
-    architectures = _json(reference.path / "config.json").get("architectures") or []
-    return any("SequenceClassification" in name for name in architectures)
+    return _classifies(_json(reference.path / "config.json"))
+
+
+def _classifies(config: dict[str, Any]) -> bool:
+    architectures = config.get("architectures")
+    return isinstance(architectures, list) and any("SequenceClassification" in str(name) for name in architectures)
 
 
 def load_policy(
@@ -84,7 +92,7 @@ def load_policy(
             "give the model to train or sample from; reward models go to --reward",
         )
     where, extra = source(reference)
-    extra |= _four_bits(dtype, device) if in_4bit else {}
+    extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
         if is_adapter(reference):
             model = AutoPeftModelForCausalLM.from_pretrained(where, is_trainable=trainable, dtype=dtype, **extra)
@@ -117,7 +125,7 @@ def load_scorer(
     """
     where, extra = source(reference)
     head: tuple[str, ...] = ("score",) if new_head else ()
-    options: dict[str, Any] = {"dtype": dtype, "num_labels": 1} | (_four_bits(dtype, device) if in_4bit else {})
+    options: dict[str, Any] = SAFE | {"dtype": dtype, "num_labels": 1} | (_four_bits(dtype, device) if in_4bit else {})
     torch.manual_seed(seed)
     try:
         if is_adapter(reference) and is_scorer(reference):
@@ -261,6 +269,6 @@ def _not_loaded(reference: Reference, error: Exception) -> Exception:
 def _json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {first_line(error)}", "copy the model again") from error
     return loaded if isinstance(loaded, dict) else {}

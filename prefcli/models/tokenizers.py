@@ -30,7 +30,7 @@ def stored_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """The tokenizer at a reference, as it is. Raises ArtifactError: there is none."""
     where, extra = source(reference)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **extra)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
     except Exception as error:
         raise ArtifactError(
             f"{reference.text}: no tokenizer could be read ({first_line(error)})",

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
-from prefcli.errors import ArtifactError, UsageError
+from prefcli.errors import ArtifactError, UsageError, without_secrets
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _PYTHON = re.compile(r"python:(?P<file>.+):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
@@ -97,12 +97,12 @@ def service(option: str, text: str, name: str, what: str) -> RewardSpec:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna"), parts.port
     except ValueError as error:  # a port that is no number, half an IPv6 address, a label that is too long
-        raise UsageError(f"{option} {text}: not a URL ({error})", URL_FORM) from error
+        raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM) from error
     if not host or port == 0 or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError(f"{option} {text}: not a URL", URL_FORM)
-    if parts.username is not None or parts.password is not None:
+        raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM)
+    if (shown := without_secrets(text)) != text or parts.username is not None:
         raise UsageError(
-            f"{option} {text.replace(parts.netloc, '…')}: a password in a URL would stand in the manifest",
+            f"{option} {shown}: a password or a key in a URL would stand in the manifest",
             "leave it out; a proxy on this machine can add it",
         )
     timeout = TIMEOUT

@@ -24,6 +24,7 @@ from prefcli.progress import SILENT, Reporter
 
 RETRIES = 3
 BACKOFF = 1.0  # seconds before the first retry, and twice as long before each further one
+LARGEST = 16 << 20  # bytes of an answer; a score of 64 texts is a few thousand
 _SHOWN = 200  # characters of an answer in a message
 _LOOPBACK = ("localhost", "::1")
 _FORMS_HINT = "the forms of request are in docs/rewards.md"
@@ -74,7 +75,7 @@ class Endpoint:
         """The JSON object that comes back.
 
         Raises Refused: an HTTP status that is an error; the last one, where each of the retries met one that may pass.
-        SurroundingsError: no answer within the timeout and the retries. ArtifactError: no JSON object.
+        SurroundingsError: no answer within the timeout and the retries. ArtifactError: no JSON object, or too much.
         """
         data = json.dumps(body, default=str).encode()  # a label may be a date
         request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
@@ -83,8 +84,14 @@ class Endpoint:
         problem: Exception
         for attempt in range(RETRIES + 1):
             try:
+                until = time.monotonic() + self._timeout
                 with self._opener.open(request, timeout=self._timeout) as response:
-                    return self._object(response.read())
+                    content = _read(response, until)
+                if len(content) > LARGEST:
+                    raise ArtifactError(
+                        f"{self._what}: {self.url} answers with more than {LARGEST >> 20} MB", self._hint
+                    )
+                return self._object(content)
             except urllib.error.HTTPError as error:
                 problem = Refused(self._shown(f"HTTP {error.code} {_content(error)}"), error.code)
                 if not may_pass(error.code):
@@ -193,6 +200,21 @@ def _is_score(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
         return False
+
+
+def _read(response: http.client.HTTPResponse, until: float) -> bytes:
+    """The answer, or a little more than LARGEST of it. Raises TimeoutError, IncompleteRead.
+
+    The socket's own timeout is for each piece: a byte a minute would never end.
+    """
+    found = bytearray()
+    while len(found) <= LARGEST and (block := response.read1(1 << 16)):
+        found += block
+        if time.monotonic() > until:
+            raise TimeoutError("timed out")
+    if len(found) <= LARGEST and response.length:  # it ended before all that its header says
+        raise http.client.IncompleteRead(b"", response.length)
+    return bytes(found)
 
 
 def _content(error: urllib.error.HTTPError) -> str:

@@ -249,7 +249,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             _refuse_elsewhere(draft, under)
             reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
         else:
-            draft.note({"key": inputs.key, "environment": under})
+            draft.note({"key": inputs.key, "environment": under, "parents": parents_of(inputs)})
         tracker = _tracker(inputs, draft, last, reporter) if is_main_process() else None
         log = MetricsLog(draft.path / "metrics.jsonl", last, tracker)
         try:

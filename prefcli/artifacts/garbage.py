@@ -1,0 +1,91 @@
+"""What nobody needs in a store: unfinished versions without a writer, leftovers, caches, and old versions if asked."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefcli.artifacts.manifest import NAME
+from prefcli.artifacts.removing import Version, all_versions, delete, remove, size, users
+from prefcli.artifacts.store import Store, hold
+
+CACHES = ("reference-logps", "scores")  # below RUNS/.cache: what stages and comparison keep between runs
+_CACHED = re.compile(r"[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
+_REMOVED = re.compile(r"\.v[1-9][0-9]{0,8}(\.partial)?\.[0-9a-f]{8}\.removed")
+_DRAFT = re.compile(r"\.(digests\.json|highest)\..+")  # of a file that was to be written whole
+DRAFT_SECONDS = 3600.0  # no process takes so long for a small file
+DAY = 86400.0
+
+
+@dataclass
+class Garbage:
+    """What `gc` would remove."""
+
+    versions: list[Version] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)  # what killed processes left (folders too), and caches
+    digests: list[str] = field(default_factory=list)  # of files that are gone
+
+    @property
+    def bytes(self) -> int:
+        return sum(size(path) for path in (*(version.path for version in self.versions), *self.files))
+
+
+def garbage(store: Store, *, keep: int | None, days: float) -> Garbage:
+    """What nobody needs: unfinished versions that nobody writes, leftovers, caches; with `keep`, of every name the
+    complete versions below the `keep` highest that nothing was made from. Nothing that changed in the last `days`.
+    """
+    everything = all_versions(store)
+    made_from = users(everything, store)
+    before = time.time() - days * DAY
+    going = {v for v in everything if not v.complete and _changed(v.path) <= before and not _held(v)}
+    if keep is not None:
+        numbers: dict[str, list[int]] = {}
+        for version in everything:
+            if version.complete:
+                numbers.setdefault(version.name, []).append(version.number)
+        old = {v for v in everything if v.complete and v.number not in sorted(numbers[v.name])[-keep:]}
+        old = {version for version in old if _changed(version.path) <= before}
+        while free := {version for version in old if not made_from.get(version.path, set()) - going}:
+            going |= free
+            old -= free
+    files = [path for path in _leftovers(store.root) if _changed(path) <= before]
+    return Garbage(sorted(going, key=lambda v: (v.name, v.number)), files, store.digests.gone() if not days else [])
+
+
+def collect(found: Garbage, store: Store) -> None:
+    """Remove it. Raises ArtifactError as `remove` does, where something changed meanwhile."""
+    remove(found.versions, store)
+    for path in found.files:
+        delete(path)
+    store.digests.forget(found.digests)
+
+
+def _leftovers(root: Path) -> Iterator[Path]:
+    for folder in [root, *(entry for entry in _entries(root) if NAME.fullmatch(entry.name) and entry.is_dir())]:
+        for entry in _entries(folder):
+            old = time.time() - _changed(entry) > DRAFT_SECONDS
+            if _REMOVED.fullmatch(entry.name) or (_DRAFT.fullmatch(entry.name) and old):
+                yield entry
+    for cache in CACHES:
+        yield from (entry for entry in _entries(root / ".cache" / cache) if _CACHED.fullmatch(entry.name))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _changed(path: Path) -> float:
+    """When something in it was last changed."""
+    try:
+        inside = [path, *path.glob("*"), *path.glob("state/*")] if path.is_dir() else [path]
+        return max(entry.lstat().st_mtime for entry in inside)
+    except FileNotFoundError:  # it is just being written, or removed
+        return time.time()
+
+
+def _held(version: Version) -> bool:
+    with hold(version.path) as free:
+        return not free

@@ -1,0 +1,41 @@
+"""`prefcli gc`: free what nobody needs in a store."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from prefcli.artifacts.garbage import collect, garbage
+from prefcli.artifacts.store import Store
+from prefcli.cli.console import print_result
+from prefcli.config.store import CollectConfig
+
+
+def run(config: CollectConfig) -> None:
+    """stdout carries what was removed, one a line: references of versions, and paths of files."""
+    store = Store(config.runs)
+    found = garbage(store, keep=config.keep, days=config.older_than)
+    refs, files, size = [version.ref for version in found.versions], [str(path) for path in found.files], found.bytes
+    said = f"{len(refs)} versions and {len(files)} files, {size / 1e6:,.1f} MB"
+    removed = not config.dry_run and (
+        config.yes or not _terminal() or not (refs or files) or _agreed(refs, files, said)
+    )
+    if removed:
+        collect(found, store)
+    if config.json:
+        print_result(json.dumps({"versions": refs, "files": files, "bytes": size, "dry_run": not removed}))
+        return
+    if removed or config.dry_run:
+        for line in (*refs, *files):
+            print_result(line)
+    print(f"{'freed' if removed else 'would free'} {said}", file=sys.stderr)
+
+
+def _terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _agreed(refs: list[str], files: list[str], said: str) -> bool:
+    print("\n".join([*refs, *files]), file=sys.stderr)
+    print(f"remove {said}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

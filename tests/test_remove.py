@@ -1,0 +1,241 @@
+"""rm and gc: what others were made from stays, what goes goes whole, and no number names two things."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import versions_below, write
+
+from prefcli.artifacts import removing
+from prefcli.artifacts.garbage import CACHES
+from prefcli.artifacts.store import Store
+from prefcli.cli import gc as command
+
+PACKAGE = Path(__file__).parent.parent / "prefcli"
+
+
+@pytest.fixture
+def family(make_artifact):
+    """sft@v1 ─► dpo@v1, and sft@v2, of which nothing was made."""
+    sft = make_artifact("sft")
+    return sft, make_artifact("dpo", parents={"model": sft}), make_artifact("sft")
+
+
+@pytest.fixture
+def unfinished(store):
+    """`unfinished("dpo", "sft@v1")` is an unfinished version with a saved state, made from that."""
+
+    def make(name, *parents):
+        with pytest.raises(RuntimeError), store.writer(name, "key") as draft:
+            draft.note({"key": "key", "parents": {str(n): {"ref": ref, "digest": ""} for n, ref in enumerate(parents)}})
+            with draft.save(1, keep=False) as state:
+                write(state / "x", "x" * 1000)
+            raise RuntimeError
+        return draft.path
+
+    return make
+
+
+def listed(result):
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.split()
+
+
+def refused(result, *parts):
+    assert result.exit_code == 4 and result.stdout == "", (result.exit_code, result.stdout, result.stderr)
+    for part in parts:
+        assert part in result.stderr
+
+
+# rm
+
+
+def test_a_version_is_removed_and_the_reference_is_printed(prefcli, own_folder, family):
+    assert listed(prefcli("rm", "sft@v2")) == ["sft@v2"]
+    assert versions_below(own_folder) == ["runs/dpo/v1", "runs/sft/v1"]
+    assert not list((own_folder / "runs/sft").glob(".v*"))
+
+
+def test_what_another_was_made_from_stays_unless_that_goes_too(prefcli, own_folder, family, make_artifact):
+    ppo = make_artifact("ppo", parents={"model": family[1], "reference": family[0]})
+    for refs, child in ([["sft@v1"], "dpo@v1, ppo@v1"], [["sft@v1", "dpo@v1"], "ppo@v1"], [["dpo@v1"], "ppo@v1"]):
+        refused(prefcli("rm", *refs), child)
+    assert ppo.path.is_dir() and len(versions_below(own_folder)) == 4
+    assert listed(prefcli("rm", "sft@v1", "ppo@v1", "dpo@v1")) == ["dpo@v1", "ppo@v1", "sft@v1"]
+    assert versions_below(own_folder) == ["runs/sft/v2"]
+
+
+def test_an_unfinished_version_is_a_child_too(prefcli, family, unfinished):
+    unfinished("ppo", "sft@v2")
+    refused(prefcli("rm", "sft@v2"), "ppo@v1 (unfinished)")
+    assert listed(prefcli("rm", "ppo@v1", "sft@v2"))
+
+
+@pytest.mark.parametrize("parent", ["sft@v1:step4", "{path}", "{path}/model", "runs/sft/v1/value"])
+def test_a_parent_may_be_named_by_a_step_or_a_path(prefcli, family, make_artifact, parent):
+    (family[0].path / "value").mkdir()
+    child = make_artifact("ppo")
+    loaded = json.loads((child.path / "manifest.json").read_text())
+    loaded["parents"] = {"model": {"ref": parent.format(path=family[0].path), "digest": "x"}}
+    write(child.path / "manifest.json", json.dumps(loaded))
+    refused(prefcli("rm", "sft@v1", "dpo@v1"), "ppo@v1")
+
+
+def test_an_adapters_base_is_its_parent(prefcli, family, make_artifact):
+    config = json.dumps({"base_model_name_or_path": str(family[2].path / "model")})
+    make_artifact("ppo", files={"model/adapter_config.json": config})
+    refused(prefcli("rm", "sft@v2"), "ppo@v1")
+
+
+def test_a_damaged_manifest_is_taken_to_need_all_that_it_mentions_and_can_be_removed(prefcli, family):
+    manifest = family[1].path / "manifest.json"
+    write(manifest, manifest.read_text()[:-40])
+    refused(prefcli("rm", "sft@v1"), "dpo@v1")
+    assert listed(prefcli("rm", "dpo@v1")) == ["dpo@v1"]
+
+
+def test_a_number_that_was_removed_is_never_used_again(prefcli, family, make_artifact):
+    listed(prefcli("rm", "sft@v2", "sft@v1", "dpo@v1"))
+    assert make_artifact("sft").ref == "sft@v3"
+    listed(prefcli("rm", "sft@v3"))
+    assert make_artifact("sft").ref == "sft@v4" and make_artifact("dpo").ref == "dpo@v2"
+    assert prefcli("show", "sft@v2").exit_code == 4
+
+
+def test_a_live_writers_version_stays(prefcli, store, family):
+    with store.writer("dpo") as draft:
+        refused(prefcli("rm", str(draft.path)), "being written")
+        assert listed(prefcli("gc")) == [] and draft.path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "ref", ["sft", "sft@v9", "sft@v-1", "../sft@v1", "/etc", "..", ".", "runs", "runs/sft", "sft@v1:step1", "x" * 999]
+)
+def test_what_is_no_version_of_the_store_is_refused(prefcli, own_folder, family, ref):
+    refused(prefcli("rm", "sft@v2", "--", ref))
+    assert len(versions_below(own_folder)) == 3  # nothing went, the good one neither
+
+
+def test_a_linked_version_goes_and_what_it_leads_to_stays(prefcli, own_folder, family):
+    elsewhere = own_folder / "big"
+    shutil.move(family[2].path, elsewhere)
+    family[2].path.symlink_to(elsewhere)
+    assert listed(prefcli("rm", "sft@v2")) == ["sft@v2"]
+    assert (elsewhere / "manifest.json").is_file() and not family[2].path.is_symlink()
+
+
+def test_a_dry_run_removes_nothing_and_says_what_would_be_freed(prefcli, own_folder, family):
+    result = prefcli("rm", "sft@v2", "--dry-run", "--json")
+    told = json.loads(result.stdout)
+    files = [path for path in family[2].path.rglob("*") if path.is_file()]
+    assert told == {"removed": ["sft@v2"], "bytes": sum(path.stat().st_size for path in files), "dry_run": True}
+    assert len(versions_below(own_folder)) == 3
+
+
+def interrupted_at(monkeypatch, name):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(removing, name, stop) if name == "delete" else monkeypatch.setattr(os, name, stop)
+
+
+@pytest.mark.parametrize("moment, left", [("rename", True), ("delete", False)])
+def test_an_interrupt_leaves_it_whole_or_gone(prefcli, own_folder, store, family, monkeypatch, moment, left):
+    with monkeypatch.context() as patch:
+        interrupted_at(patch, moment)
+        assert prefcli("rm", "sft@v2").exit_code == 130
+    assert store.versions("sft") == ([1, 2] if left else [1])
+    if left:
+        store.verify(store.open("sft", 2), read_all=True)
+    listed(prefcli("gc"))
+    assert not list((own_folder / "runs/sft").glob(".v*"))
+
+
+def test_children_go_before_their_parents(prefcli, store, family, monkeypatch):
+    gone = []
+    monkeypatch.setattr(removing, "_take_away", lambda version: gone.append(version.ref))
+    listed(prefcli("rm", "sft@v1", "sft@v2", "dpo@v1"))
+    assert gone.index("dpo@v1") < gone.index("sft@v1")
+
+
+# gc
+
+
+def killed(root):
+    with Store(root).writer("dpo") as draft:
+        write(draft.path / "model" / "half", "x" * 5000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_gc_frees_what_killed_processes_left_caches_and_digests_and_keeps_the_rest(prefcli, own_folder, family):
+    process = multiprocessing.get_context("fork").Process(target=killed, args=(own_folder / "runs",))
+    process.start()
+    process.join()
+    prefcli("show", "sft@v2", env={})
+    write(own_folder / "runs/.cache/reference-logps" / ("a" * 32 + ".safetensors"), "x")
+    write(own_folder / "runs/.cache/scores" / ("b" * 32 + ".json"), "x")
+    mine = [
+        write(own_folder / path, "x") for path in ("runs/.cache/pip/x", "runs/.cache/scores/notes", "runs/notes.txt")
+    ]
+    half = write(own_folder / "runs/.digests.json.abcd", "x")
+    os.utime(half, (0, 0))
+    write(own_folder / "runs/.digests.json", json.dumps({"/gone": [1, 2, 3, 4, "d"]}))
+    dry = prefcli("gc", "--dry-run", "--json")
+    assert len(versions_below(own_folder)) == 4 and json.loads(dry.stdout)["dry_run"]
+    told = json.loads(prefcli("gc", "--json").stdout)
+    assert told == json.loads(dry.stdout) | {"dry_run": False}
+    assert told["versions"] == ["dpo@v2 (unfinished)"] and len(told["files"]) == 3 and told["bytes"] > 5000
+    assert versions_below(own_folder) == ["runs/dpo/v1", "runs/sft/v1", "runs/sft/v2"]
+    assert all(path.is_file() for path in mine) and "/gone" not in (own_folder / "runs/.digests.json").read_text()
+    assert listed(prefcli("gc")) == []
+
+
+def test_gc_keeps_the_newest_and_what_others_were_made_from(prefcli, store, make_artifact, unfinished):
+    sft = [make_artifact("sft") for _ in range(5)]
+    dpo = make_artifact("dpo", parents={"model": sft[0]})
+    make_artifact("dpo", parents={"model": sft[1]})
+    assert listed(prefcli("gc", "--keep", "2")) == ["sft@v3"]  # v1 and v2 are parents, v4 and v5 the newest
+    assert listed(prefcli("gc", "--keep", "1")) == ["dpo@v1", "sft@v1", "sft@v4"]  # v1's only child goes as well
+    assert store.versions("sft") == [2, 5] and store.versions("dpo") == [2] and not dpo.path.exists()
+    assert listed(prefcli("gc", "--keep", "1")) == []
+
+
+def test_gc_older_than_leaves_what_is_younger(prefcli, own_folder, family, unfinished, make_artifact):
+    partial = unfinished("dpo", "sft@v1")
+    make_artifact("sft")
+    assert listed(prefcli("gc", "--keep", "1", "--older-than", "1")) == []
+    for path in [*family[2].path.rglob("*"), family[2].path, *partial.rglob("*"), partial]:
+        os.utime(path, (0, 0))
+    assert prefcli("gc", "--keep", "1", "--older-than", "1").stdout == "dpo@v2 (unfinished)\nsft@v2\n"
+
+
+def test_gc_asks_on_a_terminal_and_not_in_a_pipe(prefcli, own_folder, family, make_artifact, monkeypatch):
+    make_artifact("sft")
+    monkeypatch.setattr(command, "_terminal", lambda: True)
+    result = prefcli("gc", "--keep", "1")
+    assert result.exit_code == 0 and result.stdout == "" and "sft@v2" in result.stderr and "[y/N]" in result.stderr
+    assert len(versions_below(own_folder)) == 4
+    assert listed(prefcli("gc", "--keep", "1", "--yes")) == ["sft@v2"]
+
+
+def test_gc_of_no_store_is_nothing_and_of_a_home_folder_takes_nothing_of_it(prefcli, own_folder):
+    assert listed(prefcli("gc", "--runs", own_folder / "nowhere")) == []
+    kept = [write(own_folder / path, "x") for path in (".cache/thing", "src/v1.partial/x", "lib/v2/manifest")]
+    assert listed(prefcli("gc", "--keep", "1", "--runs", own_folder)) == []
+    assert all(path.is_file() for path in kept)
+
+
+def test_every_cache_of_the_store_is_one_that_gc_knows():
+    found = [
+        match[1]
+        for path in PACKAGE.rglob("*.py")
+        for match in re.finditer(r'"\.cache/([\w-]+)"', path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(found) == sorted(CACHES)
