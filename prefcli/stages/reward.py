@@ -23,7 +23,12 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
 from prefcli.stages.policy import count, refuse_merged_4bit
+from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
+
+
+class PaddedReward(Resuming, RewardTrainer):
+    """TRL's own steps."""
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
@@ -64,7 +69,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_longer(run, rows)
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
         packed = run.packs(trained, "reward model")
-        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else RewardTrainer
+        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else PaddedReward
         sides = (lambda rows: rows) if packed else whole
         with trl_trainer.exact_adapters(trained):
             trainer = trainer_class(
@@ -74,7 +79,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 eval_dataset=trl_trainer.dataset(sides(measured)) if inputs.eval_data else None,
                 processing_class=tokenizer,
             )
-        steps, tokens = trl_trainer.run(run, trainer, "train-rm")
+        steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
         metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
         return run.finish(
