@@ -55,6 +55,11 @@ class SurroundingsError(PrefcliError):
 
 INTERRUPTED = 130
 
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which nobody at a terminal sent: a command that stays after Ctrl-C leaves after this."""
+
+
 _ADVICE = {
     errno.ENOSPC: "free some space, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
     errno.EDQUOT: "free some of your quota, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",

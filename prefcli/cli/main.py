@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from prefcli import __version__
+from prefcli.cli.interrupts import install
+from prefcli.errors import INTERRUPTED
 
 # name → (module, config class, one line of help). The module has `run(config)`; its file is not read for --help.
 COMMANDS = {
@@ -109,10 +111,11 @@ def root(
 
 def main() -> None:
     """Entry point of the console script."""
+    install()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -159,6 +159,9 @@ class _Progress(TrainerCallback):
         if not logs or "train_runtime" in logs:
             return
         step, session = state.global_step, self._session
+        logs = {name: value for name, value in logs.items() if not name.endswith("_per_second")}
+        if "eval_runtime" in logs:
+            logs["time/eval"] = logs.pop("eval_runtime")
         # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.
         finite = {n: float(v) for n, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         alarms = self._trainer.watchers.observe(step, finite)
