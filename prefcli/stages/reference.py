@@ -44,7 +44,7 @@ class ReferenceLogps:
                 kept = self.logps  # a broken cache is worth nothing, and costs nothing
             if kept.shape == self.logps.shape:
                 self.logps = kept
-        self._known = int(self.known)
+        self._known = int(self.known) if saved is None else 0  # in the file
         self.model: nn.Module | None = None
         self.run: Callable[[], AbstractContextManager[Any]] | None = None
 
