@@ -65,7 +65,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             )
         trainer.reference = opened.model if reference is None else reference
         trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
-        steps, tokens = trl_trainer.run(run, trainer, "kto")
+        steps, tokens = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
         wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
         return run.finish(
             trainer.model,
