@@ -271,7 +271,7 @@ def test_errors_end_with_3_after_the_table_and_cautions_with_0(prefcli, own_fold
     assert "error: rows that cannot be trained on: wrong type (9), same sides (1)" in result.stderr
     file_of(own_folder / "odd.jsonl", [PAIR, PAIR])
     assert prefcli("data", "check", "odd.jsonl").exit_code == 0
-    clean = prefcli("data", "check", "odd.jsonl", "--for", "prompts", "--against", "bad.jsonl")
+    clean = prefcli("data", "check", "odd.jsonl", "--kind", "prompts", "--against", "bad.jsonl")
     assert clean.exit_code == 0 and "in held-out too" in clean.stdout
     file_of(own_folder / "good.jsonl", [PAIR])
     assert prefcli("data", "check", "good.jsonl").stdout == "1 rows: nothing found\n"

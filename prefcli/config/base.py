@@ -38,7 +38,6 @@ ALIASES = {
     "lora-r": "lora-rank",
     "torch-dtype": "dtype",
     "eval-steps": "eval-every",
-    "for": "kind",
     "reward-model": "reward",
     "reward-model-path": "reward",
     "ref-model": "reference",

@@ -14,7 +14,7 @@ Files = Annotated[list[str], typer.Argument(help="Files of rows.", metavar="FILE
 RowKind = Annotated[
     Literal["pairs", "demos", "labelled", "prompts"] | None,
     typer.Option(
-        help="What the rows are for (also --for): pairs (train-rm, dpo), demos (sft), labelled (kto), prompts (ppo). "
+        help="What the rows are for: pairs (train-rm, dpo), demos (sft), labelled (kto), prompts (ppo). "
         "Default: what their columns say.",
         rich_help_panel=DATA,
     ),
