@@ -263,9 +263,9 @@ def test_data_files(place, stopped):
 def test_references_names_and_rewards(place, stopped):
     ppo, dpo = ["ppo", "--prompts", "p.jsonl", "--model", "sft"], ["dpo", "--data", "pairs.jsonl"]
     ways = st.sampled_from([
-        ["show", "--"], ["rm", "--dry-run", "--"], ["gc", "--dry-run", "--runs="], ["ls", "--runs="], [*dpo, "--model="],
+        ["show", "--"], ["rm", "--dry-run", "--"], ["gc", "--dry-run", "--runs="], ["ls", "--runs="],
         ["compare", "sft", "--"], ["mem-estimate", "--model="], [*dpo, "--model", "sft", "--name="], ["dpo", "--data="],
-        [*ppo, "--reward="], [*ppo, "--reward", "rm", "--reference="],
+        [*ppo, "--reward="], [*ppo, "--reward", "rm", "--reference="], [*dpo, "--model="],
         [*ppo, "--reward", "python:r.py:score", "--value-init="],
         ["data", "convert", "pairs.jsonl"], [],
     ])  # fmt: skip
