@@ -14,6 +14,7 @@ NAMES = {
     "layouts": "peak memory of PPO's layouts, and of DPO",
     "watchers": "when the watchers speak and when the gold score turns, on healthy and hacked runs",
     "pair_watchers": "when the watchers of sft, train-rm and dpo speak, on healthy and provoked runs",
+    "memory": "peaks of every stage by phase, measured against mem-estimate",
     "gpu": "every stage on a GPU against the CPU: figures, seconds, memory",
     "real_chain": "every stage on a real language model",
 }

@@ -27,8 +27,8 @@ from prefcli.config.evaluate import EvalConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.data.dataset import read_dataset
+from prefcli.data.lengths import length_bias
 from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.evaluation.lengths import length_bias
 from prefcli.evaluation.run import evaluate
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT

@@ -68,6 +68,10 @@ def without_secrets(text: str) -> str:
     return _SECRET.sub(r"\1…", _PASSWORD.sub("//…@", text))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which nobody at a terminal sent: a command that stays after Ctrl-C leaves after this."""
+
+
 _ADVICE = {
     errno.ENOSPC: "free some space, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",
     errno.EDQUOT: "free some of your quota, or put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)",

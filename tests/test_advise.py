@@ -14,7 +14,6 @@ import pytest
 from conftest import write
 
 from prefcli.advice.commands import MAKERS, commands
-from prefcli.advice.data import agreement, lengths
 from prefcli.advice.decide import decide
 from prefcli.advice.evidence import EVIDENCE
 from prefcli.advice.facts import METHODS, Facts
@@ -25,6 +24,7 @@ from prefcli.cli.advise import broken
 from prefcli.cli.advise_questions import ask
 from prefcli.cli.main import COMMANDS
 from prefcli.config.advise import AIMS, AdviseConfig
+from prefcli.data.agreement import agreement
 from prefcli.data.formats import Row
 from prefcli.memory.shapes import typical
 
@@ -241,13 +241,6 @@ def test_pairs_labelled_once_show_no_noise_and_copies_are_no_second_opinion():
     found = agreement(rows(pairs(20) + pairs(5)))
     assert (found.copies, found.confirmed, found.least) == (5, 0, 0.0)
     assert agreement([]).least == 0
-
-
-def test_length_bias_counts_pairs_whose_lengths_differ():
-    made = [Row("p", chosen="long one", rejected="x")] * 3 + [Row("p", chosen="y", rejected="long")] + [
-        Row("p", chosen="ab", rejected="cd")]  # fmt: skip
-    found = lengths(made)
-    assert (found.longer, found.counted) == (0.75, 4) and found.interval[0] < 0.75 < found.interval[1]
 
 
 def test_a_reward_is_held_against_the_pairs(advise, jsonl):

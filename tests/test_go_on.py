@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from prefcli.stages.state import read_state
+
 OPTIONS = ["--max-steps", "2", "--keep-state", "--save-every", "1", "--lr-scheduler", "constant", "--warmup", "0"]
 
 
@@ -22,7 +24,7 @@ def value_of(path):
 
 
 def state_of(path, step):
-    return torch.load(path / f"state/step{step}/training.pt", weights_only=True)
+    return read_state(path / f"state/step{step}")
 
 
 def on(chain, prefcli, *options, name="on"):

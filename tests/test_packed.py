@@ -17,7 +17,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from prefcli.models import logps as logps_module
 from prefcli.models.logps import SelectedLogps, sequence_scores, token_logps, token_values
 from prefcli.models.packed import pack
-from prefcli.models.packed_attention import PACKED
+from prefcli.models.packed_attention import PACKED, _in_groups, _one_by_one
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages import reference as reference_module
 from prefcli.stages.packed_trainer import demo_rows
@@ -170,6 +170,21 @@ def test_the_mask_against_brute_force():
     for number, (start, end, _) in enumerate(layout.spans):
         dense[start:end, start:end] = layout.mask(number, 4)
     assert dense.tolist() == sees
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_in_groups_is_attention_prompt_by_prompt(window):
+    torch.manual_seed(0)
+    prompts = [[3] * 2, [4] * 9, [4] * 9, [5] * 3, [6] * 30]  # 3, 16, 5 and 31 tokens with their answers
+    layout = pad_rows(prompts, [[7] * n for n in (1, 2, 5, 2, 1)]).layout
+    size = layout.input_ids.shape[1]
+    assert [len(group.index) for group in layout.groups] == [1, 2, 1]
+    q, k, v = (torch.randn(1, 2, size, 8, requires_grad=True) for _ in range(3))
+    outputs = [each(q, k, v, layout, window, dropout=0.0, scale=None, cap=None) for each in (_one_by_one, _in_groups)]
+    torch.testing.assert_close(outputs[1], outputs[0])
+    weights = torch.randn_like(outputs[0])
+    one, other = (torch.autograd.grad((output * weights).sum(), (q, k, v)) for output in outputs)
+    torch.testing.assert_close(other, one)
 
 
 def test_a_packed_model_still_runs_on_padded_batches_and_with_a_cache():

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from prefcli.artifacts.store import Store
 from prefcli.rl.ppo import PPO
 from prefcli.stages.session import MetricsLog, _draft
 
@@ -104,11 +103,12 @@ def test_the_log_of_a_resumed_run_has_its_lines_from_the_first_moment(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_every_process_goes_on_with_the_metrics_so_far(chain, prefcli, monkeypatch):
+def test_every_process_goes_on_with_the_state_and_the_metrics_so_far(chain, prefcli, monkeypatch):
     partial = stopped(chain, prefcli, monkeypatch)
-    key = json.loads((partial / "run.json").read_text())["key"]
     monkeypatch.setattr("prefcli.stages.session.is_main_process", lambda: False)
-    with _draft(SimpleNamespace(store=Store(str(chain.runs)), name="cut"), key) as draft:
+    monkeypatch.setattr("prefcli.stages.session._told", lambda device, unfinished=None: partial)
+    with _draft(SimpleNamespace(), None) as draft:
+        assert draft.path != partial and draft.steps == [2]
         assert len(MetricsLog(draft.path / "metrics.jsonl", draft.steps[-1]).rows) == 2
     assert partial.is_dir()
 
@@ -153,9 +153,9 @@ def test_a_resume_under_something_else_is_refused_with_the_reason(chain, prefcli
 
 def test_a_state_that_cannot_be_read_is_said(chain, prefcli, monkeypatch):
     partial = stopped(chain, prefcli, monkeypatch)
-    (partial / "state/step2/training.pt").write_bytes(b"half")
+    (partial / "state/step2/training-0.safetensors").write_bytes(b"half")
     result = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
-    assert result.exit_code == 4 and "training.pt cannot be read" in result.stderr
+    assert result.exit_code == 4 and "training-0.safetensors cannot be read" in result.stderr
 
 
 def test_kept_steps_are_models_and_references(chain, prefcli):

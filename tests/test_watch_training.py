@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefcli.evaluation.lengths import length_bias
+from prefcli.data.lengths import length_bias
 from prefcli.losses import pairs as pair_losses
 from prefcli.stages.trl_trainer import watchers_of
 from prefcli.watch import loss, pairs

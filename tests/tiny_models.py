@@ -75,7 +75,10 @@ def _livelier(model: torch.nn.Module, head: torch.nn.Linear, scale: float) -> to
 class LetterTokenizer:
     """Token i is a letter; what `prefcli.rl` asks of a tokenizer."""
 
-    pad_token_id = None
+    pad_token_id = unk_token_id = None
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) - ord("a") for letter in text if letter >= "a"]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(chr(ord("a") + i) for i in ids)

@@ -8,13 +8,15 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from prefcli.advice.data import PURPOSE, Measured, agreement, lengths, measure
+from prefcli.advice.data import PURPOSE, Measured, measure
 from prefcli.advice.facts import Facts
 from prefcli.advice.hardware import Device, device, fits
 from prefcli.artifacts.references import default_model, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.config.label import JUDGE
+from prefcli.data.agreement import agreement
+from prefcli.data.lengths import length_bias
 from prefcli.data.shares import wilson_interval
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.memory.architecture import Architecture
@@ -90,7 +92,7 @@ def judge_of(judge: str | None) -> str | None:
 
 def _with_labels(facts: Facts, measured: Sequence[Measured], specs: Sequence[RewardSpec]) -> Facts:
     pairs = [row for m in measured if m.kind == "pairs" for row in m.rows]
-    found, length = agreement(pairs), lengths(pairs)
+    found, length = agreement(pairs), length_bias((len(row.chosen or ""), len(row.rejected or "")) for row in pairs)
     return replace(
         facts,
         noise=found.least,
@@ -99,8 +101,8 @@ def _with_labels(facts: Facts, measured: Sequence[Measured], specs: Sequence[Rew
         contradicted=found.contradicted,
         confirmed=found.confirmed,
         copies=found.copies,
-        longer_chosen=length.longer,
-        longer_interval=length.interval,
+        longer_chosen=length.share if length else None,
+        longer_interval=length.share_ci95 if length else None,
         reward_right=_right(specs[0], pairs) if len(specs) == 1 else None,
     )
 

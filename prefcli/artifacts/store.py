@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import DigestCache, digest_file, digest_json
+from prefcli.artifacts import alive
+from prefcli.artifacts.digests import DigestCache, digest_file, digest_json, write_atomically
 from prefcli.artifacts.manifest import FILE, NAME, Manifest, read_manifest, write_manifest
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 
@@ -34,6 +35,8 @@ LOCK = ".lock"
 HIGHEST = ".highest"  # beside the versions: the highest number that was ever removed
 CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
+LOG = "metrics.jsonl"
+GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version goes on with
 STEP = re.compile(r"step([1-9][0-9]{0,17})")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
@@ -145,11 +148,6 @@ class Store:
                 )
         self.digests.save()
 
-    def unfinished(self, name: str, key: str) -> Path | None:
-        """The partial version with this key and a saved state, whoever writes it."""
-        found = (self.root / name).glob("v*.partial")
-        return next((path for path in sorted(found) if _run_of(path).get("key") == key and saved_steps(path)), None)
-
     @contextmanager
     def writer(self, name: str, key: str | None = None) -> Iterator[Draft]:
         """A version being written: the unfinished one with this key, or a new one.
@@ -162,9 +160,11 @@ class Store:
         except (FileExistsError, NotADirectoryError) as error:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
         with one_at_a_time(folder):
-            _clear_abandoned(folder)
+            killed = _clear_abandoned(folder)
             draft = _unfinished(folder, key) or Draft(*_claim(folder))
+            draft.before = draft.before or killed.get(key or "")
         try:
+            draft.live()
             yield draft
         except BaseException:
             if not draft.finished:
@@ -180,6 +180,8 @@ class Draft:
     def __init__(self, path: Path, version: int, lock: int | None) -> None:
         self.path, self.version, self._lock = path, version, lock
         self.finished = False
+        self.before: str | None = None  # what became of a run of the same key that was killed
+        self._sign: alive.Sign | None = None
 
     @property
     def steps(self) -> list[int]:
@@ -195,7 +197,7 @@ class Draft:
         return _run_of(self.path)
 
     def note(self, run: dict[str, Any]) -> None:
-        (self.path / RUN).write_text(json.dumps(run), encoding="utf-8")
+        write_atomically(self.path / RUN, json.dumps(run))
 
     @contextmanager
     def save(self, step: int, *, keep: bool) -> Iterator[Path]:
@@ -203,10 +205,13 @@ class Draft:
         aside = self.path / "state" / f"step{step}.partial"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        yield aside
-        for path in aside.rglob("*"):
-            if path.is_file():
+        try:
+            yield aside
+            for path in aside.rglob("*"):
                 sync(path)
+        except BaseException:  # on a full disk what is left of it would be in the way
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         older = [] if keep else self.steps
         shutil.rmtree(self.state(step), ignore_errors=True)
         os.rename(aside, self.state(step))
@@ -220,6 +225,7 @@ class Draft:
 
         Until it has appeared the saved states stay: a run that is killed here goes on from the last one.
         """
+        self._end_sign()
         kept = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         if not keep_state:
             kept = [path for path in kept if self.path / "state" not in path.parents]
@@ -238,8 +244,21 @@ class Draft:
         self._unlock()
         return artifact
 
+    def live(self) -> None:
+        """Leave a sign of life, from now to the end."""
+        self._sign = alive.Sign(self.path)
+
+    def _end_sign(self) -> None:
+        if self._sign is not None:
+            self._sign.end()
+            self._sign = None
+
     def abandon(self) -> None:
-        if not self.steps:
+        """Keep what the same command goes on from; without a saved state that is nothing."""
+        self._end_sign()
+        if self.steps:
+            _clear_half_written(self.path)
+        else:
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 
@@ -290,9 +309,10 @@ def _unfinished(folder: Path, key: str | None) -> Draft | None:
             continue
         lock = _locked(path / LOCK)
         if lock is not None and not (folder / match.group(0)).exists():
-            for half in path.glob(f".{FILE}.*"):  # what a writer left that was killed while it wrote one
-                half.unlink()
-            return Draft(path, int(match.group(1)), lock)
+            draft = Draft(path, int(match.group(1)), lock)
+            draft.before = alive.last_words(path)
+            _clear_half_written(path)
+            return draft
     return None
 
 
@@ -313,6 +333,14 @@ def hold(partial: Path) -> Iterator[bool]:
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _clear_half_written(version: Path) -> None:
+    """Remove what a writer that did not come to its end left beside its states: half a model, half a state, a log's
+    draft."""
+    halves = [path for path in version.iterdir() if path.name not in GOES_ON]
+    for path in (*halves, *(version / "state").glob("*.partial")):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _claim(folder: Path) -> tuple[Path, int, int | None]:
@@ -376,15 +404,21 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _clear_abandoned(folder: Path) -> None:
+def _clear_abandoned(folder: Path) -> dict[str, str]:
     """Remove what a killed writer left: a partial version without a saved state, whose lock file nobody holds.
 
-    Who calls this holds the folder's lock, so that no writer is about to make that file.
+    Returns what became of those writers, by their key. Who calls this holds the folder's lock, so that no writer is
+    about to make that file.
     """
+    killed = {}
     for path in folder.glob("v*.partial"):
-        if not (saved_steps(path) and _run_of(path)) and (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
+        run = _run_of(path)
+        if not (saved_steps(path) and run) and (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
+            if (words := alive.last_words(path)) is not None:
+                killed[str(run.get("key"))] = words
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
+    return killed
 
 
 def _clear_unlisted(artifact: Artifact) -> None:

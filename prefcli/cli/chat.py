@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.cli.console import reporter, result_console
+from prefcli.cli.interrupts import goes_on
 from prefcli.cli.out import out_file
 from prefcli.cli.train import quieten
 from prefcli.config.chat import ChatConfig
 from prefcli.data.appending import JsonLines
 from prefcli.data.shown import shown, side_by_side
-from prefcli.errors import DataError, UsageError
+from prefcli.errors import DataError, Terminated, UsageError
 from prefcli.progress import Reporter
 
 HELP = """\
@@ -83,9 +84,10 @@ def _talk(chat: Any, file: JsonLines | None, report: Reporter) -> None:
             if not terminal:
                 raise
             print(error.message + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
-        except KeyboardInterrupt:
-            if not terminal:
+        except KeyboardInterrupt as error:
+            if not terminal or isinstance(error, Terminated):
                 raise
+            goes_on()
             print("\nstopped; /retry asks again", file=sys.stderr)
 
 

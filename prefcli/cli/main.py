@@ -11,6 +11,8 @@ import typer
 from prefcli import __version__
 from prefcli.cli import data
 from prefcli.cli.group import Entry, group
+from prefcli.cli.interrupts import install
+from prefcli.errors import INTERRUPTED
 
 COMMANDS: dict[str, Entry] = {
     "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune on demonstrations: stage 1 of both routes."),
@@ -65,10 +67,11 @@ def root(
 
 def main() -> None:
     """Entry point of the console script."""
+    install()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

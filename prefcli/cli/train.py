@@ -12,10 +12,13 @@ from typing import Any
 
 from prefcli.artifacts.store import CURVES, Artifact
 from prefcli.cli.console import ConsoleReporter, print_result, reporter
+from prefcli.cli.findings import refuse, tables
+from prefcli.data.checks.rows import SKIPPABLE
+from prefcli.data.checks.run import quick
 from prefcli.data.formats import Purpose
 from prefcli.errors import AlarmError
-from prefcli.progress import is_main_process
-from prefcli.stages.inputs import prepare
+from prefcli.progress import Reporter, is_main_process
+from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import summary
 
 
@@ -36,11 +39,7 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     report = reporter(config.quiet)
     inputs = prepare(stage, config, purpose=purpose, rates=rates)
     if config.dry_run:
-        ConsoleReporter().plan(summary(inputs) | _preview(inputs, report))
-        for note in inputs.notes:
-            report.notice(note)
-        if inputs.existing:
-            ConsoleReporter().notice(f"this very run is there already, as {inputs.existing.ref}: it would be reused")
+        dry_run(inputs, report)
         return
     if inputs.existing is not None:
         report.notice(f"nothing to do: the same run is there as {inputs.existing.ref} (--force makes a new version)")
@@ -49,6 +48,8 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
         print_artifact(inputs.existing, config.json, reused=True)
         return
     report.plan(summary(inputs))
+    if (told := cautions(inputs, purpose)) is not None:
+        report.notice(told)
     quieten(config.debug)
     try:
         artifact = importlib.import_module(module).train(inputs, report)
@@ -70,10 +71,37 @@ def draw_curves(artifact: Artifact) -> Any:
     return importlib.import_module("prefcli.report.curves").draw(artifact.path, artifact.ref)
 
 
-def _preview(inputs: Any, report: Any) -> dict[str, str]:
-    quieten(inputs.config.debug)
-    found: dict[str, str] = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
-    return found
+def dry_run(inputs: Inputs, report: Reporter) -> None:
+    """The plan, the rows as tokens and what is wrong with them, on stderr; with --json on stdout.
+
+    Raises DataError once all is shown, where a run would refuse the rows.
+    """
+    config, console = inputs.config, ConsoleReporter()
+    quieten(config.debug)
+    found = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
+    plan = summary(inputs) | found.lines
+    console.plan(plan)
+    for part in tables(found.findings)[:1]:
+        console.console.print(part)
+    for note in inputs.notes:
+        console.notice(note)
+    if inputs.existing:
+        console.notice(f"this very run is there already, as {inputs.existing.ref}: it would be reused")
+    if config.json:
+        existing = inputs.existing.ref if inputs.existing else None
+        findings = [one.as_dict() for one in found.findings]
+        print_result(json.dumps({"plan": plan, "findings": findings, "existing": existing}))
+    refuse([one for one in found.findings if not (config.skip_bad and one.name in SKIPPABLE)])
+
+
+def cautions(inputs: Inputs, purpose: Purpose) -> str | None:
+    """In a line what the quick checks find: some 20 µs a row, and more than 20,000 are not in a list."""
+    if not isinstance(inputs.data.rows, list):
+        return None
+    rows = {id(row): row for row in inputs.data.rows}.values()  # --data-weight has some in it more than once
+    found = ", ".join(f"{one.name} ({one.count:,})" for one in quick(rows, labelled=purpose == "labelled"))
+    files = " ".join(dict.fromkeys(source["path"] for source in inputs.data.sources))
+    return f"in the rows: {found}; prefcli data check {files} says where" if found else None
 
 
 def print_artifact(artifact: Artifact, as_json: bool, *, reused: bool) -> None:

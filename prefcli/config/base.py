@@ -38,6 +38,7 @@ ALIASES = {
     "lora-r": "lora-rank",
     "torch-dtype": "dtype",
     "eval-steps": "eval-every",
+    "for": "kind",
     "reward-model": "reward",
     "reward-model-path": "reward",
     "ref-model": "reference",

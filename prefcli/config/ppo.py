@@ -12,7 +12,6 @@ from prefcli.config.training import (
     DATA,
     MODEL,
     TRAINING,
-    WHERE,
     Map,
     ModelConfig,
     OptimizerConfig,
@@ -201,25 +200,6 @@ class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
         float,
         typer.Option(min=0, help="KL in nats an answer that is an alarm; 0: none.", rich_help_panel=PPO),
     ] = 10.0
-    save_every: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Rollouts between two saved states, from which the same command goes on after a stop. "
-            "Default: after every ten minutes.",
-            rich_help_panel=WHERE,
-        ),
-        INCIDENTAL,
-    ] = None
-    keep_state: Annotated[
-        bool,
-        typer.Option(
-            "--keep-state",
-            help="Keep every saved state with the artifact; each is a model too: NAME@vN:stepK.",
-            rich_help_panel=WHERE,
-        ),
-        INCIDENTAL,
-    ] = False
 
     def resolved(self) -> PPOConfig:
         """With the defaults that depend on other options filled in. Raises UsageError for what does not go together."""

@@ -175,6 +175,25 @@ class OutputConfig:
         typer.Option("--force", help="Make a new version even where the same run exists.", rich_help_panel=WHERE),
         INCIDENTAL,
     ] = False
+    save_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Steps (ppo: rollouts) between two saved states, from which the same command goes on after a stop. "
+            "Default: after every ten minutes.",
+            rich_help_panel=WHERE,
+        ),
+        INCIDENTAL,
+    ] = None
+    keep_state: Annotated[
+        bool,
+        typer.Option(
+            "--keep-state",
+            help="Keep every saved state with the artifact; each is a model too: NAME@vN:stepK.",
+            rich_help_panel=WHERE,
+        ),
+        INCIDENTAL,
+    ] = False
     report_to: Annotated[
         Literal["none", "tensorboard", "wandb", "mlflow", "trackio"],
         typer.Option(help="Also send metrics to this tracker.", rich_help_panel=WHERE),

@@ -55,9 +55,14 @@ class LineRecords(Records):
         return len(self._numbers)
 
     def raw(self, position: int) -> Raw:
+        found: Raw = self._parse(self.piece(position))
+        return found
+
+    def piece(self, position: int) -> bytes:
+        """The row as it stands in the file, with the blank lines behind it."""
         start = self._starts[position]
         self._file.seek(start)
-        found: Raw = self._parse(self._file.read(self._starts[position + 1] - start))
+        found: bytes = self._file.read(self._starts[position + 1] - start)
         return found
 
     def number(self, position: int) -> int:

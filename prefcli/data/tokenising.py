@@ -1,14 +1,16 @@
 """From rows to token ids. The boundary between prompt and answer is the same in training, scoring and sampling.
 
 The prompt is tokenised alone, as it is when the model is sampled, and the answer apart: no token spans the two. An
-answer ends with the end-of-sequence token and nothing after it (chat templates like to add a newline there, which
-a sampled answer never has).
+answer is tokenised as what it is, the continuation of a text: tokenizers after SentencePiece's fashion put a space
+before every text they are given, which a sampled answer does not have. It ends with the end-of-sequence token and
+nothing after it (chat templates like to add a newline there, which a sampled answer never has).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -17,35 +19,97 @@ from prefcli.data.formats import Message, Prompt, Row
 from prefcli.data.lazy import LazyExamples, LazyRows
 from prefcli.errors import DataError
 
+LEADS = ("\n", ".", ":")  # characters to set before a text so that it is a continuation
+
 
 @dataclass
 class Encoder:
     """A tokenizer, used the one way the project uses it."""
 
     tokenizer: PreTrainedTokenizerBase
+    _rendered: tuple[Prompt, str] = field(default=("", ""), repr=False)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt that awaits an answer."""
-        if isinstance(prompt, str):
-            ids = self.tokenizer(prompt)["input_ids"] if prompt else _bos(self.tokenizer)
-            return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
-        return self._ids(self._render(prompt, True))
+        """Ids of a prompt that awaits an answer; never none, since a token must stand before the first that is
+        predicted."""
+        if not isinstance(prompt, str):
+            return self.text_ids(self.render(prompt)) or _bos(self.tokenizer)
+        ids, first = self.text_ids(prompt), self.first
+        # A text that was rendered elsewhere may bring its own.
+        return (ids if ids[: len(first)] == first else first + ids) or _bos(self.tokenizer)
 
     def completion_ids(self, prompt: Prompt, completion: str) -> list[int]:
         """Ids of an answer, ending with the end-of-sequence token."""
         text = completion
         if not isinstance(prompt, str):
-            rendered = self._render([*prompt, {"role": "assistant", "content": completion}], False)
-            before = self._render(prompt, True)
+            rendered, before = self.render(prompt, completion), self.render(prompt)
             # A template that renders the prompt otherwise once an answer follows (it drops thoughts, say) is not
             # used for the answer: what the model would be sampled after is the generation prompt.
             text = rendered[len(before) :] if rendered.startswith(before) else completion
-        ids = self._ids(text)
+        ids = self.text_ids(text) if prompt == "" else self.continued_ids(text)
         eos = self.tokenizer.eos_token_id
         if eos in ids:
             ids = ids[: len(ids) - ids[::-1].index(eos)]
             return ids
         return [*ids, eos]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text as it stands: nothing is added."""
+        if self._backend is not None and self._backend.truncation is None and self._backend.padding is None:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def continued_ids(self, text: str) -> list[int]:
+        """Ids of a text that goes on from another: without the space that some tokenizers put before a first word."""
+        for lead, ids in self._leads if text else ():
+            both = self.text_ids(lead + text)
+            if both[: len(ids)] == ids:
+                return both[len(ids) :]
+        return self.text_ids(text)
+
+    def answer_text(self, ids: list[int]) -> str:
+        """The text of a sampled answer: what `completion_ids` of it came from, its special tokens left out.
+
+        Tokenizers that put a space before a text take one away from what they decode: it may have been the answer's.
+        """
+        for lead, before in self._leads[:1]:
+            text = str(self.tokenizer.decode(before + ids, skip_special_tokens=True))
+            if text.startswith(lead):
+                return text[len(lead) :]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def render(self, prompt: list[Message], completion: str | None = None) -> str:
+        """A dialogue in the chat template's words: awaiting an answer, or with one.
+
+        Raises DataError: the template refuses it.
+        """
+        if completion is not None:
+            return self._template([*prompt, {"role": "assistant", "content": completion}], False)
+        if prompt != self._rendered[0]:  # both sides of a pair ask for it
+            self._rendered = ([dict(message) for message in prompt], self._template(prompt, True))
+        return self._rendered[1]
+
+    @cached_property
+    def _backend(self) -> Any:
+        """What the tokenizer calls itself, where it calls nothing else: asked directly it takes a third of the time."""
+        plain = getattr(self.tokenizer, "is_fast", False) and not self.tokenizer.split_special_tokens
+        return self.tokenizer.backend_tokenizer if plain else None
+
+    @cached_property
+    def first(self) -> list[int]:
+        """What the tokenizer puts before every text: BOS, [CLS], or nothing."""
+        whole, bare = list(self.tokenizer("a")["input_ids"]), self.text_ids("a")
+        starts = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
+        return whole[: starts[0]] if starts else []
+
+    @cached_property
+    def _leads(self) -> list[tuple[str, list[int]]]:
+        """Leads with their ids; none for a tokenizer that reads a continuation as it reads any text."""
+        unknown = self.tokenizer.unk_token_id  # would melt into an unknown letter behind it
+        found = [(lead, ids) for lead in LEADS if (ids := self.text_ids(lead)) and unknown not in ids]
+        found = [(lead, ids) for lead, ids in found if self.text_ids(lead + "a")[: len(ids)] == ids]
+        alone = self.text_ids("a")
+        return found if any(self.text_ids(lead + "a")[len(ids) :] != alone for lead, ids in found) else []
 
     def demo(self, row: Row, train_on_prompt: bool) -> tuple[list[int], list[int]]:
         """(ids, mask) of a demonstration; the mask is 1 where the loss reads: every answer of a dialogue."""
@@ -61,13 +125,13 @@ class Encoder:
             return mask
         for position, message in enumerate(prompt):
             if message["role"] == "assistant" and position:
-                start = _common(self._ids(self._render(prompt[:position], True)), ids)
-                end = start + len(self.completion_ids(prompt[:position], message["content"]))
-                if ids[start:end] == self.completion_ids(prompt[:position], message["content"]):
-                    mask[start:end] = [1] * (end - start)
+                start = _common(self.text_ids(self._template(prompt[:position], True)), ids)
+                answer = self.completion_ids(prompt[:position], message["content"])
+                if ids[start : start + len(answer)] == answer:
+                    mask[start : start + len(answer)] = [1] * len(answer)
         return mask
 
-    def _render(self, messages: list[Message], add_generation_prompt: bool) -> str:
+    def _template(self, messages: list[Message], add_generation_prompt: bool) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -80,9 +144,6 @@ class Encoder:
                 + ", ".join(message["role"] for message in messages),
                 "most templates want user and assistant to take turns, with at most one system message first",
             ) from error
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 Example = dict[str, Any]

@@ -153,7 +153,7 @@ class Chat:
         return over
 
     def _answer(self, speaker: Speaker, prompt: Prompt, on_text: Callable[[str], None] | None) -> str:
-        decode = speaker.tokenizer.decode
+        encoder = Encoder(speaker.tokenizer)
         ids: list[int] = []
         told = ""
 
@@ -165,7 +165,7 @@ class Chat:
 
         def on_token(_: int, token: int) -> None:
             ids.append(token)
-            text = self._tidy(decode(ids, skip_special_tokens=True))
+            text = self._tidy(encoder.answer_text(ids))
             if not text.endswith("\ufffd"):  # the first bytes of a character
                 tell(text)
 

@@ -85,7 +85,7 @@ def answer(
     seconds = time.monotonic() - started
     ended = [completion[-1] in eos_ids for completion in ids]
     bare = [completion[:-1] if end else completion for completion, end in zip(ids, ended)]
-    return Answers(prompts, ids, [tokenizer.decode(c, skip_special_tokens=True) for c in bare], ended, seconds)
+    return Answers(prompts, ids, [encoder.answer_text(c) for c in bare], ended, seconds)
 
 
 def positions_of(model: Any) -> int | None:

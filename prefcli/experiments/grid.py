@@ -11,7 +11,7 @@ from prefcli.errors import UsageError
 
 ELSEWHERE = {"seed": "use --seeds N (from --seed on)", "max_rows": "use --rows N,N,…"}
 # What cannot change the result makes no points.
-NO_POINTS = {field.name for field in dataclasses.fields(OutputConfig)} | {"eval_every", "save_every", "keep_state"}
+NO_POINTS = {field.name for field in dataclasses.fields(OutputConfig)} | {"eval_every"}
 
 
 def parse_grid(texts: list[str], known: dict[str, Any]) -> dict[str, tuple[str, list[str]]]:

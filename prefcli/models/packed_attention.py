@@ -2,7 +2,8 @@
 
 The layers see [1, P] tokens; only attention knows of prompts and completions. It is an attention function in
 transformers' own table, which is told of the layout by a keyword that the models hand down to it. It calls SDPA on each
-prompt with its completions, so no P × P mask exists.
+prompt with its completions, so no P × P mask exists; on a GPU on all prompts of like length at once, since there a call
+costs as much as its arithmetic, and cuDNN makes a plan for every new length.
 
 Without that keyword the function is transformers' own `sdpa`: a model that was packed still samples, and still runs on
 padded rows.
@@ -51,13 +52,30 @@ def attention(
         key, value = (kv.repeat_interleave(copies, dim=1) for kv in (key, value))
     if layout is None:
         return _attend(query, key, value, attention_mask, dropout, scaling, softcap).transpose(1, 2), None
+    attend = _one_by_one if query.device.type == "cpu" else _in_groups
+    return attend(query, key, value, layout, sliding_window, dropout=dropout, scale=scaling, cap=softcap), None
+
+
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None, **how: Any) -> Tensor:
+    """[1, H, P, d] each → [1, P, H, d]."""
     pieces = []
     for number, (start, end, single) in enumerate(layout.spans):
-        causal = single and (sliding_window is None or end - start <= sliding_window)
-        mask = None if causal else layout.mask(number, sliding_window)
-        q, k, v = (x[:, :, start:end] for x in (query, key, value))
-        pieces.append(_attend(q, k, v, mask, dropout, scaling, softcap))
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+        causal = single and (window is None or end - start <= window)
+        mask = None if causal else layout.mask(number, window)
+        q_, k_, v_ = (x[:, :, start:end] for x in (q, k, v))
+        pieces.append(_attend(q_, k_, v_, mask, **how))
+    return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def _in_groups(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None, **how: Any) -> Tensor:
+    """[1, H, P, d] each → [1, P, H, d]."""
+    pieces = []
+    for group in layout.groups:
+        q_, k_, v_ = (x[0][:, group.index].transpose(0, 1) for x in (q, k, v))  # [S, H, L, d]
+        causal = group.single and (window is None or group.index.shape[1] <= window)
+        mask = None if causal else group.mask(window)
+        pieces.append(_attend(q_, k_, v_, mask, **how).transpose(1, 2).flatten(0, 1))
+    return torch.cat(pieces)[layout.ungrouped][None]
 
 
 def _attend(

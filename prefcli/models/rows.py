@@ -146,6 +146,25 @@ class Layout:
     def _masks(self) -> dict[tuple[int, int | None], Tensor]:
         return {}
 
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The spans side by side, those of like length together: none is padded to more than twice its length."""
+        groups: dict[int, list[tuple[int, int, bool]]] = {}
+        for span in self.spans:
+            groups.setdefault((span[1] - span[0]).bit_length(), []).append(span)
+        return [Group(self, spans) for spans in groups.values()]
+
+    @cached_property
+    def ungrouped(self) -> Tensor:
+        """[P] where each token stands among those of all groups."""
+        places = torch.empty_like(self.prompts)
+        begin = 0
+        for group in self.groups:
+            at = torch.arange(begin, begin + group.index.numel(), device=places.device).view(group.index.shape)
+            places[group.index[group.real]] = at[group.real]
+            begin += group.index.numel()
+        return places
+
     def mask(self, span: int, window: int | None) -> Tensor:
         """[L, L] of the span with that number, True where a token (row) sees another (column).
 
@@ -162,6 +181,27 @@ class Layout:
                 window,
             )
         return self._masks[key]
+
+
+class Group:
+    """S spans of a packed row, each padded on the right to the longest of them, L tokens."""
+
+    def __init__(self, layout: Layout, spans: Sequence[tuple[int, int, bool]]) -> None:
+        bounds = torch.tensor([(start, end - 1) for start, end, _ in spans], device=layout.prompts.device)
+        columns = torch.arange(max(end - start for start, end, _ in spans), device=bounds.device)
+        first, last = bounds[:, :1], bounds[:, 1:]
+        self.index = torch.minimum(first + columns, last)  # [S, L] in the packed row; padding repeats the last token
+        self.real = first + columns <= last  # [S, L]
+        self.single = all(single for _, _, single in spans)
+        self._layout = layout
+        self._masks: dict[int | None, Tensor] = {}
+
+    def mask(self, window: int | None) -> Tensor:
+        """[S, 1, L, L]: as `Layout.mask`; padding is not seen."""
+        if window not in self._masks:
+            query, key = self.index[:, :, None], self.index[:, None, :]
+            self._masks[window] = (visible(query, key, self._layout, window) & self.real[:, None, :])[:, None]
+        return self._masks[window]
 
 
 def visible(query: Tensor, key: Tensor, layout: Layout, window: int | None) -> Tensor:

@@ -141,10 +141,10 @@ def add_from_file(base: PeftModel, name: str, path: Path) -> nn.Linear | None:
     _add(base, name, config, tensors)
     if not head:
         return None
-    device = next(base.parameters()).device
-    score = nn.Linear(head["weight"].shape[1], head["weight"].shape[0], "bias" in head, device=device)
+    weights = next(base.parameters())
+    score = nn.Linear(head["weight"].shape[1], head["weight"].shape[0], "bias" in head, device=weights.device)
     score.load_state_dict(head)
-    return score.to(head["weight"].dtype)
+    return score.to(torch.promote_types(head["weight"].dtype, weights.dtype))  # saved in bfloat16, run in float32
 
 
 def _add(base: PeftModel, name: str, config: Any, tensors: dict[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ PLAIN_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '\\n\\nAssistant:' }}{%- endif -%}"
 )
+AFTER_BOS = "{{- bos_token -}}" + PLAIN_TEMPLATE  # for those who put one before every text
 PAD = "<|pad|>"
 
 
@@ -51,7 +52,8 @@ def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokeni
             f"{reference.text}: the tokenizer has no end-of-sequence token", "set eos_token in tokenizer_config.json"
         )
     if tokenizer.chat_template is None:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = AFTER_BOS if begins else PLAIN_TEMPLATE
         reporter.notice(f"{reference.text} has no chat template: dialogues are written as Human: … Assistant: … turns")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         had = "no padding token" if tokenizer.pad_token_id is None else "the end token as padding"
@@ -62,7 +64,7 @@ def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokeni
 
 def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """False where `load_tokenizer` added one. It is that very object then: one that training saved is only equal."""
-    return tokenizer.chat_template is not PLAIN_TEMPLATE
+    return not any(tokenizer.chat_template is ours for ours in (PLAIN_TEMPLATE, AFTER_BOS))
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -78,7 +78,8 @@ class ModelReward:
         rows: list[tuple[list[int], list[int]]] = []
         for number, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
             known = prompt if prompt and text.startswith(prompt) else ""
-            before, after = self._text_ids(known), self._text_ids(text[len(known) :])
+            before = self._encoder.text_ids(known)
+            after = (self._encoder.continued_ids if known else self._encoder.text_ids)(text[len(known) :])
             ids = (before + after)[:longest]
             if not ids:
                 raise DataError(f"text {number} is empty")
@@ -101,9 +102,6 @@ class ModelReward:
             rows = pad_rows([ids[i][0] for i in part], [ids[i][1] for i in part], device=device)
             scores[part] = sequence_scores(self.model, rows).cpu()
         return scores
-
-    def _text_ids(self, text: str) -> list[int]:
-        return list(self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ids(self, answer: Answer) -> tuple[list[int], list[int]]:
         if self.same_ids and answer.prompt_ids is not None and answer.completion_ids is not None:

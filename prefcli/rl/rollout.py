@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from prefcli.config.ppo import PPOConfig
+from prefcli.data.tokenising import Encoder
 from prefcli.models.generation import evaluation_mode, generate
 from prefcli.models.logps import token_logps, token_values
 from prefcli.models.rows import Rows, pad_rows, parts
@@ -100,8 +101,8 @@ def collect(
 
 def decode(tokenizer: Any, completion_ids: list[list[int]], eos_ids: frozenset[int]) -> list[str]:
     """The answers as text, without the EOS that ended them, which need not be a special token."""
-    bare = [ids[:-1] if ids[-1] in eos_ids else ids for ids in completion_ids]
-    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in bare]
+    encoder = Encoder(tokenizer)
+    return [encoder.answer_text(ids[:-1] if ids[-1] in eos_ids else ids) for ids in completion_ids]
 
 
 def _judge(

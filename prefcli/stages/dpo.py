@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +25,9 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_preferences import PackedDPO
 from prefcli.stages.policy import Opened, open_policy
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
+from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import Session, session, sharded
 
 FINAL = (
@@ -50,7 +53,7 @@ IN_TRL = {
 }
 
 
-class PairTrainer(DPOTrainer):
+class PairTrainer(Resuming, DPOTrainer):
     """TRL's trainer on pairs that are token ids already: its own tokenising is left out."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -65,6 +68,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         share = add_margins(run, [inputs.data.rows, held_out_rows])
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)
@@ -72,7 +76,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
         with trl_trainer.exact_adapters(opened.model):
             trainer = _trainer(run, opened, rows, held_out, share)
-        steps, tokens = trl_trainer.run(run, trainer, "dpo")
+        steps, tokens = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
         for logps in getattr(trainer, "references", []):
             logps.save()
         wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
@@ -137,7 +141,7 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
     theirs = None if packed else trl_options(config)
     if theirs is None and (wrapper := sharded()):
         raise UsageError(f"this loss does not run under {wrapper}", "use --loss sigmoid without further terms there")
-    references = [] if config.reference_free or theirs else [_logps(run, part) for part in (rows, held_out)]
+    references = [] if config.reference_free or theirs else _logps(run, [rows, held_out])
     reference = None
     if not config.reference_free and not (references and all(logps.known == len(logps.logps) for logps in references)):
         reference = open_reference(run, opened.model, opened.tokenizer)
@@ -173,9 +177,16 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
     return trainer
 
 
-def _logps(run: Session, rows: Sequence[Any]) -> ReferenceLogps:
-    if isinstance(rows, LazyExamples):
-        return ReferenceLogps(len(rows), None)  # a cache is known by the token ids of all rows
+def _logps(run: Session, parts: list[Sequence[Any]]) -> list[ReferenceLogps]:
     digest = run.inputs.references["reference"].digest
     in_4bit = run.inputs.config.load_in_4bit
-    return ReferenceLogps(len(rows), cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit))
+    saved: list[Any] = [None] * len(parts)
+    if run.resumed is not None:
+        saved = run.saved["each"][int(os.environ.get("RANK", "0"))]["references"]
+    found = []
+    for rows, before in zip(parts, saved, strict=True):
+        file = None  # a file is known by the token ids of all rows
+        if not isinstance(rows, LazyExamples):
+            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit)
+        found.append(ReferenceLogps(len(rows), file, before))
+    return found

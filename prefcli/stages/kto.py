@@ -17,6 +17,7 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_preferences import PackedKTO
 from prefcli.stages.policy import open_policy
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import open_reference, reference_at_work
 from prefcli.stages.session import Session, session, sharded
 
@@ -33,6 +34,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     with session(inputs, reporter) as run:
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_labelled(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)
@@ -63,7 +65,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             )
         trainer.reference = opened.model if reference is None else reference
         trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
-        steps, tokens = trl_trainer.run(run, trainer, "kto")
+        steps, tokens = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
         wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
         return run.finish(
             trainer.model,

@@ -71,6 +71,9 @@ class PackedDPO(PackedSteps, DPOTrainer):
             "logps/rejected": (logps[1::2].sum(), pairs),
         }
 
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"references": [reference.logps for reference in self.references]}
+
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # `references` has them, as they are asked for
 

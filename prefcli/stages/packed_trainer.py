@@ -18,6 +18,7 @@ from trl import RewardTrainer, SFTTrainer
 
 from prefcli.models.logps import sequence_scores, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
+from prefcli.stages.resuming import Resuming
 
 Example = dict[str, Any]
 Sums = dict[str, tuple[Tensor, float]]  # metric → (sum, of how many)
@@ -28,15 +29,13 @@ def examples_of(rows: list[Example]) -> dict[str, Any]:
     return {"examples": rows}
 
 
-class PackedSteps:
+class PackedSteps(Resuming):
     """Mixed in before a TRL trainer. A subclass says what an example costs, and what its loss and metrics are."""
 
     # TRL's and transformers'
-    accelerator: Any
     train_dataset: Any
     current_gradient_accumulation_steps: int
     _metrics: Any
-    _total_train_tokens: int
 
     def __init__(self, *args: Any, tokens_per_row: int, **kwargs: Any) -> None:
         self._tokens_per_row = tokens_per_row

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
@@ -24,8 +22,7 @@ from prefcli.data.lazy import LazyRows, looked_at
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
-from prefcli.models.adapters import merged
-from prefcli.models.tokenizers import end_ids, first_line
+from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
 from prefcli.rewards.preflight import preflight
@@ -34,9 +31,11 @@ from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
-from prefcli.stages.policy import Opened, open_policy
+from prefcli.stages.policy import open_policy
+from prefcli.stages.preview import say_rendered
 from prefcli.stages.roles import open_roles
-from prefcli.stages.session import Session, save_model, session, sharded
+from prefcli.stages.session import Session, save_step, session, sharded
+from prefcli.stages.state import VALUES, random_state, read_state, set_random_state, write_state
 from prefcli.watch.records import Answers
 from prefcli.watch.watchers import Watchers, act, of_ppo
 
@@ -52,7 +51,6 @@ FINAL = (
     "policy/clipfrac_avg",
     "val/ratio",
 )
-STATE = "training.pt"
 ROLLBACK_EVERY = 5  # rollouts between two states to go back to
 MOST_ROLLBACKS = 3
 TAIL = 5  # the manifest's final metrics are means over so many last rollouts: one alone is noisy
@@ -79,6 +77,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
         opened = open_policy(run)
         models = open_roles(run, opened)
+        say_rendered(inputs, Encoder(opened.tokenizer), reporter)
         preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
         prompts = _prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
@@ -106,7 +105,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         reporter.begin("ppo", total)
         try:
             with run.training():
-                started = time.monotonic() - position.train_seconds
                 while position.step < total:
                     step = position.step + 1
                     try:
@@ -129,11 +127,13 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                     reporter.advance(step, metrics)
                     due = save_is_due(run, step) if step < total else config.keep_state
                     if due and accelerator.is_main_process:
-                        position.train_seconds = time.monotonic() - started
+                        position.train_seconds = run.seconds
                         with run.saving(step) as folder:
                             save(folder, ppo, watchers, position)
                             if config.keep_state:
-                                save_models(folder, ppo.roles, opened)
+                                save_step(ppo.roles.policy, folder / "model", opened.saves_merged, opened.tokenizer)
+                                if ppo.roles.value is not None:
+                                    save_step(ppo.roles.value, folder / "value", opened.saves_merged)
         except AlarmError as error:
             if position.step == 0:
                 raise
@@ -215,36 +215,16 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
 
 def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position) -> None:
     """A state to go on from."""
-    torch.save(
+    write_state(
+        folder,
         {
             "position": asdict(position),
-            "weights": [parameter.detach() for parameter in ppo.parameters],
+            "weights": list(ppo.parameters),
             "ppo": ppo.state_dict(),
             "watchers": json.dumps(watchers.state_dict()),
-            "random": torch.get_rng_state(),
+            "random": random_state(),
         },
-        folder / STATE,
     )
-
-
-def save_models(folder: Path, roles: Roles, opened: Opened) -> None:
-    """Policy and value model as they are now, in a form that can be opened as models, as the finished ones are."""
-    for name, model in (("model", roles.policy), ("value", roles.value)):
-        if model is not None:  # of what is trained on a copy is merged
-            save_model(merged(copy.deepcopy(model)) if opened.saves_merged else model, folder / name)
-    opened.tokenizer.save_pretrained(folder / "model")
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """What `save` wrote. Raises ArtifactError where it cannot be read."""
-    try:
-        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ArtifactError(
-            f"{folder / STATE} cannot be read ({first_line(error)})",
-            f"remove {folder}, or start anew with --force",
-        ) from error
-    return state
 
 
 def kept_state(policy: Reference) -> Path:
@@ -254,7 +234,7 @@ def kept_state(policy: Reference) -> Path:
         folder = policy.artifact.path / "state" / f"step{steps[-1] if steps else 0}"
     else:
         folder = (policy.path or Path()).parent
-    if not (folder / STATE).is_file():
+    if not (folder / VALUES).is_file():
         raise ArtifactError(
             f"--carry-optimizer: {policy.shown} has no optimizer's state",
             "make it with: prefcli ppo --keep-state; or leave --carry-optimizer out",
@@ -267,10 +247,10 @@ def carry_optimizer(folder: Path, ppo: PPO) -> None:
 
     Raises ArtifactError: the other run trained other weights.
     """
-    state = load_state(folder)
+    state = read_state(folder)
     if [w.shape for w in state["weights"]] != [p.shape for p in ppo.parameters]:
         raise ArtifactError(
-            f"--carry-optimizer: {folder / STATE} is of other weights than are trained here",
+            f"--carry-optimizer: {folder} is of other weights than are trained here",
             "use the same --lora-rank, --layout and --advantage as there, or leave --carry-optimizer out",
         )
     own = ppo.optimizer.state_dict()
@@ -280,12 +260,12 @@ def carry_optimizer(folder: Path, ppo: PPO) -> None:
 @torch.no_grad()
 def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
     """Put a saved state back."""
-    state = load_state(folder)
+    state = read_state(folder)
     for parameter, saved in zip(ppo.parameters, state["weights"], strict=True):
         parameter.copy_(saved)
     ppo.load_state_dict(state["ppo"])
     watchers.load_state_dict(json.loads(state["watchers"]))
-    torch.set_rng_state(state["random"])
+    set_random_state(state["random"])
     return Position(**state["position"])
 
 

@@ -2,63 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefcli.data.checks.found import Finding, shortened
+from prefcli.data.checks.kinds import KINDS
+from prefcli.data.checks.rendering import of_examples
+from prefcli.data.checks.run import check
+from prefcli.data.checks.tokens import Tokens
 from prefcli.data.lazy import looked_at
+from prefcli.data.lengths import length_bias
 from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
-from prefcli.evaluation.lengths import length_bias
+from prefcli.errors import DataError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.table import STAGES
 
 OPEN, CLOSE = "⟦", "⟧"
 
 
-def preview(inputs: Inputs, reporter: Reporter) -> dict[str, str]:
-    """Lines for a dry run: lengths, the share that is cut or left out, and an example."""
-    config, rows = inputs.config, looked_at(inputs.data.rows)
-    tokenizer = load_tokenizer(inputs.model, reporter)
-    encoder = Encoder(tokenizer)
-    decode = tokenizer.decode
-    if inputs.stage == "ppo":
-        lengths = [len(encoder.prompt_ids(row.prompt)) for row in rows]
-        fits = sum(length <= config.max_prompt_length for length in lengths)
-        refuse_nothing_left(fits, len(rows), config.max_prompt_length)
-        return {
-            "tokens": f"prompts {_spread(lengths)}; {len(rows) - fits} of {len(rows)} too long, left out",
-            "example": decode(encoder.prompt_ids(rows[0].prompt)) + f"{OPEN}the answer, sampled and trained{CLOSE}",
-        }
-    if inputs.stage == "sft":
-        demos, cut, dropped = encode_demos(rows, encoder, config.max_length, config.train_on_prompt)
-        refuse_nothing_left(len(demos), dropped, config.max_length)
-        first = demos[0]
-        example = _marked(decode, first["input_ids"], first["completion_mask"])
-        return {
-            "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {_cut(cut, dropped, len(rows))}",
-            "example": example,
-        }
-    if inputs.stage == "kto":
-        answers, cut, dropped = encode_labelled(rows, encoder, config.max_length)
-        refuse_nothing_left(len(answers), dropped, config.max_length)
-        examples = {
-            f"example {name}": decode(found["prompt_ids"]) + OPEN + decode(found["completion_ids"]) + CLOSE
-            for name, label in (("desirable", True), ("undesirable", False))
-            if (found := next((a for a in answers if a["label"] is label), None))
-        }
-        return {
-            "tokens": f"prompts {_spread([len(a['prompt_ids']) for a in answers])}, "
-            f"answers {_spread([len(a['completion_ids']) for a in answers])}; {_cut(cut, dropped, len(rows))}",
-            **examples,
-        }
+@dataclass
+class Preview:
+    """Lines for a dry run (lengths, the share that is cut or left out, an example), and what is wrong with the rows."""
+
+    lines: dict[str, str]
+    findings: list[Finding]
+
+
+def preview(inputs: Inputs, reporter: Reporter) -> Preview:
+    """Raises DataError: no row is left of those that fit, or the chat template refuses one."""
+    config = inputs.config
+    encoder = Encoder(load_tokenizer(inputs.model, reporter))
+    rows = looked_at(inputs.data.rows)
+    lines, cut, dropped = _PREVIEWS[inputs.stage](rows, encoder, config)
+    checked = check(
+        list(dict.fromkeys(source["path"] for source in inputs.data.sources)),
+        STAGES[inputs.stage].purpose,
+        [config.eval_data] if getattr(config, "eval_data", None) else [],
+        of_row=Tokens(encoder, None, getattr(config, "train_on_prompt", False)),
+        split=config.split,
+        names=config.map,
+    )
+    limits = [Finding("answer cut", cut), Finding("answer cut away", dropped)]
+    return Preview(lines, checked.findings + [finding for finding in limits if finding.count])
+
+
+def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
+    """Notice what looks odd about the first rows as the model is shown them. Raises DataError: nothing is trained."""
+    on_prompt = getattr(inputs.config, "train_on_prompt", False)
+    for name, example in of_examples(inputs.data.rows, encoder, on_prompt):
+        kind = KINDS[name]
+        if kind.severity == "error":
+            raise DataError(f"{name}: {example}", kind.remedy)
+        reporter.notice(f"{name}: {kind.means} ({shortened(example)})")
+
+
+def _prompts(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+    lengths = [len(encoder.prompt_ids(row.prompt)) for row in rows]
+    fits = sum(length <= config.max_prompt_length for length in lengths)
+    refuse_nothing_left(fits, len(rows), config.max_prompt_length)
+    return {
+        "tokens": f"prompts {_spread(lengths)}; {len(rows) - fits} of {len(rows)} too long, left out",
+        "example": encoder.tokenizer.decode(encoder.prompt_ids(rows[0].prompt))
+        + f"{OPEN}the answer, sampled and trained{CLOSE}",
+    }, 0, len(rows) - fits  # fmt: skip
+
+
+def _demos(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+    demos, cut, dropped = encode_demos(rows, encoder, config.max_length, config.train_on_prompt)
+    refuse_nothing_left(len(demos), dropped, config.max_length)
+    return {
+        "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {_cut(cut, dropped, len(rows))}",
+        "example": _marked(encoder.tokenizer.decode, demos[0]["input_ids"], demos[0]["completion_mask"]),
+    }, cut, dropped  # fmt: skip
+
+
+def _labelled(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+    answers, cut, dropped = encode_labelled(rows, encoder, config.max_length)
+    refuse_nothing_left(len(answers), dropped, config.max_length)
+    examples = {
+        f"example {name}": _answered(encoder, found, "completion_ids")
+        for name, label in (("desirable", True), ("undesirable", False))
+        if (found := next((a for a in answers if a["label"] is label), None))
+    }
+    lengths = f"prompts {_lengths(answers, 'prompt_ids')}, answers {_lengths(answers, 'completion_ids')}"
+    return {"tokens": f"{lengths}; {_cut(cut, dropped, len(rows))}", **examples}, cut, dropped
+
+
+def _pairs(rows: list[Any], encoder: Encoder, config: Any) -> Made:
     pairs, cut, dropped = encode_pairs(rows, encoder, config.max_length)
     refuse_nothing_left(len(pairs), dropped, config.max_length)
-    first = pairs[0]
+    parts = ", ".join(f"{name} {_lengths(pairs, f'{name}_ids')}" for name in ("prompt", "chosen", "rejected"))
+    bias = length_bias((len(pair["chosen_ids"]), len(pair["rejected_ids"])) for pair in pairs)
     return {
-        "tokens": f"prompts {_spread([len(p['prompt_ids']) for p in pairs])}, "
-        f"chosen {_spread([len(p['chosen_ids']) for p in pairs])}, "
-        f"rejected {_spread([len(p['rejected_ids']) for p in pairs])}; {_cut(cut, dropped, len(rows))}",
-        "length": length_bias([(len(p["chosen_ids"]), len(p["rejected_ids"])) for p in pairs]).text,
-        "example chosen": decode(first["prompt_ids"]) + OPEN + decode(first["chosen_ids"]) + CLOSE,
-        "example rejected": decode(first["prompt_ids"]) + OPEN + decode(first["rejected_ids"]) + CLOSE,
-    }
+        "tokens": f"{parts.replace('prompt ', 'prompts ', 1)}; {_cut(cut, dropped, len(rows))}",
+        "length": bias.text if bias else "",
+        "example chosen": _answered(encoder, pairs[0], "chosen_ids"),
+        "example rejected": _answered(encoder, pairs[0], "rejected_ids"),
+    }, cut, dropped  # fmt: skip
+
+
+Made = tuple[dict[str, str], int, int]  # lines, how many rows are cut, how many left out
+_PREVIEWS = {"sft": _demos, "rm": _pairs, "dpo": _pairs, "kto": _labelled, "ppo": _prompts}
+
+
+def _answered(encoder: Encoder, example: dict[str, Any], answer: str) -> str:
+    decode = encoder.tokenizer.decode
+    return f"{decode(example['prompt_ids'])}{OPEN}{decode(example[answer])}{CLOSE}"
+
+
+def _lengths(examples: Sequence[dict[str, Any]], part: str) -> str:
+    return _spread([len(example[part]) for example in examples])
 
 
 def _marked(decode: object, ids: list[int], mask: list[int]) -> str:

@@ -29,22 +29,22 @@ FOLDER = ".cache/reference-logps"  # below the artifact store
 class ReferenceLogps:
     """Σ_t log π_ref of both answers of every pair.
 
-    `file` keeps them between runs; None where the reference cannot be pinned. `run` opens the context in which `model`
-    is the reference (its adapter switched off, say), in evaluation mode.
+    `file` keeps them between runs; None where the reference cannot be pinned. A run that goes on has `saved` ones and
+    does not look there: figures that were computed in other rows differ in their last digits. `run` opens the context
+    in which `model` is the reference (its adapter switched off, say), in evaluation mode.
     """
 
-    def __init__(self, pairs: int, file: Path | None) -> None:
+    def __init__(self, pairs: int, file: Path | None, saved: Tensor | None = None) -> None:
         self.file = file
-        self.logps = torch.full((pairs, 2), torch.nan)
-        self._found = 0
-        if file is not None and file.is_file():
+        self.logps = torch.full((pairs, 2), torch.nan) if saved is None else saved.clone()
+        if saved is None and file is not None and file.is_file():
             try:
                 kept = load_file(file)["logps"]
             except (SafetensorError, OSError, KeyError):
                 kept = self.logps  # a broken cache is worth nothing, and costs nothing
             if kept.shape == self.logps.shape:
                 self.logps = kept
-        self._known = int(self.known)
+        self._known = int(self.known) if saved is None else 0  # in the file
         self.model: nn.Module | None = None
         self.run: Callable[[], AbstractContextManager[Any]] | None = None
 

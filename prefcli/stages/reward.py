@@ -26,7 +26,16 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
 from prefcli.stages.policy import count, refuse_merged_4bit
+from prefcli.stages.preview import say_rendered
+from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
+
+
+class PaddedReward(Resuming, RewardTrainer):
+    """TRL's trainer on pairs that are token ids already."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
@@ -62,13 +71,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         if inputs.eval_data:
             held_out = inputs.eval_data.rows
         encoder = Encoder(tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
         packed = run.packs(trained, "reward model")
-        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else WholePairs
+        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else PaddedReward
         sides = None if packed else whole
         with trl_trainer.exact_adapters(trained):
             trainer = trainer_class(
@@ -78,7 +88,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
                 processing_class=tokenizer,
             )
-        steps, tokens = trl_trainer.run(run, trainer, "train-rm")
+        steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
         metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
         return run.finish(
@@ -124,13 +134,6 @@ def split(rows: Sequence[Row], share: float, seed: int, all_for_training: bool) 
 def whole(pair: dict[str, Any]) -> dict[str, Any]:
     """A pair as TRL's RewardTrainer reads it: each side with its prompt."""
     return {side: pair["prompt_ids"] + pair[side] for side in ("chosen_ids", "rejected_ids")}
-
-
-class WholePairs(RewardTrainer):
-    """TRL's trainer on pairs that are token ids already."""
-
-    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset
 
 
 @torch.no_grad()

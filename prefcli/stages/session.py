@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 import gc
 import json
 import math
@@ -12,7 +14,6 @@ import resource
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,14 @@ import peft
 import torch
 import transformers
 import trl
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from prefcli import __version__
 from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
-from prefcli.artifacts.store import RUN, Artifact, Draft
+from prefcli.artifacts.store import LOG, RUN, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError, ArtifactError
@@ -41,6 +44,7 @@ from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import predicted_bytes
+from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
 
 SAVE_SECONDS = 600.0
@@ -99,6 +103,18 @@ class Session:
     peak_bytes: int = 0
     alarm: AlarmError | None = None  # what stopped the training before its end
     _saved: float = field(default_factory=time.monotonic)
+    _began: float | None = None
+
+    @functools.cached_property
+    def saved(self) -> dict[str, Any]:
+        """The saved state to go on from, read once. Raises ArtifactError where it cannot be read."""
+        assert self.resumed is not None
+        return read_state(self.resumed)
+
+    @property
+    def seconds(self) -> float:
+        """Of training until now, with what came before a stop."""
+        return self.train_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     @property
     def resumed(self) -> Path | None:
@@ -144,14 +160,14 @@ class Session:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         gc.enable()  # off since the command began
-        started = time.monotonic()
+        self._began = time.monotonic()
         peak = PeakMemory(self.device)
         try:
             with peak:
                 yield
         finally:
             self.peak_bytes = max(self.peak_bytes, peak.bytes)
-            self.train_seconds += time.monotonic() - started
+            self.train_seconds, self._began = self.seconds, None
             self.reporter.end()
 
     def finish(
@@ -213,7 +229,7 @@ class Session:
         weights_of = Weights("model", scorer=manifest.stage == "rm", base=base, hub_root=hub_root(tree))
         card = model_card(manifest, weights_of, tree=tree, rows=self.log.rows)
         (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
-        artifact = self.draft.finish(manifest, keep_state=getattr(self.inputs.config, "keep_state", False))
+        artifact = self.draft.finish(manifest, keep_state=self.inputs.config.keep_state)
         if self.log.tracker is not None:
             self.log.tracker.log(steps, {f"final/{n}": float(v) for n, v in metrics.items() if _is_number(v)})
         if self.alarm is not None:
@@ -241,9 +257,10 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
-    resumable = hasattr(inputs.config, "save_every") and not inputs.config.force
-    with _draft(inputs, inputs.key if resumable else None) as draft:
+    with _draft(inputs, device) as draft:
         under = environment(device, dtype)
+        if draft.before:
+            reporter.notice(draft.before)
         last = draft.steps[-1] if draft.run else 0
         if last:
             _refuse_elsewhere(draft, under)
@@ -251,7 +268,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         else:
             draft.note({"key": inputs.key, "environment": under, "parents": parents_of(inputs)})
         tracker = _tracker(inputs, draft, last, reporter) if is_main_process() else None
-        log = MetricsLog(draft.path / "metrics.jsonl", last, tracker)
+        log = MetricsLog(draft.path / LOG, last, tracker)
         try:
             yield Session(inputs, reporter, draft, log, device, dtype)
         except BaseException:
@@ -262,10 +279,10 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             for data in (inputs.data, inputs.eval_data):
                 if data is not None and data.left_out:
                     reporter.notice(data.left_out)
-            log.close()
             if tracker is not None:
                 tracker.close(well=draft.finished)
             reporter.end()
+            log.close()
 
 
 def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tracker | None:
@@ -281,19 +298,33 @@ def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tra
 
 
 @contextmanager
-def _draft(inputs: Inputs, key: str | None) -> Iterator[Draft]:
-    """The version to write. Of several processes the first writes it, the others a folder that is thrown away."""
+def _draft(inputs: Inputs, device: torch.device) -> Iterator[Draft]:
+    """The version to write. Of several processes the first writes it, the others a folder that is thrown away.
+
+    Those go on from the state that the first goes on from.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if is_main_process():
-        with inputs.store.writer(inputs.name, key) as draft:
+        with inputs.store.writer(inputs.name, None if inputs.config.force else inputs.key) as draft:
+            if several:
+                _told(device, draft.path if draft.run else None)
             yield draft
         return
     with tempfile.TemporaryDirectory() as folder:
-        before = inputs.store.unfinished(inputs.name, key) if key else None
+        before = _told(device)
         if before is not None:
             os.symlink((before / "state").resolve(), Path(folder) / "state")
-            for name in (RUN, "metrics.jsonl"):
+            for name in (RUN, LOG):
                 shutil.copy(before / name, folder)
         yield Draft(Path(folder), 0, None)
+
+
+def _told(device: torch.device, unfinished: Path | None = None) -> Path | None:
+    """The unfinished version that the first process takes up, in all of them."""
+    PartialState(cpu=device.type == "cpu")  # makes them a group; whoever comes later finds it made
+    said: list[Path | None] = [unfinished]
+    broadcast_object_list(said)
+    return said[0]
 
 
 def _refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
@@ -310,12 +341,11 @@ def _refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
 class PeakMemory:
     """The most memory that was in use while it ran: allocated on a GPU, resident on a CPU.
 
-    On Linux the kernel's own high-water mark is reset first; elsewhere it is sampled.
+    On Linux the kernel's own high-water mark is reset first.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self.bytes = device, 0
-        self._stop = threading.Event()
 
     def __enter__(self) -> PeakMemory:
         try:
@@ -348,6 +378,13 @@ def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) ->
     if isinstance(model, peft.PeftModel):
         options["selected_adapters"] = ["default"]
     model.save_pretrained(path, **options)
+
+
+def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None) -> None:
+    """A model in the middle of its training, in the form that the finished one will have."""
+    save_model(merged(copy.deepcopy(model)) if saves_merged else model, path)  # of what is trained on a copy is merged
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -17,7 +17,13 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedSFT
 from prefcli.stages.policy import open_policy
+from prefcli.stages.preview import say_rendered
+from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
+
+
+class PaddedSFT(Resuming, SFTTrainer):
+    """TRL's own steps."""
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
@@ -26,6 +32,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     with session(inputs, reporter) as run:
         opened = open_policy(run)
         encoder = Encoder(opened.tokenizer)
+        say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_demos(inputs.data.rows, encoder, config.max_length, config.train_on_prompt)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)
@@ -33,7 +40,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         if inputs.eval_data:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
         packed = run.packs(opened.model, "policy")
-        trainer_class: Any = partial(PackedSFT, tokens_per_row=run.tokens_per_row) if packed else SFTTrainer
+        trainer_class: Any = partial(PackedSFT, tokens_per_row=run.tokens_per_row) if packed else PaddedSFT
         lazy = trl_trainer.columns_of(rows, packed)
         if lazy:  # TRL would make the labels of all rows before the first step
             lazy["dataset_kwargs"] = {"skip_prepare_dataset": True}
@@ -46,7 +53,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 eval_dataset=trl_trainer.dataset(held_out, labels) if held_out else None,
                 processing_class=opened.tokenizer,
             )
-        steps, tokens = trl_trainer.run(run, trainer, "sft")
+        steps, tokens = trl_trainer.run(run, trainer, "sft", opened.saves_merged)
         last = run.log.last
         metrics: dict[str, float] = {
             name: last[name] for name in ("loss", "mean_token_accuracy", "eval_loss") if name in last

@@ -17,10 +17,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.data.lazy import Example, LazyExamples, looked_at
+from prefcli.data.lengths import length_bias
 from prefcli.errors import AlarmError, UsageError
-from prefcli.evaluation.lengths import length_bias
 from prefcli.stages.inputs import Inputs
-from prefcli.stages.session import Session
+from prefcli.stages.resuming import position
+from prefcli.stages.session import Session, sharded
 from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, of_training
 
@@ -47,7 +48,8 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "learning_rate": config.lr,
-        "optim": OPTIMIZERS[config.optim],
+        # Fused where there is a kernel: PyTorch's default on a GPU makes a copy of all second moments at each step.
+        "optim": OPTIMIZERS[config.optim] + ("_fused" if _fuses(session) else ""),
         "lr_scheduler_type": config.lr_scheduler,
         "warmup_steps": config.warmup,  # below 1 it is a share
         "weight_decay": config.weight_decay,
@@ -70,6 +72,10 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "dataloader_pin_memory": session.device.type == "cuda",
         **more,
     }
+
+
+def _fuses(session: Session) -> bool:
+    return session.inputs.config.optim == "adamw" and session.device.type == "cuda"
 
 
 def dataset(rows: Sequence[Example], change: Callable[[Example], Example] | None = None) -> Dataset:
@@ -112,19 +118,33 @@ def exact_adapters(model: Any) -> Iterator[None]:
             parameter.data = before[name]
 
 
-def run(session: Session, trainer: Any, what: str) -> tuple[int, int]:
+def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[int, int]:
     """Train to the end, or to an alarm that stops it (`session.alarm`); returns (optimizer steps, tokens seen).
 
-    The held-out rows are measured at the end.
+    It goes on from the session's saved state where there is one. The held-out rows are measured at the end.
     """
     for foreign in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(foreign)
-    trainer.add_callback(_Progress(session, what))
-    with session.training():
-        trainer.train()
-    if session.inputs.eval_data is not None:
+    trainer.run, trainer.watchers, trainer.saves_merged = session, watchers_of(session.inputs), saves_merged
+    if wrapper := sharded():
+        session.reporter.notice(f"no state is saved on the way under {wrapper}: after a stop it starts anew")
+    trainer.add_callback(_Progress(session, what, trainer))
+    before = session.resumed
+    if before is not None and (at := position(before)).global_step == at.max_steps:  # stopped after its last step
+        trainer._load_from_checkpoint(str(before))
+        trainer.state = at
+    else:
+        with session.training():
+            trainer.train(resume_from_checkpoint=str(before) if before else None)
+    if session.inputs.eval_data is not None and not _measured(session, trainer.state.global_step):
         trainer.evaluate()
     return int(trainer.state.global_step), int(session.log.last.get("num_tokens", 0))
+
+
+def _measured(session: Session, step: int) -> bool:
+    """Whether the held-out rows were measured at the last step, in passing or before a stop."""
+    last = session.log.rows[-1] if session.log.rows else {}
+    return last.get("step") == step and "eval_loss" in last
 
 
 def whole_weights(trainer: Any) -> dict[str, Any] | None:
@@ -150,13 +170,18 @@ def watchers_of(inputs: Inputs) -> Watchers:
 class _Progress(TrainerCallback):
     """TRL's events to the metrics log, the watchers and the reporter."""
 
-    def __init__(self, session: Session, what: str) -> None:
-        self._session, self._what = session, what
-        self._watchers = watchers_of(session.inputs)
+    def __init__(self, session: Session, what: str, trainer: Any) -> None:
+        self._session, self._what, self._trainer = session, what, trainer
         self._began = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Asks for a state, which is saved once the step is logged and its held-out rows are measured."""
+        last = state.global_step >= state.max_steps
+        keeps = self._session.inputs.config.keep_state and not sharded()
+        control.should_save = keeps if last else self._trainer.save_is_due()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.reporter.begin(self._what, state.max_steps)
@@ -165,9 +190,12 @@ class _Progress(TrainerCallback):
         if not logs or "train_runtime" in logs:
             return
         step, session = state.global_step, self._session
+        logs = {name: value for name, value in logs.items() if not name.endswith("_per_second")}
+        if "eval_runtime" in logs:
+            logs["time/eval"] = logs.pop("eval_runtime")
         # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.
         finite = {n: float(v) for n, v in logs.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-        alarms = self._watchers.observe(step, finite)
+        alarms = self._trainer.watchers.observe(step, finite)
         if "loss" in logs:  # else it is of the held-out rows
             logs = logs | {"time/step": time.perf_counter() - self._began}
         session.log.write(step, logs | {f"alarm/{alarm.watcher}": 1.0 for alarm in alarms})
@@ -193,6 +221,6 @@ def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -
 
 def say_longer(session: Session, rows: Sequence[Example]) -> None:
     """Notice where the length of chosen answers alone tells them from rejected ones."""
-    found = length_bias([(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in looked_at(rows)])
-    if found.large:
+    found = length_bias((len(row["chosen_ids"]), len(row["rejected_ids"])) for row in looked_at(rows))
+    if found is not None and found.large:
         session.reporter.notice(longer_chosen(found.text).message)

@@ -168,7 +168,7 @@ class Pairs:
 
 
 def longer_chosen(seen: str) -> Alarm:
-    """Of what evaluation/lengths.py saw in the rows, before training."""
+    """Of what data/lengths.py saw in the rows, before training."""
     return _alarm("length", 0, seen)
 
 

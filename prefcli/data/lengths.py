@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import fmean, pstdev
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from prefcli.evaluation.statistics import Z95, wilson_interval
+from prefcli.data.shares import Z95, wilson_interval
 
 LONGER, LONGER_BY = 0.6, 0.1  # share of pairs, and of the rejected answers' mean length: measured, see docs/watchers.md
 
@@ -18,17 +17,20 @@ class LengthBias(NamedTuple):
     pairs: int
     share: float  # of pairs whose chosen answer is the longer one
     share_ci95: tuple[float, float]
-    difference: float  # tokens, on average
+    difference: float  # in the lengths' unit, on average
     difference_ci95: tuple[float, float]
-    rejected: float  # tokens, on average
+    rejected: float  # on average
 
     @property
     def text(self) -> str:
+        return self.told("tokens")
+
+    def told(self, unit: str) -> str:
         low, high = self.share_ci95
         least, most = self.difference_ci95
         return (
             f"chosen answers are longer in {self.share:.0%} [{low:.0%}, {high:.0%}] of {self.pairs:,} pairs, "
-            f"by {self.difference:.1f} [{least:.1f}, {most:.1f}] tokens on average"
+            f"by {self.difference:.1f} [{least:.1f}, {most:.1f}] {unit} on average"
         )
 
     @property
@@ -37,17 +39,24 @@ class LengthBias(NamedTuple):
         return self.share_ci95[0] > LONGER and self.difference_ci95[0] > LONGER_BY * self.rejected
 
 
-def length_bias(lengths: Sequence[tuple[int, int]]) -> LengthBias:
-    """`lengths`: tokens of the chosen and of the rejected answer of every pair; at least one pair."""
-    pairs = len(lengths)
-    longer = sum((chosen > rejected) + (chosen == rejected) / 2 for chosen, rejected in lengths)
-    differences = [chosen - rejected for chosen, rejected in lengths]
-    mean, half = fmean(differences), Z95 * pstdev(differences) / math.sqrt(pairs)
+def length_bias(lengths: Iterable[tuple[int, int]]) -> LengthBias | None:
+    """`lengths` of the chosen and the rejected answer of every pair, in tokens or characters; None without pairs."""
+    pairs = longer = difference = squares = rejected = 0
+    for one, other in lengths:
+        pairs += 1
+        longer += 2 * (one > other) + (one == other)  # in halves
+        difference += one - other
+        squares += (one - other) ** 2
+        rejected += other
+    if not pairs:
+        return None
+    mean = difference / pairs
+    half = Z95 * math.sqrt(pairs * squares - difference**2) / pairs / math.sqrt(pairs)  # the root is of a whole number
     return LengthBias(
         pairs,
-        longer / pairs,
-        wilson_interval(longer, pairs),
+        longer / 2 / pairs,
+        wilson_interval(longer / 2, pairs),
         mean,
         (mean - half, mean + half),
-        fmean(rejected for _, rejected in lengths),
+        rejected / pairs,
     )

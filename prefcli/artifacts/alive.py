@@ -1,0 +1,141 @@
+"""A sign of life in an unfinished version, so that the next start can say what became of a run that was killed.
+
+A run that ends by itself, by an error or by Ctrl-C takes its sign away. One that stays was left by a process that had
+no last word: kill -9, the kernel's out-of-memory killer, a power cut. It says what was known a second before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+FILE = "alive.json"
+SECONDS = 1.0  # between two signs
+_CGROUPS = Path("/sys/fs/cgroup")
+_SMALLER = (
+    "use a smaller --batch-size or a larger --grad-accum, --lora-rank 16, --gradient-checkpointing, or a shorter "
+    "--max-length"
+)
+
+
+class Sign:
+    """Keeps the sign in `version` fresh, from a thread of its own, until `end`."""
+
+    def __init__(self, version: Path) -> None:
+        self._version, self._ended = version, threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Take the sign away: the run ends, and says itself why."""
+        self._ended.set()
+        self._thread.join()
+        for name in (FILE, f".{FILE}"):
+            (self._version / name).unlink(missing_ok=True)
+
+    def _beat(self) -> None:
+        while True:
+            _write(self._version)
+            if self._ended.wait(SECONDS):
+                return
+
+
+def last_words(version: Path) -> str | None:
+    """What became of the killed writer of an unfinished version, in a sentence; None where none was killed."""
+    try:
+        sign: dict[str, Any] = json.loads((version / FILE).read_text(encoding="utf-8"))
+        used, limit, before = sign["memory"], sign["memory_limit"], sign["oom_kills"]
+        last_seen = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(sign["time"]))
+        who = f"the run before (process {sign['process']}, last seen {last_seen})"
+        boot = sign["boot"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    held = f"using {used / 2**30:.1f} of {limit / 2**30:.1f} GiB" if used and limit else "its memory unknown"
+    if boot != _boot():
+        return f"{who} was ended by a restart of the machine, {held}"
+    now = _oom_kills()
+    if any(now.get(counter, 0) > count for counter, count in before.items()):
+        return f"{who} was killed, {held}, and the kernel's out-of-memory killer was at work meanwhile: {_SMALLER}"
+    return f"{who} was killed from outside, {held}"
+
+
+def _write(version: Path) -> None:
+    sign = {
+        "process": os.getpid(),
+        "time": time.time(),
+        "boot": _boot(),
+        "memory": _resident(),
+        "memory_limit": memory_limit(),
+        "oom_kills": _oom_kills(),
+    }
+    aside = version / f".{FILE}"
+    try:
+        aside.write_text(json.dumps(sign), encoding="utf-8")
+        os.replace(aside, version / FILE)  # not synced: after a power cut it is worth little
+    except OSError:  # a full disk: what matters is written elsewhere, and says so
+        pass
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process may use: the machine's, or its control group's where that is less. None: unknown."""
+    try:
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (ValueError, OSError, AttributeError):
+        limits = []
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        limits += [int(text) for text in _group_files(name).values() if text.strip().isdigit()]
+    return min(limits, default=None)
+
+
+def _resident() -> int | None:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _boot() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _oom_kills() -> dict[str, int]:
+    """How many processes the kernel has killed for memory, by the file that counts them."""
+    texts = _group_files("memory.oom_control") | _group_files("memory.events")
+    try:
+        texts["/proc/vmstat"] = Path("/proc/vmstat").read_text()  # of the whole machine
+    except OSError:
+        pass
+    found = {}
+    for counter, text in texts.items():
+        for line in text.splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.strip().isdigit():
+                found[counter] = int(count)
+    return found
+
+
+def _group_files(name: str) -> dict[str, str]:
+    """Path → text of a file of this process's memory control groups and those above, of version 1 or 2."""
+    try:
+        groups = [line.strip().split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return {}
+    found = {}
+    for _, controllers, group in groups:
+        root = _CGROUPS / controllers
+        own = root / group.lstrip("/")
+        for folder in (own, *own.parents) if controllers in ("", "memory") else ():
+            try:
+                found[str(folder / name)] = (folder / name).read_text()
+            except OSError:
+                pass
+            if folder == root:
+                break
+    return found

@@ -1,0 +1,45 @@
+"""`prefcli data split`: a file in two, the two paths on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from prefcli.cli.console import ConsoleReporter, print_result
+from prefcli.config.data_checks import SplitConfig
+from prefcli.errors import SurroundingsError, UsageError, from_foreign
+
+
+def run(config: SplitConfig) -> None:
+    """Raises UsageError: no such folder, a file that is there already. DataError as `splitting.split` does."""
+    from prefcli.data.scan import scan
+    from prefcli.data.splitting import part_file, split, write_part
+
+    folder = Path(os.path.dirname(config.file) if config.out_dir is None else config.out_dir)
+    if not os.path.isdir(folder):
+        raise UsageError(f"--out-dir {folder}: no such directory", f"make it: mkdir -p {folder}")
+    files = {name: part_file(config.file, name, folder) for name in ("train", "held_out")}
+    for path in files.values():
+        if os.path.lexists(path) and not config.force:
+            raise UsageError(f"{path} is there already", "--force writes over it; --out-dir names another folder")
+    source = scan(config.file, config.kind, names=config.map)
+    parts = split(source, config.held_out, config.seed, config.skip_bad)
+    told: dict[str, dict[str, Any]] = {
+        name: {"path": str(files[name]), "rows": len(rows), "prompts": prompts}
+        for (name, rows), prompts in zip((("train", parts.train), ("held_out", parts.held_out)), parts.prompts)
+    }
+    for name, rows in (("train", parts.train), ("held_out", parts.held_out)):
+        try:
+            write_part(source, rows, files[name])
+        except OSError as error:
+            raise from_foreign(error) or SurroundingsError(f"{files[name]}: {error.strerror or error}") from error
+    reporter = ConsoleReporter()
+    reporter.plan({part["path"]: f"{part['rows']:,} rows, {part['prompts']:,} prompts" for part in told.values()})
+    if parts.left_out:
+        reporter.notice(f"{config.file}: {parts.left_out:,} rows do not fit and are in neither (--skip-bad)")
+    if config.json:
+        print_result(json.dumps(told | {"left_out": parts.left_out}))
+    else:
+        print_result("\n".join(part["path"] for part in told.values()))

@@ -1,0 +1,108 @@
+"""Everything that a check may find: its name, how bad it is, what it means and what to do. docs/data-check.md shows it.
+
+An error is a row that cannot be trained on: --skip-bad leaves it out. A caution is something that trains, and perhaps
+not as you think. Thresholds stand beside the checks that use them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of finding."""
+
+    severity: Literal["error", "caution"]
+    means: str
+    remedy: str
+
+
+_REPAIR = "repair the rows, or leave them out with --skip-bad"
+
+KINDS: dict[str, Kind] = {
+    # Each row alone (rows.py)
+    "not UTF-8": Kind("error", "bytes that are no text, or half of a character", "convert the file to UTF-8"),
+    "broken line": Kind("error", "a line that is no JSON object, or has not the header's number of cells", _REPAIR),
+    "missing column": Kind("error", "a column that the form needs is not there", "--map OURS=THEIRS names it"),
+    "wrong type": Kind("error", "a column holds something else than the form says", _REPAIR),
+    "empty": Kind("error", "a prompt or an answer without text", _REPAIR),
+    "same sides": Kind("error", "both answers of a pair are the same, or equally good: nothing to prefer", _REPAIR),
+    "prompts differ": Kind("error", "the sides of a pair answer different prompts", _REPAIR),
+    "bad role": Kind("error", "a role that is not system, user, assistant or tool", _REPAIR),
+    "bad turns": Kind("error", "a dialogue that does not end where it must, or has no question", _REPAIR),
+    "bad label": Kind("error", "a label that is neither true nor false", "write true or false"),
+    "does not fit": Kind("error", "a row that is not of the form that the file's first row has", _REPAIR),
+    "turn order": Kind(
+        "caution",
+        "turns that do not alternate, or a system message that is not the first: many chat templates refuse them",
+        "join turns of one role; --model M tells whether its template takes them",
+    ),
+    "broken characters": Kind(
+        "caution", "U+FFFD stands in the text: it was read in a wrong encoding once", "make the file again"
+    ),
+    "prompt repeated": Kind(
+        "caution", "an answer begins with its whole prompt: the model learns to say it again", "cut it off the answers"
+    ),
+    "scores against labels": Kind(
+        "caution", "the rejected answer has the higher score in the row's own columns", "ask which of the two is right"
+    ),
+    # All rows together (gathered.py)
+    "duplicates": Kind("caution", "the same row once more: it counts twice", "leave them out, unless it is meant"),
+    "labelled both ways": Kind(
+        "caution",
+        "the same answers, labelled one way here and the other way there: at least one of the labels is wrong",
+        "decide, or expect noise: dpo --loss robust, ipo; docs/advise.md",
+    ),
+    "one prompt often": Kind(
+        "caution", "a single prompt makes up a large part of the rows", "thin it out, or add other prompts"
+    ),
+    "in held-out too": Kind(
+        "caution", "the prompt stands among the held-out ones: what is measured there is memory", "prefcli data split"
+    ),
+    "nearly in held-out": Kind(
+        "caution", "the same but for case and white space: what is measured there is memory", "prefcli data split"
+    ),
+    "longer chosen": Kind(
+        "caution",
+        "chosen answers are longer: a model that learns this alone wins on these pairs",
+        "dpo --length-normalise, ppo --length-penalty, or pairs of like length",
+    ),
+    "one kind of label": Kind("error", "every row is labelled alike: kto learns from both kinds", "add the other kind"),
+    "constant margins": Kind("caution", "the margin is the same in every row, so it says nothing", "leave it out"),
+    # With a tokenizer (tokens.py)
+    "template refuses": Kind("error", "the model's chat template refuses the dialogue", _REPAIR),
+    "answer cut": Kind("caution", "longer than --max-length: the answer's end is not trained", "raise --max-length"),
+    "answer cut away": Kind(
+        "caution", "--max-length leaves nothing of the answer, or nothing that tells two apart: the row is left out",
+        "raise --max-length",
+    ),
+    # The rendered example (rendering.py)
+    "doubled BOS": Kind("caution", "a text begins more than once, by the template or in the rows", "take one out"),
+    "missing BOS": Kind(
+        "caution", "the tokenizer begins every text with BOS, and the template does not", "add bos_token to it"
+    ),
+    "doubled EOS": Kind("caution", "an answer holds the end token in its middle", "take it out of the answers"),
+    "missing EOS": Kind(
+        "caution",
+        "the template closes an answer with something else than the end token, behind which we set that one too",
+        "name the token that closes it as eos_token in tokenizer_config.json",
+    ),
+    "turn not closed": Kind(
+        "caution",
+        "the template adds nothing behind an answer: earlier ones in a dialogue have no end",
+        "let the template write eos_token behind each answer",
+    ),
+    "prompt changes": Kind(
+        "caution",
+        "the template writes the prompt otherwise once an answer follows (it drops thoughts, say): we train on what is "
+        "sampled after",
+        "nothing, if that is meant",
+    ),
+    "nothing trained": Kind(
+        "error", "the loss reads no token of the answer: its mask is all zeros, or on the end token alone",
+        "look at the template and at --max-length",
+    ),
+    "all trained": Kind("caution", "the loss reads the prompt too: its mask is all ones", "look at the template"),
+}  # fmt: skip

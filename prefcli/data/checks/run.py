@@ -1,0 +1,109 @@
+"""All checks on files: one pass over each, its rows let go again at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefcli.data.checks.found import Finding, Found
+from prefcli.data.checks.gathered import Gathered, find
+from prefcli.data.checks.rows import bad, odd
+from prefcli.data.formats import BadRow, Purpose, Row
+from prefcli.data.scan import scan
+from prefcli.errors import DataError
+from prefcli.progress import SILENT, Reporter
+
+EVERY = 1000  # rows between two steps of the progress bar
+
+
+@dataclass
+class Checked:
+    """What was read and what was found. `files`: path, purpose, format, rows, bad of each."""
+
+    files: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def bad_rows(self) -> int:
+        return sum(file["bad"] for file in self.files)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.is_error]
+
+    @property
+    def cautions(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.is_error]
+
+
+def check(
+    paths: Sequence[str],
+    purpose: Purpose | None = None,
+    held_out: Sequence[str] = (),
+    *,
+    of_row: Callable[[Row], Iterable[tuple[str, str]]] | None = None,
+    reporter: Reporter = SILENT,
+    **options: Any,
+) -> Checked:
+    """Look at every row of the files. `of_row` is a further check of each; `options` are `scan`'s.
+
+    Raises DataError: a file that is none, or whose columns are of no form; no bad row raises anything.
+    """
+    found, gathered, checked = Found(), Gathered(), Checked()
+    for path in paths:
+        source = scan(path, purpose, **options)
+        gathered.open(path)
+        before = len(gathered)
+        reporter.begin(f"checking {path}", len(source))
+        for count, (number, row) in enumerate(source, 1):
+            if isinstance(row, BadRow):
+                found.add(bad(row), str(row), path, number)
+            else:
+                gathered.add(number, row)
+                for name, example in (*odd(row), *(of_row(row) if of_row else ())):
+                    found.add(name, example, path, number)
+            if count % EVERY == 0:
+                reporter.advance(count)
+        reporter.end()
+        rows = len(gathered) - before
+        checked.files.append(
+            {"path": path, "for": source.purpose, "format": source.format, "rows": rows, "bad": len(source) - rows}
+        )
+    find(gathered, _prompts(held_out, purpose, options) if held_out else None, found)
+    checked.findings = found.findings
+    return checked
+
+
+def quick(rows: Iterable[Row], labelled: bool) -> list[Finding]:
+    """The cautions that a few microseconds a row find: what a run says before it trains.
+
+    Of `labelled` answers those may be one pair's with another's, and being labelled both ways is no contradiction.
+    """
+    found, gathered = Found(), Gathered()
+    gathered.open("")
+    for number, row in enumerate(rows, 1):
+        gathered.add(number, row)
+        for name, example in odd(row):
+            found.add(name, example)
+    find(gathered, None, found)
+    # The stages say by themselves what lengths and kinds of labels are amiss.
+    passed = {"longer chosen", "one kind of label", "one prompt often"} | (
+        {"labelled both ways"} if labelled else set()
+    )
+    return [finding for finding in found.findings if finding.name not in passed]
+
+
+def _prompts(paths: Sequence[str], purpose: Purpose | None, options: dict[str, Any]) -> Gathered:
+    """The prompts of held-out rows, whatever form they are in."""
+    gathered = Gathered()
+    for path in paths:
+        try:
+            source = scan(path, "prompts", held_out=True, **options)
+        except DataError:
+            source = scan(path, purpose or "demos", held_out=True, **options)
+        gathered.open(path)
+        for number, row in source:
+            if isinstance(row, Row):
+                gathered.add(number, row)
+    return gathered
