@@ -34,9 +34,9 @@ bench: setup
 	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
 
 # KILLS=N: how often a ppo run is killed with -9 and taken up again (50: about 15 minutes)
-# FUZZ=N: how many times as many random inputs as in the tests (10: about 2,500, 10 minutes)
+# FUZZ=N: how many times as many random inputs as in the tests (16: about 2,600)
 torture: setup
-	PREFCLI_FUZZ=$(or $(FUZZ),10) $(BIN)/pytest -n auto tests/test_fuzz.py
+	PREFCLI_FUZZ=$(or $(FUZZ),16) $(BIN)/pytest -n auto tests/test_fuzz.py
 	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS))
 
 docs: setup

@@ -5,6 +5,7 @@ The quick part runs with all tests, the same inputs each time. PREFCLI_FUZZ=N tr
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 import hashlib
@@ -135,11 +136,11 @@ def objects(draw, base, depth=2):
             ]
             inside = draw(st.sampled_from(deeper)) if deeper else inside
         if isinstance(inside, list):
-            inside[draw(st.integers(0, len(inside) - 1))] = draw(values)
+            inside[draw(st.integers(0, len(inside) - 1))] = copy.deepcopy(draw(values))
             continue
         key = draw(st.sampled_from([*inside, *ODD, "extra", "label"]))
         if draw(st.integers(0, 4)):
-            inside[key] = draw(values)
+            inside[key] = copy.deepcopy(draw(values))  # the next round may change it
         else:
             inside.pop(key, None)
     return found
@@ -234,7 +235,7 @@ yaml_files = mutated(YAML) | st.dictionaries(st.sampled_from(YAML_KEYS), values,
 def test_files_of_options(place, monkeypatch):
     monkeypatch.setattr("prefcli.cli.dpo.run", lambda config: None)
 
-    @quick(60)
+    @quick(30)
     @given(yaml_files)
     def tried(content):
         write(place / "c.yaml", content)
@@ -247,7 +248,7 @@ def test_data_files(place, stopped):
     commands = [("sft", "--data"), ("dpo", "--data"), ("train-rm", "--data"), ("kto", "--data"), ("ppo", "--prompts")]
     options = [[], ["--skip-bad"], ["--max-rows", "1"], ["--eval-data", "p.jsonl"]]
 
-    @quick(120)
+    @quick(50)
     @given(data_files(), st.sampled_from(commands), st.sampled_from(options))
     def tried(file, command, more):
         ending, content = file
@@ -263,14 +264,13 @@ def test_references_names_and_rewards(place, stopped):
     ppo, dpo = ["ppo", "--prompts", "p.jsonl", "--model", "sft"], ["dpo", "--data", "pairs.jsonl"]
     ways = st.sampled_from([
         ["show", "--"], ["rm", "--dry-run", "--"], ["gc", "--dry-run", "--runs="], ["ls", "--runs="],
-        [*dpo, "--model="],
         ["compare", "sft", "--"], ["mem-estimate", "--model="], [*dpo, "--model", "sft", "--name="], ["dpo", "--data="],
-        [*ppo, "--reward="], [*ppo, "--reward", "rm", "--reference="],
+        [*ppo, "--reward="], [*ppo, "--reward", "rm", "--reference="], [*dpo, "--model="],
         [*ppo, "--reward", "python:r.py:score", "--value-init="],
         ["data", "convert", "pairs.jsonl"], [],
     ])  # fmt: skip
 
-    @quick(120)
+    @quick(40)
     @given(ways, references)
     def tried(way, text):
         words = [*way[:-1], way[-1] + text] if way and way[-1].endswith("=") else [*way, text]
@@ -325,7 +325,7 @@ def test_files_of_an_artifact(place, stopped, adapter):
         [*dpo, "runs/dpo/v1/model"],
     ]  # fmt: skip
 
-    @quick(60)
+    @quick(25)
     @given(st.data())
     def tried(data):
         name = data.draw(st.sampled_from(targets))
@@ -364,7 +364,7 @@ def test_model_directories(own_folder):
         "target_modules": ["q_proj"],
     }
 
-    @quick(6)
+    @quick(3)
     @given(st.data())
     def tried(data):
         name = data.draw(st.sampled_from([*targets, "adapter_config.json", "model.safetensors"]))
@@ -399,7 +399,7 @@ def test_answers_of_a_service(place, monkeypatch):
     write(place / "pairs.jsonl", json.dumps(PAIR) + "\n")
     monkeypatch.setattr(http, "BACKOFF", 0.0)
 
-    @quick(40)
+    @quick(15)
     @given(
         st.sampled_from(answers).flatmap(objects).map(lambda found: json.dumps(found).encode())
         | mutated(b'{"rewards": [1, 2]}')
