@@ -20,7 +20,7 @@ from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 AT_LEAST = {"sft": 37, "train-rm": 37, "ppo": 47, "dpo": 47, "kto": 41, "eval": 26, "mem-estimate": 11, "ls": 3,
             "show": 4, "score": 14, "serve-rm": 8, "sample": 20, "export": 9, "chat": 9,
             "label": 20, "sweep": 13, "compare": 20,
-            "rm": 4, "gc": 7, "advise": 13, "report": 16, "data formats": 2, "data convert": 7,
+            "rm": 4, "gc": 8, "advise": 13, "report": 16, "data formats": 2, "data convert": 7,
             "data check": 8, "data stats": 7, "data split": 8}  # fmt: skip
 # What they take in its place, without which nothing arrives.
 ARGUMENTS = {

@@ -213,7 +213,8 @@ def test_gc_older_than_leaves_what_is_younger(prefcli, own_folder, family, unfin
     assert listed(prefcli("gc", "--keep", "1", "--older-than", "1")) == []
     for path in [*family[2].path.rglob("*"), family[2].path, *partial.rglob("*"), partial]:
         os.utime(path, (0, 0))
-    assert prefcli("gc", "--keep", "1", "--older-than", "1").stdout == "dpo@v2 (unfinished)\nsft@v2\n"
+    assert prefcli("gc", "--keep", "1", "--older-than", "1").stdout == "sft@v2\n"
+    assert prefcli("gc", "--unfinished", "--older-than", "1").stdout == "dpo@v2 (unfinished)\n"
 
 
 def test_gc_asks_on_a_terminal_and_not_in_a_pipe(prefcli, own_folder, family, make_artifact, monkeypatch):

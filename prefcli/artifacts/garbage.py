@@ -1,4 +1,4 @@
-"""What nobody needs in a store: unfinished versions without a writer, leftovers, caches, and old versions if asked."""
+"""What nobody needs in a store: leftovers, caches, and, if asked, unfinished runs and old versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefcli.artifacts.manifest import NAME
 from prefcli.artifacts.removing import Version, all_versions, delete, remove, size, users
-from prefcli.artifacts.store import Store, hold
+from prefcli.artifacts.store import Store, hold, saved_steps
 
 CACHES = ("reference-logps", "scores")  # below RUNS/.cache: what stages and comparison keep between runs
 _CACHED = re.compile(r"[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
@@ -33,14 +33,16 @@ class Garbage:
         return sum(size(path) for path in (*(version.path for version in self.versions), *self.files))
 
 
-def garbage(store: Store, *, keep: int | None, days: float) -> Garbage:
-    """What nobody needs: unfinished versions that nobody writes, leftovers, caches; with `keep`, of every name the
-    complete versions below the `keep` highest that nothing was made from. Nothing that changed in the last `days`.
+def garbage(store: Store, *, keep: int | None, unfinished: bool, days: float) -> Garbage:
+    """What nobody needs: unfinished versions that nobody writes and that hold no saved state (with `unfinished` those
+    too that do), leftovers, caches; with `keep`, of every name the complete versions below the `keep` highest that
+    nothing was made from. Nothing that changed in the last `days`.
     """
     everything = all_versions(store)
     made_from = users(everything, store)
     before = time.time() - days * DAY
-    going = {v for v in everything if not v.complete and _changed(v.path) <= before and not _held(v)}
+    going = {v for v in everything if not v.complete and (unfinished or not saved_steps(v.path))}
+    going = {v for v in going if _changed(v.path) <= before and not _held(v)}
     if keep is not None:
         numbers: dict[str, list[int]] = {}
         for version in everything:

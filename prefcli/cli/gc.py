@@ -14,7 +14,7 @@ from prefcli.config.store import CollectConfig
 def run(config: CollectConfig) -> None:
     """stdout carries what was removed, one a line: references of versions, and paths of files."""
     store = Store(config.runs)
-    found = garbage(store, keep=config.keep, days=config.older_than)
+    found = garbage(store, keep=config.keep, unfinished=config.unfinished, days=config.older_than)
     refs, files, size = [version.ref for version in found.versions], [str(path) for path in found.files], found.bytes
     said = f"{len(refs)} versions and {len(files)} files, {size / 1e6:,.1f} MB"
     removed = not config.dry_run and (

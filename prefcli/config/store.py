@@ -47,6 +47,9 @@ class CollectConfig:
         int | None,
         typer.Option(min=1, help="Of each name, remove complete versions too, but the N highest and what others need."),
     ] = None
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Remove unfinished runs too that could be gone on with.")
+    ] = False
     older_than: Annotated[
         float, typer.Option(min=0, help="Leave what changed in the last so many days.", metavar="DAYS")
     ] = 0.0
