@@ -83,7 +83,9 @@ class Scan:
 
     @property
     def hint(self) -> str:
-        return f"every row needs: {EXPECTED[self.purpose]}; --skip-bad leaves such rows out"
+        return (
+            f"every row needs: {EXPECTED[self.purpose]}; --skip-bad leaves such rows out, prefcli data check lists all"
+        )
 
 
 def scan(
