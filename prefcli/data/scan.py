@@ -86,7 +86,7 @@ class Scan:
     def hint(self) -> str:
         form = self.recognised.form
         example = json.dumps(form.examples[0], ensure_ascii=False)
-        return f"a row of this form ({form.name}): {example}; --skip-bad leaves such rows out, prefcli data check lists all"
+        return f"a row of this form ({form.name}): {example}; --skip-bad leaves such out, prefcli data check lists all"
 
 
 def scan(
