@@ -212,6 +212,29 @@ def test_of_two_forms_that_fit_one_is_taken_and_why_is_said(own_folder, row, pur
     assert note.startswith(f"a.jsonl: read as {taken}, though") and said in note
 
 
+def test_a_table_of_lists_is_a_list_of_messages(own_folder):
+    """As `datasets` once wrote lists of objects: {"role": […], "content": […]}."""
+    talk = {"role": ["user", "assistant"], "content": ["q", "a"]}
+    assert read_one({"messages": talk}) == Row([user("q")], completion="a")
+    given = {"response": ["a", "b"], "score": [1, 2]}
+    assert read_one({"instruction": "q", "completions": given}).chosen == "b"
+
+
+@pytest.mark.parametrize(
+    ("row", "purpose", "hint"),
+    [
+        ({"prompt": "q", "response": "a"}, "demos", "the form prompt/completion, of which completion is missing"),
+        ({"instruction": "q", "chosen": "a"}, "pairs", "the form Alpaca pairs, of which rejected is missing"),
+        ({"x": 1}, "pairs", "rename columns with --map"),
+    ],
+)
+def test_the_nearest_form_is_named_where_none_fits(own_folder, row, purpose, hint):
+    write(own_folder / "a.jsonl", lines(row))
+    with pytest.raises(DataError) as error:
+        scan("a.jsonl", purpose)
+    assert hint in error.value.hint and "prefcli data formats" in error.value.hint
+
+
 # Splits
 
 

@@ -21,7 +21,7 @@ AT_LEAST = {"sft": 37, "train-rm": 37, "ppo": 47, "dpo": 47, "kto": 41, "eval": 
             "show": 4, "score": 14, "serve-rm": 8, "sample": 20, "export": 9, "chat": 9,
             "label": 20, "sweep": 13, "compare": 20,
             "rm": 4, "gc": 8, "advise": 13, "report": 16, "data formats": 2, "data convert": 7,
-            "data check": 8, "data stats": 7, "data split": 8}  # fmt: skip
+            "data check": 8, "data stats": 7, "data split": 9}  # fmt: skip
 # What they take in its place, without which nothing arrives.
 ARGUMENTS = {
     "show": {"ref": "the-ref"},

@@ -14,17 +14,20 @@ from prefcli.errors import SurroundingsError, UsageError, from_foreign
 
 def run(config: SplitConfig) -> None:
     """Raises UsageError: no such folder, a file that is there already. DataError as `splitting.split` does."""
+    from prefcli.data.dataset import check_split
     from prefcli.data.scan import scan
     from prefcli.data.splitting import part_file, split, write_part
 
-    folder = Path(os.path.dirname(config.file) if config.out_dir is None else config.out_dir)
+    own = os.path.dirname(config.file) if os.path.exists(config.file) else ""  # of a hub id there is none
+    folder = Path(own if config.out_dir is None else config.out_dir)
     if not os.path.isdir(folder):
         raise UsageError(f"--out-dir {folder}: no such directory", f"make it: mkdir -p {folder}")
     files = {name: part_file(config.file, name, folder) for name in ("train", "held_out")}
     for path in files.values():
         if os.path.lexists(path) and not config.force:
             raise UsageError(f"{path} is there already", "--force writes over it; --out-dir names another folder")
-    source = scan(config.file, config.kind, names=config.map)
+    check_split([config.file], config.split)
+    source = scan(config.file, config.kind, split=config.split, names=config.map)
     parts = split(source, config.held_out, config.seed, config.skip_bad)
     told: dict[str, dict[str, Any]] = {
         name: {"path": str(files[name]), "rows": len(rows), "prompts": prompts}

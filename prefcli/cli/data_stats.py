@@ -53,8 +53,10 @@ def _facts(found: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_row("prompts", f"{found['prompts']:,} different ones")
     table.add_row("duplicates", f"{found['duplicates']:,} rows")
-    turns = ", ".join(f"{turns} in {count:,}" for turns, count in found["turns"].items())
-    table.add_row("turns", f"{turns} rows (0: a plain text)")
+    turns = {"0": "plain text", "1": "1 message"}
+    table.add_row(
+        "prompts of", ", ".join(f"{turns.get(n, f'{n} messages')}: {count:,}" for n, count in found["turns"].items())
+    )
     if labels := found.get("labels"):
         table.add_row("labels", f"{labels['true']:,} true, {labels['false']:,} false")
     if bias := found.get("length_bias"):

@@ -10,7 +10,7 @@ import typer
 from prefcli.config.shared import Debug, Map, Seed, SkipBad, Split
 from prefcli.config.training import DATA, MODEL, WHERE
 
-Files = Annotated[list[str], typer.Argument(help="Files of rows.", metavar="FILE…")]
+Files = Annotated[list[str], typer.Argument(help="Files of rows.", metavar="FILE...")]
 RowKind = Annotated[
     Literal["pairs", "demos", "labelled", "prompts"] | None,
     typer.Option(
@@ -82,13 +82,14 @@ class SplitConfig:
         float, typer.Option(min=0.0001, max=0.9999, help="Share of the rows to hold out.", rich_help_panel=DATA)
     ] = 0.1
     kind: RowKind = None
+    split: Split = None
     map: Map = field(default_factory=list)
     skip_bad: SkipBad = False
     seed: Seed = 0
     out_dir: Annotated[
         str | None,
         typer.Option(
-            help="Folder for NAME.train and NAME.held_out. Default: the file's own.",
+            help="Folder for NAME.train and NAME.held_out. Default: the file's own, of a hub id the current one.",
             metavar="DIR",
             rich_help_panel=WHERE,
         ),

@@ -52,8 +52,8 @@ def read_dataset(
     where there are many: the first of each file are checked then.
     Raises DataError naming file, line and what was expected, and how many more rows are bad; and as `scan` does.
     """
-    if split is not None and not held_out and paths and not any(map(has_splits, paths)):
-        raise UsageError(f"--split {split}: {paths[0]} is one file, which has no splits", "leave it out")
+    if not held_out:
+        check_split(paths, split)
     scans = [scan(path, purpose, split=split, names=names, held_out=held_out) for path in paths]
     notes = [note for found in scans for note in found.notes]
     if lazily and sum(map(len, scans)) > records.LARGE:
@@ -76,6 +76,12 @@ def read_dataset(
         sources.append(_source(found, len(good)))
         notes += _plain(found, good[0])
     return Dataset(rows, sources, notes)
+
+
+def check_split(paths: Sequence[str], split: str | None) -> None:
+    """Raise UsageError where --split is given and no source has any."""
+    if split is not None and paths and not any(map(has_splits, paths)):
+        raise UsageError(f"--split {split}: {paths[0]} is one file, which has no splits", "leave it out")
 
 
 def _lazy(scans: list[Scan], skip_bad: bool, notes: list[str]) -> Dataset:

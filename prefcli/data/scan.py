@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from prefcli.data.formats import EXPECTED, BadRow, Purpose, Recognised, Row, recognise, whole
+from prefcli.data.formats import BadRow, Purpose, Recognised, Row, recognise, whole
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
 from prefcli.errors import DataError, UsageError
@@ -83,7 +84,9 @@ class Scan:
 
     @property
     def hint(self) -> str:
-        return f"every row needs: {EXPECTED[self.purpose]}; --skip-bad leaves such rows out"
+        form = self.recognised.form
+        example = json.dumps(form.examples[0], ensure_ascii=False)
+        return f"a row of this form ({form.name}): {example}; --skip-bad leaves such out, prefcli data check lists all"
 
 
 def scan(

@@ -76,7 +76,7 @@ def _fill(sizes: list[int], room: int) -> np.ndarray:
 def part_file(path: str, part: str, folder: Path) -> Path:
     """pairs.jsonl → FOLDER/pairs.train.jsonl; a source of several files becomes JSON lines."""
     suffix = ending(path) or ".jsonl"
-    return folder / f"{Path(path).name.removesuffix(suffix)}.{part}{suffix}"
+    return folder / f"{Path(path).resolve().name.removesuffix(suffix)}.{part}{suffix}"
 
 
 def write_part(source: Scan, positions: Iterable[int], path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefcli.data.checks.gathered import Gathered, duplicates
+from prefcli.data.dataset import check_split
 from prefcli.data.formats import BadRow, Purpose, Row
 from prefcli.data.lengths import length_bias
 from prefcli.data.scan import scan
@@ -62,6 +63,7 @@ def measure(
 ) -> Stats:
     """One pass over the files. Lengths are in tokens of `encoder` (a tokenising.Encoder), without one in characters;
     `options` are `scan`'s. Raises DataError as `scan` does; rows that do not fit are counted."""
+    check_split(paths, options.get("split"))
     stats = Stats("tokens" if encoder else "characters")
     for path in paths:
         source = scan(path, purpose, **options)

@@ -91,7 +91,7 @@ class Encoder:
 
     @cached_property
     def _backend(self) -> Any:
-        """What the tokenizer calls itself, where it calls nothing else: asked directly it takes a third of the time."""
+        """What the tokenizer itself calls, where it does nothing else: asking it takes a third of the time."""
         plain = getattr(self.tokenizer, "is_fast", False) and not self.tokenizer.split_special_tokens
         return self.tokenizer.backend_tokenizer if plain else None
 

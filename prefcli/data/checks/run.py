@@ -9,6 +9,7 @@ from typing import Any
 from prefcli.data.checks.found import Finding, Found
 from prefcli.data.checks.gathered import Gathered, find
 from prefcli.data.checks.rows import bad, odd
+from prefcli.data.dataset import check_split
 from prefcli.data.formats import BadRow, Purpose, Row
 from prefcli.data.scan import scan
 from prefcli.errors import DataError
@@ -50,7 +51,9 @@ def check(
 
     Raises DataError: a file that is none, or whose columns are of no form; no bad row raises anything.
     """
+    check_split(paths, options.get("split"))
     found, gathered, checked = Found(), Gathered(), Checked()
+    prompts = _prompts(held_out, purpose, options) if held_out else None  # first: a mistake in it shows at once
     for path in paths:
         source = scan(path, purpose, **options)
         gathered.open(path)
@@ -70,7 +73,7 @@ def check(
         checked.files.append(
             {"path": path, "for": source.purpose, "format": source.format, "rows": rows, "bad": len(source) - rows}
         )
-    find(gathered, _prompts(held_out, purpose, options) if held_out else None, found)
+    find(gathered, prompts, found)
     checked.findings = found.findings
     return checked
 

@@ -49,6 +49,7 @@ def messages_in(raw: Raw, column: str) -> list[Message]:
     value = raw.get(column)
     if column not in raw:
         raise BadRow(f"there is no '{column}'")
+    value = as_list(value)
     if not isinstance(value, list) or not value:
         raise BadRow(f"'{column}' must be a list of messages")
     messages = []
@@ -61,6 +62,13 @@ def messages_in(raw: Raw, column: str) -> list[Message]:
     if not messages[-1]["content"].strip():
         raise BadRow(f"the last message of '{column}' is empty")
     return messages
+
+
+def as_list(value: Any) -> Any:
+    """A table's column of lists, {"role": […], "content": […]}, as `datasets` once wrote lists of objects."""
+    if isinstance(value, dict) and value and all(isinstance(part, list) for part in value.values()):
+        return [dict(zip(value, parts)) for parts in zip(*value.values())]
+    return value
 
 
 def answered(messages: list[Message], column: str) -> tuple[list[Message], str]:

@@ -84,7 +84,7 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
         found = ", ".join(sorted(map(str, row))) or "none"
         raise DataError(
             f"{where}: expected columns {EXPECTED[purpose]}; found: {found}",
-            "rename them with --map OURS=THEIRS, or give another file (prefcli data formats lists all forms)",
+            _nearest(row, purpose) + "rename columns with --map OURS=THEIRS; prefcli data formats lists all forms",
         )
     form = fitting[0]
     others = [other for other in fitting[1:] if not _nested(form, other)]
@@ -107,6 +107,17 @@ def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
     if row.get("label") is None and row.get("kto_tag") is None:
         found -= {"labelled"}  # a column of nulls labels nothing
     return next((kind for kind in KINDS if kind in found), "prompts")
+
+
+def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
+    """The form that lacks least of its columns, where one of them is there."""
+    forms = [form for kind in TAKEN[purpose] for form in FORMS if form.gives == kind and set(form.columns) & set(row)]
+    lacking = {form.name: [column for column in form.columns if column not in row] for form in forms}
+    lacking = {name: columns for name, columns in lacking.items() if columns}
+    if not lacking:
+        return ""
+    name = min(lacking, key=lambda name: len(lacking[name]))
+    return f"nearest is the form {name}, of which {' and '.join(lacking[name])} is missing; "
 
 
 def _prompt_alone(form: Form, fitting: list[Form]) -> bool:

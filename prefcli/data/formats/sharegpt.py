@@ -8,6 +8,7 @@ from prefcli.data.formats.fields import (
     Raw,
     answer_in,
     answered,
+    as_list,
     awaiting,
     label_in,
     messages_in,
@@ -33,7 +34,8 @@ _ROLES = {
 
 def _turns(raw: Raw, column: str) -> list[Message]:
     value = raw.get(column)
-    turns: Any = [value] if isinstance(value, dict) else value
+    turns = as_list(value)
+    turns = [turns] if isinstance(turns, dict) else turns
     if isinstance(turns, list):
         turns = [_turn(turn, column) for turn in turns]
     return messages_in({column: turns} if column in raw else {}, column)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from prefcli.data.formats.fields import Raw, answer_in, optional_in, others, pair, string_in
+from prefcli.data.formats.fields import Raw, answer_in, as_list, optional_in, others, pair, string_in
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.row import BadRow, Message, Row, Tie
 
@@ -22,7 +22,7 @@ def _convert(raw: Raw, question: str = "instruction") -> Row:
     prompt: list[Message] = [{"role": "user", "content": string_in(raw, question)}]
     if system := optional_in(raw, "system"):
         prompt.insert(0, {"role": "system", "content": system})
-    found = raw.get("completions")
+    found = as_list(raw.get("completions"))
     if not isinstance(found, list):
         raise BadRow("'completions' must be a list of answers with scores")
     scored = [(score, answer) for one in found if (score := _score(one)) is not None if (answer := one) is not None]
@@ -50,7 +50,7 @@ def _score(completion: Any) -> float | None:
 
 
 def _has_responses(row: Raw) -> bool:
-    found = row["completions"]
+    found = as_list(row["completions"])
     return isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "response" in one for one in found)
 
 
