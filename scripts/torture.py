@@ -158,7 +158,7 @@ def run_and_kill(command: Command, dice: random.Random, phases: list[float]) -> 
     run.kill()
     run.join()
     saving = "saving" if any(command.partial.glob("state/*.partial")) else "training"
-    phase = "finishing" if (command.partial / "model").exists() else saving
+    phase = saving if command.partial.exists() and not (command.partial / "model").exists() else "finishing"
     return f"after {time.monotonic() - began:.2f} s, {phase}; {left(command)}"
 
 
@@ -189,9 +189,9 @@ def differences(found: Path, expected: Path) -> list[str]:
     """What is not in `found` as it is in `expected`, or should not be there."""
     both = (found, expected)
     files, wanted = ({str(path.relative_to(runs)) for path in runs.rglob("*")} for runs in both)
-    wrong = [f"left over: {name}" for name in sorted(files - wanted) if not name.startswith((".digests", ".cache"))]
+    wrong = [f"left over: {name}" for name in sorted(files - wanted) if name != ".digests.json"]
     wrong += [f"missing: {name}" for name in sorted(wanted - files)]
-    for name in sorted(name for name in files & wanted if name.endswith(".safetensors") and name[0] != "."):
+    for name in sorted(name for name in files & wanted if name.endswith(".safetensors")):
         one, other = ({tensor: array.tobytes() for tensor, array in load_file(runs / name).items()} for runs in both)
         wrong += [f"{name}: {tensor} differs" for tensor in one | other if one.get(tensor) != other.get(tensor)]
     rows, others = map(metrics, both)

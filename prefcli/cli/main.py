@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from prefcli import __version__
-from prefcli.cli.interrupts import install
+from prefcli.cli.interrupts import install, leave
 from prefcli.errors import INTERRUPTED
 
 # name → (module, config class, one line of help). The module has `run(config)`; its file is not read for --help.
@@ -118,4 +118,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        leave()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            leave()
+        raise
