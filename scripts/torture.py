@@ -275,11 +275,12 @@ def small_disk(path: Path) -> Iterator[None]:
 
 def run_and_fill(command: Command, dice: random.Random, phases: list[float]) -> str:
     """Returns where the disk was full; "" where the run ended before, or had room enough."""
-    starting, training, finishing = phases
-    wait = dice.uniform(starting * 0.7, starting + training + finishing)
-    room = dice.choice((0, dice.randrange(1 << 14), dice.randrange(1 << 20), dice.randrange(12 << 20)))
+    step, finishing = dice.randrange(command.kept, STEPS + 1), phases[2]
+    room = dice.choice((0, dice.randrange(1 << 14), dice.randrange(1 << 20), dice.randrange(6 << 20)))
     run, filler = command.start(), command.runs / "filler"
-    run.join(wait)
+    while run.is_alive() and command.lines < step:
+        time.sleep(0.002)
+    run.join(dice.uniform(0, finishing if step == STEPS else 0.1))
     if run.is_alive():
         free = shutil.disk_usage(command.runs).free
         with filler.open("wb") as file:
@@ -291,7 +292,7 @@ def run_and_fill(command: Command, dice: random.Random, phases: list[float]) -> 
     errors = command.errors.read_text()
     if run.exitcode != 7 or FULL not in errors or "hint:" not in errors or "Traceback" in errors:
         sys.exit(f"FAILED: on a full disk prefcli ended with {run.exitcode}:\n{errors}")
-    return f"after {wait:.1f} s, {room:,} bytes left; {left(command)}"
+    return f"at step {step}, {room:,} bytes left; {left(command)}"
 
 
 def write_at_once(attack: Attack) -> None:
