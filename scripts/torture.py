@@ -270,7 +270,7 @@ def small_disk(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def run_and_fill(command: Command, dice: random.Random, phases: list[float]) -> str:
@@ -281,11 +281,14 @@ def run_and_fill(command: Command, dice: random.Random, phases: list[float]) -> 
     while run.is_alive() and command.lines < step:
         time.sleep(0.002)
     run.join(dice.uniform(0, finishing if step == STEPS else 0.1))
-    if run.is_alive():
+    while run.is_alive() and not filler.exists():
         free = shutil.disk_usage(command.runs).free
-        with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, free - room))
-        run.join()
+        try:
+            with filler.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, free - room))
+        except OSError:  # the run has written meanwhile
+            filler.unlink(missing_ok=True)
+    run.join()
     filler.unlink(missing_ok=True)
     if run.exitcode == 0:
         return ""
