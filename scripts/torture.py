@@ -158,7 +158,7 @@ def run_and_kill(command: Command, dice: random.Random, phases: list[float]) -> 
     run.kill()
     run.join()
     saving = "saving" if any(command.partial.glob("state/*.partial")) else "training"
-    phase = "finishing" if (command.partial / "model").exists() else saving
+    phase = saving if command.partial.exists() and not (command.partial / "model").exists() else "finishing"
     return f"after {time.monotonic() - began:.2f} s, {phase}; {left(command)}"
 
 
@@ -189,9 +189,9 @@ def differences(found: Path, expected: Path) -> list[str]:
     """What is not in `found` as it is in `expected`, or should not be there."""
     both = (found, expected)
     files, wanted = ({str(path.relative_to(runs)) for path in runs.rglob("*")} for runs in both)
-    wrong = [f"left over: {name}" for name in sorted(files - wanted) if not name.startswith((".digests", ".cache"))]
+    wrong = [f"left over: {name}" for name in sorted(files - wanted) if name != ".digests.json"]
     wrong += [f"missing: {name}" for name in sorted(wanted - files)]
-    for name in sorted(name for name in files & wanted if name.endswith(".safetensors") and name[0] != "."):
+    for name in sorted(name for name in files & wanted if name.endswith(".safetensors")):
         one, other = ({tensor: array.tobytes() for tensor, array in load_file(runs / name).items()} for runs in both)
         wrong += [f"{name}: {tensor} differs" for tensor in one | other if one.get(tensor) != other.get(tensor)]
     rows, others = map(metrics, both)
@@ -270,28 +270,32 @@ def small_disk(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(path)], check=True)
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 def run_and_fill(command: Command, dice: random.Random, phases: list[float]) -> str:
     """Returns where the disk was full; "" where the run ended before, or had room enough."""
-    starting, training, finishing = phases
-    wait = dice.uniform(starting * 0.7, starting + training + finishing)
-    room = dice.choice((0, dice.randrange(1 << 14), dice.randrange(1 << 20), dice.randrange(12 << 20)))
+    step, finishing = dice.randrange(command.kept, STEPS + 1), phases[2]
+    room = dice.choice((0, dice.randrange(1 << 14), dice.randrange(1 << 20), dice.randrange(6 << 20)))
     run, filler = command.start(), command.runs / "filler"
-    run.join(wait)
-    if run.is_alive():
+    while run.is_alive() and command.lines < step:
+        time.sleep(0.002)
+    run.join(dice.uniform(0, finishing if step == STEPS else 0.1))
+    while run.is_alive() and not filler.exists():
         free = shutil.disk_usage(command.runs).free
-        with filler.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, free - room))
-        run.join()
+        try:
+            with filler.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, free - room))
+        except OSError:  # the run has written meanwhile
+            filler.unlink(missing_ok=True)
+    run.join()
     filler.unlink(missing_ok=True)
     if run.exitcode == 0:
         return ""
     errors = command.errors.read_text()
     if run.exitcode != 7 or FULL not in errors or "hint:" not in errors or "Traceback" in errors:
         sys.exit(f"FAILED: on a full disk prefcli ended with {run.exitcode}:\n{errors}")
-    return f"after {wait:.1f} s, {room:,} bytes left; {left(command)}"
+    return f"at step {step}, {room:,} bytes left; {left(command)}"
 
 
 def write_at_once(attack: Attack) -> None:

@@ -46,8 +46,10 @@ class Chain:
 
     def extra(self, stage: str, *options: str) -> Path:
         """One run more, beside the chain's own; for fixtures that several tests share."""
-        result = CliRunner().invoke(app, [*self.args(stage), *options], env={"PREFCLI_RUNS": str(self.runs)})
-        return self.path_of(result)
+        return self.run(*self.args(stage), *options)
+
+    def run(self, *command: str) -> Path:
+        return self.path_of(CliRunner().invoke(app, command, env={"PREFCLI_RUNS": str(self.runs)}))
 
     def data(self, name: str) -> str:
         return str(self.folder / f"{name}.jsonl")

@@ -175,3 +175,9 @@ def test_padded_rows_make_the_same_steps_where_trl_has_no_such_loss(chain, prefc
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     one, two = (load_file(path / "model/model.safetensors") for path in (packed, padded))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
+
+
+def test_a_batch_of_one_kind_of_answers_alone_has_no_margin(chain, prefcli, jsonl):
+    rows = [{"prompt": "Where?", "completion": f"Here {i}.", "label": i > 0} for i in range(6)]
+    result = prefcli("kto", "--data", jsonl("labels.jsonl", *rows), "--model", "tiny", "--batch-size", "2")
+    assert sorted("rewards/margins" in row for row in metrics(chain.path_of(result))) == [False, False, True]

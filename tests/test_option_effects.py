@@ -22,7 +22,7 @@ def trainer_of(chain, prefcli, monkeypatch):
     def run(stage, *options):
         caught = []
 
-        def stop(session, trainer, what):
+        def stop(session, trainer, *_):
             caught.append(trainer)
             raise Caught("caught")
 

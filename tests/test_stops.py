@@ -1,4 +1,4 @@
-"""What happens when a run is stopped from outside: Ctrl-C and a full disk, on real processes."""
+"""What happens when a run is stopped from outside: SIGTERM and a full disk, on real processes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ def left(chain, stage):
     return sorted(p.name for p in (chain.runs / stage).iterdir() if not p.name.startswith("."))
 
 
-def test_ctrl_c_leaves_with_130_and_nothing_half_written(chain):
-    process, log = start(chain, "ppo", "--max-steps", "100000", "--quiet")
+def test_sigterm_leaves_within_ten_seconds_with_130_and_keeps_the_last_state(chain):
+    process, log = start(chain, "sft", "--max-steps", "100000", "--save-every", "2", "--quiet")
+    states = chain.runs / "sft" / "v2.partial" / "state"
     deadline = time.monotonic() + 60
-    while not (chain.runs / "ppo" / "v2.partial" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(2)  # into the training
-    process.send_signal(signal.SIGINT)
+    while not (states / "step4").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
     stdout, _ = process.communicate(timeout=20)
-    assert process.returncode == 130 and stdout == b""
+    assert process.returncode == 130 and stdout == b"" and time.monotonic() - began < 10
     assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
-    assert left(chain, "ppo") == ["v1"]
+    assert left(chain, "sft") == ["v1", "v2.partial"]
+    (kept,) = states.iterdir()
+    assert f"kept up to step {kept.name.removeprefix('step')}" in log.read_text()
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on file sizes")

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from prefcli.errors import INTERRUPTED, Terminated
 
@@ -37,6 +39,15 @@ def goes_on() -> None:
     """For a command that has caught KeyboardInterrupt and stays: the next signal is a first one again."""
     global _leaving
     _leaving = False
+
+
+def leave() -> NoReturn:
+    """End the process now that everything is in order. Taking an interpreter with torch in it apart lasts seconds, in
+    which a further signal would count again, and may wait for a process that is gone."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)
 
 
 def _interrupt(number: int, frame: Any) -> None:

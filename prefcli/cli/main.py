@@ -11,7 +11,7 @@ import typer
 from prefcli import __version__
 from prefcli.cli import data
 from prefcli.cli.group import Entry, group
-from prefcli.cli.interrupts import install
+from prefcli.cli.interrupts import install, leave
 from prefcli.errors import INTERRUPTED
 
 COMMANDS: dict[str, Entry] = {
@@ -74,4 +74,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        leave()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            leave()
+        raise

@@ -142,7 +142,7 @@ class PackedKTO(PackedSteps, KTOTrainer):
     def _log(self, mode: str, sums: Totals) -> None:
         super()._log(mode, sums)
         metrics = self._metrics[mode]
-        if metrics["rewards/chosen"] and metrics["rewards/rejected"]:
+        if "rewards/chosen" in metrics and "rewards/rejected" in metrics:  # a batch may have one kind alone
             metrics["rewards/margins"].append(metrics["rewards/chosen"][-1] - metrics["rewards/rejected"][-1])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:

@@ -1,0 +1,125 @@
+"""What the next start says of a run that was killed; how fast a command leaves when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from prefcli.artifacts import alive
+from prefcli.artifacts.alive import FILE, Sign, last_words
+
+COUNTER = "/sys/fs/cgroup/memory.events"
+
+
+@pytest.fixture
+def killed(store, monkeypatch):
+    """The partial version of a writer that had no last word, and what its sign says; `again()` is the next writer."""
+    monkeypatch.setattr(alive, "_oom_kills", lambda: {COUNTER: 3})
+    monkeypatch.setattr(alive, "_boot", lambda: "this boot")
+    monkeypatch.setattr(alive, "_resident", lambda: 23 << 30)
+    monkeypatch.setattr(alive, "memory_limit", lambda: 24 << 30)
+    path = store.root / "sft/v1.partial"
+    path.mkdir(parents=True)
+    (path / "run.json").write_text('{"key": "key"}')
+    (path / ".lock").touch()
+    alive._write(path)
+    return path
+
+
+def said(store, key="key"):
+    with store.writer("sft", key) as draft:
+        return draft.before
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_after_the_out_of_memory_killer_the_next_start_of_the_same_run_says_so(store, killed, monkeypatch, kept):
+    if kept:
+        (killed / "state/step4").mkdir(parents=True)
+    monkeypatch.setattr(alive, "_oom_kills", lambda: {COUNTER: 4})
+    words = said(store)
+    assert f"process {os.getpid()}" in words and "23.0 of 24.0 GiB" in words
+    assert "out-of-memory killer" in words and "--batch-size" in words
+    assert said(store) is None  # once
+
+
+def test_a_kill_from_outside_and_a_restart_are_not_taken_for_the_memory(store, killed, monkeypatch):
+    assert last_words(killed).endswith("was killed from outside, using 23.0 of 24.0 GiB")
+    monkeypatch.setattr(alive, "_boot", lambda: "another boot")
+    assert "restart of the machine" in said(store)
+
+
+def test_another_run_of_that_name_hears_nothing_of_it(store, killed):
+    assert said(store, "another key") is None
+
+
+@pytest.mark.parametrize("sign", ["", "[]", "{", '{"memory": "much"}'])
+def test_a_damaged_sign_says_nothing(store, killed, sign):
+    (killed / FILE).write_text(sign)
+    assert said(store) is None
+
+
+def test_a_run_that_ends_takes_its_sign_away_and_a_full_disk_does_not_end_it(store, make_artifact, tmp_path):
+    with store.writer("sft") as draft:
+        deadline = time.monotonic() + 10
+        while not (draft.path / FILE).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        sign = json.loads((draft.path / FILE).read_text())
+        assert sign["process"] == os.getpid() and sign["memory"] > 1 << 20
+    assert not (store.root / "sft/v1.partial").exists()
+    assert FILE not in make_artifact("sft").manifest.files
+    Sign(tmp_path / "no folder").end()
+
+
+START = "from prefcli.cli.main import main\nimport prefcli.cli.ls as ls, prefcli.cli.interrupts as interrupts, time\n"
+
+
+def leave(body, *signals):
+    """(exit code, stderr, seconds) of `prefcli ls` with `body` for its work, sent the signals once it has begun."""
+    code = f"{START}def run(config):{body}\nls.run = run\nmain()"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code, "ls"], text=True, stdout=pipe, stderr=pipe, env=env)
+    assert process.stdout.readline() == "there\n"
+    began = time.monotonic()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.2)
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors, time.monotonic() - began
+
+
+CLEANING = """
+    try:
+        print("there", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("cleaned up", file=__import__("sys").stderr)
+"""
+STUCK = """
+    interrupts.GRACE = 0.5
+    __import__("threading").Thread(target=time.sleep, args=(60,)).start()
+    try:
+        print("there", flush=True)
+        time.sleep(60)
+    finally:  # what no signal breaks off
+        __import__("threading").enumerate()[-1].join()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ctrl_c_and_sigterm_leave_with_130_and_a_second_one_does_not_disturb_the_clean_up(number):
+    code, errors, seconds = leave(CLEANING, number, signal.SIGINT)
+    assert code == 130 and "cleaned up" in errors and "interrupted" in errors and "Traceback" not in errors
+    assert seconds < 10
+
+
+def test_what_does_not_come_to_an_end_is_ended():
+    code, errors, seconds = leave(STUCK, signal.SIGTERM)
+    assert code == 130 and "was ended" in errors and seconds < 10
