@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported: no test waits for a network
+
 import pytest
 from chain import chain, trained  # noqa: F401  fixtures for all tests
 from report_page import written  # noqa: F401

@@ -21,7 +21,7 @@ def fill(folder):
     for stage, row in GOOD.items():
         write(folder / f"{stage}.jsonl", json.dumps(row) + "\n")
     write(folder / "empty.jsonl", "")
-    write(folder / "broken.jsonl", "\n".join(["{}", '{"prompt": ', "{}"]))
+    write(folder / "broken.jsonl", "\n".join([json.dumps(PAIR | DEMO), '{"prompt": ', "{}"]))
     write(folder / "columns.jsonl", '{"question": "q"}\n')
     write(folder / "binary.jsonl", bytes(range(256)) * 8)
     write(folder / "hollow.jsonl", '{"prompt": "", "completion": "", "chosen": "", "rejected": ""}\n')
@@ -83,12 +83,12 @@ EVERYWHERE = [
     (3, "empty.jsonl holds no rows", ["DATA", "empty.jsonl"]),
     (3, "broken.jsonl, line 2: not valid JSON", ["DATA", "broken.jsonl"]),
     (3, "columns.jsonl, line 1: expected columns", ["DATA", "columns.jsonl"]),
-    (3, "binary.jsonl, line 2: not valid UTF-8", ["DATA", "binary.jsonl"]),
+    (3, "line 2: not valid UTF-8", ["DATA", "binary.jsonl"]),
     (3, "hollow.jsonl, line 1: 'prompt' is empty", ["DATA", "hollow.jsonl"]),
     (3, "folder.jsonl is not a file", ["DATA", "folder.jsonl"]),
-    (3, ". is not a file", ["DATA", "."]),
+    (3, "hollow-model is not a file", ["DATA", "hollow-model"]),
     (3, "no such file", ["DATA", ""]),
-    (3, "no such file", ["DATA", "owner/name"]),
+    (7, "owner/name: no such file", ["DATA", "owner/name"]),
     (4, "nothing: no artifact, directory or model", ["--model", "nothing"]),
     (4, "sft@v9: no such version", ["--model", "sft@v9"]),
     (4, "sft@latest: no artifact", ["--model", "sft@latest"]),

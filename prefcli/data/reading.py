@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from glob import glob
 from pathlib import Path
 
 from prefcli.data.hub import HUB_ID, read_hub
@@ -69,9 +70,10 @@ def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
     if (folder / "state.json").is_file():
         return read_arrow(*saved_files(folder), where=str(folder))
     # A repository of the hub as it was downloaded, or files that belong together: all of one kind.
+    # Two levels deep: / is a folder too. glob passes over what is hidden, vanishes or may not be looked at.
     for suffix in SUFFIXES:
-        files = [path for path in sorted(folder.rglob(f"*{suffix}")) if not _hidden(path.relative_to(folder))]
-        if files:
+        names = [name for level in ("*", "*/*") for name in glob(level + suffix, root_dir=folder)]
+        if files := [folder / name for name in sorted(names) if (folder / name).is_file()]:
             break
     else:
         raise DataError(
@@ -83,7 +85,3 @@ def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
         splits.setdefault(split_of(path.relative_to(folder).parts), []).append(path)
     chosen = splits[choose(str(folder), list(splits), split, held_out)]
     return JoinedRecords(str(folder), [_file(str(path)) for path in chosen])
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
