@@ -33,7 +33,7 @@ bench: setup
 	$(BIN)/python -m benchmarks gain
 	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
 
-# KILLS=N: how often a ppo run is killed with -9 and taken up again (50: about 15 minutes)
+# KILLS=N: how often runs of all stages are killed with -9 and taken up again (50); then full disks, eight writers
 torture: setup
 	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS))
 
