@@ -33,7 +33,7 @@ bench: setup
 	$(BIN)/python -m benchmarks gain
 	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
 
-# KILLS=N: how often a ppo run is killed with -9 and taken up again (50: about 15 minutes)
+# KILLS=N: how often runs of all stages are killed with -9 and taken up again (50); then full disks, eight writers
 # FUZZ=N: how many times as many random inputs as in the tests (16: about 2,600)
 torture: setup
 	PREFCLI_FUZZ=$(or $(FUZZ),16) $(BIN)/pytest -n auto tests/test_fuzz.py
