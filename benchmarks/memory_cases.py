@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.families import FAMILIES
+from prefcli.memory.run import Run
 
 
 def _shape(name: str, family: str, *sizes: int, tied: bool = True, positions: int = 0) -> Architecture:
@@ -133,3 +135,29 @@ CPU = (
 
 def held_out(cases: tuple[Case, ...], case: Case) -> bool:
     return cases.index(case) % 3 == 2
+
+
+def run_of(case: Case, device: Literal["cpu", "cuda"]) -> Run:
+    """The case as mem-estimate is asked about it."""
+    options = case.options
+    answers = 4 if options.get("advantage") in ("rloo", "grpo") else 0
+    return Run(
+        stage=case.stage,  # type: ignore[arg-type]
+        architecture=SHAPES[case.model],
+        lora_rank=options.get("lora_rank", 0),
+        shared_base=options.get("layout") == "shared" or (case.stage in ("dpo", "kto") and "lora_rank" in options),
+        in_4bit=options.get("load_in_4bit", False),
+        dtype=options.get("dtype", "float32" if device == "cpu" else "bfloat16"),
+        autocast=True,
+        optimizer=options.get("optim", "adamw"),
+        batch_size=case.batch_size,
+        answers=answers,
+        max_length=case.prompt + case.answer,
+        shared_prompt=case.prompt,
+        tokens_per_row=options.get("tokens_per_row", TOKENS_PER_ROW[device]),
+        packed=options.get("packed", True),
+        checkpointing=options.get("gradient_checkpointing", False),
+        cached_reference=case.cached,
+        value_model=not answers,
+        device=device,
+    )
