@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks.memory_cases import CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
@@ -37,7 +35,12 @@ from prefcli.artifacts.references import TINY
 from prefcli.cli.train import quieten
 from prefcli.memory.architecture import Architecture
 from prefcli.progress import SILENT
+from prefcli.rl import rollout
+from prefcli.rl.ppo import PPO
+from prefcli.stages import packed_preferences, packed_trainer, session
 from prefcli.stages.inputs import prepare
+from prefcli.stages.ppo import Scorer
+from prefcli.stages.reference import ReferenceLogps
 from prefcli.stages.table import BY_COMMAND
 
 
@@ -145,8 +148,6 @@ class Bench:
 
     def run(self, case: Case, options: dict[str, Any], phases: Phases | None) -> dict[str, Any]:
         """One run of the stage; where `phases` are given it is measured, and nothing is saved."""
-        from prefcli.stages import session
-
         stage = BY_COMMAND[case.stage]
         module = importlib.import_module(stage.module)
         inputs = prepare(stage.name, stage.config(**options), purpose=stage.purpose, rates=stage.rates)
@@ -190,8 +191,6 @@ class Bench:
         with torch.device(self.device):
             made: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
         if lora:
-            from peft import LoraConfig, TaskType, get_peft_model
-
             adapter = LoraConfig(
                 r=16, lora_alpha=32, target_modules="all-linear", task_type=TaskType.SEQ_CLS, modules_to_save=["score"]
             )
@@ -221,15 +220,6 @@ class Measured:
 
 def mark(phases: Phases) -> None:
     """Where the phases are: the functions that each is."""
-    from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    from prefcli.rl import rollout
-    from prefcli.rl.ppo import PPO
-    from prefcli.stages import packed_preferences, packed_trainer
-    from prefcli.stages.ppo import Scorer
-    from prefcli.stages.reference import ReferenceLogps
-
     for steps in (
         packed_trainer.PackedSFT, packed_trainer.PackedReward, packed_preferences.PackedDPO,
         packed_preferences.PackedKTO,

@@ -125,8 +125,6 @@ CPU = (
     Case("qwen2-70M", "kto", 4, 128, 128, {"optim": "sgd"}),
     Case("llama-135M", "dpo", 2, 128, 128, LORA),
     Case("llama-20M", "ppo", 16, 64, 32, SHARED | CKPT),
-    Case("gpt2-30M", "sft", 8, 128, 128, {"dtype": "bfloat16"}),
-    Case("llama-20M", "dpo", 4, 128, 128, {"dtype": "bfloat16"} | LORA),
     Case("qwen2-8M", "sft", 8, 64, 64, PADDED),
     Case("llama-20M", "train-rm", 4, 128, 128, PADDED),
     Case("gpt2-5M", "ppo", 16, 64, 32, CKPT),

@@ -15,7 +15,7 @@ from prefcli.memory.methods import Method
 from prefcli.memory.sizes import format_bytes, format_count
 
 BAR = 30
-SIGNS = dict(zip(PARTS, "WGOCAL"))
+SIGNS = dict(zip(PARTS, "WGOTAL"))
 WIDEST = 100
 PLAIN = str.maketrans({"×": "x", "…": "..."})
 

@@ -112,7 +112,8 @@ def _run(config: MemoryConfig, architecture: Architecture) -> Run:
         stage=config.stage or "ppo",
         architecture=architecture,
         lora_rank=config.lora_rank,
-        shared_base=lora and (config.stage in ("dpo", "kto") or (config.stage == "ppo" and config.layout != "separate")),
+        shared_base=lora
+        and (config.stage in ("dpo", "kto") or (config.stage == "ppo" and config.layout != "separate")),
         in_4bit=config.load_in_4bit,
         dtype=config.dtype,
         autocast=True,

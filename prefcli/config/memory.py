@@ -79,12 +79,8 @@ class MemoryConfig:
     packed: Annotated[
         bool, typer.Option(help="Each prompt once and no padding; --no-packed is padded.", rich_help_panel=HOW)
     ] = True
-    tokens_per_row: Annotated[
-        int, typer.Option(min=1, help="Tokens of a packed row.", rich_help_panel=HOW)
-    ] = 16384
-    num_generations: Annotated[
-        int, typer.Option(min=1, help="PPO's answers to each prompt.", rich_help_panel=HOW)
-    ] = 1
+    tokens_per_row: Annotated[int, typer.Option(min=1, help="Tokens of a packed row.", rich_help_panel=HOW)] = 16384
+    num_generations: Annotated[int, typer.Option(min=1, help="PPO's answers to each prompt.", rich_help_panel=HOW)] = 1
     zero: Annotated[
         int,
         typer.Option(
@@ -99,10 +95,10 @@ class MemoryConfig:
         str | None,
         typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.", rich_help_panel=SHOW),
     ] = None
-    config: Annotated[
-        str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=SHOW)
-    ] = None
+    config: Annotated[str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=SHOW)] = (
+        None
+    )
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=SHOW)] = False
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=SHOW)
-    ] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=SHOW)] = (
+        False
+    )

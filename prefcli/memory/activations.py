@@ -3,8 +3,8 @@
 The method is Korthikanti et al.'s, "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198):
 name each tensor that autograd keeps for the backward pass. Theirs are a GPT's with dropout in Megatron; those here are
 of transformers' models on the project's packed rows, as `torch.autograd.graph.saved_tensors_hooks` lists them
-(tests/test_memory_saved.py does so for each kind of model). h is the hidden width, q and kv those of queries and keys, f the MLP's, c the
-bytes of a number that is computed with: under autocast 2, where the stream of hidden states stays in 4.
+(tests/test_memory_saved.py). h is the hidden width, q and kv those of queries and keys, f the MLP's, c the bytes of a
+number that is computed with: under autocast 2, where the stream of hidden states stays in 4.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ def norm_bytes(run: Run) -> int:
 def linear_bytes(run: Run) -> int:
     """A token at a layer's linear maps: the input of each whose weight, or adapter, is trained.
 
-    Queries, keys and values read one tensor, as gate and up do; but autocast makes each a copy of its own. An adapter
-    keeps the r numbers between its two matrices too.
+    Queries, keys and values read one tensor, as gate and up do; but autocast makes each a copy of its own (not for
+    PEFT's adapters on 4 bits, whose input has the right type). An adapter keeps the r numbers between its two matrices
+    too.
     """
     a, c = run.architecture, run.dtype_bytes
     separate = a.traits.gated  # else the three are one matrix (GPT-2)
-    copies = c < 4
+    copies = c < 4 and not run.in_4bit
     inputs = (3 if copies and separate else 1) * a.hidden + a.query_width  # queries, keys, values; output
     inputs += (2 if copies and a.traits.gated else 1) * a.hidden  # gate and up
     between = run.lora_rank * (7 if separate else 4)
@@ -43,7 +44,9 @@ def attention_bytes(run: Run) -> int:
     On packed rows keys and values are repeated to the queries' heads, and the output is put together from its prompts'.
     """
     a, c = run.architecture, run.dtype_bytes
-    norms = {"": 0, "head": 1, "all": 1}[a.traits.qk_norm] * 4 * (a.query_width + a.kv_width) * (1 + (not run.lora_rank))
+    norms = (
+        {"": 0, "head": 1, "all": 1}[a.traits.qk_norm] * 4 * (a.query_width + a.kv_width) * (1 + (not run.lora_rank))
+    )
     return c * (3 + run.packed) * a.query_width + 4 * a.heads + norms
 
 
@@ -72,10 +75,9 @@ def layer_bytes(run: Run) -> int:
 
 
 def working_bytes(run: Run, tokens: int) -> int:
-    """The widest moment of a layer of which nothing is kept: the stream, its norm, and the MLP's gate, up and product."""
+    """The widest moment of a layer of which nothing is kept: the stream, its norm, the MLP's gate, up and product."""
     a = run.architecture
-    wide = (3 if a.traits.gated else 3) * a.ffn * run.dtype_bytes
-    return tokens * (2 * stream(run) * a.hidden + run.dtype_bytes * a.hidden + wide)
+    return tokens * (2 * stream(run) * a.hidden + run.dtype_bytes * (a.hidden + 3 * a.ffn))
 
 
 def gradient_working_bytes(run: Run) -> int:

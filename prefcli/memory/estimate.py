@@ -9,8 +9,11 @@ from prefcli.memory import activations, states
 from prefcli.memory.run import Role, Run
 
 STATES = ("weights", "gradients", "optimizer")
-PASSING = ("copies", "activations", "logits")
+PASSING = ("temporary", "activations", "logits")
 PARTS = STATES + PASSING
+# cuBLAS's, which PyTorch takes from its own allocator: 32 MiB on Hopper (its CUDA notes, CUBLAS_WORKSPACE_CONFIG), once
+# for the thread of the forward pass and once for that of the backward pass. Older GPUs take 8 MiB.
+WORKSPACES = 2 * 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def _roles(run: Run, moment: Moment) -> dict[str, RoleEstimate]:
             "optimizer": states.optimizer_bytes(run, role),
             **{part: passing.get(part, 0) for part in PASSING},
         }
+        if role == run.roles[0] and run.device == "cuda":
+            parts["temporary"] += WORKSPACES
         found[role.name] = RoleEstimate(role.trained, states.role_parameters(run, role), parts)
     return found
 
@@ -93,8 +98,10 @@ def _moments(run: Run) -> Iterator[Moment]:
     yield from _pass(run, frozenset(trained) if whole > 1 or run.accumulates else frozenset())
     if whole == 1 and rest:  # the first, wider one meets no gradients
         unit = run.answers_per_row if run.stage == "ppo" else 1
-        yield from _pass(replace(run, batch_size=rest * unit, rollout=activations.rollout_answers(run)), frozenset(trained))
-    yield Moment("optimizer step", frozenset(trained), {trained[0]: {"copies": _step_bytes(run)}})
+        yield from _pass(
+            replace(run, batch_size=rest * unit, rollout=activations.rollout_answers(run)), frozenset(trained)
+        )
+    yield Moment("optimizer step", frozenset(trained), {trained[0]: {"temporary": _step_bytes(run)}})
 
 
 def _pass(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
@@ -120,13 +127,14 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
         kept += run.read * a.hidden * run.dtype_bytes
 
     def moment(held: frozenset[str], copies: int, activation: int, logits: int) -> Moment:
-        return Moment(name, held, {role.name: {"copies": copies, "activations": activation, "logits": logits}})
+        return Moment(name, held, {role.name: {"temporary": copies, "activations": activation, "logits": logits}})
 
     # The forward pass ends; each layer's last temporaries are gone.
     yield moment(before, copies, kept, logits)
-    # The logits' gradient. A pass with one chunk of logits has kept them. With checkpointing the copies are gone.
+    # The logits' gradient, beside what the chunks before have given the head. With checkpointing the copies are gone.
     held = 0 if run.checkpointing else copies
-    yield moment(before, held, kept, gradients)
+    chunked = activations.logit_rows(run, run.read) < run.read
+    yield moment(before, held + head * run.dtype_bytes * chunked, kept, gradients)
     # The last layer's backward pass: the head's gradient waits for that of the embeddings where the two are tied.
     whole = head * run.trained_bytes
     yield moment(before, held + whole, kept + layer + working, 0)
@@ -154,7 +162,7 @@ def _glance(run: Run, role: Role) -> dict[str, int]:
     """A forward pass of which nothing is kept."""
     working = activations.working_bytes(run, run.tokens)
     logits = activations.score_bytes(run) if role.scores else activations.logit_bytes(run, run.read)
-    return {"copies": states.copy_bytes(run, role), "activations": working, "logits": logits}
+    return {"temporary": states.copy_bytes(run, role), "activations": working, "logits": logits}
 
 
 def _rollout(run: Run) -> Iterator[Moment]:
@@ -166,10 +174,10 @@ def _rollout(run: Run) -> Iterator[Moment]:
     prompts = -(-answers // run.answers_per_row)
     reading = activations.working_bytes(run, prompts * (run.shared_prompt or run.max_length))
     sampling = activations.sampling_bytes(run)
-    yield Moment("rollout", passing={policy.name: {"copies": copies, "activations": cache + reading}})
-    yield Moment("rollout", passing={policy.name: {"copies": copies, "activations": cache, "logits": sampling}})
+    yield Moment("rollout", passing={policy.name: {"temporary": copies, "activations": cache + reading}})
+    yield Moment("rollout", passing={policy.name: {"temporary": copies, "activations": cache, "logits": sampling}})
     for role in run.roles:
-        passing = {policy.name: {"copies": copies}}
+        passing = {policy.name: {"temporary": copies}}
         passing[role.name] = _glance(run, role)
         yield Moment("scoring", passing=passing)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
@@ -51,7 +52,9 @@ CHANGES: tuple[tuple[Callable[[Run], str], str, Callable[[Run], Run | None]], ..
     (
         lambda run: "--layout shared",
         "the roles become adapters on one base",
-        lambda run: replace(run, shared_base=True) if run.stage == "ppo" and run.lora_rank and not run.shared_base else None,
+        lambda run: (
+            replace(run, shared_base=True) if run.stage == "ppo" and run.lora_rank and not run.shared_base else None
+        ),
     ),
     (
         lambda run: "--optim adafactor",
@@ -72,11 +75,11 @@ CHANGES: tuple[tuple[Callable[[Run], str], str, Callable[[Run], Run | None]], ..
     (
         lambda run: "--max-new-tokens" if run.stage == "ppo" else "--max-length" + f" {max(1, run.max_length // 2)}",
         "longer rows are cut",
-        lambda run: replace(
-            run, max_length=run.max_length // 2, shared_prompt=min(run.shared_prompt, run.max_length // 2)
-        )
-        if run.max_length > 128 and run.stage != "ppo"
-        else None,
+        lambda run: (
+            replace(run, max_length=run.max_length // 2, shared_prompt=min(run.shared_prompt, run.max_length // 2))
+            if run.max_length > 128 and run.stage != "ppo"
+            else None
+        ),
     ),
 )
 
@@ -122,12 +125,13 @@ def _all(run: Run, numbers: list[int]) -> list[tuple[Run, Run]]:
     return found
 
 
-def largest(run: Run, usable: float, what: str) -> int | None:
-    """The largest `batch_size` or `max_length` that fits: 0 where none does, None where there is no limit to speak of."""
+def largest(run: Run, usable: float, what: Literal["batch_size", "max_length"]) -> int | None:
+    """The largest `batch_size` or `max_length` that fits: 0 where none does, None where the limit is beyond MOST."""
 
     def good(value: int) -> bool:
-        prompt = min(run.shared_prompt, value) if what == "max_length" else run.shared_prompt
-        return fits(replace(run, **{what: value}, shared_prompt=prompt), usable)
+        if what == "batch_size":
+            return fits(replace(run, batch_size=value), usable)
+        return fits(replace(run, max_length=value, shared_prompt=min(run.shared_prompt, value)), usable)
 
     most = min(MOST, run.architecture.positions or MOST) if what == "max_length" else MOST
     if good(most):

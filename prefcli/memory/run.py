@@ -46,8 +46,8 @@ class Run:
     """What decides the memory of a training run on one device.
 
     `batch_size` counts rows (for ppo, answers) that are on the device at a time: after --grad-accum, minibatches and
-    processes have divided them; `accumulates` where several such parts make a step. `rollout` are the answers of a whole
-    rollout, where those are more. `answers` of one prompt stand next to each other (ppo's --num-generations).
+    processes have divided them; `accumulates` where several such parts make a step. `rollout` are the answers of a
+    whole rollout, where those are more. `answers` of one prompt stand next to each other (ppo's --num-generations).
     `shared_prompt` are the tokens of a row that its answers share and a packed batch holds once; nothing reads their
     logits. `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
     `packed` False is the padded forward. `logit_chunk` is the number of positions whose logits exist at a time; None:

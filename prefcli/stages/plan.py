@@ -73,7 +73,7 @@ def memory_line(inputs: Inputs) -> str:
     return f"about {format_bytes(estimate(run).bytes)}{against} for the models and their training, estimated"
 
 
-def run_of(inputs: Inputs, device: str, dtype: str | None = None) -> Run | None:
+def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
     """This run as the memory model reads it, or None where the architecture is not known.
 
     `dtype` is what --dtype auto has become.
