@@ -11,7 +11,9 @@ from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
 from prefcli.memory.comparison import as_dict, compare
 from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
+from prefcli.memory.fit import CHANGES, changes, fits, largest
 from prefcli.memory.gpus import find_gpu
+from prefcli.memory.methods import side_by_side
 from prefcli.memory.run import ROLES, Run
 from prefcli.memory.shapes import typical
 
@@ -143,9 +145,9 @@ def test_a_pair_is_two_answers_and_a_packed_prompt_counts_once():
 def test_ppo_peaks_in_its_largest_phase_not_in_their_sum():
     run = Run("ppo", SMALL, dtype="float32", batch_size=64, max_length=64, checkpointing=False)
     found = estimate(run)
-    assert found.phase == "value update"  # beside the policy's gradients
+    assert found.phase == "policy update"
     assert found.bytes == max(found.phases.values()) < sum(found.phases.values())
-    assert found.roles["policy"].parts["activations"] == 0 < found.roles["value"].parts["activations"]
+    assert found.roles["value"].parts["activations"] == 0 < found.roles["policy"].parts["activations"]
     # A cache wider than a layer's activations moves the peak to the rollout.
     deep = replace(SMALL, layers=500, kv_heads=40)
     rollout = estimate(replace(run, architecture=deep, checkpointing=True))
@@ -225,3 +227,35 @@ def test_dict_has_the_promised_shape():
             assert role["bytes"] == sum(role["parts"].values())
     trained = {name: role["trained"] for name, role in found["methods"]["ppo"]["roles"].items()}
     assert trained == {"policy": True, "value": True, "reward": False, "reference": False}
+
+
+def test_what_does_not_fit_is_made_to_by_the_cheapest_options_and_no_other():
+    run = Run("dpo", SEVEN, autocast=True, batch_size=4, max_length=1024, checkpointing=False)
+    for usable in (100 * GB, 60 * GB, 20 * GB, 8 * GB):
+        found = changes(run, usable)
+        assert found and found[-1].bytes <= usable
+        costs = [next(i for i, (name, _, _) in enumerate(CHANGES) if name(run).split()[0] == change.option.split()[0])
+                 for change in found]  # fmt: skip
+        assert costs == sorted(costs)
+    assert changes(run, 10**15) == []
+    assert changes(run, 10**9) is None
+
+
+def test_the_largest_that_fits_fits_and_one_more_does_not():
+    run = Run("sft", SEVEN, autocast=True, lora_rank=16, max_length=1024)
+    usable = 40 * GB
+    for what in ("batch_size", "max_length"):
+        most = largest(run, usable, what)
+        assert (
+            most and fits(replace(run, **{what: most}), usable) and not fits(replace(run, **{what: most + 1}), usable)
+        )
+    assert largest(run, GB, "batch_size") == 0
+    assert largest(replace(run, tokens_per_row=4096), usable, "batch_size") is None  # it runs in rows of so many
+
+
+def test_methods_side_by_side_are_what_one_by_one_they_are():
+    found = {method.name: method.estimate for method in side_by_side(Run("ppo", SEVEN, autocast=True), A100)}
+    assert list(found) == ["PPO separate", "PPO shared, LoRA 16", "RLOO", "DPO", "DPO, cached reference", "KTO", "SFT"]
+    assert found["DPO"] == estimate(Run("dpo", SEVEN, autocast=True))
+    assert found["DPO"].bytes - found["DPO, cached reference"].bytes == 14 * GB
+    assert found["PPO separate"].state_bytes - found["RLOO"].state_bytes == 16 * 7 * GB

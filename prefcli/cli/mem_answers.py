@@ -27,7 +27,7 @@ def show_one(method: Method, gpu: Gpu) -> None:
                   f"{format_bytes(found.bytes)} at the peak, in the {found.phase}", style="bold")  # fmt: skip
     table = _table("")
     for part in (*PARTS, "total"):
-        table.add_column(part, justify="right", no_wrap=True)
+        table.add_column({"temporary": "temp"}.get(part, part), justify="right", no_wrap=True)
     for role, share in found.roles.items():
         table.add_row(role, *(format_bytes(size) if size else "-" for size in (*share.parts.values(), share.bytes)))
     console.print(table)

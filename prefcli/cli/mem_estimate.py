@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 DEFAULT_GPU = "A100-80GB"
 NAMES = {"ppo": "PPO", "dpo": "DPO"}
+SHORT = {"temporary": "temp"}  # the table is as wide as a terminal
 BAR = 28  # characters of a bar that is one base model
 WIDEST = 100  # running text in longer lines is hard to read
 # Beyond this --batch-size and --max-length are a slip, and floats would run over.
@@ -122,7 +123,7 @@ def _run(config: MemoryConfig, architecture: Architecture) -> Run:
         answers=config.num_generations if config.stage == "ppo" else 0,
         max_length=longest,
         shared_prompt=min(config.prompt_length, longest),
-        tokens_per_row=config.tokens_per_row if config.packed else None,
+        tokens_per_row=config.tokens_per_row,
         packed=config.packed,
         checkpointing=config.gradient_checkpointing,
         zero=config.zero,
@@ -197,7 +198,7 @@ def _table(comparison: Comparison) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1), pad_edge=False, collapse_padding=True, show_edge=False)
     table.add_column(unit, no_wrap=True)
     for part in (*PARTS, "total"):
-        table.add_column(part, justify="right", no_wrap=True)
+        table.add_column(SHORT.get(part, part), justify="right", no_wrap=True)
     for name, method in comparison.methods.items():
         rows = [(role, share.parts, share.bytes) for role, share in method.estimate.roles.items()]
         rows.append(("total", method.estimate.parts, method.estimate.bytes))
@@ -233,13 +234,13 @@ def _remarks(comparison: Comparison) -> dict[str, str]:
         f"{format_bytes(dpo.estimate.state_bytes)} for DPO.",
         "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
         f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them).\n",
-        "Assumed": "all weights trained in bf16 with fp32 master weights and AdamW: 16 bytes a trained parameter "
-        "(2 weights + 2 gradients + 4 master + 8 moments), 2 a frozen one. Batch "
+        "Assumed": "all weights trained, in fp32, and computed with in bf16, with AdamW: 16 bytes a trained parameter "
+        "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
         f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.estimate.run.tokens:,}), "
         f"{'with' if run.checkpointing else 'without'} gradient checkpointing{chunk}.",
         "Shape": f"{source}: {shape}.",
-        "Limits": "calculated, not measured; the framework's own memory and fragments are not counted. "
-        "1 GB is 10^9 bytes.\n",
+        "Limits": "calculated; docs/memory.md has it against measured peaks. The driver's context and fragments are in "
+        "the tenth that is left. 1 GB is 10^9 bytes.\n",
         "Note": "counting models is not counting bytes: a frozen model costs 2 bytes a parameter, a trained one 16. "
         f"By bytes DPO saves {format_bytes(ppo.estimate.bytes - dpo.estimate.bytes)} ({comparison.saving_bytes:.1%}), "
         f"most of it by having no value model ({format_bytes(roles['value'].bytes)}, trained); having no "

@@ -122,6 +122,9 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     head = 0 if run.lora_rank or role.scores else a.vocab * a.hidden
     if role.scores:
         logits = gradients = activations.score_bytes(run)
+    elif not run.packed and run.stage in ("sft", "dpo"):
+        logits = gradients = activations.tile_bytes(run)
+        kept += run.read * a.hidden * run.dtype_bytes
     else:
         logits, gradients = (f(run, run.read) for f in (activations.logit_bytes, activations.logit_gradient_bytes))
         kept += run.read * a.hidden * run.dtype_bytes
@@ -134,7 +137,8 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     # The logits' gradient, beside what the chunks before have given the head. With checkpointing the copies are gone.
     held = 0 if run.checkpointing else copies
     chunked = activations.logit_rows(run, run.read) < run.read
-    yield moment(before, held + head * run.dtype_bytes * chunked, kept, gradients)
+    beside = head * (run.dtype_bytes * chunked if run.packed else 4)  # TRL's loss adds the head's up in fp32
+    yield moment(before, held + beside, kept, gradients)
     # The last layer's backward pass: the head's gradient waits for that of the embeddings where the two are tied.
     whole = head * run.trained_bytes
     yield moment(before, held + whole, kept + layer + working, 0)
