@@ -28,7 +28,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.memory_cases import CPU, GPU, SHAPES, Case, held_out
+from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
 from prefcli.artifacts import digests
 from prefcli.artifacts.references import TINY
@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=1e9, help="begin no case after so many seconds")
+    parser.add_argument("--blind", action="store_true", help="the cases that were kept back until the terms were final")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--work", type=Path, help="where models go; by default a temporary folder")
     parser.add_argument("--list", action="store_true", help="name the cases")
     args = parser.parse_args()
-    cases = GPU if args.device == "cuda" else CPU
+    cases = BLIND[args.device] if args.blind else GPU if args.device == "cuda" else CPU
     chosen = [case for case in cases if args.only in case.name]
     if args.list:
         print("\n".join(case.name for case in chosen))
@@ -67,7 +68,7 @@ def main() -> None:
         for case in chosen:
             if time.monotonic() - started > args.budget:
                 break
-            row = {"case": asdict(case), "held_out": held_out(cases, case), **bench.measured(case)}
+            row = {"case": asdict(case), "held_out": held_out(cases, case), "blind": args.blind, **bench.measured(case)}
             found["cases"].append(row)
             args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             told = row.get("error", f"{row.get('peak', 0) / 1e6:,.0f} MB in {row.get('phase')}")

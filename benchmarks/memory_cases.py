@@ -92,15 +92,6 @@ GPU = (
     Case("llama-7B", "sft", 4, 512, 512, LORA | CKPT),
     Case("llama-7B", "sft", 4, 512, 512, QLORA | CKPT),
     Case("llama-7B", "dpo", 2, 512, 512, LORA | CKPT),
-    Case("llama-1.1B", "train-rm", 8, 256, 256, LORA),
-    Case("gpt2-355M", "ppo", 32, 256, 64, CKPT),
-    Case("qwen2-0.5B", "ppo", 32, 256, 64, SHARED | {"advantage": "rloo"}),
-    Case("llama-135M", "dpo", 4, 256, 256, PADDED),
-    Case("llama-135M", "dpo", 8, 256, 256, {"dtype": "float32"}),
-    Case("llama-1.1B", "sft", 4, 512, 512, {"optim": "adafactor"}),
-    Case("llama-1.1B", "ppo", 32, 256, 64, SHARED | CKPT),
-    Case("llama-7B", "ppo", 16, 256, 64, SHARED | CKPT | {"load_in_4bit": True}),
-    Case("gpt2-355M", "sft", 8, 256, 256, {"tokens_per_row": 1024}),
 )
 CPU = (
     Case("llama-2M", "sft", 8, 64, 64),
@@ -127,12 +118,38 @@ CPU = (
     Case("llama-20M", "ppo", 16, 64, 32, SHARED | CKPT),
     Case("qwen2-8M", "sft", 8, 64, 64, PADDED),
     Case("llama-20M", "train-rm", 4, 128, 128, PADDED),
-    Case("gpt2-5M", "ppo", 16, 64, 32, CKPT),
 )
+
+# Measured when the terms were final: nobody had seen them.
+BLIND: dict[str, tuple[Case, ...]] = {
+    "cuda": (
+        Case("llama-1.1B", "train-rm", 8, 256, 256, LORA),
+        Case("gpt2-355M", "ppo", 32, 256, 64, CKPT),
+        Case("qwen2-0.5B", "ppo", 32, 256, 64, SHARED | {"advantage": "rloo"}),
+        Case("llama-135M", "dpo", 4, 256, 256, PADDED),
+        Case("llama-135M", "dpo", 8, 256, 256, {"dtype": "float32"}),
+        Case("llama-1.1B", "sft", 4, 512, 512, {"optim": "adafactor"}),
+        Case("llama-1.1B", "ppo", 32, 256, 64, SHARED | CKPT),
+        Case("llama-7B", "ppo", 16, 256, 64, SHARED | CKPT | {"load_in_4bit": True}),
+        Case("gpt2-355M", "sft", 8, 256, 256, {"tokens_per_row": 1024}),
+    ),
+    "cpu": (
+        Case("gpt2-5M", "ppo", 16, 64, 32, CKPT),
+        Case("qwen2-8M", "sft", 12, 40, 80, LORA | CKPT),
+        Case("gpt2-30M", "train-rm", 6, 100, 60),
+        Case("gpt2-5M", "kto", 10, 50, 90),
+        Case("qwen2-8M", "ppo", 12, 80, 24),
+        Case("llama-20M", "dpo", 6, 60, 150, LORA),
+        Case("llama-2M", "ppo", 16, 48, 40, SHARED | {"advantage": "rloo"}),
+        Case("gpt2-5M", "sft", 10, 100, 60, {"tokens_per_row": 320}),
+        Case("llama-20M", "dpo", 3, 80, 100, PADDED),
+        Case("qwen2-8M", "train-rm", 9, 70, 50, {"optim": "adafactor"}),
+    ),
+}
 
 
 def held_out(cases: tuple[Case, ...], case: Case) -> bool:
-    return cases.index(case) % 3 == 2
+    return cases in BLIND.values() or cases.index(case) % 3 == 2
 
 
 def run_of(case: Case, device: Literal["cpu", "cuda"]) -> Run:

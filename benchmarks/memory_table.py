@@ -1,7 +1,7 @@
 """What benchmarks/memory.py measured beside what mem-estimate says now: the tables of docs/memory.md. No torch.
 
-    python -m benchmarks.memory_table FILE.json …      merge measurements into results/memory.json, print the tables
-    python -m benchmarks.memory_table                  print the tables of results/memory.json
+python -m benchmarks.memory_table FILE.json …      merge measurements into results/memory.json, print the tables
+python -m benchmarks.memory_table                  print the tables of results/memory.json
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def table(results: dict[str, Any], device: str) -> str:
             continue
         found = predicted(row)
         error = found / row["peak"] - 1
-        held = "yes" if row["held_out"] else ""
+        held = "blind" if row["blind"] else "yes" if row["held_out"] else ""
         lines.append(
             f"| {Case(**row['case']).name} | {row['peak'] / 1e6:,.0f} | {found / 1e6:,.0f} | {error:+.1%} | {held} |"
         )
@@ -73,7 +73,9 @@ def merge(files: list[str]) -> dict[str, Any]:
         machines[device] = found["machine"]
         for row in found["cases"]:
             if "error" not in row:
-                cases[f"{device} {row['case']}"] = {"device": device} | {name: row[name] for name in KEPT}
+                cases[f"{device} {row['case']}"] = (
+                    {"device": device} | {name: row[name] for name in KEPT} | {"blind": row.get("blind", False)}
+                )
     return {"machines": machines, "cases": sorted(cases.values(), key=lambda row: row["device"] == "cpu")}
 
 
