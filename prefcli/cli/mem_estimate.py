@@ -234,7 +234,7 @@ def _remarks(comparison: Comparison) -> dict[str, str]:
         f"{format_bytes(dpo.estimate.state_bytes)} for DPO.",
         "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
         f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them).\n",
-        "Assumed": "all weights trained, in fp32, and computed with in bf16, with AdamW: 16 bytes a trained parameter "
+        "Assumed": "all weights trained in fp32, computed with in bf16, AdamW: 16 bytes a trained parameter "
         "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
         f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.estimate.run.tokens:,}), "
         f"{'with' if run.checkpointing else 'without'} gradient checkpointing{chunk}.",
