@@ -244,3 +244,14 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
 def test_what_does_not_go_together_is_refused(options):
     with pytest.raises(UsageError):
         run(MemoryConfig(**{"params": "7B", "stage": "dpo"} | options))
+
+
+def test_a_hub_id_that_was_downloaded_is_read_from_the_cache(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--some--model" / "snapshots" / "0abc"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    for name in ("some/model", "some/model@0abc"):
+        assert json.loads(output(capsys, model=name, json=True))["assumptions"]["architecture"]["layers"] == 3
+    with pytest.raises(ArtifactError):
+        run(MemoryConfig(model="some/model@1abc"))

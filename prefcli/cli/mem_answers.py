@@ -52,6 +52,8 @@ def show_all(methods: list[Method], gpu: Gpu) -> None:
     for method in methods:
         if not method.fits:
             _write(console, f"{method.name}: {_changes(method)}")
+    if methods[0].estimate.state_bytes < methods[0].estimate.bytes / 2:
+        return  # so small a base that its models are not what takes the memory
     one, dpo = methods[0].estimate, next(m for m in methods if m.name == "DPO").estimate
     shared = methods[1].estimate
     frozen = one.roles["reward"].bytes / max(one.roles["policy"].bytes, 1)

@@ -125,8 +125,8 @@ def logit_gradient_bytes(run: Run, positions: int) -> int:
 
 def tile_bytes(run: Run) -> int:
     """Padded rows run TRL's own loss, which goes over positions × vocabulary in tiles of 4,096 × 32,768 (its
-    kernels/chunked_logprob.py): one of them in its Triton kernel, on positions that are read; on a CPU of all positions,
-    in fp32, eight beside each other and a mask in torch's operations."""
+    kernels/chunked_logprob.py): one of them in its Triton kernel, on positions that are read; on a CPU of all
+    positions, in fp32, eight beside each other and a mask in torch's operations."""
     tile = 32768 * min(4096, run.read if run.device == "cuda" else run.tokens)
     return tile * run.dtype_bytes if run.device == "cuda" else tile * 33
 

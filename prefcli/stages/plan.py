@@ -19,6 +19,7 @@ MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "k
 
 WARNS, STOPS = 0.9, 1.05  # of the device's memory
 TEMPLATE_TOKENS = 64
+IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/layouts.json
 
 
 def rollouts(config: Any, prompts: int) -> int:
@@ -70,7 +71,7 @@ def memory_line(inputs: Inputs) -> str:
         return "not estimated: the model's dimensions are not known before it is loaded"
     have = machine_memory() if run.device == "cpu" else None
     against = f" of {format_bytes(have)} in this machine" if have else ""
-    return f"about {format_bytes(estimate(run).bytes)}{against} for the models and their training, estimated"
+    return f"about {format_bytes(peak(run))}{against} for the models and their training, estimated"
 
 
 def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
@@ -114,7 +115,12 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
 def predicted_bytes(inputs: Inputs) -> int | None:
     """The estimate of this run's peak on a CPU, or None where the architecture is not known."""
     run = run_of(inputs, "cpu")
-    return None if run is None else estimate(run).bytes
+    return None if run is None else peak(run)
+
+
+def peak(run: Run) -> int:
+    """What a manifest's measured peak is held against: a GPU's tensors, and on a CPU the process around them too."""
+    return estimate(run).bytes + (IMPORTS if run.device == "cpu" else 0)
 
 
 def check_memory(inputs: Inputs, run: Run | None, have: int | None, where: str) -> str | None:
@@ -124,11 +130,11 @@ def check_memory(inputs: Inputs, run: Run | None, have: int | None, where: str) 
     """
     if run is None or not have:
         return None
-    found = estimate(run)
-    share = found.bytes / have
+    found = peak(run)
+    share = found / have
     if share < WARNS:
         return None
-    told = f"the estimated peak is {format_bytes(found.bytes)}, {share:.0%} of the {format_bytes(have)} of {where}"
+    told = f"the estimated peak is {format_bytes(found)}, {share:.0%} of the {format_bytes(have)} of {where}"
     if share < STOPS:
         return f"{told}: it may run out of memory"
     if inputs.config.force_memory:
@@ -145,7 +151,7 @@ def by_part(run: Run) -> str:
 
 def advice(run: Run, have: int) -> str:
     """The options that would make it fit."""
-    needed = changes(run, WARNS * have)
+    needed = changes(run, WARNS * have - (peak(run) - estimate(run).bytes))
     if needed is None:
         return "no options make it fit here: use a smaller model or a larger device"
     if not needed:

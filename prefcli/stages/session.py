@@ -34,7 +34,6 @@ from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_foreign
 from prefcli.memory.devices import machine_memory
-from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.models.adapters import merged
@@ -44,7 +43,7 @@ from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs, parents_of
-from prefcli.stages.plan import advice, by_part, check_memory, run_of
+from prefcli.stages.plan import WARNS, advice, by_part, check_memory, peak, run_of
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
 
 SAVE_SECONDS = 600.0
@@ -197,7 +196,7 @@ class Session:
             config=as_dict(self.inputs.config),
             metrics=metrics,
             resources={
-                "predicted_peak_bytes": self.memory and estimate(self.memory).bytes,
+                "predicted_peak_bytes": self.memory and peak(self.memory),
                 "measured_peak_bytes": self.peak_bytes,
                 "train_seconds": round(self.train_seconds, 3),
                 "steps": steps,
@@ -288,8 +287,9 @@ def _memory_short(error: Exception, memory: Run | None, have: int | None) -> Mem
     known = from_foreign(error)
     if not isinstance(known, MemoryShortError) or memory is None or not have:
         return None
-    message = f"{known.message.splitlines()[0]} (estimated: {format_bytes(estimate(memory).bytes)}; {by_part(memory)})"
-    return MemoryShortError(message, advice(memory, have))
+    message = f"{known.message.splitlines()[0]} (estimated: {format_bytes(peak(memory))}; {by_part(memory)})"
+    # Where the estimate fits, others hold memory or a limit is set: less is needed all the same.
+    return MemoryShortError(message, advice(memory, min(have, int(peak(memory) / WARNS * 0.8))))
 
 
 def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tracker | None:
