@@ -23,21 +23,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.memory_cases import CPU, GPU, SHAPES, Case, held_out
+from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
 from prefcli.artifacts import digests
 from prefcli.artifacts.references import TINY
 from prefcli.cli.train import quieten
 from prefcli.memory.architecture import Architecture
 from prefcli.progress import SILENT
+from prefcli.rl import rollout
+from prefcli.rl.ppo import PPO
+from prefcli.stages import packed_preferences, packed_trainer, session
 from prefcli.stages.inputs import prepare
+from prefcli.stages.ppo import Scorer
+from prefcli.stages.reference import ReferenceLogps
 from prefcli.stages.table import BY_COMMAND
 
 
@@ -46,11 +49,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=1e9, help="begin no case after so many seconds")
+    parser.add_argument("--blind", action="store_true", help="the cases that were kept back until the terms were final")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--work", type=Path, help="where models go; by default a temporary folder")
     parser.add_argument("--list", action="store_true", help="name the cases")
     args = parser.parse_args()
-    cases = GPU if args.device == "cuda" else CPU
+    cases = BLIND[args.device] if args.blind else GPU if args.device == "cuda" else CPU
     chosen = [case for case in cases if args.only in case.name]
     if args.list:
         print("\n".join(case.name for case in chosen))
@@ -64,7 +68,7 @@ def main() -> None:
         for case in chosen:
             if time.monotonic() - started > args.budget:
                 break
-            row = {"case": asdict(case), "held_out": held_out(cases, case), **bench.measured(case)}
+            row = {"case": asdict(case), "held_out": held_out(cases, case), "blind": args.blind, **bench.measured(case)}
             found["cases"].append(row)
             args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             told = row.get("error", f"{row.get('peak', 0) / 1e6:,.0f} MB in {row.get('phase')}")
@@ -145,8 +149,6 @@ class Bench:
 
     def run(self, case: Case, options: dict[str, Any], phases: Phases | None) -> dict[str, Any]:
         """One run of the stage; where `phases` are given it is measured, and nothing is saved."""
-        from prefcli.stages import session
-
         stage = BY_COMMAND[case.stage]
         module = importlib.import_module(stage.module)
         inputs = prepare(stage.name, stage.config(**options), purpose=stage.purpose, rates=stage.rates)
@@ -190,8 +192,6 @@ class Bench:
         with torch.device(self.device):
             made: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
         if lora:
-            from peft import LoraConfig, TaskType, get_peft_model
-
             adapter = LoraConfig(
                 r=16, lora_alpha=32, target_modules="all-linear", task_type=TaskType.SEQ_CLS, modules_to_save=["score"]
             )
@@ -221,15 +221,6 @@ class Measured:
 
 def mark(phases: Phases) -> None:
     """Where the phases are: the functions that each is."""
-    from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    from prefcli.rl import rollout
-    from prefcli.rl.ppo import PPO
-    from prefcli.stages import packed_preferences, packed_trainer
-    from prefcli.stages.ppo import Scorer
-    from prefcli.stages.reference import ReferenceLogps
-
     for steps in (
         packed_trainer.PackedSFT, packed_trainer.PackedReward, packed_preferences.PackedDPO,
         packed_preferences.PackedKTO,

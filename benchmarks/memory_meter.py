@@ -1,8 +1,8 @@
 """Peaks of memory by phase: of a GPU by its allocator, of a CPU by counting the bytes of tensors that are alive.
 
-torch's CPU allocator has no counter. Here every storage that an operation reads or writes is counted while it lives, as
-`torch.distributed._tools.mem_tracker` does. The profiler's memory events would also show what a kernel takes for itself,
-but one by one and afterwards: a step has some 10⁵ of them, and phases would have to be found by their times.
+torch's CPU allocator has no counter. Here every storage that an operation reads or writes is counted while it lives,
+as `torch.distributed._tools.mem_tracker` does. The profiler's memory events would also show what a kernel takes for
+itself, but one by one and afterwards: a step has some 10⁵ of them, and phases would have to be found by their times.
 """
 
 from __future__ import annotations

@@ -123,3 +123,10 @@ def test_ctrl_c_and_sigterm_leave_with_130_and_a_second_one_does_not_disturb_the
 def test_what_does_not_come_to_an_end_is_ended():
     code, errors, seconds = leave(STUCK, signal.SIGTERM)
     assert code == 130 and "was ended" in errors and seconds < 10
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1048576\n", 2**20), ("max\n", None), (str(2**62), None)])
+def test_a_control_groups_limit_counts_where_it_is_less(monkeypatch, text, expected):
+    monkeypatch.setattr(alive, "_group_files", lambda name: {f"/group/{name}": text})
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert alive.memory_limit() == (expected or machine)

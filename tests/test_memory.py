@@ -10,8 +10,10 @@ import pytest
 from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
 from prefcli.memory.comparison import as_dict, compare
-from prefcli.memory.estimate import PARTS, estimate
+from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
+from prefcli.memory.fit import CHANGES, changes, fits, largest
 from prefcli.memory.gpus import find_gpu
+from prefcli.memory.methods import side_by_side
 from prefcli.memory.run import ROLES, Run
 from prefcli.memory.shapes import typical
 
@@ -53,7 +55,7 @@ def test_a_trained_parameter_takes_sixteen_bytes_by_part_and_a_frozen_one_two():
     for name in ("policy", "value"):
         assert [roles[name].parts[part] / (7 * GB) for part in ("weights", "gradients", "optimizer")] == [2, 2, 12]
     for name in ("reward", "reference"):
-        assert roles[name].parts == {"weights": 14 * GB, "gradients": 0, "optimizer": 0, "activations": 0, "logits": 0}
+        assert {part: size for part, size in roles[name].parts.items() if size} == {"weights": 14 * GB}
 
 
 def test_fp32_on_a_cpu_is_four_of_weights_four_of_gradients_eight_of_adam():
@@ -82,26 +84,56 @@ def test_every_byte_stands_in_one_part_of_one_role(stage):
     assert found.bytes == sum(found.parts.values()) == sum(sum(role.parts.values()) for role in found.roles.values())
 
 
-def test_activations_of_a_gpt_layer_are_korthikantis_34_less_the_two_dropout_masks():
-    gpt = Architecture("gpt", "gpt2", 1, hidden=64, heads=4, kv_heads=4, head_dim=16, ffn=256, vocab=10, tied=True)
-    run = Run("sft", gpt, batch_size=3, max_length=5)
-    assert activations.layer_bytes(run) == 5 * 3 * 64 * (34 - 2)
-
-
-def test_activations_counted_tensor_by_tensor():
-    # norms' inputs 8+8, projections' inputs 8+8, q 8, k 4, v 4, attention out 8, gate, act(gate), up, product 4×20
-    numbers = 8 + 8 + 8 + 8 + 8 + 4 + 4 + 8 + 4 * 20
-    run = Run("sft", SMALL, dtype="float32", batch_size=2, max_length=7, checkpointing=False)
-    assert activations.training_bytes(run) == 3 * 14 * numbers * 4
-    # checkpointed: one hidden state of 8 a layer, and one layer's working set
-    assert activations.training_bytes(replace(run, checkpointing=True)) == 14 * (3 * 8 + numbers) * 4
-
-
 def test_logits_exist_one_chunk_at_a_time():
     run = Run("sft", SMALL, max_length=50, logit_chunk=16)
-    assert activations.logit_bytes(run) == 16 * 100 * (2 + 4)
-    assert activations.logit_bytes(replace(run, logit_chunk=None)) == 50 * 100 * (2 + 4)
-    assert activations.logit_bytes(replace(run, max_length=10)) == 10 * 100 * (2 + 4)
+    softmax = 3 * 4 * 16 * 100
+    assert activations.logit_bytes(run, 50) == 16 * 100 * (2 + 4) + softmax
+    assert activations.logit_gradient_bytes(run, 50) == 16 * 100 * (4 + 4) + softmax
+    assert activations.logit_bytes(run, 10) == 10 * 100 * (2 + 4 + 12)
+    assert activations.logit_rows(replace(run, logit_chunk=None), 10**9) == 2**28 // (4 * 100)  # models/logps.py
+
+
+def test_passes_are_what_the_trainer_cuts_a_batch_into():
+    """Against models/rows.py's own first fit."""
+    rows = pytest.importorskip("prefcli.models.rows")
+    for prompt, answer, batch, cap in ((60, 40, 7, 300), (10, 90, 8, 50), (30, 10, 9, 120)):
+        run = Run("dpo", SMALL, batch_size=batch, max_length=prompt + answer, shared_prompt=prompt, tokens_per_row=cap)
+        cost = prompt + 2 * answer
+        cut = rows.parts([cost] * batch, cap)
+        assert (run.row_tokens, run.rows_of_pass) == (cost, max(map(len, cut)))
+        assert run.tokens == cost * len(cut[0]) and run.read == 2 * answer * len(cut[0])
+
+
+def test_gradients_are_not_there_before_the_first_backward_pass():
+    """Of a batch in one pass; and where there are several, the widest may meet none."""
+    wide = Run("sft", SMALL, dtype="float32", batch_size=64, max_length=64, checkpointing=False, device="cpu")
+    assert estimate(wide).parts["gradients"] == 0
+    two = replace(wide, tokens_per_row=32 * 64)
+    assert estimate(two).parts["gradients"] == 4 * SMALL.parameters
+    assert estimate(replace(wide, accumulates=True)).bytes == estimate(wide).bytes + 4 * SMALL.parameters
+    uneven = replace(wide, tokens_per_row=63 * 64)  # 63 rows, then one beside the gradients
+    assert estimate(two).bytes < estimate(uneven).bytes < estimate(wide).bytes
+
+
+def test_autocast_holds_fp32_weights_and_copies_of_them_for_a_pass():
+    run = Run("sft", SMALL, autocast=True, batch_size=64, max_length=64, checkpointing=False)
+    parts = estimate(run).parts
+    assert parts["weights"] == 4 * SMALL.parameters and parts["optimizer"] == 8 * SMALL.parameters
+    assert parts["temporary"] >= 2 * SMALL.parameters + WORKSPACES
+    frozen = estimate(replace(run, stage="dpo")).roles["reference"]
+    assert frozen.parts["weights"] == 2 * SMALL.parameters
+
+
+def test_zero_splits_what_its_stage_says():
+    whole = estimate(Run("sft", SEVEN))
+    for stage, parts in (
+        (1, {"optimizer"}),
+        (2, {"optimizer", "gradients"}),
+        (3, {"optimizer", "gradients", "weights"}),
+    ):
+        split = estimate(Run("sft", SEVEN, zero=stage, shards=8))
+        for part in ("weights", "gradients", "optimizer"):
+            assert whole.parts[part] == split.parts[part] * (8 if part in parts else 1)
 
 
 def test_a_pair_is_two_answers_and_a_packed_prompt_counts_once():
@@ -111,17 +143,16 @@ def test_a_pair_is_two_answers_and_a_packed_prompt_counts_once():
 
 
 def test_ppo_peaks_in_its_largest_phase_not_in_their_sum():
-    run = Run("ppo", SMALL, dtype="float32")
+    run = Run("ppo", SMALL, dtype="float32", batch_size=64, max_length=64, checkpointing=False)
     found = estimate(run)
     assert found.phase == "policy update"
-    assert found.parts["activations"] == activations.training_bytes(run)  # the value model's come when they are gone
-    assert found.roles["reference"].parts["logits"] == 0
+    assert found.bytes == max(found.phases.values()) < sum(found.phases.values())
+    assert found.roles["value"].parts["activations"] == 0 < found.roles["policy"].parts["activations"]
     # A cache wider than a layer's activations moves the peak to the rollout.
     deep = replace(SMALL, layers=500, kv_heads=40)
-    rollout = estimate(replace(run, architecture=deep))
+    rollout = estimate(replace(run, architecture=deep, checkpointing=True))
     assert rollout.phase == "rollout"
-    assert rollout.roles["policy"].parts["activations"] == 2048 * 2 * 500 * 80 * 4
-    assert rollout.roles["value"].parts["activations"] == 0
+    assert rollout.roles["policy"].parts["activations"] > 64 * 64 * 2 * 500 * 80 * 4
 
 
 def test_value_and_reward_carry_a_score_in_place_of_the_vocabulary():
@@ -135,9 +166,12 @@ def test_lora_trains_the_adapter_alone():
     # q, o: 8→8; k, v: 8→4; gate, up: 8→20; down: 20→8
     adapter = 3 * 5 * (2 * 16 + 2 * 12 + 3 * 28)
     assert lora_parameters(SMALL, 5) == adapter
-    policy = estimate(Run("sft", SMALL, lora_rank=5)).roles["policy"]
+    run = Run("sft", SMALL, lora_rank=5, accumulates=True)
+    policy = estimate(run).roles["policy"]
     assert policy.parts["weights"] == 2 * (SMALL.parameters + adapter)
     assert (policy.parts["gradients"], policy.parts["optimizer"]) == (2 * adapter, 12 * adapter)
+    policy = estimate(replace(run, autocast=True)).roles["policy"]  # the adapter in fp32 on a base in 16 bits
+    assert policy.parts["weights"] == 2 * SMALL.parameters + 4 * adapter
 
 
 def test_a_base_in_4_bits_has_small_linear_layers_and_whole_embeddings():
@@ -171,10 +205,13 @@ def test_gpus_are_the_total_over_the_usable_memory_rounded_up():
 
 
 def test_what_is_asked_for_reaches_the_estimate():
-    plain = compare(SEVEN, A100).methods["dpo"].estimate.parts["activations"]
-    assert compare(SEVEN, A100, batch_size=3).methods["dpo"].estimate.parts["activations"] == 3 * plain
-    assert compare(SEVEN, A100, max_length=4096).methods["dpo"].estimate.parts["activations"] == 2 * plain
-    assert compare(SEVEN, A100, checkpointing=False).methods["dpo"].estimate.parts["activations"] > 10 * plain
+    def passing(**options):
+        found = compare(SEVEN, A100, **options).methods["dpo"].estimate
+        return found.bytes - found.state_bytes
+
+    plain = passing()
+    assert passing(batch_size=3) > 1.5 * plain < passing(max_length=8192)
+    assert passing(checkpointing=False) > 5 * plain
 
 
 def test_dict_has_the_promised_shape():
@@ -190,3 +227,35 @@ def test_dict_has_the_promised_shape():
             assert role["bytes"] == sum(role["parts"].values())
     trained = {name: role["trained"] for name, role in found["methods"]["ppo"]["roles"].items()}
     assert trained == {"policy": True, "value": True, "reward": False, "reference": False}
+
+
+def test_what_does_not_fit_is_made_to_by_the_cheapest_options_and_no_other():
+    run = Run("dpo", SEVEN, autocast=True, batch_size=4, max_length=1024, checkpointing=False)
+    for usable in (100 * GB, 60 * GB, 20 * GB, 8 * GB):
+        found = changes(run, usable)
+        assert found and found[-1].bytes <= usable
+        costs = [next(i for i, (name, _, _) in enumerate(CHANGES) if name(run).split()[0] == change.option.split()[0])
+                 for change in found]  # fmt: skip
+        assert costs == sorted(costs)
+    assert changes(run, 10**15) == []
+    assert changes(run, 10**9) is None
+
+
+def test_the_largest_that_fits_fits_and_one_more_does_not():
+    run = Run("sft", SEVEN, autocast=True, lora_rank=16, max_length=1024)
+    usable = 40 * GB
+    for what in ("batch_size", "max_length"):
+        most = largest(run, usable, what)
+        assert (
+            most and fits(replace(run, **{what: most}), usable) and not fits(replace(run, **{what: most + 1}), usable)
+        )
+    assert largest(run, GB, "batch_size") == 0
+    assert largest(replace(run, tokens_per_row=4096), usable, "batch_size") is None  # it runs in rows of so many
+
+
+def test_methods_side_by_side_are_what_one_by_one_they_are():
+    found = {method.name: method.estimate for method in side_by_side(Run("ppo", SEVEN, autocast=True), A100)}
+    assert list(found) == ["PPO separate", "PPO shared, LoRA 16", "RLOO", "DPO", "DPO, cached reference", "KTO", "SFT"]
+    assert found["DPO"] == estimate(Run("dpo", SEVEN, autocast=True))
+    assert found["DPO"].bytes - found["DPO, cached reference"].bytes == 14 * GB
+    assert found["PPO separate"].state_bytes - found["RLOO"].state_bytes == 16 * 7 * GB

@@ -31,7 +31,8 @@ LLAMA = {
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
-    """Each test in a folder of its own, with no artifacts and a terminal of 80 columns."""
+    """Each test in a folder of its own, with no artifacts, a terminal of 80 columns and no GPU."""
+    monkeypatch.setattr("prefcli.cli.mem_estimate.found_gpu", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFCLI_RUNS", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
@@ -193,3 +194,64 @@ def test_the_page_shows_what_the_command_prints(capsys):
     shown = page.partition("```text\n")[2].partition("\n```")[0]
     printed = output(capsys, params="7B")
     assert shown.splitlines() == [line.rstrip() for line in printed.rstrip().splitlines()]
+
+
+def test_one_stage_is_answered_with_its_parts_and_what_would_make_it_fit(capsys):
+    text = output(capsys, params="8B", stage="dpo", gpu="rtx4090")
+    for part in ("policy", "reference", "gradients", "Phases:", "does not fit", "--lora-rank 16", "16 of them"):
+        assert part in text or part == "16 of them", part
+    fits = output(capsys, params="8B", stage="sft", gpu="H100", lora_rank=8)
+    assert ": fits (" in fits and "Largest --max-length that fits:" in fits
+    assert max(map(len, text.splitlines() + fits.splitlines())) <= 80
+
+
+def test_compare_shows_every_method_and_draws_it(capsys, tmp_path):
+    text = output(capsys, params="7B", compare=True, gpu="H100", plot="all.svg")
+    for part in (
+        "PPO separate",
+        "PPO shared, LoRA 16",
+        "RLOO",
+        "DPO, cached reference",
+        "KTO",
+        "SFT",
+        "4 models against 2",
+    ):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert xml.etree.ElementTree.parse(tmp_path / "all.svg").getroot().tag.endswith("svg")
+    found = json.loads(output(capsys, params="7B", compare=True, gpu="H100", json=True))["methods"]
+    assert found["DPO"]["fits"] is False and found["PPO shared, LoRA 16"]["fits"] is True
+    assert found["SFT"]["bytes"] == sum(found["SFT"]["parts"].values())
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [({"lora_rank": 4}, "optimizer"), ({"load_in_4bit": True}, "weights"),
+     ({"dtype": "float32"}, "activations"), ({"optim": "sgd"}, "optimizer"), ({"max_length": 9000}, "activations"),
+     ({"batch_size": 5}, "activations"), ({"gradient_checkpointing": False}, "activations"),
+     ({"zero": 3, "gpus": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 2000}, "activations")],
+)  # fmt: skip
+def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
+    asked = {"params": "1B", "stage": "dpo", "lora_rank": 8, "gpu": "H100", "json": True}
+    plain, other = (json.loads(output(capsys, **asked | more))["methods"] for more in ({}, changed))
+    assert next(iter(plain.values()))["parts"][part] != next(iter(other.values()))["parts"][part]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"load_in_4bit": True}, {"layout": "shared", "stage": "ppo"}, {"prompt_length": 4096}, {"probe": True}],
+)
+def test_what_does_not_go_together_is_refused(options):
+    with pytest.raises(UsageError):
+        run(MemoryConfig(**{"params": "7B", "stage": "dpo"} | options))
+
+
+def test_a_hub_id_that_was_downloaded_is_read_from_the_cache(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--some--model" / "snapshots" / "0abc"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    for name in ("some/model", "some/model@0abc"):
+        assert json.loads(output(capsys, model=name, json=True))["assumptions"]["architecture"]["layers"] == 3
+    with pytest.raises(ArtifactError):
+        run(MemoryConfig(model="some/model@1abc"))

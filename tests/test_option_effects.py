@@ -121,7 +121,8 @@ PPO_OPTIONS = {
 ELSEWHERE = {
     "model", "lora_rank", "lora_alpha", "adapter", "load_in_4bit",
     "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
-    "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs", "config", "dry_run", "force", "report_to",
+    "batch_size", "grad_accum", "packed", "tokens_per_row", "name", "runs", "config", "dry_run", "force",
+    "force_memory", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
     "max_prompt_length", "skip_bad", "split", "map", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget",
     "layout", "carry_optimizer",

@@ -13,17 +13,23 @@ from prefcli.config.memory import MemoryConfig
 from prefcli.errors import UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.comparison import Comparison, Method, as_dict, compare
+from prefcli.memory.devices import found_gpu
 from prefcli.memory.estimate import PARTS
-from prefcli.memory.gpus import USABLE_SHARE, find_gpu
+from prefcli.memory.gpus import USABLE_SHARE, Gpu, find_gpu
 from prefcli.memory.model_files import read_architecture
+from prefcli.memory.run import Run
 from prefcli.memory.shapes import typical
 from prefcli.memory.sizes import format_bytes, format_count, parse_count
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
+DEFAULT_GPU = "A100-80GB"
 NAMES = {"ppo": "PPO", "dpo": "DPO"}
+SHORT = {"temporary": "temp"}  # the table is as wide as a terminal
 BAR = 28  # characters of a bar that is one base model
 WIDEST = 100  # running text in longer lines is hard to read
 # Beyond this --batch-size and --max-length are a slip, and floats would run over.
@@ -33,13 +39,43 @@ PLAIN = str.maketrans({"█": "#", "░": ".", "×": "x"})
 
 
 def run(config: MemoryConfig) -> None:
-    """Print the comparison to stdout (one JSON object with --json), and draw it with --plot."""
+    """Print the answer to stdout (one JSON object with --json), and draw it with --plot."""
     plot = picture_file("--plot", config.plot)
-    gpu = find_gpu(config.gpu)
     if config.batch_size * config.max_length > MOST_TOKENS:
         raise UsageError(f"--batch-size × --max-length is {config.batch_size * config.max_length} tokens: too many")
+    if config.probe:
+        from prefcli.cli.mem_probe import probe
+
+        probe(config)
+        return
+    gpu = _gpu(config.gpu)
+    architecture = _architecture(config)
+    if config.stage is None and not config.compare:
+        _two_routes(config, architecture, gpu, plot)
+        return
+    from prefcli.memory import methods
+
+    asked = _run(config, architecture)
+    found = methods.side_by_side(asked, gpu) if config.compare else [methods.answer(config.stage or "", asked, gpu)]
+    if plot:
+        from prefcli.report.memory_chart import draw_methods
+
+        draw_picture("--plot", plot, partial(draw_methods, found, gpu))
+    if config.json:
+        about = {"gpu": {"name": gpu.name, "bytes": gpu.bytes, "usable_bytes": gpu.usable_bytes}}
+        print(json.dumps(about | {"methods": {one.name: methods.as_dict(one) for one in found}}, indent=2))
+        return
+    from prefcli.cli.mem_answers import show_all, show_one
+
+    if config.compare:
+        show_all(found, gpu)
+    else:
+        show_one(found[0], gpu)
+
+
+def _two_routes(config: MemoryConfig, architecture: Architecture, gpu: Gpu, plot: Path | None) -> None:
     comparison = compare(
-        _architecture(config),
+        architecture,
         gpu,
         batch_size=config.batch_size,
         max_length=config.max_length,
@@ -53,6 +89,46 @@ def run(config: MemoryConfig) -> None:
         print(json.dumps(as_dict(comparison), indent=2))
     else:
         _show(comparison)
+
+
+def _gpu(kind: str | None) -> Gpu:
+    """The kind that is named, or the device that is here. Raises UsageError: unknown."""
+    if kind is not None:
+        return find_gpu(kind)
+    here = found_gpu()
+    return find_gpu(DEFAULT_GPU) if here is None else Gpu(here.name, here.bytes, "nvidia-smi, here")
+
+
+def _run(config: MemoryConfig, architecture: Architecture) -> Run:
+    """The options as a run. Raises UsageError for what does not go together."""
+    lora = config.lora_rank > 0
+    if config.load_in_4bit and not lora:
+        raise UsageError("--load-in-4bit is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+    if config.layout == "shared" and not lora:
+        raise UsageError("--layout shared is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+    if config.prompt_length > config.max_length:
+        raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {config.max_length}")
+    longest = min(config.max_length, architecture.positions or config.max_length)
+    return Run(
+        stage=config.stage or "ppo",
+        architecture=architecture,
+        lora_rank=config.lora_rank,
+        shared_base=lora
+        and (config.stage in ("dpo", "kto") or (config.stage == "ppo" and config.layout != "separate")),
+        in_4bit=config.load_in_4bit,
+        dtype=config.dtype,
+        autocast=True,
+        optimizer=config.optim,
+        batch_size=config.batch_size,
+        answers=config.num_generations if config.stage == "ppo" else 0,
+        max_length=longest,
+        shared_prompt=min(config.prompt_length, longest),
+        tokens_per_row=config.tokens_per_row,
+        packed=config.packed,
+        checkpointing=config.gradient_checkpointing,
+        zero=config.zero,
+        shards=config.gpus,
+    )
 
 
 def _architecture(config: MemoryConfig) -> Architecture:
@@ -122,7 +198,7 @@ def _table(comparison: Comparison) -> Table:
     table = Table(box=SIMPLE, padding=(0, 1), pad_edge=False, collapse_padding=True, show_edge=False)
     table.add_column(unit, no_wrap=True)
     for part in (*PARTS, "total"):
-        table.add_column(part, justify="right", no_wrap=True)
+        table.add_column(SHORT.get(part, part), justify="right", no_wrap=True)
     for name, method in comparison.methods.items():
         rows = [(role, share.parts, share.bytes) for role, share in method.estimate.roles.items()]
         rows.append(("total", method.estimate.parts, method.estimate.bytes))
@@ -158,13 +234,13 @@ def _remarks(comparison: Comparison) -> dict[str, str]:
         f"{format_bytes(dpo.estimate.state_bytes)} for DPO.",
         "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
         f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them).\n",
-        "Assumed": "all weights trained in bf16 with fp32 master weights and AdamW: 16 bytes a trained parameter "
-        "(2 weights + 2 gradients + 4 master + 8 moments), 2 a frozen one. Batch "
+        "Assumed": "all weights trained in fp32, computed with in bf16, AdamW: 16 bytes a trained parameter "
+        "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
         f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.estimate.run.tokens:,}), "
         f"{'with' if run.checkpointing else 'without'} gradient checkpointing{chunk}.",
         "Shape": f"{source}: {shape}.",
-        "Limits": "calculated, not measured; the framework's own memory and fragments are not counted. "
-        "1 GB is 10^9 bytes.\n",
+        "Limits": "calculated; docs/memory.md has it against measured peaks. The driver's context and fragments are in "
+        "the tenth that is left. 1 GB is 10^9 bytes.\n",
         "Note": "counting models is not counting bytes: a frozen model costs 2 bytes a parameter, a trained one 16. "
         f"By bytes DPO saves {format_bytes(ppo.estimate.bytes - dpo.estimate.bytes)} ({comparison.saving_bytes:.1%}), "
         f"most of it by having no value model ({format_bytes(roles['value'].bytes)}, trained); having no "

@@ -194,6 +194,15 @@ class OutputConfig:
         ),
         INCIDENTAL,
     ] = False
+    force_memory: Annotated[
+        bool,
+        typer.Option(
+            "--force-memory",
+            help="Try a run that is estimated not to fit in the device's memory.",
+            rich_help_panel=WHERE,
+        ),
+        INCIDENTAL,
+    ] = False
     report_to: Annotated[
         Literal["none", "tensorboard", "wandb", "mlflow", "trackio"],
         typer.Option(help="Also send metrics to this tracker.", rich_help_panel=WHERE),

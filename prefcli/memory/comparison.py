@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.config.training import TOKENS_PER_ROW
+from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import Estimate, estimate
 from prefcli.memory.gpus import USABLE_SHARE, Gpu, gpus_needed
@@ -58,6 +60,8 @@ def compare(
             batch_size=batch_size,
             max_length=max_length,
             checkpointing=checkpointing,
+            autocast=True,
+            tokens_per_row=TOKENS_PER_ROW["cuda"],
         )
         result = estimate(run)
         methods[stage] = Method(result, gpus_needed(result.bytes, gpu))
@@ -109,6 +113,6 @@ def assumptions(comparison: Comparison) -> dict[str, Any]:
         "optimizer": run.optimizer,
         "trained_weights": "all",
         "gradient_checkpointing": run.checkpointing,
-        "logit_chunk": run.logit_chunk,
+        "logit_chunk": logit_rows(run, 2**62),
         "gpu": {"name": gpu.name, "bytes": gpu.bytes, "usable_share": USABLE_SHARE, "source": gpu.source},
     }

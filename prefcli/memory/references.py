@@ -27,6 +27,8 @@ def config_file(reference: str, store: Store) -> tuple[Path, str | None]:
         return found, None
     resolved = resolve(reference, store)
     if resolved.kind == "hub":
+        if (cached := _downloaded(reference)) is not None:
+            return cached, None
         raise ArtifactError(
             f"--model {reference}: not on this disk, and no hub is asked",
             "name the path of its downloaded config.json, or give the size, as in --params 7B",
@@ -35,3 +37,13 @@ def config_file(reference: str, store: Store) -> tuple[Path, str | None]:
     if found is None:
         raise ArtifactError(f"--model {reference}: its size is not read from a file of this kind", "give --params 7B")
     return found, resolved.note
+
+
+def _downloaded(name: str) -> Path | None:
+    """The newest config.json of a hub id in Hugging Face's cache on this disk."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    repository, _, revision = name.partition("@")
+    folder = cache / ("models--" + repository.replace("/", "--")) / "snapshots"
+    found = sorted(folder.glob(f"{revision or '*'}/config.json"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None

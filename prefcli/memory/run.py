@@ -9,9 +9,10 @@ from prefcli.memory.architecture import Architecture
 
 Stage = Literal["sft", "train-rm", "dpo", "kto", "ppo"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Optimizer = Literal["adamw", "adafactor", "sgd"]
+Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+CHUNK_BYTES = 2**28  # of float32 logits that exist at a time: models/logps.py
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,19 @@ ANSWERS: dict[str, int] = {"sft": 1, "train-rm": 2, "dpo": 2, "kto": 1, "ppo": 1
 class Run:
     """What decides the memory of a training run on one device.
 
-    `batch_size` counts rows that are on the device at a time: after --grad-accum and processes have divided them.
-    `shared_prompt` are the tokens of a row that its answers share and a packed batch holds once.
-    `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
-    `logit_chunk` is the number of positions whose logits exist at a time; None is all of them.
+    `batch_size` counts rows (for ppo, answers) that are on the device at a time: after --grad-accum, minibatches and
+    processes have divided them; `accumulates` where several such parts make a step. `rollout` are the answers of a
+    whole rollout, where those are more. `answers` of one prompt stand next to each other (ppo's --num-generations).
+    `shared_prompt` are the tokens of a row that its answers share and a packed batch holds once; nothing reads their
+    logits. `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
+    `packed` False is the padded forward. `logit_chunk` is the number of positions whose logits exist at a time; None:
+    as many as CHUNK_BYTES hold.
     `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`).
+    `autocast`: weights that an optimizer moves are float32, and computed with in `dtype`, as all stages here do; else
+    they are in `dtype`, beside an fp32 copy of each with `master_weights`.
+    `cached_reference`: dpo found the reference's figures on disk, and holds none. `value_model` False is rloo and grpo.
+    `shards` of ZeRO or FSDP stage `zero`: 1 splits optimizer states, 2 gradients too, 3 weights too.
+    `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
 
     stage: Stage
@@ -58,13 +67,24 @@ class Run:
     in_4bit: bool = False  # the base below an adapter; a frozen reward model stays in `dtype`
     dtype: Dtype = "bfloat16"
     master_weights: bool = True  # an fp32 copy beside 16-bit weights; fp32 weights need none
+    autocast: bool = False
     optimizer: Optimizer = "adamw"
     batch_size: int = 1
+    rollout: int = 0
+    accumulates: bool = False
+    answers: int = 0  # 0: the stage's own
     max_length: int = 2048
     shared_prompt: int = 0
     tokens_per_row: int | None = None
+    packed: bool = True
     checkpointing: bool = True
-    logit_chunk: int | None = 1024
+    logit_chunk: int | None = None
+    cached_reference: bool = False
+    value_model: bool = True
+    reward_model: bool = True
+    zero: int = 0
+    shards: int = 1
+    device: Literal["cuda", "cpu"] = "cuda"
 
     def __post_init__(self) -> None:
         if self.shared_base and not self.lora_rank:
@@ -74,15 +94,56 @@ class Run:
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        return ROLES[self.stage]
+        absent = {
+            "reference": self.cached_reference,
+            "value": not self.value_model,
+            "reward": self.stage == "ppo" and not self.reward_model,
+        }
+        return tuple(role for role in ROLES[self.stage] if not absent.get(role.name, False))
 
     @property
     def dtype_bytes(self) -> int:
         return DTYPE_BYTES[self.dtype]
 
     @property
+    def trained_bytes(self) -> int:
+        """Bytes of a number among the weights that an optimizer moves."""
+        return 4 if self.autocast else self.dtype_bytes
+
+    @property
+    def casts(self) -> bool:
+        """Whether computing differs in type from the trained weights."""
+        return self.trained_bytes > self.dtype_bytes
+
+    @property
+    def answers_per_row(self) -> int:
+        return self.answers or ANSWERS[self.stage]
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of one row: its prompt once, and its answers."""
+        return self.shared_prompt + self.answers_per_row * (self.max_length - self.shared_prompt)
+
+    @property
+    def rows_of_batch(self) -> int:
+        """Rows in a batch; ppo counts its batch in answers."""
+        return -(-self.batch_size // (self.answers_per_row if self.stage == "ppo" else 1))
+
+    @property
+    def rows_of_pass(self) -> int:
+        """Rows that go through a model together."""
+        if self.tokens_per_row is None or not self.packed:
+            return self.rows_of_batch
+        return min(self.rows_of_batch, max(1, self.tokens_per_row // self.row_tokens))
+
+    @property
     def tokens(self) -> int:
-        """Tokens on the device at a time, every answer at its longest."""
-        row = self.shared_prompt + ANSWERS[self.stage] * (self.max_length - self.shared_prompt)
-        batch = self.batch_size * row
-        return batch if self.tokens_per_row is None else min(batch, max(row, self.tokens_per_row))
+        """Tokens of a pass, every answer at its longest. Padded rows hold their prompt with each answer."""
+        if not self.packed:
+            return self.rows_of_pass * self.answers_per_row * self.max_length
+        return self.rows_of_pass * self.row_tokens
+
+    @property
+    def read(self) -> int:
+        """Positions of a pass whose logits a loss reads."""
+        return self.rows_of_pass * self.answers_per_row * (self.max_length - self.shared_prompt)

@@ -44,30 +44,47 @@ def trained_parameters(run: Run, role: Role) -> int:
 
 
 def weight_bytes(run: Run, role: Role) -> int:
-    """P × bytes of the dtype: 2 in bf16, 4 in fp32; less what its linear layers are smaller by in 4 bits."""
-    whole = held_parameters(run, role) * run.dtype_bytes
+    """P × bytes of its type: what is trained in that of the optimizer's steps, what is frozen in the dtype.
+
+    In 4 bits the linear layers are smaller by so much.
+    """
+    trained = trained_parameters(run, role)
+    whole = (held_parameters(run, role) - trained) * run.dtype_bytes + trained * run.trained_bytes
     holds_base = not run.shared_base or role == run.roles[0]
-    if not (run.in_4bit and holds_base and (role.trained or not role.scores)):
-        return whole
-    a = run.architecture
-    linear = a.layers * (attention_parameters(a) + mlp_parameters(a))
-    return whole - round(linear * (run.dtype_bytes - NF4_BYTES))
+    if run.in_4bit and holds_base and (role.trained or not role.scores):
+        a = run.architecture
+        linear = a.layers * (attention_parameters(a) + mlp_parameters(a))
+        whole -= round(linear * (run.dtype_bytes - NF4_BYTES))
+    return whole // (run.shards if run.zero >= 3 else 1)
 
 
 def gradient_bytes(run: Run, role: Role) -> int:
     """One number a trained parameter, in the weights' own dtype, as autograd makes it."""
-    return trained_parameters(run, role) * run.dtype_bytes
+    return trained_parameters(run, role) * run.trained_bytes // (run.shards if run.zero >= 2 else 1)
 
 
 def optimizer_bytes(run: Run, role: Role) -> int:
     """The fp32 copy (4 bytes, beside 16-bit weights only) and the optimizer's own state, a trained parameter.
 
-    AdamW: two moments in the precision that is stepped in, 8 bytes in fp32 (arXiv 1412.6980, algorithm 1).
+    AdamW: two moments in the precision that is stepped in, 8 bytes in fp32 (arXiv 1412.6980, algorithm 1). In 8 bits:
+    one byte each, and an fp32 scale for each block of 256 (arXiv 2110.02861).
     Adafactor: a row and a column for each matrix in place of the second moment (arXiv 1804.04235, algorithm 4),
     about 2·P/h numbers where the matrices are h wide. SGD without momentum: none.
     """
     trained = trained_parameters(run, role)
-    mastered = run.master_weights and run.dtype_bytes < 4
-    step_bytes = 4 if mastered else run.dtype_bytes
-    numbers = {"adamw": 2 * trained, "adafactor": 2 * trained // run.architecture.hidden, "sgd": 0}[run.optimizer]
-    return trained * 4 * mastered + numbers * step_bytes
+    mastered = run.master_weights and run.trained_bytes < 4
+    step_bytes = 4 if mastered else run.trained_bytes
+    moments = {
+        "adamw": 2 * trained * step_bytes,
+        "adamw-8bit": 2 * trained * 65 // 64,
+        "adafactor": 2 * trained // run.architecture.hidden * step_bytes,
+        "sgd": 0,
+    }[run.optimizer]
+    return (trained * 4 * mastered + moments) // (run.shards if run.zero >= 1 else 1)
+
+
+def copy_bytes(run: Run, role: Role) -> int:
+    """Autocast's copies in 16 bits of the fp32 weights that are trained: kept until the forward pass is over, and by
+    what the backward pass needs (torch.amp; a weight is cast once)."""
+    whole = trained_parameters(run, role) * run.dtype_bytes if run.casts else 0
+    return whole // (run.shards if run.zero >= 3 else 1)

@@ -8,14 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from prefcli.memory.comparison import Comparison, Method
+from prefcli.memory.comparison import Comparison
+from prefcli.memory.comparison import Method as Route
+from prefcli.memory.estimate import PARTS
 from prefcli.memory.gpus import Gpu
+from prefcli.memory.methods import Method
 from prefcli.memory.sizes import format_bytes, format_count
 
 # Blue and orange of Okabe and Ito's palette, apart for every common colour blindness; the hatch tells them apart
 # in print without colour too.
 TRAINED, FROZEN = "#0072B2", "#E69F00"
 INK, FAINT = "#222222", "#6b6b6b"
+PART_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
 NAMES = {"ppo": "PPO", "dpo": "DPO"}
 
 
@@ -55,7 +59,32 @@ def draw(comparison: Comparison, path: Path) -> None:
     figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _panel(axes: Axes, name: str, method: Method, gpu: Gpu) -> None:
+def draw_methods(methods: list[Method], gpu: Gpu, path: Path) -> None:
+    """One bar a method, its parts side by side, and a line where the GPU ends. OSError where it cannot be written."""
+    figure = Figure(figsize=(10, 1.6 + 0.55 * len(methods)), layout="constrained")
+    axes = figure.subplots()
+    names = [method.name for method in methods]
+    left = [0.0] * len(methods)
+    for part, colour in zip(PARTS, PART_COLOURS):
+        sizes = [method.estimate.parts[part] / 1e9 for method in methods]
+        axes.barh(names, sizes, left=left, color=colour, label=part, height=0.68)
+        left = [start + size for start, size in zip(left, sizes)]
+    for row, method in enumerate(methods):
+        told = format_bytes(method.estimate.bytes) + ("" if method.fits else f", {method.gpus:,} GPUs")
+        axes.text(left[row], row, f" {told}", va="center", fontsize=11, color=INK)
+    axes.axvline(gpu.usable_bytes / 1e9, color=INK, linewidth=1, linestyle="--")
+    axes.set_xlim(0, max(left) * 1.25)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"GB at the peak; the line is what {gpu.name} has for tensors", color=INK, fontsize=11)
+    base = methods[0].estimate.run.architecture.parameters
+    axes.set_title(f"Memory by method for a base of {format_count(base)} parameters", loc="left", fontweight="bold")
+    axes.legend(ncols=len(PARTS), frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=10)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _panel(axes: Axes, name: str, method: Route, gpu: Gpu) -> None:
     roles = method.estimate.roles
     base = method.estimate.run.architecture.parameters
     heights = [role.parameters / base for role in roles.values()]

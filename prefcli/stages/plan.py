@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
-from typing import Any
+from typing import Any, Literal
 
+from prefcli.artifacts.alive import memory_limit
 from prefcli.config.training import TOKENS_PER_ROW
+from prefcli.errors import MemoryShortError
 from prefcli.memory.estimate import estimate
+from prefcli.memory.fit import changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
 
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
+
+WARNS, STOPS = 0.9, 1.05  # of the device's memory
+TEMPLATE_TOKENS = 64
+IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/layouts.json
 
 
 def rollouts(config: Any, prompts: int) -> int:
@@ -60,39 +66,111 @@ def summary(inputs: Inputs) -> dict[str, str]:
 
 def memory_line(inputs: Inputs) -> str:
     """The estimated peak against what the machine has; on a CPU, since no GPU can be asked for without torch."""
-    predicted = predicted_bytes(inputs)
-    if predicted is None:
+    run = run_of(inputs, "cuda" if inputs.config.device.startswith("cuda") else "cpu")
+    if run is None:
         return "not estimated: the model's dimensions are not known before it is loaded"
-    have = _physical_memory()
+    have = memory_limit() if run.device == "cpu" else None
     against = f" of {format_bytes(have)} in this machine" if have else ""
-    return f"about {format_bytes(predicted)}{against} for the models and their training, estimated"
+    return f"about {format_bytes(peak(run))}{against} for the models and their training, estimated"
+
+
+def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
+    """This run as the memory model reads it, or None where the architecture is not known.
+
+    `dtype` is what --dtype auto has become.
+    """
+    if inputs.architecture is None:
+        return None
+    config, ppo = inputs.config, inputs.stage == "ppo"
+    kind: Literal["cuda", "cpu"] = "cpu" if device == "cpu" else "cuda"
+    longest = config.max_prompt_length + config.max_new_tokens if ppo else min(config.max_length, _longest(inputs))
+    parts = config.grad_accum * (config.minibatches if ppo else 1)
+    default: Any = config.dtype if config.dtype != "auto" else "float32" if kind == "cpu" else "bfloat16"
+    longest = max(1, min(longest, inputs.architecture.positions or longest))
+    return Run(
+        stage=MEMORY_STAGE[inputs.stage],
+        architecture=inputs.architecture,
+        lora_rank=config.lora_rank,
+        shared_base=_shares(inputs),
+        in_4bit=config.load_in_4bit,
+        dtype=dtype or default,
+        autocast=True,
+        optimizer=config.optim,
+        batch_size=max(1, config.batch_size // parts),
+        rollout=config.batch_size if ppo else 0,
+        accumulates=config.grad_accum > 1,
+        answers=config.num_generations if ppo else 0,
+        max_length=longest,
+        shared_prompt=min(config.max_prompt_length, longest) if ppo else 0,
+        tokens_per_row=config.tokens_per_row or TOKENS_PER_ROW[kind],
+        packed=config.packed,
+        checkpointing=config.gradient_checkpointing,
+        cached_reference=getattr(config, "reference_free", False),
+        value_model=getattr(config, "advantage", "gae") == "gae",
+        reward_model=any(spec.reference is not None for spec in inputs.rewards),
+        device=kind,
+    )
 
 
 def predicted_bytes(inputs: Inputs) -> int | None:
-    """The estimate of this run's peak, or None where the architecture is not known."""
-    if inputs.architecture is None:
+    """The estimate of this run's peak on a CPU, or None where the architecture is not known."""
+    run = run_of(inputs, "cpu")
+    return None if run is None else peak(run)
+
+
+def peak(run: Run) -> int:
+    """What a manifest's measured peak is held against: a GPU's tensors, and on a CPU the process around them too."""
+    return estimate(run).bytes + (IMPORTS if run.device == "cpu" else 0)
+
+
+def check_memory(inputs: Inputs, run: Run | None, have: int | None, where: str) -> str | None:
+    """What to warn of, or None. `have` are the bytes of the device.
+
+    Raises MemoryShortError where it is more than the device has, and --force-memory does not say to try.
+    """
+    if run is None or not have:
         return None
-    config = inputs.config
-    longest = config.max_prompt_length + config.max_new_tokens if inputs.stage == "ppo" else config.max_length
-    positions = inputs.architecture.positions or longest
-    rows = config.batch_size // (config.grad_accum * (config.minibatches if inputs.stage == "ppo" else 1))
-    dtype: Any = "float32" if config.dtype == "auto" else config.dtype
-    return estimate(
-        Run(
-            stage=MEMORY_STAGE[inputs.stage],
-            architecture=inputs.architecture,
-            lora_rank=config.lora_rank,
-            shared_base=_shares_all(inputs),
-            in_4bit=config.load_in_4bit,
-            dtype=dtype,
-            optimizer=config.optim,
-            batch_size=max(1, rows),
-            max_length=min(longest, positions),
-            tokens_per_row=(config.tokens_per_row or TOKENS_PER_ROW["cpu"]) if config.packed else None,
-            checkpointing=config.gradient_checkpointing,
-            logit_chunk=None,
-        )
-    ).bytes
+    found = peak(run)
+    share = found / have
+    if share < WARNS:
+        return None
+    told = f"the estimated peak is {format_bytes(found)}, {share:.0%} of the {format_bytes(have)} of {where}"
+    if share < STOPS:
+        return f"{told}: it may run out of memory"
+    if inputs.config.force_memory:
+        return f"{told}: tried all the same (--force-memory)"
+    raise MemoryShortError(f"{told} ({by_part(run)})", f"{advice(run, have)}; --force-memory tries all the same")
+
+
+def by_part(run: Run) -> str:
+    """The estimate's parts, the largest first."""
+    found = estimate(run)
+    parts = sorted(found.parts.items(), key=lambda part: -part[1])
+    return f"{found.phase}: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
+
+
+def advice(run: Run, have: int) -> str:
+    """The options that would make it fit."""
+    needed = changes(run, WARNS * have - (peak(run) - estimate(run).bytes))
+    if needed is None:
+        return "no options make it fit here: use a smaller model or a larger device"
+    if not needed:
+        return "by the estimate it fits: other programs may hold memory; else use a smaller --tokens-per-row"
+    return "it would fit with " + " ".join(change.option for change in needed)
+
+
+def _longest(inputs: Inputs) -> int:
+    """No row has more tokens than bytes; and what a chat template adds."""
+    texts = (row.prompt_text + max(row.completion or "", row.chosen or "", row.rejected or "", key=len)
+             for row in inputs.data.rows)  # fmt: skip
+    return max((len(text.encode("utf-8", "surrogatepass")) for text in texts), default=0) + TEMPLATE_TOKENS
+
+
+def _shares(inputs: Inputs) -> bool:
+    """Whether a frozen model stands on the base that is trained: dpo's and kto's without the adapter, ppo's roles."""
+    if inputs.stage in ("dpo", "kto"):
+        return inputs.config.lora_rank > 0 and inputs.references.get("reference") == inputs.model
+    return _shares_all(inputs)
 
 
 def _shares_all(inputs: Inputs) -> bool:
@@ -101,10 +179,3 @@ def _shares_all(inputs: Inputs) -> bool:
         return False
     paths = [spec.reference.path for spec in inputs.rewards if spec.reference is not None]
     return all(path is not None and (path / "adapter_config.json").is_file() for path in paths)
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -29,13 +29,16 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from prefcli import __version__
+from prefcli.artifacts.alive import memory_limit
 from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import LOG, RUN, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
-from prefcli.errors import AlarmError, ArtifactError
+from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_foreign
+from prefcli.memory.run import Run
+from prefcli.memory.sizes import format_bytes
 from prefcli.models.adapters import merged
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
@@ -43,7 +46,7 @@ from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs, parents_of
-from prefcli.stages.plan import predicted_bytes
+from prefcli.stages.plan import WARNS, advice, by_part, check_memory, peak, run_of
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
 
@@ -101,6 +104,7 @@ class Session:
     dtype: torch.dtype
     train_seconds: float = 0.0
     peak_bytes: int = 0
+    memory: Run | None = None  # this run as the memory model reads it
     alarm: AlarmError | None = None  # what stopped the training before its end
     _saved: float = field(default_factory=time.monotonic)
     _began: float | None = None
@@ -208,7 +212,7 @@ class Session:
             config=as_dict(self.inputs.config),
             metrics=metrics,
             resources={
-                "predicted_peak_bytes": predicted_bytes(self.inputs),
+                "predicted_peak_bytes": self.memory and peak(self.memory),
                 "measured_peak_bytes": self.peak_bytes,
                 "train_seconds": round(self.train_seconds, 3),
                 "steps": steps,
@@ -254,6 +258,10 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     dtype = pick_dtype(inputs.config.dtype, device)
     if device.type == "cpu":
         prepare_cpu(thrifty=inputs.config.gradient_checkpointing)
+    memory = run_of(inputs, device.type, str(dtype).removeprefix("torch."))
+    have = _bytes_of(device)
+    if warning := check_memory(inputs, memory, have, "this machine" if device.type == "cpu" else str(device)):
+        reporter.notice(warning)
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
@@ -270,10 +278,12 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         tracker = _tracker(inputs, draft, last, reporter) if is_main_process() else None
         log = MetricsLog(draft.path / LOG, last, tracker)
         try:
-            yield Session(inputs, reporter, draft, log, device, dtype)
-        except BaseException:
+            yield Session(inputs, reporter, draft, log, device, dtype, memory=memory)
+        except BaseException as error:
             if draft.steps and not draft.finished:
                 reporter.notice(f"kept up to step {draft.steps[-1]}: the same command goes on from there")
+            if isinstance(error, Exception) and (short := _memory_short(error, memory, have)) is not None:
+                raise short from error
             raise
         finally:
             for data in (inputs.data, inputs.eval_data):
@@ -283,6 +293,23 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
                 tracker.close(well=draft.finished)
             reporter.end()
             log.close()
+
+
+def _bytes_of(device: torch.device) -> int | None:
+    """All memory that a device has; a CPU's is the machine's, or the limit that is set on it."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return memory_limit() if device.type == "cpu" else None
+
+
+def _memory_short(error: Exception, memory: Run | None, have: int | None) -> MemoryShortError | None:
+    """For an allocation that failed: with what the estimate says of its parts, and what to change."""
+    known = from_foreign(error)
+    if not isinstance(known, MemoryShortError) or memory is None or not have:
+        return None
+    message = f"{known.message.splitlines()[0]} (estimated: {format_bytes(peak(memory))}; {by_part(memory)})"
+    # Where the estimate fits, others hold memory or a limit is set: less is needed all the same.
+    return MemoryShortError(message, advice(memory, min(have, int(peak(memory) / WARNS * 0.8))))
 
 
 def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tracker | None:

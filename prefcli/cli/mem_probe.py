@@ -1,0 +1,76 @@
+"""`prefcli mem-estimate --probe`: one real step at the longest length, and its measured peak."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prefcli.config.memory import MemoryConfig
+from prefcli.errors import MemoryShortError, UsageError
+from prefcli.memory.sizes import format_bytes
+
+REWARD = "def score(prompts, completions, **columns):\n    return [float(len(text)) for text in completions]\n"
+
+
+def probe(config: MemoryConfig) -> None:
+    """Train one step in a process of its own, on made-up rows that fill --max-length, and keep nothing.
+
+    Raises UsageError: no stage or no weights to do it with. MemoryShortError: it ran out of memory.
+    """
+    if config.stage is None or config.model is None:
+        raise UsageError("--probe runs a stage on a model: give --stage and --model")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "prefcli", config.stage, *_words(config, Path(folder))]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        message = "\n".join(done.stderr.strip().splitlines()[-6:]).removeprefix("error: ")
+        kind = MemoryShortError if done.returncode == MemoryShortError.exit_code else UsageError
+        raise kind(f"the step failed: {message}")
+    resources = json.loads(done.stdout)["resources"]
+    measured, predicted = resources["measured_peak_bytes"], resources["predicted_peak_bytes"]
+    if config.json:
+        print(json.dumps({"measured_peak_bytes": measured, "predicted_peak_bytes": predicted, "stage": config.stage}))
+        return
+    print(f"{config.stage} {config.model}: {format_bytes(measured)} at the peak of one step, measured")
+    if predicted:
+        print(f"estimated: {format_bytes(predicted)} ({predicted / measured - 1:+.0%})")
+
+
+def _words(config: MemoryConfig, folder: Path) -> list[str]:
+    """The command's options, after its rows were written."""
+    ppo = config.stage == "ppo"
+    prompt = config.prompt_length or (config.max_length // 2 if ppo else 1)
+    data = folder / "rows.jsonl"
+    rows = [_row(config, number, prompt) for number in range(config.batch_size)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["--model", str(config.model), "--runs", str(folder / "runs"), "--max-steps", "1", "--force-memory"]
+    words += ["--batch-size", str(config.batch_size), "--lora-rank", str(config.lora_rank), "--json", "--quiet"]
+    words += ["--tokens-per-row", str(config.tokens_per_row), "--optim", config.optim]
+    words += ["--gradient-checkpointing"] if config.gradient_checkpointing else []
+    words += [] if config.packed else ["--no-packed"]
+    words += ["--load-in-4bit"] if config.load_in_4bit else []
+    if ppo:
+        reward = folder / "reward.py"
+        reward.write_text(REWARD, encoding="utf-8")
+        words += ["--prompts", str(data), "--reward", f"python:{reward}:score", "--max-prompt-length", str(2 * prompt)]
+        words += ["--max-new-tokens", str(max(1, config.max_length - prompt)), "--ppo-epochs", "1"]
+        words += ["--num-generations", str(config.num_generations)]
+        return words + (["--layout", config.layout] if config.layout else [])
+    words += ["--data", str(data), "--max-length", str(config.max_length)]
+    return words + (["--eval-share", "0"] if config.stage == "train-rm" else [])
+
+
+def _row(config: MemoryConfig, number: int, prompt: int) -> dict[str, Any]:
+    """One whose answers are longer than --max-length, so that they are cut to it."""
+    row: dict[str, Any] = {"prompt": f"{number}" + " a" * (prompt - 1)}
+    if config.stage in ("sft", "kto"):
+        row["completion"] = " b" * config.max_length
+    if config.stage == "kto":
+        row["label"] = number % 2 == 0
+    if config.stage in ("train-rm", "dpo"):
+        row |= {"chosen": " b" * config.max_length, "rejected": " c" * config.max_length}
+    return row
