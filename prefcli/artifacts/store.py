@@ -217,8 +217,9 @@ class Draft:
         os.rename(aside, self.state(step))
         sync(aside.parent)
         for number in older:
-            if number != step:
-                shutil.rmtree(self.state(number), ignore_errors=True)
+            if number != step:  # renamed first: no half of it is taken for a state
+                os.rename(self.state(number), aside)
+                shutil.rmtree(aside, ignore_errors=True)
 
     def finish(self, manifest: Manifest, *, keep_state: bool = False) -> Artifact:
         """Write the manifest, with the digests of all files, and let the version appear under its own name.
