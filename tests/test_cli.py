@@ -209,7 +209,7 @@ def test_the_names_that_users_bring_reach_the_same_option(arrived, command, type
 
 def test_every_alias_is_one_of_those_tried():
     tried = {typed[2:].replace("_", "-") for typed, *_ in SPELLINGS + PPO_SPELLINGS}
-    assert set(ALIASES) - tried == {"dataset-path", "num-epochs", "for"}
+    assert set(ALIASES) - tried == {"dataset-path", "num-epochs"}
 
 
 def test_a_batch_size_for_each_process_is_taken_times_the_processes(arrived, prefcli, own_folder):

@@ -318,17 +318,15 @@ def test_a_chat_template_is_rendered_in_a_sandbox(stranger, own_folder):
 
 
 def test_no_source_file_opens_pickles():
-    """torch.load says weights_only, and nothing else that unpickles is called."""
-    seen = 0
-    for path in PACKAGE.rglob("*.py"):
+    files = list(PACKAGE.rglob("*.py"))
+    assert len(files) > 200
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
                 assert not names & {"pickle", "dill", "shelve", "joblib", "cloudpickle"}, path
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
-                seen += 1
-                assert "weights_only=True" in ast.unparse(node), path
-    assert seen
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ("torch.load", "np.load", "numpy.load"), path
 
 
 def test_no_from_pretrained_is_left_to_ask():

@@ -245,10 +245,13 @@ def test_a_bad_row_met_while_training_ends_with_its_line(chain, prefcli, large, 
     assert result.exit_code == 0 and "do not fit, and the next ones were taken" in result.stderr, result.stderr
 
 
-def test_a_dry_run_looks_at_the_first_rows_alone(prefcli, large, own_folder):
+def test_a_dry_run_tokenises_the_first_rows_and_checks_all(prefcli, large, own_folder):
     large()
-    for command, rows in (("dpo", PAIRS), ("kto", PAIRS), ("sft", PAIRS)):
-        write(own_folder / "a.jsonl", lines(*rows) + "{")
+    for command in ("dpo", "kto", "sft"):
+        write(own_folder / "a.jsonl", lines(*PAIRS) + "{")
+        result = prefcli(command, "--data", "a.jsonl", "--model", "tiny", "--dry-run")
+        assert result.exit_code == 3 and f"line {len(PAIRS) + 1}: not valid JSON" in result.stderr
+        write(own_folder / "a.jsonl", lines(*PAIRS))
         result = prefcli(command, "--data", "a.jsonl", "--model", "tiny", "--dry-run")
         assert result.exit_code == 0 and "read as they are needed" in result.stderr, result.stderr
         assert "of 2 cut" in result.stderr
