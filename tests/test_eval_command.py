@@ -13,8 +13,10 @@ from conftest import write
 from matplotlib.figure import Figure
 from test_label import endpoint, no_waiting_and_no_key  # noqa: F401  fixtures
 
+from prefcli.artifacts.digests import digest_file
+from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import expand
-from prefcli.artifacts.store import Store
+from prefcli.artifacts.store import Store, open_artifact
 from prefcli.errors import ArtifactError
 from prefcli.evaluation.judged import judged_win_rate
 from prefcli.evaluation.models import win_rate_of_many
@@ -24,10 +26,12 @@ from prefcli.rewards.sources import ModelReward
 
 def keep_steps(chain, **models):
     """Kept states of ppo@v1, made of other stages' models."""
+    ppo = open_artifact(chain.path("ppo"))
     for step, stage in models.items():
-        shutil.copytree(
-            chain.path(stage) / "model", chain.path("ppo") / "state" / step / "model", copy_function=os.link
-        )
+        model = f"state/{step}/model"
+        shutil.copytree(chain.path(stage) / "model", ppo.path / model, copy_function=os.link)
+        ppo.manifest.files.update({f"{model}/{path.name}": digest_file(path) for path in (ppo.path / model).iterdir()})
+    write_manifest(ppo.manifest, ppo.path)
 
 
 @pytest.fixture

@@ -486,7 +486,11 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         (["--data", "a.jsonl", "--by", "{r}", "--gold", "judge:tiny", "--out", "made.jsonl"], 2, "gold is a reward"),
         (["--data", "a.jsonl", "--by", "judge:http://h/v1", "--out", "made.jsonl"], 2, "no model is named"),
         (["--data", "a.jsonl", "--by", "judge:http://#m", "--out", "made.jsonl"], 2, "not a URL"),
-        (["--data", "a.jsonl", "--by", "judge:http://u:pw@h/v1#m", "--out", "made.jsonl"], 2, "a password or a key in a URL"),
+        (
+            ["--data", "a.jsonl", "--by", "judge:http://u:pw@h/v1#m", "--out", "made.jsonl"],
+            2,
+            "a password or a key in a URL",
+        ),
         (["--data", "a.jsonl", "--by", "judge:http://h/v1#m#t=1", "--out", "made.jsonl"], 2, "#timeout=SECONDS"),
         (
             ["--data", "a.jsonl", "--by", "judge:http://h/v1#m", "--judge-key-env", "NONE_SUCH", "--out", "made.jsonl"],
