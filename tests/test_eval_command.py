@@ -25,8 +25,11 @@ from prefcli.rewards.sources import ModelReward
 
 
 def keep_steps(chain, **models):
-    """Kept states of ppo@v1, made of other stages' models."""
+    """These are the kept states of ppo@v1, made of other stages' models."""
     ppo = open_artifact(chain.path("ppo"))
+    shutil.rmtree(ppo.path / "state", ignore_errors=True)
+    for name in [name for name in ppo.manifest.files if name.startswith("state/")]:
+        del ppo.manifest.files[name]
     for step, stage in models.items():
         model = f"state/{step}/model"
         shutil.copytree(chain.path(stage) / "model", ppo.path / model, copy_function=os.link)
@@ -177,8 +180,6 @@ def test_all_kept_steps_are_named_in_order_and_the_final_model_once(chain, prefc
     several = prefcli("eval", "--model", "sft", "--against", "ppo:steps", "--prompts", chain.data("held_out_prompts"))
     assert several.exit_code == 2 and "names several models" in several.stderr
     keep_steps(chain, step2="sft")
-    shutil.rmtree(chain.path("ppo") / "state" / "step9")
-    shutil.rmtree(chain.path("ppo") / "state" / "step10")
     assert expand("ppo:steps", Store()) == ["ppo@v1:step2"]  # it is the final one
     assert expand("sft", Store()) == ["sft"]
     for text in ("sft@v1:steps", "tiny:steps", "nosuch:steps", ":steps"):
