@@ -7,8 +7,10 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 CHUNK = 1 << 20
 # A file younger than this may be written again within one tick of its clock, unseen: it is not remembered.
@@ -81,15 +83,22 @@ class DigestCache:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that no reader ever sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with written_whole(path) as file:
+        # a path that is not UTF-8 becomes the very escape that JSON has for it
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its name when all of it is written; where that fails nothing is left, or what was there."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
-        # backslashreplace: a path that is not UTF-8 becomes the very escape that JSON has for it
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(draft).unlink(missing_ok=True)
         raise

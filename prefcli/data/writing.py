@@ -6,10 +6,7 @@ import csv
 import gzip
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -17,6 +14,7 @@ from typing import IO, Any, Literal, get_args
 import pyarrow
 import pyarrow.parquet
 
+from prefcli.artifacts.digests import written_whole
 from prefcli.data.formats import BadRow, Message, Prompt, Purpose, Row
 from prefcli.errors import DataError
 
@@ -173,19 +171,3 @@ WRITERS: dict[str, Callable[[IO[bytes], Rows], None]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when all of it is written; where that fails nothing is left, or what was there."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
