@@ -108,7 +108,8 @@ def from_foreign(error: BaseException) -> PrefcliError | None:
     ):
         if phrase in text:
             return SurroundingsError(text, _ADVICE[number])
-    short = ("out of memory", "can't allocate memory", "not enough memory")
+    # The last two: a library that was to be loaded, under a limit of memory.
+    short = ("out of memory", "can't allocate memory", "not enough memory", "map segment", "Cannot allocate memory")
     if isinstance(error, MemoryError) or any(phrase in text for phrase in short):
         return MemoryShortError(
             f"ran out of memory: {text or 'allocation failed'}",

@@ -58,7 +58,9 @@ def last_words(version: Path) -> str | None:
     if boot != _boot():
         return f"{who} was ended by a restart of the machine, {held}"
     now = _oom_kills()
-    if any(now.get(counter, 0) > count for counter, count in before.items()):
+    # It counts for the whole machine too, and takes the largest: one that held little was not what it was after.
+    large = not (used and limit) or used >= limit / 4
+    if large and any(now.get(counter, 0) > count for counter, count in before.items()):
         return f"{who} was killed, {held}, and the kernel's out-of-memory killer was at work meanwhile: {_SMALLER}"
     return f"{who} was killed from outside, {held}"
 

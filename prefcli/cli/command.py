@@ -145,7 +145,7 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     try:
         work()
     except KeyboardInterrupt as error:
-        _say("interrupted: nothing half-written is left; the same command starts again")
+        _say("interrupted: nothing half-written is left; the same command goes on")
         raise typer.Exit(INTERRUPTED) from error
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

@@ -18,6 +18,8 @@ BAR = 30
 SIGNS = dict(zip(PARTS, "WGOTAL"))
 WIDEST = 100
 PLAIN = str.maketrans({"×": "x", "…": "..."})
+# Packed rows are split: a larger batch is more passes of the same size.
+NO_LIMIT = "none that matters (more rows, or tokens, are more passes of the same size)"
 
 
 def show_one(method: Method, gpu: Gpu) -> None:
@@ -72,7 +74,7 @@ def _answer(console: Console, method: Method, gpu: Gpu) -> None:
                     "for tensors, the rest for the driver's context and fragments)")  # fmt: skip
     if method.fits:
         for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
-            _write(console, f"Largest {name} that fits: {'no limit' if most is None else f'{most:,}'}")
+            _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
     else:
         _write(console, f"It takes {method.gpus:,} of them, split evenly. On one: {_changes(method)}")
 

@@ -48,6 +48,10 @@ def run(config: MemoryConfig) -> None:
 
         probe(config)
         return
+    if config.compare and config.stage is not None:
+        raise UsageError("--compare is of all methods, and --stage names one", "leave one of them out")
+    if config.zero and config.gpus == 1:
+        raise UsageError(f"--zero {config.zero} splits over GPUs, and --gpus is 1", "give --gpus N")
     gpu = _gpu(config.gpu)
     architecture = _architecture(config)
     if config.stage is None and not config.compare:
@@ -71,6 +75,20 @@ def run(config: MemoryConfig) -> None:
         show_all(found, gpu)
     else:
         show_one(found[0], gpu)
+
+
+def _saved(comparison: Comparison) -> str:
+    ppo, dpo = (comparison.methods[name].estimate for name in ("ppo", "dpo"))
+    value, reward = (format_bytes(ppo.roles[name].bytes) for name in ("value", "reward"))
+    if (saved := ppo.bytes - dpo.bytes) < 0:
+        return (
+            f"By bytes DPO takes {format_bytes(-saved)} more here: its rows are two answers, and what a pass holds of "
+            "them outweighs so small a model."
+        )
+    return (
+        f"By bytes DPO saves {format_bytes(saved)} ({comparison.saving_bytes:.1%}), most of it by having no value "
+        f"model ({value}, trained); having no reward model saves {reward} (frozen)."
+    )
 
 
 def _two_routes(config: MemoryConfig, architecture: Architecture, gpu: Gpu, plot: Path | None) -> None:
@@ -222,7 +240,6 @@ def _remarks(comparison: Comparison) -> dict[str, str]:
     """What stands under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
     ppo, dpo = (comparison.methods[name] for name in ("ppo", "dpo"))
     run, gpu, a = ppo.estimate.run, comparison.gpu, comparison.architecture
-    roles = ppo.estimate.roles
     shape = (
         f"{a.layers} layers, hidden {a.hidden:,}, {a.heads} heads ({a.kv_heads} for keys and values), "
         f"MLP {a.ffn:,}, vocabulary {a.vocab:,}"
@@ -242,7 +259,5 @@ def _remarks(comparison: Comparison) -> dict[str, str]:
         "Limits": "calculated; docs/memory.md has it against measured peaks. The driver's context and fragments are in "
         "the tenth that is left. 1 GB is 10^9 bytes.\n",
         "Note": "counting models is not counting bytes: a frozen model costs 2 bytes a parameter, a trained one 16. "
-        f"By bytes DPO saves {format_bytes(ppo.estimate.bytes - dpo.estimate.bytes)} ({comparison.saving_bytes:.1%}), "
-        f"most of it by having no value model ({format_bytes(roles['value'].bytes)}, trained); having no "
-        f"reward model saves {format_bytes(roles['reward'].bytes)} (frozen).",
+        + _saved(comparison),
     }

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import Store
 from prefcli.config.memory import MemoryConfig
 from prefcli.errors import MemoryShortError, UsageError
 from prefcli.memory.sizes import format_bytes
@@ -23,11 +26,16 @@ def probe(config: MemoryConfig) -> None:
     """
     if config.stage is None or config.model is None:
         raise UsageError("--probe runs a stage on a model: give --stage and --model")
+    if (config.plot, config.compare) != (None, False):
+        raise UsageError("--probe measures one step", "leave out --plot and --compare")
+    reference = resolve(config.model, Store(config.runs))  # the step is made in another store
+    config = replace(config, model=str(reference.path or config.model))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "prefcli", config.stage, *_words(config, Path(folder))]
+        command = [sys.executable, "-m", "prefcli", str(config.stage), *_words(config, Path(folder))]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         message = "\n".join(done.stderr.strip().splitlines()[-6:]).removeprefix("error: ")
+        message = message or f"it ended with code {done.returncode}"
         kind = MemoryShortError if done.returncode == MemoryShortError.exit_code else UsageError
         raise kind(f"the step failed: {message}")
     resources = json.loads(done.stdout)["resources"]
@@ -35,7 +43,7 @@ def probe(config: MemoryConfig) -> None:
     if config.json:
         print(json.dumps({"measured_peak_bytes": measured, "predicted_peak_bytes": predicted, "stage": config.stage}))
         return
-    print(f"{config.stage} {config.model}: {format_bytes(measured)} at the peak of one step, measured")
+    print(f"{config.stage} {reference.shown}: {format_bytes(measured)} at the peak of one step, measured")
     if predicted:
         print(f"estimated: {format_bytes(predicted)} ({predicted / measured - 1:+.0%})")
 
@@ -45,10 +53,11 @@ def _words(config: MemoryConfig, folder: Path) -> list[str]:
     ppo = config.stage == "ppo"
     prompt = config.prompt_length or (config.max_length // 2 if ppo else 1)
     data = folder / "rows.jsonl"
-    rows = [_row(config, number, prompt) for number in range(config.batch_size)]
+    rows = [_row(config, number, prompt) for number in range(max(2, config.batch_size))]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["--model", str(config.model), "--runs", str(folder / "runs"), "--max-steps", "1", "--force-memory"]
-    words += ["--batch-size", str(config.batch_size), "--lora-rank", str(config.lora_rank), "--json", "--quiet"]
+    answers = max(2, config.batch_size) if ppo else config.batch_size
+    words += ["--batch-size", str(answers), "--lora-rank", str(config.lora_rank), "--json", "--quiet"]
     words += ["--tokens-per-row", str(config.tokens_per_row), "--optim", config.optim]
     words += ["--gradient-checkpointing"] if config.gradient_checkpointing else []
     words += [] if config.packed else ["--no-packed"]

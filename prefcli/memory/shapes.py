@@ -70,5 +70,6 @@ def typical(parameters: int) -> Architecture:
         kv_heads=heads if nearest.kv_heads == nearest.heads else min(nearest.kv_heads, heads),
         ffn=round(nearest.ffn * hidden / nearest.hidden),
         vocab=min(nearest.vocab, parameters // (3 * hidden)),
+        positions=0,  # a size alone does not limit the length
         stated_parameters=parameters,
     )

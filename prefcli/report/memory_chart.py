@@ -72,13 +72,17 @@ def draw_methods(methods: list[Method], gpu: Gpu, path: Path) -> None:
     for row, method in enumerate(methods):
         told = format_bytes(method.estimate.bytes) + ("" if method.fits else f", {method.gpus:,} GPUs")
         axes.text(left[row], row, f" {told}", va="center", fontsize=11, color=INK)
-    axes.axvline(gpu.usable_bytes / 1e9, color=INK, linewidth=1, linestyle="--")
     axes.set_xlim(0, max(left) * 1.25)
+    label = "GB at the peak"
+    if gpu.usable_bytes / 1e9 < axes.get_xlim()[1]:
+        axes.axvline(gpu.usable_bytes / 1e9, color=INK, linewidth=1, linestyle="--")
+        label += f"; the line is what {gpu.name} has for tensors"
     axes.invert_yaxis()
-    axes.set_xlabel(f"GB at the peak; the line is what {gpu.name} has for tensors", color=INK, fontsize=11)
+    axes.set_xlabel(label, color=INK, fontsize=11)
     base = methods[0].estimate.run.architecture.parameters
-    axes.set_title(f"Memory by method for a base of {format_count(base)} parameters", loc="left", fontweight="bold")
-    axes.legend(ncols=len(PARTS), frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=10)
+    what = "by method" if len(methods) > 1 else f"of {methods[0].name}"
+    axes.set_title(f"Memory {what} for a base of {format_count(base)} parameters", loc="left", fontweight="bold")
+    figure.legend(ncols=len(PARTS), frameon=False, loc="outside lower center", fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=150, facecolor="white")
