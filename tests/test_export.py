@@ -485,6 +485,7 @@ def test_a_hub_that_refuses_or_does_not_answer_leaves_the_directory(prefcli, tmp
     server.seen = []
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # conftest says so
     try:
         refused = prefcli("export", "tiny", "out", "--push-to-hub", "me/model")
     finally:
