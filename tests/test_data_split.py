@@ -156,3 +156,19 @@ def test_the_bars_hold_every_row_once(seed):
 def test_of_pairs_read_as_demonstrations_the_chosen_side_is_measured(made):
     stats = measure([str(made())], "demos")
     assert set(stats.lengths) == {"prompt", "answer"} and len(stats.lengths["answer"]) == 200
+
+
+def test_a_place_that_takes_no_file_is_named_and_not_its_draft(made, prefcli, monkeypatch):
+    made()
+
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied", ".x.jsonl.8h84suzm")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    for line, named in (
+        ("convert pairs.jsonl x.jsonl", "OUT x.jsonl: "),
+        ("split pairs.jsonl", "error: pairs.train.jsonl: "),
+    ):
+        refused = prefcli("data", *line.split())
+        assert refused.exit_code == 7 and named in refused.stderr and "choose another place" in refused.stderr
+        assert "8h84" not in refused.stderr and "--runs" not in refused.stderr
