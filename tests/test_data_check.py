@@ -327,3 +327,11 @@ def test_the_page_has_every_kind_of_finding_as_the_code_has_it():
     text = (ROOT / "docs" / "data-check.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
         assert f"| {name} | {kind.severity} | {kind.means} | {kind.remedy} |" in text, name
+
+
+def test_control_characters_of_rows_and_names_do_not_reach_the_terminal(prefcli, own_folder):
+    write(own_folder / "a\x1bc.jsonl", json.dumps(pair(asks("x", ("\x1b[2Jbot", "y")))) + "\n" + json.dumps(PAIR))
+    write(own_folder / "columns.jsonl", json.dumps({"\x1b[31mx": 1}))
+    for words in (("check", "a\x1bc.jsonl"), ("stats", "a\x1bc.jsonl"), ("check", "columns.jsonl")):
+        told = prefcli("data", *words)
+        assert "␛" in told.stderr + told.stdout and "\x1b" not in told.stdout + told.stderr

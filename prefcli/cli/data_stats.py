@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.data_checks import StatsConfig
+from prefcli.data.shown import shown
 
 BAR = 40  # characters of the longest
 
@@ -45,7 +47,7 @@ def _files(found: dict[str, Any]) -> Table:
     for title in ("file", "rows", "bad", "for", "format"):
         table.add_column(title, justify="right" if title in ("rows", "bad") else "left")
     for file in found["files"]:
-        table.add_row(file["path"], f"{file['rows']:,}", f"{file['bad']:,}", file["for"], file["format"])
+        table.add_row(escape(shown(file["path"])), f"{file['rows']:,}", f"{file['bad']:,}", file["for"], file["format"])
     return table
 
 
