@@ -172,3 +172,14 @@ def test_a_place_that_takes_no_file_is_named_and_not_its_draft(made, prefcli, mo
         refused = prefcli("data", *line.split())
         assert refused.exit_code == 7 and named in refused.stderr and "choose another place" in refused.stderr
         assert "8h84" not in refused.stderr and "--runs" not in refused.stderr
+
+
+def test_stats_mark_what_is_counted_together(prefcli, made, monkeypatch):
+    turns = [{"role": "assistant" if i % 2 else "user", "content": "hm"} for i in range(23)]
+    made(found=[{"messages": [*turns, {"role": "assistant", "content": "ah"}]}])
+    assert "20 or more messages: 1" in prefcli("data", "stats", "pairs.jsonl").stdout
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda _, text, **style: titles.append(text))
+    made(found=[PAIR | {"prompt": "x" * 10}] * 299 + [PAIR | {"prompt": "x" * 5000}])
+    prefcli("data", "stats", "pairs.jsonl", "--plot", "l.svg")
+    assert "1 beyond" in titles[0] and titles[0].endswith("up to 5,000") and "beyond" not in titles[1]

@@ -52,10 +52,12 @@ def _files(found: dict[str, Any]) -> Table:
 
 
 def _facts(found: dict[str, Any]) -> Table:
+    from prefcli.data.stats import MOST_TURNS
+
     table = Table.grid(padding=(0, 2))
     table.add_row("prompts", f"{found['prompts']:,} different ones")
     table.add_row("duplicates", f"{found['duplicates']:,} rows")
-    turns = {"0": "plain text", "1": "1 message"}
+    turns = {"0": "plain text", "1": "1 message", str(MOST_TURNS): f"{MOST_TURNS} or more messages"}
     table.add_row(
         "prompts of", ", ".join(f"{turns.get(n, f'{n} messages')}: {count:,}" for n, count in found["turns"].items())
     )
