@@ -335,3 +335,11 @@ def test_control_characters_of_rows_and_names_do_not_reach_the_terminal(prefcli,
     for words in (("check", "a\x1bc.jsonl"), ("stats", "a\x1bc.jsonl"), ("check", "columns.jsonl")):
         told = prefcli("data", *words)
         assert "␛" in told.stderr + told.stdout and "\x1b" not in told.stdout + told.stderr
+
+
+def test_the_plan_names_the_held_out_rows(prefcli, own_folder):
+    file_of(own_folder / "a.jsonl", [PAIR, pair("y")])
+    file_of(own_folder / "held.jsonl", [pair("z")])
+    command = ["dpo", "--data", "a.jsonl", "--eval-data", "held.jsonl", "--model", "tiny", "--dry-run", "--json"]
+    plan = json.loads(prefcli(*command).stdout)["plan"]
+    assert plan["held-out data held.jsonl"] == "1 rows (prompt/chosen/rejected)"

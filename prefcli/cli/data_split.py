@@ -41,6 +41,8 @@ def run(config: SplitConfig) -> None:
         with writing_to(str(files[name]), "free some space, or choose another place with --out-dir"):
             write_part(source, rows, files[name])
     reporter = ConsoleReporter()
+    for note in source.notes:
+        reporter.notice(note)
     reporter.plan({part["path"]: f"{part['rows']:,} rows, {part['prompts']:,} prompts" for part in told.values()})
     if parts.left_out:
         reporter.notice(f"{config.file}: {parts.left_out:,} rows do not fit and are in neither (--skip-bad)")

@@ -67,6 +67,8 @@ def measure(
     stats = Stats("tokens" if encoder else "characters")
     for path in paths:
         source = scan(path, purpose, **options)
+        for note in source.notes:
+            reporter.notice(note)
         reporter.begin(f"reading {path}", len(source))
         stats.rows.open(path)
         before = len(stats.rows)

@@ -50,6 +50,8 @@ def summary(inputs: Inputs) -> dict[str, str]:
         lines[f"reward {spec.name}"] = spec.reference.shown if spec.reference else spec.text
     for source in inputs.data.sources:
         lines[f"data {source['path']}"] = f"{source['rows']:,} rows ({source['format']})"
+    for source in inputs.eval_data.sources if inputs.eval_data else []:
+        lines[f"held-out data {source['path']}"] = f"{source['rows']:,} rows ({source['format']})"
     if hasattr(config, "in_words"):
         lines["loss"] = config.in_words
     trained = ADAPTERS[config.adapter] + f" rank {config.lora_rank}" if config.lora_rank else "all weights"

@@ -56,6 +56,8 @@ def check(
     prompts = _prompts(held_out, purpose, options) if held_out else None  # first: a mistake in it shows at once
     for path in paths:
         source = scan(path, purpose, **options)
+        for note in source.notes:
+            reporter.notice(note)
         gathered.open(path)
         before = len(gathered)
         reporter.begin(f"checking {path}", len(source))
