@@ -274,7 +274,7 @@ def test_errors_end_with_3_after_the_table_and_cautions_with_0(prefcli, own_fold
     clean = prefcli("data", "check", "odd.jsonl", "--kind", "prompts", "--against", "bad.jsonl")
     assert clean.exit_code == 0 and "in held-out too" in clean.stdout
     file_of(own_folder / "good.jsonl", [PAIR])
-    assert prefcli("data", "check", "good.jsonl").stdout == "1 rows: nothing found\n"
+    assert prefcli("data", "check", "good.jsonl").stdout == "1 row: nothing found\n"
 
 
 def test_json_is_one_object_with_every_place(prefcli, own_folder):
@@ -342,4 +342,4 @@ def test_the_plan_names_the_held_out_rows(prefcli, own_folder):
     file_of(own_folder / "held.jsonl", [pair("z")])
     command = ["dpo", "--data", "a.jsonl", "--eval-data", "held.jsonl", "--model", "tiny", "--dry-run", "--json"]
     plan = json.loads(prefcli(*command).stdout)["plan"]
-    assert plan["held-out data held.jsonl"] == "1 rows (prompt/chosen/rejected)"
+    assert plan["held-out data held.jsonl"] == "1 row (prompt/chosen/rejected)"

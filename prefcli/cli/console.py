@@ -41,7 +41,7 @@ class ConsoleReporter(Reporter):
             table.add_row(f"[bold]{escape(shown(key))}[/bold]", escape(shown(str(value))))
         self.console.print(table)
 
-    def begin(self, what: str, total: int | None) -> None:
+    def begin(self, what: str, total: int | None, unit: str = "steps") -> None:
         self.end()
         what = shown(what)
         self._what, self._total, self._done = what, total or 0, 0
@@ -60,7 +60,7 @@ class ConsoleReporter(Reporter):
             self._bar.add_task(what, total=total, metrics="")
             self._bar.start()
         else:
-            self.console.print(escape(f"{what}: {total} steps" if total else what), soft_wrap=True)
+            self.console.print(escape(f"{what}: {total} {unit}" if total else what), soft_wrap=True)
 
     def advance(self, done: int, metrics: dict[str, float] | None = None) -> None:
         self._done = done

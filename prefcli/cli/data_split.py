@@ -9,6 +9,7 @@ from typing import Any
 
 from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data_checks import SplitConfig
+from prefcli.data.shown import counted
 from prefcli.errors import UsageError
 
 
@@ -43,9 +44,14 @@ def run(config: SplitConfig) -> None:
     reporter = ConsoleReporter()
     for note in source.notes:
         reporter.notice(note)
-    reporter.plan({part["path"]: f"{part['rows']:,} rows, {part['prompts']:,} prompts" for part in told.values()})
+    reporter.plan(
+        {
+            part["path"]: f"{counted(part['rows'], 'row')}, {counted(part['prompts'], 'prompt')}"
+            for part in told.values()
+        }
+    )
     if parts.left_out:
-        reporter.notice(f"{config.file}: {parts.left_out:,} rows do not fit and are in neither (--skip-bad)")
+        reporter.notice(f"{config.file}: {counted(parts.left_out, 'bad row')} left out, in neither file (--skip-bad)")
     if config.json:
         print_result(json.dumps(told | {"left_out": parts.left_out}))
     else:

@@ -60,7 +60,7 @@ def check(
             reporter.notice(note)
         gathered.open(path)
         before = len(gathered)
-        reporter.begin(f"checking {path}", len(source))
+        reporter.begin(f"checking {path}", len(source), "rows")
         for count, (number, row) in enumerate(source, 1):
             if isinstance(row, BadRow):
                 found.add(bad(row), str(row), path, number)
