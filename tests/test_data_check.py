@@ -14,6 +14,7 @@ from conftest import PAIR, write
 from families import CHATML, tokenizer_of
 
 from prefcli.cli import train
+from prefcli.cli.data_formats import parted
 from prefcli.data.checks.gathered import BYTES_A_ROW, Gathered, both_ways, duplicates, leaks
 from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples, of_mask
@@ -343,3 +344,12 @@ def test_the_plan_names_the_held_out_rows(prefcli, own_folder):
     command = ["dpo", "--data", "a.jsonl", "--eval-data", "held.jsonl", "--model", "tiny", "--dry-run", "--json"]
     plan = json.loads(prefcli(*command).stdout)["plan"]
     assert plan["held-out data held.jsonl"] == "1 row (prompt/chosen/rejected)"
+
+
+def test_tables_end_without_blanks_in_a_pipe_and_break_words_where_their_parts_meet(prefcli, own_folder):
+    write(own_folder / "a.jsonl", json.dumps(PAIR) + "\n" + json.dumps(pair("x", "a", "a")))
+    for words in (("formats",), ("check", "a.jsonl"), ("stats", "a.jsonl")):
+        lines = prefcli("data", *words).stdout.splitlines()
+        assert len(lines) > 2 and not [line for line in lines if line.endswith(" ")]
+    assert parted("prompt/completion/label of all", "/", 18) == "prompt/completion/\nlabel of all"
+    assert parted("a, non_preferred_output", "_", 10) == "a, non_\npreferred_\noutput"

@@ -188,7 +188,7 @@ def test_stats_mark_what_is_counted_together(prefcli, made, monkeypatch):
 def test_stats_say_what_they_count(prefcli, made):
     made(found=[{"prompt": "x", "completion": "y", "label": i > 0} for i in range(3)])
     labelled = prefcli("data", "stats", "pairs.jsonl")
-    assert "1 answer, 1 both ways" in labelled.stdout and "duplicates      1 row " in labelled.stdout
+    assert "1 answer, 1 both ways" in labelled.stdout and "duplicates      1 row\n" in labelled.stdout
     assert "reading pairs.jsonl: 3 rows" in labelled.stderr
     made(found=[PAIR])
     assert "ties counted half" in prefcli("data", "stats", "pairs.jsonl").stdout

@@ -92,7 +92,16 @@ def result_console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    return console if console.is_terminal else _Piped(highlight=False, width=PIPE_WIDTH)
+
+
+class _Piped(Console):
+    """Without the blanks that fill a table's last column."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.capture() as drawn:
+            super().print(*objects, **options)
+        print("\n".join(line.rstrip(" ") for line in drawn.get().split("\n")), end="", file=self.file, flush=True)
 
 
 def reporter(quiet: bool) -> Reporter:
