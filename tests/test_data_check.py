@@ -353,3 +353,11 @@ def test_tables_end_without_blanks_in_a_pipe_and_break_words_where_their_parts_m
         assert len(lines) > 2 and not [line for line in lines if line.endswith(" ")]
     assert parted("prompt/completion/label of all", "/", 18) == "prompt/completion/\nlabel of all"
     assert parted("a, non_preferred_output", "_", 10) == "a, non_\npreferred_\noutput"
+
+
+def test_the_plan_for_a_large_file_says_how_many_rows_are_left_out(prefcli, own_folder, monkeypatch):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 3)
+    file_of(own_folder / "a.jsonl", [PAIR, pair("y"), pair("z"), pair("x", "a", "a")])
+    command = ["dpo", "--data", "a.jsonl", "--model", "tiny", "--dry-run", "--skip-bad", "--json"]
+    plan = json.loads(prefcli(*command).stdout)["plan"]
+    assert plan["left out"] == "1 row of these (--skip-bad)"
