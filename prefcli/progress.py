@@ -20,8 +20,8 @@ class Reporter:
     def plan(self, plan: dict[str, Any]) -> None:
         """What is about to be done, before it is."""
 
-    def begin(self, what: str, total: int | None) -> None:
-        """A piece of work of `total` steps begins."""
+    def begin(self, what: str, total: int | None, unit: str = "steps") -> None:
+        """A piece of work of `total` steps, or other units, begins."""
 
     def advance(self, done: int, metrics: dict[str, float] | None = None) -> None:
         """`done` steps of the work are finished; `metrics` are the newest."""

@@ -14,6 +14,7 @@ from conftest import PAIR, write
 from families import CHATML, tokenizer_of
 
 from prefcli.cli import train
+from prefcli.cli.data_formats import parted
 from prefcli.data.checks.gathered import BYTES_A_ROW, Gathered, both_ways, duplicates, leaks
 from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples, of_mask
@@ -274,7 +275,7 @@ def test_errors_end_with_3_after_the_table_and_cautions_with_0(prefcli, own_fold
     clean = prefcli("data", "check", "odd.jsonl", "--kind", "prompts", "--against", "bad.jsonl")
     assert clean.exit_code == 0 and "in held-out too" in clean.stdout
     file_of(own_folder / "good.jsonl", [PAIR])
-    assert prefcli("data", "check", "good.jsonl").stdout == "1 rows: nothing found\n"
+    assert prefcli("data", "check", "good.jsonl").stdout == "1 row: nothing found\n"
 
 
 def test_json_is_one_object_with_every_place(prefcli, own_folder):
@@ -327,3 +328,36 @@ def test_the_page_has_every_kind_of_finding_as_the_code_has_it():
     text = (ROOT / "docs" / "data-check.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
         assert f"| {name} | {kind.severity} | {kind.means} | {kind.remedy} |" in text, name
+
+
+def test_control_characters_of_rows_and_names_do_not_reach_the_terminal(prefcli, own_folder):
+    write(own_folder / "a\x1bc.jsonl", json.dumps(pair(asks("x", ("\x1b[2Jbot", "y")))) + "\n" + json.dumps(PAIR))
+    write(own_folder / "columns.jsonl", json.dumps({"\x1b[31mx": 1}))
+    for words in (("check", "a\x1bc.jsonl"), ("stats", "a\x1bc.jsonl"), ("check", "columns.jsonl")):
+        told = prefcli("data", *words)
+        assert "␛" in told.stderr + told.stdout and "\x1b" not in told.stdout + told.stderr
+
+
+def test_the_plan_names_the_held_out_rows(prefcli, own_folder):
+    file_of(own_folder / "a.jsonl", [PAIR, pair("y")])
+    file_of(own_folder / "held.jsonl", [pair("z")])
+    command = ["dpo", "--data", "a.jsonl", "--eval-data", "held.jsonl", "--model", "tiny", "--dry-run", "--json"]
+    plan = json.loads(prefcli(*command).stdout)["plan"]
+    assert plan["held-out data held.jsonl"] == "1 row (prompt/chosen/rejected)"
+
+
+def test_tables_end_without_blanks_in_a_pipe_and_break_words_where_their_parts_meet(prefcli, own_folder):
+    write(own_folder / "a.jsonl", json.dumps(PAIR) + "\n" + json.dumps(pair("x", "a", "a")))
+    for words in (("formats",), ("check", "a.jsonl"), ("stats", "a.jsonl")):
+        lines = prefcli("data", *words).stdout.splitlines()
+        assert len(lines) > 2 and not [line for line in lines if line.endswith(" ")]
+    assert parted("prompt/completion/label of all", "/", 18) == "prompt/completion/\nlabel of all"
+    assert parted("a, non_preferred_output", "_", 10) == "a, non_\npreferred_\noutput"
+
+
+def test_the_plan_for_a_large_file_says_how_many_rows_are_left_out(prefcli, own_folder, monkeypatch):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 3)
+    file_of(own_folder / "a.jsonl", [PAIR, pair("y"), pair("z"), pair("x", "a", "a")])
+    command = ["dpo", "--data", "a.jsonl", "--model", "tiny", "--dry-run", "--skip-bad", "--json"]
+    plan = json.loads(prefcli(*command).stdout)["plan"]
+    assert plan["left out"] == "1 row of these (--skip-bad)"

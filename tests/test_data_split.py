@@ -156,3 +156,39 @@ def test_the_bars_hold_every_row_once(seed):
 def test_of_pairs_read_as_demonstrations_the_chosen_side_is_measured(made):
     stats = measure([str(made())], "demos")
     assert set(stats.lengths) == {"prompt", "answer"} and len(stats.lengths["answer"]) == 200
+
+
+def test_a_place_that_takes_no_file_is_named_and_not_its_draft(made, prefcli, monkeypatch):
+    made()
+
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied", ".x.jsonl.8h84suzm")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    for line, named in (
+        ("convert pairs.jsonl x.jsonl", "OUT x.jsonl: "),
+        ("split pairs.jsonl", "error: pairs.train.jsonl: "),
+    ):
+        refused = prefcli("data", *line.split())
+        assert refused.exit_code == 7 and named in refused.stderr and "choose another place" in refused.stderr
+        assert "8h84" not in refused.stderr and "--runs" not in refused.stderr
+
+
+def test_stats_mark_what_is_counted_together(prefcli, made, monkeypatch):
+    turns = [{"role": "assistant" if i % 2 else "user", "content": "hm"} for i in range(23)]
+    made(found=[{"messages": [*turns, {"role": "assistant", "content": "ah"}]}])
+    assert "20 or more messages: 1" in prefcli("data", "stats", "pairs.jsonl").stdout
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda _, text, **style: titles.append(text))
+    made(found=[PAIR | {"prompt": "x" * 10}] * 299 + [PAIR | {"prompt": "x" * 5000}])
+    prefcli("data", "stats", "pairs.jsonl", "--plot", "l.svg")
+    assert "1 beyond" in titles[0] and titles[0].endswith("up to 5,000") and "beyond" not in titles[1]
+
+
+def test_stats_say_what_they_count(prefcli, made):
+    made(found=[{"prompt": "x", "completion": "y", "label": i > 0} for i in range(3)])
+    labelled = prefcli("data", "stats", "pairs.jsonl")
+    assert "1 answer, 1 both ways" in labelled.stdout and "duplicates      1 row\n" in labelled.stdout
+    assert "reading pairs.jsonl: 3 rows" in labelled.stderr
+    made(found=[PAIR])
+    assert "ties counted half" in prefcli("data", "stats", "pairs.jsonl").stdout

@@ -165,9 +165,11 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
 
 
 def _tell(error: PrefcliError) -> None:
-    _say(f"error: {error.message}")
+    from prefcli.data.shown import shown
+
+    _say(shown(f"error: {error.message}"))
     if error.hint:
-        _say(f"\nhint: {error.hint}")
+        _say(shown(f"\nhint: {error.hint}"))
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from prefcli.data.shown import shown
 from prefcli.errors import without_secrets
 from prefcli.progress import SILENT, Reporter, is_main_process
 
@@ -31,17 +32,18 @@ class ConsoleReporter(Reporter):
 
     def notice(self, text: str) -> None:
         self.console.print(
-            f"[yellow]note:[/yellow] {escape(without_secrets(text))}", soft_wrap=not self.console.is_terminal
+            f"[yellow]note:[/yellow] {escape(shown(without_secrets(text)))}", soft_wrap=not self.console.is_terminal
         )
 
     def plan(self, plan: dict[str, Any]) -> None:
         table = Table.grid(padding=(0, 2))
         for key, value in plan.items():
-            table.add_row(f"[bold]{escape(key)}[/bold]", escape(str(value)))
+            table.add_row(f"[bold]{escape(shown(key))}[/bold]", escape(shown(str(value))))
         self.console.print(table)
 
-    def begin(self, what: str, total: int | None) -> None:
+    def begin(self, what: str, total: int | None, unit: str = "steps") -> None:
         self.end()
+        what = shown(what)
         self._what, self._total, self._done = what, total or 0, 0
         self._started = self._spoke = time.monotonic()
         if self.console.is_terminal:
@@ -58,15 +60,15 @@ class ConsoleReporter(Reporter):
             self._bar.add_task(what, total=total, metrics="")
             self._bar.start()
         else:
-            self.console.print(escape(f"{what}: {total} steps" if total else what), soft_wrap=True)
+            self.console.print(escape(f"{what}: {total} {unit}" if total else what), soft_wrap=True)
 
     def advance(self, done: int, metrics: dict[str, float] | None = None) -> None:
         self._done = done
         now = time.monotonic()
         line = describe(metrics or {})
         if self._bar is not None:
-            shown: dict[str, Any] = {"metrics": line} if line else {}
-            self._bar.update(self._bar.task_ids[0], completed=done, **shown)
+            fields: dict[str, Any] = {"metrics": line} if line else {}
+            self._bar.update(self._bar.task_ids[0], completed=done, **fields)
         elif now - self._spoke >= PLAIN_EVERY:
             self._spoke = now
             left = (now - self._started) / max(done, 1) * max(self._total - done, 0)
@@ -90,7 +92,16 @@ def result_console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    return console if console.is_terminal else _Piped(highlight=False, width=PIPE_WIDTH)
+
+
+class _Piped(Console):
+    """Without the blanks that fill a table's last column."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.capture() as drawn:
+            super().print(*objects, **options)
+        print("\n".join(line.rstrip(" ") for line in drawn.get().split("\n")), end="", file=self.file, flush=True)
 
 
 def reporter(quiet: bool) -> Reporter:

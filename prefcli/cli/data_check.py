@@ -9,6 +9,7 @@ from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.findings import refuse, tables
 from prefcli.cli.train import quieten
 from prefcli.config.data_checks import CheckConfig
+from prefcli.data.shown import counted
 
 
 def run(config: CheckConfig) -> None:
@@ -31,12 +32,14 @@ def run(config: CheckConfig) -> None:
             json.dumps({"rows": rows, "files": checked.files, "findings": [f.as_dict() for f in checked.findings]})
         )
     else:
-        reporter.plan({f["path"]: f"{f['rows']:,} rows ({f['format']}), for {f['for']}" for f in checked.files})
+        reporter.plan(
+            {f["path"]: f"{counted(f['rows'], 'row')} ({f['format']}), for {f['for']}" for f in checked.files}
+        )
         console = result_console()
         for part in tables(checked.findings):
             console.print(part)
         if not checked.findings:
-            print_result(f"{rows:,} rows: nothing found")
+            print_result(f"{counted(rows, 'row')}: nothing found")
     refuse(checked.findings)
 
 

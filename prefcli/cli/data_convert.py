@@ -11,6 +11,7 @@ from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data import ConvertConfig
 from prefcli.data.converting import convert
 from prefcli.data.scan import parse_names
+from prefcli.data.shown import counted
 from prefcli.data.writing import WRITERS, ending
 from prefcli.errors import UsageError
 
@@ -24,7 +25,7 @@ def run(config: ConvertConfig) -> None:
     report = ConsoleReporter()
     for note in done.notes:
         report.notice(note)
-    report.notice(f"{done.rows:,} rows ({done.format}) written as {done.to}")
+    report.notice(f"{counted(done.rows, 'row')} ({done.format}) written as {done.to}")
     print_result(json.dumps(asdict(done) | {"out": config.out}, ensure_ascii=False) if config.json else config.out)
 
 

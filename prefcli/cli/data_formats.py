@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from rich.markup import escape
 from rich.table import Table
@@ -31,11 +32,29 @@ def run(config: FormatsConfig) -> None:
         print_result(json.dumps(entries, ensure_ascii=False))
         return
     table = Table(box=None, pad_edge=False)
+    console = result_console()
     for column in ("form", "columns", "for", "where it is met"):
         table.add_column(column, overflow="fold")
     for form in FORMS:
-        table.add_row(*map(escape, (form.name, ", ".join(form.columns), ", ".join(commands(form)), form.about)))
-    result_console().print(table)
+        name, columns = form.name, ", ".join(form.columns)
+        if console.is_terminal:  # a word is broken where its parts meet: rich folds at blanks alone
+            name, columns = parted(name, "/", console.width // 4 - 2), parted(columns, "_", console.width // 4 - 2)
+        table.add_row(*map(escape, (name, columns, ", ".join(commands(form)), form.about)))
+    console.print(table)
+
+
+def parted(text: str, mark: str, width: int) -> str:
+    """Words longer than the width on several lines, each but the last ended by the mark."""
+    return " ".join(_lines(word, mark, width) if len(word) > width else word for word in text.split(" "))
+
+
+def _lines(word: str, mark: str, width: int) -> str:
+    lines = [""]
+    for part in re.findall(f"[^{mark}]*{mark}?", word):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def commands(form: Form) -> list[str]:

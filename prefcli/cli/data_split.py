@@ -9,14 +9,19 @@ from typing import Any
 
 from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data_checks import SplitConfig
-from prefcli.errors import SurroundingsError, UsageError, from_foreign
+from prefcli.data.shown import counted
+from prefcli.errors import UsageError
 
 
 def run(config: SplitConfig) -> None:
-    """Raises UsageError: no such folder, a file that is there already. DataError as `splitting.split` does."""
+    """Raises UsageError: no such folder, a file that is there already. DataError as `splitting.split` does.
+
+    SurroundingsError: a part cannot be written.
+    """
     from prefcli.data.dataset import check_split
     from prefcli.data.scan import scan
     from prefcli.data.splitting import part_file, split, write_part
+    from prefcli.data.writing import writing_to
 
     own = os.path.dirname(config.file) if os.path.exists(config.file) else ""  # of a hub id there is none
     folder = Path(own if config.out_dir is None else config.out_dir)
@@ -34,14 +39,19 @@ def run(config: SplitConfig) -> None:
         for (name, rows), prompts in zip((("train", parts.train), ("held_out", parts.held_out)), parts.prompts)
     }
     for name, rows in (("train", parts.train), ("held_out", parts.held_out)):
-        try:
+        with writing_to(str(files[name]), "free some space, or choose another place with --out-dir"):
             write_part(source, rows, files[name])
-        except OSError as error:
-            raise from_foreign(error) or SurroundingsError(f"{files[name]}: {error.strerror or error}") from error
     reporter = ConsoleReporter()
-    reporter.plan({part["path"]: f"{part['rows']:,} rows, {part['prompts']:,} prompts" for part in told.values()})
+    for note in source.notes:
+        reporter.notice(note)
+    reporter.plan(
+        {
+            part["path"]: f"{counted(part['rows'], 'row')}, {counted(part['prompts'], 'prompt')}"
+            for part in told.values()
+        }
+    )
     if parts.left_out:
-        reporter.notice(f"{config.file}: {parts.left_out:,} rows do not fit and are in neither (--skip-bad)")
+        reporter.notice(f"{config.file}: {counted(parts.left_out, 'bad row')} left out, in neither file (--skip-bad)")
     if config.json:
         print_result(json.dumps(told | {"left_out": parts.left_out}))
     else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.data_checks import StatsConfig
+from prefcli.data.shown import counted, shown
 
 BAR = 40  # characters of the longest
 
@@ -45,15 +47,17 @@ def _files(found: dict[str, Any]) -> Table:
     for title in ("file", "rows", "bad", "for", "format"):
         table.add_column(title, justify="right" if title in ("rows", "bad") else "left")
     for file in found["files"]:
-        table.add_row(file["path"], f"{file['rows']:,}", f"{file['bad']:,}", file["for"], file["format"])
+        table.add_row(escape(shown(file["path"])), f"{file['rows']:,}", f"{file['bad']:,}", file["for"], file["format"])
     return table
 
 
 def _facts(found: dict[str, Any]) -> Table:
+    from prefcli.data.stats import MOST_TURNS
+
     table = Table.grid(padding=(0, 2))
-    table.add_row("prompts", f"{found['prompts']:,} different ones")
-    table.add_row("duplicates", f"{found['duplicates']:,} rows")
-    turns = {"0": "plain text", "1": "1 message"}
+    table.add_row("prompts", f"{found['prompts']:,} different")
+    table.add_row("duplicates", counted(found["duplicates"], "row"))
+    turns = {"0": "plain text", "1": "1 message", str(MOST_TURNS): f"{MOST_TURNS} or more messages"}
     table.add_row(
         "prompts of", ", ".join(f"{turns.get(n, f'{n} messages')}: {count:,}" for n, count in found["turns"].items())
     )
@@ -61,9 +65,12 @@ def _facts(found: dict[str, Any]) -> Table:
         table.add_row("labels", f"{labels['true']:,} true, {labels['false']:,} false")
     if bias := found.get("length_bias"):
         low, high = bias["share_ci95"]
-        table.add_row("longer chosen", f"{bias['share']:.0%} [{low:.0%}, {high:.0%}] of the pairs")
+        table.add_row("longer chosen", f"{bias['share']:.0%} [{low:.0%}, {high:.0%}] of the pairs, ties counted half")
+    of = "answer" if found.get("labels") else "pair"
     if (agreement := found.get("agreement")) and agreement["relabelled"]:
-        table.add_row("labelled again", f"{agreement['relabelled']:,} pairs, {agreement['contradicted']:,} both ways")
+        table.add_row(
+            "labelled again", f"{counted(agreement['relabelled'], of)}, {agreement['contradicted']:,} both ways"
+        )
     return table
 
 

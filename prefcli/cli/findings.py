@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefcli.data.checks.found import Finding
+from prefcli.data.shown import shown
 from prefcli.errors import DataError
 
 
@@ -22,7 +23,7 @@ def tables(findings: Sequence[Finding]) -> list[Table]:
         meaning.add_column(title, overflow="fold")
     for one in findings:
         severity = "[red]error[/red]" if one.is_error else "[yellow]caution[/yellow]"
-        found.add_row(one.name, severity, f"{one.count:,}", escape(one.where), escape(one.example))
+        found.add_row(one.name, severity, f"{one.count:,}", escape(shown(one.where)), escape(one.example))
         meaning.add_row(one.name, escape(one.kind.means), escape(one.kind.remedy))
     return [found, meaning]
 

@@ -16,6 +16,8 @@ from prefcli.cli.findings import refuse, tables
 from prefcli.data.checks.rows import SKIPPABLE
 from prefcli.data.checks.run import quick
 from prefcli.data.formats import Purpose
+from prefcli.data.lazy import LazyRows
+from prefcli.data.shown import counted
 from prefcli.errors import AlarmError
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.inputs import Inputs, prepare
@@ -80,6 +82,9 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
     quieten(config.debug)
     found = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
     plan = summary(inputs) | found.lines
+    if config.skip_bad and isinstance(inputs.data.rows, LazyRows):
+        bad = sum(one.count for one in found.findings if one.name in SKIPPABLE)
+        plan |= {"left out": f"{counted(bad, 'row')} of these (--skip-bad)"} if bad else {}
     console.plan(plan)
     for part in tables(found.findings)[:1]:
         console.console.print(part)

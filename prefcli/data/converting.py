@@ -10,7 +10,7 @@ from prefcli.data.formats import BadRow, Row
 from prefcli.data.lazy import halves_of
 from prefcli.data.records import raise_for
 from prefcli.data.scan import Scan, scan
-from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, write_rows
+from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, write_rows, writing_to
 
 
 @dataclass
@@ -39,7 +39,7 @@ def convert(
     """Write the rows of `source` to `out` as `to`, or as what keeps most of them.
 
     Raises DataError and UsageError as `scan` does, DataError where a row does not fit the source's form or the other,
-    or where none is left; nothing is written then.
+    or where none is left; nothing is written then. SurroundingsError: `out` cannot be written.
     """
     found = scan(source, READ_AS[to] if to else None, split=split, names=names)
     to = to or target_of(found.purpose, _first(found))
@@ -68,7 +68,8 @@ def convert(
         if not (skip_bad and done.rows):
             raise_for(found.path, problems, found.hint)
 
-    write_rows(out, rows)
+    with writing_to(f"OUT {out}", "free some space, or choose another place"):
+        write_rows(out, rows)
     if problems:
         done.notes.append(f"{source}: {len(problems)} of {len(found)} rows left out (--skip-bad); {problems[0]}")
     if done.not_to_imitate:

@@ -19,6 +19,11 @@ def shown(text: str) -> str:
     return _UNFIT.sub(_picture, text.replace("\r\n", "\n"))
 
 
+def counted(count: int, unit: str) -> str:
+    """1 row, 2,000 rows"""
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
 def _picture(match: re.Match[str]) -> str:
     code = ord(match[0])
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else "\ufffd"

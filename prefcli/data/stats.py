@@ -50,6 +50,7 @@ class Stats:
         if pairs:
             bias = length_bias(zip(self.lengths["chosen"], self.lengths["rejected"]))
             found["length_bias"] = bias._asdict() if bias else None
+        if yes or no or pairs:
             found["agreement"] = asdict(self.rows.labels.agreement())
         return found
 
@@ -67,7 +68,9 @@ def measure(
     stats = Stats("tokens" if encoder else "characters")
     for path in paths:
         source = scan(path, purpose, **options)
-        reporter.begin(f"reading {path}", len(source))
+        for note in source.notes:
+            reporter.notice(note)
+        reporter.begin(f"reading {path}", len(source), "rows")
         stats.rows.open(path)
         before = len(stats.rows)
         for count, (number, row) in enumerate(source, 1):

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
@@ -16,7 +17,7 @@ import pyarrow.parquet
 
 from prefcli.artifacts.digests import written_whole
 from prefcli.data.formats import BadRow, Message, Prompt, Purpose, Row
-from prefcli.errors import DataError
+from prefcli.errors import DataError, SurroundingsError
 
 Target = Literal["pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -90,6 +91,15 @@ def write_rows(path: Path, rows: Rows) -> None:
     """Write them by the file's ending. Raises DataError: what this kind of file cannot hold."""
     with written_whole(path) as file:
         WRITERS[ending(str(path)) or ".jsonl"](file, rows)
+
+
+@contextmanager
+def writing_to(name: str, hint: str) -> Iterator[None]:
+    """Raises SurroundingsError that names what the user called the file, not its draft, where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise SurroundingsError(f"{name}: cannot be written ({error.strerror or error})", hint) from error
 
 
 def ending(path: str) -> str | None:

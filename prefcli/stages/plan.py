@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from prefcli.artifacts.alive import memory_limit
 from prefcli.config.training import TOKENS_PER_ROW
+from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import changes
@@ -49,7 +50,9 @@ def summary(inputs: Inputs) -> dict[str, str]:
     for spec in inputs.rewards:
         lines[f"reward {spec.name}"] = spec.reference.shown if spec.reference else spec.text
     for source in inputs.data.sources:
-        lines[f"data {source['path']}"] = f"{source['rows']:,} rows ({source['format']})"
+        lines[f"data {source['path']}"] = f"{counted(source['rows'], 'row')} ({source['format']})"
+    for source in inputs.eval_data.sources if inputs.eval_data else []:
+        lines[f"held-out data {source['path']}"] = f"{counted(source['rows'], 'row')} ({source['format']})"
     if hasattr(config, "in_words"):
         lines["loss"] = config.in_words
     trained = ADAPTERS[config.adapter] + f" rank {config.lora_rank}" if config.lora_rank else "all weights"

@@ -56,9 +56,11 @@ def check(
     prompts = _prompts(held_out, purpose, options) if held_out else None  # first: a mistake in it shows at once
     for path in paths:
         source = scan(path, purpose, **options)
+        for note in source.notes:
+            reporter.notice(note)
         gathered.open(path)
         before = len(gathered)
-        reporter.begin(f"checking {path}", len(source))
+        reporter.begin(f"checking {path}", len(source), "rows")
         for count, (number, row) in enumerate(source, 1):
             if isinstance(row, BadRow):
                 found.add(bad(row), str(row), path, number)
