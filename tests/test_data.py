@@ -355,6 +355,10 @@ BAD_ROWS = {
         (PAIR | {"prompt": [user("half \udcff")]}, "surrogate"),
     ],
     "demos": [
+        ({"messages": [user("x"), assistant("y") | {"weight": 0}]}, "its answer is marked as not to be trained"),
+        ({"messages": [user("x"), assistant("y") | {"loss": False}]}, "('loss': false)"),
+        ({"messages": [user("x"), assistant("y") | {"weight": 0}, user("z"), assistant("a") | {"weight": 1}]},
+         "an earlier answer of 'messages' is marked"),
         ({"messages": TALK}, "must end with the assistant's answer"),
         ({"messages": [assistant("x")]}, "an answer and no question"),
         ({"messages": []}, "'messages' must be a list of messages"),

@@ -315,6 +315,13 @@ def test_a_downloaded_repository_is_read_like_a_saved_data_set(own_folder):
         read_dataset([str(folder)], "pairs")
 
 
+def test_a_folder_with_files_of_two_kinds_is_refused(own_folder):
+    write(own_folder / "folder" / "a.jsonl", lines(PAIR))
+    write(own_folder / "folder" / "b.csv", "prompt,chosen,rejected\nq,a,b\n")
+    with pytest.raises(DataError, match=r"^folder holds \.jsonl and \.csv files$"):
+        read_dataset(["folder"], "pairs")
+
+
 def test_a_bad_row_of_a_folder_is_named_by_its_file_and_line(own_folder):
     (own_folder / "folder").mkdir()
     write(own_folder / "folder" / "a.jsonl", lines(PAIR))
@@ -371,6 +378,21 @@ def test_a_column_that_is_not_there_is_said_with_the_nearest(own_folder, prefcli
         assert all(part in result.stderr for part in parts) and not Path("b.jsonl").exists()
     with pytest.raises(UsageError, match="twice"):
         scan("a.jsonl", names=["chosen=good", "chosen=bad"])
+
+
+def test_a_name_that_nothing_has_is_refused_though_ours_is_there(own_folder, prefcli):
+    write(own_folder / "a.jsonl", lines(PAIR | {"better": "x"}))
+    write(own_folder / "b.jsonl", lines(PAIR))
+    for command in (["dpo", "--model", "tiny", "--data", "a.jsonl"], ["data", "check", "a.jsonl", "b.jsonl"]):
+        for name, code, part in (
+            ("chosen=bettr", 3, "--map chosen=better?"),
+            ("chosn=better", 2, "--map chosen=better?"),
+        ):
+            result = prefcli(*command, "--map", name)
+            assert result.exit_code == code and part in result.stderr, result.stderr
+    assert scan("a.jsonl", names=["prompt_id=better"]).names  # may be read by a reward
+    write(own_folder / "c.jsonl", lines(PAIR, PAIR | {"late": "y"}))
+    assert [row.chosen for _, row in scan("c.jsonl", names=["chosen=late"])] == [PAIR["chosen"], "y"]
 
 
 def test_other_names_are_in_the_key_and_splits_by_their_rows(saved, prefcli, monkeypatch, own_folder):

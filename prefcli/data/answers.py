@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefcli.data.formats import Row
-from prefcli.data.scan import scan
+from prefcli.data.scan import scan_all
 from prefcli.progress import Reporter
 
 
@@ -18,8 +18,7 @@ def read_rows(
     Raises DataError as `read_dataset` does.
     """
     rows: list[Row] = []
-    for path in paths:
-        found = scan(path, "demos", split=split, names=names)
+    for found in scan_all(paths, "demos", split=split, names=names):
         good, note = found.sorted_out(skip_bad)
         for told in (*found.notes, *([note] if note else [])):
             reporter.notice(told)

@@ -10,7 +10,7 @@ from prefcli.data import records
 from prefcli.data.formats import Purpose, Row
 from prefcli.data.lazy import CHECKED, LazyRows, Source, halves_of
 from prefcli.data.reading import has_splits
-from prefcli.data.scan import Scan, scan
+from prefcli.data.scan import Scan, scan_all
 from prefcli.errors import DataError, UsageError
 
 
@@ -44,17 +44,18 @@ def read_dataset(
     names: Sequence[str] = (),
     held_out: bool = False,
     lazily: bool = False,
+    beside: bool = False,
 ) -> Dataset:
     """Read files, recognise their form from the first row's columns, and check every row.
 
     With `skip_bad` rows that do not fit are left out, and counted in the notes. `split` and `names` are --split and
     --map; of `held_out` rows the split is the other one. `lazily` may return rows that are read when they are needed,
-    where there are many: the first of each file are checked then.
+    where there are many: the first of each file are checked then. `beside`: as for `scan`.
     Raises DataError naming file, line and what was expected, and how many more rows are bad; and as `scan` does.
     """
     if not held_out:
         check_split(paths, split)
-    scans = [scan(path, purpose, split=split, names=names, held_out=held_out) for path in paths]
+    scans = scan_all(paths, purpose, split=split, names=names, held_out=held_out, beside=beside)
     notes = [note for found in scans for note in found.notes]
     if lazily and sum(map(len, scans)) > records.LARGE:
         return _lazy(scans, skip_bad, notes)

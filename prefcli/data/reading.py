@@ -24,6 +24,7 @@ READERS: dict[str, Callable[[str], Records]] = {
     ".json": read_json,
 }
 SUFFIXES = tuple(READERS)
+ABOUT = ("dataset_info.json", "dataset_infos.json")  # which tell of a folder's data and hold none
 
 
 def read(path: str, split: str | None = None, held_out: bool = False) -> Records:
@@ -71,17 +72,24 @@ def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
         return read_arrow(*saved_files(folder), where=str(folder))
     # A repository of the hub as it was downloaded, or files that belong together: all of one kind.
     # Two levels deep: / is a folder too. glob passes over what is hidden, vanishes or may not be looked at.
+    kinds: dict[str, list[Path]] = {}
     for suffix in SUFFIXES:
         names = [name for level in ("*", "*/*") for name in glob(level + suffix, root_dir=folder)]
         if files := [folder / name for name in sorted(names) if (folder / name).is_file()]:
-            break
-    else:
+            kinds[suffix] = files
+    if len(kinds) > 1 and all(path.name in ABOUT for path in kinds.get(".json", ())):
+        kinds.pop(".json", None)
+    if len(kinds) > 1:
+        raise DataError(
+            f"{folder} holds {' and '.join(kinds)} files", "name the files that are meant, or keep those of one kind"
+        )
+    if not kinds:
         raise DataError(
             f"{str(folder) or repr(str(folder))} is not a file, nor a folder with data in it",
             f"give a file that ends in {', '.join(SUFFIXES)}, or what datasets' save_to_disk wrote",
         )
     splits: dict[str, list[Path]] = {}
-    for path in files:
+    for path in next(iter(kinds.values())):
         splits.setdefault(split_of(path.relative_to(folder).parts), []).append(path)
     chosen = splits[choose(str(folder), list(splits), split, held_out)]
     return JoinedRecords(str(folder), [_file(str(path)) for path in chosen])

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
-from prefcli.data.formats import BadRow, Purpose, Recognised, Row, recognise, whole
+from prefcli.data.formats import FORMS, BadRow, Purpose, Recognised, Row, recognise, whole
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
+OURS = sorted({column for form in FORMS for column in form.columns})
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ def scan(
     split: str | None = None,
     names: Sequence[str] = (),
     held_out: bool = False,
+    beside: bool = False,
 ) -> Scan:
     """A source for a purpose, or for what its rows are. `split` and `names` are --split and --map.
 
+    A source that is read `beside` others, as held-out rows are, may have our names where they have those of --map.
     Raises DataError as `read` does, and where the first row's columns are of no form of this purpose, or lack one that
     --map names. UsageError: a --map that is none, a split that is not there. SurroundingsError as `read`.
     """
@@ -106,8 +110,23 @@ def scan(
     records = read(path, split, held_out)
     position, first = _first_row(records)
     where = f"{path}, {records.place(position)}"
-    _check_names(where, first, wanted)
+    for ours, theirs in wanted.items():
+        if theirs not in first and (ours not in first or not (beside or held_out or _is_there(theirs, records))):
+            raise _no_column(where, first, ours, theirs)
     return Scan(records, recognise(where, _renamed(first, wanted), purpose), wanted)
+
+
+def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: Any) -> list[Scan]:
+    """Sources that are read together: one of them must have what --map names. `options` are `scan`'s; raises as it."""
+    if len(paths) == 1:
+        return [scan(paths[0], purpose, **options)]
+    found = [scan(path, purpose, **options | {"beside": True}) for path in paths]
+    own = found and not (options.get("held_out") or options.get("beside"))
+    for ours, theirs in found[0].names.items() if own else ():
+        if not any(_is_there(theirs, one.records) for one in found):
+            first = _first_row(found[0].records)[1]
+            raise _no_column(", ".join(paths), first, ours, theirs)
+    return found
 
 
 def parse_names(names: Sequence[str]) -> dict[str, str]:
@@ -119,6 +138,10 @@ def parse_names(names: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--map {text}: expected OURS=THEIRS", "for example: --map chosen=good")
         if ours in found:
             raise UsageError(f"--map names {ours} twice", "leave one out")
+        # A longer name (prompt_id) may be what a reward in Python or --weight-column reads.
+        near = [] if ours in OURS else get_close_matches(ours, OURS, n=1, cutoff=0.8)
+        if near and not ours.startswith(near[0]):
+            raise UsageError(f"--map {text}: no form of rows reads {ours!r}", f"did you mean --map {near[0]}={theirs}?")
         found[ours] = theirs
     return found
 
@@ -135,14 +158,23 @@ def _first_row(records: Records) -> tuple[int, Raw]:
     raise AssertionError("a source has rows")
 
 
-def _check_names(where: str, row: Raw, names: Mapping[str, str]) -> None:
-    for ours, theirs in names.items():
-        if theirs not in row and ours not in row:
-            near = get_close_matches(theirs, list(map(str, row)), n=1, cutoff=0.5)
-            raise DataError(
-                f"{where}: there is no column {theirs!r} (--map {ours}={theirs}); there is: {', '.join(map(str, row))}",
-                f"did you mean --map {ours}={near[0]}?" if near else "name one of these",
-            )
+def _is_there(column: str, records: Records) -> bool:
+    """Whether one of the first rows has a column that the very first may lack."""
+    for position in range(min(LOOKED_AT, len(records))):
+        try:
+            if column in records.raw(position):
+                return True
+        except BadRow:
+            pass
+    return False
+
+
+def _no_column(where: str, row: Raw, ours: str, theirs: str) -> DataError:
+    near = get_close_matches(theirs, [name for name in map(str, row) if name != ours], n=1, cutoff=0.5)
+    return DataError(
+        f"{where}: there is no column {theirs!r} (--map {ours}={theirs}); there is: {', '.join(map(str, row))}",
+        f"did you mean --map {ours}={near[0]}?" if near else "name one of these",
+    )
 
 
 def _renamed(row: Raw, names: Mapping[str, str]) -> Raw:

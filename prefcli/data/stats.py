@@ -14,7 +14,7 @@ from prefcli.data.checks.gathered import Gathered, duplicates
 from prefcli.data.dataset import check_split
 from prefcli.data.formats import BadRow, Purpose, Row
 from prefcli.data.lengths import length_bias
-from prefcli.data.scan import scan
+from prefcli.data.scan import scan_all
 from prefcli.progress import SILENT, Reporter
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -66,8 +66,7 @@ def measure(
     `options` are `scan`'s. Raises DataError as `scan` does; rows that do not fit are counted."""
     check_split(paths, options.get("split"))
     stats = Stats("tokens" if encoder else "characters")
-    for path in paths:
-        source = scan(path, purpose, **options)
+    for path, source in zip(paths, scan_all(paths, purpose, **options)):
         for note in source.notes:
             reporter.notice(note)
         reporter.begin(f"reading {path}", len(source), "rows")

@@ -72,7 +72,8 @@ def _lengths(
 def _read_again(run: Run, path: str) -> Dataset:
     held_out = path == run.options.get("eval_data") and path not in run.options.get("data", [])
     split, names = run.options.get("split"), run.options.get("map", [])
-    return read_dataset([path], STAGES[run.stage].purpose, skip_bad=True, split=split, names=names, held_out=held_out)
+    purpose = STAGES[run.stage].purpose
+    return read_dataset([path], purpose, skip_bad=True, split=split, names=names, held_out=held_out, beside=True)
 
 
 def _measured(rows: list[Row], encoder: Encoder) -> dict[str, list[int]]:

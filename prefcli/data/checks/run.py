@@ -11,7 +11,7 @@ from prefcli.data.checks.gathered import Gathered, find
 from prefcli.data.checks.rows import bad, odd
 from prefcli.data.dataset import check_split
 from prefcli.data.formats import BadRow, Purpose, Row
-from prefcli.data.scan import scan
+from prefcli.data.scan import scan, scan_all
 from prefcli.errors import DataError
 from prefcli.progress import SILENT, Reporter
 
@@ -54,8 +54,7 @@ def check(
     check_split(paths, options.get("split"))
     found, gathered, checked = Found(), Gathered(), Checked()
     prompts = _prompts(held_out, purpose, options) if held_out else None  # first: a mistake in it shows at once
-    for path in paths:
-        source = scan(path, purpose, **options)
+    for path, source in zip(paths, scan_all(paths, purpose, **options)):
         for note in source.notes:
             reporter.notice(note)
         gathered.open(path)

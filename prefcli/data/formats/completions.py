@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefcli.data.formats.fields import Raw, answer_in, label_in, others, prompt_in
+from prefcli.data.formats.fields import Raw, answer_in, label_in, others, prompt_in, trained
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.row import Row
 
@@ -43,6 +43,6 @@ FORMS = (
             {"prompt": "Where is the cup?", "completion": "On the shelf."},
             {"prompt": _PROMPT, "completion": _ANSWER},
         ),
-        convert,
+        lambda raw: convert(trained(raw, "prompt", "completion")),
     ),
 )

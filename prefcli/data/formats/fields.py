@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from prefcli.data.formats.row import ROLES, BadRow, Message, Prompt, Row, Tie
@@ -62,6 +63,20 @@ def messages_in(raw: Raw, column: str) -> list[Message]:
     if not messages[-1]["content"].strip():
         raise BadRow(f"the last message of '{column}' is empty")
     return messages
+
+
+def trained(raw: Raw, *columns: str) -> Raw:
+    """The row as it is. Raises BadRow for an answer marked as none to learn, as OpenAI and ms-swift mark it."""
+    for column in columns:
+        messages = as_list(raw.get(column))
+        for message in messages if isinstance(messages, list) else []:
+            if not isinstance(message, dict) or message.get("role") != "assistant":
+                continue
+            for name, value in (("weight", message.get("weight")), ("loss", message.get("loss"))):
+                if value is not None and not value:
+                    which = "its answer" if message is messages[-1] else f"an earlier answer of '{column}'"
+                    raise BadRow(f"{which} is marked as not to be trained ({name!r}: {json.dumps(value)})")
+    return raw
 
 
 def as_list(value: Any) -> Any:

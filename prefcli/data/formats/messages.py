@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prefcli.data.formats.fields import Raw, answered, label_in, messages_in, others
+from prefcli.data.formats.fields import Raw, answered, label_in, messages_in, others, trained
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.row import Row
 
@@ -35,6 +35,6 @@ FORMS = (
         "demos",
         "TRL, ms-swift and OpenAI: a dialogue whose answers are learnt",
         ({"messages": _DIALOGUE},),
-        convert,
+        lambda raw: convert(trained(raw, "messages")),
     ),
 )
