@@ -163,6 +163,7 @@ def test_the_best_completion_is_held_against_the_worst_by_the_finer_score():
         (row(("a", {fine: 2}), ("b", {fine: 2})), "all completions have the score 2"),
         (row(("a", {fine: 2}), ("b", {fine: "nan"})), "1 answers with a score"),
         (row(("a", {fine: 2}), ("a", {fine: 1})), "are the same"),
+        (row(("a", {fine: 2}), ("b", {overall: 8})), "two scales do not compare"),
         (row(("", {fine: 2}), ("a", {fine: 1})), "'response' is empty"),
     ):
         assert part in str(read_one(bad))
@@ -184,6 +185,25 @@ def test_alpaca_and_sharegpt_carry_a_system_message_and_earlier_turns():
     assert "'history'" in str(read_one(alpaca | {"history": [["Hi"]]}))
 
 
+def test_a_system_column_is_the_first_message_or_is_said_not_to_be_read(own_folder):
+    system = {"role": "system", "content": "Be kind."}
+    row = {"messages": [user("q"), assistant("a")], "system": "Be kind."}
+    assert read_one(row).prompt == [system, user("q")] and scan("one.jsonl").notes == []
+    own = {"role": "system", "content": "Own."}
+    assert read_one(row | {"messages": [own, user("q"), assistant("a")]}).prompt == [own, user("q")]
+    assert "of their own" in scan("one.jsonl").notes[0]
+    assert read_one(PAIR | {"system": "Be kind."}).prompt == PAIR["prompt"]
+    assert "'system' is not read: a plain prompt" in scan("one.jsonl").notes[0]
+
+
+def test_a_label_that_is_null_in_the_first_row_is_a_bad_row_of_labelled_ones(own_folder):
+    row = {"prompt": "q", "completion": "a", "label": None}
+    write(own_folder / "a.jsonl", lines(row, row | {"label": True}, row | {"label": False}))
+    found = scan("a.jsonl")
+    assert found.purpose == "labelled" and "must be true or false" in str(found.row(0))
+    assert read_one(row).label is None and scan("one.jsonl").purpose == "demos"
+
+
 def test_an_answer_that_a_kto_tag_calls_bad_is_no_demonstration(own_folder):
     good = {"instruction": "q", "output": "a", "kto_tag": True}
     write(own_folder / "a.jsonl", lines(good, good | {"kto_tag": False}))
@@ -201,6 +221,8 @@ def test_an_answer_that_a_kto_tag_calls_bad_is_no_demonstration(own_folder):
         ({"messages": [user("q"), assistant("a")], "prompt": "p"}, "prompts", "messages", "prompt too"),
         ({"prompt": "p", "completion": "c", "label": True, "chosen": "c", "rejected": "r"}, "labelled",
          "prompt/completion/label", "own labels go before"),
+        ({"messages": [user("q"), assistant("a")], "prompt": "p", "chosen": "c", "rejected": "r"}, None,
+         "prompt/chosen/rejected", "messages too: pairs go first"),
         ({"instruction": "i", "output": "o", "prompt": "p", "completion": "c"}, None, "prompt/completion", "Alpaca"),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -45,7 +45,13 @@ class Scan:
     @property
     def notes(self) -> list[str]:
         note = self.recognised.note
-        return [f"{self.path}: {note}"] if note else []
+        first = next((row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)), None)
+        unread = "the column 'system' is not read: " + (
+            "a plain prompt has no place for it"
+            if first and isinstance(first.prompt, str)
+            else "the dialogues have a system message of their own"
+        )
+        return [f"{self.path}: {said}" for said in (note, unread if first and _unread_system(first) else None) if said]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -58,7 +64,7 @@ class Scan:
     def row(self, position: int) -> Row | BadRow:
         """The row at a position, or the BadRow that says why it is none."""
         try:
-            return whole(self.recognised.convert(_renamed(self.records.raw(position), self.names)))
+            return _with_system(whole(self.recognised.convert(_renamed(self.records.raw(position), self.names))))
         except BadRow as error:
             return error
 
@@ -113,7 +119,11 @@ def scan(
     for ours, theirs in wanted.items():
         if theirs not in first and (ours not in first or not (beside or held_out or _is_there(theirs, records))):
             raise _no_column(where, first, ours, theirs)
-    return Scan(records, recognise(where, _renamed(first, wanted), purpose), wanted)
+    named = _renamed(first, wanted)
+    for column in ("label", "kto_tag"):
+        if column in named and named[column] is None:  # the rows are of the kind that the first label says
+            named = named | {column: _first_value(column, wanted, records)}
+    return Scan(records, recognise(where, named, purpose), wanted)
 
 
 def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: Any) -> list[Scan]:
@@ -167,6 +177,34 @@ def _is_there(column: str, records: Records) -> bool:
         except BadRow:
             pass
     return False
+
+
+def _first_value(column: str, names: Mapping[str, str], records: Records) -> Any:
+    """What the first of the first rows that says anything in a column of ours says."""
+    for position in range(min(LOOKED_AT, len(records))):
+        try:
+            if (value := _renamed(records.raw(position), names).get(column)) is not None:
+                return value
+        except BadRow:
+            pass
+    return None
+
+
+def _unread_system(row: Row) -> str:
+    """What a column `system` says, where the prompt does not begin with it."""
+    system = row.columns.get("system")
+    if not isinstance(system, str) or not system.strip():
+        return ""
+    begins = isinstance(row.prompt, list) and row.prompt[0] == {"role": "system", "content": system}
+    return "" if begins else system
+
+
+def _with_system(row: Row) -> Row:
+    """The row with its column `system` as the first message of a dialogue that has none of its own."""
+    system = _unread_system(row)
+    if system and isinstance(row.prompt, list) and row.prompt[0]["role"] != "system":
+        return whole(replace(row, prompt=[{"role": "system", "content": system}, *row.prompt]))
+    return row
 
 
 def _no_column(where: str, row: Raw, ours: str, theirs: str) -> DataError:

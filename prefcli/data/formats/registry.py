@@ -75,6 +75,7 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
     Raises DataError: no form that gives such rows has these columns.
     """
     fitting = [form for form in FORMS if form.is_that_of(row)]
+    fitting_all, told = fitting, purpose
     if purpose is None:
         purpose = _kind(fitting, row)
     if purpose == "prompts":
@@ -89,8 +90,21 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
     form = fitting[0]
     others = [other for other in fitting[1:] if not _nested(form, other)]
     note = None
+    if told is None:  # no command says what is wanted: what the other answers of the file are is passed over
+        others += [
+            other
+            for other in fitting_all
+            if other.gives != form.gives and other.gives != "prompts" and other.has_prompt
+            if other not in fitting and not _nested(form, other)
+        ]
     if others:
-        why = WHY[purpose] if others[0].gives != form.gives else "of two such forms the one more tools write goes first"
+        why = (
+            "pairs go first, then labelled answers"
+            if told is None and others[0] not in fitting
+            else WHY[purpose]
+            if others[0].gives != form.gives
+            else "of two such forms the one more tools write goes first"
+        )
         names = " and ".join(other.name for other in others)
         note = f"read as {form.name}, though its columns are those of {names} too: {why}"
     name, convert = form.name, form.convert

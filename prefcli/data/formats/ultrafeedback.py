@@ -3,7 +3,7 @@
 The pair is the completion with the best score against the one with the worst; of equal ones the first that stands in
 the row. (UltraFeedback binarized draws the rejected one at random from the others; best against worst is the same each
 time, and the pair whose order is the least in doubt.) A row whose completions all have one score is no pair. The score
-is fine-grained_score, the mean over four aspects, where there is one, else overall_score.
+is fine-grained_score, the mean over four aspects, where all that are scored have one, else overall_score.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ def _convert(raw: Raw, question: str = "instruction") -> Row:
     found = as_list(raw.get("completions"))
     if not isinstance(found, list):
         raise BadRow("'completions' must be a list of answers with scores")
-    scored = [(score, answer) for one in found if (score := _score(one)) is not None if (answer := one) is not None]
+    given = [(scores, one) for one in found if (scores := _scores(one))]
+    scale = next((name for name in _SCORES if all(name in scores for scores, _ in given)), None)
+    if scale is None:
+        raise BadRow(f"'completions' must have one score in common ({', '.join(_SCORES)}): two scales do not compare")
+    scored = [(scores[scale], one) for scores, one in given]
     if len(scored) < 2:
         raise BadRow(f"'completions' holds {len(scored)} answers with a score ({', '.join(_SCORES)}): a pair needs two")
     best, worst = max(scored, key=lambda one: one[0]), min(scored, key=lambda one: one[0])
@@ -35,18 +39,19 @@ def _convert(raw: Raw, question: str = "instruction") -> Row:
     return pair(prompt, answer_in(best[1], "response"), answer_in(worst[1], "response"), columns)
 
 
-def _score(completion: Any) -> float | None:
-    """The first score there is; None where none is a finite number (a missing one is text there, or null)."""
+def _scores(completion: Any) -> dict[str, float]:
+    """The scores that are finite numbers (a missing one is text there, or null)."""
     if not isinstance(completion, dict):
         raise BadRow('\'completions\' must hold objects {"response": …, "fine-grained_score": …}')
+    found = {}
     for name in _SCORES:
         try:
             score = float(completion.get(name))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             continue
         if math.isfinite(score):
-            return score
-    return None
+            found[name] = score
+    return found
 
 
 def _has_responses(row: Raw) -> bool:
