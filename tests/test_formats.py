@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import PAIR, write
+from datasets import ClassLabel, Dataset, Features, Value
 
 from prefcli.data import records
 from prefcli.data.dataset import read_dataset
@@ -614,3 +615,17 @@ def test_the_page_on_data_has_every_form():
         columns = ", ".join(f"`{column}`" for column in form.columns)
         row = f"| {form.name} | {columns} | {', '.join(commands(form))} | {form.about} |\n"
         assert row in page, f"docs/data.md has no row {row}"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_the_names_of_a_class_label_count_and_not_its_numbers(own_folder, kind):
+    rows = {"prompt": ["q", "q"], "completion": ["a", "b"], "label": [0, 1]}
+    for names, expected in ((["true", "false"], [True, False]), (["good", "bad"], None)):
+        features = Features(prompt=Value("string"), completion=Value("string"), label=ClassLabel(names=names))
+        data = Dataset.from_dict(rows, features=features)
+        data.to_parquet("one.parquet") if kind == "parquet" else data.save_to_disk("one.arrow.d")
+        found = [row for _, row in scan("one.parquet" if kind == "parquet" else "one.arrow.d", "labelled")]
+        if expected is None:
+            assert "must be true or false, and is 'good'" in str(found[0])
+        else:
+            assert [row.label for row in found] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ class TableRecords(Records):
         super().__init__(path, digest)
         self._batches = [batch for batch in batches if len(batch)]
         self._starts = [0, *accumulate(map(len, self._batches))]
+        self._classes = _class_names(self._batches[0].schema.metadata) if self._batches else {}
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -100,7 +102,19 @@ class TableRecords(Records):
             found: Raw = self._batches[at].slice(position - self._starts[at], 1).to_pylist()[0]
         except UnicodeDecodeError as error:
             raise BadRow("not valid UTF-8") from error
+        for column, names in self._classes.items():  # 0 may be called "good"
+            if isinstance(number := found.get(column), int) and 0 <= number < len(names):
+                found[column] = names[number]
         return found
+
+
+def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of the numbers in a column that is a ClassLabel of `datasets`, which keeps them in the schema."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {column: one["names"] for column, one in features.items() if one.get("_type") == "ClassLabel"}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 class JoinedRecords(Records):
