@@ -33,6 +33,9 @@ KINDS: dict[str, Kind] = {
     "bad role": Kind("error", "a role that is not system, user, assistant or tool", _REPAIR),
     "bad turns": Kind("error", "a dialogue that does not end where it must, or has no question", _REPAIR),
     "bad label": Kind("error", "a label that is neither true nor false", "write true or false"),
+    "not to be trained": Kind(
+        "error", "an answer that its own message marks so, by weight 0 or loss false", "leave it out with --skip-bad"
+    ),
     "does not fit": Kind("error", "a row that is not of the form that the file's first row has", _REPAIR),
     "turn order": Kind(
         "caution",

@@ -20,6 +20,7 @@ _BAD = tuple(
         (r"has the role|has a turn from|must be one assistant message", "bad role"),
         (r"must end (with|before)|ends with the assistant|and no question|must start with", "bad turns"),
         (r"must be true or false", "bad label"),
+        (r"not to be trained", "not to be trained"),
         (r"is empty|that is not empty", "empty"),
         (r"must be|must hold|must have", "wrong type"),
     )
