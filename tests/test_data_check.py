@@ -64,6 +64,9 @@ CASES = {
     "bad role": ("demos", [GOOD, demo(("bot", "x"), ("assistant", "y"))], 2, 1),
     "bad turns": ("demos", [GOOD, demo(("user", "x")), demo(("assistant", "y"))], 2, 2),
     "bad label": ("labelled", [*LABELS, {"prompt": "x", "completion": "y", "label": "perhaps"}], 7, 1),
+    "not to be trained": (
+        "demos", [GOOD, {"messages": [*asks("x"), {"role": "assistant", "content": "y", "weight": 0}]}], 2, 1,
+    ),
     "turn order": (
         "demos",
         [demo(("system", "s"), ("user", "x"), ANSWER), demo(("user", "x"), ("user", "x"), ANSWER),
