@@ -9,11 +9,14 @@ import pytest
 from conftest import DEMO, PAIR, write
 from safetensors.torch import load_file
 
+from prefcli.config.dpo import DPOConfig
 from prefcli.data import lazy, records
 from prefcli.data.dataset import read_dataset
 from prefcli.data.lazy import LazyRows, identities, take
 from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import DataError
+from prefcli.stages.inputs import prepare
+from prefcli.stages.plan import run_of, summary
 
 
 def lines(*rows):
@@ -245,12 +248,22 @@ def test_a_bad_row_met_while_training_ends_with_its_line(chain, prefcli, large, 
     assert result.exit_code == 0 and "do not fit, and the next ones were taken" in result.stderr, result.stderr
 
 
+def test_the_plan_and_the_estimate_read_no_row_of_a_large_file(large, own_folder, monkeypatch):
+    large()
+    write(own_folder / "a.jsonl", lines(*PAIRS) + "{")  # a row that cannot be read is met when a step needs it
+    inputs = prepare("dpo", DPOConfig(data=["a.jsonl"], model="tiny"), purpose="pairs", rates=(1e-6, 1e-4))
+    monkeypatch.setattr(lazy.Source, "row", lambda *_: 1 / 0)
+    assert "estimated" in summary(inputs)["memory"]
+    assert run_of(inputs, "cpu").max_length == inputs.config.max_length
+
+
 def test_a_dry_run_tokenises_the_first_rows_and_checks_all(prefcli, large, own_folder):
     large()
     for command in ("dpo", "kto", "sft"):
         write(own_folder / "a.jsonl", lines(*PAIRS) + "{")
         result = prefcli(command, "--data", "a.jsonl", "--model", "tiny", "--dry-run")
-        assert result.exit_code == 3 and f"line {len(PAIRS) + 1}: not valid JSON" in result.stderr
+        assert result.exit_code == 3 and "read as they are needed" in result.stderr  # the plan is shown, and the place:
+        assert f"a.jsonl:{len(PAIRS) + 1}  not valid JSON" in result.stderr, result.stderr
         write(own_folder / "a.jsonl", lines(*PAIRS))
         result = prefcli(command, "--data", "a.jsonl", "--model", "tiny", "--dry-run")
         assert result.exit_code == 0 and "read as they are needed" in result.stderr, result.stderr

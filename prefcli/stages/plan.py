@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from prefcli.artifacts.alive import memory_limit
 from prefcli.config.training import TOKENS_PER_ROW
+from prefcli.data.lazy import LazyRows
 from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
 from prefcli.memory.estimate import estimate
@@ -86,7 +87,7 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
         return None
     config, ppo = inputs.config, inputs.stage == "ppo"
     kind: Literal["cuda", "cpu"] = "cpu" if device == "cpu" else "cuda"
-    longest = config.max_prompt_length + config.max_new_tokens if ppo else min(config.max_length, _longest(inputs))
+    longest = config.max_prompt_length + config.max_new_tokens if ppo else _longest(inputs)
     parts = config.grad_accum * (config.minibatches if ppo else 1)
     default: Any = config.dtype if config.dtype != "auto" else "float32" if kind == "cpu" else "bfloat16"
     longest = max(1, min(longest, inputs.architecture.positions or longest))
@@ -163,10 +164,16 @@ def advice(run: Run, have: int) -> str:
 
 
 def _longest(inputs: Inputs) -> int:
-    """No row has more tokens than bytes; and what a chat template adds."""
+    """--max-length, or less where all rows are shorter: none has more tokens than bytes, and what a template adds.
+
+    Rows that are read when a step needs them are not read for this.
+    """
+    if isinstance(inputs.data.rows, LazyRows):
+        return int(inputs.config.max_length)
     texts = (row.prompt_text + max(row.completion or "", row.chosen or "", row.rejected or "", key=len)
              for row in inputs.data.rows)  # fmt: skip
-    return max((len(text.encode("utf-8", "surrogatepass")) for text in texts), default=0) + TEMPLATE_TOKENS
+    most = max((len(text.encode("utf-8", "surrogatepass")) for text in texts), default=0) + TEMPLATE_TOKENS
+    return min(int(inputs.config.max_length), most)
 
 
 def _shares(inputs: Inputs) -> bool:
