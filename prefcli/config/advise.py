@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.shared import ConfigFile, Debug, Runs
-from prefcli.config.training import DATA, MODEL, WHERE
+from prefcli.config.shared import ConfigFile, Debug, JsonObject, Runs
+from prefcli.config.training import DATA, MODEL
 
 AIM = "Aims"
 # What somebody may be after, beside a better model: the name on the command line → in words.
@@ -84,5 +84,5 @@ class AdviseConfig:
     ] = field(default_factory=list)
     runs: Runs = None
     config: ConfigFile = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)] = False
+    json: JsonObject = False
     debug: Debug = False

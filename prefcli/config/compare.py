@@ -11,6 +11,7 @@ from prefcli.config.shared import (
     ConfigFile,
     Debug,
     Device,
+    JsonObject,
     MaxNewTokens,
     MaxPromptLength,
     MaxPrompts,
@@ -90,6 +91,6 @@ class CompareConfig:
     device: Device = "auto"
     runs: Runs = None
     config: ConfigFile = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)] = False
+    json: JsonObject = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=WHERE)] = False
     debug: Debug = False

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prefcli.config.shared import Debug, Map, SkipBad, Split
+from prefcli.config.shared import Debug, JsonObject, Map, SkipBad, Split
 from prefcli.config.training import WHERE
 
 Target = Literal["auto", "pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
@@ -41,5 +41,5 @@ class ConvertConfig:
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.", rich_help_panel=WHERE)] = (
         False
     )
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)] = False
+    json: JsonObject = False
     debug: Debug = False

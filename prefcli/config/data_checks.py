@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from prefcli.config.shared import Debug, Map, Seed, SkipBad, Split
+from prefcli.config.shared import Debug, JsonObject, Map, Seed, SkipBad, Split
 from prefcli.config.training import DATA, MODEL, WHERE
 
 Files = Annotated[list[str], typer.Argument(help="Files of rows.", metavar="FILE...")]
@@ -19,7 +19,6 @@ RowKind = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class CheckConfig:
         int,
         typer.Option(min=8, help="With --model: longest prompt and answer together, in tokens.", rich_help_panel=MODEL),
     ] = 1024
-    json: Json = False
+    json: JsonObject = False
     debug: Debug = False
 
 
@@ -69,7 +68,7 @@ class StatsConfig:
         str | None,
         typer.Option(help="Write a picture of the lengths: .png or .svg.", metavar="FILE", rich_help_panel=WHERE),
     ] = None
-    json: Json = False
+    json: JsonObject = False
     debug: Debug = False
 
 
@@ -97,5 +96,5 @@ class SplitConfig:
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.", rich_help_panel=WHERE)] = (
         False
     )
-    json: Json = False
+    json: JsonObject = False
     debug: Debug = False

@@ -26,3 +26,4 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.", rich_help_p
 Runs = Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE)]
 ConfigFile = Annotated[str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE)]
+JsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)]

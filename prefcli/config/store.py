@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.shared import Debug
+
+# Without panels: these commands have few options.
+Runs = Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")]
+
 
 @dataclass(frozen=True)
 class ListConfig:
     """What is in the store."""
 
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
+    runs: Runs = None
     json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    debug: Debug = False
 
 
 @dataclass(frozen=True)
@@ -23,9 +30,9 @@ class ShowConfig:
 
     ref: Annotated[str, typer.Argument(help="NAME, NAME@vN or an artifact's directory.", metavar="REF")]
     verify: Annotated[bool, typer.Option("--verify", help="Read every file again and check its digest.")] = False
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    runs: Runs = None
+    json: Json = False
+    debug: Debug = False
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,10 @@ class RemoveConfig:
     """Versions to remove."""
 
     refs: Annotated[list[str], typer.Argument(help="NAME@vN, or a version's directory.", metavar="REF...")]
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    dry_run: DryRun = False
+    runs: Runs = None
+    json: Json = False
+    debug: Debug = False
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class CollectConfig:
     older_than: Annotated[
         float, typer.Option(min=0, help="Leave what changed in the last so many days.", metavar="DAYS")
     ] = 0.0
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False
+    dry_run: DryRun = False
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    runs: Runs = None
+    json: Json = False
+    debug: Debug = False

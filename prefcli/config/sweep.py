@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.shared import Debug
+from prefcli.config.shared import Debug, JsonObject
 
 POINTS, SCORE, WHERE = "Points", "Score", "Output"
 
@@ -72,6 +72,6 @@ class SweepConfig:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the points and train nothing.", rich_help_panel=WHERE)
     ] = False
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)] = False
+    json: JsonObject = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan or progress.", rich_help_panel=WHERE)] = False
     debug: Debug = False
