@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -44,14 +45,13 @@ class Scan:
 
     @property
     def notes(self) -> list[str]:
-        note = self.recognised.note
+        notes = [self.recognised.note] if self.recognised.note else []
         first = next((row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)), None)
-        unread = "the column 'system' is not read: " + (
-            "a plain prompt has no place for it"
-            if first and isinstance(first.prompt, str)
-            else "the dialogues have a system message of their own"
-        )
-        return [f"{self.path}: {said}" for said in (note, unread if first and _unread_system(first) else None) if said]
+        if first and _unread_system(first):
+            plain = isinstance(first.prompt, str)
+            why = "a plain prompt has no place for it" if plain else "the dialogues have a system message of their own"
+            notes.append(f"the column 'system' is not read: {why}")
+        return [f"{self.path}: {note}" for note in notes]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -170,24 +170,20 @@ def _first_row(records: Records) -> tuple[int, Raw]:
 
 def _is_there(column: str, records: Records) -> bool:
     """Whether one of the first rows has a column that the very first may lack."""
-    for position in range(min(LOOKED_AT, len(records))):
-        try:
-            if column in records.raw(position):
-                return True
-        except BadRow:
-            pass
-    return False
+    return any(column in row for row in _first_rows(records))
 
 
 def _first_value(column: str, names: Mapping[str, str], records: Records) -> Any:
     """What the first of the first rows that says anything in a column of ours says."""
+    values = (_renamed(row, names).get(column) for row in _first_rows(records))
+    return next((value for value in values if value is not None), None)
+
+
+def _first_rows(records: Records) -> Iterator[Raw]:
+    """Of the first rows those that can be read."""
     for position in range(min(LOOKED_AT, len(records))):
-        try:
-            if (value := _renamed(records.raw(position), names).get(column)) is not None:
-                return value
-        except BadRow:
-            pass
-    return None
+        with suppress(BadRow):
+            yield records.raw(position)
 
 
 def _unread_system(row: Row) -> str:

@@ -75,7 +75,7 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
     Raises DataError: no form that gives such rows has these columns.
     """
     fitting = [form for form in FORMS if form.is_that_of(row)]
-    fitting_all, told = fitting, purpose
+    passed_over = fitting if purpose is None else []
     if purpose is None:
         purpose = _kind(fitting, row)
     if purpose == "prompts":
@@ -87,32 +87,38 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
             f"{where}: expected columns {EXPECTED[purpose]}; found: {found}",
             _nearest(row, purpose) + "rename columns with --map OURS=THEIRS; prefcli data formats lists all forms",
         )
-    form = fitting[0]
-    others = [other for other in fitting[1:] if not _nested(form, other)]
-    note = None
-    if told is None:  # no command says what is wanted: what the other answers of the file are is passed over
-        others += [
-            other
-            for other in fitting_all
-            if other.gives != form.gives and other.gives != "prompts" and other.has_prompt
-            if other not in fitting and not _nested(form, other)
-        ]
-    if others:
-        why = (
-            "pairs go first, then labelled answers"
-            if told is None and others[0] not in fitting
-            else WHY[purpose]
-            if others[0].gives != form.gives
-            else "of two such forms the one more tools write goes first"
-        )
-        names = " and ".join(other.name for other in others)
-        note = f"read as {form.name}, though its columns are those of {names} too: {why}"
+    form, note = fitting[0], _note(fitting, passed_over, purpose)
     name, convert = form.name, form.convert
     if purpose == "demos" and form.gives == "pairs":
         # as the DPO paper does where there are pairs alone (arXiv 2305.18290, section 6)
         name = f"{name}, the chosen side"
         convert = lambda raw: replace(pair := form.convert(raw), completion=pair.chosen)  # noqa: E731
     return Recognised(form, name, purpose, convert, note)
+
+
+def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str | None:
+    """Which of several fitting forms is taken, the first, and why.
+
+    `passed_over`: where no command says what is wanted, all that fit, whatever rows they give.
+    """
+    form = fitting[0]
+    rivals = [other for other in fitting[1:] if not _nested(form, other)]
+    strangers = [
+        other
+        for other in passed_over
+        if other.gives not in (form.gives, "prompts") and other.has_prompt
+        if other not in fitting and not _nested(form, other)
+    ]
+    if not (rivals or strangers):
+        return None
+    if not rivals:
+        why = "pairs go first, then labelled answers"
+    elif rivals[0].gives != form.gives:
+        why = WHY[purpose]
+    else:
+        why = "of two such forms the one more tools write goes first"
+    names = " and ".join(other.name for other in rivals + strangers)
+    return f"read as {form.name}, though its columns are those of {names} too: {why}"
 
 
 def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
