@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal
 
 import pyarrow
 import pyarrow.parquet
@@ -20,7 +20,6 @@ from prefcli.data.formats import BadRow, Message, Prompt, Purpose, Row
 from prefcli.errors import DataError, SurroundingsError
 
 Target = Literal["pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
-TARGETS: tuple[Target, ...] = get_args(Target)
 READ_AS: dict[Target, Purpose] = {
     "pairs": "pairs",
     "pairs-plain": "pairs",

@@ -25,18 +25,6 @@ class Checked:
     files: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
-    @property
-    def bad_rows(self) -> int:
-        return sum(file["bad"] for file in self.files)
-
-    @property
-    def errors(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.is_error]
-
-    @property
-    def cautions(self) -> list[Finding]:
-        return [finding for finding in self.findings if not finding.is_error]
-
 
 def check(
     paths: Sequence[str],
