@@ -17,7 +17,7 @@ from prefcli.advice.commands import MAKERS, commands
 from prefcli.advice.decide import decide
 from prefcli.advice.evidence import EVIDENCE
 from prefcli.advice.facts import METHODS, Facts
-from prefcli.advice.hardware import STAGES, Device, Fit, device, fits
+from prefcli.advice.hardware import STAGES, Fit, fits
 from prefcli.advice.rules import HARD, RULES, SOFT
 from prefcli.advice.script import FSDP
 from prefcli.cli.advise import broken
@@ -26,6 +26,7 @@ from prefcli.cli.main import COMMANDS
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.data.agreement import agreement
 from prefcli.data.formats import Row
+from prefcli.memory.devices import Device, device
 from prefcli.memory.shapes import typical
 
 ROOT = Path(__file__).parent.parent

@@ -10,12 +10,11 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
-from prefcli.memory.devices import Device, device
+from prefcli.memory.devices import Device
 from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 
-__all__ = ["Device", "device", "fits"]
 STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "kto", "ppo", "rloo")
 RANK = 16  # of the adapters in the commands, as in docs/scaling.md
 # What is tried in turn, where the option before was not enough.

@@ -10,7 +10,7 @@ from typing import Any
 
 from prefcli.advice.data import PURPOSE, Measured, measure
 from prefcli.advice.facts import Facts
-from prefcli.advice.hardware import Device, device, fits
+from prefcli.advice.hardware import fits
 from prefcli.artifacts.references import default_model, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.advise import AIMS, AdviseConfig
@@ -20,6 +20,7 @@ from prefcli.data.lengths import length_bias
 from prefcli.data.shares import wilson_interval
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.memory.architecture import Architecture
+from prefcli.memory.devices import Device, device
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.references import config_file
 from prefcli.memory.shapes import KNOWN, typical

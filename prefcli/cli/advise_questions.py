@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from prefcli.advice.data import measure
-from prefcli.advice.hardware import device
 from prefcli.advice.situation import aims_of, judge_of
 from prefcli.artifacts.references import default_model
 from prefcli.artifacts.store import Store
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.errors import PrefcliError, UsageError
+from prefcli.memory.devices import device
 from prefcli.memory.sizes import parse_count
 from prefcli.rewards.grammar import parse_rewards
 

@@ -73,7 +73,7 @@ CHANGES: tuple[tuple[Callable[[Run], str], str, Callable[[Run], Run | None]], ..
         lambda run: replace(run, value_model=False, answers=4) if run.stage == "ppo" and run.value_model else None,
     ),
     (
-        lambda run: "--max-new-tokens" if run.stage == "ppo" else "--max-length" + f" {max(1, run.max_length // 2)}",
+        lambda run: f"--max-length {run.max_length // 2}",
         "longer rows are cut",
         lambda run: (
             replace(run, max_length=run.max_length // 2, shared_prompt=min(run.shared_prompt, run.max_length // 2))
