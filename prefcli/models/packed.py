@@ -42,7 +42,7 @@ def pack(model: nn.Module) -> str | None:
             base.set_attn_implementation(before)
             said = str(error).splitlines() or [type(error).__name__]
             return f"its forward fails on packed rows ({said[0]})"
-    tolerance = TOLERANCES.get(next(model.parameters()).dtype, 5e-2) * (1 + float(expected.abs().max()))
+    tolerance = TOLERANCES.get(_computed_in(model), 5e-2) * (1 + float(expected.abs().max()))
     off = float((found - expected).abs().max())
     leak = float((found[SIBLINGS] - other[SIBLINGS]).abs().max())
     if max(off, leak) <= tolerance:  # False for NaN
@@ -76,6 +76,15 @@ def _figures(model: nn.Module, rows: Rows) -> Tensor:
     if hasattr(unwrap(model), "score"):
         return torch.cat([token_values(model, rows), sequence_scores(model, rows)[:, None]], dim=1)
     return token_logps(model, rows).logps
+
+
+def _computed_in(model: nn.Module) -> torch.dtype:
+    """The type of its products: that of its weights, or autocast's where that is on and narrower."""
+    weights = next(model.parameters())
+    kind = weights.device.type
+    if weights.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return weights.dtype
 
 
 def _base(model: nn.Module) -> nn.Module:
