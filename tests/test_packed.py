@@ -12,12 +12,21 @@ from test_rl_logps import PROMPTS, naive_logps, naive_score
 from test_rl_ppo import PROMPTS as PPO_PROMPTS
 from test_rl_ppo import make, weights
 from tiny_models import ARCHITECTURES, MORE, tiny_lm, tiny_scorer
-from transformers import BloomConfig, BloomForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    GptOssConfig,
+    Llama4TextConfig,
+    MistralConfig,
+    PretrainedConfig,
+)
+from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from prefcli.models import logps as logps_module
 from prefcli.models.logps import SelectedLogps, sequence_scores, token_logps, token_values
 from prefcli.models.packed import pack
-from prefcli.models.packed_attention import PACKED, _in_groups, _one_by_one
+from prefcli.models.packed_attention import PACKED, Allowed, _in_groups, _one_by_one
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages import reference as reference_module
 from prefcli.stages.packed_trainer import demo_rows
@@ -156,6 +165,13 @@ def test_a_token_that_cannot_be_drawn_leaves_the_entropy_finite():
     assert torch.isfinite(logps).all() and torch.isfinite(entropy).all() and torch.isfinite(logits.grad).all()
 
 
+def seen_by(window):
+    """What transformers' masks of a sliding window, or of none, say of two positions."""
+    if window is None:
+        return Allowed(causal_mask_function, None, True)
+    return Allowed(sliding_window_causal_mask_function(window), window, True)
+
+
 def test_the_mask_against_brute_force():
     layout = rows().layout
     size = layout.input_ids.shape[1]
@@ -168,7 +184,7 @@ def test_the_mask_against_brute_force():
                 sees[query][key] = distance < 4
     dense = torch.zeros(size, size, dtype=torch.bool)
     for number, (start, end, _) in enumerate(layout.spans):
-        dense[start:end, start:end] = layout.mask(number, 4)
+        dense[start:end, start:end] = layout.mask(number, seen_by(4))
     assert dense.tolist() == sees
 
 
@@ -180,7 +196,10 @@ def test_attention_in_groups_is_attention_prompt_by_prompt(window):
     size = layout.input_ids.shape[1]
     assert [len(group.index) for group in layout.groups] == [1, 2, 1]
     q, k, v = (torch.randn(1, 2, size, 8, requires_grad=True) for _ in range(3))
-    outputs = [each(q, k, v, layout, window, dropout=0.0, scale=None, cap=None) for each in (_one_by_one, _in_groups)]
+    outputs = [
+        each(q, k, v, layout, seen_by(window), dropout=0.0, scale=None, cap=None, sinks=None)
+        for each in (_one_by_one, _in_groups)
+    ]
     torch.testing.assert_close(outputs[1], outputs[0])
     weights = torch.randn_like(outputs[0])
     one, other = (torch.autograd.grad((output * weights).sum(), (q, k, v)) for output in outputs)
@@ -195,6 +214,35 @@ def test_a_packed_model_still_runs_on_padded_batches_and_with_a_cache():
         before = model(ids[:, :4], use_cache=True)
         after = model(ids[:, 4:], past_key_values=before.past_key_values, use_cache=True).logits
         torch.testing.assert_close(after, expected[:, 4:], atol=1e-5, rtol=1e-4)
+
+
+SMALL = {
+    "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
+}  # fmt: skip
+LIMITED: dict[str, PretrainedConfig] = {
+    "a window of 50": MistralConfig(sliding_window=50, **SMALL),
+    "chunks of 48": Llama4TextConfig(
+        attention_chunk_size=48, intermediate_size_mlp=32, num_local_experts=2, no_rope_layers=[1, 0], **SMALL
+    ),
+    "sinks, a window of 40": GptOssConfig(sliding_window=40, num_local_experts=2, num_experts_per_tok=1, **SMALL),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+def test_a_limit_beyond_the_rows_of_the_check_holds_for_longer_rows(limit):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LIMITED[limit], attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    tokens = torch.randint(2, 32, (400,)).tolist()
+    prompts = [tokens[:60], tokens[:60], tokens[60:100], tokens[100:103]]
+    answers = [tokens[110:140], tokens[140:210], tokens[210:300], tokens[300:390]]
+    expected = [naive_logps(model.eval(), p, a, 1.0)[0] for p, a in zip(prompts, answers)]
+    found = token_logps(packed(model), pad_rows(prompts, answers)).logps
+    for row, logps in enumerate(expected):
+        assert found[row, : len(logps)].tolist() == pytest.approx(logps, abs=1e-4)
 
 
 def test_a_model_that_does_not_follow_stays_on_padded_rows():

@@ -10,7 +10,7 @@ A model that `packed.pack` has prepared runs on the packed form of the rows, any
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prefcli.errors import ArtifactError
-from prefcli.models.packed_attention import PACKED
+from prefcli.models.packed_attention import PACKED, packed_call
 from prefcli.models.rows import Rows
 
 CHUNK_BYTES = 2**28  # logits in float32 that exist at a time
@@ -147,7 +147,7 @@ def completion_states(model: nn.Module, rows: Rows, cache: Any = None) -> tuple[
             seen.append(args[0][0, index])
             return (args[0][:, :0], *args[1:])
 
-        with _hooked(head.register_forward_pre_hook(take)):
+        with _hooked(head.register_forward_pre_hook(take)), packed_call():
             model(**inputs)
         config = unwrap(model).config.get_text_config()
         return seen[0], ToLogits(head, config, config.vocab_size)
@@ -192,7 +192,8 @@ def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
         _hooked(score_head(model).register_forward_hook(lambda _module, _inputs, output: seen.append(output))),
         _some_pad_id(unwrap(model).config),
     ):
-        model(**(inputs or padded))
+        with nullcontext() if inputs is None else packed_call():
+            model(**(inputs or padded))
     scores = seen[-1].squeeze(-1).float()
     if inputs is not None:
         return scores[0, rows.layout.index.gather(1, columns)]
@@ -202,7 +203,7 @@ def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
 def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
     """What a model that was packed is called with; None for another.
 
-    The models hand `layout` down to attention. A mask of four dimensions keeps them from making one of their own.
+    The models hand `layout` down to attention. The mask of ones keeps transformers from guessing at texts in one row.
     """
     if not runs_packed(model):
         return None
@@ -210,7 +211,7 @@ def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
     return {
         "input_ids": layout.input_ids,
         "position_ids": layout.position_ids,
-        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.input_ids.device),
+        "attention_mask": torch.ones_like(layout.input_ids),
         "use_cache": False,  # with a cache transformers forgets that positions start again
         "layout": layout,
     }

@@ -7,7 +7,7 @@ that doubles as padding may stand inside a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -143,10 +143,6 @@ class Layout:
         )
 
     @cached_property
-    def _masks(self) -> dict[tuple[int, int | None], Tensor]:
-        return {}
-
-    @cached_property
     def groups(self) -> list[Group]:
         """The spans side by side, those of like length together: none is padded to more than twice its length."""
         groups: dict[int, list[tuple[int, int, bool]]] = {}
@@ -165,22 +161,14 @@ class Layout:
             begin += group.index.numel()
         return places
 
-    def mask(self, span: int, window: int | None) -> Tensor:
+    def mask(self, span: int, allowed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """[L, L] of the span with that number, True where a token (row) sees another (column).
 
-        `window` is the number of tokens that a sliding window holds; distance goes by position, since the completions
-        of one prompt stand behind each other here and not in what they mean.
+        `allowed` says it of two positions in one text.
         """
-        key = (span, window)
-        if key not in self._masks:
-            start, end, _ = self.spans[span]
-            self._masks[key] = visible(
-                torch.arange(start, end, device=self.branches.device)[:, None],
-                torch.arange(start, end, device=self.branches.device),
-                self,
-                window,
-            )
-        return self._masks[key]
+        start, end, _ = self.spans[span]
+        tokens = torch.arange(start, end, device=self.branches.device)
+        return visible(tokens[:, None], tokens, self, allowed)
 
 
 class Group:
@@ -194,22 +182,22 @@ class Group:
         self.real = first + columns <= last  # [S, L]
         self.single = all(single for _, _, single in spans)
         self._layout = layout
-        self._masks: dict[int | None, Tensor] = {}
 
-    def mask(self, window: int | None) -> Tensor:
+    def mask(self, allowed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """[S, 1, L, L]: as `Layout.mask`; padding is not seen."""
-        if window not in self._masks:
-            query, key = self.index[:, :, None], self.index[:, None, :]
-            self._masks[window] = (visible(query, key, self._layout, window) & self.real[:, None, :])[:, None]
-        return self._masks[window]
+        query, key = self.index[:, :, None], self.index[:, None, :]
+        return (visible(query, key, self._layout, allowed) & self.real[:, None, :])[:, None]
 
 
-def visible(query: Tensor, key: Tensor, layout: Layout, window: int | None) -> Tensor:
-    """Whether the token at index `query` of the packed row sees the one at `key`."""
+def visible(query: Tensor, key: Tensor, layout: Layout, allowed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Whether the token at index `query` of the packed row sees the one at `key`.
+
+    What is allowed goes by position: completions of one prompt stand behind each other here and not in what they mean.
+    """
     prompts, branches, positions = layout.prompts, layout.branches, layout.position_ids[0]
     seen = (key <= query) & (prompts[key] == prompts[query])
     seen = seen & ((branches[key] == 0) | (branches[key] == branches[query]))
-    return seen if window is None else seen & (positions[query] - positions[key] < window)
+    return seen & allowed(positions[query], positions[key])
 
 
 def parts(costs: Sequence[int], budget: int) -> list[list[int]]:
