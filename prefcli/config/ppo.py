@@ -13,7 +13,7 @@ from prefcli.config.training import (
     MODEL,
     TRAINING,
     Map,
-    ModelConfig,
+    PolicyConfig,
     OptimizerConfig,
     OutputConfig,
     SkipBad,
@@ -28,7 +28,7 @@ LR, SMALL_LR = 3e-6, 1e-4
 
 
 @dataclass(frozen=True)
-class PPOConfig(OutputConfig, OptimizerConfig, ModelConfig):
+class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
     """Reinforcement learning against a reward source (PPO)."""
 
     prompts: Annotated[

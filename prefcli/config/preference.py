@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import DATA, MODEL, DataConfig, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import DATA, MODEL, DataConfig, PolicyConfig, OptimizerConfig, OutputConfig
 
 LOSS = "Loss"
 
 
 @dataclass(frozen=True)
-class PreferenceConfig(OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
+class PreferenceConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
     """A policy trained against its frozen reference."""
 
     reference: Annotated[

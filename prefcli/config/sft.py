@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import DATA, DataConfig, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import DATA, DataConfig, PolicyConfig, OptimizerConfig, OutputConfig
 
 # 2e-5: what TRL's SFTConfig takes. Small models: measured on tiny, see docs/tiny.md.
 LR, SMALL_LR = 2e-5, 1e-3
 
 
 @dataclass(frozen=True)
-class SFTConfig(OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
+class SFTConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
     """Supervised fine-tuning on demonstrations."""
 
     train_on_prompt: Annotated[

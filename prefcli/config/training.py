@@ -103,6 +103,21 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class PolicyConfig(ModelConfig):
+    """A language model that is trained."""
+
+    router_loss: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Mixtures of experts: weight of the loss that balances the routers (Switch Transformers, arXiv "
+            "2101.03961, equation 4); logged as router_loss, not in loss.",
+            rich_help_panel=MODEL,
+        ),
+    ] = 0.0
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """How long and how hard it is trained."""
 

@@ -114,7 +114,7 @@ def _decode(
             logits = _read_packed(model, read, cache, width)
         else:
             positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            extra = {"position_ids": positions, "logits_to_keep": 1}
+            extra = {"position_ids": positions, "logits_to_keep": 1, "output_router_logits": False}
             output = model(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
                 **{name: value for name, value in extra.items() if name in accepted},

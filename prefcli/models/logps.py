@@ -30,16 +30,21 @@ class TokenLogps(NamedTuple):
     entropy: Tensor  # [B, C] entropy of π(· | what stands before it) in nats, 0 in padding
     top: Tensor  # [B, C] True where the token is the most likely one, False in padding
     mask: Tensor  # [B, C] True on completion tokens
+    balance: Tensor | None = None  # the routers' balancing loss of these rows, where it was asked for
 
 
-def token_logps(model: nn.Module, rows: Rows, temperature: float = 1.0, *, entropy_grad: bool = False) -> TokenLogps:
+def token_logps(
+    model: nn.Module, rows: Rows, temperature: float = 1.0, *, entropy_grad: bool = False, balance: bool = False
+) -> TokenLogps:
     """log softmax(logits / temperature) of each completion token, in float32, the entropies, and the hits.
+
+    `balance` asks a mixture of experts for its routers' balancing loss (`completion_states`).
 
     The logits of at most CHUNK_BYTES exist at a time; the backward pass computes them again where there are more.
     The entropy carries gradients only with `entropy_grad`.
     """
     mask, targets = rows.mask, rows.targets
-    hidden, to_logits = completion_states(model, rows)
+    hidden, to_logits, balancing = completion_states(model, rows, balance=balance)
 
     def of(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = to_logits(hidden).float()
@@ -51,9 +56,8 @@ def token_logps(model: nn.Module, rows: Rows, temperature: float = 1.0, *, entro
         for part in zip(hidden.split(size), targets.split(size))
     ]
     logps, entropy, top = (torch.cat(piece) for piece in zip(*pieces))
-    return TokenLogps(
-        _spread(logps, mask), _spread(entropy if entropy_grad else entropy.detach(), mask), _spread(top, mask), mask
-    )
+    entropy = entropy if entropy_grad else entropy.detach()
+    return TokenLogps(_spread(logps, mask), _spread(entropy, mask), _spread(top, mask), mask, balancing)
 
 
 class SelectedLogps(torch.autograd.Function):
@@ -127,12 +131,21 @@ class ToLogits:
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
 
-def completion_states(model: nn.Module, rows: Rows, cache: Any = None) -> tuple[Tensor, ToLogits]:
-    """[N, h] the states that predict the completion tokens, row after row, and what makes logits of them.
+class States(NamedTuple):
+    hidden: Tensor  # [N, h] what predicts the completion tokens, row after row; [N, V] where `to_logits` has no head
+    to_logits: ToLogits
+    balance: Tensor | None
+
+
+def completion_states(model: nn.Module, rows: Rows, cache: Any = None, *, balance: bool = False) -> States:
+    """The states that predict the completion tokens, and what makes logits of them.
 
     `cache`, for packed rows alone, is shown the keys and values of the packed row. On padded rows the model's own
     forward makes the logits, whatever it does to them after the head. On packed rows the head runs apart, so that it
     can run in chunks; `packed.pack` has compared the two.
+
+    With `balance` a mixture of experts also returns the loss that balances its routers (arXiv 2101.03961, equation 4,
+    as transformers computes it), over the tokens of all rows: those of a prompt that rows share count for each of them.
     """
     mask = rows.mask
     row = mask.nonzero()[:, 0]
@@ -148,9 +161,9 @@ def completion_states(model: nn.Module, rows: Rows, cache: Any = None) -> tuple[
             return (args[0][:, :0], *args[1:])
 
         with _hooked(head.register_forward_pre_hook(take)), packed_call():
-            model(**inputs)
+            output = model(**inputs, **_routers(model, balance))
         config = unwrap(model).config.get_text_config()
-        return seen[0], ToLogits(head, config, config.vocab_size)
+        return States(seen[0], ToLogits(head, config, config.vocab_size), getattr(output, "aux_loss", None))
     padded = (row, rows.states[mask])
     narrowed = False
 
@@ -162,15 +175,20 @@ def completion_states(model: nn.Module, rows: Rows, cache: Any = None) -> tuple[
         return (args[0][padded].unsqueeze(0), *args[1:])
 
     with _hooked(head.register_forward_pre_hook(narrow) if head is not None else None):
-        logits = model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
-    logits = logits[0] if narrowed else logits[padded]
-    return logits, ToLogits(None, None, logits.shape[-1])
+        output = model(
+            input_ids=rows.input_ids,
+            attention_mask=rows.attention_mask,
+            use_cache=False,
+            **_routers(model, balance),
+        )
+    logits = output.logits[0] if narrowed else output.logits[padded]
+    return States(logits, ToLogits(None, None, logits.shape[-1]), getattr(output, "aux_loss", None))
 
 
 def completion_logits(model: nn.Module, rows: Rows, cache: Any = None) -> Tensor:
     """[N, V] logits that predict the completion tokens, row after row. The head runs on these N positions alone."""
-    hidden, to_logits = completion_states(model, rows, cache)
-    return to_logits(hidden)
+    states = completion_states(model, rows, cache)
+    return states.to_logits(states.hidden)
 
 
 def token_values(model: nn.Module, rows: Rows) -> Tensor:
@@ -193,7 +211,7 @@ def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
         _some_pad_id(unwrap(model).config),
     ):
         with nullcontext() if inputs is None else packed_call():
-            model(**(inputs or padded))
+            model(**(inputs or padded), **_routers(model, False))
     scores = seen[-1].squeeze(-1).float()
     if inputs is not None:
         return scores[0, rows.layout.index.gather(1, columns)]
@@ -203,7 +221,8 @@ def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
 def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
     """What a model that was packed is called with; None for another.
 
-    The models hand `layout` down to attention. The mask of ones keeps transformers from guessing at texts in one row.
+    The models hand `layout` down to attention. A mask keeps transformers from guessing at texts in one row; its numbers
+    are read as True, and by the routers' balancing loss as how often a token counts.
     """
     if not runs_packed(model):
         return None
@@ -211,10 +230,20 @@ def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
     return {
         "input_ids": layout.input_ids,
         "position_ids": layout.position_ids,
-        "attention_mask": torch.ones_like(layout.input_ids),
+        "attention_mask": layout.counts,
         "use_cache": False,  # with a cache transformers forgets that positions start again
         "layout": layout,
     }
+
+
+def has_routers(config: Any) -> bool:
+    """Whether transformers computes a balancing loss for a model of this configuration."""
+    return hasattr(config.get_text_config(), "output_router_logits")
+
+
+def _routers(model: nn.Module, balance: bool) -> dict[str, bool]:
+    """Whether the routers' figures are wanted, whatever the model's configuration says."""
+    return {"output_router_logits": balance} if has_routers(unwrap(model).config) else {}
 
 
 def runs_packed(model: nn.Module) -> bool:

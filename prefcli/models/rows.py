@@ -161,6 +161,13 @@ class Layout:
             begin += group.index.numel()
         return places
 
+    @cached_property
+    def counts(self) -> Tensor:
+        """[1, P] how many of the padded rows a token stands in."""
+        completions = torch.zeros(len(self.spans), dtype=torch.long, device=self.prompts.device)
+        completions.scatter_reduce_(0, self.prompts, self.branches, "amax")
+        return torch.where(self.branches == 0, completions[self.prompts].clamp(min=1), 1)[None]
+
     def mask(self, span: int, allowed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """[L, L] of the span with that number, True where a token (row) sees another (column).
 

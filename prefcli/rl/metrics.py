@@ -13,6 +13,7 @@ A mean is over the answers or tokens of all processes.
     policy/clipfrac_avg          share of tokens where the clipped branch decides; val/clipfrac_avg: of values
     policy/entropy_avg           mean over tokens of the entropy of π
     loss/policy_avg, loss/value_avg
+    router_loss                  with --router-loss: the balancing loss of the policy's routers, weighted by tokens
     val/ratio, val/ratio_var     mean and variance, over the updates, of the mean ratio π / π_old
     val/ratio_first              mean over tokens of |ratio − 1| in the first minibatch: 0 but for rounding
     val/num_eos_tokens           answers that ended by themselves
@@ -36,6 +37,7 @@ TOKEN_SUMS = (
     "loss/policy_avg",
     "loss/value_avg",
     "policy/entropy_avg",
+    "router_loss",
     "policy/clipfrac_avg",
     "val/clipfrac_avg",
     "policy/approxkl_avg",
@@ -71,6 +73,7 @@ def token_sums(
     policy_sum: Tensor,
     value_sum: Tensor,
     entropy_sum: Tensor,
+    balance_sum: Tensor,
     policy_clipped: Tensor,
     value_clipped: Tensor,
     log_ratio: Tensor,
@@ -80,7 +83,7 @@ def token_sums(
     ratio = log_ratio.exp()
     per_token = (policy_clipped, value_clipped, 0.5 * log_ratio**2, ratio, (ratio - 1).abs())
     return torch.stack(
-        [policy_sum, value_sum, entropy_sum, *((terms * mask).sum().float() for terms in per_token)]
+        [policy_sum, value_sum, entropy_sum, balance_sum, *((terms * mask).sum().float() for terms in per_token)]
     ).detach()
 
 

@@ -169,6 +169,8 @@ class PPO:
                 # DDP averages gradients over processes; the loss is a sum over them.
                 sums += self._add_gradients(rollout, part, advantages, returns, accelerator.num_processes / tokens)
         means = metrics.of_minibatch(self._total(sums), tokens)
+        if not self.config.router_loss:
+            del means["router_loss"]
         self._check(means, "the loss is not finite", LOWER_LR)
         limit = self.config.max_grad_norm or float("inf")
         means["grad_norm"] = float(accelerator.clip_grad_norm_(self.parameters, limit))
@@ -187,6 +189,8 @@ class PPO:
 
             L = L_policy − c_e·entropy + c_v·L_value        (arXiv 1707.06347, eq. 9, with the signs turned)
 
+        and with --router-loss that of the policy's routers, over the prompts' tokens too.
+
         The value model's share has a backward pass of its own: only one model's activations are there at a time.
         Returns the sums that `metrics.TOKEN_SUMS` names.
         """
@@ -194,16 +198,22 @@ class PPO:
         mask = rows.mask
         cut = (index, slice(mask.shape[1]))
         logps = old_logps = rollout.logps[cut]
-        policy = entropy = value = torch.zeros((), device=mask.device)
+        policy = entropy = value = balance = torch.zeros((), device=mask.device)
         policy_clipped = value_clipped = torch.zeros_like(mask)
         if self.rollouts > config.value_warmup:  # else no gradient: the optimizer leaves alone what has none
-            new = token_logps(self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0)
+            new = token_logps(
+                self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0,
+                balance=config.router_loss > 0,
+            )  # fmt: skip
             logps, entropy = new.logps, (new.entropy * mask).sum()
             terms, policy_clipped = losses.policy_loss(logps, old_logps, advantages[cut], config.clip_range)
             policy = (terms * mask).sum()
             loss = policy - config.entropy_coef * entropy
             if config.kl_in == "loss":
                 loss = loss + self.kl_coef * (kl.k3(logps, rollout.reference_logps[cut]) * mask).sum()
+            if new.balance is not None and config.router_loss:
+                balance = new.balance * mask.sum()
+                loss = loss + config.router_loss * balance
             self.accelerator.backward(loss * scale)
         if self.value is not None:
             values = token_values(self.value, rows)
@@ -211,7 +221,7 @@ class PPO:
             value = (terms * mask).sum()
             self.accelerator.backward(config.vf_coef * value * scale)
         return metrics.token_sums(
-            policy, value, entropy, policy_clipped, value_clipped, (logps - old_logps).detach(), mask
+            policy, value, entropy, balance, policy_clipped, value_clipped, (logps - old_logps).detach(), mask
         )
 
     def soften(self, times: int, seed: int) -> None:

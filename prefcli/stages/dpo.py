@@ -54,7 +54,7 @@ IN_TRL = {
 
 
 class PairTrainer(Resuming, DPOTrainer):
-    """TRL's trainer on pairs that are token ids already: its own tokenising is left out."""
+    """TRL's trainer on pairs that are token ids already, for weights that are sharded."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
@@ -74,7 +74,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
-        with trl_trainer.exact_adapters(opened.model):
+        with trl_trainer.unchanged(opened.model):
             trainer = _trainer(run, opened, rows, held_out, share)
         steps, tokens = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
         for logps in getattr(trainer, "references", []):
@@ -131,17 +131,22 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     more = config.sft_weight or config.reference_free or config.reward or config.weight_column
     if loss is None or more or (config.label_smoothing and config.loss != "robust"):
         return None
-    return {"beta": config.beta, "loss_type": [loss], "label_smoothing": config.label_smoothing}
+    return {
+        "beta": config.beta,
+        "loss_type": [loss],
+        "label_smoothing": config.label_smoothing,
+        "router_aux_loss_coef": 0.0,
+    }
 
 
 def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> DPOTrainer:
-    """Ours on packed rows where the policy takes them; else TRL's own where it has the loss, or ours on padded rows."""
+    """Ours; where weights are sharded TRL's own."""
     config: DPOConfig = run.inputs.config
     packed = run.packs(opened.model, "policy")
-    theirs = None if packed else trl_options(config)
+    theirs = None if trl_trainer.own_steps() else trl_options(config)
     if theirs is None and (wrapper := sharded()):
         raise UsageError(f"this loss does not run under {wrapper}", "use --loss sigmoid without further terms there")
-    references = [] if config.reference_free or theirs else _logps(run, [rows, held_out])
+    references = [] if config.reference_free or theirs else _logps(run, [rows, held_out], packed)
     reference = None
     if not config.reference_free and not (references and all(logps.known == len(logps.logps) for logps in references)):
         reference = open_reference(run, opened.model, opened.tokenizer)
@@ -151,7 +156,7 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
         return PairTrainer(
             model=opened.model,
             ref_model=reference,
-            args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, packed))),
+            args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, False))),
             train_dataset=trl_trainer.dataset(rows),
             eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
             processing_class=opened.tokenizer,
@@ -162,7 +167,7 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
         model=opened.model,
         ref_model=reference,
         # In TRL's words: it shall load no reference of its own.
-        args=TRLConfig(**trl_trainer.arguments(run, precompute_ref_log_probs=reference is None, beta=config.beta)),
+        args=TRLConfig(**trl_trainer.arguments(run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0)),
         train_dataset=trl_trainer.dataset(numbered[0]),
         eval_dataset=trl_trainer.dataset(numbered[1]) if held_out else None,
         processing_class=opened.tokenizer,
@@ -177,7 +182,7 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
     return trainer
 
 
-def _logps(run: Session, parts: list[Sequence[Any]]) -> list[ReferenceLogps]:
+def _logps(run: Session, parts: list[Sequence[Any]], packed: bool) -> list[ReferenceLogps]:
     digest = run.inputs.references["reference"].digest
     in_4bit = run.inputs.config.load_in_4bit
     saved: list[Any] = [None] * len(parts)
@@ -187,6 +192,6 @@ def _logps(run: Session, parts: list[Sequence[Any]]) -> list[ReferenceLogps]:
     for rows, before in zip(parts, saved, strict=True):
         file = None  # a file is known by the token ids of all rows
         if not isinstance(rows, LazyExamples):
-            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit)
+            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed)
         found.append(ReferenceLogps(len(rows), file, before))
     return found

@@ -45,14 +45,18 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         if packed and reference is not None:
             run.packs(reference, "reference")
         arguments = trl_trainer.arguments(
-            run, beta=config.beta, precompute_ref_log_probs=reference is None, train_sampling_strategy="sequential"
+            run,
+            beta=config.beta,
+            precompute_ref_log_probs=reference is None,
+            train_sampling_strategy="sequential",
+            router_aux_loss_coef=0.0,
         )
         if arguments["per_device_train_batch_size"] < 2:
             raise UsageError(
                 "kto takes its KL from the other answers of a batch, and here a batch is one",
                 "raise --batch-size, or lower --grad-accum",
             )
-        with trl_trainer.exact_adapters(opened.model):
+        with trl_trainer.unchanged(opened.model):
             trainer = PackedKTO(
                 model=opened.model,
                 ref_model=reference,

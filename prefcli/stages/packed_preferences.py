@@ -33,7 +33,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
     ) -> None:
         self.references = references  # of the training rows, and of the held-out ones
         self._config, self._share = config, share
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, router_loss=config.router_loss, **kwargs)
 
     def cost(self, example: Example) -> int:
         return pair_cost(example)
@@ -47,7 +47,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
         if self.references:
             which = self.references[0 if model.training else 1]
             ratios = ratios - which.of([example["row"] for example in examples], rows)
-        found = token_logps(model, rows)
+        found, more = self.logps(model, rows)
         logps, lengths = found.logps.sum(1), rows.completion_lengths
         ratios = ratios + logps
         if config.length_normalise:
@@ -69,6 +69,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
             "rewards/accuracies": ((chosen > rejected).sum(), pairs),
             "logps/chosen": (logps[0::2].sum(), pairs),
             "logps/rejected": (logps[1::2].sum(), pairs),
+            **more,
         }
 
     def own_state(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class PackedKTO(PackedSteps, KTOTrainer):
         self.reference: Any = None
         self.at_work: Callable[[], AbstractContextManager[Any]] | None = None
         self._kl = torch.zeros(())
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, router_loss=config.router_loss, **kwargs)
 
     def cost(self, example: Example) -> int:
         return len(example["prompt_ids"]) + len(example["completion_ids"])
@@ -119,7 +120,7 @@ class PackedKTO(PackedSteps, KTOTrainer):
         config, device = self._config, self.accelerator.device
         prompts, answers = ([example[name] for example in examples] for name in ("prompt_ids", "completion_ids"))
         rows = pad_rows(prompts, answers, device=device)
-        found = token_logps(model, rows)
+        found, more = self.logps(model, rows)
         logps = found.logps.sum(1)
         ratios = logps - logps.new_tensor([example["reference_logps"] for example in examples])
         labels = torch.tensor([example["label"] for example in examples], device=device)
@@ -137,6 +138,7 @@ class PackedKTO(PackedSteps, KTOTrainer):
             "rewards/rejected": (rewards[~labels].sum(), bad),
             "logps/chosen": (logps[labels].sum(), good),
             "logps/rejected": (logps[~labels].sum(), bad),
+            **more,
         }
 
     def _log(self, mode: str, sums: Totals) -> None:

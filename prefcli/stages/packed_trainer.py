@@ -2,6 +2,7 @@
 
 TRL keeps the loop, the optimizer, the schedule and the logs. What happens in a step is ours: a batch is cut into rows
 of at most `tokens_per_row` tokens, each with its own forward and backward pass, so that little is in memory at a time.
+A model that was not packed makes the same steps on padded rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer, SFTTrainer
 
-from prefcli.models.logps import sequence_scores, token_logps
+from prefcli.models.logps import TokenLogps, sequence_scores, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
 
@@ -37,8 +38,8 @@ class PackedSteps(Resuming):
     current_gradient_accumulation_steps: int
     _metrics: Any
 
-    def __init__(self, *args: Any, tokens_per_row: int, **kwargs: Any) -> None:
-        self._tokens_per_row = tokens_per_row
+    def __init__(self, *args: Any, tokens_per_row: int, router_loss: float = 0.0, **kwargs: Any) -> None:
+        self._tokens_per_row, self._router_loss = tokens_per_row, router_loss
         super().__init__(*args, data_collator=examples_of, **kwargs)  # type: ignore[call-arg]
 
     def cost(self, example: Example) -> int:
@@ -46,8 +47,19 @@ class PackedSteps(Resuming):
         raise NotImplementedError
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
-        """The loss summed over its units (pairs, tokens), and metrics."""
+        """The loss summed over its units (pairs, tokens), and metrics.
+
+        Among these "router_loss", which training adds to what it minimises and not to the loss.
+        """
         raise NotImplementedError
+
+    def logps(self, model: Any, rows: Rows) -> tuple[TokenLogps, Sums]:
+        """Of the policy's rows, and with --router-loss its routers' balancing loss as a metric."""
+        found = token_logps(model, rows, balance=self._router_loss > 0)
+        if found.balance is None or not self._router_loss:
+            return found, {}
+        count = len(rows.lengths)
+        return found, {"router_loss": (found.balance * count, count)}
 
     def units(self, examples: list[Example]) -> int:
         """What the loss is averaged over."""
@@ -74,7 +86,12 @@ class PackedSteps(Resuming):
             with self.accelerator.no_sync(model) if number < len(pieces) else nullcontext():
                 with self.accelerator.autocast():
                     loss, found = self.summed_loss(model, piece)
-                self.accelerator.backward(loss * scale)
+                minimised = loss * scale
+                if "router_loss" in found:
+                    balance, count = found["router_loss"]
+                    part = len(piece) / (len(examples) * self.current_gradient_accumulation_steps)
+                    minimised = minimised + self._router_loss * part * balance / count
+                self.accelerator.backward(minimised)
             total += loss.detach() * scale
             sums.add(found)
         tokens = torch.tensor(float(sum(map(self.padded_tokens, examples))), device=total.device)
@@ -145,12 +162,12 @@ class PackedSFT(PackedSteps, SFTTrainer):
         return self.accelerator.reduce(torch.tensor(float(mine), device=device), reduction="sum").clamp(min=1)
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
-        rows = demo_rows(examples, self.accelerator.device)
-        found = token_logps(model, rows)
+        found, more = self.logps(model, demo_rows(examples, self.accelerator.device))
         tokens = self.units(examples)
         return -found.logps.sum(), {
             "entropy": (found.entropy.sum(), tokens),
             "mean_token_accuracy": (found.top.sum(), tokens),
+            **more,
         }
 
 

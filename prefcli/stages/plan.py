@@ -58,6 +58,8 @@ def summary(inputs: Inputs) -> dict[str, str]:
         lines["loss"] = config.in_words
     trained = ADAPTERS[config.adapter] + f" rank {config.lora_rank}" if config.lora_rank else "all weights"
     trained += " on a base in 4 bits" if config.load_in_4bit else ""
+    if router := getattr(config, "router_loss", 0.0):
+        lines["router loss"] = f"{router:g} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
     unit = "rollouts" if inputs.stage == "ppo" else "steps"
     lines["training"] = (
         f"{steps(inputs):,} {unit} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "

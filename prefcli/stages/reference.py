@@ -74,12 +74,21 @@ class ReferenceLogps:
 
 
 def cache_file(
-    root: Path, digest: str | None, dtype: torch.dtype, pairs: Sequence[dict[str, Any]], in_4bit: bool = False
+    root: Path,
+    digest: str | None,
+    dtype: torch.dtype,
+    pairs: Sequence[dict[str, Any]],
+    in_4bit: bool = False,
+    packed: bool = True,
 ) -> Path | None:
-    """Where the figures of this reference (by digest, and how it is held) on these token ids are kept."""
+    """Where the figures of this reference (by digest, how it is held and how its rows run) on these ids are kept.
+
+    On rows of another kind the last digits differ, and a first loss would not be exact.
+    """
     if digest is None:
         return None
-    key = hashlib.sha256(f"{digest} {dtype} {'nf4' if in_4bit else 'whole'}".encode())
+    held, rows = "nf4" if in_4bit else "whole", "packed" if packed else "padded"
+    key = hashlib.sha256(f"{digest} {dtype} {held} {rows}".encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             key.update(array("q", [len(pair[name]), *pair[name]]).tobytes())

@@ -32,7 +32,7 @@ from prefcli.stages.session import session
 
 
 class PaddedReward(Resuming, RewardTrainer):
-    """TRL's trainer on pairs that are token ids already."""
+    """TRL's trainer on pairs that are token ids already, for weights that are sharded."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
@@ -77,13 +77,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
-        packed = run.packs(trained, "reward model")
-        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if packed else PaddedReward
-        sides = None if packed else whole
-        with trl_trainer.exact_adapters(trained):
+        run.packs(trained, "reward model")
+        own = trl_trainer.own_steps()
+        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if own else PaddedReward
+        sides = None if own else whole
+        with trl_trainer.unchanged(trained):
             trainer = trainer_class(
                 model=trained,
-                args=TRLConfig(**trl_trainer.arguments(run, **trl_trainer.columns_of(rows, packed))),
+                args=TRLConfig(**trl_trainer.arguments(run, **trl_trainer.columns_of(rows, own))),
                 train_dataset=trl_trainer.dataset(rows, sides),
                 eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
                 processing_class=tokenizer,

@@ -23,7 +23,7 @@ from prefcli.stages.session import session
 
 
 class PaddedSFT(Resuming, SFTTrainer):
-    """TRL's own steps."""
+    """TRL's own steps, for weights that are sharded."""
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
@@ -39,16 +39,18 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         held_out = None
         if inputs.eval_data:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
-        packed = run.packs(opened.model, "policy")
-        trainer_class: Any = partial(PackedSFT, tokens_per_row=run.tokens_per_row) if packed else PaddedSFT
-        lazy = trl_trainer.columns_of(rows, packed)
+        run.packs(opened.model, "policy")
+        trainer_class: Any = PaddedSFT
+        if own := trl_trainer.own_steps():
+            trainer_class = partial(PackedSFT, tokens_per_row=run.tokens_per_row, router_loss=config.router_loss)
+        lazy = trl_trainer.columns_of(rows, own)
         if lazy:  # TRL would make the labels of all rows before the first step
             lazy["dataset_kwargs"] = {"skip_prepare_dataset": True}
         labels = labelled if lazy else None
-        with trl_trainer.exact_adapters(opened.model):
+        with trl_trainer.unchanged(opened.model):
             trainer = trainer_class(
                 model=opened.model,
-                args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True, **lazy)),
+                args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True, router_aux_loss_coef=0.0, **lazy)),
                 train_dataset=trl_trainer.dataset(rows, labels),
                 eval_dataset=trl_trainer.dataset(held_out, labels) if held_out else None,
                 processing_class=opened.tokenizer,

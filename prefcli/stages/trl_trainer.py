@@ -107,15 +107,30 @@ class _Made:
 
 
 @contextmanager
-def exact_adapters(model: Any) -> Iterator[None]:
-    """While a trainer is made: TRL rounds an adapter on a base of 4 bits to bfloat16, the parent's too. Undone."""
-    before = {}
+def unchanged(model: Any) -> Iterator[None]:
+    """While a trainer is made: what TRL changes in the model is undone, but for the padding token's id.
+
+    It has mixtures of experts return their routers' figures, which would be saved with the model; rounds an adapter on
+    a base of 4 bits to bfloat16, the parent's too; and turns the adapter's dropout off with the model's.
+    """
+    config = model.config.get_text_config()
+    before = dict(vars(config))
+    dropouts = {m: m.p for name, m in model.named_modules() if ".lora_dropout." in name and hasattr(m, "p")}
+    weights = {}
     if getattr(model, "is_loaded_in_4bit", False):
-        before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     yield
+    vars(config).update({name: value for name, value in before.items() if name != "pad_token_id"})
+    for dropout, p in dropouts.items():
+        dropout.p = p
     for name, parameter in model.named_parameters():
-        if name in before:
-            parameter.data = before[name]
+        if name in weights:
+            parameter.data = weights[name]
+
+
+def own_steps() -> bool:
+    """Whether our own steps are made, on packed rows or padded ones; where weights are sharded TRL's are."""
+    return sharded() is None
 
 
 def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[int, int]:
