@@ -224,8 +224,13 @@ SMALL = {
 LIMITED: dict[str, PretrainedConfig] = {
     "a window of 50": MistralConfig(sliding_window=50, **SMALL),
     "chunks of 48": Llama4TextConfig(
-        attention_chunk_size=48, intermediate_size_mlp=32, num_local_experts=2, no_rope_layers=[1, 0], **SMALL
-    ),
+        attention_chunk_size=48,
+        intermediate_size_mlp=32,
+        num_local_experts=2,
+        no_rope_layers=[1, 0],
+        attn_temperature_tuning=False,
+        **SMALL,
+    ),  # fmt: skip
     "sinks, a window of 40": GptOssConfig(sliding_window=40, num_local_experts=2, num_experts_per_tok=1, **SMALL),
 }
 
@@ -244,6 +249,15 @@ def test_a_limit_beyond_the_rows_of_the_check_holds_for_longer_rows(limit):
     found = token_logps(packed(model), pad_rows(prompts, answers)).logps
     for row, logps in enumerate(expected):
         assert found[row, : len(logps)].tolist() == pytest.approx(logps, abs=1e-4)
+
+
+def test_a_layer_that_goes_by_places_from_a_length_on_is_found_below_that_length():
+    torch.manual_seed(0)
+    options = {"intermediate_size_mlp": 32, "num_local_experts": 2, "no_rope_layers": [1, 0]}
+    model = AutoModelForCausalLM.from_config(Llama4TextConfig(attn_scale=10.0, floor_scale=8192, **options, **SMALL))
+    assert "beyond floor_scale" in pack(model)
+    assert model.config.floor_scale == model.model.layers[1].self_attn.floor_scale == 8192
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_model_that_does_not_follow_stays_on_padded_rows():
@@ -309,8 +323,10 @@ def metrics(path):
 @pytest.fixture
 def by_trl(monkeypatch):
     """TRL's own steps, on padded rows."""
+
     def own(yes):
         monkeypatch.setattr(trl_trainer, "own_steps", lambda: yes)
+
     return own
 
 

@@ -13,9 +13,9 @@ from prefcli.config.training import (
     MODEL,
     TRAINING,
     Map,
-    PolicyConfig,
     OptimizerConfig,
     OutputConfig,
+    PolicyConfig,
     SkipBad,
     Split,
 )

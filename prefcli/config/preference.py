@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import DATA, MODEL, DataConfig, PolicyConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import DATA, MODEL, DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
 
 LOSS = "Loss"
 

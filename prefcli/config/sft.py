@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import DATA, DataConfig, PolicyConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import DATA, DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
 
 # 2e-5: what TRL's SFTConfig takes. Small models: measured on tiny, see docs/tiny.md.
 LR, SMALL_LR = 2e-5, 1e-3

@@ -152,7 +152,7 @@ def _one_by_one(q: Tensor, k: Tensor, v: Tensor, layout: Layout, allowed: Allowe
             mask = allowed.masks[number]
         q_, k_, v_ = (x[:, :, start:end] for x in (q, k, v))
         pieces.append(_attend(q_, k_, v_, mask, **how))
-    return torch.cat(pieces, dim=2).transpose(1, 2)
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous()  # some models take a view of it
 
 
 def _in_groups(q: Tensor, k: Tensor, v: Tensor, layout: Layout, allowed: Allowed, **how: Any) -> Tensor:

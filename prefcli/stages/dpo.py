@@ -167,7 +167,11 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
         model=opened.model,
         ref_model=reference,
         # In TRL's words: it shall load no reference of its own.
-        args=TRLConfig(**trl_trainer.arguments(run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0)),
+        args=TRLConfig(
+            **trl_trainer.arguments(
+                run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
+            )
+        ),
         train_dataset=trl_trainer.dataset(numbered[0]),
         eval_dataset=trl_trainer.dataset(numbered[1]) if held_out else None,
         processing_class=opened.tokenizer,

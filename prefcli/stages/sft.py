@@ -50,7 +50,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         with trl_trainer.unchanged(opened.model):
             trainer = trainer_class(
                 model=opened.model,
-                args=TRLConfig(**trl_trainer.arguments(run, completion_only_loss=True, router_aux_loss_coef=0.0, **lazy)),
+                args=TRLConfig(
+                    **trl_trainer.arguments(run, completion_only_loss=True, router_aux_loss_coef=0.0, **lazy)
+                ),
                 train_dataset=trl_trainer.dataset(rows, labels),
                 eval_dataset=trl_trainer.dataset(held_out, labels) if held_out else None,
                 processing_class=opened.tokenizer,
