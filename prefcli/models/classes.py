@@ -1,0 +1,147 @@
+"""Which class of transformers a model opens as: a causal language model, or a scorer with one head on any backbone.
+
+A scorer is transformers' own sequence classifier where the family has one. Half of the families have none: for these a
+class is made of the family's backbone and a linear head `score`, like those of transformers (`made_for`). Its backbone
+is saved as a model of its own, and the head beside it as `score.safetensors`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+HEAD = "score.safetensors"
+
+
+def language_model_class(config: PretrainedConfig) -> Any:
+    """The Auto class that opens a causal language model; a vision-language model is one, given text alone.
+
+    None where the family has neither, or reads its input with an encoder first.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        return None
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
+
+
+def scorer_class(config: PretrainedConfig) -> Any:
+    """What opens a model of this configuration as a sequence classifier: `from_pretrained` of it does.
+
+    None where the family has neither a decoder's classifier nor a causal language model to make one of.
+    """
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return AutoModelForSequenceClassification
+    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        if type(config) in mapping and not getattr(config, "is_encoder_decoder", False):
+            kind = mapping[type(config)]
+            return made_for(kind[0] if isinstance(kind, tuple) else kind)
+    return None
+
+
+def new_scorer(config: PretrainedConfig, dtype: Any) -> Any:
+    """A scorer of this configuration with fresh weights."""
+    kind = scorer_class(config)
+    return (kind._from_config if is_made(kind) else kind.from_config)(config, dtype=dtype)
+
+
+class MadeScorer(PreTrainedModel):
+    """What the classes that `made_for` makes have in common; never an instance itself."""
+
+    around = ""  # the name of what checkpoints may have around the language model
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """As transformers' own, from the files of a language model or of a scorer; `load_head` gives the head."""
+        if cls.around:
+            options.setdefault("key_mapping", {rf"^{cls.around}\.": ""})
+        return super().from_pretrained(*args, **options)
+
+    def forward(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **inputs: Any
+    ) -> SequenceClassifierOutputWithPast:
+        """input_ids [B, T] → logits [B, labels]: the head at the last token that `attention_mask` [B, T] shows."""
+        backbone = getattr(self, self.base_model_prefix)
+        inputs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+        accepted = inspect.signature(backbone.forward).parameters
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in accepted.values()):
+            inputs = {name: given for name, given in inputs.items() if name in accepted}
+        every = self.score(backbone(**inputs)[0])
+        last = torch.full((len(every),), every.shape[1] - 1, device=every.device)
+        if attention_mask is not None and attention_mask.shape == every.shape[:2]:
+            places = torch.arange(every.shape[1], device=every.device)
+            last = (places * (attention_mask > 0)).argmax(1)
+        return SequenceClassifierOutputWithPast(logits=every[torch.arange(len(every), device=every.device), last])
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
+        """The backbone as AutoModel opens it, and the head beside it."""
+        prefix = f"{self.base_model_prefix}."
+        if (weights := options.get("state_dict")) is not None:
+            options["state_dict"] = {n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)}
+            head = {n.removeprefix("score."): t for n, t in weights.items() if n.startswith("score.")}
+        else:
+            head = self.score.state_dict()
+        getattr(self, self.base_model_prefix).save_pretrained(save_directory, **options)
+        save_file({n: t.detach().contiguous().cpu() for n, t in head.items()}, Path(save_directory) / HEAD)
+
+
+@functools.cache
+def made_for(language_model: type[PreTrainedModel]) -> type[MadeScorer]:
+    """A sequence classifier on the backbone of a family's causal language model."""
+    family = next(kind for kind in language_model.__mro__ if kind.__name__.endswith("PreTrainedModel"))
+    prefix = language_model.base_model_prefix
+    # Llama 4's language model names as its backbone what a vision-language model calls the language model.
+    around, prefix = (prefix, "model") if prefix == "language_model" else ("", prefix)
+
+    def __init__(self: Any, config: PretrainedConfig) -> None:
+        family.__init__(self, config)
+        setattr(self, prefix, getattr(language_model(config), prefix))
+        self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels, bias=False)
+        self.post_init()
+
+    about = {
+        "__init__": __init__,
+        "base_model_prefix": prefix,
+        "around": around,
+        # A text model's own configuration, where the checkpoint's is that of a vision-language model around it.
+        "config_class": language_model.config_class,
+        # Names of tensors in files are changed, and buffers filled, for classes of transformers alone, by their name.
+        "__module__": language_model.__module__,
+    }
+    return type(language_model.__name__, (MadeScorer, family), about)
+
+
+def backbone_of(model: Any) -> Any:
+    """The backbone of a language model or a classifier."""
+    prefix = model.base_model_prefix
+    return getattr(model, prefix) if hasattr(model, prefix) else model.model
+
+
+def is_made(kind: Any) -> bool:
+    """Whether a class or a model is one of ours, which plain transformers opens without its head."""
+    kind = kind if isinstance(kind, type) else type(kind)
+    return issubclass(kind, MadeScorer)
+
+
+def load_head(folder: Path) -> dict[str, Tensor] | None:
+    """The head that stands beside a backbone: its weight [labels, h]; None where none does."""
+    return load_file(folder / HEAD) if (folder / HEAD).is_file() else None
