@@ -279,4 +279,7 @@ def _another(text: str, ref: str, path: Path) -> ArtifactError:
 
 def _missing(text: str, ref: str, looked: list[Path]) -> ArtifactError:
     where = f" (looked for: {', '.join(dict.fromkeys(map(str, looked)))})" if looked else ""
-    return ArtifactError(f"{text} is an adapter on {ref}, which is not there{where}", BACK)
+    return ArtifactError(
+        f"{text} is an adapter on {ref}, which is not there{where}",
+        "put the base back, or a copy of it, or train again",
+    )

@@ -62,9 +62,16 @@ def places_of(path: Path, version: Path) -> list[str]:
 
 
 def noted(places: Sequence[str], artifact: Artifact) -> Iterator[Path]:
-    """The places that a manifest notes, in the order in which they count, seen from where the artifact lies now."""
+    """The places that a manifest notes, in the order in which they count, seen from where the artifact lies now.
+
+    What was in the artifact's own store is looked for in that alone: a copy does not stand on what it was copied from.
+    """
+    here = home(artifact)
     for place in places:
-        yield Path(os.path.normpath(home(artifact) / place))
+        found = Path(os.path.normpath(here / place))
+        yield found
+        if _in_store(here, artifact) and here.parent.parent in found.parents:
+            return
 
 
 def upwards(directory: Path, name: str) -> Iterator[Path]:

@@ -179,5 +179,5 @@ def _from_directory(text: str, path: Path, store: Store, note: str | None, with_
             else "copy the weights beside it",
         )
     base = _base(text, path, store)
-    note = "; ".join(filter(None, (note, base and base.note))) or None
+    note = "; ".join(said for said in (note, base.note if base else None) if said) or None
     return Reference(text, "directory", path, model_digest(path, base, store), note=note, base=base)

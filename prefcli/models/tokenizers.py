@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -44,15 +46,23 @@ def stored_tokenizer(reference: Reference, reporter: Reporter = SILENT) -> PreTr
     return tokenizer
 
 
+def beside_its_tokenizer(reference: Reference) -> Reference:
+    """Where the tokenizer is: a ppo run's value model reads with the policy's."""
+    path = reference.path
+    if path is None or path.name != "value" or _has_tokenizer(path) or not (path.parent / "model").is_dir():
+        return reference
+    return replace(reference, path=path.parent / "model")
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return any(next(path.glob(form), None) for form in TOKENIZER_FILES)
+
+
 def _place_of_tokenizer(reference: Reference, reporter: Reporter) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is called with for a reference's tokenizer."""
+    reference = beside_its_tokenizer(reference)
     path, base = reference.path, reference.base
-    if path is None or not path.is_dir() or any(next(path.glob(form), None) for form in TOKENIZER_FILES):
-        return source(reference)
-    beside = path.parent / "model"
-    if path.name == "value" and beside.is_dir():
-        return str(beside), {}
-    if base is None or not is_adapter_directory(path):
+    if path is None or base is None or not is_adapter_directory(path) or _has_tokenizer(path):
         return source(reference)
     reporter.notice(f"{reference.text} is an adapter without a tokenizer: that of its base {base.ref} is taken")
     return base.place, {"revision": base.revision} if base.revision else {}
