@@ -25,9 +25,9 @@ from prefcli.artifacts.store import Store, open_artifact
 from prefcli.errors import ArtifactError, SurroundingsError
 from prefcli.models import export as export_module
 from prefcli.models import hub
-from prefcli.models.export import beside_its_tokenizer, export
+from prefcli.models.export import export
 from prefcli.models.loading import is_adapter, is_scorer, load_policy, load_scorer
-from prefcli.models.tokenizers import stored_tokenizer
+from prefcli.models.tokenizers import beside_its_tokenizer, stored_tokenizer
 from prefcli.progress import SILENT
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}

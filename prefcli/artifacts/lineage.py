@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.manifest import FILE, NAME, Manifest
-from prefcli.artifacts.store import VERSION, Artifact, Store, open_artifact
+from prefcli.artifacts.bases import find_base, is_adapter_directory, model_digest
+from prefcli.artifacts.manifest import NAME
+from prefcli.artifacts.places import TINY, around, directory_digest, home, in_store, noted, own_store, upwards
+from prefcli.artifacts.store import VERSION, Artifact, Store
 from prefcli.errors import ArtifactError
 
 
@@ -38,16 +41,11 @@ class Node:
 def lineage(artifact: Artifact, store: Store) -> Node:
     """The tree above an artifact. A parent that is no longer there, or is another now, is said to be.
 
-    What stands there twice (a start that is the reference too) has its own parents the first time alone: ten rounds of
-    dpo would have a thousand branches.
+    Parents are looked for in the artifact's own store; in `store` where it lies in none. What stands there twice (a
+    start that is the reference too) has its own parents the first time alone: ten rounds of dpo would have a thousand
+    branches.
     """
-    return _node("", artifact.ref, artifact.manifest, store, {})
-
-
-def changed(node: Node) -> list[Node]:
-    """The nodes of a tree that are not what their children were made from."""
-    own = [node] if node.state == "changed" else []
-    return own + [other for parent in node.parents for other in changed(parent)]
+    return _node("", artifact, own_store(artifact, store), {})
 
 
 def hub_root(node: Node) -> str | None:
@@ -58,40 +56,72 @@ def hub_root(node: Node) -> str | None:
     return above.ref.partition("@")[0] if above is not None else None
 
 
-def around(path: Path) -> Artifact | None:
-    """The artifact that a directory of weights is part of: model/, value/, or either of a kept step."""
-    place = path.resolve()
-    for above in (place.parent, *place.parents[2:3]):
-        if (above / FILE).is_file():
-            return open_artifact(above)
-    return None
-
-
-def _node(role: str, ref: str, manifest: Manifest, store: Store, seen: dict[str, bool]) -> Node:
-    """`seen`: reference → whether all that is above it was seen too."""
-    node = Node(role, ref, "ok", manifest.stage)
-    if ref in seen:
+def _node(role: str, artifact: Artifact, store: Store, seen: dict[Path, bool]) -> Node:
+    """`seen`: version's directory → whether all that is above it was seen too."""
+    node = Node(role, artifact.ref, "ok", artifact.manifest.stage)
+    if home(artifact) in seen:
         return node
-    seen[ref] = False
-    for parent_role, parent in sorted(manifest.parents.items()):
+    seen[home(artifact)] = False
+    for parent_role, parent in sorted(artifact.manifest.parents.items()):
         parent_ref = str(parent.get("ref", "?"))
         name, _, version = parent_ref.partition("@")
         number = VERSION.fullmatch(version)
         if not NAME.fullmatch(name) or number is None:  # a directory, a hub id, tiny
             hub = parent["digest"] is None and "://" not in parent_ref
-            node.parents.append(Node(parent_role, parent_ref, "ok", hub=hub))
-            continue
-        if seen.get(parent_ref) is False:  # only a damaged manifest names its own child
-            node.parents.append(Node(parent_role, parent_ref, "changed"))
+            node.parents.append(Node(parent_role, parent_ref, _state(parent, artifact, store), hub=hub))
             continue
         try:
-            found = store.open(name, int(number[1]))
+            found = _elsewhere(parent, artifact) or store.open(name, int(number[1]))
         except ArtifactError:
             node.parents.append(Node(parent_role, parent_ref, "missing"))
             continue
-        child = _node(parent_role, parent_ref, found.manifest, store, seen)
+        if seen.get(home(found)) is False:  # only a damaged manifest names its own child
+            node.parents.append(Node(parent_role, parent_ref, "changed"))
+            continue
+        child = _node(parent_role, found, own_store(found, store), seen)
         if found.digest != parent["digest"]:
             child.state = "changed"
         node.parents.append(child)
-    seen[ref] = True
+    seen[home(artifact)] = True
     return node
+
+
+def _elsewhere(parent: dict[str, Any], artifact: Artifact) -> Artifact | None:
+    """A parent that was not in the artifact's store."""
+    places = list(noted(parent.get("places", []), artifact))
+    found = next((place for place in places if place.is_dir()), None)
+    above = around(found) if found is not None else None
+    if places and above is None:
+        raise ArtifactError(f"{parent['ref']} is not there")
+    return above
+
+
+def _state(parent: dict[str, Any], artifact: Artifact, store: Store) -> str:
+    """How a directory, a GGUF file, a kept step or tiny stands now; any other parent that is no artifact is ok."""
+    ref, digest = parent["ref"], parent["digest"]
+    if digest is None or ref.startswith("python:"):
+        return "ok"
+    places = parent.get("places")
+    if places is not None:
+        looked = list(noted(places, artifact))
+    elif ref == "tiny":
+        looked = [TINY]
+    else:
+        step = in_store(ref, store)
+        looked = list(upwards(home(artifact), ref)) if step is None else [step]
+    path = next((place for place in looked if os.path.exists(place)), None)
+    if path is None:
+        return "missing"
+    return "ok" if digest in _digests(path, store) else "changed"
+
+
+def _digests(path: Path, store: Store) -> set[str]:
+    """Those that a manifest may have of a model; of what is none, none."""
+    if path.is_file():
+        return {store.digests.digest(path)} if path.suffix == ".gguf" else set()
+    if not (path / "config.json").is_file() and not is_adapter_directory(path):
+        return set()
+    try:
+        return {directory_digest(path, store), model_digest(path, find_base(path, store), store)}
+    except ArtifactError:
+        return {directory_digest(path, store)}

@@ -22,8 +22,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Manifest:
     """One artifact's manifest.
 
-    `parents` maps a role (model, reference, reward/NAME, value) to {"ref", "digest"}; `data` lists
-    {"path", "format", "rows", "digest"}; `files` maps a path below the artifact to its sha256.
+    `parents` maps a role (model, reference, reward/NAME, value) to {"ref", "digest"}, and for what is named by a path
+    "places"; `data` lists {"path", "format", "rows", "digest"}; `files` maps a path below the artifact to its sha256.
+    `model` holds `bases` where there are adapters: see `bases`.
     """
 
     stage: str
@@ -41,6 +42,15 @@ class Manifest:
     model: dict[str, Any] = field(default_factory=dict)
     status: str = "complete"
     schema: int = SCHEMA
+
+    @property
+    def bases(self) -> dict[str, dict[str, Any]]:
+        """What each of its adapters (model, value) stands on: {"ref", "digest", "places"}.
+
+        Without places it is `tiny`, or where it has no digest the hub's model `ref`.
+        """
+        found: dict[str, dict[str, Any]] = self.model.get("bases", {})
+        return found
 
     def check(self, where: str) -> None:
         """Raise ArtifactError where a field has the wrong type or a value that cannot be."""
@@ -62,6 +72,14 @@ class Manifest:
                 raise ArtifactError(f"{where}: parent {role!r} has no 'ref'", DAMAGED)
             if not isinstance(parent.get("digest", ""), (str, type(None))) or "digest" not in parent:
                 raise ArtifactError(f"{where}: parent {role!r} has no 'digest'", DAMAGED)
+            if not _are_places(parent.get("places", [])):
+                raise ArtifactError(f"{where}: the 'places' of parent {role!r} must be paths", DAMAGED)
+        if not isinstance(self.bases, dict):
+            raise ArtifactError(f"{where}: 'bases' must be an object", DAMAGED)
+        for part, base in self.bases.items():
+            good = isinstance(base, dict) and isinstance(base.get("ref"), str) and _are_places(base.get("places"))
+            if not good or not isinstance(base.get("digest", 0), (str, type(None))):
+                raise ArtifactError(f"{where}: the base of {part!r} must have ref, digest and places", DAMAGED)
         for source in self.data:
             if not isinstance(source, dict) or not {"path", "format", "rows", "digest"} <= set(source):
                 raise ArtifactError(f"{where}: 'data' must hold path, format, rows and digest of each file", DAMAGED)
@@ -70,6 +88,10 @@ class Manifest:
                 raise ArtifactError(f"{where}: a file outside the artifact: {path!r}", DAMAGED)
             if not isinstance(digest, str):
                 raise ArtifactError(f"{where}: {path!r} has no digest", DAMAGED)
+
+
+def _are_places(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(place, str) for place in value)
 
 
 DAMAGED = "the manifest is damaged: make the artifact again (--force), or restore the file"

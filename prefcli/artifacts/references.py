@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefcli.artifacts.digests import digest_json
-from prefcli.artifacts.lineage import around, changed, lineage
+from prefcli.artifacts.bases import Base, find_base, is_adapter_directory, model_digest
 from prefcli.artifacts.manifest import FILE, NAME
+from prefcli.artifacts.places import AT_VERSION, TINY, around, directory_digest, part_of
 from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added, saved_steps
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
-TINY = Path(__file__).parent.parent / "models" / "tiny"
-_AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,99})(:step(?P<step>[1-9][0-9]{0,99}))?")
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 _PARTIAL = re.compile(r"v[0-9]+\.partial")
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Something a model can be loaded from. `path` is None for a hub id; `note` says what was ambiguous."""
+    """Something a model can be loaded from. `path` is None for a hub id; `note` says what was ambiguous.
+
+    `base` are the weights that it stands on: an adapter's base, checked, or its own. None for a GGUF file, and for an
+    adapter that names none.
+    """
 
     text: str
     kind: Kind
@@ -33,6 +33,7 @@ class Reference:
     digest: str | None
     artifact: Artifact | None = None
     note: str | None = None
+    base: Base | None = None
 
     @property
     def shown(self) -> str:
@@ -40,12 +41,14 @@ class Reference:
         return self.artifact.ref if self.artifact else self.text
 
 
-def resolve(text: str, store: Store) -> Reference:
+def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
     """What `text` refers to; the order is that of the module's first line.
 
-    Raises ArtifactError: nothing of that name, a version that is not there, a damaged artifact.
+    `with_base` false leaves an adapter's base alone, for who only reads what is told of the artifact.
+    Raises ArtifactError: nothing of that name, a version that is not there, a damaged artifact, an adapter whose base
+    is not there or is another than it was trained on.
     """
-    at = _AT_VERSION.fullmatch(text)
+    at = AT_VERSION.fullmatch(text)
     if at and NAME.fullmatch(at["name"]):
         versions = store.versions(at["name"])
         if int(at["version"]) not in versions:
@@ -54,16 +57,16 @@ def resolve(text: str, store: Store) -> Reference:
         versioned = store.open(at["name"], int(at["version"]))
         if at["step"]:
             return _from_step(text, versioned, int(at["step"]), store)
-        return _from_artifact(text, versioned, store)
+        return _from_artifact(text, versioned, store, with_base=with_base)
     if "@" not in text and NAME.fullmatch(text):
         artifact = store.newest(text)
         if artifact is not None:
             note = f"{text!r} is both an artifact and a directory; took {artifact.ref}" if os.path.isdir(text) else None
-            return _from_artifact(text, artifact, store, note)
+            return _from_artifact(text, artifact, store, note, with_base)
     path = Path(text)
     if text and os.path.isdir(text):  # os.path: False for what no path can be (too long, a zero byte)
         note = "'tiny' is a directory here; took it, not the built-in model" if text == "tiny" else None
-        return _from_directory(text, path, store, note)
+        return _from_directory(text, path, store, note, with_base)
     if text.endswith(".gguf"):
         if not os.path.isfile(text):
             raise ArtifactError(f"{text}: no such GGUF file", "check the path")
@@ -71,11 +74,12 @@ def resolve(text: str, store: Store) -> Reference:
         store.digests.save()
         return Reference(text, "gguf", path, digest)
     if text == "tiny":
-        return Reference(text, "tiny", TINY, _directory_digest(TINY, store))
+        digest = directory_digest(TINY, store)
+        return Reference(text, "tiny", TINY, digest, base=Base("tiny", TINY, digest=digest))
     if os.path.isfile(text):
         raise ArtifactError(f"{text} is a file, not a model", "give a directory, a .gguf file or an artifact's name")
     if _HUB.fullmatch(text) and "/" in text:
-        return Reference(text, "hub", None, None)
+        return Reference(text, "hub", None, None, base=Base(text, hub=text))
     known = ", ".join(store.names()) or "no artifacts yet"
     raise ArtifactError(
         f"{text if len(text) < 200 else text[:200] + '…'}: no artifact, directory or model of that name "
@@ -108,10 +112,32 @@ def default_model(store: Store) -> tuple[str, str]:
     return "tiny", "no --model given and no sft artifact yet: starting from the built-in tiny"
 
 
-def _from_artifact(text: str, artifact: Artifact, store: Store, note: str | None = None) -> Reference:
+def value_beside(reference: Reference, store: Store) -> Reference | None:
+    """The value model that was trained with a policy: of a ppo artifact, or of a kept step of one; None without one.
+
+    Raises ArtifactError: it is an adapter, and its base is not there or is another than it was trained on.
+    """
+    folder = reference.path.parent / "value" if reference.path is not None else None
+    if folder is None or not folder.is_dir():
+        return None
+    text = f"{reference.shown}'s value model"
+    return Reference(text, "directory", folder, reference.digest, base=_base(text, folder, store))
+
+
+def _base(text: str, path: Path, store: Store, ref: str | None = None) -> Base | None:
+    """An adapter's base, or the weights themselves."""
+    if is_adapter_directory(path):
+        return find_base(path, store, text)
+    return Base(ref or text, path, digest=directory_digest(path, store))
+
+
+def _from_artifact(
+    text: str, artifact: Artifact, store: Store, note: str | None = None, with_base: bool = True
+) -> Reference:
     store.verify(artifact)
-    _verify_base(text, artifact.model_path, artifact, store)
-    return Reference(text, "artifact", artifact.model_path, artifact.digest, artifact, note)
+    path = artifact.model_path
+    base = _base(text, path, store, artifact.ref) if with_base and path.is_dir() else None
+    return Reference(text, "artifact", path, artifact.digest, artifact, note, base)
 
 
 def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Reference:
@@ -124,25 +150,25 @@ def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Refere
     part = f"state/step{step}/model"
     refuse_added(artifact, part)
     path = artifact.path / part
-    _verify_base(text, path, artifact, store)
-    return Reference(text, "directory", path, _directory_digest(path, store))
+    return Reference(text, "directory", path, directory_digest(path, store), base=_base(text, path, store))
 
 
-def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Reference:
+def _from_directory(text: str, path: Path, store: Store, note: str | None, with_base: bool) -> Reference:
     if any(_PARTIAL.fullmatch(part) for part in path.resolve().parts):
         raise ArtifactError(f"{text} is an unfinished version", "run the same command again to finish it")
     if (path / FILE).is_file():
-        return _from_artifact(text, open_artifact(path), store, note)
+        return _from_artifact(text, open_artifact(path), store, note, with_base)
     artifact = around(path)
     if artifact is not None:
         store.verify(artifact)
-        refuse_added(artifact, str(path.resolve().relative_to(artifact.path.resolve())))
-    if not ((path / "config.json").is_file() or (path / _ADAPTER).is_file()):
+        refuse_added(artifact, part_of(path, artifact))
+    adapter = is_adapter_directory(path)
+    if not ((path / "config.json").is_file() or adapter):
         raise ArtifactError(
             f"{text}: the directory holds no model (no config.json and no adapter_config.json)",
             "give the directory that from_pretrained would open",
         )
-    weights = "adapter_model.safetensors" if (path / _ADAPTER).is_file() else "*.safetensors"
+    weights = "adapter_model.safetensors" if adapter else "*.safetensors"
     if next(path.glob(weights), None) is None:
         pickled = min(path.glob("*.bin"), default=None)
         raise ArtifactError(
@@ -152,45 +178,6 @@ def _from_directory(text: str, path: Path, store: Store, note: str | None) -> Re
             if pickled
             else "copy the weights beside it",
         )
-    _verify_base(text, path, artifact, store)
-    return Reference(text, "directory", path, _directory_digest(path, store), note=note)
-
-
-def adapter_base(path: Path) -> str | None:
-    """What the adapter in a directory names as its base: a path or a hub id; None where it is no adapter or names none.
-
-    Raises ArtifactError: its configuration cannot be read.
-    """
-    file = path / _ADAPTER
-    if not file.is_file():
-        return None
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{file} is not valid JSON", "copy the adapter again") from error
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    return base if isinstance(base, str) else None
-
-
-def _verify_base(text: str, path: Path, artifact: Artifact | None, store: Store) -> None:
-    """Verify what an adapter stands on like what is named. Raises ArtifactError where it is not what it was trained on.
-
-    One that is not there is told where it is loaded.
-    """
-    base = adapter_base(path)
-    found = around(Path(base)) if base and os.path.isdir(base) else None
-    if found is None:
-        return
-    store.verify(found)
-    if artifact is not None and any(node.ref == found.ref for node in changed(lineage(artifact, store))):
-        raise ArtifactError(
-            f"{text} is an adapter on {base}, and {found.ref} is another than it was trained on",
-            "put the base back, or train again",
-        )
-
-
-def _directory_digest(path: Path, store: Store) -> str:
-    files = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    found = digest_json({entry.name: store.digests.digest(entry) for entry in files})
-    store.digests.save()
-    return found
+    base = _base(text, path, store)
+    note = "; ".join(said for said in (note, base.note if base else None) if said) or None
+    return Reference(text, "directory", path, model_digest(path, base, store), note=note, base=base)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prefcli.artifacts.bases import named_base, noted_bases
 from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.manifest import FILE, NAME
-from prefcli.artifacts.references import adapter_base
-from prefcli.artifacts.store import HIGHEST, LOCK, RUN, VERSION, Store, highest_ever, hold, one_at_a_time
+from prefcli.artifacts.store import HIGHEST, LOCK, RUN, VERSION, Store, highest_ever, hold, one_at_a_time, open_artifact
 from prefcli.errors import ArtifactError
 
 PARTIAL = ".partial"
@@ -161,17 +161,22 @@ def _parents(version: Version, store: Store) -> set[Path]:
     try:
         told: Any = json.loads(text)["parents"].values()
         refs = [parent["ref"] for parent in told]
+        refs += [os.path.join(version.path, place) for parent in told for place in parent.get("places", [])]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         refs = [mention[0] for mention in _MENTION.finditer(text)]  # damaged: whatever it may be made from
     found = {place for ref in refs if isinstance(ref, str) and (place := _place(ref, store)) is not None}
     for config in version.path.glob("**/adapter_config.json"):
         try:
-            base = adapter_base(config.parent)
+            base = named_base(config.parent)
         except ArtifactError:
             continue
         if base is not None and (place := _place(base, store)) is not None:
             found.add(place)
-    return found
+    try:
+        bases = [str(base) for base in noted_bases(open_artifact(version.path))]  # in a store that was moved too
+    except ArtifactError:
+        bases = []
+    return found | {place for base in bases if (place := _place(base, store)) is not None}
 
 
 def _place(ref: str, store: Store) -> Path | None:

@@ -60,8 +60,10 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """Digest of what the artifact is: the digests of its models' files."""
-        return digest_json({p: d for p, d in self.manifest.files.items() if p.startswith(SUBSTANCE)})
+        """Digest of what the artifact is: the digests of its models' files, and of what its adapters stand on."""
+        files = {p: d for p, d in self.manifest.files.items() if p.startswith(SUBSTANCE)}
+        bases = {f"base of {part}": base["digest"] or base["ref"] for part, base in self.manifest.bases.items()}
+        return digest_json(files | bases)
 
 
 def check_name(name: str) -> str:

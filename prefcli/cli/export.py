@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from prefcli.artifacts.folders import out_folder, whole_folder
-from prefcli.artifacts.lineage import around, hub_root, lineage
+from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.metrics import read_log
+from prefcli.artifacts.places import around
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
@@ -42,7 +43,7 @@ def run(config: ExportConfig) -> None:
     with whole_folder(out) as folder:
         done = export(reference, folder, dtype=config.dtype, merge=config.merge, reporter=report)
         weights = Weights(config.push_to_hub or out.name, done.scorer, done.base)
-        card = _card(reference, store, weights, None if base is None or os.path.exists(base) else base)
+        card = _card(reference, store, weights, reference.base.hub if reference.base is not None else None)
         (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
     value = reference.path is not None and reference.path.name == "value"
     what = f"a {'value' if value else 'reward'} model" if done.scorer else "a language model"
@@ -53,8 +54,7 @@ def run(config: ExportConfig) -> None:
         f"read back with {'peft' if done.base else 'transformers'}, all {done.tensors} tensors are equal bit for bit"
     )
     if done.base:
-        where = "" if os.path.isabs(done.base) or done.base == base else " (seen from this working directory)"
-        report.notice(f"the adapter stands on {done.base}{where}, which is not in {config.out}")
+        report.notice(f"the adapter stands on {done.base}, which is not in {config.out}")
     url = None
     if config.push_to_hub is not None:
         url = push(out, config.push_to_hub, token=token, private=config.private)

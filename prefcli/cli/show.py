@@ -20,7 +20,7 @@ from prefcli.errors import ArtifactError
 
 def run(config: ShowConfig) -> None:
     store = Store(config.runs)
-    artifact = resolve(config.ref, store).artifact
+    artifact = resolve(config.ref, store, with_base=config.verify).artifact  # without: the tree says how it stands
     if artifact is None:
         raise ArtifactError(f"{config.ref} is a model, not an artifact of prefcli: there is no manifest to show")
     if config.verify:

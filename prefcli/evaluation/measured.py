@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
 import torch
 
+from prefcli.artifacts.places import noted, own_store
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
@@ -52,14 +53,20 @@ class Measured:
 
 
 def anchor_of(reference: Reference, store: Store) -> Reference | None:
-    """The reference model that an artifact was tied to while it was trained, if it is still there."""
+    """The reference model that an artifact was tied to while it was trained, if it is still there as it was."""
     if reference.artifact is None:
         return None
     parent = reference.artifact.manifest.parents.get("reference")
-    try:
-        return resolve(str(parent["ref"]), store) if parent else None
-    except ArtifactError:
+    if parent is None:
         return None
+    for text in map(str, noted(parent["places"], reference.artifact)) if "places" in parent else [parent["ref"]]:
+        try:
+            found = resolve(text, own_store(reference.artifact, store))
+        except ArtifactError:
+            continue
+        if found.digest == parent["digest"]:
+            return replace(found, text=parent["ref"])
+    return None
 
 
 def measure(

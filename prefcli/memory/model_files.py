@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from prefcli.artifacts.bases import Base, find_base, is_adapter_directory
+from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.families import FAMILIES, Family
@@ -20,11 +22,11 @@ POSITIONS = ("max_position_embeddings", "n_positions")
 _SAY_SIZE = "give the size instead, as in --params 7B"
 
 
-def find_config(path: Path) -> Path | None:
+def find_config(path: Path, store: Store | None = None) -> Path | None:
     """The config.json of a model directory or of an artifact (model/config.json), or the file itself.
 
     None where `path` is neither. An adapter's directory leads to its base when that is on disk.
-    Raises ArtifactError: a directory that holds no config.json.
+    Raises ArtifactError: a directory that holds no config.json; an adapter's base that is not what it was trained on.
     """
     if path.is_file():
         return path
@@ -33,20 +35,18 @@ def find_config(path: Path) -> Path | None:
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder / "config.json"
-        if (folder / "adapter_config.json").is_file():
-            return _config_of_base(folder / "adapter_config.json")
+        if is_adapter_directory(folder):
+            return _config_of_base(folder, find_base(folder, store or Store(), hashed=False))
     raise ArtifactError(
         f"{path} is no model: neither config.json nor model/config.json is in it", "name a model's directory"
     )
 
 
-def _config_of_base(adapter: Path) -> Path:
-    base = str(_read_object(adapter).get("base_model_name_or_path") or "")
-    for folder in (Path(base), adapter.parent / base):
-        if base and (folder / "config.json").is_file():
-            return folder / "config.json"
+def _config_of_base(adapter: Path, base: Base | None) -> Path:
+    if base is not None and base.path is not None and (base.path / "config.json").is_file():
+        return base.path / "config.json"
     raise ArtifactError(
-        f"{adapter.parent} is an adapter, and its base model {base!r} is not on disk",
+        f"{adapter} is an adapter, and the config.json of its base model {base and base.ref!r} is not on disk",
         f"name the base model's directory, or {_SAY_SIZE}",
     )
 

@@ -23,7 +23,7 @@ def config_file(reference: str, store: Store) -> tuple[Path, str | None]:
     there = os.path.exists(path)  # False, too, for what no path can be
     if not is_name and not there and reference == "tiny":
         path, there = TINY, True
-    if not is_name and there and path.suffix != ".gguf" and (found := find_config(path)):
+    if not is_name and there and path.suffix != ".gguf" and (found := find_config(path, store)):
         return found, None
     resolved = resolve(reference, store)
     if resolved.kind == "hub":
@@ -33,7 +33,7 @@ def config_file(reference: str, store: Store) -> tuple[Path, str | None]:
             f"--model {reference}: not on this disk, and no hub is asked",
             "name the path of its downloaded config.json, or give the size, as in --params 7B",
         )
-    found = find_config(resolved.path) if resolved.path and resolved.kind != "gguf" else None
+    found = find_config(resolved.path, store) if resolved.path and resolved.kind != "gguf" else None
     if found is None:
         raise ArtifactError(f"--model {reference}: its size is not read from a file of this kind", "give --params 7B")
     return found, resolved.note

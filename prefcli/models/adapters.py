@@ -75,3 +75,10 @@ def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:
     if isinstance(model, SharedRole):
         return model.merged()
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def config_of(model: Any) -> Any:
+    """PEFT's config of the adapter that is saved of a model; None where it is none."""
+    if isinstance(model, SharedRole):
+        return model.base.peft_config[model.adapter] if model.adapter else None
+    return model.peft_config["default"] if isinstance(model, PeftModel) else None

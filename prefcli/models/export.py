@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from prefcli.artifacts.bases import ADAPTER, Base
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, PrefcliError, from_foreign
+from prefcli.models.adapter_files import WEIGHTS, open_adapter
 from prefcli.models.adapters import merged
 from prefcli.models.loading import SAFE, Model, is_adapter, is_scorer, load_policy, load_scorer
-from prefcli.models.shared import WEIGHTS
 from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 
-ADAPTER = "adapter_config.json"
 CPU = torch.device("cpu")
 
 
@@ -44,7 +44,7 @@ def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, repor
     `dtype` is a name of torch's, or auto: as stored. An adapter is merged into its base, or with `merge` false kept.
     Raises ArtifactError: it cannot be loaded, has weights that are not finite, or does not read back bit for bit.
     """
-    tokenizer = stored_tokenizer(beside_its_tokenizer(reference))
+    tokenizer = stored_tokenizer(reference, reporter)
     scorer, adapter = is_scorer(reference), is_adapter(reference)
     reporter.begin(f"loading {reference.shown}", None)
     try:
@@ -57,19 +57,18 @@ def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, repor
         _refuse_not_finite(reference, meant)
         reporter.begin("writing", None)
         if adapter and not merge:
-            assert reference.path is not None
-            shutil.copyfile(reference.path / ADAPTER, folder / ADAPTER)
+            _write_config(reference, folder)
             save_file(meant, folder / WEIGHTS, {"format": "pt"})
         else:
             _save(reference, model, folder)
         tokenizer.save_pretrained(folder)
         reporter.begin("opening it again", None)
-        check(folder, meant, tokenizer, scorer=scorer)
+        check(folder, meant, tokenizer, scorer=scorer, base=reference.base)
     finally:
         reporter.end()
     return Exported(
         scorer=scorer,
-        base=PeftConfig.from_pretrained(folder).base_model_name_or_path if adapter and not merge else None,
+        base=reference.base.place if reference.base is not None and adapter and not merge else None,
         merged=adapter and merge,
         dtype=str(next(iter(meant.values())).dtype).removeprefix("torch."),
         parameters=sum({t.data_ptr(): t.numel() for t in meant.values()}.values()),  # tied weights count once
@@ -77,18 +76,13 @@ def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, repor
     )
 
 
-def beside_its_tokenizer(reference: Reference) -> Reference:
-    """Where the tokenizer is: a ppo run's value model reads with the policy's."""
-    path = reference.path
-    if path is None or path.name != "value" or any(path.glob("tokenizer*")) or not (path.parent / "model").is_dir():
-        return reference
-    return replace(reference, path=path.parent / "model")
+def check(folder: Path, meant: dict[str, Tensor], tokenizer: Any, *, scorer: bool, base: Base | None = None) -> None:
+    """Open `folder` as its user will, an adapter on `base`, and compare.
 
-
-def check(folder: Path, meant: dict[str, Tensor], tokenizer: Any, *, scorer: bool) -> None:
-    """Open `folder` as its user will, and compare. Raises ArtifactError for a tensor that is not what was meant."""
+    Raises ArtifactError for a tensor that is not what was meant.
+    """
     try:
-        found = _opened(folder, scorer=scorer)
+        found = _opened(folder, scorer=scorer, base=base)
         read_back = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         if isinstance(error, PrefcliError) or from_foreign(error) is not None:
@@ -174,18 +168,22 @@ def _refuse_not_finite(reference: Reference, weights: dict[str, Tensor]) -> None
             raise ArtifactError(f"{reference.text}: {name} has weights that are no finite {tensor.dtype} numbers", hint)
 
 
-def _opened(folder: Path, *, scorer: bool) -> dict[str, Tensor]:
+def _write_config(reference: Reference, folder: Path) -> None:
+    """The adapter's configuration, naming its base by where it lies now."""
+    assert reference.path is not None and reference.base is not None
+    config = json.loads((reference.path / ADAPTER).read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": reference.base.place, "revision": reference.base.revision}
+    (folder / ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _opened(folder: Path, *, scorer: bool, base: Base | None) -> dict[str, Tensor]:
     """The tensors that plain transformers, and for an adapter peft, read from `folder`."""
-    options: dict[str, Any] = SAFE | {"dtype": "auto"}
-    if (folder / ADAPTER).is_file():
-        if not scorer:
-            model = AutoPeftModelForCausalLM.from_pretrained(folder, **options)
-        else:
-            base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-            body = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, **options)
-            model = PeftModel.from_pretrained(body, folder)
-        return dict(get_peft_model_state_dict(model))
+    options: dict[str, Any] = SAFE | {"dtype": "auto"} | ({"num_labels": 1} if scorer else {})
     kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
+    if (folder / ADAPTER).is_file():
+        assert base is not None
+        body = kind.from_pretrained(base.place, revision=base.revision, **options)
+        return dict(get_peft_model_state_dict(open_adapter(body, folder, base, folder.name, scorer=scorer)))
     model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:

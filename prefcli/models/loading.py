@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -22,8 +22,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prefcli.artifacts.references import Reference, adapter_base
+from prefcli.artifacts.bases import Base
+from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, MemoryShortError, from_foreign
+from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
 from prefcli.models.tokenizers import first_line, source
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
@@ -38,14 +40,8 @@ def is_adapter(reference: Reference) -> bool:
 
 
 def base_of(reference: Reference) -> str | None:
-    """Where the weights are that it stands on: an adapter's base, or its own. None for a GGUF file."""
-    if reference.kind == "gguf":
-        return None
-    place, _ = source(reference)
-    if is_adapter(reference):
-        assert reference.path is not None
-        place = str(adapter_base(reference.path))
-    return str(Path(place).resolve()) if Path(place).exists() else str(place)
+    """Where the weights are that it stands on, by their real path: an adapter's base, or its own. None for GGUF."""
+    return None if reference.base is None else reference.base.hub or reference.base.place
 
 
 def is_scorer(reference: Reference) -> bool:
@@ -54,6 +50,7 @@ def is_scorer(reference: Reference) -> bool:
         return reference.artifact.manifest.stage == "rm"
     if reference.kind == "hub":
         where, extra = source(reference)
+        refuse_hub_adapter(reference.text, where, extra)
         try:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra).to_dict()
         except Exception as error:
@@ -95,7 +92,8 @@ def load_policy(
     extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
         if is_adapter(reference):
-            model = AutoPeftModelForCausalLM.from_pretrained(where, is_trainable=trainable, dtype=dtype, **extra)
+            base = _base_model(reference, AutoModelForCausalLM, {"dtype": dtype} | extra)
+            model = _opened_on(base, reference, trainable=trainable)
         else:
             model, info = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
             _refuse_missing(reference, info, allowed=())
@@ -124,16 +122,17 @@ def load_scorer(
     random one would score, silently, nonsense. An adapter of a language model is merged into its base first.
     """
     where, extra = source(reference)
+    if reference.kind == "hub":
+        refuse_hub_adapter(reference.text, where, extra)
     head: tuple[str, ...] = ("score",) if new_head else ()
     options: dict[str, Any] = SAFE | {"dtype": dtype, "num_labels": 1} | (_four_bits(dtype, device) if in_4bit else {})
     torch.manual_seed(seed)
     try:
         if is_adapter(reference) and is_scorer(reference):
             _refuse_headless_adapter(reference)
-            base = PeftConfig.from_pretrained(where).base_model_name_or_path
-            scorer = AutoModelForSequenceClassification.from_pretrained(base, **options)
+            scorer = _base_model(reference, AutoModelForSequenceClassification, options, allowed=("score",))
             _grow(scorer, len(tokenizer))
-            scorer = PeftModel.from_pretrained(scorer, where, is_trainable=trainable)
+            scorer = _opened_on(scorer, reference, scorer=True, trainable=trainable)
         elif is_adapter(reference) or reference.kind == "gguf":
             policy = load_policy(reference, dtype=dtype, device=torch.device("cpu"), trainable=False)
             scorer = _head_on(policy, dtype)
@@ -161,11 +160,9 @@ def count_parameters(reference: Reference) -> int | None:
 
     An adapter counts its base, since that is what a learning rate goes by.
     """
-    path = reference.path
+    path = reference.base.path if reference.base is not None else None
     if path is None or not path.is_dir():
         return None
-    if is_adapter(reference):
-        path = Path(str(base_of(reference)))
     total = 0
     for file in path.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
@@ -175,6 +172,31 @@ def count_parameters(reference: Reference) -> int | None:
                     count *= size
                 total += count
     return total or None
+
+
+def _base(reference: Reference) -> Base:
+    """Raises ArtifactError: an adapter that names none."""
+    if reference.base is None:
+        raise ArtifactError(
+            f"{reference.text} is an adapter that names no base model",
+            "write its absolute path into base_model_name_or_path of adapter_config.json",
+        )
+    return reference.base
+
+
+def _base_model(
+    reference: Reference, kind: Any, options: dict[str, Any], allowed: tuple[str, ...] = ()
+) -> PreTrainedModel:
+    """The weights below an adapter; those `allowed` to be missing are in the adapter's own file."""
+    base = _base(reference)
+    model, info = kind.from_pretrained(base.place, revision=base.revision, output_loading_info=True, **options)
+    _refuse_missing(reference, info, allowed)
+    return model  # type: ignore[no-any-return]
+
+
+def _opened_on(model: Any, reference: Reference, *, scorer: bool = False, trainable: bool = False) -> PeftModel:
+    assert reference.path is not None
+    return open_adapter(model, reference.path, _base(reference), reference.text, scorer=scorer, trainable=trainable)
 
 
 def _four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:
@@ -260,7 +282,7 @@ def _not_loaded(reference: Reference, error: Exception) -> Exception:
         return known
     hint = "check the name, and that the model is in the local cache or the network is there"
     if is_adapter(reference):
-        hint = f"it is an adapter on {base_of(reference)}, which must be there too"
+        hint = f"it is an adapter on {base_of(reference)}: see whether that opens, and copy the adapter again"
     elif reference.kind != "hub":
         hint = "give a causal language model in a form that transformers reads (safetensors, GGUF)"
     return ArtifactError(f"{reference.text}: the model could not be loaded ({first_line(error)})", hint)

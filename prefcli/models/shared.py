@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from prefcli.errors import ArtifactError
+from prefcli.models.adapter_files import ADAPTER as TRAINED
+from prefcli.models.adapter_files import WEIGHTS, check_tensors
 
-TRAINED = "default"  # PEFT's name for the first adapter
-WEIGHTS = "adapter_model.safetensors"
 HEAD = "base_model.model.score."  # how PEFT names a saved head's tensors
 
 
@@ -132,13 +131,16 @@ def add_copy(base: PeftModel, name: str, of: str = TRAINED) -> None:
 def add_from_file(base: PeftModel, name: str, path: Path) -> nn.Linear | None:
     """The adapter saved at `path` as one more on `base`; returns its head where it is a scorer's.
 
-    Raises ArtifactError: it has other layers than the base, or trained more than an adapter and the head.
+    Raises ArtifactError: tensors are missing, unknown or of another shape, or it trained more than an adapter and the
+    head.
     """
     config: Any = LoraConfig.from_pretrained(path)
     config.modules_to_save = config.task_type = None
     tensors = load_file(path / WEIGHTS)
     head = {key.removeprefix(HEAD): tensors.pop(key) for key in list(tensors) if key.startswith(HEAD)}
-    _add(base, name, config, tensors)
+    config.base_model_name_or_path = base.peft_config[TRAINED].base_model_name_or_path  # as it is found now
+    config.revision = base.peft_config[TRAINED].revision
+    _add(base, name, config, tensors, str(path))
     if not head:
         return None
     weights = next(base.parameters())
@@ -147,14 +149,10 @@ def add_from_file(base: PeftModel, name: str, path: Path) -> nn.Linear | None:
     return score.to(torch.promote_types(head["weight"].dtype, weights.dtype))  # saved in bfloat16, run in float32
 
 
-def _add(base: PeftModel, name: str, config: Any, tensors: dict[str, Tensor]) -> None:
+def _add(base: PeftModel, name: str, config: Any, tensors: dict[str, Tensor], text: str = TRAINED) -> None:
     base.add_adapter(name, config)
-    known = get_peft_model_state_dict(base, adapter_name=name)
-    if known.keys() != tensors.keys() or any(known[key].shape != tensors[key].shape for key in known):
-        raise ArtifactError(
-            f"the adapter of {config.base_model_name_or_path} does not fit the base it names",
-            "use --layout separate",
-        )
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    check_tensors(base, shapes, text, name, "copy the adapter again, or use --layout separate")
     set_peft_model_state_dict(base, tensors, adapter_name=name)
 
 

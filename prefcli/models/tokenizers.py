@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from prefcli.artifacts.bases import is_adapter_directory
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
-from prefcli.progress import Reporter
+from prefcli.progress import SILENT, Reporter
 
 # Written by this project for models that bring none: the turns of HH-RLHF's dialogues, each answer closed by EOS.
 PLAIN_TEMPLATE = (
@@ -24,11 +27,15 @@ PLAIN_TEMPLATE = (
 )
 AFTER_BOS = "{{- bos_token -}}" + PLAIN_TEMPLATE  # for those who put one before every text
 PAD = "<|pad|>"
+# Any of these is a tokenizer's; special_tokens_map.json, added_tokens.json and chat templates alone are none.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
 
 
-def stored_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
-    """The tokenizer at a reference, as it is. Raises ArtifactError: there is none."""
-    where, extra = source(reference)
+def stored_tokenizer(reference: Reference, reporter: Reporter = SILENT) -> PreTrainedTokenizerBase:
+    """The tokenizer at a reference, as it is: of ppo's value model the policy's, of an adapter that was saved without
+    one its base's, which is said. Raises ArtifactError: there is none.
+    """
+    where, extra = _place_of_tokenizer(reference, reporter)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
     except Exception as error:
@@ -39,6 +46,28 @@ def stored_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def beside_its_tokenizer(reference: Reference) -> Reference:
+    """Where the tokenizer is: a ppo run's value model reads with the policy's."""
+    path = reference.path
+    if path is None or path.name != "value" or _has_tokenizer(path) or not (path.parent / "model").is_dir():
+        return reference
+    return replace(reference, path=path.parent / "model")
+
+
+def _has_tokenizer(path: Path) -> bool:
+    return any(next(path.glob(form), None) for form in TOKENIZER_FILES)
+
+
+def _place_of_tokenizer(reference: Reference, reporter: Reporter) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is called with for a reference's tokenizer."""
+    reference = beside_its_tokenizer(reference)
+    path, base = reference.path, reference.base
+    if path is None or base is None or not is_adapter_directory(path) or _has_tokenizer(path):
+        return source(reference)
+    reporter.notice(f"{reference.text} is an adapter without a tokenizer: that of its base {base.ref} is taken")
+    return base.place, {"revision": base.revision} if base.revision else {}
+
+
 def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokenizerBase:
     """The tokenizer at a reference, with what it lacks added, and said.
 
@@ -46,7 +75,7 @@ def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokeni
     reads the score at the last token that is not padding), so another one is taken.
     Raises ArtifactError: no tokenizer, or one without an end token.
     """
-    tokenizer = stored_tokenizer(reference)
+    tokenizer = stored_tokenizer(reference, reporter)
     if tokenizer.eos_token_id is None:
         raise ArtifactError(
             f"{reference.text}: the tokenizer has no end-of-sequence token", "set eos_token in tokenizer_config.json"
@@ -116,7 +145,8 @@ def source(reference: Reference) -> tuple[str, dict[str, Any]]:
     if reference.kind == "hub":
         name, _, revision = reference.text.partition("@")
         return name, {"revision": revision} if revision else {}
-    return str(reference.path), {}
+    assert reference.path is not None
+    return str(reference.path.resolve()), {}  # which a new adapter's configuration names as its base
 
 
 def first_line(error: BaseException) -> str:

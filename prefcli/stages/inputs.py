@@ -14,6 +14,7 @@ from typing import Any
 
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.places import own_store, places_of
 from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
@@ -150,10 +151,11 @@ def _rewards(config: Any, store: Store, wanted: bool) -> list[RewardSpec]:
 
 def _architecture(reference: Reference) -> Architecture | None:
     """The model's dimensions, where its config can be read on this disk and its family is known."""
-    if reference.path is None or not reference.path.is_dir():
+    path = reference.base.path if reference.base is not None else None
+    if path is None or not path.is_dir():
         return None
     try:
-        config = find_config(reference.path)
+        config = find_config(path)
         return read_architecture(config) if config else None
     except ArtifactError:
         return None
@@ -178,11 +180,23 @@ def _key(inputs: Inputs) -> str:
 
 def parents_of(inputs: Inputs) -> dict[str, dict[str, Any]]:
     """The manifest's `parents`."""
-    found = {role: {"ref": ref.shown, "digest": ref.digest} for role, ref in inputs.references.items()}
+    found = {role: _parent(reference, inputs) for role, reference in inputs.references.items()}
     for spec in inputs.rewards:
-        shown = spec.reference.shown if spec.reference else spec.text
-        found[f"{REWARD}{spec.name}"] = {"ref": shown, "digest": spec.digest}
+        if spec.reference is not None:
+            found[f"{REWARD}{spec.name}"] = _parent(spec.reference, inputs) | {"digest": spec.digest}
+        else:
+            found[f"{REWARD}{spec.name}"] = {"ref": spec.text, "digest": spec.digest}
     return found
+
+
+def _parent(reference: Reference, inputs: Inputs) -> dict[str, Any]:
+    """With its places where it is not of the artifact's own store, in which a name would find it."""
+    parent: dict[str, Any] = {"ref": reference.shown, "digest": reference.digest}
+    store = reference.artifact and own_store(reference.artifact, inputs.store)
+    if reference.kind in ("directory", "gguf") or (store and store.root.resolve() != inputs.store.root.resolve()):
+        assert reference.path is not None
+        parent["places"] = places_of(reference.path, inputs.store.root / inputs.name / "v1")
+    return parent
 
 
 def refuse_nothing_left(rows: int, dropped: int, max_length: int) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import UsageError
+from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import base_of, is_adapter, load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -48,6 +49,7 @@ def open_policy(session: Session) -> Opened:
     grown = getattr(model, "grown_from", None) is not None
     continued = is_adapter(inputs.model)
     trained = with_adapter(model, config, scorer=False, reporter=session.reporter)
+    name_base(trained, inputs.model.base)
     merged_first = continued and trained is not model and config.lora_rank > 0
     session.reporter.end()
     saves_merged = config.lora_rank > 0 and (merged_first or grown or inputs.model.kind == "gguf")

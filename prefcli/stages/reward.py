@@ -17,6 +17,7 @@ from prefcli.data.formats import Row
 from prefcli.data.lazy import identities, looked_at, take
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.evaluation.statistics import wilson_interval
+from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_adapter, is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
@@ -56,6 +57,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             in_4bit=config.load_in_4bit,
         )
         trained = with_adapter(model, config, scorer=True, reporter=reporter)
+        name_base(trained, inputs.model.base)
         # A fresh head or a merged parent is on no disk, so an adapter on it could not be opened again.
         merged_first = refined and is_adapter(inputs.model) and trained is not model
         changed_base = (

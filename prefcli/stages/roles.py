@@ -9,15 +9,16 @@ with weights of its own lends them to the value model. What cannot share is load
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from peft import PeftModel
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.artifacts.references import Reference
+from prefcli.artifacts.references import Reference, value_beside
 from prefcli.models import shared
+from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import base_of, is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.shared import SharedRole
@@ -187,6 +188,7 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
     trained = with_adapter(model, config, scorer=True, reporter=run.reporter)
+    name_base(trained, start.base)
     return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model
 
 
@@ -196,8 +198,8 @@ def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:
     named = run.inputs.references.get("value_init")
     if named is not None:
         check_tokenizer("--value-init", named, tokenizer, run.reporter)
-        return _value_beside(named) or named
-    trained = _value_beside(run.inputs.model)
+        return _value_beside(named, run) or named
+    trained = _value_beside(run.inputs.model, run)
     if trained is not None:
         return trained
     for spec in run.inputs.rewards:
@@ -207,13 +209,10 @@ def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:
     return run.inputs.model
 
 
-def _value_beside(reference: Reference) -> Reference | None:
+def _value_beside(reference: Reference, run: Session) -> Reference | None:
     """The value model of a ppo artifact, or of a kept step of one."""
-    if reference.path is None or not (reference.path.parent / "value").is_dir():
-        return None
-    folder = reference.path.parent / "value"
-    value = replace(reference, text=f"{reference.shown}'s value model", kind="directory", path=folder, artifact=None)
-    return value if is_scorer(value) else None
+    value = value_beside(reference, run.inputs.store)
+    return value if value is not None and is_scorer(value) else None
 
 
 def _base(model: Any) -> Any:

@@ -30,6 +30,7 @@ from accelerate.utils import broadcast_object_list
 
 from prefcli import __version__
 from prefcli.artifacts.alive import memory_limit
+from prefcli.artifacts.bases import Base, base_at
 from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
@@ -39,7 +40,7 @@ from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_foreign
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
-from prefcli.models.adapters import merged
+from prefcli.models.adapters import config_of, merged
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
@@ -201,6 +202,7 @@ class Session:
             save_model(merged(value) if saves_merged else value, self.draft.path / "value")
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
+        bases = {} if saves_merged else self._bases(model=model, value=value)
         manifest = Manifest(
             stage=self.inputs.stage,
             name=self.inputs.name,
@@ -224,11 +226,11 @@ class Session:
                 "template_digest": template_digest(tokenizer),
                 "base": self.inputs.model.shown,
                 **about,
+                **({"bases": {part: base.notes(self.draft.path) for part, base in bases.items()}} if bases else {}),
             },
             status="stopped" if self.alarm else "complete",
         )
-        adapter = isinstance(model, peft.PeftModel) and not saves_merged
-        base = model.peft_config["default"].base_model_name_or_path if adapter else None
+        base = bases["model"].place if "model" in bases else None
         tree = lineage(Artifact(self.draft.path, manifest), self.inputs.store)
         weights_of = Weights("model", scorer=manifest.stage == "rm", base=base, hub_root=hub_root(tree))
         card = model_card(manifest, weights_of, tree=tree, rows=self.log.rows)
@@ -242,6 +244,17 @@ class Session:
             stopped.kept = artifact
             raise stopped
         return artifact
+
+    def _bases(self, **saved: Any) -> dict[str, Base]:
+        """What the adapters among what is saved stand on, with the digest that was taken before it was trained."""
+        references = [*self.inputs.references.values(), *(spec.reference for spec in self.inputs.rewards)]
+        known = {(r.base.place, r.base.revision): r.base for r in references if r is not None and r.base is not None}
+        configs = {part: config for part, model in saved.items() if (config := config_of(model)) is not None}
+        return {
+            part: known.get((config.base_model_name_or_path, config.revision))
+            or base_at(Path(config.base_model_name_or_path), self.inputs.store)
+            for part, config in configs.items()
+        }
 
 
 def sharded() -> str | None:
