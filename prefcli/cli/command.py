@@ -19,6 +19,8 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from prefcli.cli.at_hand import models_at_hand
+from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
 
@@ -27,7 +29,11 @@ def build(name: str, config_class: type, module: str, help_text: str) -> Any:
     """The Typer command `name`: its options are the fields of `config_class`, it calls `module.run(config)`."""
 
     def run(config: Any) -> None:
-        guarded(lambda: importlib.import_module(module).run(config), debug=bool(getattr(config, "debug", False)))
+        def work() -> None:
+            models_at_hand(name, config)
+            importlib.import_module(module).run(config)
+
+        guarded(work, debug=bool(getattr(config, "debug", False)))
 
     return command_of(name, config_class, run, help_text)
 
@@ -142,6 +148,7 @@ def _config_path(args: list[str]) -> str | None:
 
 def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     """Run `work`, turning every way it can fail into a message on stderr and the exit code of that failure."""
+    quieten(debug)
     try:
         work()
     except KeyboardInterrupt as error:

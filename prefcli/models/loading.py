@@ -24,6 +24,7 @@ from transformers import (
 
 from prefcli.artifacts.references import Reference, adapter_base
 from prefcli.errors import ArtifactError, MemoryShortError, from_foreign
+from prefcli.models import four_bits
 from prefcli.models.tokenizers import first_line, source
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
@@ -179,6 +180,7 @@ def count_parameters(reference: Reference) -> int | None:
 
 def _four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:
     """QLoRA's form (arXiv 2305.14314, section 3): NormalFloat, its constants quantized too; heads are left alone."""
+    four_bits.show()
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
