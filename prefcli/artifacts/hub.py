@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.references import Reference
+from prefcli.artifacts.references import HUB, Reference
 from prefcli.errors import ArtifactError, PrefcliError, SurroundingsError
 
 SECONDS = 2.0  # for the request; with the start of the command an answer comes within three
@@ -35,6 +35,11 @@ def at_hand(reference: Reference) -> Reference:
         return reference
     ask(reference.text)
     return replace(reference, note=f"{reference.text} is not on this machine yet, and is fetched from the hub")
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of a hub id."""
+    return "/" in text and HUB.fullmatch(text) is not None
 
 
 def snapshot(text: str) -> Path | None:

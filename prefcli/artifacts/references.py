@@ -18,7 +18,7 @@ from prefcli.errors import ArtifactError
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
 TINY = Path(__file__).parent.parent / "models" / "tiny"
 _AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,99})(:step(?P<step>[1-9][0-9]{0,99}))?")
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 _PARTIAL = re.compile(r"v[0-9]+\.partial")
 _ADAPTER = "adapter_config.json"
 
@@ -74,7 +74,7 @@ def resolve(text: str, store: Store) -> Reference:
         return Reference(text, "tiny", TINY, _directory_digest(TINY, store))
     if os.path.isfile(text):
         raise ArtifactError(f"{text} is a file, not a model", "give a directory, a .gguf file or an artifact's name")
-    if _HUB.fullmatch(text) and "/" in text:
+    if HUB.fullmatch(text) and "/" in text:
         return Reference(text, "hub", None, None)
     known = ", ".join(store.names()) or "no artifacts yet"
     raise ArtifactError(

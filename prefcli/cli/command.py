@@ -19,10 +19,25 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from prefcli.cli.at_hand import models_at_hand
 from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
+
+# Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
+# there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
+MODEL_OPTIONS = {
+    "sample": ("model",),
+    "chat": ("ref", "ref2"),
+    "eval": ("model", "against", "reward", "judge"),
+    "score": ("reward", "tokenizer"),
+    "label": ("by", "gold", "tokenizer"),
+    "serve-rm": ("ref",),
+    "export": ("ref",),
+    "compare": ("model", "reward"),
+    "report": ("reward",),
+    "check": ("model",),
+    "stats": ("model",),
+}
 
 
 def build(name: str, config_class: type, module: str, help_text: str) -> Any:
@@ -30,7 +45,10 @@ def build(name: str, config_class: type, module: str, help_text: str) -> Any:
 
     def run(config: Any) -> None:
         def work() -> None:
-            models_at_hand(name, config)
+            if name in MODEL_OPTIONS:
+                from prefcli.cli.at_hand import models_at_hand
+
+                models_at_hand([getattr(config, field) for field in MODEL_OPTIONS[name]], config)
             importlib.import_module(module).run(config)
 
         guarded(work, debug=bool(getattr(config, "debug", False)))
@@ -159,7 +177,9 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     except BrokenPipeError as error:  # the reader of our stdout left
         sys.stdout = open(os.devnull, "w")
         raise typer.Exit(0) from error
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, (SystemExit, GeneratorExit)):
+            raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
         if debug or known is None:
             traceback.print_exc(file=sys.stderr)

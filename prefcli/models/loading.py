@@ -23,8 +23,9 @@ from transformers import (
 )
 
 from prefcli.artifacts.references import Reference, adapter_base
-from prefcli.errors import ArtifactError, MemoryShortError, from_foreign
+from prefcli.errors import ArtifactError
 from prefcli.models import four_bits
+from prefcli.models.failures import not_opened, refuse_unfit
 from prefcli.models.tokenizers import first_line, source
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
@@ -58,7 +59,7 @@ def is_scorer(reference: Reference) -> bool:
         try:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra).to_dict()
         except Exception as error:
-            raise _not_loaded(reference, error) from error
+            raise not_opened(reference, error) from error
         return _classifies(config)
     if reference.path is None or not reference.path.is_dir():
         return False
@@ -92,6 +93,7 @@ def load_policy(
             f"{reference.text} is a reward model, not a language model",
             "give the model to train or sample from; reward models go to --reward",
         )
+    refuse_unfit(reference, in_4bit=in_4bit)
     where, extra = source(reference)
     extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
@@ -101,7 +103,7 @@ def load_policy(
             model, info = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
             _refuse_missing(reference, info, allowed=())
     except Exception as error:
-        raise _not_loaded(reference, error) from error
+        raise not_opened(reference, error) from error
     if reference.kind == "gguf":
         model = _without_quantization(model)
     _grow(model, tokenizer_size)
@@ -124,6 +126,7 @@ def load_scorer(
     With `new_head` a language model is given a fresh head; without, a head that is not in the file is refused: a
     random one would score, silently, nonsense. An adapter of a language model is merged into its base first.
     """
+    refuse_unfit(reference, scorer=True, in_4bit=in_4bit)
     where, extra = source(reference)
     head: tuple[str, ...] = ("score",) if new_head else ()
     options: dict[str, Any] = SAFE | {"dtype": dtype, "num_labels": 1} | (_four_bits(dtype, device) if in_4bit else {})
@@ -144,7 +147,7 @@ def load_scorer(
             )
             _refuse_missing(reference, info, allowed=head)
     except Exception as error:
-        raise _not_loaded(reference, error) from error
+        raise not_opened(reference, error, scorer=True) from error
     if not hasattr(scorer, "score") and not hasattr(getattr(scorer, "base_model", None), "score"):
         raise ArtifactError(
             f"{reference.text}: {type(scorer).__name__} has no head named 'score'",
@@ -251,21 +254,6 @@ def _refuse_headless_adapter(reference: Reference) -> None:
         f"{reference.text}: the adapter's file holds no reward head",
         "train it again with: prefcli train-rm (which saves the head)",
     )
-
-
-def _not_loaded(reference: Reference, error: Exception) -> Exception:
-    """The error to show for an exception from `from_pretrained`."""
-    if isinstance(error, (ArtifactError, MemoryShortError)):
-        return error
-    known = from_foreign(error)
-    if isinstance(known, MemoryShortError):
-        return known
-    hint = "check the name, and that the model is in the local cache or the network is there"
-    if is_adapter(reference):
-        hint = f"it is an adapter on {base_of(reference)}, which must be there too"
-    elif reference.kind != "hub":
-        hint = "give a causal language model in a form that transformers reads (safetensors, GGUF)"
-    return ArtifactError(f"{reference.text}: the model could not be loaded ({first_line(error)})", hint)
 
 
 def _json(path: Path) -> dict[str, Any]:

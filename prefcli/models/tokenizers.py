@@ -8,8 +8,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from prefcli.artifacts.hub import snapshot
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
+from prefcli.models.failures import tokenizer_not_read
 from prefcli.progress import Reporter
 
 # Written by this project for models that bring none: the turns of HH-RLHF's dialogues, each answer closed by EOS.
@@ -32,10 +34,7 @@ def stored_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
     except Exception as error:
-        raise ArtifactError(
-            f"{reference.text}: no tokenizer could be read ({first_line(error)})",
-            "the directory needs tokenizer.json and tokenizer_config.json",
-        ) from error
+        raise tokenizer_not_read(reference, error) from error
     return tokenizer
 
 
@@ -115,7 +114,10 @@ def source(reference: Reference) -> tuple[str, dict[str, Any]]:
         return str(reference.path.parent), {"gguf_file": reference.path.name}
     if reference.kind == "hub":
         name, _, revision = reference.text.partition("@")
-        return name, {"revision": revision} if revision else {}
+        # What is in the cache is taken as it is: with no network, asking for each file takes half a minute.
+        return name, ({"revision": revision} if revision else {}) | (
+            {"local_files_only": True} if snapshot(reference.text) else {}
+        )
     return str(reference.path), {}
 
 
