@@ -96,6 +96,10 @@ def from_foreign(error: BaseException) -> PrefcliError | None:
     torch raises RuntimeError for a failed allocation: both are recognised by what they say.
     """
     text = str(error)
+    if type(error).__name__ == "PanicException":  # of the tokenizers library, which is no Exception
+        return ArtifactError(
+            f"the model's tokenizer gave up on a text ({text})", "its tokenizer.json is at fault: take another model's"
+        )
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f" ({error.filename})" if error.filename else ""
         return SurroundingsError(f"{error.strerror or text}{where}", _ADVICE[error.errno])

@@ -366,7 +366,7 @@ def test_a_hub_model_at_the_root_is_the_cards_base_model(make_artifact, own_fold
         (2, "the form is OWNER/NAME", ["tiny", "out", "--push-to-hub", ""]),
         (7, "the environment has no HF_TOKEN", ["tiny", "out", "--push-to-hub", "me/model"]),
         (4, "adapter on", ["orphan", "out"]),
-        (4, "could not be loaded", ["damaged", "out"]),
+        (4, "model.safetensors is damaged", ["damaged", "out"]),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -153,7 +153,7 @@ def _architecture(model: str | None, params: str | None, store: Store, reporter:
         return typical(parse_count(params))
     assert model is not None
     try:
-        path, note = config_file(model, store)
+        path, note = config_file(model, store, fetch=False)
     except ArtifactError:
         if resolve(model, store).kind not in ("hub", "gguf"):
             raise

@@ -15,7 +15,7 @@ from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
+HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 _PARTIAL = re.compile(r"v[0-9]+\.partial")
 
 
@@ -78,7 +78,7 @@ def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
         return Reference(text, "tiny", TINY, digest, base=Base("tiny", TINY, digest=digest))
     if os.path.isfile(text):
         raise ArtifactError(f"{text} is a file, not a model", "give a directory, a .gguf file or an artifact's name")
-    if _HUB.fullmatch(text) and "/" in text:
+    if HUB.fullmatch(text) and "/" in text:
         return Reference(text, "hub", None, None, base=Base(text, hub=text))
     known = ", ".join(store.names()) or "no artifacts yet"
     raise ArtifactError(

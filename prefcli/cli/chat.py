@@ -13,7 +13,6 @@ from typing import Any
 from prefcli.cli.console import reporter, result_console
 from prefcli.cli.interrupts import goes_on
 from prefcli.cli.out import out_file
-from prefcli.cli.train import quieten
 from prefcli.config.chat import ChatConfig
 from prefcli.data.appending import JsonLines
 from prefcli.data.shown import shown, side_by_side
@@ -32,7 +31,6 @@ HELP = """\
 def run(config: ChatConfig) -> None:
     """stdout carries the answers alone; notes and the prompt sign go to stderr."""
     out = out_file("--out", config.out, {})
-    quieten(config.debug)
     report = reporter(config.quiet)
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):

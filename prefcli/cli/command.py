@@ -19,15 +19,39 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
+
+# Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
+# there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
+MODEL_OPTIONS = {
+    "sample": ("model",),
+    "chat": ("ref", "ref2"),
+    "eval": ("model", "against", "reward", "judge"),
+    "score": ("reward", "tokenizer"),
+    "label": ("by", "gold", "tokenizer"),
+    "serve-rm": ("ref",),
+    "export": ("ref",),
+    "compare": ("model", "reward"),
+    "report": ("reward",),
+    "check": ("model",),
+    "stats": ("model",),
+}
 
 
 def build(name: str, config_class: type, module: str, help_text: str) -> Any:
     """The Typer command `name`: its options are the fields of `config_class`, it calls `module.run(config)`."""
 
     def run(config: Any) -> None:
-        guarded(lambda: importlib.import_module(module).run(config), debug=bool(getattr(config, "debug", False)))
+        def work() -> None:
+            if name in MODEL_OPTIONS:
+                from prefcli.cli.at_hand import models_at_hand
+
+                models_at_hand([getattr(config, field) for field in MODEL_OPTIONS[name]], config)
+            importlib.import_module(module).run(config)
+
+        guarded(work, debug=bool(getattr(config, "debug", False)))
 
     return command_of(name, config_class, run, help_text)
 
@@ -142,6 +166,7 @@ def _config_path(args: list[str]) -> str | None:
 
 def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     """Run `work`, turning every way it can fail into a message on stderr and the exit code of that failure."""
+    quieten(debug)
     try:
         work()
     except KeyboardInterrupt as error:
@@ -152,7 +177,9 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     except BrokenPipeError as error:  # the reader of our stdout left
         sys.stdout = open(os.devnull, "w")
         raise typer.Exit(0) from error
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, (SystemExit, GeneratorExit)):
+            raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
         if debug or known is None:
             traceback.print_exc(file=sys.stderr)

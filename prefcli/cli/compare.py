@@ -15,7 +15,6 @@ from prefcli.artifacts.store import Store
 from prefcli.cli.command import command_of
 from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.passing_on import parse, stage_of
-from prefcli.cli.train import quieten
 from prefcli.config.base import option
 from prefcli.config.compare import CompareConfig
 from prefcli.errors import UsageError
@@ -24,7 +23,6 @@ from prefcli.stages.table import STAGES
 
 
 def run(config: CompareConfig) -> None:
-    quieten(config.debug)
     report = reporter(config.quiet)
     if config.data or config.model:
         config = replace(config, refs=_both(config, report))

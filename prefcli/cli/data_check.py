@@ -7,7 +7,6 @@ from typing import Any
 
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.findings import refuse, tables
-from prefcli.cli.train import quieten
 from prefcli.config.data_checks import CheckConfig
 from prefcli.data.shown import counted
 
@@ -43,9 +42,8 @@ def run(config: CheckConfig) -> None:
     refuse(checked.findings)
 
 
-def encoder_of(model: str, debug: bool, reporter: ConsoleReporter) -> Any:
+def encoder_of(model: str, reporter: ConsoleReporter) -> Any:
     """The tokenizer of a model, as data/tokenising.py uses it. Raises ArtifactError: there is none."""
-    quieten(debug)
     from prefcli.artifacts.references import resolve
     from prefcli.artifacts.store import Store
     from prefcli.data.tokenising import Encoder
@@ -56,7 +54,7 @@ def encoder_of(model: str, debug: bool, reporter: ConsoleReporter) -> Any:
 
 def _tokens(config: CheckConfig, reporter: ConsoleReporter) -> Any:
     assert config.model is not None
-    encoder = encoder_of(config.model, config.debug, reporter)
+    encoder = encoder_of(config.model, reporter)
     from prefcli.data.checks.tokens import Tokens
 
     return Tokens(encoder, config.max_length)

@@ -105,4 +105,4 @@ def _encoder(config: StatsConfig, reporter: ConsoleReporter) -> Any:
     from prefcli.cli.data_check import encoder_of
 
     assert config.model is not None
-    return encoder_of(config.model, config.debug, reporter)
+    return encoder_of(config.model, reporter)

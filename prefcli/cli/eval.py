@@ -12,7 +12,6 @@ from rich.table import Table
 from prefcli.cli import eval_tables as tables
 from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.out import draw_picture, picture_file
-from prefcli.cli.train import quieten
 from prefcli.config.evaluate import EvalConfig
 
 JUDGE_NOTE = (
@@ -22,7 +21,6 @@ JUDGE_NOTE = (
 
 def run(config: EvalConfig) -> None:
     plot = picture_file("--plot", config.plot)
-    quieten(config.debug)
     from prefcli.evaluation.run import evaluate
 
     result = evaluate(config, reporter(config.quiet))

@@ -14,7 +14,6 @@ from prefcli.artifacts.places import around
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
-from prefcli.cli.train import quieten
 from prefcli.config.export import ExportConfig
 from prefcli.errors import UsageError
 from prefcli.stages.card import Weights, model_card, plain_card
@@ -26,7 +25,6 @@ def run(config: ExportConfig) -> None:
     store = Store(config.runs)
     reference = resolve(config.ref, store)
     out = out_folder(config.out, force=config.force, needed=[Path(), *([reference.path] if reference.path else [])])
-    quieten(config.debug)
     from prefcli.models.export import export
     from prefcli.models.hub import push, token_for
     from prefcli.models.loading import base_of, is_adapter

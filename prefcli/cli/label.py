@@ -10,7 +10,6 @@ from typing import Any
 from prefcli.cli.console import print_result, reporter
 from prefcli.cli.out import as_lines, out_file, write_out
 from prefcli.cli.score import score_summary
-from prefcli.cli.train import quieten
 from prefcli.config.base import option
 from prefcli.config.label import HUMAN, JUDGE, LabelConfig
 from prefcli.errors import DataError, UsageError
@@ -36,7 +35,6 @@ def run(config: LabelConfig) -> None:
         result = importlib.import_module("prefcli.labelling.human").run(config, report)
         print_result(json.dumps(result, ensure_ascii=False) if config.json else str(out))
         return
-    quieten(config.debug)
     from prefcli.labelling.run import label
     from prefcli.labelling.verdicts import kept_at
 

@@ -12,7 +12,6 @@ from prefcli.artifacts.manifest import FILE
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
-from prefcli.cli.train import quieten
 from prefcli.config.base import option, typed_options
 from prefcli.config.compare import CompareConfig
 from prefcli.config.report import ReportConfig
@@ -28,7 +27,6 @@ ANSWERING = ("reward", "against", "max_prompts", "max_new_tokens", "temperature"
 
 def run(config: ReportConfig) -> None:
     _refuse_without_prompts(config)
-    quieten(config.debug)
     out = _output(config.output)
     if out.exists() and not config.force and not is_ours(out):
         raise UsageError(

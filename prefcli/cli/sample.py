@@ -6,14 +6,12 @@ import json
 
 from prefcli.cli.console import print_result, reporter
 from prefcli.cli.out import as_lines, out_file, write_out
-from prefcli.cli.train import quieten
 from prefcli.config.sample import SampleConfig
 
 
 def run(config: SampleConfig) -> None:
     """With --out, stdout carries the file's path; with --json the summary; else the rows."""
     out = out_file("--out", config.out, {"one of the files of --prompts": config.prompts})
-    quieten(config.debug)
     from prefcli.evaluation.sample import sample
 
     report = reporter(config.quiet)

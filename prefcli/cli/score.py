@@ -7,14 +7,12 @@ from typing import Any
 
 from prefcli.cli.console import print_result, reporter
 from prefcli.cli.out import as_lines, out_file, write_out
-from prefcli.cli.train import quieten
 from prefcli.config.score import ScoreConfig
 
 
 def run(config: ScoreConfig) -> None:
     """stdout carries the path of the file that was written; with --json the summary; else the rows."""
     out = out_file("--out", config.out, {"one of the files of --data": config.data})
-    quieten(config.debug)
     from prefcli.evaluation.score import score
 
     report = reporter(config.quiet)

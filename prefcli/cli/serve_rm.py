@@ -6,7 +6,6 @@ import json
 
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
-from prefcli.cli.train import quieten
 from prefcli.config.serve import ServeConfig
 from prefcli.errors import UsageError
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
@@ -17,7 +16,6 @@ def run(config: ServeConfig) -> None:
     if spec.reference is None:
         raise UsageError(f"serve-rm {config.ref} is no model", "give a reward model: prefcli serve-rm rm")
     refuse_language_model(spec)
-    quieten(config.debug)
     from prefcli.models.devices import pick_device, pick_dtype
     from prefcli.rewards.server import RewardServer
     from prefcli.rewards.sources import ModelReward, load_reward

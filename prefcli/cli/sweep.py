@@ -16,7 +16,7 @@ from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.passing_on import parse, stage_of
 from prefcli.cli.sweep_table import dry_table, tables
-from prefcli.cli.train import draw_curves, quieten
+from prefcli.cli.train import draw_curves
 from prefcli.config.base import option, typed_options
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.sweep import SweepConfig
@@ -54,7 +54,6 @@ def run(config: SweepConfig) -> None:
         print_dry(config, stage, score, planned)
         return
     report.plan(_in_words(stage, base, score, planned))
-    quieten(config.debug)
     measure = _measure(config, stage, score, report)
     try:
         outcomes = run_points(points, partial(make, report=report), measure, report)

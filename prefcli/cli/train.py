@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import os
-import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -52,7 +50,6 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     report.plan(summary(inputs))
     if (told := cautions(inputs, purpose)) is not None:
         report.notice(told)
-    quieten(config.debug)
     try:
         artifact = importlib.import_module(module).train(inputs, report)
     except AlarmError as error:
@@ -79,7 +76,6 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
     Raises DataError once all is shown, where a run would refuse the rows.
     """
     config, console = inputs.config, ConsoleReporter()
-    quieten(config.debug)
     found = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
     plan = summary(inputs) | found.lines
     if config.skip_bad and isinstance(inputs.data.rows, LazyRows):
@@ -123,15 +119,3 @@ def print_artifact(artifact: Artifact, as_json: bool, *, reused: bool) -> None:
 def _shown(artifact: Artifact) -> str:
     numbers = {n: v for n, v in artifact.manifest.metrics.items() if isinstance(v, (int, float))}
     return ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:6])
-
-
-def quieten(debug: bool) -> None:
-    """Keep other libraries' chatter off the terminal; --debug lets it through."""
-    if debug:
-        return
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore")

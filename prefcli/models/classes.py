@@ -113,7 +113,7 @@ def made_for(language_model: type[PreTrainedModel]) -> type[MadeScorer]:
     around, prefix = (prefix, "model") if prefix == "language_model" else ("", prefix)
 
     def __init__(self: Any, config: PretrainedConfig) -> None:
-        family.__init__(self, config)
+        family.__init__(self, config)  # type: ignore[misc]
         setattr(self, prefix, getattr(language_model(config), prefix))
         self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels, bias=False)
         self.post_init()

@@ -24,8 +24,10 @@ from transformers import (
 
 from prefcli.artifacts.bases import Base
 from prefcli.artifacts.references import Reference
-from prefcli.errors import ArtifactError, MemoryShortError, from_foreign
+from prefcli.errors import ArtifactError
+from prefcli.models import four_bits
 from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
+from prefcli.models.failures import not_opened, refuse_unfit
 from prefcli.models.tokenizers import first_line, source
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
@@ -54,7 +56,7 @@ def is_scorer(reference: Reference) -> bool:
         try:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra).to_dict()
         except Exception as error:
-            raise _not_loaded(reference, error) from error
+            raise not_opened(reference, error) from error
         return _classifies(config)
     if reference.path is None or not reference.path.is_dir():
         return False
@@ -88,6 +90,7 @@ def load_policy(
             f"{reference.text} is a reward model, not a language model",
             "give the model to train or sample from; reward models go to --reward",
         )
+    refuse_unfit(reference, in_4bit=in_4bit)
     where, extra = source(reference)
     extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
@@ -98,7 +101,7 @@ def load_policy(
             model, info = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
             _refuse_missing(reference, info, allowed=())
     except Exception as error:
-        raise _not_loaded(reference, error) from error
+        raise not_opened(reference, error) from error
     if reference.kind == "gguf":
         model = _without_quantization(model)
     _grow(model, tokenizer_size)
@@ -121,6 +124,7 @@ def load_scorer(
     With `new_head` a language model is given a fresh head; without, a head that is not in the file is refused: a
     random one would score, silently, nonsense. An adapter of a language model is merged into its base first.
     """
+    refuse_unfit(reference, scorer=True, in_4bit=in_4bit)
     where, extra = source(reference)
     if reference.kind == "hub":
         refuse_hub_adapter(reference.text, where, extra)
@@ -142,7 +146,7 @@ def load_scorer(
             )
             _refuse_missing(reference, info, allowed=head)
     except Exception as error:
-        raise _not_loaded(reference, error) from error
+        raise not_opened(reference, error, scorer=True) from error
     if not hasattr(scorer, "score") and not hasattr(getattr(scorer, "base_model", None), "score"):
         raise ArtifactError(
             f"{reference.text}: {type(scorer).__name__} has no head named 'score'",
@@ -201,6 +205,7 @@ def _opened_on(model: Any, reference: Reference, *, scorer: bool = False, traina
 
 def _four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:
     """QLoRA's form (arXiv 2305.14314, section 3): NormalFloat, its constants quantized too; heads are left alone."""
+    four_bits.show()
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -271,21 +276,6 @@ def _refuse_headless_adapter(reference: Reference) -> None:
         f"{reference.text}: the adapter's file holds no reward head",
         "train it again with: prefcli train-rm (which saves the head)",
     )
-
-
-def _not_loaded(reference: Reference, error: Exception) -> Exception:
-    """The error to show for an exception from `from_pretrained`."""
-    if isinstance(error, (ArtifactError, MemoryShortError)):
-        return error
-    known = from_foreign(error)
-    if isinstance(known, MemoryShortError):
-        return known
-    hint = "check the name, and that the model is in the local cache or the network is there"
-    if is_adapter(reference):
-        hint = f"it is an adapter on {base_of(reference)}: see whether that opens, and copy the adapter again"
-    elif reference.kind != "hub":
-        hint = "give a causal language model in a form that transformers reads (safetensors, GGUF)"
-    return ArtifactError(f"{reference.text}: the model could not be loaded ({first_line(error)})", hint)
 
 
 def _json(path: Path) -> dict[str, Any]:

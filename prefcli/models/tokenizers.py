@@ -11,8 +11,10 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.artifacts.bases import is_adapter_directory
+from prefcli.artifacts.hub import snapshot
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
+from prefcli.models.failures import tokenizer_not_read
 from prefcli.progress import SILENT, Reporter
 
 # Written by this project for models that bring none: the turns of HH-RLHF's dialogues, each answer closed by EOS.
@@ -39,10 +41,7 @@ def stored_tokenizer(reference: Reference, reporter: Reporter = SILENT) -> PreTr
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **extra)
     except Exception as error:
-        raise ArtifactError(
-            f"{reference.text}: no tokenizer could be read ({first_line(error)})",
-            "the directory needs tokenizer.json and tokenizer_config.json",
-        ) from error
+        raise tokenizer_not_read(reference, error) from error
     return tokenizer
 
 
@@ -144,7 +143,10 @@ def source(reference: Reference) -> tuple[str, dict[str, Any]]:
         return str(reference.path.parent), {"gguf_file": reference.path.name}
     if reference.kind == "hub":
         name, _, revision = reference.text.partition("@")
-        return name, {"revision": revision} if revision else {}
+        # What is in the cache is taken as it is: with no network, asking for each file takes half a minute.
+        return name, ({"revision": revision} if revision else {}) | (
+            {"local_files_only": True} if snapshot(reference.text) else {}
+        )
     assert reference.path is not None
     return str(reference.path.resolve()), {}  # which a new adapter's configuration names as its base
 

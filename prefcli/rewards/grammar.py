@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import re
@@ -73,14 +74,25 @@ def _parse(text: str, store: Store, option: str) -> RewardSpec:
         digest = store.digests.digest(file)
         store.digests.save()
         return RewardSpec(name or python["function"], what, None, file, python["function"], digest, option=option)
-    if what.startswith("python:"):
-        raise UsageError(f"{option} {text}: the form is python:FILE:FUNCTION", "name the function after a second colon")
+    if what.startswith("python:") or (what.endswith(".py") and os.path.isfile(what)):
+        raise _no_function(option, text, what.removeprefix("python:"))
     if is_url(what):
         return service(option, text, name or "http", what)
     reference = resolve(what, store)
     path = reference.path.resolve() if reference.path else Path(what.split("@")[0])
     default = reference.artifact.manifest.name if reference.artifact else path.name
     return RewardSpec(name or default, what, reference, digest=reference.digest, option=option)
+
+
+def _no_function(option: str, text: str, file: str) -> UsageError:
+    """What to write for a Python file that is given without one of its functions. The file is read, and not run."""
+    form = f"{option} {text}: the form is python:FILE:FUNCTION"
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return UsageError(form, "name the function after a second colon")
+    there = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return UsageError(form, f"{option} python:{file}:FUNCTION; functions there: {', '.join(there) or 'none'}")
 
 
 def is_url(what: str) -> bool:

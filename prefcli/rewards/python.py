@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.errors import ArtifactError
+from prefcli.models import four_bits
 from prefcli.rewards.grammar import RewardSpec
 
 Function = Callable[..., list[float]]
@@ -31,7 +32,8 @@ def load_function(spec: RewardSpec) -> Function:
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickling look their module up there
     try:
-        module_spec.loader.exec_module(module)
+        with four_bits.visible():
+            module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ArtifactError(
             f"{spec.file} does not run: {_where(error, spec.file)}", f"see for yourself: python {spec.file}"
@@ -45,7 +47,8 @@ def load_function(spec: RewardSpec) -> Function:
 
     def checked(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
         try:
-            scores = [float(value) for value in function(prompts, completions, **columns)]
+            with four_bits.visible():
+                scores = [float(value) for value in function(prompts, completions, **columns)]
         except (Exception, SystemExit) as error:
             raise ArtifactError(
                 f"reward {spec.text} failed: {_where(error, spec.file)}",

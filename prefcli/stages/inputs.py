@@ -6,7 +6,6 @@ handed back at once and a mistake costs a second and not a model load.
 
 from __future__ import annotations
 
-import importlib.util
 import uuid
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.hub import at_hand
 from prefcli.artifacts.places import own_store, places_of
 from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
@@ -25,6 +25,7 @@ from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
+from prefcli.models import four_bits
 from prefcli.rewards.grammar import (
     RewardSpec,
     parse_rewards,
@@ -107,7 +108,7 @@ def _refuse_odd_adapter(config: Any) -> None:
     for name, asked in (("adapter", config.adapter != "lora"), ("load_in_4bit", config.load_in_4bit)):
         if asked and config.lora_rank == 0:
             raise UsageError(f"{option(name)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    if config.load_in_4bit and importlib.util.find_spec("bitsandbytes") is None:
+    if config.load_in_4bit and not four_bits.installed():
         raise UsageError("--load-in-4bit needs bitsandbytes", "pip install 'prefcli[qlora]'")
 
 
@@ -122,6 +123,7 @@ def _references(config: Any, store: Store, notes: list[str], reward_model_may_st
             found[role] = resolve(getattr(config, role), store)
     if hasattr(config, "reference") and not getattr(config, "reference_free", False):
         found.setdefault("reference", found["model"])
+    found = {role: at_hand(reference) for role, reference in found.items()}
     for role, reference in found.items():
         if role in ("model", "reference") and not reward_model_may_start:
             refuse_reward_model(reference)
@@ -138,6 +140,8 @@ def _rewards(config: Any, store: Store, wanted: bool) -> list[RewardSpec]:
     specs = parse_rewards(config.reward, store)
     for spec in specs:
         refuse_language_model(spec)
+        if spec.reference is not None:
+            at_hand(spec.reference)
     # A mistake in them costs nothing yet.
     scales = reward_scales(specs, config.reward_weight, config.standardise_rewards)
     total = sum(scale.weight for scale in scales.values())

@@ -1,0 +1,216 @@
+"""Whether a model of the hub is at hand: in the cache on this disk, or on a hub that answers. No torch.
+
+What is in the cache is taken as it is, and nobody is asked. For the rest one short request is made before anything
+heavy is imported, so that no network, a gated model and a misspelt name are told in seconds, each in its own words.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefcli.artifacts.references import HUB, Reference
+from prefcli.errors import ArtifactError, PrefcliError, SurroundingsError
+
+SECONDS = 2.0  # for the request; with the start of the command an answer comes within three
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+# The variable of huggingface_hub's for a slow network; its own default of 10 s is too long for somebody who waits.
+PATIENCE = "HF_HUB_ETAG_TIMEOUT"
+_CONFIGS = ("config.json", "adapter_config.json")
+_WEIGHTS = ("*.safetensors", "*.gguf", "*.bin")
+_TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
+
+
+def at_hand(reference: Reference) -> Reference:
+    """The reference, where it is no hub id or the model is in the cache or can be fetched (which its note then says).
+
+    Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
+    """
+    if reference.kind != "hub" or snapshot(reference.text) is not None:
+        return reference
+    ask(reference.text)
+    return replace(reference, note=f"{reference.text} is not on this machine yet, and is fetched from the hub")
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of a hub id."""
+    return "/" in text and HUB.fullmatch(text) is not None
+
+
+def snapshot(text: str) -> Path | None:
+    """The directory of a hub id in the cache, where a configuration, weights and a tokenizer are in it."""
+    name, _, revision = text.partition("@")
+    folder = cache() / ("models--" + name.replace("/", "--"))
+    try:
+        commit = (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        commit = revision
+    found = folder / "snapshots" / commit
+    return found if commit and _is_whole(found) else None
+
+
+def cache() -> Path:
+    """Where huggingface_hub keeps what it fetched."""
+    above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(above, "huggingface")
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
+    return Path(os.path.expanduser(os.path.expandvars(named)))
+
+
+def _is_whole(folder: Path) -> bool:
+    if not any((folder / name).is_file() for name in _CONFIGS):
+        return False
+    for kinds in (_WEIGHTS, _TOKENIZERS):
+        if not any(file.is_file() for kind in kinds for file in folder.glob(kind)):
+            return False
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            return True  # a damaged one is told of where it is opened
+        if not all((folder / str(shard)).is_file() for shard in shards):
+            return False
+    return True
+
+
+def ask(text: str) -> None:
+    """Ask the hub for a model, once and for `SECONDS` at most. Raises as `at_hand` does."""
+    for variable in OFFLINE:
+        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise SurroundingsError(
+                f"{text} is not on this machine, and {variable} is set",
+                f"fetch it where there is a network: unset {variable}; {download(text)}",
+            )
+    failed: list[Exception] = []
+    limit = _seconds()
+
+    def request() -> None:
+        try:
+            _head(text, limit)
+        except Exception as error:
+            failed.append(error)
+
+    # A daemon: a name server that does not answer cannot be interrupted, and is not waited for.
+    asking = threading.Thread(target=request, daemon=True)
+    asking.start()
+    asking.join(limit)
+    if asking.is_alive():
+        raise _not_reached(text, f"no answer in {limit:g} s")
+    if failed:
+        raise cause(text, failed[0]) or _not_reached(text, _reason(failed[0], limit)) from failed[0]
+
+
+def fetch_config(text: str) -> Path:
+    """The configuration of a hub id, fetched into the cache; that alone. Raises as `at_hand` does."""
+    ask(text)
+    name, _, revision = text.partition("@")
+    hub: Any = importlib.import_module("huggingface_hub")
+    try:
+        return Path(hub.hf_hub_download(name, _CONFIGS[0], revision=revision or None))
+    except Exception as error:
+        raise cause(text, error) or ArtifactError(
+            f"{name} has no {_CONFIGS[0]} on the hub", "name a model, and not an adapter"
+        ) from error
+
+
+def _seconds() -> float:
+    try:
+        return max(float(os.environ.get(PATIENCE, SECONDS)), SECONDS)
+    except ValueError:
+        return SECONDS
+
+
+def _head(text: str, limit: float) -> None:
+    """The request for the file that every model has: its owner's leave is asked for files, and not for descriptions."""
+    name, _, revision = text.partition("@")
+    hub: Any = importlib.import_module("huggingface_hub")
+    errors: Any = importlib.import_module("huggingface_hub.errors")
+    try:
+        hub.get_hf_file_metadata(hub.hf_hub_url(name, _CONFIGS[0], revision=revision or None), timeout=limit)
+    except errors.EntryNotFoundError:  # an adapter has another file; whose repository it is in was found
+        return
+
+
+def cause(text: str, error: BaseException) -> PrefcliError | None:
+    """What the hub's library found, from an exception or those it was raised from; None for anything else."""
+    errors: Any = importlib.import_module("huggingface_hub.errors")
+    chain = list(_chain(error))
+    name, _, revision = text.partition("@")
+    for one in chain:
+        if isinstance(one, errors.GatedRepoError):
+            return SurroundingsError(
+                f"{name} is gated: its owner gives it to those who asked",
+                f"ask for access at {_endpoint()}/{name}, then log in with: hf auth login",
+            )
+        if isinstance(one, errors.RevisionNotFoundError):
+            return ArtifactError(
+                f"{name} has no revision {revision or 'main'!r} on the hub", f"see {_endpoint()}/{name}/tree/main"
+            )
+        if isinstance(one, (errors.RepositoryNotFoundError, errors.HFValidationError)):
+            return _unknown(name)
+        if isinstance(one, errors.DisabledRepoError):
+            return ArtifactError(f"{name}: the hub has closed the access to it", f"see {_endpoint()}/{name}")
+    for one in chain:
+        if isinstance(one, errors.HfHubHTTPError):
+            return _refused(text, getattr(one.response, "status_code", None))
+    if any(isinstance(one, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)) for one in chain):
+        return _not_reached(text, "no answer")
+    return None
+
+
+def _unknown(name: str) -> ArtifactError:
+    return ArtifactError(
+        f"{name}: no such directory, and no such model on the hub, or a private one",
+        "check the name; for a private one: hf auth login",
+    )
+
+
+def _refused(text: str, status: Any) -> PrefcliError:
+    name = text.partition("@")[0]
+    hub: Any = importlib.import_module("huggingface_hub")
+    if status == 401 and hub.get_token() is None:  # which the hub answers for a name that it does not know, too
+        return _unknown(name)
+    if status in (401, 403):
+        return SurroundingsError(f"{name}: the hub refuses the token that it is sent", "log in anew: hf auth login")
+    return SurroundingsError(
+        f"{text} is not on this machine, and the hub does not hand it over ({_endpoint()}: status {status})",
+        f"try again later, or fetch it from elsewhere with: {download(text)}",
+    )
+
+
+def _not_reached(text: str, why: str) -> SurroundingsError:
+    return SurroundingsError(
+        f"{text} is not on this machine, and the hub was not reached ({_endpoint()}: {why})",
+        f"check the path or the network ({PATIENCE}=30 waits longer for a slow one), or fetch it where there is one: "
+        + download(text),
+    )
+
+
+def download(text: str) -> str:
+    """The command that fetches a hub id into the cache."""
+    name, _, revision = text.partition("@")
+    return f"hf download {name}" + (f" --revision {revision}" if revision else "")
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _reason(error: Exception, limit: float) -> str:
+    if "timeout" in type(error).__name__.lower():
+        return f"no answer in {limit:g} s"
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> Any:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

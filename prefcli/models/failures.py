@@ -1,0 +1,290 @@
+"""Why a model cannot be opened: one cause, one message.
+
+The cause is read off the model's own files, and not off what a library says about it: that changes with its versions,
+and speaks to somebody who wrote the call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.models.auto import modeling_auto as auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from prefcli.artifacts import hub
+from prefcli.artifacts.bases import is_adapter_directory, named_base
+from prefcli.artifacts.references import Reference
+from prefcli.errors import ArtifactError, PrefcliError, from_foreign
+from prefcli.models import files
+
+Cause = tuple[str, str]  # what is wrong, what to do
+_CAUSAL = "give a causal language model: one whose config.json names a …ForCausalLM"
+# Numbers that every model has at least one of; a model with none of its layers would load, and say nothing.
+_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "hidden_size", "n_embd", "num_attention_heads", "n_head",
+           "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")  # fmt: skip
+
+
+def refuse_unfit(reference: Reference, *, scorer: bool = False, in_4bit: bool = False) -> None:
+    """Raise ArtifactError where the configuration alone says that the model is not one to open here.
+
+    Such a one is opened without a word otherwise (an encoder, a model with none of its layers), or after minutes.
+    """
+    looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense]
+    looks += [_several_labels, _encoder] if scorer else [_encoder]
+    looks += [] if in_4bit else [_of_4_bits]
+    for folder in _folders(reference):
+        if (cause := _damaged_config(folder)) is not None:
+            raise _told(reference, cause)
+        for look in looks:
+            if (cause := look(config_of(folder))) is not None:
+                raise _told(reference, cause)
+
+
+def not_opened(reference: Reference, error: BaseException, *, scorer: bool = False) -> BaseException:
+    """The error to show for an exception from `from_pretrained` of a model: one cause, and what to do about it."""
+    if (known := _known(reference, error)) is not None:
+        return known
+    for folder in _folders(reference):
+        config = config_of(folder)
+        for look in (_damaged_config, files.damaged_weights):
+            if (cause := look(folder)) is not None:
+                return _told(reference, cause)
+        for read in (_of_a_strange_type, _quantised, _nonsense, _several_labels, _no_causal_head):
+            if config and (cause := read(config)) is not None:
+                return _told(reference, cause)
+        if config and (cause := _no_config(folder)) is not None:
+            return _told(reference, cause)
+        if scorer and (rows := files.rows_of_head(folder)) is not None and rows != 1:
+            return _told(reference, _labels(rows))
+    if reference.kind == "gguf":
+        return ArtifactError(
+            f"{reference.text}: the GGUF file could not be read ({_short(error)})",
+            "transformers reads GGUF of some families and kinds of blocks; take its safetensors form instead",
+        )
+    if (base := _base_of(reference)) is not None and not _folders(reference, bases=True):
+        return ArtifactError(
+            f"{reference.text} is an adapter on {base}, which is not on this machine",
+            f"put it there; from the hub: {hub.download(base)}" if hub.is_id(base) else "put it there",
+        )
+    return ArtifactError(
+        f"{reference.text}: transformers {transformers.__version__} could not open it ({_short(error)})",
+        "--debug shows where",
+    )
+
+
+def tokenizer_not_read(reference: Reference, error: BaseException) -> BaseException:
+    """The error to show for an exception from the tokenizer at a reference."""
+    if (known := _known(reference, error)) is not None:
+        return known
+    for folder in _folders(reference, bases=False):
+        settings = config_of(folder, "tokenizer_config.json")
+        if not (folder / "tokenizer.json").is_file() and "AutoTokenizer" in _auto_map(settings):
+            return _told(reference, _code("it has a tokenizer of its own"))
+        for look in (_damaged_config, files.damaged_tokenizer):
+            if (cause := look(folder)) is not None:
+                return _told(reference, cause)
+        config = config_of(folder)
+        for read in (_of_a_strange_type, _nonsense):
+            if config and (cause := read(config)) is not None:
+                return _told(reference, cause)
+        if (cause := _no_config(folder)) is not None:
+            return _told(reference, cause)
+        if (folder / "tokenizer.json").is_file():
+            return _told(
+                reference,
+                (f"tokenizer.json holds no tokenizer that can be used ({_short(error)})", files.COPY),
+            )
+    return ArtifactError(
+        f"{reference.text}: no tokenizer could be read ({_short(error)})",
+        "the directory needs tokenizer.json and tokenizer_config.json",
+    )
+
+
+def labels(config: dict[str, Any]) -> int | None:
+    """How many scores a classifier gives, by its config.json; None where that does not say."""
+    named = config.get("id2label")
+    if isinstance(named, dict) and named:
+        return len(named)
+    number = config.get("num_labels")
+    return number if isinstance(number, int) else None
+
+
+def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A model's configuration; an empty one where there is none that can be read."""
+    try:
+        loaded = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _known(reference: Reference, error: BaseException) -> BaseException | None:
+    """What needs no look at the files: our own error, memory, the disk, the hub."""
+    if isinstance(error, PrefcliError):
+        return error
+    if (known := from_foreign(error)) is not None:
+        return known
+    return hub.cause(reference.text, error) if reference.kind == "hub" else None
+
+
+def _folders(reference: Reference, *, bases: bool | None = None) -> list[Path]:
+    """Where to look: the model's directory (of the hub's, that in the cache) and the one that an adapter stands on."""
+    path = reference.path if reference.path is not None else hub.snapshot(reference.text)
+    own = [path] if path is not None and path.is_dir() else []
+    if bases is False:
+        return own
+    base = _base_of(reference)
+    if base is None:
+        return own
+    found = Path(base) if Path(base).is_dir() else hub.snapshot(base) if hub.is_id(base) else None
+    return ([] if bases else own) + ([found] if found is not None else [])
+
+
+def _base_of(reference: Reference) -> str | None:
+    path = reference.path if reference.path is not None else hub.snapshot(reference.text)
+    if path is None or not is_adapter_directory(path):
+        return None
+    if reference.path is None:
+        return named_base(path)
+    return None if reference.base is None else reference.base.place
+
+
+def _told(reference: Reference, cause: Cause) -> ArtifactError:
+    return ArtifactError(f"{reference.text}: {cause[0]}", cause[1])
+
+
+def _damaged_config(folder: Path) -> Cause | None:
+    for name in ("config.json", "adapter_config.json"):
+        if (wrong := files.not_json(folder / name)) is not None:
+            return wrong, files.COPY
+    return None
+
+
+def _no_config(folder: Path) -> Cause | None:
+    """What transformers finds in a configuration whose numbers, each alone, could be."""
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        return f"config.json describes no model ({_short(error)})", files.COPY
+    return None
+
+
+def _of_a_strange_type(config: dict[str, Any]) -> Cause | None:
+    kind = config.get("model_type")
+    if not config or kind in CONFIG_MAPPING_NAMES:
+        return None
+    if _auto_map(config):
+        return _code(f"it is of a type of its own, {kind!r}")
+    if not isinstance(kind, str):
+        return "its config.json has no model_type: not a model's configuration", files.COPY
+    return (
+        f"transformers {transformers.__version__} does not know the model type {kind!r}",
+        "upgrade it: pip install --upgrade transformers",
+    )
+
+
+def _code(what: str) -> Cause:
+    return (
+        f"{what}, whose code is in its directory, and such code is not run",
+        "take a model that transformers has itself; a model's own code could do anything on this machine",
+    )
+
+
+def _auto_map(config: dict[str, Any]) -> dict[str, Any]:
+    found = config.get("auto_map")
+    return found if isinstance(found, dict) else {}
+
+
+def _quantised(config: dict[str, Any]) -> Cause | None:
+    method = _method(config)
+    if method is None:
+        return None
+    if method == "bitsandbytes":
+        return _of_4_bits(config)
+    return f"it is quantised with {method}, which is not read here", "take the model that was not quantised"
+
+
+def _of_4_bits(config: dict[str, Any]) -> Cause | None:
+    if _method(config) != "bitsandbytes":
+        return None
+    return (
+        "it is quantised with bitsandbytes, which is not read here",
+        "take the model that was not quantised; --load-in-4bit, with --lora-rank, holds it in 4 bits",
+    )
+
+
+def _method(config: dict[str, Any]) -> str | None:
+    settings = config.get("quantization_config")
+    if not isinstance(settings, dict):
+        return None
+    method = settings.get("quant_method")
+    if method is None and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        return "bitsandbytes"
+    return str(method) if method else None
+
+
+def _nonsense(config: dict[str, Any]) -> Cause | None:
+    for name in _COUNTS:
+        value = config.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if isinstance(value, list):  # one for each layer
+                continue
+            return f"config.json says {name}: {json.dumps(value)[:60]}, which no model has", files.COPY
+    return None
+
+
+def _encoder(config: dict[str, Any]) -> Cause | None:
+    """A model that reads a text from both sides: many of them have a causal head too, which was never trained."""
+    kind = config.get("model_type")
+    named = _architectures(config)
+    if "Classification" in named:  # its head may be one that scores
+        return None
+    if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.get("is_encoder_decoder") is not False:
+        if "ForCausalLM" in named:
+            return None
+        return f"it is a {kind} model, an encoder and a decoder: it has no causal head", _CAUSAL
+    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if not (config.get("is_decoder") or config.get("causal") or "CausalLM" in named or "LMHead" in named):
+            return f"it is a {kind} model, an encoder: it has no causal head", _CAUSAL
+    return None
+
+
+def _no_causal_head(config: dict[str, Any]) -> Cause | None:
+    kind = config.get("model_type")
+    if (cause := _encoder(config)) is not None or kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return cause
+    if kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return f"it is a {kind} model, which reads images beside text: it has no causal head for text alone", _CAUSAL
+    return f"it is a {kind} model: it has no causal head", _CAUSAL
+
+
+def _architectures(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return " ".join(map(str, named)) if isinstance(named, list) else ""
+
+
+def _several_labels(config: dict[str, Any]) -> Cause | None:
+    number = labels(config)
+    if "Classification" not in _architectures(config) or number is None or number == 1:
+        return None
+    return _labels(number)
+
+
+def _labels(number: int) -> Cause:
+    return f"it has {number} labels, and a reward model here has one", "train one with: prefcli train-rm"
+
+
+def _short(error: BaseException) -> str:
+    """An exception in a line: its first, or, of sentences that tell a programmer what to pass, its kind alone."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith(":"):  # it announces the reason
+        lines = lines[1:]
+    told = ("`", "from_pretrained", "instantiate the backend", "the above report", "trust_remote_code")
+    return type(error).__name__ if not lines or any(part in lines[0] for part in told) else lines[0][:200]
