@@ -12,9 +12,10 @@ from prefcli.config.chat import ChatConfig
 from prefcli.data.formats import Message, Prompt, Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import UsageError
-from prefcli.evaluation.models import answer, positions_of
+from prefcli.evaluation.models import answer
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
+from prefcli.models.positions import positions_of
 from prefcli.models.tokenizers import has_own_template, load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards.grammar import refuse_reward_model
@@ -148,7 +149,7 @@ class Chat:
         """Tokens that the prompt and an answer have more than a speaker reads."""
         over = 0
         for speaker in self.speakers:
-            if (positions := positions_of(speaker.model)) is not None:
+            if (positions := positions_of(speaker.model.config)) is not None:
                 over = max(over, len(Encoder(speaker.tokenizer).prompt_ids(prompt)) + self.max_new_tokens - positions)
         return over
 
@@ -203,7 +204,7 @@ def open_chat(config: ChatConfig, reporter: Reporter) -> Chat:
     for reference in references:
         tokenizer = load_tokenizer(reference, SILENT)  # nothing is padded here, and templates are told of below
         model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
-        positions = positions_of(model)
+        positions = positions_of(model.config)
         if positions is not None and config.max_new_tokens >= positions:
             raise UsageError(
                 f"--max-new-tokens {config.max_new_tokens}: {reference.shown} reads {positions} tokens in all",

@@ -24,6 +24,7 @@ from prefcli.errors import ArtifactError, DataError, SurroundingsError, UsageErr
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.loading import is_scorer, load_policy
 from prefcli.models.logps import completion_logits
+from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -143,7 +144,7 @@ class ModelJudge:
     def __init__(self, ref: str, digest: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         self.ref, self.digest, self._model = ref, digest, model.eval()
         self._encoder = Encoder(tokenizer)
-        self._positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._positions = positions_of(model.config)
         a, b = (self._encoder.completion_ids(_turn("Which?"), letter) for letter in "AB")
         differ = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
         if differ is None:

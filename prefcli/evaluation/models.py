@@ -15,6 +15,7 @@ from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.statistics import bootstrap_interval
 from prefcli.models.generation import NOT_FINITE, generate
 from prefcli.models.logps import completion_logits
+from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
@@ -55,7 +56,7 @@ def answer(
     encoder = Encoder(tokenizer)
     prompts = [encoder.prompt_ids(row.prompt) for row in rows]
     longest = max(map(len, prompts)) + max_new_tokens
-    positions = positions_of(model)
+    positions = positions_of(model.config)
     if positions is not None and longest > positions:
         raise UsageError(
             f"prompt and answer may have {longest} tokens, and the model reads {positions}",
@@ -86,12 +87,6 @@ def answer(
     ended = [completion[-1] in eos_ids for completion in ids]
     bare = [completion[:-1] if end else completion for completion, end in zip(ids, ended)]
     return Answers(prompts, ids, [encoder.answer_text(c) for c in bare], ended, seconds)
-
-
-def positions_of(model: Any) -> int | None:
-    """The longest sequence, in tokens, that the model reads; None where its config names none."""
-    positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return positions
 
 
 def adding_up(reporter: Reporter) -> Callable[[int], None]:

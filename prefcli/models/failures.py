@@ -34,7 +34,7 @@ def refuse_unfit(reference: Reference, *, scorer: bool = False, in_4bit: bool = 
     Such a one is opened without a word otherwise (an encoder, a model with none of its layers), or after minutes.
     """
     looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense]
-    looks += [_several_labels, _encoder] if scorer else [_encoder]
+    looks += [_encoder]
     looks += [] if in_4bit else [_of_4_bits]
     for folder in _folders(reference):
         if (cause := _damaged_config(folder)) is not None:
@@ -53,7 +53,7 @@ def not_opened(reference: Reference, error: BaseException, *, scorer: bool = Fal
         for look in (_damaged_config, files.damaged_weights):
             if (cause := look(folder)) is not None:
                 return _told(reference, cause)
-        for read in (_of_a_strange_type, _quantised, _nonsense, _several_labels, _no_causal_head):
+        for read in (_of_a_strange_type, _quantised, _nonsense, _no_causal_head):
             if config and (cause := read(config)) is not None:
                 return _told(reference, cause)
         if config and (cause := _no_config(folder)) is not None:
@@ -102,15 +102,6 @@ def tokenizer_not_read(reference: Reference, error: BaseException) -> BaseExcept
         f"{reference.text}: no tokenizer could be read ({_short(error)})",
         "the directory needs tokenizer.json and tokenizer_config.json",
     )
-
-
-def labels(config: dict[str, Any]) -> int | None:
-    """How many scores a classifier gives, by its config.json; None where that does not say."""
-    named = config.get("id2label")
-    if isinstance(named, dict) and named:
-        return len(named)
-    number = config.get("num_labels")
-    return number if isinstance(number, int) else None
 
 
 def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -258,23 +249,16 @@ def _encoder(config: dict[str, Any]) -> Cause | None:
 
 def _no_causal_head(config: dict[str, Any]) -> Cause | None:
     kind = config.get("model_type")
-    if (cause := _encoder(config)) is not None or kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if (cause := _encoder(config)) is not None:
         return cause
-    if kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return f"it is a {kind} model, which reads images beside text: it has no causal head for text alone", _CAUSAL
+    if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return None
     return f"it is a {kind} model: it has no causal head", _CAUSAL
 
 
 def _architectures(config: dict[str, Any]) -> str:
     named = config.get("architectures")
     return " ".join(map(str, named)) if isinstance(named, list) else ""
-
-
-def _several_labels(config: dict[str, Any]) -> Cause | None:
-    number = labels(config)
-    if "Classification" not in _architectures(config) or number is None or number == 1:
-        return None
-    return _labels(number)
 
 
 def _labels(number: int) -> Cause:

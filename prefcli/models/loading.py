@@ -13,21 +13,25 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from torch import nn
+from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.artifacts.bases import Base
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
 from prefcli.models import four_bits
 from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
+from prefcli.models.classes import (
+    HEAD,
+    backbone_of,
+    is_made,
+    language_model_class,
+    load_head,
+    new_scorer,
+    scorer_class,
+)
 from prefcli.models.failures import not_opened, refuse_unfit
+from prefcli.models.labels import labels_of, one_label
 from prefcli.models.tokenizers import first_line, source
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
@@ -47,27 +51,35 @@ def base_of(reference: Reference) -> str | None:
 
 
 def is_scorer(reference: Reference) -> bool:
-    """Whether it is a reward model (by its manifest, or by the architecture in its config)."""
+    """Whether it is a reward model (by its manifest, its head's file, or the architecture in its config)."""
     if reference.artifact is not None:
         return reference.artifact.manifest.stage == "rm"
     if reference.kind == "hub":
         where, extra = source(reference)
         refuse_hub_adapter(reference.text, where, extra)
-        try:
-            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **extra).to_dict()
-        except Exception as error:
-            raise not_opened(reference, error) from error
-        return _classifies(config)
+        return _classifies(configuration(reference).to_dict())
     if reference.path is None or not reference.path.is_dir():
         return False
     if is_adapter(reference):
         return _json(reference.path / "adapter_config.json").get("task_type") == "SEQ_CLS"
-    return _classifies(_json(reference.path / "config.json"))
+    return (reference.path / HEAD).is_file() or _classifies(_json(reference.path / "config.json"))
 
 
 def _classifies(config: dict[str, Any]) -> bool:
     architectures = config.get("architectures")
     return isinstance(architectures, list) and any("SequenceClassification" in str(name) for name in architectures)
+
+
+def configuration(reference: Reference) -> PretrainedConfig:
+    """The configuration of a model, or of the base that an adapter stands on. Raises ArtifactError: it is not read."""
+    where, extra = source(reference)
+    if is_adapter(reference):
+        base = _base(reference)
+        where, extra = base.place, {"revision": base.revision} if base.revision else {}
+    try:
+        return AutoConfig.from_pretrained(where, trust_remote_code=False, **extra)
+    except Exception as error:
+        raise not_opened(reference, error) from error
 
 
 def load_policy(
@@ -94,17 +106,21 @@ def load_policy(
     where, extra = source(reference)
     extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
+        kind = language_model_class(configuration(reference))
+        if kind is None:
+            raise ValueError("no causal head")  # `not_opened` finds it too, and says it well
         if is_adapter(reference):
-            base = _base_model(reference, AutoModelForCausalLM, {"dtype": dtype} | extra)
+            base = _base_model(reference, kind, {"dtype": dtype} | extra)
             model = _opened_on(base, reference, trainable=trainable)
         else:
-            model, info = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
+            model, info = kind.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
             _refuse_missing(reference, info, allowed=())
     except Exception as error:
         raise not_opened(reference, error) from error
     if reference.kind == "gguf":
         model = _without_quantization(model)
     _grow(model, tokenizer_size)
+    _train_padding(model)
     return _placed(model, device)
 
 
@@ -118,33 +134,43 @@ def load_scorer(
     trainable: bool = False,
     seed: int = 0,
     in_4bit: bool = False,
+    label: str | None = None,
 ) -> Model:
     """A sequence classifier with one label and the head `score`, read at an answer's last token.
 
     With `new_head` a language model is given a fresh head; without, a head that is not in the file is refused: a
-    random one would score, silently, nonsense. An adapter of a language model is merged into its base first.
+    random one would score, silently, nonsense. An adapter of a language model is merged into its base first. Of a
+    model with several labels `label` names the one that is the score, or a weighted sum (`models/labels.py`).
     """
     refuse_unfit(reference, scorer=True, in_4bit=in_4bit)
     where, extra = source(reference)
     if reference.kind == "hub":
         refuse_hub_adapter(reference.text, where, extra)
-    head: tuple[str, ...] = ("score",) if new_head else ()
-    options: dict[str, Any] = SAFE | {"dtype": dtype, "num_labels": 1} | (_four_bits(dtype, device) if in_4bit else {})
+    options: dict[str, Any] = SAFE | {"dtype": dtype} | (_four_bits(dtype, device) if in_4bit else {})
     torch.manual_seed(seed)
     try:
+        config = configuration(reference)
+        kind = scorer_class(config)
+        if kind is None:
+            raise ValueError("no causal head")
+        count = 1 if new_head or is_adapter(reference) else labels_of(reference, config, label)
+        options |= {"num_labels": count}
         if is_adapter(reference) and is_scorer(reference):
             _refuse_headless_adapter(reference)
-            scorer = _base_model(reference, AutoModelForSequenceClassification, options, allowed=("score",))
+            scorer = _base_model(reference, kind, options, allowed=("score",))
             _grow(scorer, len(tokenizer))
             scorer = _opened_on(scorer, reference, scorer=True, trainable=trainable)
         elif is_adapter(reference) or reference.kind == "gguf":
             policy = load_policy(reference, dtype=dtype, device=torch.device("cpu"), trainable=False)
             scorer = _head_on(policy, dtype)
         else:
-            scorer, info = AutoModelForSequenceClassification.from_pretrained(
-                where, output_loading_info=True, **options, **extra
-            )
-            _refuse_missing(reference, info, allowed=head)
+            scorer, info = kind.from_pretrained(where, output_loading_info=True, **options, **extra)
+            beside = None if new_head or reference.path is None else load_head(reference.path)
+            if beside is not None and is_made(kind):
+                scorer.score.load_state_dict(beside)
+            _refuse_missing(reference, info, allowed=("score",) if new_head or beside is not None else ())
+            if count > 1:
+                one_label(scorer, reference, label)
     except Exception as error:
         raise not_opened(reference, error, scorer=True) from error
     if not hasattr(scorer, "score") and not hasattr(getattr(scorer, "base_model", None), "score"):
@@ -153,10 +179,18 @@ def load_scorer(
             "reward models are decoder models opened by AutoModelForSequenceClassification",
         )
     _grow(scorer, len(tokenizer))
-    if tokenizer.pad_token_id is not None:
-        scorer.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        scorer.config.pad_token_id = tokenizer.pad_token_id
+    _train_padding(scorer)
+    pad_with(scorer, tokenizer)
     return _placed(scorer, device)
+
+
+def pad_with(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have the model's configuration, which is saved with it, name the tokenizer's padding token."""
+    if (token := tokenizer.pad_token_id) is None:
+        return
+    for config in (model.config.get_text_config(), model.config, getattr(model, "generation_config", None)):
+        if config is not None:
+            config.pad_token_id = token
 
 
 def count_parameters(reference: Reference) -> int | None:
@@ -226,9 +260,8 @@ def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:
     plain = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
     config = plain.config
     config.num_labels = 1
-    scorer = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
-    body = getattr(plain, plain.base_model_prefix)
-    getattr(scorer, scorer.base_model_prefix).load_state_dict(body.state_dict())
+    scorer: PreTrainedModel = new_scorer(config, dtype)
+    backbone_of(scorer).load_state_dict(backbone_of(plain).state_dict())
     return scorer
 
 
@@ -247,6 +280,16 @@ def _grow(model: Any, size: int) -> None:
     if size > had:
         model.resize_token_embeddings(size)
         model.grown_from = had
+
+
+def _train_padding(model: Any) -> None:
+    """Train the embedding of the token that pads like any other: in many models it is also the one that ends a text.
+
+    A right-padded row shows padding to nothing that is read, so of another token the gradient is 0 all the same.
+    """
+    embeddings = model.get_input_embeddings()
+    if isinstance(embeddings, nn.Embedding):
+        embeddings.padding_idx = None
 
 
 def _refuse_missing(reference: Reference, info: dict[str, Any], allowed: tuple[str, ...]) -> None:

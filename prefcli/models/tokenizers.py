@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ PLAIN_TEMPLATE = (
 )
 AFTER_BOS = "{{- bos_token -}}" + PLAIN_TEMPLATE  # for those who put one before every text
 PAD = "<|pad|>"
+_PADS = re.compile("pad", re.IGNORECASE)
+_OF_OTHERS = re.compile("image|vision|video|audio|fim", re.IGNORECASE)  # <|image_pad|> stands for pictures
 # Any of these is a tokenizer's; special_tokens_map.json, added_tokens.json and chat templates alone are none.
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
 
@@ -85,8 +88,10 @@ def load_tokenizer(reference: Reference, reporter: Reporter) -> PreTrainedTokeni
         reporter.notice(f"{reference.text} has no chat template: dialogues are written as Human: … Assistant: … turns")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         had = "no padding token" if tokenizer.pad_token_id is None else "the end token as padding"
-        tokenizer.pad_token = _padding(tokenizer)
-        reporter.notice(f"{reference.text} has {had}: padding with {tokenizer.pad_token!r}")
+        size = len(tokenizer)
+        tokenizer.add_special_tokens({"pad_token": _padding(tokenizer)})
+        added = " is added for it" if len(tokenizer) > size else ""
+        reporter.notice(f"{reference.text} has {had}: {tokenizer.pad_token!r}{added or ' is taken for it'}")
     return tokenizer
 
 
@@ -98,8 +103,9 @@ def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
     """A token made for padding, else the unknown token, else a new one (the embeddings grow by it)."""
     special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    for token in [t for t in special if "pad" in t.lower()] + [tokenizer.unk_token]:
-        if token and token not in (tokenizer.eos_token, tokenizer.bos_token):
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    for token in [t for t in special if _PADS.search(t) and not _OF_OTHERS.search(t)] + [tokenizer.unk_token]:
+        if token and tokenizer.convert_tokens_to_ids(token) not in taken:
             return str(token)
     return PAD
 

@@ -14,6 +14,7 @@ from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, DataError
 from prefcli.models.loading import is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
+from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows, parts
 from prefcli.models.tokenizers import load_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
@@ -65,8 +66,16 @@ class ModelReward:
         self.proven = False  # its accuracy on held-out pairs is on record, and above chance
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
-        """[B] scores, on the CPU."""
-        return self._score([self._ids(answer) for answer in answers])
+        """[B] scores, on the CPU. Raises DataError: an answer is longer than the model has positions for."""
+        ids = [self._ids(answer) for answer in answers]
+        positions = positions_of(self.model.config)
+        longest = max((len(prompt) + len(completion) for prompt, completion in ids), default=0)
+        if positions is not None and longest > positions:
+            raise DataError(
+                f"a prompt with its answer has {longest} tokens, and reward {self.name} reads {positions}",
+                "leave longer ones out, or take a reward model that reads more",
+            )
+        return self._score(ids)
 
     def score_texts(self, texts: Sequence[str], prompts: Sequence[str | None], longest: int | None) -> torch.Tensor:
         """[B] scores of texts as they stand, cut to `longest` tokens: who sends them has applied a chat template.
@@ -74,7 +83,7 @@ class ModelReward:
         `prompts` are their beginnings where those are known; then no token spans prompt and answer, as in training.
         Raises DataError: a text without a token, or with more than the model has positions for.
         """
-        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        positions = positions_of(self.model.config)
         rows: list[tuple[list[int], list[int]]] = []
         for number, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
             known = prompt if prompt and text.startswith(prompt) else ""

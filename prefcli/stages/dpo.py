@@ -17,14 +17,13 @@ from prefcli.data.formats import Row
 from prefcli.data.lazy import LazyExamples, looked_at, set_margins
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.errors import UsageError
-from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import reward_scales
 from prefcli.rewards.sources import Answer, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_preferences import PackedDPO
-from prefcli.stages.policy import Opened, open_policy
+from prefcli.stages.policy import Opened, open_policy, open_tokenizer, refuse_long_rows
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.resuming import Resuming
@@ -65,15 +64,17 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     config = inputs.config
     with session(inputs, reporter) as run:
         held_out_rows = inputs.eval_data.rows if inputs.eval_data else []
-        share = add_margins(run, [inputs.data.rows, held_out_rows])
-        opened = open_policy(run)
-        encoder = Encoder(opened.tokenizer)
+        tokenizer = open_tokenizer(run)
+        encoder = Encoder(tokenizer)
+        share = add_margins(run, [inputs.data.rows, held_out_rows], tokenizer)
         say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
+        refuse_long_rows(run, rows, held_out)
+        opened = open_policy(run, tokenizer)
         with trl_trainer.unchanged(opened.model):
             trainer = _trainer(run, opened, rows, held_out, share)
         steps, tokens = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
@@ -93,7 +94,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
 
 
-def add_margins(run: Session, parts: Sequence[Sequence[Row]]) -> float:
+def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) -> float:
     """Give each pair, of the training and of the held-out rows, what the rewards of --reward say of it.
 
     That is Σ w·(score of chosen − score of rejected).
@@ -103,9 +104,7 @@ def add_margins(run: Session, parts: Sequence[Sequence[Row]]) -> float:
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
     margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
-        source = load_reward(
-            spec, load_tokenizer(inputs.model, run.reporter), dtype=run.dtype, device=run.device, reporter=run.reporter
-        )
+        source = load_reward(spec, tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter)
         run.reporter.begin(f"scoring pairs with {spec.name}", sum(map(len, parts)))
         done = 0
         for rows, found in zip(parts, margins):

@@ -16,7 +16,7 @@ from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_preferences import PackedKTO
-from prefcli.stages.policy import open_policy
+from prefcli.stages.policy import open_policy, open_tokenizer, refuse_long_rows
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import open_reference, reference_at_work
 from prefcli.stages.session import Session, session, sharded
@@ -32,14 +32,16 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     if wrapper := sharded():
         raise UsageError(f"kto does not run under {wrapper}", "run it in processes that hold the whole model")
     with session(inputs, reporter) as run:
-        opened = open_policy(run)
-        encoder = Encoder(opened.tokenizer)
+        tokenizer = open_tokenizer(run)
+        encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_labelled(inputs.data.rows, encoder, config.max_length)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
         trl_trainer.say_cut(run, cut, dropped, rows)
         _check_labels(run, rows)
         held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
+        refuse_long_rows(run, rows, held_out)
+        opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)
         if packed and reference is not None:

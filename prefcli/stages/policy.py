@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
+from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.errors import UsageError
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import base_of, is_adapter, load_policy
+from prefcli.models.loading import base_of, configuration, is_adapter, load_policy, pad_with
+from prefcli.models.logps import has_routers
+from prefcli.models.positions import refuse_longer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.stages.session import Session
 
@@ -33,11 +37,36 @@ class Opened:
     continued: bool = False
 
 
-def open_policy(session: Session) -> Opened:
+def open_tokenizer(session: Session) -> PreTrainedTokenizerBase:
+    """The tokenizer of --model: rows are tokenised, and refused, before any weights are loaded."""
+    session.reporter.begin(f"loading {session.inputs.model.shown}", None)
+    tokenizer = load_tokenizer(session.inputs.model, session.reporter)
+    session.reporter.end()
+    return tokenizer
+
+
+def refuse_long_rows(session: Session, *parts: Sequence[Example]) -> None:
+    """Raise UsageError where a row has more tokens than the model, or its reference, has positions for."""
+    inputs, limit = session.inputs, session.inputs.config.max_length
+    longest = max((_length(example) for examples in parts for example in looked_at(examples)), default=0)
+    if any(isinstance(examples, LazyExamples) for examples in parts):
+        longest = limit  # of rows that were not looked at
+    refuse_longer(inputs.references, longest, "cut them: --max-length {}")
+
+
+def _length(example: Example) -> int:
+    """Tokens of the longest text of an example."""
+    if "input_ids" in example:
+        return len(example["input_ids"])
+    answers = [len(ids) for name, ids in example.items() if name.endswith("_ids") and name != "prompt_ids"]
+    return len(example["prompt_ids"]) + max(answers)
+
+
+def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     """The policy that --model names, ready to be trained as --lora-rank says."""
     inputs, config = session.inputs, session.inputs.config
+    _refuse_no_routers(session)
     session.reporter.begin(f"loading {inputs.model.shown}", None)
-    tokenizer = load_tokenizer(inputs.model, session.reporter)
     model = load_policy(
         inputs.model,
         dtype=session.trained_dtype,
@@ -46,6 +75,7 @@ def open_policy(session: Session) -> Opened:
         tokenizer_size=len(tokenizer),
         in_4bit=config.load_in_4bit,
     )
+    pad_with(model, tokenizer)
     grown = getattr(model, "grown_from", None) is not None
     continued = is_adapter(inputs.model)
     trained = with_adapter(model, config, scorer=False, reporter=session.reporter)
@@ -57,6 +87,17 @@ def open_policy(session: Session) -> Opened:
     about = {"parameters": count(trained), "trained": count(trained, True)}
     base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
     return Opened(trained, tokenizer, saves_merged, about, base, continued and not merged_first)
+
+
+def _refuse_no_routers(session: Session) -> None:
+    """Raise UsageError for --router-loss of a model without routers, or whose balance transformers does not compute."""
+    asked = getattr(session.inputs.config, "router_loss", 0.0)
+    if asked and not has_routers(configuration(session.inputs.model)):
+        raise UsageError(
+            f"--router-loss {asked:g}: transformers computes no balancing loss of routers for "
+            f"{session.inputs.model.shown}",
+            "leave it out",
+        )
 
 
 def refuse_merged_4bit(config: ModelConfig, model: Reference, saves_merged: bool) -> None:

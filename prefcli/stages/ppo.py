@@ -22,6 +22,7 @@ from prefcli.data.lazy import LazyRows, looked_at
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
+from prefcli.models.positions import refuse_longer
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -31,7 +32,7 @@ from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.plan import rollouts
-from prefcli.stages.policy import open_policy
+from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.roles import open_roles
 from prefcli.stages.session import Session, save_step, session, sharded
@@ -75,12 +76,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         if config.on_alarm == "rollback" and accelerator.num_processes > 1:
             raise UsageError("--on-alarm rollback works in a single process", "use --on-alarm stop")
         scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
-        opened = open_policy(run)
+        tokenizer = open_tokenizer(run)
+        say_rendered(inputs, Encoder(tokenizer), reporter)
+        prompts = _prompts(inputs.data.rows, tokenizer, config.max_prompt_length, reporter)
+        refuse_long_answers(inputs, prompts)
+        opened = open_policy(run, tokenizer)
         models = open_roles(run, opened)
-        say_rendered(inputs, Encoder(opened.tokenizer), reporter)
         preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
-        prompts = _prompts(inputs.data.rows, opened.tokenizer, config.max_prompt_length, reporter)
         total = rollouts(config, len(prompts))
         score = Scorer(models.rewards, scales)
         roles = Roles(models.policy, models.value, models.reference, score)
@@ -275,6 +278,17 @@ def _prompts(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Report
     if not isinstance(rows, LazyRows):
         return [Prompt(ids, row) for ids, row in first]
     return LazyPrompts(rows, Encoder(tokenizer), longest)
+
+
+def refuse_long_answers(inputs: Inputs, prompts: Sequence[Prompt]) -> None:
+    """Raise UsageError where prompt and answer may have more tokens than a model has positions for."""
+    config = inputs.config
+    longest = config.max_prompt_length if isinstance(prompts, LazyPrompts) else max(len(p.ids) for p in prompts)
+    refuse_longer(
+        inputs.references,
+        longest + config.max_new_tokens,
+        "prompt and answer together must fit into {}: lower --max-prompt-length or --max-new-tokens",
+    )
 
 
 class LazyPrompts(Sequence[Prompt]):

@@ -21,12 +21,11 @@ from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_adapter, is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
-from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
-from prefcli.stages.policy import count, refuse_merged_4bit
+from prefcli.stages.policy import count, open_tokenizer, refuse_long_rows, refuse_merged_4bit
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
@@ -43,8 +42,20 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs, measure on held-out ones, return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
+        tokenizer = open_tokenizer(run)
+        held_out: Sequence[Row]
+        training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
+        if inputs.eval_data:
+            held_out = inputs.eval_data.rows
+        encoder = Encoder(tokenizer)
+        say_rendered(inputs, encoder, reporter)
+        rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
+        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
+        trl_trainer.say_cut(run, cut, dropped, rows)
+        trl_trainer.say_longer(run, rows)
+        measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
+        refuse_long_rows(run, rows, measured)
         reporter.begin(f"loading {inputs.model.shown}", None)
-        tokenizer = load_tokenizer(inputs.model, reporter)
         refined = is_scorer(inputs.model)
         model = load_scorer(
             inputs.model,
@@ -68,17 +79,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         reporter.end()
         saves_merged = config.lora_rank > 0 and bool(merged_first or changed_base)
         refuse_merged_4bit(config, inputs.model, saves_merged)
-        held_out: Sequence[Row]
-        training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
-        if inputs.eval_data:
-            held_out = inputs.eval_data.rows
-        encoder = Encoder(tokenizer)
-        say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
-        trl_trainer.say_longer(run, rows)
-        measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
         trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if own else PaddedReward

@@ -16,7 +16,7 @@ from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.packed_trainer import PackedSFT
-from prefcli.stages.policy import open_policy
+from prefcli.stages.policy import open_policy, open_tokenizer, refuse_long_rows
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
@@ -30,8 +30,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Fine-tune and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
-        opened = open_policy(run)
-        encoder = Encoder(opened.tokenizer)
+        tokenizer = open_tokenizer(run)
+        encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
         rows, cut, dropped = encode_demos(inputs.data.rows, encoder, config.max_length, config.train_on_prompt)
         refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
@@ -39,6 +39,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         held_out = None
         if inputs.eval_data:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
+        refuse_long_rows(run, rows, held_out or [])
+        opened = open_policy(run, tokenizer)
         run.packs(opened.model, "policy")
         trainer_class: Any = PaddedSFT
         if own := trl_trainer.own_steps():
