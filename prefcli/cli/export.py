@@ -39,8 +39,9 @@ def run(config: ExportConfig) -> None:
     elif not config.merge:
         report.notice(f"{reference.shown} has no adapter: --no-merge changes nothing")
     with whole_folder(out) as folder:
-        done = export(reference, folder, dtype=config.dtype, merge=config.merge, reporter=report)
-        weights = Weights(config.push_to_hub or out.name, done.scorer, done.base)
+        done = export(reference, folder, dtype=config.dtype, merge=config.merge, reporter=report, label=config.label)
+        place = config.push_to_hub or out.name
+        weights = Weights(place, done.scorer, done.base, opens=done.opens, backbone=done.backbone)
         card = _card(reference, store, weights, reference.base.hub if reference.base is not None else None)
         (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
     value = reference.path is not None and reference.path.name == "value"

@@ -22,7 +22,7 @@ from prefcli.config.shared import (
     Temperature,
     WeightsDtype,
 )
-from prefcli.config.training import DATA, MODEL
+from prefcli.config.training import DATA, MODEL, Label
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class EvalConfig:
             rich_help_panel=MODEL,
         ),
     ] = field(default_factory=list)
+    label: Label = None
     judge: Annotated[
         str | None,
         typer.Option(

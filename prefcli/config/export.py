@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import Dtype
+from prefcli.config.training import Dtype, Label
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class ExportConfig:
         True
     )
     dtype: Annotated[Dtype, typer.Option(help="Weights' type; auto is as stored.")] = "auto"
+    label: Label = None
     push_to_hub: Annotated[
         str | None, typer.Option(help="Upload the directory too; the token is $HF_TOKEN.", metavar="OWNER/NAME")
     ] = None

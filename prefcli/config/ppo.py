@@ -12,6 +12,7 @@ from prefcli.config.training import (
     DATA,
     MODEL,
     TRAINING,
+    Label,
     Map,
     OptimizerConfig,
     OutputConfig,
@@ -50,6 +51,7 @@ class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
         ),
         INCIDENTAL,  # the digest is in the key
     ] = field(default_factory=list)
+    label: Label = None
     reward_weight: Annotated[
         list[str],
         typer.Option(

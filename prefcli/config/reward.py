@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import DATA, DataConfig, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.config.training import DATA, DataConfig, Label, ModelConfig, OptimizerConfig, OutputConfig
 
 # 1e-5: the rate of TRL's reward examples lies between 1e-5 and 1e-4. Small models: measured on tiny.
 LR, SMALL_LR = 1e-5, 5e-4
@@ -17,6 +17,7 @@ LR, SMALL_LR = 1e-5, 5e-4
 class RewardConfig(OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
     """A reward model learnt from pairs (Bradley–Terry)."""
 
+    label: Label = None
     eval_share: Annotated[
         float,
         typer.Option(

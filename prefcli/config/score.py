@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prefcli.config.shared import ConfigFile, Debug, Device, Map, Runs, SkipBad, Split, WeightsDtype
-from prefcli.config.training import DATA, MODEL, WHERE
+from prefcli.config.training import DATA, MODEL, WHERE, Label
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class ScoreConfig:
             rich_help_panel=MODEL,
         ),
     ] = field(default_factory=list)
+    label: Label = None
     tokenizer: Annotated[
         str | None,
         typer.Option(

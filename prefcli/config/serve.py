@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefcli.config.training import Dtype
+from prefcli.config.training import Dtype, Label
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class ServeConfig:
     """A reward model as an HTTP service."""
 
     ref: Annotated[str, typer.Argument(help="Reward-model artifact, directory or hub id.", metavar="REF")]
+    label: Label = None
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000
     dtype: Annotated[Dtype, typer.Option(help="Weights' type.")] = "auto"

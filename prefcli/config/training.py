@@ -37,6 +37,16 @@ Map = Annotated[
     ),
 ]
 
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a reward model with several labels: the one that is the score, by name or number, or a weighted sum: "
+        "helpfulness=0.7,verbosity=-0.3.",
+        metavar="LABEL",
+        rich_help_panel=MODEL,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -35,7 +35,7 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
     """
     store = Store(config.runs)
     references = _named_models(config, store)
-    specs = parse_rewards(config.reward, store)
+    specs = parse_rewards(config.reward, store, label=config.label)
     for spec in specs:
         refuse_language_model(spec)
     if not (references and config.prompts) and not (specs and config.pairs):

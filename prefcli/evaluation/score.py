@@ -34,7 +34,7 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
     if not config.reward:
         raise UsageError("--reward is missing", "name a reward model, python:FILE:FUNCTION or a service's URL")
     store = Store(config.runs)
-    specs = parse_rewards(config.reward, store)
+    specs = parse_rewards(config.reward, store, label=config.label)
     for spec in specs:
         refuse_language_model(spec)
     template = resolve(config.tokenizer, store) if config.tokenizer else None

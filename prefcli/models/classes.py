@@ -136,6 +136,15 @@ def backbone_of(model: Any) -> Any:
     return getattr(model, prefix) if hasattr(model, prefix) else model.model
 
 
+def opens_as(config: PretrainedConfig, scorer: bool) -> tuple[str, str | None]:
+    """For a model card: the Auto class that opens its files, and of a class of ours the backbone's name in it."""
+    language_model = language_model_class(config)
+    if not scorer:
+        return str(language_model.__name__), None
+    kind = scorer_class(config)
+    return (str(language_model.__name__), kind.base_model_prefix) if is_made(kind) else (str(kind.__name__), None)
+
+
 def is_made(kind: Any) -> bool:
     """Whether a class or a model is one of ours, which plain transformers opens without its head."""
     kind = kind if isinstance(kind, type) else type(kind)

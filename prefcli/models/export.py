@@ -12,14 +12,15 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from prefcli.artifacts.bases import ADAPTER, Base
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, PrefcliError, from_foreign
 from prefcli.models.adapter_files import WEIGHTS, open_adapter
 from prefcli.models.adapters import merged
-from prefcli.models.loading import SAFE, Model, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.classes import is_made, language_model_class, load_head, opens_as, scorer_class
+from prefcli.models.loading import SAFE, Model, configuration, is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 
@@ -34,11 +35,15 @@ class Exported:
     base: str | None
     merged: bool
     dtype: str
+    opens: str  # the Auto class, and what `Weights` calls the backbone
+    backbone: str | None
     parameters: int
     tensors: int
 
 
-def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, reporter: Reporter) -> Exported:
+def export(
+    reference: Reference, folder: Path, *, dtype: str, merge: bool, reporter: Reporter, label: str | None = None
+) -> Exported:
     """Write the model and its tokenizer into `folder`, open both again and compare.
 
     `dtype` is a name of torch's, or auto: as stored. An adapter is merged into its base, or with `merge` false kept.
@@ -51,7 +56,7 @@ def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, repor
         if adapter and not merge:
             meant = _adapter_weights(reference, dtype)
         else:
-            model = _whole(reference, tokenizer, scorer=scorer, dtype=dtype)
+            model = _whole(reference, tokenizer, scorer=scorer, dtype=dtype, label=label)
             _stop_where_trained(model, tokenizer)
             meant = model.state_dict()
         _refuse_not_finite(reference, meant)
@@ -66,11 +71,14 @@ def export(reference: Reference, folder: Path, *, dtype: str, merge: bool, repor
         check(folder, meant, tokenizer, scorer=scorer, base=reference.base)
     finally:
         reporter.end()
+    opens, backbone = opens_as(configuration(reference), scorer)
     return Exported(
         scorer=scorer,
         base=reference.base.place if reference.base is not None and adapter and not merge else None,
         merged=adapter and merge,
         dtype=str(next(iter(meant.values())).dtype).removeprefix("torch."),
+        opens=opens,
+        backbone=backbone,
         parameters=sum({t.data_ptr(): t.numel() for t in meant.values()}.values()),  # tied weights count once
         tensors=len(meant),
     )
@@ -101,7 +109,7 @@ def check(folder: Path, meant: dict[str, Tensor], tokenizer: Any, *, scorer: boo
             raise ArtifactError(f"the {what} read back is not the one that was written", "nothing of it was kept")
 
 
-def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str) -> Model:
+def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str, label: str | None) -> Model:
     """A plain model, an adapter merged into it.
 
     A narrower type than the stored one comes after the merge: rounded once, not base and sum.
@@ -110,7 +118,7 @@ def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str) ->
         dtype = "float32"  # what its blocks of few bits stand for, exactly
     first = dtype if dtype == "float32" or not is_adapter(reference) else "auto"
     if scorer:
-        model = load_scorer(reference, tokenizer, dtype=first, device=CPU)
+        model = load_scorer(reference, tokenizer, dtype=first, device=CPU, label=label)
     else:
         model = load_policy(reference, dtype=first, device=CPU, trainable=False)
     if isinstance(model, PeftModel):
@@ -179,16 +187,24 @@ def _write_config(reference: Reference, folder: Path) -> None:
 def _opened(folder: Path, *, scorer: bool, base: Base | None) -> dict[str, Tensor]:
     """The tensors that plain transformers, and for an adapter peft, read from `folder`."""
     options: dict[str, Any] = SAFE | {"dtype": "auto"} | ({"num_labels": 1} if scorer else {})
-    kind = AutoModelForSequenceClassification if scorer else AutoModelForCausalLM
-    if (folder / ADAPTER).is_file():
+    adapter = (folder / ADAPTER).is_file()
+    place: Any = base.place if adapter and base is not None else folder
+    revision = {"revision": base.revision} if adapter and base is not None and base.revision else {}
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False, **revision)
+    kind = scorer_class(config) if scorer else language_model_class(config)
+    if adapter:
         assert base is not None
-        body = kind.from_pretrained(base.place, revision=base.revision, **options)
+        body = kind.from_pretrained(base.place, **revision, **options)
         return dict(get_peft_model_state_dict(open_adapter(body, folder, base, folder.name, scorer=scorer)))
-    model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    made = is_made(kind)
+    model, info = (AutoModel if made else kind).from_pretrained(folder, output_loading_info=True, **options)
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise ArtifactError(f"what was written lacks or does not know {wrong[0]}", "nothing of it was kept")
-    return dict(model.state_dict())
+    if not made:
+        return dict(model.state_dict())
+    head = {f"score.{name}": tensor for name, tensor in (load_head(folder) or {}).items()}
+    return head | {f"{kind.base_model_prefix}.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def _same_bits(meant: Tensor, found: Tensor) -> bool:

@@ -17,10 +17,11 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prefcli.models.adapter_files import ADAPTER as TRAINED
 from prefcli.models.adapter_files import WEIGHTS, check_tensors
+from prefcli.models.classes import backbone_of, new_scorer
 
 HEAD = "base_model.model.score."  # how PEFT names a saved head's tensors
 
@@ -55,8 +56,7 @@ class SharedRole(nn.Module):
         return None if hasattr(self, "score") else self.get_base_model().get_output_embeddings()
 
     def _body(self) -> Any:
-        plain = self.get_base_model()
-        return getattr(plain, plain.base_model_prefix)
+        return backbone_of(self.get_base_model())
 
     def save_pretrained(self, path: Path) -> None:
         """A scorer in the form that PEFT gives an adapter of a sequence classifier with its head."""
@@ -78,8 +78,8 @@ class SharedRole(nn.Module):
                 state[f"{name}.weight"] = _merged_weight(layer, self.adapter)
         config = copy.deepcopy(self.config)
         config.num_labels = 1
-        scorer: Any = AutoModelForSequenceClassification.from_config(config, dtype=self.get_base_model().dtype)
-        getattr(scorer, scorer.base_model_prefix).load_state_dict(state)
+        scorer: Any = new_scorer(config, self.get_base_model().dtype)
+        backbone_of(scorer).load_state_dict(state)
         scorer.score.load_state_dict(self.score.state_dict())
         return scorer  # type: ignore[no-any-return]
 

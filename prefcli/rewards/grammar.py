@@ -34,6 +34,7 @@ class RewardSpec:
     digest: str | None = None
     url: str | None = None
     timeout: float = TIMEOUT  # seconds; of a service
+    label: str | None = None  # of a model with several
     option: str = "--reward"  # where it was given
 
 
@@ -53,9 +54,15 @@ class Scale:
         return self.weight * (scores - self.mean) / self.std
 
 
-def parse_rewards(texts: list[str], store: Store, option: str = "--reward") -> list[RewardSpec]:
-    """The sources in order. Raises UsageError (grammar, a name twice), ArtifactError (nothing there)."""
+def parse_rewards(
+    texts: list[str], store: Store, option: str = "--reward", label: str | None = None
+) -> list[RewardSpec]:
+    """The sources in order; `label` is that of the models which name none themselves (REF#label=helpfulness).
+
+    Raises UsageError (grammar, a name twice), ArtifactError (nothing there).
+    """
     specs = [_parse(text, store, option) for text in texts]
+    specs = [replace(spec, label=spec.label or label) if spec.reference is not None else spec for spec in specs]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
@@ -78,10 +85,13 @@ def _parse(text: str, store: Store, option: str) -> RewardSpec:
         raise _no_function(option, text, what.removeprefix("python:"))
     if is_url(what):
         return service(option, text, name or "http", what)
+    what, marked, label = what.partition("#label=")
     reference = resolve(what, store)
     path = reference.path.resolve() if reference.path else Path(what.split("@")[0])
     default = reference.artifact.manifest.name if reference.artifact else path.name
-    return RewardSpec(name or default, what, reference, digest=reference.digest, option=option)
+    return RewardSpec(
+        name or default, what, reference, digest=reference.digest, option=option, label=label if marked else None
+    )
 
 
 def _no_function(option: str, text: str, file: str) -> UsageError:

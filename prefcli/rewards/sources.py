@@ -193,7 +193,7 @@ def load_reward(
         )
     tokenizer = load_tokenizer(reference, reporter)
     if model is None:
-        model = load_scorer(reference, tokenizer, dtype=dtype, device=device).requires_grad_(False)
+        model = load_scorer(reference, tokenizer, dtype=dtype, device=device, label=spec.label).requires_grad_(False)
     same = policy_tokenizer is not None and tokenizer_digest(tokenizer) == tokenizer_digest(policy_tokenizer)
     same = same and policy_tokenizer is not None and template_digest(tokenizer) == template_digest(policy_tokenizer)
     if policy_tokenizer is not None and not same:

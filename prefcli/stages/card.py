@@ -18,12 +18,15 @@ from prefcli.memory.sizes import format_bytes
 @dataclass(frozen=True)
 class Weights:
     """What the card stands beside. `place` is what from_pretrained is given; `base` what an adapter stands on;
-    `hub_root` the hub's model that it goes back to."""
+    `hub_root` the hub's model that it goes back to; `opens` the Auto class, by default the usual one; `backbone` the
+    name of the part below a head that no class of transformers has (models/classes.py)."""
 
     place: str
     scorer: bool
     base: str | None = None
     hub_root: str | None = None
+    opens: str | None = None
+    backbone: str | None = None
 
 
 def model_card(
@@ -104,7 +107,9 @@ def _head(weights: Weights, stage: str | None = None) -> str:
 
 
 def _use(weights: Weights) -> str:
-    opens = "AutoModelForSequenceClassification" if weights.scorer else "AutoModelForCausalLM"
+    if weights.backbone is not None:
+        return _use_by_hand(weights)
+    opens = weights.opens or ("AutoModelForSequenceClassification" if weights.scorer else "AutoModelForCausalLM")
     place = repr(weights.place)
     lines = [
         f"from transformers import {opens}, AutoTokenizer",
@@ -120,9 +125,50 @@ def _use(weights: Weights) -> str:
             "base.config.pad_token_id = tokenizer.pad_token_id",
             f"model = PeftModel.from_pretrained(base, {place})",
         ]
-    else:
+    elif opens == "AutoModelForCausalLM":
         lines[0] = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
         lines.append(f"model = AutoPeftModelForCausalLM.from_pretrained({place})")
+    else:
+        lines.insert(0, "from peft import PeftModel")
+        lines.append(f"model = PeftModel.from_pretrained({opens}.from_pretrained({weights.base!r}), {place})")
+    return _python(lines)
+
+
+def _use_by_hand(weights: Weights) -> str:
+    """A scorer of a family without a sequence classifier in transformers: its backbone, and the head on it."""
+    place = repr(weights.place)
+    if weights.base is None:
+        lines = [
+            "from safetensors.torch import load_file",
+            "from transformers import AutoModel, AutoTokenizer",
+            "from transformers.utils import cached_file",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({place})",
+            f"model = AutoModel.from_pretrained({place})",
+            f'head = load_file(cached_file({place}, "score.safetensors"))["weight"]',
+            "",
+            'ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)',
+            "score = model(**ids).last_hidden_state[0, -1] @ head[0]",
+        ]
+    else:
+        lines = [
+            "import torch",
+            "from peft import PeftModel",
+            f"from transformers import {weights.opens}, AutoTokenizer",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({place})",
+            f"base = {weights.opens}.from_pretrained({weights.base!r})",
+            "base.score = torch.nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False)",
+            f"model = PeftModel.from_pretrained(base, {place})",
+            "",
+            'ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)',
+            f"score = base.score(base.{weights.backbone}(**ids).last_hidden_state[0, -1])",
+        ]
+    told = "`text` is a prompt with its answer as the chat template writes them, up to and with the end token."
+    return f"{_python(lines)}\n\n{told}"
+
+
+def _python(lines: list[str]) -> str:
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
 
 

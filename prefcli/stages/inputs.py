@@ -137,7 +137,7 @@ def _rewards(config: Any, store: Store, wanted: bool) -> list[RewardSpec]:
         raise UsageError(
             "--reward is missing", "name a reward model (train one: prefcli train-rm) or python:FILE:FUNCTION"
         )
-    specs = parse_rewards(config.reward, store)
+    specs = parse_rewards(config.reward, store, label=getattr(config, "label", None))
     for spec in specs:
         refuse_language_model(spec)
         if spec.reference is not None:
@@ -175,7 +175,7 @@ def _key(inputs: Inputs) -> str:
             "config": key_fields(inputs.config),
             # What cannot be pinned is never the same twice.
             "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},
-            "functions": [spec.function for spec in inputs.rewards],
+            "functions": [spec.function or spec.label for spec in inputs.rewards],
             "data": inputs.data.digests,
             "eval_data": inputs.eval_data.digests if inputs.eval_data else None,
         }

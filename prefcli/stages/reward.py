@@ -66,6 +66,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             trainable=config.lora_rank > 0,
             seed=config.seed,
             in_4bit=config.load_in_4bit,
+            label=config.label,
         )
         trained = with_adapter(model, config, scorer=True, reporter=reporter)
         name_base(trained, inputs.model.base)

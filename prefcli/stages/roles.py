@@ -184,6 +184,7 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
         trainable=config.lora_rank > 0,
         seed=config.seed,
         in_4bit=config.load_in_4bit,
+        label=next((spec.label for spec in run.inputs.rewards if spec.reference == start), None),
     )
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")

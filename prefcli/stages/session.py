@@ -41,6 +41,7 @@ from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_for
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.models.adapters import config_of, merged
+from prefcli.models.classes import opens_as
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
@@ -232,7 +233,9 @@ class Session:
         )
         base = bases["model"].place if "model" in bases else None
         tree = lineage(Artifact(self.draft.path, manifest), self.inputs.store)
-        weights_of = Weights("model", scorer=manifest.stage == "rm", base=base, hub_root=hub_root(tree))
+        plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        opens, backbone = opens_as(plain.config, manifest.stage == "rm")
+        weights_of = Weights("model", manifest.stage == "rm", base, hub_root(tree), opens, backbone)
         card = model_card(manifest, weights_of, tree=tree, rows=self.log.rows)
         (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
         artifact = self.draft.finish(manifest, keep_state=self.inputs.config.keep_state)

@@ -1,0 +1,65 @@
+"""Reward models with several labels: which of them is the score, by name or number, or a weighted sum of some.
+
+A sum of labels is one label whose row in the head is the same sum of rows, so the model is made into one with one label
+when it is opened, and nothing else knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from prefcli.artifacts.references import Reference
+from prefcli.errors import ArtifactError, UsageError
+
+FORM = "name one, or weigh several: helpfulness, 0, helpfulness=0.7,verbosity=-0.3"
+
+
+def labels_of(reference: Reference, config: PretrainedConfig, label: str | None) -> int:
+    """How many labels the head of a reward model has.
+
+    Raises ArtifactError: several, and none is chosen. UsageError: one is chosen of a model with one.
+    """
+    count = int(getattr(config, "num_labels", 1) or 1)
+    if count > 1 and label is None:
+        names = ", ".join(map(str, config.id2label.values()))
+        raise ArtifactError(
+            f"{reference.text} has {count} labels ({names}), and a reward is one number",
+            f"choose with --label: {FORM}",
+        )
+    if count == 1 and label is not None:
+        raise UsageError(f"--label {label}: {reference.text} has one label", "leave --label out")
+    return count
+
+
+def one_label(scorer: Any, reference: Reference, label: str | None) -> None:
+    """Give a scorer with several labels the one that `label` says. Raises UsageError: no such label."""
+    assert label is not None
+    weights = label_weights(label, scorer.config, reference)
+    head = scorer.score
+    with torch.no_grad():
+        row = torch.tensor(weights, dtype=torch.float32) @ head.weight.float()
+        made = nn.Linear(head.in_features, 1, bias=head.bias is not None, dtype=head.weight.dtype)
+        made.weight.copy_(row[None])
+        if head.bias is not None:
+            made.bias.copy_(torch.tensor(weights) @ head.bias.float())
+    scorer.score, scorer.num_labels, scorer.config.num_labels = made, 1, 1
+
+
+def label_weights(label: str, config: PretrainedConfig, reference: Reference) -> list[float]:
+    """What each label counts, in the order of the head's rows."""
+    names = {str(name): number for number, name in config.id2label.items()}
+    weights = [0.0] * len(names)
+    for part in label.split(","):
+        name, _, weight = part.strip().rpartition("=") if "=" in part else (part.strip(), "", "1")
+        place = names.get(name, int(name) if name.isascii() and name.isdecimal() else -1)
+        try:
+            weights[place if 0 <= place < len(weights) else len(weights)] += float(weight)
+        except (IndexError, ValueError) as error:
+            raise UsageError(
+                f"--label {label}: {reference.text} has the labels {', '.join(names)} (0 to {len(names) - 1})", FORM
+            ) from error
+    return weights
