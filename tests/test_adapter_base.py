@@ -497,3 +497,23 @@ def test_embeddings_that_were_saved_with_tokens_added_belong_to_an_adapter(plain
     with torch.no_grad():
         expected = AutoPeftModelForCausalLM.from_pretrained("grown")(IDS).logits
     assert torch.equal(logits("grown", "runs"), expected)
+
+
+def test_an_adapter_on_the_hub_is_refused_with_how_to_get_it(monkeypatch, prefcli, chain):
+    monkeypatch.setattr(
+        "prefcli.models.adapter_files.find_adapter_config_file", lambda name, **_: "adapter_config.json"
+    )
+    result = prefcli("sample", "--model", "some/adapter", "--prompts", "prompts.jsonl")
+    assert result.exit_code == 4, result.stderr
+    reference = resolve("some/adapter@v1", Store())
+    for load in (
+        lambda: load_policy(reference, **CPU, trainable=False),
+        lambda: load_scorer(reference, load_tokenizer(resolve("tiny", Store()), SILENT), **CPU),
+    ):
+        refused(load, "an adapter on the hub", "hf download some/adapter --local-dir")
+
+
+def test_a_command_that_only_reads_sizes_does_not_hash_a_plain_adapters_base(plain_adapter, monkeypatch, prefcli):
+    monkeypatch.setattr("prefcli.artifacts.digests.digest_file", lambda path: 1 / 0)
+    result = prefcli("mem-estimate", "--model", "adapter")
+    assert result.exit_code == 0, result.stderr

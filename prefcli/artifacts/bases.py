@@ -105,10 +105,13 @@ def find_base(directory: Path, store: Store, text: str | None = None, *, hashed:
     return _noted(text, artifact, directory, store)
 
 
-def base_at(path: Path, store: Store) -> Base:
-    """A directory of weights as a base, as it is now."""
-    found = around(path)
-    return Base(str(path) if found is None else found.ref, path, digest=directory_digest(path, store))
+def base_at(place: str, revision: str | None, store: Store) -> Base:
+    """What an adapter's configuration names as its base (see `Base.place`), as it is now."""
+    if not os.path.isabs(place):
+        hub = f"{place}@{revision}" if revision else place
+        return Base(hub, hub=hub)
+    found = around(Path(place))
+    return Base(place if found is None else found.ref, Path(place), digest=directory_digest(Path(place), store))
 
 
 def named_base(directory: Path) -> str | None:

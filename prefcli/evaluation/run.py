@@ -132,6 +132,9 @@ def _measured(
     references: list[Reference], sources: list[RewardSource], rows: list[Row], setting: Setting
 ) -> list[Measured]:
     baseline = references[0] if setting.config.against else None
+    for reference in references:
+        if reference.note:
+            setting.reporter.notice(reference.note)
     setting.reporter.begin("answering", len(rows) * setting.config.best_of * len(references))
     progress = models.adding_up(setting.reporter)
     found = [

@@ -191,6 +191,8 @@ def load_reward(
             f"{spec.option} {spec.text} is not a reward model",
             "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",
         )
+    if reference.note:
+        reporter.notice(reference.note)
     tokenizer = load_tokenizer(reference, reporter)
     if model is None:
         model = load_scorer(reference, tokenizer, dtype=dtype, device=device, label=spec.label).requires_grad_(False)

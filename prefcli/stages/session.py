@@ -255,7 +255,7 @@ class Session:
         configs = {part: config for part, model in saved.items() if (config := config_of(model)) is not None}
         return {
             part: known.get((config.base_model_name_or_path, config.revision))
-            or base_at(Path(config.base_model_name_or_path), self.inputs.store)
+            or base_at(config.base_model_name_or_path, config.revision, self.inputs.store)
             for part, config in configs.items()
         }
 
