@@ -26,11 +26,12 @@ _DEEPSEEK = _LATENT | {
 _SPARSE = {"index_topk": WINDOW, "index_head_dim": 16, "index_n_heads": 4}
 
 
-def _llama4(name: str, chunk: int) -> Family:
+def _llama4(name: str, chunk: int, *, scaled: bool) -> Family:
+    """`scaled`: in layers without positions queries grow with the position."""
     sizes = common(
         num_hidden_layers=4, head_dim=8, intermediate_size=32, intermediate_size_mlp=64, num_local_experts=4,
         num_experts_per_tok=1, moe_layers=[1, 3], no_rope_layers=[1, 1, 1, 0], attention_chunk_size=chunk,
-        floor_scale=16,
+        attn_temperature_tuning=scaled, floor_scale=16,
     )  # fmt: skip
     return Family(name, "llama4_text", "llama4", f"chunks of {chunk} tokens, layers without positions, MoE", sizes)
 
@@ -80,8 +81,8 @@ FAMILIES = [
     Family("gpt-oss", "gpt_oss", "harmony", "sinks, alternating windows; stacked experts",
            common(head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=WINDOW,
                   layer_types=ALTERNATING)),
-    _llama4("llama4-chunk48", 48),
-    _llama4("llama4-chunk16", 16),
+    _llama4("llama4-chunk48", 48, scaled=False),
+    _llama4("llama4-chunk16", 16, scaled=True),
     Family("minimax-m2", "minimax_m2", "chatml", "MoE with sigmoid gates",
            common(num_local_experts=4, num_experts_per_tok=2, head_dim=8, rotary_dim=4)),
     Family("afmoe", "afmoe", "chatml", "MoE, gated attention, alternating windows",
