@@ -115,6 +115,6 @@ FAMILIES = [
            common(head_dim=8, sliding_window=WINDOW, layer_types=ALTERNATING, query_pre_attn_scalar=8)),
     Family("nanochat", "nanochat", "neox", "soft-capped logits, RoPE the other way round", common(head_dim=8)),
     Family("minicpm3", "minicpm3", "chatml", "MLA; scaled embeddings and residuals",
-           common(num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8,
-                  v_head_dim=8)),
+           common(num_key_value_heads=4, dim_model_base=16, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8,
+                  qk_rope_head_dim=8, v_head_dim=8)),
 ]  # fmt: skip

@@ -47,36 +47,43 @@ def run(name: str, stages: tuple[str, ...] = STAGES, after: tuple[str, ...] = AF
 class Matrix:
     def __init__(self, name: str, folder: Path, stages: tuple[str, ...] = STAGES) -> None:
         self.name, self._folder, self._stages = name, folder, stages
-        self._model = zoo.build(name, folder / "model")
+        self.model = zoo.build(name, folder / "model")
         self._files = write(folder)
         (folder / "reward.py").write_text(REWARD, encoding="utf-8")
         self.cells: dict[str, Cell] = {}
         self.ran: dict[str, Ran] = {}
-        self._figures: plain.Figures | None = None
+        self.figures: plain.Figures | None = None
         self._plain_fails = ""
-        config = json.loads((self._model / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
         self._noise = ", ".join(
             key for key, value in config.items()
             if ("drop" in key or "jitter" in key) and isinstance(value, float) and value > 0
         )  # fmt: skip
 
     def train(self) -> None:
+        """All cells of the stages."""
         for stage in self._stages:
             for weights in WEIGHTS:
-                cells = {layout: f"{stage}/{weights}/{layout}" for layout in LAYOUTS}
-                for layout, cell in cells.items():
-                    self.ran[cell] = self._train(stage, weights, layout)
-                    self._expect(self.ran[cell])
-                    self.cells[cell] = judging.stage(stage, self.ran[cell], self._figures, self._model)
-                    if stage == "sft" and self.cells[cell].why.startswith("loss is") and self._noise:
-                        self.cells[cell].why += f" ({self._noise} is on while it trains)"
-                differ = judging.both_layouts(stage, *(self.ran[cell] for cell in cells.values()))
-                for cell in cells.values():
+                cells = [f"{stage}/{weights}/{layout}" for layout in LAYOUTS]
+                for cell in cells:
+                    self.cells[cell] = self.train_one(cell)
+                differ = judging.both_layouts(stage, *(self.ran[cell] for cell in cells))
+                for cell in cells:
                     if differ and self.cells[cell].verdict == EXACT:
                         self.cells[cell] = Cell(WRONG, differ)
 
+    def train_one(self, cell: str) -> Cell:
+        """A cell of a stage, by itself."""
+        stage, weights, layout = cell.split("/")
+        self.ran[cell] = self._train(stage, weights, layout)
+        self._expect(self.ran[cell])
+        found = judging.stage(stage, self.ran[cell], self.figures, self.model)
+        if stage == "sft" and found.why.startswith("loss is") and self._noise:
+            found.why += f" ({self._noise} is on while it trains)"
+        return found
+
     def _train(self, stage: str, weights: str, layout: str) -> Ran:
-        words: list[Any] = [COMMAND.get(stage, stage), "--model", self._model]
+        words: list[Any] = [COMMAND.get(stage, stage), "--model", self.model]
         words += ["--prompts" if stage == "ppo" else "--data", self._files[DATA[stage]]]
         words += ["--batch-size", 4, "--max-steps", 2, "--lr", "1e-3", "--force"]
         if stage == "rm":
@@ -92,11 +99,11 @@ class Matrix:
 
     def _expect(self, ran: Ran) -> None:
         """The figures of the plain forward; the first run that succeeds brings the tokenizer, template and all."""
-        if self._figures is not None or self._plain_fails or ran.artifact is None:
+        if self.figures is not None or self._plain_fails or ran.artifact is None:
             return
         try:
             encoder = plain.encoder_of(ran.artifact / "model")
-            self._figures = plain.figures(plain.open_model(self._model), encoder)
+            self.figures = plain.figures(plain.open_model(self.model), encoder)
         except Exception as error:
             self._plain_fails = f"{type(error).__name__}: {error}"
 
@@ -109,7 +116,7 @@ class Matrix:
         command, what = cell.split("/")
         if command == "sample":
             model = self._artifact("sft", what)
-            return self._sample(model or self._model) if model or what == "full" else self._nothing("sft", what)
+            return self._sample(model or self.model) if model or what == "full" else self._nothing("sft", what)
         if command == "score":
             model = self._artifact("rm", what)
             return self._score(model) if model else self._nothing("rm", what)
@@ -117,7 +124,7 @@ class Matrix:
         model = self._artifact(stage, weights)
         if model is None and what != "full":
             return self._nothing(stage, weights)
-        return self._export(model or self._model, what)
+        return self._export(model or self.model, what)
 
     def _nothing(self, stage: str, weights: str) -> Cell:
         return Cell(NONE, f"no {stage} of {'all weights' if weights == 'full' else 'LoRA'} was trained")
@@ -138,7 +145,7 @@ class Matrix:
             encoder = plain.encoder_of(model)
             if encoder.tokenizer.chat_template is None:
                 return None  # a plain directory, before prefcli gave it one
-            ends = plain.end_ids(self._model, encoder)
+            ends = plain.end_ids(self.model, encoder)
             answers = plain.greedy(plain.open_model(model), encoder, ends, NEW_TOKENS)
             for row, (whole, sure) in zip(_lines(self._files["prompts"]), answers):
                 text = found.get(json.dumps(row["prompt"]), "")
@@ -178,7 +185,7 @@ class Matrix:
                 encoder = plain.encoder_of(out)
                 one, other = plain.scores(model, encoder), plain.scores(out, encoder)
                 return None if one == other else f"it scores {other[0]:.6f}, what was exported {one[0]:.6f}"
-            lost = plain.tensors(self._model).keys() - plain.tensors(out).keys()
+            lost = plain.tensors(self.model).keys() - plain.tensors(out).keys()
             if what != "lora" and lost:
                 return f"{len(lost)} tensors of the model are not in it: {', '.join(sorted(lost)[:2])}"
             encoder = plain.encoder_of(out)
@@ -222,7 +229,7 @@ class Matrix:
             if (folder / "adapter_config.json").is_file():
                 names = [name.split(".lora_")[0] for name in after if ".lora_B" in name]
             else:
-                names = [name.removesuffix(".weight") for name in judging.moved(plain.tensors(self._model), after)]
+                names = [name.removesuffix(".weight") for name in judging.moved(plain.tensors(self.model), after)]
             return sorted({name.split(".")[-1] for name in names})
         return []
 

@@ -23,7 +23,8 @@ _DEEPSEEK = _LATENT | {
     "topk_group": 1,
     "first_k_dense_replace": 1,
 }
-_SPARSE = {"index_topk": WINDOW, "index_head_dim": 16, "index_n_heads": 4}
+# With few heads the indexer's scores are often all 0, and which of those it picks depends on how many there are.
+_SPARSE = {"index_topk": WINDOW, "index_head_dim": 16, "index_n_heads": 16}
 
 
 def _llama4(name: str, chunk: int, *, scaled: bool) -> Family:

@@ -1,15 +1,14 @@
-"""A family run in a process of its own pool, and kept as one JSON file."""
+"""A family run in a process of a pool."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scripts.families import matrix
+from scripts.families import kept, matrix
 
 
 def one(name: str, folder: Path) -> dict[str, Any]:
@@ -20,7 +19,5 @@ def one(name: str, folder: Path) -> dict[str, Any]:
         found = matrix.run(name)
     except Exception as error:  # of the building: the cells catch their own
         found = {"family": name, "failed": f"{type(error).__name__}: {error}"}
-    kept = folder / f"{name}.json"
-    kept.with_suffix(".part").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    kept.with_suffix(".part").replace(kept)
+    kept.keep(folder, name, found)
     return found
