@@ -70,11 +70,15 @@ def random_model(family: Family, tokenizer: Any) -> PreTrainedModel:
         raise ValueError(f"{family.name} would have {size} parameters: give it smaller sizes")
     model = kind.from_config(config)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
             elif parameter.unique().numel() == 1:  # norms and biases: no two alike
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+                if name.endswith("norm.weight") and "layers" not in name:
+                    # The last norm turns half the directions round: a model whose head is its embeddings would
+                    # otherwise repeat the last token for ever.
+                    parameter.sub_(2.0 * (torch.rand_like(parameter) < 0.5))
     return model.eval()
 
 
