@@ -232,7 +232,10 @@ class Matrix:
                 names = [name.split(".lora_")[0] for name in after if ".lora_B" in name]
             else:
                 names = [name.removesuffix(".weight") for name in judging.moved(plain.tensors(self.model), after)]
-            return sorted({name.split(".")[-1] for name in names})
+            parts = [
+                [part for part in name.split(".") if part != "base_layer" and not part.isdigit()] for name in names
+            ]
+            return sorted({part[-1] for part in parts if part})
         return []
 
 

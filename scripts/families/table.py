@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -39,8 +40,8 @@ A cell is refused when the command stops before any training and says why, and w
 {counts}
 
 "layout": packed, or why rows stay padded (the figures are the same, only slower: [packed rows](packed.md)). "LoRA
-adapts": the modules, by the last part of their names; where a mixture's experts are stacked in one tensor and so no
-module, they are not adapted and stay as they are.
+adapts": the modules, by the last part of their names. What is not among them stays as it is, such as the experts of a
+mixture where they are one stacked tensor, and no modules.
 
 | family | model type | what it has | layout | LoRA adapts | exact | refused, and why |{wrong_column}
 |---|---|---|---|---|---|---|{wrong_rule}
@@ -103,9 +104,8 @@ def _told(cells: dict[str, str]) -> str:
 
 
 def _general(why: str) -> str:
-    """The reason without the folder that this run was in."""
-    words = ["MODEL" if "/tmp" in word or word.startswith("/") else word for word in why.split()]
-    return " ".join(words)
+    """The reason without the folder that this run was in; its hint behind a semicolon."""
+    return re.sub(r"(?<!\S)/\S+?(?=:?(\s|$))", "MODEL", why.replace(" hint: ", "; "))
 
 
 def _cells(names: list[str]) -> str:
