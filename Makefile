@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test check bench torture docs clean
+.PHONY: setup demo test check bench torture families docs clean
 
 setup: .venv/.ready
 
@@ -39,8 +39,13 @@ torture: setup
 	PREFCLI_FUZZ=$(or $(FUZZ),16) $(BIN)/pytest -n auto tests/test_fuzz.py
 	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS))
 
+# Every stage on tiny random models of all families, into docs/models.md; goes on where it was stopped (family-runs/)
+# ONLY=llama,gpt2: those alone, anew, and no page
+families: setup
+	$(BIN)/python -m scripts.families $(if $(ONLY),--only $(ONLY) --again,--write)
+
 docs: setup
 	$(BIN)/python scripts/options_reference.py --write
 
 clean:
-	rm -rf .venv runs demo-runs build dist *.egg-info
+	rm -rf .venv runs demo-runs family-runs build dist *.egg-info

@@ -1,0 +1,73 @@
+"""Linear attention, state spaces and hybrids of them with attention."""
+
+from __future__ import annotations
+
+from scripts.families.family import WINDOW, Family, common
+
+_LINEAR = ["linear_attention", "full_attention"]
+_GATED_DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": _LINEAR,
+}
+_MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_expand": 2}
+
+FAMILIES = [
+    Family("qwen3-next", "qwen3_next", "qwen3", "gated delta rule and gated attention; MoE with a shared expert",
+           common(head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+                  shared_expert_intermediate_size=32, **_GATED_DELTA)),
+    Family("qwen3.5", "qwen3_5_text", "qwen3", "gated delta rule and gated attention",
+           common(head_dim=8, **_GATED_DELTA)),
+    Family("qwen3.5-moe", "qwen3_5_moe_text", "qwen3", "gated delta rule and gated attention; MoE",
+           common(head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+                  shared_expert_intermediate_size=32, **_GATED_DELTA)),
+    Family("olmo-hybrid", "olmo_hybrid", "zephyr", "gated delta rule and attention",
+           common(**(_GATED_DELTA | {"linear_num_key_heads": 4}))),
+    Family("kimi-linear", "kimi_linear", "chatml", "Kimi delta attention and MLA without positions; MoE",
+           common(num_key_value_heads=4, moe_intermediate_size=32, n_shared_experts=1, kv_lora_rank=16,
+                  qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+                  linear_head_dim=8, linear_num_heads=4, layer_types=_LINEAR, mlp_layer_types=["dense", "sparse"])),
+    Family("minimax", "minimax", "chatml", "lightning attention; MoE",
+           common(head_dim=8, num_local_experts=4, num_experts_per_tok=2, block_size=16, layer_types=_LINEAR)),
+    Family("mamba", "mamba", "neox", "state spaces alone",
+           {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 4}),
+    Family("mamba2", "mamba2", "neox", "state spaces alone, in heads",
+           {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 16, "n_groups": 1,
+            "chunk_size": 16}),
+    Family("falcon-mamba", "falcon_mamba", "falcon", "state spaces alone, normed",
+           {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2, "time_step_rank": 4}),
+    Family("jamba", "jamba", "llama2", "state spaces and attention; MoE",
+           common(num_experts=4, num_experts_per_tok=2, attn_layer_period=2, attn_layer_offset=1,
+                  expert_layer_period=2, expert_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4,
+                  use_mamba_kernels=False)),
+    Family("falcon-h1", "falcon_h1", "falcon", "state spaces beside attention in each layer",
+           common(head_dim=8, **_MAMBA2, mamba_d_ssm=64, mamba_chunk_size=16)),
+    Family("bamba", "bamba", "granite", "state spaces and attention",
+           common(**_MAMBA2, mamba_chunk_size=16, attn_layer_indices=[1])),
+    Family("granitemoehybrid", "granitemoehybrid", "granite", "state spaces and attention; MoE",
+           common(**_MAMBA2, mamba_chunk_size=16, layer_types=["mamba", "attention"], num_local_experts=4,
+                  num_experts_per_tok=2, shared_intermediate_size=32)),
+    Family("zamba2", "zamba2", "mistral", "state spaces and one shared block of attention",
+           common(num_hidden_layers=4, mamba_d_state=8, mamba_expand=2, mamba_ngroups=1, n_mamba_heads=4,
+                  mamba_headdim=16, chunk_size=16, num_mem_blocks=1, use_shared_attention_adapter=False,
+                  layers_block_type=["mamba", "hybrid", "mamba", "hybrid"], adapter_rank=4,
+                  num_key_value_heads=4)),
+    Family("nemotron-h", "nemotron_h", "tekken", "state spaces, attention and MLPs in turn",
+           common(num_hidden_layers=4, layers_block_type=["mamba", "attention", "moe", "mamba"], mamba_num_heads=4,
+                  mamba_head_dim=16, ssm_state_size=8, n_groups=1, chunk_size=16, head_dim=8, n_routed_experts=4,
+                  num_experts_per_tok=2, moe_intermediate_size=32, moe_shared_expert_intermediate_size=32)),
+    Family("recurrent-gemma", "recurrent_gemma", "gemma", "gated linear recurrence and local attention",
+           common(num_hidden_layers=3, lru_width=32, attention_window_size=WINDOW, head_dim=8,
+                  block_types=["recurrent", "recurrent", "attention"])),
+    Family("rwkv", "rwkv", "neox", "a recurrence without attention",
+           {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "context_length": 512}),
+    Family("lfm2", "lfm2", "chatml", "short convolutions and attention",
+           common(layer_types=["conv", "full_attention"], block_ff_dim=64, block_auto_adjust_ff_dim=False)),
+    Family("lfm2-moe", "lfm2_moe", "chatml", "short convolutions and attention; MoE",
+           common(layer_types=["conv", "full_attention"], num_experts=4, num_experts_per_tok=2, num_dense_layers=1,
+                  moe_intermediate_size=32)),
+]  # fmt: skip
