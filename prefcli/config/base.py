@@ -36,6 +36,7 @@ ALIASES = {
     "warmup-ratio": "warmup",
     "max-seq-length": "max-length",
     "lora-r": "lora-rank",
+    "lora-target-modules": "lora-target",
     "torch-dtype": "dtype",
     "eval-steps": "eval-every",
     "reward-model": "reward",

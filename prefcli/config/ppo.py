@@ -232,6 +232,11 @@ class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
             raise UsageError(
                 "--layout shared trains adapters, and --lora-rank is 0", "give --lora-rank 16, or --layout separate"
             )
+        if self.lora_dropout:
+            raise UsageError(
+                "--lora-dropout: ppo compares probabilities before and after a step, which dropout would change",
+                "leave it out",
+            )
         layout: Literal["separate", "shared"] = self.layout or ("shared" if self.lora_rank else "separate")
         estimator = self.kl_estimator or ("k3" if kl_in == "loss" else "k1")
         return replace(self, kl_in=kl_in, kl_estimator=estimator, num_generations=answers, layout=layout)

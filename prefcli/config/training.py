@@ -68,6 +68,19 @@ class ModelConfig:
         float | None,
         typer.Option(min=0, help="LoRA scale numerator. Default: twice the rank.", rich_help_panel=MODEL),
     ] = None
+    lora_target: Annotated[
+        list[str],
+        typer.Option(
+            help="Layers that LoRA adapts, by the last part of their names: q_proj; repeat for more. "
+            "Default: all-linear, every linear layer but heads and routers.",
+            metavar="NAME",
+            rich_help_panel=MODEL,
+        ),
+    ] = field(default_factory=list)
+    lora_dropout: Annotated[
+        float,
+        typer.Option(min=0, max=0.99, help="Dropout of the adapter's input while it trains.", rich_help_panel=MODEL),
+    ] = 0.0
     adapter: Annotated[
         Adapter,
         typer.Option(

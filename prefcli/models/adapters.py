@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.models.lora_targets import targets_of
 from prefcli.models.shared import SharedRole
 from prefcli.progress import Reporter
 
@@ -18,15 +19,16 @@ from prefcli.progress import Reporter
 def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Reporter) -> Any:
     """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
-    A parent's adapter of another rank or kind is merged into the weights first, and that is said. A reward model's
-    head is trained and saved whole, beside its adapter.
+    A parent's adapter of another rank or kind, or where --lora-target is given, is merged into the weights first, and
+    that is said. A reward model's head is trained and saved whole, beside its adapter.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
     Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.
     """
     rank = config.lora_rank
     if isinstance(model, PeftModel):
         parent = next(iter(model.peft_config.values()))
-        if rank == getattr(parent, "r", None) and config.adapter == kind_of(parent):
+        if rank == getattr(parent, "r", None) and config.adapter == kind_of(parent) and not config.lora_target:
+            _drop(model, config.lora_dropout)
             return model
         described = f"the parent's adapter ({kind_of(parent)}, rank {getattr(parent, 'r', '?')})"
         if config.load_in_4bit:
@@ -34,23 +36,45 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
                 f"{described} cannot be merged into weights of 4 bits",
                 "give the same --lora-rank and --adapter, or start from the model that `prefcli export` writes",
             )
-        model = merged(model)
+        model = merged(model).requires_grad_(True)  # peft froze them below the adapter
         reporter.notice(f"{described} is merged into the weights first")
     if rank == 0:
         return model
     if config.adapter == "dora":
         _refuse_empty_rows(model)
+    targets = targets_of(model, config.lora_target)
     adapter = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if config.lora_alpha is None else config.lora_alpha,  # type: ignore[arg-type]
-        target_modules="all-linear",  # QLoRA paper, section 4: adapters on all linear layers match full training
+        target_modules=targets.modules,
+        exclude_modules=targets.exclude or None,
+        target_parameters=targets.parameters or None,
         task_type=TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM,
         modules_to_save=["score"] if scorer else None,
-        lora_dropout=0.0,
+        lora_dropout=config.lora_dropout,
         use_rslora=config.adapter == "rslora",
         use_dora=config.adapter == "dora",
     )
-    return get_peft_model(model, adapter)
+    try:
+        adapted = get_peft_model(model, adapter)
+    except ValueError as error:
+        if "ParamWrapper" not in str(error):
+            raise
+        raise UsageError(
+            "peft adapts the stacked weights of experts by plain LoRA without dropout",
+            "leave --lora-dropout and --adapter out, or name other layers with --lora-target",
+        ) from error
+    reporter.notice(f"the adapter is {described(adapted)}")
+    return adapted
+
+
+def _drop(model: PeftModel, p: float) -> None:
+    """--lora-dropout for a parent's adapter that is trained on."""
+    for module in model.modules():
+        for name in getattr(module, "lora_dropout", {}):
+            module.lora_dropout[name] = nn.Dropout(p) if p else nn.Identity()
+    for config in model.peft_config.values():
+        config.lora_dropout = p  # type: ignore[attr-defined]
 
 
 def kind_of(adapter: Any) -> str:

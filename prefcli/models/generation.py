@@ -100,12 +100,14 @@ def _decode(
     tell: Callable[[int, int], None],
 ) -> list[list[int]]:
     device = next(model.parameters()).device
+    accepted = _accepted_arguments(model)
+    if "past_key_values" not in accepted:
+        return _decode_anew(model, prompts, pick, max_new_tokens, eos_ids, tell)
     width = max(map(len, prompts))
     cache = _buffers(model, width + max_new_tokens)
     read, owner = _unique(prompts) if cache is not None else (prompts, list(range(len(prompts))))
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in read], device=device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in read], device=device)
-    accepted = _accepted_arguments(model)
     completions: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which completion each row of the batch belongs to
     running = [True] * len(rows)
@@ -139,6 +141,33 @@ def _decode(
             ids, mask = ids[index], mask[index]
             rows, running = [rows[row] for row in kept], [True] * len(kept)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    return completions
+
+
+def _decode_anew(
+    model: nn.Module,
+    prompts: list[Sequence[int]],
+    pick: Callable[[Tensor, list[int], int], Tensor],
+    max_new_tokens: int,
+    eos_ids: frozenset[int],
+    tell: Callable[[int, int], None],
+) -> list[list[int]]:
+    """As `_decode`, each token from the whole text: for models with a state of their own kind in place of a cache.
+
+    Padding stands behind the texts, since such a state runs over what stands before them.
+    """
+    completions: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    for step in range(max_new_tokens):
+        texts = [[*prompts[row], *completions[row]] for row in rows]
+        read = pad_rows(texts, [[0]] * len(texts), device=next(model.parameters()).device)  # predicted, not read
+        tokens = pick(completion_logits(model, read), rows, step).tolist()
+        for row, token in zip(rows, tokens):
+            completions[row].append(token)
+            tell(row, token)
+        rows = [row for row, token in zip(rows, tokens) if token not in eos_ids]
+        if not rows:
+            break
     return completions
 
 

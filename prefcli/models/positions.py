@@ -15,7 +15,19 @@ def positions_of(config: Any) -> int | None:
     if getattr(config, "alibi", False) or getattr(attention, "alibi", False):  # distances in place of positions
         return None
     positions: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return positions
+    return min(filter(None, (positions, turns_from(config))), default=None)
+
+
+def turns_from(config: Any) -> int | None:
+    """From how many tokens on a model turns positions by the longest row of a batch (LongRoPE, dynamic NTK).
+
+    Beyond it a row's figures depend on the rows beside it, and are not those that it has alone.
+    """
+    scaling = getattr(config, "rope_parameters", None) or {}
+    if not isinstance(scaling, dict) or scaling.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    own = scaling.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(own or config.max_position_embeddings)
 
 
 def refuse_longer(references: dict[str, Any], longest: int, fits: str) -> None:
@@ -24,9 +36,11 @@ def refuse_longer(references: dict[str, Any], longest: int, fits: str) -> None:
     `fits` says what to give, with {} for the number of tokens. No weights are loaded.
     """
     for role, reference in references.items():
-        positions = positions_of(configuration(reference))
-        if positions is not None and longest > positions:
-            raise UsageError(
-                f"rows have up to {longest} tokens, and the {role} {reference.shown} reads {positions}",
-                fits.format(positions),
-            )
+        config = configuration(reference)
+        positions = positions_of(config)
+        if positions is None or longest <= positions:
+            continue
+        why = f"the {role} {reference.shown} reads {positions}"
+        if positions == turns_from(config.get_text_config()):
+            why = f"beyond {positions} the figures of a row of {reference.shown} depend on the rows beside it"
+        raise UsageError(f"rows have up to {longest} tokens, and {why}", fits.format(positions))

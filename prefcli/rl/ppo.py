@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from prefcli.config.ppo import PPOConfig
 from prefcli.errors import AlarmError, UsageError
+from prefcli.models.dropout import train_without_dropout
 from prefcli.models.generation import NOT_FINITE
 from prefcli.models.logps import token_logps, token_values
 from prefcli.rl import kl, losses, metrics
@@ -66,7 +67,7 @@ class PPO:
         *wrapped, self.optimizer = accelerator.prepare(*trained, make_optimizer(self.parameters, lr, config))
         self.policy, self.value = wrapped[0], wrapped[1] if len(wrapped) > 1 else None
         for model in wrapped:
-            _freeze_dropout(model)
+            train_without_dropout(model)
         self.scheduler = make_scheduler(
             self.optimizer.optimizer, total_rollouts * config.ppo_epochs * config.minibatches, config
         )
@@ -266,14 +267,6 @@ class PPO:
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["generator"])
         self.rollouts, self.episodes, self.kl_coef = state["rollouts"], state["episodes"], state["kl_coef"]
-
-
-def _freeze_dropout(model: nn.Module) -> None:
-    """eval(), but transformers recomputes activations only in layers that are training; their dropouts stay off."""
-    model.eval()
-    for module in model.modules():
-        if getattr(module, "gradient_checkpointing", False):
-            module.training = True
 
 
 def _ceil(a: int, b: int) -> int:

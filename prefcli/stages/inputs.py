@@ -105,7 +105,13 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
 
 
 def _refuse_odd_adapter(config: Any) -> None:
-    for name, asked in (("adapter", config.adapter != "lora"), ("load_in_4bit", config.load_in_4bit)):
+    asks = {
+        "adapter": config.adapter != "lora",
+        "load_in_4bit": config.load_in_4bit,
+        "lora_target": config.lora_target,
+        "lora_dropout": config.lora_dropout,
+    }
+    for name, asked in asks.items():
         if asked and config.lora_rank == 0:
             raise UsageError(f"{option(name)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
     if config.load_in_4bit and not four_bits.installed():

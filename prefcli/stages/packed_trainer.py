@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer, SFTTrainer
 
+from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, sequence_scores, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
@@ -74,7 +75,7 @@ class PackedSteps(Resuming):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Loss and gradients of one batch; the gradients of several processes meet at its last row."""
-        model.train()
+        train_without_dropout(model)
         examples = inputs["examples"]
         self.begin(model, examples)
         # Over all processes and accumulated batches; gradients are averaged over processes, so the sum is scaled back.

@@ -1,0 +1,115 @@
+"""Which weights of a model LoRA adapts: every linear layer that peft can adapt and that its model calls as a layer.
+
+Left out are the heads, routers (a small change of theirs sends tokens to other experts), layers of state-space mixers
+whose weights a fused kernel reads past the layer, weights that several layers share, and what reads images or sound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from prefcli.errors import UsageError
+
+ALL = "all-linear"  # as peft calls it; QLoRA (arXiv 2305.14314, section 4): adapters on all of them match full training
+ROUTERS = {"gate", "router", "wg", "shared_expert_gate"}  # parts of the names of modules that choose experts
+TEXT = ("language_model", "text_model")  # how models that read more than text name the part that does
+
+
+@dataclass
+class Targets:
+    """For peft's configuration: names of layers, by their last part, and whole names of what is left out of these."""
+
+    modules: list[str]
+    exclude: list[str]
+    parameters: list[str] = field(default_factory=list)  # stacked weights of experts
+
+
+def targets_of(model: Any, asked: list[str]) -> Targets:
+    """What `--lora-target` says, or all that can be adapted. Raises UsageError: a name that no layer has."""
+    can = dict(_adaptable(model))
+    names = sorted({name.rpartition(".")[2] for name in can})
+    stacked = sorted({name.rpartition(".")[2] for name, weight in model.named_parameters() if weight.ndim == 3})
+    experts: list[str] = []
+    if not asked or ALL in asked:
+        wanted, experts = names, _renamed_experts(model)
+    else:
+        unknown = sorted(set(asked) - set(names) - set(stacked))
+        if unknown:
+            more = f"; stacked weights of experts: {', '.join(stacked)}" if stacked else ""
+            raise UsageError(
+                f"--lora-target {unknown[0]}: no layer that can be adapted has that name",
+                f"there are {', '.join(names)}{more}; or {ALL}",
+            )
+        wanted = [name for name in names if name in asked]
+    others = [name for name, module in model.named_modules() if name not in can and _is_linear(module)]
+    exclude = [name for name in others if name.rpartition(".")[2] in wanted]
+    parameters = [name for name in stacked if name in asked]
+    return Targets(sorted({*wanted, *experts}), exclude, parameters)
+
+
+def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    heads = {id(head) for head in (model.get_output_embeddings(), getattr(model, "score", None)) if head is not None}
+    uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    parents = dict(model.named_modules())
+    text = _text_part(parents)
+    experts = _has_experts(model)
+    for name, module in parents.items():
+        parts = name.split(".")
+        mixer = parents.get(name.rpartition(".")[0])
+        if not _is_linear(module) or id(module) in heads or not name.startswith(text):
+            continue
+        if experts and ROUTERS & set(parts):
+            continue
+        if hasattr(mixer, "ssm_state_size") and parts[-1] != "in_proj":
+            continue
+        if uses[id(module.weight)] == 1:
+            yield name, module
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """A layer that is called as one and gives one tensor: no subclass with a forward of its own (Llama 4's router)."""
+    if isinstance(module, Conv1D):
+        return True
+    plain = type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes.")
+    return isinstance(module, nn.Linear) and plain
+
+
+def _text_part(modules: dict[str, nn.Module]) -> str:
+    """The prefix of the part that reads text; nothing where all of the model does."""
+    return next((f"{name}." for name in modules if name.rpartition(".")[2] in TEXT), "")
+
+
+def _has_experts(model: Any) -> bool:
+    config = model.config.get_text_config()
+    return any("expert" in name and isinstance(value, int) and value > 1 for name, value in vars(config).items())
+
+
+def _renamed_experts(model: Any) -> list[str]:
+    """What peft calls the experts of families that transformers 5 has stacked; of their names it needs all or none."""
+    kind = model.config.get_text_config().model_type
+    names = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(kind, ""), {})
+    return sorted(names.keys() - ROUTERS)
+
+
+def described(model: Any) -> str:
+    """What an adapter adapts and how much that is, and whether experts stay frozen: for the plan."""
+    layers: dict[str, None] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            parameter = getattr(module, "parameter_name", None)
+            layers[f"experts' {parameter}" if parameter else name.rpartition(".")[2]] = None
+    layers.pop("base_layer", None)
+    adapted = {id(p) for m in model.modules() if isinstance(m, BaseTunerLayer) for p in m.get_base_layer().parameters()}
+    total = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
+    reached = sum(p.numel() for p in model.parameters() if id(p) in adapted)
+    frozen = any(p.ndim == 3 and "expert" in name and id(p) not in adapted for name, p in model.named_parameters())
+    text = f"on {', '.join(layers)}: {reached / total:.0%} of the weights"
+    return text + ("; the experts stay frozen" if frozen else "")
