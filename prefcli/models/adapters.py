@@ -71,8 +71,9 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
 def _drop(model: PeftModel, p: float) -> None:
     """--lora-dropout for a parent's adapter that is trained on."""
     for module in model.modules():
-        for name in getattr(module, "lora_dropout", {}):
-            module.lora_dropout[name] = nn.Dropout(p) if p else nn.Identity()
+        dropouts: Any = getattr(module, "lora_dropout", {})
+        for name in dropouts:
+            dropouts[name] = nn.Dropout(p) if p else nn.Identity()
     for config in model.peft_config.values():
         config.lora_dropout = p  # type: ignore[attr-defined]
 
