@@ -64,7 +64,7 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
             "peft adapts the stacked weights of experts by plain LoRA without dropout",
             "leave --lora-dropout and --adapter out, or name other layers with --lora-target",
         ) from error
-    reporter.notice(f"the adapter is {described(adapted)}")
+    reporter.notice(f"the adapter is {in_words(adapted)}")
     return adapted
 
 

@@ -99,7 +99,7 @@ def _renamed_experts(model: Any) -> list[str]:
     return sorted(names.keys() - ROUTERS)
 
 
-def described(model: Any) -> str:
+def in_words(model: Any) -> str:
     """What an adapter adapts and how much that is, and whether experts stay frozen: for the plan."""
     layers: dict[str, None] = {}
     for name, module in model.named_modules():

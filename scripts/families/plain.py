@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -120,12 +121,24 @@ def scores(folder: Path, encoder: Encoder) -> list[float]:
     try:
         model = open_model(folder, scorer=True)
     except LookupError:
-        body = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        head = tensors(folder)["score.weight"].float()
-        return [float(body(input_ids=torch.tensor([ids])).last_hidden_state[0, -1] @ head[0]) for ids in rows]
+        body, head = _body_and_head(folder)
+        return [float(head(body(input_ids=torch.tensor([ids]))[0][0, -1])) for ids in rows]
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     inner.config.get_text_config().pad_token_id = inner.config.pad_token_id = None  # or its own end would be left out
     return [float(model(input_ids=torch.tensor([ids])).logits[0, 0]) for ids in rows]
+
+
+def _body_and_head(folder: Path) -> tuple[Any, Any]:
+    """As the model card says: the body alone, or with the adapter put on the language model, and the head."""
+    if not (folder / "adapter_config.json").is_file():
+        weight = load_file(folder / "score.safetensors")["weight"]
+        head = torch.nn.Linear(weight.shape[1], 1, bias=False)
+        head.weight.data = weight
+        return AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), head
+    base = open_plain(Path(str(PeftConfig.from_pretrained(folder).base_model_name_or_path)))
+    base.score = torch.nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False)
+    PeftModel.from_pretrained(base, folder).eval()
+    return getattr(base, base.base_model_prefix, None) or base.model, base.score
 
 
 def greedy(model: Any, encoder: Encoder, ends: set[int], length: int) -> list[tuple[str, str]]:
