@@ -125,7 +125,7 @@ ELSEWHERE = {
     "force_memory", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
     "max_prompt_length", "skip_bad", "split", "map", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget",
-    "layout", "carry_optimizer",
+    "layout", "carry_optimizer", "lora_target", "lora_dropout", "router_loss", "label",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.lora_targets import targets_of
+from prefcli.models.lora_targets import in_words, targets_of
 from prefcli.models.shared import SharedRole
 from prefcli.progress import Reporter
 
