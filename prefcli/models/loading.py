@@ -153,7 +153,8 @@ def load_scorer(
         kind = scorer_class(config)
         if kind is None:
             raise ValueError("no causal head")
-        count = 1 if new_head or is_adapter(reference) else labels_of(reference, config, label)
+        one = new_head or is_adapter(reference) or not is_scorer(reference)
+        count = 1 if one else labels_of(reference, config, label)
         options |= {"num_labels": count}
         if is_adapter(reference) and is_scorer(reference):
             _refuse_headless_adapter(reference)
@@ -275,11 +276,20 @@ def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _grow(model: Any, size: int) -> None:
-    """Room for a token that the tokenizer was given. What is on disk stays as it is, which an adapter must know."""
+    """Room for a token that the tokenizer was given. What is on disk stays as it is, which an adapter must know.
+
+    Its rows are the mean of the others: transformers adds noise to that, and policy and reference would differ.
+    """
     had = model.get_input_embeddings().weight.shape[0]
-    if size > had:
-        model.resize_token_embeddings(size)
-        model.grown_from = had
+    if size <= had:
+        return
+    model.resize_token_embeddings(size, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for weights in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
+                if weights is not None:
+                    weights[had:] = weights[:had].float().mean(0)
+    model.grown_from = had
 
 
 def _train_padding(model: Any) -> None:

@@ -103,7 +103,8 @@ class Matrix:
             return
         try:
             encoder = plain.encoder_of(ran.artifact / "model")
-            self.figures = plain.figures(plain.open_model(self.model), encoder)
+            model = plain.with_tokens(plain.open_model(self.model), len(encoder.tokenizer))
+            self.figures = plain.figures(model, encoder)
         except Exception as error:
             self._plain_fails = f"{type(error).__name__}: {error}"
 

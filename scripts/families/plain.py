@@ -63,6 +63,19 @@ def open_plain(folder: Path, scorer: bool = False, headless: bool = False) -> An
 
 
 @torch.no_grad()
+def with_tokens(model: Any, count: int) -> Any:
+    """The model with rows for tokens that its tokenizer was given: the mean of the others, which is nearly nothing."""
+    had = model.get_input_embeddings().weight.shape[0]
+    if count > had:
+        model.resize_token_embeddings(count, mean_resizing=False)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for weights in (layer.weight, getattr(layer, "bias", None)):
+                if weights is not None:
+                    weights[had:] = weights[:had].mean(0)
+    return model
+
+
+@torch.no_grad()
 def logits(model: Any, ids: list[int]) -> Tensor:
     """[T, V] of one row."""
     return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
