@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference, adapter_base
 from prefcli.errors import ArtifactError
 from prefcli.models import four_bits
@@ -50,6 +51,7 @@ def base_of(reference: Reference) -> str | None:
     return str(Path(place).resolve()) if Path(place).exists() else str(place)
 
 
+@from_cache
 def is_scorer(reference: Reference) -> bool:
     """Whether it is a reward model (by its manifest, or by the architecture in its config)."""
     if reference.artifact is not None:
@@ -73,6 +75,7 @@ def _classifies(config: dict[str, Any]) -> bool:
     return isinstance(architectures, list) and any("SequenceClassification" in str(name) for name in architectures)
 
 
+@from_cache
 def load_policy(
     reference: Reference,
     *,
@@ -110,6 +113,7 @@ def load_policy(
     return _placed(model, device)
 
 
+@from_cache
 def load_scorer(
     reference: Reference,
     tokenizer: PreTrainedTokenizerBase,

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from prefcli.artifacts.hub import snapshot
+from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
 from prefcli.models.failures import tokenizer_not_read
@@ -28,6 +28,7 @@ AFTER_BOS = "{{- bos_token -}}" + PLAIN_TEMPLATE  # for those who put one before
 PAD = "<|pad|>"
 
 
+@from_cache
 def stored_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """The tokenizer at a reference, as it is. Raises ArtifactError: there is none."""
     where, extra = source(reference)
@@ -114,10 +115,7 @@ def source(reference: Reference) -> tuple[str, dict[str, Any]]:
         return str(reference.path.parent), {"gguf_file": reference.path.name}
     if reference.kind == "hub":
         name, _, revision = reference.text.partition("@")
-        # What is in the cache is taken as it is: with no network, asking for each file takes half a minute.
-        return name, ({"revision": revision} if revision else {}) | (
-            {"local_files_only": True} if snapshot(reference.text) else {}
-        )
+        return name, {"revision": revision} if revision else {}
     return str(reference.path), {}
 
 
