@@ -11,7 +11,8 @@ import importlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -69,15 +70,22 @@ def from_cache(opens: Callable[Concatenate[Reference, P], T]) -> Callable[Concat
     def opened(reference: Reference, /, *args: P.args, **options: P.kwargs) -> T:
         if not _needs_no_hub(reference):
             return opens(reference, *args, **options)
-        constants: Any = importlib.import_module("huggingface_hub.constants")
-        before = constants.HF_HUB_OFFLINE
-        constants.HF_HUB_OFFLINE = True
-        try:
+        with unasked():
             return opens(reference, *args, **options)
-        finally:
-            constants.HF_HUB_OFFLINE = before
 
     return opened
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """With the hub's library offline: peft, for one, asks the hub for an adapter's base wherever it saves one."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _needs_no_hub(reference: Reference) -> bool:
