@@ -6,17 +6,22 @@ heavy is imported, so that no network, a gated model and a misspelt name are tol
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefcli.artifacts.references import HUB, Reference
 from prefcli.errors import ArtifactError, PrefcliError, SurroundingsError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SECONDS = 2.0  # for the request; with the start of the command an answer comes within three
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # The variable of huggingface_hub's for a slow network; its own default of 10 s is too long for somebody who waits.
@@ -52,6 +57,42 @@ def snapshot(text: str) -> Path | None:
         commit = revision
     found = folder / "snapshots" / commit
     return found if commit and _is_whole(found) else None
+
+
+def from_cache(opens: Callable[Concatenate[Reference, P], T]) -> Callable[Concatenate[Reference, P], T]:
+    """A function that opens what is at a reference, and asks no hub where all of it is on this disk.
+
+    transformers asks for several files of a model in turn, of those that it has not too, and with no network each takes
+    half a minute of tries.
+    """
+
+    @functools.wraps(opens)
+    def opened(reference: Reference, /, *args: P.args, **options: P.kwargs) -> T:
+        if not _needs_no_hub(reference):
+            return opens(reference, *args, **options)
+        with unasked():
+            return opens(reference, *args, **options)
+
+    return opened
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """With the hub's library offline: peft, for one, asks the hub for an adapter's base wherever it saves one."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _needs_no_hub(reference: Reference) -> bool:
+    names = {reference.text} if reference.kind == "hub" else set()
+    if reference.base is not None and reference.base.hub is not None:
+        names.add(reference.base.hub)
+    return all(snapshot(name) is not None for name in names)
 
 
 def cache() -> Path:

@@ -231,9 +231,8 @@ def _nonsense(config: dict[str, Any]) -> Cause | None:
 
 
 def _encoder(config: dict[str, Any]) -> Cause | None:
-    """A model that reads a text from both sides: many of them have a causal head too, which was never trained."""
-    kind = config.get("model_type")
-    named = _architectures(config)
+    """A model that reads a text from both sides. Many of them open as causal ones too, and see what they predict."""
+    kind, named = config.get("model_type"), _architectures(config)
     if "Classification" in named:  # its head may be one that scores
         return None
     if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.get("is_encoder_decoder") is not False:
@@ -242,7 +241,7 @@ def _encoder(config: dict[str, Any]) -> Cause | None:
         return f"it is a {kind} model, an encoder and a decoder: it has no causal head", _CAUSAL
     masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if masked and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        if not (config.get("is_decoder") or config.get("causal") or "CausalLM" in named or "LMHead" in named):
+        if not (config.get("is_decoder") or config.get("causal")):
             return f"it is a {kind} model, an encoder: it has no causal head", _CAUSAL
     return None
 

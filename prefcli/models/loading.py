@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefcli.artifacts.bases import Base
+from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
 from prefcli.models import four_bits
@@ -50,6 +51,7 @@ def base_of(reference: Reference) -> str | None:
     return None if reference.base is None else reference.base.hub or reference.base.place
 
 
+@from_cache
 def is_scorer(reference: Reference) -> bool:
     """Whether it is a reward model (by its manifest, its head's file, or the architecture in its config)."""
     if reference.artifact is not None:
@@ -70,6 +72,7 @@ def _classifies(config: dict[str, Any]) -> bool:
     return isinstance(architectures, list) and any("SequenceClassification" in str(name) for name in architectures)
 
 
+@from_cache
 def configuration(reference: Reference) -> PretrainedConfig:
     """The configuration of a model, or of the base that an adapter stands on. Raises ArtifactError: it is not read."""
     where, extra = source(reference)
@@ -82,6 +85,7 @@ def configuration(reference: Reference) -> PretrainedConfig:
         raise not_opened(reference, error) from error
 
 
+@from_cache
 def load_policy(
     reference: Reference,
     *,
@@ -124,6 +128,7 @@ def load_policy(
     return _placed(model, device)
 
 
+@from_cache
 def load_scorer(
     reference: Reference,
     tokenizer: PreTrainedTokenizerBase,

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from prefcli.artifacts.bases import is_adapter_directory
-from prefcli.artifacts.hub import snapshot
+from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
 from prefcli.models.failures import tokenizer_not_read
@@ -36,6 +36,7 @@ _OF_OTHERS = re.compile("image|vision|video|audio|fim", re.IGNORECASE)  # <|imag
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.tiktoken")
 
 
+@from_cache
 def stored_tokenizer(reference: Reference, reporter: Reporter = SILENT) -> PreTrainedTokenizerBase:
     """The tokenizer at a reference, as it is: of ppo's value model the policy's, of an adapter that was saved without
     one its base's, which is said. Raises ArtifactError: there is none.
@@ -149,10 +150,7 @@ def source(reference: Reference) -> tuple[str, dict[str, Any]]:
         return str(reference.path.parent), {"gguf_file": reference.path.name}
     if reference.kind == "hub":
         name, _, revision = reference.text.partition("@")
-        # What is in the cache is taken as it is: with no network, asking for each file takes half a minute.
-        return name, ({"revision": revision} if revision else {}) | (
-            {"local_files_only": True} if snapshot(reference.text) else {}
-        )
+        return name, {"revision": revision} if revision else {}
     assert reference.path is not None
     return str(reference.path.resolve()), {}  # which a new adapter's configuration names as its base
 

@@ -32,6 +32,7 @@ from prefcli import __version__
 from prefcli.artifacts.alive import memory_limit
 from prefcli.artifacts.bases import Base, base_at
 from prefcli.artifacts.digests import write_atomically
+from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import LOG, RUN, Artifact, Draft
@@ -420,7 +421,8 @@ def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) ->
     options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     if isinstance(model, peft.PeftModel):
         options["selected_adapters"] = ["default"]
-    model.save_pretrained(path, **options)
+    with unasked():
+        model.save_pretrained(path, **options)
 
 
 def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None) -> None:
