@@ -261,7 +261,7 @@ def _architectures(config: dict[str, Any]) -> str:
 
 
 def _labels(number: int) -> Cause:
-    return f"it has {number} labels, and a reward model here has one", "train one with: prefcli train-rm"
+    return f"its head has {number} labels, and its config.json names another number", "mend id2label in config.json"
 
 
 def _short(error: BaseException) -> str:
