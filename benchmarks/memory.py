@@ -32,7 +32,7 @@ from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
 from prefcli.artifacts import digests
 from prefcli.artifacts.references import TINY
-from prefcli.cli.train import quieten
+from prefcli.cli.quiet import quieten
 from prefcli.memory.architecture import Architecture
 from prefcli.progress import SILENT
 from prefcli.rl import rollout

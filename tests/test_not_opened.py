@@ -23,7 +23,6 @@ from prefcli.artifacts.hub import SECONDS, at_hand, snapshot
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.failures import labels
 from prefcli.models.loading import load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
@@ -108,10 +107,8 @@ def test_a_hub_that_is_not_reached_is_told_within_three_seconds(hub, tmp_path, c
     args = ["dpo", "--model", "owner/name@v2x", "--data", str(data)]
     code, text, seconds = command(*args, HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))
     assert code == 7 and "the hub was not reached" in text and "hf download owner/name --revision v2x" in text
-    for _ in range(3):  # of a busy machine the quickest counts
-        if seconds > 3:
-            seconds = command(*args, HF_ENDPOINT=address, HF_HOME=str(tmp_path / "hf"))[2]
-    assert seconds <= 3 and SECONDS <= 2
+    at_once = command(*args, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))[2]  # on a busy machine it takes long too
+    assert seconds - at_once <= 2.5 and SECONDS <= 2
 
 
 PROMPTS = ["--prompts", "prompts.jsonl"]
@@ -202,7 +199,6 @@ MODELS = {
         "is a t5 model, an encoder and a decoder",
     ),
     "pictures": (lambda f: change(f, model_type="vit", architectures=["ViTModel"]), "is a vit model: it has no causal"),
-    "pictures and text": (lambda f: change(f, model_type="qwen2_5_vl"), "is a qwen2_5_vl model, which reads images"),
     "GPTQ": (lambda f: change(f, **quantised("gptq")), "quantised with gptq, which is not read here"),
     "AWQ": (lambda f: change(f, **quantised("awq")), "quantised with awq, which is not read here"),
     "bitsandbytes": (lambda f: change(f, **quantised("bitsandbytes")), "--load-in-4bit"),
@@ -278,16 +274,14 @@ def five_labels(folder: Path) -> Path:
     return folder
 
 
-def test_a_classifier_of_several_labels_is_no_reward_model(tmp_path):
+def test_of_a_classifier_of_several_labels_one_is_to_be_chosen(tmp_path):
     reference = resolve(str(five_labels(tmp_path / "five")), Store())
     tokenizer = load_tokenizer(reference, SILENT)
-    for new_head in (False, True):
-        text = told(lambda: load_scorer(reference, tokenizer, new_head=new_head, **CPU))  # noqa: B023
-        assert "it has 5 labels, and a reward model here has one" in text
+    text = told(lambda: load_scorer(reference, tokenizer, **CPU))
+    assert "has 5 labels (LABEL_0, LABEL_1, LABEL_2, LABEL_3, LABEL_4)" in text and "choose with --label" in text
     change(tmp_path / "five", id2label=None, num_labels=None)  # then the head itself says it
     text = told(lambda: load_scorer(reference, tokenizer, **CPU))
-    assert "it has 5 labels" in text
-    assert (labels({"id2label": {"0": "A", "1": "B"}}), labels({"num_labels": 3}), labels({})) == (2, 3, None)
+    assert "has 5 labels (0, 1, 2, 3, 4)" in text
 
 
 def test_a_tokenizer_that_gives_up_on_a_text_is_no_defect_of_ours(prefcli, jsonl, folder):

@@ -123,14 +123,6 @@ def logit_gradient_bytes(run: Run, positions: int) -> int:
     return numbers * 8 + 3 * 4 * min(SOFTMAX_NUMBERS, numbers)
 
 
-def tile_bytes(run: Run) -> int:
-    """Padded rows run TRL's own loss, which goes over positions × vocabulary in tiles of 4,096 × 32,768 (its
-    kernels/chunked_logprob.py): one of them in its Triton kernel, on positions that are read; on a CPU of all
-    positions, in fp32, eight beside each other and a mask in torch's operations."""
-    tile = 32768 * min(4096, run.read if run.device == "cuda" else run.tokens)
-    return tile * run.dtype_bytes if run.device == "cuda" else tile * 33
-
-
 def score_bytes(run: Run) -> int:
     """A scoring head's output: one fp32 number a token."""
     return run.tokens * 4

@@ -122,11 +122,10 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     head = 0 if run.lora_rank or role.scores else a.vocab * a.hidden
     if role.scores:
         logits = gradients = activations.score_bytes(run)
-    elif not run.packed and run.stage in ("sft", "dpo"):
-        logits = gradients = activations.tile_bytes(run)
-        kept += run.read * a.hidden * run.dtype_bytes
     else:
-        logits, gradients = (f(run, run.read) for f in (activations.logit_bytes, activations.logit_gradient_bytes))
+        at_a_time = run if run.packed else replace(run, logit_chunk=run.read)  # the model's own head makes them all
+        parts = (activations.logit_bytes, activations.logit_gradient_bytes)
+        logits, gradients = (bytes_of(at_a_time, run.read) for bytes_of in parts)
         kept += run.read * a.hidden * run.dtype_bytes
 
     def moment(held: frozenset[str], copies: int, activation: int, logits: int) -> Moment:
@@ -137,7 +136,7 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     # The logits' gradient, beside what the chunks before have given the head. With checkpointing the copies are gone.
     held = 0 if run.checkpointing else copies
     chunked = activations.logit_rows(run, run.read) < run.read
-    beside = head * (run.dtype_bytes * chunked if run.packed else 4)  # TRL's loss adds the head's up in fp32
+    beside = head * run.dtype_bytes * (chunked and run.packed)
     yield moment(before, held + beside, kept, gradients)
     # The last layer's backward pass: the head's gradient waits for that of the embeddings where the two are tied.
     whole = head * run.trained_bytes

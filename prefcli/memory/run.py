@@ -132,7 +132,7 @@ class Run:
     @property
     def rows_of_pass(self) -> int:
         """Rows that go through a model together."""
-        if self.tokens_per_row is None or not self.packed:
+        if self.tokens_per_row is None or (not self.packed and self.stage == "ppo"):
             return self.rows_of_batch
         return min(self.rows_of_batch, max(1, self.tokens_per_row // self.row_tokens))
 

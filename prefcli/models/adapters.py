@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.models.classes import language_model_class, new_scorer
+from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
 from prefcli.models.shared import SharedRole
 from prefcli.progress import Reporter
@@ -42,7 +46,26 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
         return model
     if config.adapter == "dora":
         _refuse_empty_rows(model)
+    adapted = _adapted(model, config, scorer)
+    reporter.notice(f"the adapter is {in_words(adapted)}")
+    return adapted
+
+
+def planned(reference: Reference, config: ModelConfig, *, scorer: bool) -> str:
+    """What a new adapter on the model at a reference would adapt, in words; no weights are loaded.
+
+    Raises UsageError: --lora-target names no layer.
+    """
+    described = configuration(reference)
+    with torch.device("meta"):
+        kind = None if scorer else language_model_class(described)
+        model = new_scorer(described, torch.float32) if kind is None else kind.from_config(described)
+        return in_words(_adapted(model, config, scorer))
+
+
+def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
     targets = targets_of(model, config.lora_target)
+    rank = config.lora_rank
     adapter = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if config.lora_alpha is None else config.lora_alpha,  # type: ignore[arg-type]
@@ -56,7 +79,7 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
         use_dora=config.adapter == "dora",
     )
     try:
-        adapted = get_peft_model(model, adapter)
+        return get_peft_model(model, adapter)
     except ValueError as error:
         if "ParamWrapper" not in str(error):
             raise
@@ -64,8 +87,6 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
             "peft adapts the stacked weights of experts by plain LoRA without dropout",
             "leave --lora-dropout and --adapter out, or name other layers with --lora-target",
         ) from error
-    reporter.notice(f"the adapter is {in_words(adapted)}")
-    return adapted
 
 
 def _drop(model: PeftModel, p: float) -> None:

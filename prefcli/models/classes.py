@@ -39,9 +39,19 @@ def language_model_class(config: PretrainedConfig) -> Any:
     """
     if getattr(config, "is_encoder_decoder", False):
         return None
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForCausalLM
-    return AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else None
+    whole = _name_in(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config)
+    text = _name_in(MODEL_FOR_CAUSAL_LM_MAPPING, config)
+    named = getattr(config, "architectures", None) or []
+    if whole is not None and (text is None or (whole in named and text not in named)):
+        return AutoModelForImageTextToText  # what the checkpoint holds beside its language model is kept
+    return AutoModelForCausalLM if text is not None else None
+
+
+def _name_in(mapping: Any, config: PretrainedConfig) -> str | None:
+    if type(config) not in mapping:
+        return None
+    kind = mapping[type(config)]
+    return str((kind[0] if isinstance(kind, tuple) else kind).__name__)
 
 
 def scorer_class(config: PretrainedConfig) -> Any:

@@ -28,13 +28,12 @@ _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "hidden_size", "n_embd"
            "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")  # fmt: skip
 
 
-def refuse_unfit(reference: Reference, *, scorer: bool = False, in_4bit: bool = False) -> None:
+def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
     """Raise ArtifactError where the configuration alone says that the model is not one to open here.
 
     Such a one is opened without a word otherwise (an encoder, a model with none of its layers), or after minutes.
     """
-    looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense]
-    looks += [_encoder]
+    looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense, _encoder]
     looks += [] if in_4bit else [_of_4_bits]
     for folder in _folders(reference):
         if (cause := _damaged_config(folder)) is not None:
@@ -44,7 +43,7 @@ def refuse_unfit(reference: Reference, *, scorer: bool = False, in_4bit: bool = 
                 raise _told(reference, cause)
 
 
-def not_opened(reference: Reference, error: BaseException, *, scorer: bool = False) -> BaseException:
+def not_opened(reference: Reference, error: BaseException) -> BaseException:
     """The error to show for an exception from `from_pretrained` of a model: one cause, and what to do about it."""
     if (known := _known(reference, error)) is not None:
         return known
@@ -58,8 +57,6 @@ def not_opened(reference: Reference, error: BaseException, *, scorer: bool = Fal
                 return _told(reference, cause)
         if config and (cause := _no_config(folder)) is not None:
             return _told(reference, cause)
-        if scorer and (rows := files.rows_of_head(folder)) is not None and rows != 1:
-            return _told(reference, _labels(rows))
     if reference.kind == "gguf":
         return ArtifactError(
             f"{reference.text}: the GGUF file could not be read ({_short(error)})",
@@ -258,10 +255,6 @@ def _no_causal_head(config: dict[str, Any]) -> Cause | None:
 def _architectures(config: dict[str, Any]) -> str:
     named = config.get("architectures")
     return " ".join(map(str, named)) if isinstance(named, list) else ""
-
-
-def _labels(number: int) -> Cause:
-    return f"it has {number} labels, and a reward model here has one", "train one with: prefcli train-rm"
 
 
 def _short(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefcli.errors import DataError
 from prefcli.models.logps import completion_logits, runs_packed, unwrap
@@ -216,10 +216,13 @@ class _Buffer(DynamicLayer):
         return self.keys, self.values
 
 
+ROWS_ALONE = (_Buffer, DynamicLayer, DynamicSlidingWindowLayer)
+
+
 def _buffers(model: nn.Module, capacity: int) -> DynamicCache | None:
     """A cache for `capacity` tokens; None for a model that needs a kind of its own, which it then makes itself."""
     cache = DynamicCache(config=getattr(model, "config", None))
-    if not cache.layers or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+    if not cache.layers or not all(type(layer) in ROWS_ALONE for layer in cache.layers):
         return None
     cache.layers = [_Buffer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -237,7 +240,8 @@ def _unique(prompts: list[Sequence[int]]) -> tuple[list[Sequence[int]], list[int
 
 
 def _can_shrink(cache: Any) -> bool:
-    return isinstance(cache, DynamicCache) and all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
+    """Whether its rows are all in keys and values: a layer with a state beside them leaves that as it is."""
+    return isinstance(cache, DynamicCache) and all(type(layer) in ROWS_ALONE for layer in cache.layers)
 
 
 def _accepted_arguments(model: nn.Module) -> set[str]:

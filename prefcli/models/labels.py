@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.models.files import rows_of_head
 
 FORM = "name one, or weigh several: helpfulness, 0, helpfulness=0.7,verbosity=-0.3"
 
@@ -23,9 +24,10 @@ def labels_of(reference: Reference, config: PretrainedConfig, label: str | None)
 
     Raises ArtifactError: several, and none is chosen. UsageError: one is chosen of a model with one.
     """
-    count = int(getattr(config, "num_labels", 1) or 1)
+    in_file = rows_of_head(reference.path) if reference.path is not None else None
+    count = in_file or int(getattr(config, "num_labels", 1) or 1)
     if count > 1 and label is None:
-        names = ", ".join(map(str, config.id2label.values()))
+        names = ", ".join(_names(config, count))
         raise ArtifactError(
             f"{reference.text} has {count} labels ({names}), and a reward is one number",
             f"choose with --label: {FORM}",
@@ -35,11 +37,17 @@ def labels_of(reference: Reference, config: PretrainedConfig, label: str | None)
     return count
 
 
+def _names(config: PretrainedConfig, count: int) -> list[str]:
+    """The labels' names, or their numbers where the configuration names others."""
+    names = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    return names if len(names) == count else list(map(str, range(count)))
+
+
 def one_label(scorer: Any, reference: Reference, label: str | None) -> None:
     """Give a scorer with several labels the one that `label` says. Raises UsageError: no such label."""
     assert label is not None
-    weights = label_weights(label, scorer.config, reference)
     head = scorer.score
+    weights = label_weights(label, scorer.config, reference, head.out_features)
     with torch.no_grad():
         row = torch.tensor(weights, dtype=torch.float32) @ head.weight.float()
         made = nn.Linear(head.in_features, 1, bias=head.bias is not None, dtype=head.weight.dtype)
@@ -49,9 +57,9 @@ def one_label(scorer: Any, reference: Reference, label: str | None) -> None:
     scorer.score, scorer.num_labels, scorer.config.num_labels = made, 1, 1
 
 
-def label_weights(label: str, config: PretrainedConfig, reference: Reference) -> list[float]:
+def label_weights(label: str, config: PretrainedConfig, reference: Reference, count: int) -> list[float]:
     """What each label counts, in the order of the head's rows."""
-    names = {str(name): number for number, name in config.id2label.items()}
+    names = {name: number for number, name in enumerate(_names(config, count))}
     weights = [0.0] * len(names)
     for part in label.split(","):
         name, _, weight = part.strip().rpartition("=") if "=" in part else (part.strip(), "", "1")

@@ -147,7 +147,7 @@ def load_scorer(
     random one would score, silently, nonsense. An adapter of a language model is merged into its base first. Of a
     model with several labels `label` names the one that is the score, or a weighted sum (`models/labels.py`).
     """
-    refuse_unfit(reference, scorer=True, in_4bit=in_4bit)
+    refuse_unfit(reference, in_4bit=in_4bit)
     where, extra = source(reference)
     if reference.kind == "hub":
         refuse_hub_adapter(reference.text, where, extra)
@@ -178,7 +178,7 @@ def load_scorer(
             if count > 1:
                 one_label(scorer, reference, label)
     except Exception as error:
-        raise not_opened(reference, error, scorer=True) from error
+        raise not_opened(reference, error) from error
     if not hasattr(scorer, "score") and not hasattr(getattr(scorer, "base_model", None), "score"):
         raise ArtifactError(
             f"{reference.text}: {type(scorer).__name__} has no head named 'score'",

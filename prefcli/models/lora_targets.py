@@ -35,7 +35,7 @@ class Targets:
 def targets_of(model: Any, asked: list[str]) -> Targets:
     """What `--lora-target` says, or all that can be adapted. Raises UsageError: a name that no layer has."""
     can = dict(_adaptable(model))
-    names = sorted({name.rpartition(".")[2] for name in can})
+    names = sorted({_short(name) for name in can})
     stacked = sorted({name.rpartition(".")[2] for name, weight in model.named_parameters() if weight.ndim == 3})
     experts: list[str] = []
     if not asked or ALL in asked:
@@ -50,7 +50,7 @@ def targets_of(model: Any, asked: list[str]) -> Targets:
             )
         wanted = [name for name in names if name in asked]
     others = [name for name, module in model.named_modules() if name not in can and _is_linear(module)]
-    exclude = [name for name in others if name.rpartition(".")[2] in wanted]
+    exclude = [name for name in others if _short(name) in wanted]
     parameters = [name for name in stacked if name in asked]
     return Targets(sorted({*wanted, *experts}), exclude, parameters)
 
@@ -74,12 +74,15 @@ def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
+def _short(name: str) -> str:
+    """The last part of a module's name; all of it where that is a number, which other lists have too."""
+    last = name.rpartition(".")[2]
+    return name if last.isdecimal() else last
+
+
 def _is_linear(module: nn.Module) -> bool:
-    """A layer that is called as one and gives one tensor: no subclass with a forward of its own (Llama 4's router)."""
-    if isinstance(module, Conv1D):
-        return True
-    plain = type(module).forward is nn.Linear.forward or type(module).__module__.startswith("bitsandbytes.")
-    return isinstance(module, nn.Linear) and plain
+    """A layer that is called as one and gives one tensor: Falcon's own, and not Llama 4's router, a subclass too."""
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and "Linear" in type(module).__name__)
 
 
 def _text_part(modules: dict[str, nn.Module]) -> str:
@@ -105,7 +108,8 @@ def in_words(model: Any) -> str:
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             parameter = getattr(module, "parameter_name", None)
-            layers[f"experts' {parameter}" if parameter else name.rpartition(".")[2]] = None
+            last = next(part for part in reversed(name.split(".")) if not part.isdecimal())
+            layers[f"experts' {parameter}" if parameter else last] = None
     layers.pop("base_layer", None)
     adapted = {id(p) for m in model.modules() if isinstance(m, BaseTunerLayer) for p in m.get_base_layer().parameters()}
     total = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)

@@ -22,8 +22,9 @@ from prefcli.rewards.grammar import reward_scales
 from prefcli.rewards.sources import Answer, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.packed_preferences import PackedDPO
-from prefcli.stages.policy import Opened, open_policy, open_tokenizer, refuse_long_rows
+from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.resuming import Resuming
@@ -73,7 +74,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
-        refuse_long_rows(run, rows, held_out)
+        refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         with trl_trainer.unchanged(opened.model):
             trainer = _trainer(run, opened, rows, held_out, share)

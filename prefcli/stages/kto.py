@@ -15,8 +15,9 @@ from prefcli.errors import DataError, UsageError
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.packed_preferences import PackedKTO
-from prefcli.stages.policy import open_policy, open_tokenizer, refuse_long_rows
+from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import open_reference, reference_at_work
 from prefcli.stages.session import Session, session, sharded
@@ -40,7 +41,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         _check_labels(run, rows)
         held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
-        refuse_long_rows(run, rows, held_out)
+        refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
-from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.errors import UsageError
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import base_of, configuration, is_adapter, load_policy, pad_with
 from prefcli.models.logps import has_routers
-from prefcli.models.positions import refuse_longer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.stages.session import Session
 
@@ -43,23 +40,6 @@ def open_tokenizer(session: Session) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(session.inputs.model, session.reporter)
     session.reporter.end()
     return tokenizer
-
-
-def refuse_long_rows(session: Session, *parts: Sequence[Example]) -> None:
-    """Raise UsageError where a row has more tokens than the model, or its reference, has positions for."""
-    inputs, limit = session.inputs, session.inputs.config.max_length
-    longest = max((_length(example) for examples in parts for example in looked_at(examples)), default=0)
-    if any(isinstance(examples, LazyExamples) for examples in parts):
-        longest = limit  # of rows that were not looked at
-    refuse_longer(inputs.references, longest, "cut them: --max-length {}")
-
-
-def _length(example: Example) -> int:
-    """Tokens of the longest text of an example."""
-    if "input_ids" in example:
-        return len(example["input_ids"])
-    answers = [len(ids) for name, ids in example.items() if name.endswith("_ids") and name != "prompt_ids"]
-    return len(example["prompt_ids"]) + max(answers)
 
 
 def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:

@@ -22,7 +22,6 @@ from prefcli.data.lazy import LazyRows, looked_at
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
-from prefcli.models.positions import refuse_longer
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -31,6 +30,7 @@ from prefcli.rewards.sources import Answer, RewardSource
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
+from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
@@ -79,7 +79,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         tokenizer = open_tokenizer(run)
         say_rendered(inputs, Encoder(tokenizer), reporter)
         prompts = _prompts(inputs.data.rows, tokenizer, config.max_prompt_length, reporter)
-        refuse_long_answers(inputs, prompts)
+        lazy = isinstance(prompts, LazyPrompts)
+        refuse_long_answers(inputs, config.max_prompt_length if lazy else max(len(p.ids) for p in prompts))
         opened = open_policy(run, tokenizer)
         models = open_roles(run, opened)
         preflight(models.rewards, inputs.data.rows, reporter)
@@ -280,17 +281,6 @@ def _prompts(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Report
     if not isinstance(rows, LazyRows):
         return [Prompt(ids, row) for ids, row in first]
     return LazyPrompts(rows, Encoder(tokenizer), longest)
-
-
-def refuse_long_answers(inputs: Inputs, prompts: Sequence[Prompt]) -> None:
-    """Raise UsageError where prompt and answer may have more tokens than a model has positions for."""
-    config = inputs.config
-    longest = config.max_prompt_length if isinstance(prompts, LazyPrompts) else max(len(p.ids) for p in prompts)
-    refuse_longer(
-        inputs.references,
-        longest + config.max_new_tokens,
-        "prompt and answer together must fit into {}: lower --max-prompt-length or --max-new-tokens",
-    )
 
 
 class LazyPrompts(Sequence[Prompt]):

@@ -15,9 +15,12 @@ from prefcli.data.lazy import looked_at
 from prefcli.data.lengths import length_bias
 from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
 from prefcli.errors import DataError
+from prefcli.models.adapters import planned
+from prefcli.models.loading import is_adapter
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_answers, refuse_long_rows
 from prefcli.stages.table import STAGES
 
 OPEN, CLOSE = "⟦", "⟧"
@@ -36,7 +39,10 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     config = inputs.config
     encoder = Encoder(load_tokenizer(inputs.model, reporter))
     rows = looked_at(inputs.data.rows)
-    lines, cut, dropped = _PREVIEWS[inputs.stage](rows, encoder, config)
+    adapter = {}
+    if config.lora_rank and not is_adapter(inputs.model):
+        adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage == "rm")}
+    lines, cut, dropped = _PREVIEWS[inputs.stage](rows, encoder, inputs)
     checked = check(
         list(dict.fromkeys(source["path"] for source in inputs.data.sources)),
         STAGES[inputs.stage].purpose,
@@ -46,7 +52,7 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
         names=config.map,
     )
     limits = [Finding("answer cut", cut), Finding("answer cut away", dropped)]
-    return Preview(lines, checked.findings + [finding for finding in limits if finding.count])
+    return Preview(adapter | lines, checked.findings + [finding for finding in limits if finding.count])
 
 
 def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
@@ -59,10 +65,12 @@ def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
         reporter.notice(f"{name}: {kind.means} ({shortened(example)})")
 
 
-def _prompts(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+def _prompts(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
+    config = inputs.config
     lengths = [len(encoder.prompt_ids(row.prompt)) for row in rows]
     fits = sum(length <= config.max_prompt_length for length in lengths)
     refuse_nothing_left(fits, len(rows), config.max_prompt_length)
+    refuse_long_answers(inputs, max(length for length in lengths if length <= config.max_prompt_length))
     return {
         "tokens": f"prompts {_spread(lengths)}; {len(rows) - fits} of {len(rows)} too long, left out",
         "example": encoder.tokenizer.decode(encoder.prompt_ids(rows[0].prompt))
@@ -70,18 +78,22 @@ def _prompts(rows: list[Any], encoder: Encoder, config: Any) -> Made:
     }, 0, len(rows) - fits  # fmt: skip
 
 
-def _demos(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+def _demos(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
+    config = inputs.config
     demos, cut, dropped = encode_demos(rows, encoder, config.max_length, config.train_on_prompt)
     refuse_nothing_left(len(demos), dropped, config.max_length)
+    refuse_long_rows(inputs, demos)
     return {
         "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {_cut(cut, dropped, len(rows))}",
         "example": _marked(encoder.tokenizer.decode, demos[0]["input_ids"], demos[0]["completion_mask"]),
     }, cut, dropped  # fmt: skip
 
 
-def _labelled(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+def _labelled(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
+    config = inputs.config
     answers, cut, dropped = encode_labelled(rows, encoder, config.max_length)
     refuse_nothing_left(len(answers), dropped, config.max_length)
+    refuse_long_rows(inputs, answers)
     examples = {
         f"example {name}": _answered(encoder, found, "completion_ids")
         for name, label in (("desirable", True), ("undesirable", False))
@@ -91,9 +103,11 @@ def _labelled(rows: list[Any], encoder: Encoder, config: Any) -> Made:
     return {"tokens": f"{lengths}; {_cut(cut, dropped, len(rows))}", **examples}, cut, dropped
 
 
-def _pairs(rows: list[Any], encoder: Encoder, config: Any) -> Made:
+def _pairs(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
+    config = inputs.config
     pairs, cut, dropped = encode_pairs(rows, encoder, config.max_length)
     refuse_nothing_left(len(pairs), dropped, config.max_length)
+    refuse_long_rows(inputs, pairs)
     parts = ", ".join(f"{name} {_lengths(pairs, f'{name}_ids')}" for name in ("prompt", "chosen", "rejected"))
     bias = length_bias((len(pair["chosen_ids"]), len(pair["rejected_ids"])) for pair in pairs)
     return {

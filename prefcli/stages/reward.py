@@ -24,8 +24,9 @@ from prefcli.models.logps import sequence_scores
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
-from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_long_rows, refuse_merged_4bit
+from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
@@ -54,7 +55,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         trl_trainer.say_longer(run, rows)
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
-        refuse_long_rows(run, rows, measured)
+        refuse_long_rows(inputs, rows, measured)
         reporter.begin(f"loading {inputs.model.shown}", None)
         model = load_scorer(
             inputs.model,

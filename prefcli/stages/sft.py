@@ -15,8 +15,9 @@ from prefcli.data.tokenising import Encoder, encode_demos
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.packed_trainer import PackedSFT
-from prefcli.stages.policy import open_policy, open_tokenizer, refuse_long_rows
+from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
@@ -39,7 +40,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         held_out = None
         if inputs.eval_data:
             held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
-        refuse_long_rows(run, rows, held_out or [])
+        refuse_long_rows(inputs, rows, held_out or [])
         opened = open_policy(run, tokenizer)
         run.packs(opened.model, "policy")
         trainer_class: Any = PaddedSFT
