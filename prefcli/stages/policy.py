@@ -68,7 +68,7 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
 
 
 def _refuse_no_routers(session: Session) -> None:
-    """Raise UsageError for --router-loss where transformers computes no balance of routers, or its own trainer steps."""
+    """Raise UsageError for --router-loss of a model without such a loss, or where TRL's trainers make the steps."""
     asked = getattr(session.inputs.config, "router_loss", 0.0)
     if asked and (wrapper := sharded()):
         raise UsageError(f"--router-loss does not run under {wrapper}", "leave it out there")
