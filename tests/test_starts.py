@@ -37,8 +37,8 @@ DATA = {"sft": "demos", "train-rm": "pairs", "dpo": "pairs", "kto": "labelled", 
 POLICIES = ("sft", "dpo", "kto", "ppo")
 # Ranks to train from a start, 0 all weights. The adapters among the starts have rank 2: 4 is another.
 STARTS = {
-    "plain": (0, 2), "grown": (0, 2), "artifact": (0, 2), "gguf": (0, 2), "export": (0, 2),
-    "lora": (0, 2, 4), "peft": (0, 2, 4), "bare": (0, 2, 4),
+    "plain": (0, 2), "grown": (0, 2), "artifact": (0, 2), "gguf": (0, 2), "export": (2,),
+    "lora": (0, 2, 4), "peft": (0, 2, 4), "bare": (2,),
 }  # fmt: skip
 SCORERS = {"rm": (0, 2), "rmlora": (0, 2, 4), "rmpeft": (0, 2, 4), "rmexport": (0, 2), "rmvalue": (0, 2)}
 
@@ -59,6 +59,7 @@ class Starts:
     folder: Path
     files: dict[str, Path]
     texts: dict[str, str] = field(default_factory=dict)
+    opened: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, plain.Figures] = field(default_factory=dict)
 
     @property
@@ -87,7 +88,17 @@ class Starts:
         return self.texts[name]
 
     def open(self, name: str) -> Any:
-        """The start as plain transformers and peft open it."""
+        """The start as plain transformers and peft open it, once for all tests."""
+        if name not in self.opened:
+            self.opened[name] = self._open(name)
+        return self.opened[name]
+
+    def figures_of(self, name: str, encoder: Any) -> plain.Figures:
+        if name not in self.figures:
+            self.figures[name] = plain.figures(self.open(name), encoder)
+        return self.figures[name]
+
+    def _open(self, name: str) -> Any:
         path = resolve(self.texts[name], self.store).path
         assert path is not None
         if path.suffix == ".gguf":
@@ -159,7 +170,9 @@ def check(starts: Starts, stage: str, start: str, rank: int, ran: Ran) -> Path:
     assert {node.state for node in tree.parents} <= {"ok"}
     assert (rank == 0) <= (not (model / "adapter_config.json").is_file())
     encoder = plain.encoder_of(model)
-    before = plain.with_tokens(starts.open(start), len(encoder.tokenizer)) if start == "grown" else starts.open(start)
+    before = starts.open(start)
+    if start == "grown":
+        plain.with_tokens(before, len(encoder.tokenizer))
     after = plain.open_model(model, scorer=stage == "train-rm")  # in plain transformers and peft
     row = PAIRS[1]
     ids = encoder.prompt_ids(row["prompt"]) + encoder.completion_ids(row["prompt"], row["chosen"])
@@ -173,7 +186,7 @@ def check(starts: Starts, stage: str, start: str, rank: int, ran: Ran) -> Path:
         opened = load_scorer(again, load_tokenizer(again, SILENT), **CPU, trainable=True)
     else:
         opened = load_policy(again, **CPU, trainable=True)
-        for figure in judging._first_step(stage, ran.first, plain.figures(before, encoder)):
+        for figure in judging._first_step(stage, ran.first, starts.figures_of(start, encoder)):
             raise AssertionError(figure)
     torch.testing.assert_close(states(opened.eval(), ids), other, atol=1e-5, rtol=1e-5)
     if (ran.artifact / "value").is_dir():
@@ -232,7 +245,7 @@ def test_the_reference_of_a_merged_adapter_is_no_adapter(starts):
 CHAIN = [("sft", 2), ("dpo", 0), ("kto", 2), ("dpo", 2), ("ppo", 4), ("train-rm", 0), ("train-rm", 2), ("train-rm", 4)]
 
 
-@pytest.mark.parametrize("start", ["plain", "gguf", "bare"])
+@pytest.mark.parametrize("start", ["gguf", "bare"])
 def test_what_a_stage_leaves_is_the_start_of_the_next(starts, start):
     for number, (stage, rank) in enumerate(CHAIN):
         name = f"{start}-chain{number}"
@@ -252,7 +265,7 @@ def test_what_a_stage_leaves_is_the_start_of_the_next(starts, start):
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("option", "scorer"),
-    [("--reward", "rm"), ("--reward", "rmlora"), ("--reward", "rmpeft"), ("--value-init", "rmlora"),
+    [("--reward", "rm"), ("--reward", "rmlora"), ("--value-init", "rmpeft"),
      ("--value-init", "rmvalue")],
 )  # fmt: skip
 def test_ppo_with_each_reward_model(starts, option, scorer, layout, policy, rank):
@@ -270,7 +283,7 @@ def test_ppo_with_each_reward_model(starts, option, scorer, layout, policy, rank
 
 
 @pytest.mark.parametrize("stage", POLICIES)
-@pytest.mark.parametrize("start", SCORERS)
+@pytest.mark.parametrize("start", ["rm", "rmlora", "rmpeft"])
 def test_a_reward_model_is_no_policy(starts, stage, start):
     ran = starts.run(stage, starts.texts[start], name="none")
     assert ran.code == 4 and not ran.exception
