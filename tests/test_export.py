@@ -319,7 +319,7 @@ def test_the_card_has_valid_metadata_lineage_metrics_and_the_way_to_open_it(stor
     assert places == sorted(places)
     assert "| objective/kl |" in plain.text and "--lora-rank 2" in plain.text
     (code,) = re.findall(r"```python\n(.*?)```", adapter.text, re.DOTALL)
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"text": "Where is the cup?"}
     exec(code, names)  # as it stands on the card
     with torch.no_grad():
         scores = names["model"](IDS, attention_mask=MASK).logits
