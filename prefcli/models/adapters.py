@@ -120,7 +120,12 @@ def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:
     """The plain model that an adapter and its base make."""
     if isinstance(model, SharedRole):
         return model.merged()
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    if not isinstance(model, PeftModel):
+        return model
+    plain: PreTrainedModel = model.merge_and_unload()
+    if hasattr(plain, "peft_config"):  # which peft leaves on it, and TRL takes for an adapter
+        del plain.peft_config
+    return plain
 
 
 def config_of(model: Any) -> Any:

@@ -56,17 +56,15 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
         in_4bit=config.load_in_4bit,
     )
     pad_with(model, tokenizer)
-    grown = getattr(model, "grown_from", None) is not None
-    continued = is_adapter(inputs.model)
     trained = with_adapter(model, config, scorer=False, reporter=session.reporter)
     name_base(trained, inputs.model.base)
-    merged_first = continued and trained is not model and config.lora_rank > 0
+    continued = is_adapter(inputs.model) and trained is model
     session.reporter.end()
-    saves_merged = config.lora_rank > 0 and (merged_first or grown or inputs.model.kind == "gguf")
+    saves_merged = on_no_disk(config, inputs.model, model, trained)
     refuse_merged_4bit(config, inputs.model, saves_merged)
     about = {"parameters": count(trained), "trained": count(trained, True)}
     base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
-    return Opened(trained, tokenizer, saves_merged, about, base, continued and not merged_first)
+    return Opened(trained, tokenizer, saves_merged, about, base, continued)
 
 
 def _refuse_no_routers(session: Session) -> None:
@@ -78,6 +76,16 @@ def _refuse_no_routers(session: Session) -> None:
             f"{session.inputs.model.shown}",
             "leave it out",
         )
+
+
+def on_no_disk(config: ModelConfig, start: Reference, opened: Any, trained: Any, label: str | None = None) -> bool:
+    """Whether what the trained adapter sits on is on no disk, so that it could not be opened again on it.
+
+    A GGUF file, a token or another head (`label`) given to what was `opened`, an adapter that was merged into it.
+    """
+    merged_first = is_adapter(start) and trained is not opened
+    changed = start.kind == "gguf" or getattr(opened, "grown_from", None) is not None or label is not None
+    return config.lora_rank > 0 and (merged_first or changed)
 
 
 def refuse_merged_4bit(config: ModelConfig, model: Reference, saves_merged: bool) -> None:

@@ -137,7 +137,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                             if config.keep_state:
                                 save_step(ppo.roles.policy, folder / "model", opened.saves_merged, opened.tokenizer)
                                 if ppo.roles.value is not None:
-                                    save_step(ppo.roles.value, folder / "value", opened.saves_merged)
+                                    merges = opened.saves_merged or models.value_saves_merged
+                                    save_step(ppo.roles.value, folder / "value", merges)
         except AlarmError as error:
             if position.step == 0:
                 raise
@@ -152,6 +153,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             about=opened.about | {"value_from": models.value_from},
             saves_merged=opened.saves_merged,
             value=models.value,
+            value_saves_merged=models.value_saves_merged,
         )
 
 

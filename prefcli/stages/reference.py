@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from trl.trainer.utils import use_adapter
 
+from prefcli.models.adapters import merged
 from prefcli.models.generation import evaluation_mode
-from prefcli.models.loading import load_policy
+from prefcli.models.loading import is_adapter, load_policy
 from prefcli.models.logps import token_logps
 from prefcli.models.rows import Rows
 from prefcli.models.tokenizers import check_tokenizer
@@ -102,20 +104,27 @@ def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
     GGUF file or a model with a token added does not stand as it is in memory; so it is loaded here. With an adapter
     None is right: the base below it, or a frozen copy of the parent's adapter, is the starting model.
     """
-    reference = run.inputs.references["reference"]
-    if reference == run.inputs.model:
-        if hasattr(policy, "peft_config"):
-            return None
-    else:
+    adapted = isinstance(policy, PeftModel)
+    if run.inputs.references["reference"] == run.inputs.model and adapted:
+        return None
+    return load_reference(run, tokenizer, merge=not adapted)
+
+
+def load_reference(run: Session, tokenizer: Any, *, merge: bool) -> Any:
+    """The frozen reference from its files. `merge` as the policy was merged: else the two differ by rounding."""
+    reference, in_4bit = run.inputs.references["reference"], run.inputs.config.load_in_4bit
+    if reference != run.inputs.model:
         check_tokenizer("--reference", reference, tokenizer, run.reporter)
+    merge = merge and is_adapter(reference) and not in_4bit
     model = load_policy(
         reference,
-        dtype=run.dtype,
+        dtype=run.trained_dtype if merge else run.dtype,
         device=run.device,
         trainable=False,
         tokenizer_size=len(tokenizer),
-        in_4bit=run.inputs.config.load_in_4bit,
+        in_4bit=in_4bit,
     )
+    model = merged(model).to(run.dtype) if merge else model
     return model.eval().requires_grad_(False)
 
 

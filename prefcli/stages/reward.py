@@ -19,14 +19,14 @@ from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import is_adapter, is_scorer, load_scorer
+from prefcli.models.loading import is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.packed_trainer import PackedReward, pair_rows
-from prefcli.stages.policy import count, open_tokenizer, refuse_merged_4bit
+from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
@@ -57,13 +57,12 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
         refuse_long_rows(inputs, rows, measured)
         reporter.begin(f"loading {inputs.model.shown}", None)
-        refined = is_scorer(inputs.model)
         model = load_scorer(
             inputs.model,
             tokenizer,
             dtype=run.trained_dtype,
             device=run.device,
-            new_head=not refined,
+            new_head=not is_scorer(inputs.model),
             trainable=config.lora_rank > 0,
             seed=config.seed,
             in_4bit=config.load_in_4bit,
@@ -71,15 +70,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
         trained = with_adapter(model, config, scorer=True, reporter=reporter)
         name_base(trained, inputs.model.base)
-        # A fresh head or a merged parent is on no disk, so an adapter on it could not be opened again.
-        merged_first = refined and is_adapter(inputs.model) and trained is not model
-        changed_base = (
-            inputs.model.kind == "gguf"
-            or getattr(model, "grown_from", None)
-            or (not refined and is_adapter(inputs.model))
-        )
         reporter.end()
-        saves_merged = config.lora_rank > 0 and bool(merged_first or changed_base)
+        saves_merged = on_no_disk(config, inputs.model, model, trained, config.label)
         refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()

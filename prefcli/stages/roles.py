@@ -20,12 +20,13 @@ from prefcli.artifacts.references import Reference, value_beside
 from prefcli.models import shared
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import base_of, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.loading import base_of, is_adapter, is_scorer, load_scorer
 from prefcli.models.shared import SharedRole
 from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.sources import ModelReward, RewardSource, load_reward
-from prefcli.stages.policy import Opened
+from prefcli.stages.policy import Opened, on_no_disk, refuse_merged_4bit
+from prefcli.stages.reference import load_reference
 from prefcli.stages.session import Session
 
 VALUE, REFERENCE, REWARD = "ppo_value", "ppo_reference", "ppo_reward"  # names of adapters
@@ -33,13 +34,15 @@ VALUE, REFERENCE, REWARD = "ppo_value", "ppo_reference", "ppo_reward"  # names o
 
 @dataclass
 class OpenedRoles:
-    """`value` is None without GAE. `value_from` says what it started from."""
+    """`value` is None without GAE. `value_from` says what it started from; `value_saves_merged` that its adapter sits
+    on weights that are on no disk."""
 
     policy: Any
     value: Any
     reference: Any
     rewards: list[RewardSource]
     value_from: str | None
+    value_saves_merged: bool = False
 
     def prepare(self, run: Session) -> bool:
         """Packed rows and gradient checkpointing as the options say; whether rollout and update run packed."""
@@ -63,40 +66,42 @@ def open_roles(run: Session, opened: Opened) -> OpenedRoles:
 
 def _separate(run: Session, opened: Opened) -> OpenedRoles:
     rewards = [_reward(run, opened, spec) for spec in run.inputs.rewards]
-    value, value_from = None, None
+    value, value_from, merges = None, None, False
     if run.inputs.config.advantage == "gae":
         start = _value_start(run, opened.tokenizer)
-        value, value_from = _value(run, opened, start)[0], start.shown
-    return OpenedRoles(opened.model, value, _reference(run, opened), rewards, value_from)
+        value_from = start.shown
+        value, _, merges = _value(run, opened, start)
+    reference = load_reference(run, opened.tokenizer, merge=not opened.continued)
+    return OpenedRoles(opened.model, value, reference, rewards, value_from, merges)
 
 
 def _shared(run: Session, opened: Opened) -> OpenedRoles:
     policy, reference = opened.model, _shared_reference(run, opened)
     start = _value_start(run, opened.tokenizer) if run.inputs.config.advantage == "gae" else None
-    value: Any = None
+    value, merges = None, False
     rewards: list[RewardSource] = []
     for number, spec in enumerate(run.inputs.rewards):
         model = None
         if spec.reference is not None and is_adapter(spec.reference) and _on_base(spec.reference, opened):
             model = _from_file(policy, f"{REWARD}_{number}", spec.reference)
         elif spec.reference is not None and spec.reference == start and value is None:
-            value, continued = _value(run, opened, start)
+            value, continued, merges = _value(run, opened, start)
             model = _start_of(value, continued, REWARD)
         elif start is not None and value is None and _stands_on(start, spec.reference):
-            value, continued = _value(run, opened, start)
+            value, continued, merges = _value(run, opened, start)
             if continued:  # else its adapter is merged into what was the reward model
                 model = SharedRole(value, None, value.get_base_model().score.original_module)
         if model is None and spec.reference is not None:
             run.reporter.notice(f"reward {spec.name} is loaded beside the policy: it stands on other weights")
         rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
     if start is not None and value is None:
-        value = _shared_value(run, opened, start)
+        value, merges = _shared_value(run, opened, start)
     shared.train_only(policy, [shared.TRAINED, VALUE])
     if isinstance(value, PeftModel):
         shared.train_only(value, [shared.TRAINED])
     elif value is not None:
         _split_among_processes(policy, value)
-    return OpenedRoles(policy, value, reference, rewards, start.shown if start else None)
+    return OpenedRoles(policy, value, reference, rewards, start.shown if start else None, merges)
 
 
 def _shared_reference(run: Session, opened: Opened) -> Any:
@@ -108,18 +113,19 @@ def _shared_reference(run: Session, opened: Opened) -> Any:
     if _on_base(reference, opened):
         return _from_file(policy, REFERENCE, reference) if is_adapter(reference) else SharedRole(policy, None)
     run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: it stands on other weights")
-    return _reference(run, opened)
+    return load_reference(run, opened.tokenizer, merge=not opened.continued)
 
 
-def _shared_value(run: Session, opened: Opened, start: Reference) -> Any:
+def _shared_value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
     policy = opened.model
     if start == run.inputs.model:
         shared.add_copy(policy, VALUE)
-        return SharedRole(policy, VALUE, shared.fresh_head(policy, run.inputs.config.seed))
+        return SharedRole(policy, VALUE, shared.fresh_head(policy, run.inputs.config.seed)), False
     if is_adapter(start) and is_scorer(start) and _on_base(start, opened):
-        return _from_file(policy, VALUE, start)
+        return _from_file(policy, VALUE, start), False
     run.reporter.notice(f"the value model is loaded beside the policy: {start.shown} stands on other weights")
-    return _value(run, opened, start)[0]
+    value, _, merges = _value(run, opened, start)
+    return value, merges
 
 
 def _start_of(trained: PeftModel, continued: bool, name: str) -> SharedRole:
@@ -153,28 +159,14 @@ def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
 
-def _reference(run: Session, opened: Opened) -> Any:
-    reference = run.inputs.references["reference"]
-    if reference != run.inputs.model:
-        check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
-    model = load_policy(
-        reference,
-        dtype=run.dtype,
-        device=run.device,
-        trainable=False,
-        tokenizer_size=len(opened.tokenizer),
-        in_4bit=run.inputs.config.load_in_4bit,
-    )
-    return model.eval().requires_grad_(False)
-
-
 def _reward(run: Session, opened: Opened, spec: RewardSpec, model: Any = None) -> RewardSource:
     return load_reward(spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter, model=model)
 
 
-def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
-    """The value model, and whether it is trained on in the adapter of `start`."""
+def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, bool]:
+    """The value model, whether it is trained on in the adapter of `start`, and whether it is to be saved merged."""
     config = run.inputs.config
+    label = next((spec.label for spec in run.inputs.rewards if spec.reference == start), None)
     model = load_scorer(
         start,
         opened.tokenizer,
@@ -184,13 +176,15 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool]:
         trainable=config.lora_rank > 0,
         seed=config.seed,
         in_4bit=config.load_in_4bit,
-        label=next((spec.label for spec in run.inputs.rewards if spec.reference == start), None),
+        label=label,
     )
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
     trained = with_adapter(model, config, scorer=True, reporter=run.reporter)
     name_base(trained, start.base)
-    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model
+    merges = on_no_disk(config, start, model, trained, label)
+    refuse_merged_4bit(config, start, merges)
+    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model, merges
 
 
 def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:

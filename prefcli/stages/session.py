@@ -188,6 +188,7 @@ class Session:
         about: dict[str, Any],
         saves_merged: bool = False,
         value: Any = None,
+        value_saves_merged: bool = False,
         weights: dict[str, Any] | None = None,
     ) -> Artifact | None:
         """Save everything and let the version appear; None in all processes but the first.
@@ -201,7 +202,8 @@ class Session:
                 raise self.alarm
             return None
         if value is not None:  # first: it may stand on the policy's base, which merging the policy changes
-            save_model(merged(value) if saves_merged else value, self.draft.path / "value")
+            value = merged(value) if saves_merged or value_saves_merged else value
+            save_model(value, self.draft.path / "value")
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
         bases = {} if saves_merged else self._bases(model=model, value=value)
