@@ -6,12 +6,14 @@ when it is opened, and nothing else knows.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from prefcli.artifacts.bases import is_adapter_directory
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.files import rows_of_head
@@ -22,10 +24,14 @@ FORM = "name one, or weigh several: helpfulness, 0, helpfulness=0.7,verbosity=-0
 def labels_of(reference: Reference, config: PretrainedConfig, label: str | None) -> int:
     """How many labels the head of a reward model has.
 
-    Raises ArtifactError: several, and none is chosen. UsageError: one is chosen of a model with one.
+    Raises ArtifactError: several, and none is chosen, or an adapter's. UsageError: one is chosen of a model with one.
     """
-    in_file = rows_of_head(reference.path) if reference.path is not None else None
-    count = in_file or int(getattr(config, "num_labels", 1) or 1)
+    count = how_many(reference, config)
+    if count > 1 and reference.path is not None and is_adapter_directory(reference.path):
+        raise ArtifactError(
+            f"{reference.text} is an adapter whose head has {count} labels",
+            "merge it with peft (merge_and_unload), save that, and choose one of its labels with --label",
+        )
     if count > 1 and label is None:
         names = ", ".join(_names(config, count))
         raise ArtifactError(
@@ -35,6 +41,13 @@ def labels_of(reference: Reference, config: PretrainedConfig, label: str | None)
     if count == 1 and label is not None:
         raise UsageError(f"--label {label}: {reference.text} has one label", "leave --label out")
     return count
+
+
+def how_many(reference: Reference, config: PretrainedConfig) -> int:
+    """Labels of a reward model: the rows of its head, or what its configuration says."""
+    in_file = rows_of_head(reference.path) if reference.path is not None else None
+    adapter = reference.path is not None and is_adapter_directory(reference.path)
+    return in_file or (1 if adapter else int(getattr(config, "num_labels", 1) or 1))
 
 
 def _names(config: PretrainedConfig, count: int) -> list[str]:
@@ -64,10 +77,17 @@ def label_weights(label: str, config: PretrainedConfig, reference: Reference, co
     for part in label.split(","):
         name, _, weight = part.strip().rpartition("=") if "=" in part else (part.strip(), "", "1")
         place = names.get(name, int(name) if name.isascii() and name.isdecimal() else -1)
-        try:
-            weights[place if 0 <= place < len(weights) else len(weights)] += float(weight)
-        except (IndexError, ValueError) as error:
+        if not 0 <= place < len(weights) or (number := _finite(weight)) is None:
             raise UsageError(
                 f"--label {label}: {reference.text} has the labels {', '.join(names)} (0 to {len(names) - 1})", FORM
-            ) from error
+            )
+        weights[place] += number
     return weights
+
+
+def _finite(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -19,7 +19,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTr
 from prefcli.artifacts.bases import Base
 from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
-from prefcli.errors import ArtifactError
+from prefcli.errors import ArtifactError, UsageError
 from prefcli.models import four_bits
 from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
 from prefcli.models.classes import (
@@ -158,8 +158,10 @@ def load_scorer(
         kind = scorer_class(config)
         if kind is None:
             raise ValueError("no causal head")
-        one = new_head or is_adapter(reference) or not is_scorer(reference)
-        count = 1 if one else labels_of(reference, config, label)
+        headless = new_head or not is_scorer(reference)
+        if headless and label is not None:
+            raise UsageError(f"--label {label}: {reference.text} is no reward model", "leave --label out")
+        count = 1 if headless else labels_of(reference, config, label)
         options |= {"num_labels": count}
         if is_adapter(reference) and is_scorer(reference):
             _refuse_headless_adapter(reference)

@@ -14,6 +14,9 @@ from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.metrics import Row
 from prefcli.memory.sizes import format_bytes
 
+TEXT = "`text` is a prompt with its answer as the chat template writes them, up to and with the end token."
+_IDS = 'ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)'
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -131,7 +134,9 @@ def _use(weights: Weights) -> str:
     else:
         lines.insert(0, "from peft import PeftModel")
         lines.append(f"model = PeftModel.from_pretrained({opens}.from_pretrained({weights.base!r}), {place})")
-    return _python(lines)
+    if not weights.scorer:
+        return _python(lines)
+    return _python([*lines, "", _IDS, "score = model(**ids).logits[0, 0]"], TEXT)
 
 
 def _use_by_hand(weights: Weights) -> str:
@@ -147,7 +152,7 @@ def _use_by_hand(weights: Weights) -> str:
             f"model = AutoModel.from_pretrained({place})",
             f'head = load_file(cached_file({place}, "score.safetensors"))["weight"]',
             "",
-            'ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)',
+            _IDS,
             "score = model(**ids).last_hidden_state[0, -1] @ head[0]",
         ]
     else:
@@ -161,15 +166,14 @@ def _use_by_hand(weights: Weights) -> str:
             "base.score = torch.nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False)",
             f"model = PeftModel.from_pretrained(base, {place})",
             "",
-            'ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)',
+            _IDS,
             f"score = base.score(base.{weights.backbone}(**ids).last_hidden_state[0, -1])",
         ]
-    told = "`text` is a prompt with its answer as the chat template writes them, up to and with the end token."
-    return f"{_python(lines)}\n\n{told}"
+    return _python(lines, TEXT)
 
 
-def _python(lines: list[str]) -> str:
-    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```"
+def _python(lines: list[str], told: str = "") -> str:
+    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```" + (f"\n\n{told}" if told else "")
 
 
 def _branches(node: Node, depth: int = 0) -> list[str]:

@@ -20,7 +20,8 @@ from prefcli.artifacts.references import Reference, value_beside
 from prefcli.models import shared
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import base_of, is_adapter, is_scorer, load_scorer
+from prefcli.models.labels import how_many
+from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, load_scorer
 from prefcli.models.shared import SharedRole
 from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
 from prefcli.rewards.grammar import RewardSpec
@@ -166,7 +167,7 @@ def _reward(run: Session, opened: Opened, spec: RewardSpec, model: Any = None) -
 def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, bool]:
     """The value model, whether it is trained on in the adapter of `start`, and whether it is to be saved merged."""
     config = run.inputs.config
-    label = next((spec.label for spec in run.inputs.rewards if spec.reference == start), None)
+    label = _label(run, start)
     model = load_scorer(
         start,
         opened.tokenizer,
@@ -185,6 +186,15 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     merges = on_no_disk(config, start, model, trained, label)
     refuse_merged_4bit(config, start, merges)
     return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model, merges
+
+
+def _label(run: Session, start: Reference) -> str | None:
+    """Which label the value model starts from: the reward's, or --label for another model with several."""
+    for spec in run.inputs.rewards:
+        if spec.reference == start:
+            return spec.label
+    several = is_scorer(start) and how_many(start, configuration(start)) > 1
+    return run.inputs.config.label if several else None
 
 
 def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def prefcli(*words: Any, runs: Path) -> Ran:
         err += f"Traceback: {type(result.exception).__name__}: {result.exception}\n"
     ran = Ran(spelt, result.exit_code, result.stdout, err)
     lines = result.stdout.strip().splitlines()
-    if result.exit_code == 0 and lines and (Path(lines[-1]) / "manifest.json").is_file():
+    if result.exit_code == 0 and lines and os.path.isfile(os.path.join(lines[-1], "manifest.json")):
         ran.artifact = Path(lines[-1])
     new = [path for path in runs.glob("*/*") if path.is_dir() and path not in before]
     rows = [row for path in [ran.artifact, *new] if path is not None for row in _rows(path / "metrics.jsonl")]
