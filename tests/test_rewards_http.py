@@ -595,7 +595,7 @@ def test_a_service_is_asked_about_the_runs_own_rows():
     assert asked.calls == [(["p: I do not know."], ["p: "], ["4"])]
 
 
-def test_a_function_is_not_called_before_its_time(chain, prefcli, own_folder):
+def test_a_function_is_tried_once_before_its_time(chain, prefcli, own_folder):
     source = (
         "def score(p, completions, **_):\n    open('calls', 'a').write('x')\n    return [0.0 for _ in completions]\n"
     )
@@ -605,4 +605,4 @@ def test_a_function_is_not_called_before_its_time(chain, prefcli, own_folder):
         "--max-new-tokens", "4", "--max-steps", "1", "--batch-size", "4",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert (own_folder / "calls").read_text() == "x"
+    assert (own_folder / "calls").read_text() == "xx"

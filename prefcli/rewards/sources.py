@@ -20,7 +20,7 @@ from prefcli.models.tokenizers import load_tokenizer, template_digest, tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.http import Service
-from prefcli.rewards.python import Function, load_function
+from prefcli.rewards.python import Function, columns_of, load_function
 
 AT_A_TIME = 64  # texts in one request to a service: ppo's default rollout
 
@@ -44,8 +44,7 @@ class PythonReward:
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
         """[B] scores."""
-        names = {name for answer in answers for name in answer.columns or {}} - {"prompts", "completions"}
-        columns = {name: [(answer.columns or {}).get(name) for answer in answers] for name in names}
+        columns = columns_of([answer.columns for answer in answers])
         texts = [text_of(answer.prompt) for answer in answers]
         return torch.tensor(self._function(texts, [answer.completion for answer in answers], **columns))
 
