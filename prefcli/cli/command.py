@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from prefcli.cli import stdout
 from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
@@ -167,6 +167,7 @@ def _config_path(args: list[str]) -> str | None:
 def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     """Run `work`, turning every way it can fail into a message on stderr and the exit code of that failure."""
     quieten(debug)
+    stdout.set_aside()
     try:
         work()
     except KeyboardInterrupt as error:
@@ -175,10 +176,10 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except BrokenPipeError as error:  # the reader of our stdout left
-        sys.stdout = open(os.devnull, "w")
+        stdout.give_up()
         raise typer.Exit(0) from error
     except BaseException as error:
-        if isinstance(error, (SystemExit, GeneratorExit)):
+        if isinstance(error, SystemExit):
             raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
         if debug or known is None:

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from prefcli.cli.stdout import result
 from prefcli.errors import INTERRUPTED, Terminated
 
 GRACE = 8.0  # seconds
@@ -44,8 +45,8 @@ def goes_on() -> None:
 def leave() -> NoReturn:
     """End the process now that everything is in order. Taking an interpreter with torch in it apart lasts seconds, in
     which a further signal would count again, and may wait for a process that is gone."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+    for stream in (result(), sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # None where it was closed from the start
             stream.flush()
     os._exit(INTERRUPTED)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from prefcli import __version__
-from prefcli.cli import data
+from prefcli.cli import data, stdout
 from prefcli.cli.group import Entry, group
 from prefcli.cli.interrupts import install, leave
 from prefcli.errors import INTERRUPTED
@@ -68,6 +68,7 @@ def root(
 def main() -> None:
     """Entry point of the console script."""
     install()
+    stdout.claim()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
         sys.stdout.reconfigure(errors="surrogateescape")
     try:

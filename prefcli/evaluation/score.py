@@ -18,6 +18,7 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 from prefcli.rewards.preflight import refuse_not_finite
+from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import Answer, RewardSource, load_reward
 
 AT_A_TIME = 64  # rows between two steps of the progress bar
@@ -39,6 +40,7 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
         refuse_language_model(spec)
     template = resolve(config.tokenizer, store) if config.tokenizer else None
     rows = read_rows(config.data, config.skip_bad, reporter, split=config.split, names=config.map)
+    try_functions(specs, rows[0])
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     # Reward models render text with their own template; only a service is sent it rendered.

@@ -33,7 +33,7 @@ from prefcli.rewards.grammar import (
     refuse_reward_model,
     reward_scales,
 )
-from prefcli.rewards.python import load_function
+from prefcli.rewards.python import try_functions
 from prefcli.stages.trackers import require
 
 
@@ -98,9 +98,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     if not config.force:
         inputs.existing = store.find(name, inputs.key)
     if inputs.existing is None:
-        for spec in rewards:
-            if spec.function is not None:
-                load_function(spec)  # a mistake in it costs a second here, and a model load later
+        try_functions(rewards, data.rows[0])
     return inputs
 
 
