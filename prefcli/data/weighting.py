@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import random
 from array import array
+from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 
 from prefcli.data import records
 from prefcli.data.dataset import Dataset
 from prefcli.data.formats import BadRow, Row
-from prefcli.data.lazy import CHECKED, LazyRows, take
+from prefcli.data.lazy import LazyRows, take
 from prefcli.errors import DataError, UsageError
 
 
@@ -69,24 +69,36 @@ def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
 
 
 def weigh(data: Dataset, column: str | None) -> None:
-    """Give each row the weight that its column says. Raises DataError where one says none."""
+    """Give each row the weight that its column says, over the mean of all: doubling the column changes nothing.
+
+    A file that is read as it is needed is read once for the mean. Raises DataError where one says none.
+    """
     if column is None:
         return
     if isinstance(data.rows, LazyRows):
         data.rows.source.weight = partial(_weight, column=column)
-        for _ in islice(data.rows, CHECKED):
-            pass
+        data.rows.source.weight = partial(_weight, column=column, unit=_mean(data.rows, column))
         return
     for number, row in enumerate(data.rows, 1):
         try:
             row.weight = _weight(row, column)
         except BadRow as error:
             raise DataError(f"row {number}: {error}", "weights are numbers, 0 or more") from error
-    if not any(row.weight for row in data.rows):
+    unit = _mean(data.rows, column)
+    for row in data.rows:
+        row.weight /= unit
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    """The mean weight, above 0. Raises DataError where all are 0."""
+    weights = array("d", (row.weight for row in rows))
+    mean = math.fsum(weight / len(weights) for weight in weights)  # each may be as large as floats are
+    if not mean:
         raise DataError(f"--weight-column {column}: every weight is 0", "give a row a weight above 0")
+    return mean
 
 
-def _weight(row: Row, column: str) -> float:
+def _weight(row: Row, column: str, unit: float = 1.0) -> float:
     if column not in row.columns:
         found = ", ".join(sorted(row.columns)) or "none"
         raise BadRow(f"there is no column {column!r} (--weight-column); there is: {found}")
@@ -96,4 +108,4 @@ def _weight(row: Row, column: str) -> float:
         weight = math.nan
     if not (math.isfinite(weight) and weight >= 0):
         raise BadRow(f"--weight-column {column} is {row.columns[column]!r}")
-    return weight
+    return weight / unit
