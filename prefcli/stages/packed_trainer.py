@@ -181,7 +181,15 @@ class PackedSFT(PackedSteps, SFTTrainer):
 
 
 class PackedReward(PackedSteps, RewardTrainer):
-    """−log σ(score of chosen − score of rejected), averaged over pairs (Bradley–Terry)."""
+    """−log σ(c − r − m) + k·(c + r)², averaged over pairs; c and r are the scores of the chosen and rejected answer.
+
+    Bradley–Terry with the pair's margin m (Llama 2, arXiv 2307.09288, equation 2) and `center` k, which draws the
+    scores to mean 0 (arXiv 2312.09244, equation 2), both as in TRL.
+    """
+
+    def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
+        self._center = center
+        super().__init__(*args, **kwargs)
 
     def cost(self, example: Example) -> int:
         return pair_cost(example)
@@ -191,9 +199,10 @@ class PackedReward(PackedSteps, RewardTrainer):
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
         scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
-        margins = scores[0::2] - scores[1::2]
+        margins, sums = scores[0::2] - scores[1::2], scores[0::2] + scores[1::2]
+        asked = margins.new_tensor([example.get("margin", 0.0) for example in examples])
         pairs = len(examples)
-        return -logsigmoid(margins).sum(), {
+        return -logsigmoid(margins - asked).sum() + self._center * sums.square().sum(), {
             "accuracy": ((margins > 0).sum(), pairs),
             "margin": (margins.sum(), pairs),
             "mean_reward": (scores.sum(), 2 * pairs),
