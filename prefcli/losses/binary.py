@@ -26,5 +26,5 @@ def reference_point(mismatched: Tensor) -> Tensor:
 
 
 def shifted(answers: list[list[int]]) -> list[list[int]]:
-    """Each prompt's mismatched answer: the one of the example before it in the batch, as in TRL."""
+    """Each prompt's mismatched answer: the one of the example before it in the step, as in TRL."""
     return answers[-1:] + answers[:-1]

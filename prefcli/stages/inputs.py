@@ -21,7 +21,7 @@ from prefcli.config.base import key_fields, option
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.formats import Purpose
-from prefcli.data.weighting import first, mix, weigh
+from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
@@ -85,9 +85,13 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
             config = replace(config, max_rows=None)  # all of them: the very run that is made without it
         data = first(data, most)
     weigh(data, getattr(config, "weight_column", None))
-    data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
     eval_data = read([eval_path], held_out=True) if eval_path else None
+    if stage == "rm" and (column := set_apart(data, config.margin_column)):
+        notes.append(f"each pair's margin is in the column {column!r}")
+        if eval_data is not None:
+            set_apart(eval_data, config.margin_column)
+    data = mix(data, getattr(config, "data_weight", []), config.seed)
     architecture = _architecture(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS

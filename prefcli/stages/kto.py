@@ -54,9 +54,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             train_sampling_strategy="sequential",
             router_aux_loss_coef=0.0,
         )
-        if arguments["per_device_train_batch_size"] < 2:
+        if arguments["per_device_train_batch_size"] < 2:  # TRL's trainer refuses it
             raise UsageError(
-                "kto takes its KL from the other answers of a batch, and here a batch is one",
+                "kto takes its KL from the other answers of a step, and takes no parts of one answer",
                 "raise --batch-size, or lower --grad-accum",
             )
         with trl_trainer.unchanged(opened.model):

@@ -80,7 +80,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
 
 
 class PackedKTO(PackedSteps, KTOTrainer):
-    """KTO's loss, averaged over answers; z₀ is that of the batch (of all processes' together)."""
+    """KTO's loss, averaged over answers; z₀ is that of the whole optimizer step, over its parts and all processes."""
 
     def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
         self._config = config
@@ -95,7 +95,10 @@ class PackedKTO(PackedSteps, KTOTrainer):
 
     @torch.no_grad()
     def begin(self, model: Any, examples: list[Example]) -> None:
-        """Work out the reference's figures and z₀: each prompt of this batch with its own answer and with another."""
+        """Work out the reference's figures and z₀: each prompt of these with its own answer and with another.
+
+        max(0, ·) is biased upward, and the more the fewer rows it is taken over: so it is taken over all at once.
+        """
         assert self.at_work is not None
         device, ratios = self.accelerator.device, []
         others = shifted([example["completion_ids"] for example in examples])
@@ -114,7 +117,10 @@ class PackedKTO(PackedSteps, KTOTrainer):
                 ratios.append(token_logps(model, mismatched).logps.sum(1) - reference[1::2])
             for example, logps in zip(piece, reference[0::2].tolist()):
                 example["reference_logps"] = logps
-        self._kl = reference_point(self.accelerator.reduce(torch.cat(ratios).mean(), reduction="mean"))
+        found = torch.cat(ratios)
+        sums = torch.stack([found.sum(), found.new_tensor(float(len(found)))])
+        total, count = self.accelerator.reduce(sums, reduction="sum")
+        self._kl = reference_point(total / count)
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
         config, device = self._config, self.accelerator.device

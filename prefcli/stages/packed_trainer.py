@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -67,20 +68,31 @@ class PackedSteps(Resuming):
         return len(examples)
 
     def begin(self, model: Any, examples: list[Example]) -> None:
-        """Called with each batch before its rows are run."""
+        """Called with this process's examples of a whole optimizer step, or a held-out batch, before any is run."""
 
     def padded_tokens(self, example: Example) -> int:
         """Tokens that TRL counts: the prompt with each answer."""
         return self.cost(example)
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The parts of an optimizer step (--grad-accum), and their units over all processes."""
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return batches, None
+        examples = [example for batch in batches for example in batch["examples"]]
+        self.begin(self.model, examples)
+        units = torch.tensor(float(self.units(examples)), device=device)
+        return batches, self.accelerator.reduce(units, reduction="sum").clamp(min=1)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Loss and gradients of one batch; the gradients of several processes meet at its last row."""
+        """Loss and gradients of one part; the gradients of several processes meet at its last row.
+
+        `num_items_in_batch`: units of the whole step, over parts and processes (`get_batch_samples`).
+        """
         train_without_dropout(model)
         examples = inputs["examples"]
-        self.begin(model, examples)
         # Over all processes and accumulated batches; gradients are averaged over processes, so the sum is scaled back.
-        share = self.accelerator.num_processes / num_items_in_batch if num_items_in_batch else None
-        scale = share or 1 / (self.units(examples) * self.current_gradient_accumulation_steps)
+        scale = self.accelerator.num_processes / num_items_in_batch
         pieces = self._pieces(examples)
         total, sums = torch.zeros((), device=self.accelerator.device), Totals()
         for number, piece in enumerate(pieces, 1):
@@ -158,10 +170,6 @@ class PackedSFT(PackedSteps, SFTTrainer):
     def units(self, examples: list[Example]) -> int:
         return sum(sum(example["completion_mask"][1:]) for example in examples)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        mine = sum(self.units(batch["examples"]) for batch in batch_samples)
-        return self.accelerator.reduce(torch.tensor(float(mine), device=device), reduction="sum").clamp(min=1)
-
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
         found, more = self.logps(model, demo_rows(examples, self.accelerator.device))
         tokens = self.units(examples)
@@ -173,7 +181,15 @@ class PackedSFT(PackedSteps, SFTTrainer):
 
 
 class PackedReward(PackedSteps, RewardTrainer):
-    """−log σ(score of chosen − score of rejected), averaged over pairs (Bradley–Terry)."""
+    """−log σ(c − r − m) + k·(c + r)², averaged over pairs; c and r are the scores of the chosen and rejected answer.
+
+    Bradley–Terry with the pair's margin m (Llama 2, arXiv 2307.09288, equation 2) and `center` k, which draws the
+    scores to mean 0 (arXiv 2312.09244, equation 2), both as in TRL.
+    """
+
+    def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
+        self._center = center
+        super().__init__(*args, **kwargs)
 
     def cost(self, example: Example) -> int:
         return pair_cost(example)
@@ -183,9 +199,10 @@ class PackedReward(PackedSteps, RewardTrainer):
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
         scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
-        margins = scores[0::2] - scores[1::2]
+        margins, sums = scores[0::2] - scores[1::2], scores[0::2] + scores[1::2]
+        asked = margins.new_tensor([example.get("margin", 0.0) for example in examples])
         pairs = len(examples)
-        return -logsigmoid(margins).sum(), {
+        return -logsigmoid(margins - asked).sum() + self._center * sums.square().sum(), {
             "accuracy": ((margins > 0).sum(), pairs),
             "margin": (margins.sum(), pairs),
             "mean_reward": (scores.sum(), 2 * pairs),

@@ -75,12 +75,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
-        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if own else PaddedReward
+        packed = partial(PackedReward, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
+        trainer_class: Any = packed if own else PaddedReward
+        theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole
         with trl_trainer.unchanged(trained):
             trainer = trainer_class(
                 model=trained,
-                args=TRLConfig(**trl_trainer.arguments(run, **trl_trainer.columns_of(rows, own))),
+                args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))),
                 train_dataset=trl_trainer.dataset(rows, sides),
                 eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
                 processing_class=tokenizer,
@@ -129,8 +131,9 @@ def split(rows: Sequence[Row], share: float, seed: int, all_for_training: bool) 
 
 
 def whole(pair: dict[str, Any]) -> dict[str, Any]:
-    """A pair as TRL's RewardTrainer reads it: each side with its prompt."""
-    return {side: pair["prompt_ids"] + pair[side] for side in ("chosen_ids", "rejected_ids")}
+    """A pair as TRL's RewardTrainer reads it: each side with its prompt, and the margin."""
+    sides = {side: pair["prompt_ids"] + pair[side] for side in ("chosen_ids", "rejected_ids")}
+    return {**sides, "margin": pair.get("margin", 0.0)}
 
 
 @torch.no_grad()
