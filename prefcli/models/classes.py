@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,19 @@ def _name_in(mapping: Any, config: PretrainedConfig) -> str | None:
         return None
     kind = mapping[type(config)]
     return str((kind[0] if isinstance(kind, tuple) else kind).__name__)
+
+
+def balances_routers(config: PretrainedConfig) -> bool:
+    """Whether transformers computes a loss that balances the routers of this family.
+
+    Not by the configuration: those of DeepSeek and others name its options, and their models compute none.
+    """
+    auto = language_model_class(config)
+    if auto is None or not hasattr(config.get_text_config(), "output_router_logits"):
+        return False
+    kind = auto._model_mapping[type(config)]
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    return hasattr(sys.modules[kind.__module__], "load_balancing_loss_func")
 
 
 def scorer_class(config: PretrainedConfig) -> Any:

@@ -236,14 +236,10 @@ def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
     }
 
 
-def has_routers(config: Any) -> bool:
-    """Whether transformers computes a balancing loss for a model of this configuration."""
-    return hasattr(config.get_text_config(), "output_router_logits")
-
-
 def _routers(model: nn.Module, balance: bool) -> dict[str, bool]:
     """Whether the routers' figures are wanted, whatever the model's configuration says."""
-    return {"output_router_logits": balance} if has_routers(unwrap(model).config) else {}
+    config = unwrap(model).config.get_text_config()
+    return {"output_router_logits": balance} if hasattr(config, "output_router_logits") else {}
 
 
 def runs_packed(model: nn.Module) -> bool:

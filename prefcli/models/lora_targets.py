@@ -36,7 +36,7 @@ def targets_of(model: Any, asked: list[str]) -> Targets:
     """What `--lora-target` says, or all that can be adapted. Raises UsageError: a name that no layer has."""
     can = dict(_adaptable(model))
     names = sorted({_short(name) for name in can})
-    stacked = sorted({name.rpartition(".")[2] for name, weight in model.named_parameters() if weight.ndim == 3})
+    stacked = sorted({name.rpartition(".")[2] for name, _ in _stacked(model)})
     experts: list[str] = []
     if not asked or ALL in asked:
         wanted, experts = names, _renamed_experts(model)
@@ -72,6 +72,14 @@ def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
             continue
         if uses[id(module.weight)] == 1:
             yield name, module
+
+
+def _stacked(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights of experts that are stacked into one: all that has three dimensions and is no kernel of a filter."""
+    for name, module in model.named_modules():
+        for own, weights in module.named_parameters(recurse=False):
+            if weights.ndim == 3 and weights.shape[0] > 1 and not isinstance(module, nn.Conv1d):
+                yield f"{name}.{own}", weights
 
 
 def _short(name: str) -> str:
@@ -114,6 +122,6 @@ def in_words(model: Any) -> str:
     adapted = {id(p) for m in model.modules() if isinstance(m, BaseTunerLayer) for p in m.get_base_layer().parameters()}
     total = sum(p.numel() for name, p in model.named_parameters() if ".lora_" not in name)
     reached = sum(p.numel() for p in model.parameters() if id(p) in adapted)
-    frozen = any(p.ndim == 3 and "expert" in name and id(p) not in adapted for name, p in model.named_parameters())
+    frozen = any(id(weights) not in adapted for _, weights in _stacked(model))
     text = f"on {', '.join(layers)}: {reached / total:.0%} of the weights"
     return text + ("; the experts stay frozen" if frozen else "")

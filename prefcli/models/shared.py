@@ -145,6 +145,7 @@ def add_from_file(base: PeftModel, name: str, path: Path) -> nn.Linear | None:
     """
     config: Any = LoraConfig.from_pretrained(path)
     config.modules_to_save = config.task_type = None
+    config.lora_dropout = 0.0  # which was for its own training
     tensors = load_file(path / WEIGHTS)
     head = {key.removeprefix(HEAD): tensors.pop(key) for key in list(tensors) if key.startswith(HEAD)}
     config.base_model_name_or_path = base.peft_config[TRAINED].base_model_name_or_path  # as it is found now

@@ -12,10 +12,10 @@ from prefcli.config.training import ModelConfig
 from prefcli.errors import UsageError
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
+from prefcli.models.classes import balances_routers
 from prefcli.models.loading import base_of, configuration, is_adapter, load_policy, pad_with
-from prefcli.models.logps import has_routers
 from prefcli.models.tokenizers import load_tokenizer
-from prefcli.stages.session import Session
+from prefcli.stages.session import Session, sharded
 
 
 @dataclass
@@ -65,9 +65,11 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
 
 
 def _refuse_no_routers(session: Session) -> None:
-    """Raise UsageError for --router-loss of a model without routers, or whose balance transformers does not compute."""
+    """Raise UsageError for --router-loss of a model without such a loss, or where TRL's trainers make the steps."""
     asked = getattr(session.inputs.config, "router_loss", 0.0)
-    if asked and not has_routers(configuration(session.inputs.model)):
+    if asked and (wrapper := sharded()):
+        raise UsageError(f"--router-loss does not run under {wrapper}", "leave it out there")
+    if asked and not balances_routers(configuration(session.inputs.model)):
         raise UsageError(
             f"--router-loss {asked:g}: transformers computes no balancing loss of routers for "
             f"{session.inputs.model.shown}",
