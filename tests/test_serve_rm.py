@@ -179,6 +179,9 @@ class Counted:
         self.passes, self.seconds, self.go = [], seconds, threading.Event()
         self.go.set()
 
+    def prepare_to_serve(self):
+        pass
+
     def ids_of_text(self, text, prompt, longest, what):
         if text == "bad":
             raise DataError(f"{what} is bad")

@@ -78,6 +78,7 @@ class Joiner:
             self._unanswered -= 1
 
     def _run(self) -> None:
+        self._source.prepare_to_serve()
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._jobs or self._ended)

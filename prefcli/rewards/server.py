@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -18,6 +19,8 @@ from prefcli.rewards.sources import ModelReward
 
 BACKLOG = 2048  # connections that wait to be accepted; the system may have a lower limit
 GRACE = 5  # seconds that requests in flight have when it ends; a signal's own are eight
+
+SWITCH = 2e-4  # seconds; at Python's 5 ms the answers wait for the scoring thread at each of their steps
 
 
 class RewardServer:
@@ -60,6 +63,8 @@ class RewardServer:
 
     def serve_forever(self) -> None:
         """Until `shutdown`, or an interrupt. What is in flight then has GRACE seconds; nothing new is taken."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
         joiner = Joiner(self.source, self._reporter)
         app = App(self.source.name, joiner.submit, self._hosts, self._reporter)
         server = uvicorn.Server(
@@ -86,6 +91,7 @@ class RewardServer:
             server.should_exit = True
             answering.join(GRACE + 1)
             joiner.stop()
+            sys.setswitchinterval(interval)
 
     def shutdown(self) -> None:
         """Let `serve_forever`, in another thread, come to its end."""

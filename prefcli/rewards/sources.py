@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ class ModelReward:
                 f"and {characters:,} characters are taken at most"
             )
         known = prompt if prompt and text.startswith(prompt) else ""
-        before = self._encoder.text_ids(known)
+        before = self._encoder.text_ids(known) if known else []
         after = (self._encoder.continued_ids if known else self._encoder.text_ids)(text[len(known) :])
         ids = (before + after)[:longest]
         if not ids:
@@ -107,6 +108,24 @@ class ModelReward:
     def score_ids(self, ids: Sequence[list[int]]) -> torch.Tensor:
         """[B] scores, on the CPU, of texts as token ids, in one pass: B times the longest must fit in memory."""
         return self._score([(one, []) for one in ids], len(ids))
+
+    def prepare_to_serve(self) -> None:
+        """On a CPU: as many threads, for passes from this thread, as are fastest. A pass of a small model takes longer
+        on all cores than on one, and many times as long where another process has one of them."""
+        if next(self.model.parameters()).device.type != "cpu":
+            return
+        some = [[0] * 32] * 16
+        seconds: dict[int, float] = {}
+        for threads in sorted({1, torch.get_num_threads()}):
+            torch.set_num_threads(threads)
+            self.score_ids(some)  # the threads are made
+            taken = []
+            for _ in range(3):
+                began = time.perf_counter()
+                self.score_ids(some)
+                taken.append(time.perf_counter() - began)
+            seconds[threads] = min(taken)
+        torch.set_num_threads(min(seconds, key=seconds.__getitem__))
 
     @torch.no_grad()
     def _score(self, ids: list[tuple[list[int], list[int]]], batch_size: int | None = None) -> torch.Tensor:

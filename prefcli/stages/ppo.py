@@ -296,7 +296,7 @@ class LazyPrompts(Sequence[Prompt]):
         return self._rows.first_from(index, self._encoded)[1]
 
     def _encoded(self, row: Row) -> Prompt | None:
-        ids = self._encoder.prompt_ids(row.prompt)
+        ids = self._encoder.prompt_ids(row.prompt, self._longest)
         return Prompt(ids, row) if len(ids) <= self._longest else None
 
 
