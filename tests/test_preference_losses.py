@@ -218,11 +218,12 @@ def test_loss_kl_and_gradient_of_kto_are_those_of_trl(seed, tmp_path):
     assert mine["kl"][0] == pytest.approx(max(0.0, sum(ratios) / len(ratios)), abs=1e-4)
 
 
-def our_kto(tmp_path, policy, reference, rows, **options):
+def our_kto(tmp_path, policy, reference, rows, eval_dataset=None, **options):
     trainer = PackedKTO(
         model=policy, ref_model=None, processing_class=letters(), train_dataset=Dataset.from_list(ANSWERS),
+        eval_dataset=eval_dataset,
         args=arguments(TRLKTOConfig, tmp_path, rows, beta=0.5, train_sampling_strategy="sequential",
-                       precompute_ref_log_probs=True),
+                       precompute_ref_log_probs=True, per_device_eval_batch_size=rows),
         tokens_per_row=14, config=KTOConfig(beta=0.5, **options),
     )  # fmt: skip
     trainer.reference, trainer.at_work = reference, lambda: reference_at_work(reference, trainer.accelerator, False)

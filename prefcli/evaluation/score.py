@@ -12,7 +12,7 @@ from prefcli.config.score import ScoreConfig
 from prefcli.data.answers import read_rows
 from prefcli.data.formats import Row
 from prefcli.errors import UsageError
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.figures.pairs import accuracy
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -97,13 +97,7 @@ def summary(rows: Sequence[Row], scores: Sequence[tuple[float, ...]]) -> dict[st
     }
     margins = [both[0] - both[1] for row, both in zip(rows, scores) if _is_pair(row)]
     if margins:
-        right = sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins)
-        found |= {
-            "pairs": len(margins),
-            "accuracy": right / len(margins),
-            "accuracy_ci95": list(wilson_interval(right, len(margins))),
-            "margin": fmean(margins),
-        }
+        found |= accuracy(margins)
     return found
 
 

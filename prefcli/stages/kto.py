@@ -41,6 +41,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         _check_labels(run, rows)
         held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
+        if isinstance(held_out, list):
+            for row, before in zip(held_out, held_out[-1:] + held_out[:-1]):
+                row["other_ids"] = before["completion_ids"]
         refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")

@@ -16,7 +16,7 @@ from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
 from prefcli.data.lazy import identities, looked_at, take
 from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.figures.pairs import accuracy
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_scorer, load_scorer
@@ -138,19 +138,16 @@ def whole(pair: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    """Accuracy (`figures.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
     if not rows:
         return {}
     model.eval()
     device = next(model.parameters()).device
     batches = [pair_rows(list(rows[i : i + batch_size]), device) for i in range(0, len(rows), batch_size)]
     both = torch.cat([sequence_scores(model, batch).cpu() for batch in batches])
-    chosen, rejected = both[0::2], both[1::2]
-    right = int((chosen > rejected).sum())
+    found = accuracy((both[0::2] - both[1::2]).tolist())
     return {
-        "accuracy": right / len(rows),
-        "accuracy_ci95": list(wilson_interval(right, len(rows))),
-        "margin": float((chosen - rejected).mean()),
+        **{name: found[name] for name in ("accuracy", "accuracy_ci95", "margin")},
         "score_mean": float(both.mean()),
         "score_std": float(both.std(correction=0)),
     }

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from prefcli.figures.variety import distinct
 from prefcli.watch.records import Alarm, Answers, Sign
 from prefcli.watch.series import Track, mean
-from prefcli.watch.texts import distinct
 
 NAME = "mode collapse"
 

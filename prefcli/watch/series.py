@@ -1,4 +1,4 @@
-"""Short histories and the arithmetic on them: windows, medians, standard errors, rank correlation.
+"""Short histories and the arithmetic on them: windows, medians, standard errors.
 
 No function raises, whatever finite or infinite numbers it is given, or none: a watcher must not end a run. Where a
 quotient or a sum is undefined it says so beside it; comparisons with NaN are false, so that nothing is seen in it.
@@ -64,31 +64,6 @@ def deviations_from(history: Sequence[float], value: float, floor: float) -> flo
     middle = median(history)
     off, scale = value - middle, max(1.4826 * median(abs(x - middle) for x in history), floor)
     return off / scale if scale > 0 else math.copysign(math.inf, off) if off else 0.0
-
-
-def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Spearman's ρ; None where either side is constant or holds a NaN, which has no rank."""
-    if any(map(math.isnan, (*left, *right))):
-        return None
-    a, b = _ranks(left), _ranks(right)
-    center = (len(a) - 1) / 2
-    spread = sum((x - center) ** 2 for x in a) * sum((y - center) ** 2 for y in b)
-    return sum((x - center) * (y - center) for x, y in zip(a, b)) / math.sqrt(spread) if spread > 0 else None
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """From 0; equal values share their mean rank."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and values[order[end]] == values[order[start]]:
-            end += 1
-        for index in order[start:end]:
-            ranks[index] = (start + end - 1) / 2
-        start = end
-    return ranks
 
 
 class Track:
