@@ -21,7 +21,9 @@ from typer.main import get_command
 from prefcli.cli import stdout
 from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
-from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
+from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
+from prefcli.progress import is_main_process
+from prefcli.stopping import exit_code
 
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
@@ -171,8 +173,9 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     try:
         work()
     except KeyboardInterrupt as error:
-        _say("interrupted: nothing half-written is left; the same command goes on")
-        raise typer.Exit(INTERRUPTED) from error
+        if is_main_process():
+            _say(f"interrupted: {error}" if str(error) else "interrupted: nothing half-written is left")
+        raise typer.Exit(exit_code()) from error
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except BrokenPipeError as error:  # the reader of our stdout left

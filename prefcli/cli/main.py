@@ -12,7 +12,8 @@ from prefcli import __version__
 from prefcli.cli import data, stdout
 from prefcli.cli.group import Entry, group
 from prefcli.cli.interrupts import install, leave
-from prefcli.errors import INTERRUPTED
+from prefcli.errors import INTERRUPTED, TRY_AGAIN
+from prefcli.stopping import exit_code
 
 COMMANDS: dict[str, Entry] = {
     "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune on demonstrations: stage 1 of both routes."),
@@ -75,8 +76,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say
         print("interrupted", file=sys.stderr)
-        leave()
+        leave(exit_code())
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            leave()
+        if ended.code in (INTERRUPTED, TRY_AGAIN):
+            leave(ended.code)
         raise
