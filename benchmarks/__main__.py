@@ -16,6 +16,7 @@ NAMES = {
     "pair_watchers": "when the watchers of sft, train-rm and dpo speak, on healthy and provoked runs",
     "memory": "peaks of every stage by phase, measured against mem-estimate",
     "gpu": "every stage on a GPU against the CPU: figures, seconds, memory",
+    "serve": "requests a second of serve-rm, against the server that it had before",
     "real_chain": "every stage on a real language model",
 }
 

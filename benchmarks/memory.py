@@ -35,6 +35,7 @@ from prefcli.artifacts.references import TINY
 from prefcli.cli.quiet import quieten
 from prefcli.memory.architecture import Architecture
 from prefcli.progress import SILENT
+from prefcli.rl import ppo as ppo_loop
 from prefcli.rl import rollout
 from prefcli.rl.ppo import PPO
 from prefcli.stages import packed_preferences, packed_trainer, session
@@ -234,6 +235,7 @@ def mark(phases: Phases) -> None:
     phases.wrap(Scorer, "__call__", "score")
     phases.wrap(Accelerator, "backward", "backward")
     phases.wrap(Accelerator, "clip_grad_norm_", "clip")
+    phases.wrap(ppo_loop, "clip_each", "clip")
     phases.wrap(AcceleratedOptimizer, "step", "optimizer")
 
 

@@ -32,6 +32,7 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.errors import AlarmError
+from prefcli.figures.variety import distinct
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.sources import Answer, load_reward
@@ -40,7 +41,7 @@ from prefcli.stages.inputs import prepare
 from prefcli.watch import explosion, reward_hacking
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, deviations_from, pooled, summary, z_score
-from prefcli.watch.texts import answers_with, distinct
+from prefcli.watch.texts import answers_with
 from prefcli.watch.watchers import Watchers, of_ppo
 
 DATA = Path(__file__).parent.parent / "sample_data"
@@ -178,7 +179,7 @@ def extremes(rows: list[dict[str, Any]]) -> dict[str, float]:
         ),
         "phrase, gain": max(grown),
         "length / first": max(left(series["completions/mean_length"])),
-        "distinct-2 / first": min(left([distinct(part, 2) or 0.0 for part in texts])),
+        "distinct-2 / first": min(left([distinct(part, 2) for part in texts])),
         "entropy / first": min(left(series["policy/entropy_avg"])),
         "same answer, share": max(fmean(same[end - 5 : end]) for end in range(8, len(rows) + 1)),
         "k3 by rollout 10": max(series["objective/kl_k3"][:10]),

@@ -55,6 +55,7 @@ class SurroundingsError(PrefcliError):
 
 
 INTERRUPTED = 130
+TRY_AGAIN = 75  # EX_TEMPFAIL: interrupted by a scheduler, which may run the same command again
 
 _PASSWORD = re.compile(r"//[^/\s?#]*@")
 # api_key=…, access-token=…; not max_tokens or tokenizer
@@ -69,7 +70,7 @@ def without_secrets(text: str) -> str:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which nobody at a terminal sent: a command that stays after Ctrl-C leaves after this."""
+    """SIGTERM or SIGUSR1, which nobody at a terminal sent: a command that stays after Ctrl-C leaves after this."""
 
 
 _ADVICE = {

@@ -197,10 +197,15 @@ PPO_SPELLINGS = [
 ]
 
 
+RM_SPELLINGS = [("--center_rewards_coefficient", "center_rewards", "0.1", 0.1)]
+
+
 @pytest.mark.parametrize("form", ["apart", "with an equals sign"])
 @pytest.mark.parametrize(
     ("command", "typed", "field", "value", "expected"),
-    [("dpo", *row) for row in SPELLINGS] + [("ppo", *row) for row in PPO_SPELLINGS],
+    [("dpo", *row) for row in SPELLINGS]
+    + [("ppo", *row) for row in PPO_SPELLINGS]
+    + [("train-rm", *row) for row in RM_SPELLINGS],
 )
 def test_the_names_that_users_bring_reach_the_same_option(arrived, command, typed, field, value, expected, form):
     config = arrived(command, typed, value) if form == "apart" else arrived(command, f"{typed}={value}")
@@ -208,7 +213,7 @@ def test_the_names_that_users_bring_reach_the_same_option(arrived, command, type
 
 
 def test_every_alias_is_one_of_those_tried():
-    tried = {typed[2:].replace("_", "-") for typed, *_ in SPELLINGS + PPO_SPELLINGS}
+    tried = {typed[2:].replace("_", "-") for typed, *_ in SPELLINGS + PPO_SPELLINGS + RM_SPELLINGS}
     assert set(ALIASES) - tried == {"dataset-path", "num-epochs"}
 
 

@@ -11,9 +11,10 @@ import torch
 from tiny_models import tiny_lm
 
 from prefcli.data.formats import Row
-from prefcli.evaluation.models import Answers, distinct_2, kl_to, win_rate
+from prefcli.evaluation.models import Answers, kl_to, win_rate
 from prefcli.evaluation.rewards import pair_accuracy
 from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
+from prefcli.figures.variety import distinct
 from prefcli.rewards.sources import PythonReward
 
 
@@ -41,8 +42,8 @@ def test_win_rate_counts_ties_as_halves():
 
 
 def test_distinct_2_by_hand():
-    assert distinct_2(["a b a b", "a b"]) == 2 / 4
-    assert distinct_2(["", "one"]) == 0
+    assert distinct(["a b a b", "a b"], 2) == 2 / 4
+    assert distinct(["", "one"], 2) == 0
 
 
 def test_kl_of_answers_is_the_kl_of_their_distributions():

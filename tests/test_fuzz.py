@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from prefcli.artifacts.references import TINY
 from prefcli.artifacts.store import Store
 from prefcli.cli.main import app
-from prefcli.rewards import http
+from prefcli.rewards import exchange, http
 
 TIMES = int(os.environ.get("PREFCLI_FUZZ", "1"))
 ODD = ["", " ", "\n", "\0", "\t", "\r", "\u2028", "\ufeff", "\ud800", "é", "😀", "\x1b[31m", "[/bold]", "[red]", "{}",
@@ -392,9 +392,6 @@ def test_model_directories(own_folder):
 
 
 def test_answers_of_a_service(place, monkeypatch):
-    class Response(io.BytesIO):
-        length = None
-
     answers = [{"rewards": [1.0, 0.5]}, {"scores": [1.0, 0.5]}]
     write(place / "pairs.jsonl", json.dumps(PAIR) + "\n")
     monkeypatch.setattr(http, "BACKOFF", 0.0)
@@ -405,7 +402,7 @@ def test_answers_of_a_service(place, monkeypatch):
         | mutated(b'{"rewards": [1, 2]}')
     )
     def tried(content):
-        monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: Response(content))
+        monkeypatch.setattr(exchange, "post", lambda *_, **__: exchange.Answer(200, "OK", bytearray(content)))
         accepted_or_refused("score", "--data", "pairs.jsonl", "--reward", "http://127.0.0.1:1/", "--quiet")
 
     tried()

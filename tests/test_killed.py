@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+from test_store import manifest
 
 from prefcli.artifacts import alive
+from prefcli.artifacts import store as store_module
 from prefcli.artifacts.alive import FILE, Sign, last_words
 
 COUNTER = "/sys/fs/cgroup/memory.events"
@@ -51,7 +53,56 @@ def test_after_the_out_of_memory_killer_the_next_start_of_the_same_run_says_so(s
 def test_a_kill_from_outside_and_a_restart_are_not_taken_for_the_memory(store, killed, monkeypatch):
     assert last_words(killed).endswith("was killed from outside, using 23.0 of 24.0 GiB")
     monkeypatch.setattr(alive, "_boot", lambda: "another boot")
+    os.utime(killed / FILE, (time.time() - 100,) * 2)
     assert "restart of the machine" in said(store)
+
+
+@pytest.fixture
+def elsewhere(store, killed, monkeypatch):
+    """The version of a run on another machine, with a fresh sign and a state, on a disk whose locks are local."""
+    monkeypatch.setattr(alive, "SECONDS", 0.05)
+    (killed / "state/step4").mkdir(parents=True)
+    sign = json.loads((killed / FILE).read_text()) | {"host": "node7", "boot": "another boot"}
+    (killed / FILE).write_text(json.dumps(sign))
+    return killed, sign
+
+
+def test_the_live_version_of_another_machine_is_left_alone_and_it_is_said(store, elsewhere, monkeypatch):
+    path, sign = elsewhere
+    sleep = time.sleep
+
+    def renewed(seconds):
+        (path / FILE).write_text(json.dumps(sign | {"time": time.time()}))
+        sleep(seconds)
+
+    monkeypatch.setattr(alive.time, "sleep", renewed)
+    with store.writer("sft", "key") as draft:
+        assert draft.version == 2 and "node7" in draft.before
+    with store.writer("sft", "another key") as draft:
+        assert draft.version == 2
+    (path / "run.json").unlink()  # nor is it cleared where it has nothing yet to resume
+    with store.writer("sft", "key") as draft:
+        assert draft.version == 2
+    with store_module.hold(path) as free:
+        assert not free
+    assert (path / "state/step4").is_dir()
+
+
+def test_a_run_that_died_on_another_machine_is_taken_up_once_its_sign_is_old(store, elsewhere, monkeypatch):
+    path, _ = elsewhere
+    monkeypatch.setattr(alive, "FRESH", 0.5)
+    began = time.monotonic()
+    with store.writer("sft", "key") as draft:
+        assert draft.version == 1 and draft.steps == [4] and draft.before.endswith("on node7, without a last word")
+    assert time.monotonic() - began < 5
+
+
+def test_a_version_shows_that_it_lives_until_it_appears(store, monkeypatch):
+    seen = []
+    monkeypatch.setattr("prefcli.artifacts.store.write_manifest", lambda _, path: seen.append((path / FILE).exists()))
+    with store.writer("sft") as draft:
+        draft.finish(manifest())
+    assert seen == [True] and not (store.root / "sft/v1" / FILE).exists()
 
 
 def test_another_run_of_that_name_hears_nothing_of_it(store, killed):
@@ -96,7 +147,7 @@ def leave(body, *signals):
 
 CLEANING = """
     try:
-        print("there", flush=True)
+        ls.print_result("there")
         time.sleep(60)
     finally:
         time.sleep(0.5)
@@ -106,7 +157,7 @@ STUCK = """
     interrupts.GRACE = 0.5
     __import__("threading").Thread(target=time.sleep, args=(60,)).start()
     try:
-        print("there", flush=True)
+        ls.print_result("there")
         time.sleep(60)
     finally:  # what no signal breaks off
         __import__("threading").enumerate()[-1].join()

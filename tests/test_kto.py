@@ -98,7 +98,7 @@ def test_a_row_that_is_drawn_several_times_is_held_out_whole():
 def test_rows_are_weighed_by_a_column():
     data = Dataset([Row("a", columns={"w": "0.5"}), Row("b", columns={"w": 2})], [], [])
     weigh(data, "w")
-    assert [row.weight for row in data.rows] == [0.5, 2.0]
+    assert [row.weight for row in data.rows] == [0.5 / 1.25, 2.0 / 1.25]
     for bad, said in (({}, "no column 'w'"), ({"w": "x"}, "is 'x'"), ({"w": -1}, "is -1"), ({"w": None}, "is None")):
         with pytest.raises(DataError, match=said):
             weigh(Dataset([Row("a", columns=bad)], [], []), "w")
@@ -140,6 +140,22 @@ def test_kto_refuses_one_kind_of_label_and_batches_of_one(chain, prefcli, jsonl)
     assert result.exit_code == 3 and "every row is labelled true" in result.stderr
     result = prefcli("kto", "--data", chain.data("pairs"), *FEW, "--batch-size", "1")
     assert result.exit_code == 2 and "raise --batch-size" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["dpo", "kto"])
+def test_doubling_all_weights_changes_nothing(command, chain, prefcli, jsonl):
+    rows = [json.loads(line) for line in open(chain.data("pairs"))][:16]
+    found = []
+    for name, factor in (("once", 1), ("twice", 2), ("other", -1)):
+        weighed = [row | {"w": factor * (1 + i % 3) if factor > 0 else 5 - i % 3} for i, row in enumerate(rows)]
+        data = jsonl(f"{command}-{name}.jsonl", *weighed)
+        options = ["--weight-column", "w", "--max-steps", "1", "--optim", "sgd", "--warmup", "0"]
+        result = prefcli(command, "--data", data, *FEW[:2], "--batch-size", "8", *options, "--max-grad-norm", "0",
+                         "--lr", "1", "--name", f"{command}-{name}")  # fmt: skip
+        found.append(load_file(chain.path_of(result) / "model/model.safetensors"))
+    once, twice, other = found
+    assert all(once[name].equal(twice[name]) for name in once)
+    assert any(not once[name].equal(other[name]) for name in once)
 
 
 def test_another_objective_moves_the_pairs_margin(chain, prefcli):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import tiny_lm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from conftest import PAIR, write
+from tiny_models import tiny_config, tiny_lm
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
@@ -21,6 +22,7 @@ from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.sources import Answer, load_reward
+from scripts.families import zoo
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 CHAT = [{"role": "user", "content": "Mira keeps the kite in the barn. Where is the kite?"}]
@@ -56,6 +58,62 @@ def test_a_padding_token_that_is_the_end_token_is_replaced_and_said(tiny_copy):
     notices = Notices()
     tokenizer = load_tokenizer(resolve(str(tiny_copy(pad_token="<|end|>")), Store()), notices)
     assert tokenizer.pad_token == "<|pad|>" and "padding" in notices.said[0]
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    """GPT-2's kind: 48 positions, and no padding token."""
+    return zoo.build("gpt2-short", tmp_path_factory.mktemp("gpt2"))
+
+
+def test_a_padding_token_that_no_token_can_be_is_added_and_is_not_the_end_token(gpt2):
+    notices = Notices()
+    reference = resolve(str(gpt2), Store())
+    tokenizer = load_tokenizer(reference, notices)
+    had = json.loads((gpt2 / "config.json").read_text())["vocab_size"]
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id) and len(tokenizer) == had + 1
+    assert any("'<|pad|>' is added for it" in text for text in notices.said)
+    one, other = (
+        load_policy(reference, **CPU, trainable=True, tokenizer_size=len(tokenizer)).state_dict() for _ in range(2)
+    )
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())  # policy and reference are the same
+    rows = one["transformer.wte.weight"]
+    torch.testing.assert_close(rows[had], rows[:had].mean(0))
+
+
+def test_tokens_that_stand_for_pictures_are_not_taken_for_padding(tiny_copy):
+    folder = tiny_copy(pad_token=None, extra_special_tokens=["<|image_pad|>"])
+    tokenizer = load_tokenizer(resolve(str(folder), Store()), SILENT)
+    assert tokenizer.pad_token == "<|pad|>"
+
+
+def test_the_end_token_is_trained_where_the_base_pads_with_it(tmp_path):
+    config = tiny_config(vocab=32)
+    config.pad_token_id = config.eos_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    model = load_policy(resolve(str(tmp_path / "m"), Store()), **CPU, trainable=True)
+    model(torch.tensor([[3, config.eos_token_id, 4]])).logits.sum().backward()
+    assert model.get_input_embeddings().weight.grad[config.eos_token_id].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "rows", "fits"),
+    [
+        (["sft"], {"prompt": "Where?", "completion": "On the shelf. " * 30}, "--max-length 48"),
+        (["dpo"], PAIR | {"chosen": "On the shelf. " * 30}, "--max-length 48"),
+        (["dpo", "--dry-run"], PAIR | {"chosen": "On the shelf. " * 30}, "--max-length 48"),
+        (["kto"], PAIR | {"rejected": "On the shelf. " * 30}, "--max-length 48"),
+        (["train-rm"], PAIR | {"prompt": "Where? " * 30}, "--max-length 48"),
+        (["ppo", "--reward", "python:r.py:score"], PAIR, "fit into 48: lower --max-prompt-length or --max-new-tokens"),
+    ],
+)
+def test_rows_beyond_the_models_positions_are_refused_before_its_weights_are_loaded(
+    gpt2, prefcli, jsonl, monkeypatch, own_folder, command, rows, fits
+):
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    write(own_folder / "r.py", "def score(prompts, completions):\n    return [0.0] * len(prompts)\n")
+    result = prefcli(*command, "--model", gpt2, "--data", jsonl("rows.jsonl", rows, rows))
+    assert result.exit_code == 2 and fits in result.stderr and "reads 48" in result.stderr
 
 
 def test_a_missing_chat_template_is_replaced_and_said(tiny_copy):

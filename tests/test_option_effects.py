@@ -113,11 +113,11 @@ PPO_OPTIONS = {
     "kl_coef": 1.0, "clip_range": 0.001, "clip_range_value": 0.001, "vf_coef": 0.9, "entropy_coef": 0.3, "gamma": 0.5,
     "lam": 0.1, "ppo_epochs": 2, "minibatches": 3, "temperature": 1.7, "max_new_tokens": 3, "missing_eos_penalty": 9.0,
     "whiten_rewards": True, "optim": "sgd", "lr_scheduler": "constant", "warmup": 0.5, "weight_decay": 0.3,
-    "max_grad_norm": 0.01, "seed": 3, "num_generations": 2, "kl_in": "loss", "kl_estimator": "k3",
+    "max_grad_norm": 0.01, "seed": 3, "num_generations": 2, "kl_in": "loss",
     "kl_target": 0.01, "length_penalty": 1.0, "reward_clip": 0.5, "value_warmup": 1,
 }  # fmt: skip
 # Used in the stage (tests of chain, packed, groups, resume, alarms), or by accelerate and transformers; grad_accum must
-# show in nothing.
+# show in nothing, and kl_estimator has one value for each --kl-in.
 ELSEWHERE = {
     "model", "lora_rank", "lora_alpha", "adapter", "load_in_4bit",
     "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
@@ -125,7 +125,7 @@ ELSEWHERE = {
     "force_memory", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
     "max_prompt_length", "skip_bad", "split", "map", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget",
-    "layout", "carry_optimizer", "lora_target", "lora_dropout", "router_loss", "label",
+    "layout", "carry_optimizer", "kl_estimator", "lora_target", "lora_dropout", "router_loss", "label",
 }  # fmt: skip
 
 

@@ -81,10 +81,11 @@ def arguments(kind, tmp_path, rows, **more):
     )  # fmt: skip
 
 
-def gradients(trainer, batch):
-    """(loss, gradients) of one step."""
-    trainer.current_gradient_accumulation_steps = 1
-    loss = trainer.training_step(trainer.model, batch)
+def gradients(trainer, *batches):
+    """(loss, gradients) of one step, in so many parts."""
+    trainer.current_gradient_accumulation_steps = len(batches)
+    parts, units = trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))
+    loss = sum(trainer.training_step(trainer.model, part, units) for part in parts)
     return float(loss), [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
 
 
@@ -202,13 +203,7 @@ def test_loss_kl_and_gradient_of_kto_are_those_of_trl(seed, tmp_path):
     )  # fmt: skip
     expected = gradients(theirs, next(iter(theirs.get_train_dataloader())))
     assert pack(policy) is None
-    ours = PackedKTO(
-        model=policy, ref_model=None, processing_class=letters(), train_dataset=Dataset.from_list(ANSWERS),
-        args=arguments(TRLKTOConfig, tmp_path, len(ANSWERS), beta=0.5, train_sampling_strategy="sequential",
-                       precompute_ref_log_probs=True),
-        tokens_per_row=14, config=KTOConfig(beta=0.5, **weights),
-    )  # fmt: skip
-    ours.reference, ours.at_work = reference, lambda: reference_at_work(reference, ours.accelerator, False)
+    ours = our_kto(tmp_path, policy, reference, len(ANSWERS), **weights)
     found = gradients(ours, {"examples": [dict(answer) for answer in ANSWERS]})
     assert found[0] == pytest.approx(expected[0], abs=1e-5)
     torch.testing.assert_close(found[1], expected[1], atol=1e-5, rtol=1e-4)
@@ -221,6 +216,35 @@ def test_loss_kl_and_gradient_of_kto_are_those_of_trl(seed, tmp_path):
         for a, o in zip(ANSWERS, others)
     ]
     assert mine["kl"][0] == pytest.approx(max(0.0, sum(ratios) / len(ratios)), abs=1e-4)
+
+
+def our_kto(tmp_path, policy, reference, rows, eval_dataset=None, **options):
+    trainer = PackedKTO(
+        model=policy, ref_model=None, processing_class=letters(), train_dataset=Dataset.from_list(ANSWERS),
+        eval_dataset=eval_dataset,
+        args=arguments(TRLKTOConfig, tmp_path, rows, beta=0.5, train_sampling_strategy="sequential",
+                       precompute_ref_log_probs=True, per_device_eval_batch_size=rows),
+        tokens_per_row=14, config=KTOConfig(beta=0.5, **options),
+    )  # fmt: skip
+    trainer.reference, trainer.at_work = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
+    return trainer
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (2, 2, 2), (4, 2)])
+def test_splitting_a_step_changes_neither_ktos_reference_point_nor_its_gradient(sizes, tmp_path):
+    """Of parts z₀ would be a mean of several max(0, ·), above that of the whole."""
+    found = {}
+    for name, parts in (("whole", (6,)), ("parts", sizes)):
+        policy, reference = tiny_lm(seed=5, **MODELS), tiny_lm(seed=1, **MODELS)
+        trainer = our_kto(tmp_path, policy, reference, max(parts))
+        left = iter([dict(answer) for answer in ANSWERS])
+        batches = [{"examples": [next(left) for _ in range(size)]} for size in parts]
+        found[name] = gradients(trainer, *batches)
+        assert trainer._kl > 0 and len(set(trainer._metrics["train"]["kl"])) == 1
+        found[name] += (float(trainer._kl),)
+    assert found["parts"][2] == pytest.approx(found["whole"][2], abs=1e-6)
+    assert found["parts"][0] == pytest.approx(found["whole"][0], abs=1e-6)
+    torch.testing.assert_close(found["parts"][1], found["whole"][1], atol=1e-6, rtol=1e-4)
 
 
 def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():

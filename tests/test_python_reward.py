@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
+import torch
 from conftest import write
 
 from prefcli.artifacts.digests import digest_file
@@ -170,7 +174,14 @@ def test_a_file_of_another_kind_is_refused(load):
         ("return [1, float('nan')]", ["gave nan for the answer 'second'"]),
         ("return [float('inf'), 1]", ["gave inf for the answer 'first'"]),
         ("return [1, None]", ["failed", "TypeError"]),
-        ("return ['x', 'y']", ["failed", "ValueError"]),
+        ("return ['x', 'y']", ["failed", "TypeError"]),
+        ("return ['1', '2']", ["failed", "a score is a number, and it gave '1'"]),
+        ("return '12'", ["failed", "it gave a str"]),
+        ("return dict(zip([1, 2], completions))", ["failed", "it gave a dict"]),
+        ("return {1, 2}", ["failed", "it gave a set"]),
+        ("completions.clear()\n    return []", ["gave 0 scores for 2 answers"]),
+        ("raise GeneratorExit", ["failed", "GeneratorExit", "line 2"]),
+        ("raise type('Own', (BaseException,), {})('mine')", ["failed", "Own: mine", "line 2"]),
         ("return {}[completions[0]]", ["failed", "KeyError", "first", "line 2"]),
         ("raise SystemExit(3)", ["failed", "SystemExit", "line 2"]),
         ("import json; json.loads('{')", ["failed", "JSONDecodeError", "line 2"]),
@@ -185,6 +196,98 @@ def test_an_interrupt_in_the_function_is_an_interrupt(load):
     score = load("def score(prompts, completions, **columns):\n    raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         score(["p"], ["a"])
+
+
+def test_it_is_called_by_name_or_where_it_has_names_of_its_own_by_position(load):
+    signatures = {
+        "completions, prompts, **_": "completions",
+        "completions, **kwargs": "completions",
+        "*, prompts, completions": "completions",
+        "completions, answer, **_": "completions",
+        "p, c, **_": "c",
+        "p, completions, answer": "completions",
+        "p, c, /, answer": "c",
+        "**everything": "everything['completions']",
+        "*lists, answer": "lists[1]",
+    }
+    for number, (signature, name) in enumerate(signatures.items()):
+        columns = {"answer": ["a", "b"]} if "answer" in signature or "**" in signature else {}
+        source = f"def score({signature}):\n    return [len(text) for text in {name}]\n"
+        score = load(source, file=f"r{number}.py")
+        assert score(["prompt", "other prompt"], ["x", "yz"], **columns) == [1.0, 2.0], signature
+
+
+def test_a_column_may_have_any_name(load):
+    score = load("def score(prompts, completions, **columns):\n    return [float(columns['call'][0])]\n")
+    assert score(["p"], ["a"], call=[2], function=[0], self=[0]) == [2.0]
+
+
+# What is beside it, and what it changes
+
+
+def test_modules_beside_the_file_are_found_and_are_its_own(load, own_folder, store):
+    for name, weight in {"one": 1.0, "two": 2.0}.items():
+        write(own_folder / name / "shared.py", f"WEIGHT = {weight}\n")
+        write(own_folder / name / "part" / "__init__.py", "")
+        write(own_folder / name / "part" / "inner.py", "from . import deeper\nWEIGHT = deeper.WEIGHT\n")
+        write(own_folder / name / "part" / "deeper.py", f"WEIGHT = {10 * weight}\n")
+    source = (
+        "import shared\n"
+        "def score(prompts, completions, **_):\n"
+        "    from part.inner import WEIGHT\n"
+        "    return [shared.WEIGHT + WEIGHT] * len(completions)\n"
+    )
+    scores = [load(source, file=f"{name}/r.py") for name in ("one", "two")]
+    assert [score(["p"], ["a"]) for score in (*scores, *scores)] == [[11.0], [22.0], [11.0], [22.0]]
+    assert not {"shared", "part", "part.inner"} & set(sys.modules) and str(own_folder / "one") not in sys.path
+    assert not list(own_folder.rglob("__pycache__"))
+    digests = {parse_rewards(["python:one/r.py:score"], store)[0].digest}
+    for path in ("shared.py", "part/__init__.py", "part/deeper.py"):
+        write(own_folder / "one" / path, "WEIGHT = 7.0\n")
+        digests.add(parse_rewards(["python:one/r.py:score"], store)[0].digest)
+    write(own_folder / "one" / "unrelated.py", "x = 1\n")
+    digests.add(parse_rewards(["python:one/r.py:score"], store)[0].digest)
+    assert len(digests) == 4
+    assert load(source, file="one/r.py")(["p"], ["a"]) == [14.0]
+
+
+def test_a_library_of_a_sibling_s_name_is_ours_again_afterwards(load, own_folder):
+    import json.tool as ours
+
+    write(own_folder / "json.py", "WEIGHT = 3.0\n")
+    score = load("import json\ndef score(prompts, completions, **_):\n    return [json.WEIGHT]\n")
+    assert score(["p"], ["a"]) == [3.0]
+    assert sys.modules["json.tool"] is ours and sys.modules["json"].loads
+
+
+def test_another_directory_and_gradients_off_hold_for_the_file_alone(load, own_folder):
+    (own_folder / "data").mkdir()
+    write(own_folder / "data" / "weight", "4")
+    score = load(
+        "import os, torch\nos.chdir('data')\ntorch.set_grad_enabled(False)\n"
+        "def score(prompts, completions, **_):\n"
+        "    assert not torch.is_grad_enabled()\n"
+        "    return [float(open('weight').read())] * len(completions)\n"
+    )
+    for _ in range(2):
+        assert os.getcwd() == str(own_folder) and torch.is_grad_enabled()
+        assert score(["p"], ["a"]) == [4.0]
+    with torch.no_grad():
+        assert score(["p"], ["a"]) == [4.0] and not torch.is_grad_enabled()
+
+
+def test_a_mistake_ends_the_run_before_a_model_is_opened(prefcli, own_folder, jsonl, monkeypatch):
+    monkeypatch.setattr("prefcli.models.loading.load_policy", lambda *_, **__: pytest.fail("a model was opened"))
+    write(
+        own_folder / "r.py",
+        "def score(completions, right, **_):\n    return [c == r for c, r in zip(completions, right)]\n",
+    )
+    prompts = jsonl("prompts.jsonl", {"prompt": "1+1=", "answer": "2"})
+    result = prefcli("ppo", "--model", "tiny", "--reward", "python:r.py:score", "--prompts", prompts)
+    assert (result.exit_code, result.stdout) == (
+        4,
+        "",
+    ) and "missing 1 required positional argument: 'right'" in result.stderr
 
 
 def test_columns_that_the_function_does_not_take_are_said(load):

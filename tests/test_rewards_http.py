@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,7 +14,6 @@ from conftest import versions_below, write
 from transformers import AutoTokenizer
 
 from prefcli.artifacts.manifest import read_manifest
-from prefcli.artifacts.store import Store
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
@@ -29,8 +22,7 @@ from prefcli.rewards import http as module
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.http import Service
 from prefcli.rewards.preflight import PAIRS, preflight
-from prefcli.rewards.server import RewardServer
-from prefcli.rewards.sources import Answer, HTTPReward, ModelReward, load_reward
+from prefcli.rewards.sources import Answer, HTTPReward, ModelReward
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 CHAT = [{"role": "user", "content": "Mira keeps the kite in the barn. Where is the kite?"}]
@@ -53,14 +45,15 @@ def no_waiting(monkeypatch):
 
 @contextmanager
 def running(server):
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    quick = {"poll_interval": 0.01} if isinstance(server, ThreadingHTTPServer) else {}
+    thread = threading.Thread(target=server.serve_forever, kwargs=quick)
     thread.start()
     try:
         yield server
     finally:
         server.shutdown()
         thread.join()
-        server.server_close()
+        server.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -336,183 +329,6 @@ def test_long_lists_go_in_parts_and_come_back_in_order():
     assert HTTPReward("far", asked, None).score([]).shape == (0,)
 
 
-# The server
-
-
-@pytest.fixture
-def served(chain):
-    """(server, the reward model that it serves)."""
-    source = load_reward(parse_rewards(["rm"], Store(chain.runs))[0], None, reporter=SILENT, **CPU)
-    server = RewardServer("127.0.0.1", 0)
-    server.source = source
-    with running(server):
-        yield server, source
-
-
-@pytest.mark.parametrize("path", BOTH)
-def test_the_server_scores_as_the_model_does_through_both_forms(chain, served, path):
-    """Against `ModelReward` on token ids, with answers that ended and answers that were cut off."""
-    server, _ = served
-    tokenizer = AutoTokenizer.from_pretrained(chain.path("rm") / "model")
-    store = Store(chain.runs)
-    direct = load_reward(parse_rewards(["rm"], store)[0], tokenizer, reporter=SILENT, **CPU)
-    far = load_reward(parse_rewards([server.url + path], store)[0], tokenizer, reporter=SILENT, **CPU)
-    encoder = Encoder(tokenizer)
-    longer = [*CHAT, {"role": "assistant", "content": "In the barn."}, {"role": "user", "content": "And why?"}]
-    answers = []
-    for prompt in (CHAT, longer, "Once upon a time"):
-        for text in ANSWERS:
-            ids = encoder.completion_ids(prompt, text)
-            answers.append(Answer(prompt, text))
-            answers.append(Answer(prompt, text, encoder.prompt_ids(prompt), ids))
-            answers.append(Answer(prompt, text, encoder.prompt_ids(prompt), ids[:-1]))
-    expected, found = direct.score(answers), far.score(answers)
-    assert expected.std() > 1e-3
-    assert torch.allclose(found, expected, atol=1e-5), (found - expected).abs().max()
-
-
-def test_many_may_ask_at_once_and_the_model_has_one_batch_at_a_time(served, monkeypatch):
-    server, source = served
-    plain = source.score_texts
-    expected = plain(ANSWERS, [None] * len(ANSWERS), None).tolist()
-    found, inside, most = {}, [], []
-
-    def watched(*args):
-        inside.append(1)
-        most.append(len(inside))
-        time.sleep(0.02)
-        scores = plain(*args)
-        inside.pop()
-        return scores
-
-    monkeypatch.setattr(source, "score_texts", watched)
-
-    def one(i):
-        found[i] = Service("far", server.url + BOTH[i % 2], 30.0).scores(ANSWERS, [""] * 4, [""] * 4)
-
-    threads = [threading.Thread(target=one, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 8
-    assert len(found) == 8 and all(scores == pytest.approx(expected, abs=1e-5) for scores in found.values())
-
-
-def exchange(url, content, method="POST", headers=()):
-    """(status, JSON) of a request."""
-    request = urllib.request.Request(url, content, dict(headers), method=method)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=10) as response:
-            return response.status, json.loads(response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            assert error.headers["Content-Type"] == "application/json"
-            return error.code, json.loads(error.read())
-
-
-def test_the_answers_are_those_of_the_two_servers(served):
-    server, source = served
-    ((score,),) = [source.score_texts(["abc"], [None], None).tolist()]
-    status, body = exchange(server.url + "/get_reward", b'{"query": ["abc"]}')
-    assert status == 200 and body == {"rewards": [pytest.approx(score)], "scores": body["rewards"], "extra_logs": {}}
-    status, body = exchange(server.url + "/v1/score/evaluation", b'{"model": "m", "messages": ["abc"]}')
-    assert body.pop("id") and body == {"object": "score.evaluation", "model": "m", "scores": [pytest.approx(score)]}
-    assert exchange(server.url + "/health", None, "GET") == (200, {"status": "ok", "reward": "rm"})
-    _, short = exchange(server.url, b'{"model": "m", "messages": ["abcdefgh"], "max_length": 1}')
-    assert short["scores"] == pytest.approx(source.score_texts(["abcdefgh"], [None], 1).tolist())
-
-
-@pytest.mark.parametrize(
-    ("content", "part"),
-    [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"[]", "object"),
-        (b"{}", '"messages" or "query"'),
-        (b'{"messages": ["a"], "query": ["a"]}', '"messages" or "query"'),
-        (b'{"query": "a"}', "list of strings"),
-        (b'{"query": []}', "list of strings"),
-        (b'{"query": [1]}', "list of strings"),
-        (b'{"query": ["a"], "prompts": ["a", "b"]}', "2 prompts for 1 texts"),
-        (b'{"query": ["a"], "prompts": [1]}', "prompts"),
-        (b'{"messages": [{"role": "user", "content": "a"}]}', "list of strings"),
-        (b'{"query": ["a", ""]}', "text 1 is empty"),
-        (b'{"messages": ["a"], "max_length": 0}', "max_length"),
-        (b'{"messages": ["a"], "max_length": true}', "max_length"),
-        (b'{"query": ["\\ud800"]}', "surrogate"),
-        (json.dumps({"query": ["word " * 5000]}).encode(), "tokens, and the model"),
-    ],
-)
-def test_a_malformed_request_is_400_and_says_why(served, content, part):
-    status, body = exchange(served[0].url, content)
-    assert status == 400 and list(body) == ["error"] and part in body["error"]
-
-
-def test_other_requests_are_refused_in_json_too(served):
-    server, _ = served
-    assert exchange(server.url + "/", None, "GET")[0] == 404
-    assert exchange(server.url, b"{}", "PUT")[0] == 501
-    assert exchange(server.url, b"", headers={"Content-Length": str(1 << 40)})[0] == 413
-    with socket.create_connection(server.server_address) as raw:
-        raw.sendall(b"POST / HTTP/1.0\r\n\r\n")
-        assert b"411" in raw.recv(1000).split(b"\r\n")[0]
-    with socket.create_connection(server.server_address) as raw:
-        raw.sendall(b"no HTTP at all\r\n\r\n")
-        assert b"error" in raw.recv(1000)
-    assert exchange(server.url + "/health", None, "GET")[0] == 200  # it lives
-
-
-def test_a_score_that_is_no_number_is_500(served):
-    server, source = served
-    source.model.score.weight.data.fill_(float("nan"))
-    status, body = exchange(server.url, b'{"query": ["a"]}')
-    assert status == 500 and "nan" in body["error"]
-
-
-def test_a_port_that_is_taken_is_of_the_surroundings(chain, prefcli):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        result = prefcli("serve-rm", "rm", "--port", port)
-    assert (result.exit_code, result.stdout) == (7, "")
-    assert f"port {port} of 127.0.0.1 is in use" in result.stderr and "--port 0" in result.stderr
-    assert prefcli("serve-rm", "rm", "--host", "256.1.1.1").exit_code == 7
-
-
-@pytest.mark.parametrize(
-    ("ref", "code", "part"),
-    [
-        ("sft", 4, "not a reward model"),
-        ("nothing", 4, "nothing"),
-        ("python:{gold}:score", 2, "no model"),
-        ("http://127.0.0.1:1/x", 2, "no model"),
-    ],
-)
-def test_only_a_reward_model_is_served(chain, prefcli, ref, code, part):
-    result = prefcli("serve-rm", ref.format(gold=chain.sample_data / "gold.py"), "--port", "0")
-    assert (result.exit_code, result.stdout) == (code, "") and part in result.stderr
-
-
-def test_the_command_says_where_it_serves_and_ends_with_an_interrupt(chain):
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefcli", "serve-rm", "rm", "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            url = process.stdout.readline().strip()
-            assert exchange(url + "/health", None, "GET")[1]["reward"] == "rm"
-            assert ask(url + "/get_reward", ANSWERS)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == 130 and out == ""
-    assert "serving rm@v1" in err and "Traceback" not in err
-
-
 # In a run
 
 
@@ -595,7 +411,7 @@ def test_a_service_is_asked_about_the_runs_own_rows():
     assert asked.calls == [(["p: I do not know."], ["p: "], ["4"])]
 
 
-def test_a_function_is_not_called_before_its_time(chain, prefcli, own_folder):
+def test_a_function_is_tried_once_before_its_time(chain, prefcli, own_folder):
     source = (
         "def score(p, completions, **_):\n    open('calls', 'a').write('x')\n    return [0.0 for _ in completions]\n"
     )
@@ -605,4 +421,4 @@ def test_a_function_is_not_called_before_its_time(chain, prefcli, own_folder):
         "--max-new-tokens", "4", "--max-steps", "1", "--batch-size", "4",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    assert (own_folder / "calls").read_text() == "x"
+    assert (own_folder / "calls").read_text() == "xx"

@@ -145,6 +145,9 @@ def test_the_value_model_warms_up_alone():
         ({"advantage": "rloo", "num_generations": 1}, "compares answers"),
         ({"advantage": "grpo", "batch_size": 13}, "not a multiple of --num-generations 4"),
         ({"kl_in": "loss", "kl_estimator": "k1"}, "gradient is zero"),
+        ({"kl_in": "reward", "kl_estimator": "k3"}, "drives the policy away from the reference: .* gradient"),
+        ({"advantage": "rloo", "kl_estimator": "k3"}, "drives the policy away"),
+        ({"advantage": "rloo", "whiten_rewards": True}, "--whiten-rewards scales per-token rewards"),
         ({"advantage": "rloo", "value_warmup": 2}, "no value model"),
     ],
 )

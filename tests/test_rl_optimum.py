@@ -82,3 +82,42 @@ def test_ppo_reaches_the_exact_optimum(start, temperature, epochs, answers):
     assert total_variation(after, target) < 0.05
     # The objective's maximum is β·log Σ π_ref·exp(r/β).
     assert found["objective/rlhf_reward"] == pytest.approx(BETA * math.log(sum(weights)), abs=0.02)
+
+
+def test_the_kl_in_the_loss_settles_at_its_own_fixed_point_and_not_at_the_optimum():
+    """π = π_ref·β / (β − A), A = r − V, V such that it sums to 1: worked out by bisection, on answers of one token."""
+    reference = tiny_lm(seed=0, scale=0.5, **SIZES)
+    with torch.no_grad():
+        prior = torch.softmax(reference(torch.tensor([PROMPT])).logits[0, -1].double(), -1).tolist()
+    reward = [1.0, 0.9, -1.0, -1.0, -1.0]
+
+    def at(value):
+        return [p * BETA / (BETA + value - r) for p, r in zip(prior, reward)]
+
+    low, high = max(reward) - BETA + 1e-9, max(reward)  # the sum falls from ∞ to below 1
+    for _ in range(200):
+        low, high = ((low + high) / 2, high) if sum(at((low + high) / 2)) > 1 else (low, (low + high) / 2)
+    fixed = at(low)
+    weights = [p * math.exp(r / BETA) for p, r in zip(prior, reward)]
+    optimum = [weight / sum(weights) for weight in weights]
+    assert total_variation(fixed, optimum) > 0.08
+
+    policy, rollouts = copy.deepcopy(reference), 60
+    config = PPOConfig(
+        batch_size=256, max_new_tokens=1, temperature=1.0, kl_coef=BETA, missing_eos_penalty=0.0, warmup=0.0,
+        lr_scheduler="linear", ppo_epochs=1, num_generations=4, advantage="rloo", kl_in="loss",
+    )  # fmt: skip
+
+    def table(prompts, completion_ids, completions):
+        return {"table": torch.tensor([reward[ids[0]] for ids in completion_ids])}
+
+    ppo = PPO(
+        Roles(policy, None, reference, table), config, tokenizer=LetterTokenizer(), eos_ids=[EOS],
+        total_rollouts=rollouts, lr=1e-2, accelerator=Accelerator(cpu=True),
+    )  # fmt: skip
+    for _ in range(rollouts):
+        ppo.step([Prompt(PROMPT, Row("a"))] * 64)
+    with torch.no_grad():
+        found = torch.softmax(policy(torch.tensor([PROMPT])).logits[0, -1].double(), -1).tolist()
+    assert total_variation(found, fixed) < 0.03 < 0.06 < total_variation(found, optimum)
+    assert "π_ref·β/(β − A)" in config.resolved().in_words

@@ -36,6 +36,46 @@ def test_kl_estimators_have_the_exact_kl_as_their_mean():
     assert (p * kl.k3(p.log(), q.log())).sum().item() == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "place", "expected"),
+    [("k1", "reward", "KL"), ("k1", "loss", "nothing"), ("k3", "loss", "the other KL"), ("k3", "reward", "neither")],
+)
+def test_what_each_placement_of_each_estimator_is_the_gradient_of(estimator, place, expected):
+    """Exactly, over all actions of a state: as kl.py says, and why two of the four are refused."""
+    reference = torch.tensor([0.6, 0.25, 0.1, 0.05], dtype=torch.float64).log()
+    logits = torch.tensor([-0.5, 0.2, 0.9, -1.0], dtype=torch.float64, requires_grad=True)
+    logps = logits.log_softmax(-1)
+    terms = getattr(kl, estimator)(logps, reference)
+    weight = logps.exp().detach()  # how often an action is drawn
+    objective = (weight * (terms.detach() * logps if place == "reward" else terms)).sum()
+    (found,) = torch.autograd.grad(objective, logits, retain_graph=True)
+    (forward,) = torch.autograd.grad((logps.exp() * (logps - reference)).sum(), logits, retain_graph=True)
+    (reverse,) = torch.autograd.grad((reference.exp() * (reference - logps)).sum(), logits)
+    if expected == "neither":
+        assert all((found - other).abs().max() > 0.05 for other in (forward, reverse))
+    else:
+        wanted = {"KL": forward, "nothing": torch.zeros(4, dtype=torch.float64), "the other KL": reverse}[expected]
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "ends", "steps"), [("k1", "at the reference", 3000), ("k3", "at one action", 300)]
+)
+def test_where_a_policy_goes_that_the_estimator_in_the_reward_alone_moves(estimator, ends, steps):
+    reference = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64).log()
+    logits = torch.tensor([0.5, -0.3, 0.9, -0.6], dtype=torch.float64)
+    for _ in range(steps):
+        logps = logits.log_softmax(-1)
+        penalty = getattr(kl, estimator)(logps, reference)
+        logits = logits - 0.5 * logps.exp() * (penalty - (logps.exp() * penalty).sum())  # E[penalty·∇log π]
+    found = logits.softmax(-1)
+    distance = (found * (found.log() - reference)).sum().item()
+    if ends == "at the reference":
+        assert distance == pytest.approx(0, abs=1e-6)
+    else:
+        assert distance > 0.9 and found.max() > 0.99
+
+
 def test_rewards_are_the_kl_price_at_each_token_and_the_score_at_the_last():
     k1 = torch.tensor([[1.0, 2.0, -4.0], [3.0, 9.0, 9.0]])
     mask = torch.tensor([[True, True, True], [True, False, False]])
@@ -80,7 +120,18 @@ def test_whitening_by_hand():
     x = torch.tensor([[1.0, 3.0], [5.0, 100.0]])
     mask = torch.tensor([[True, True], [True, False]])
     close(whiten(x, mask), [[-1.0, 0.0], [1.0, 0.0]])
-    close(whiten(x, mask, shift_mean=False), [[2.0, 3.0], [4.0, 0.0]])
+    close(whiten(x, mask, shift_mean=False), [[0.5, 1.5], [2.5, 0.0]])
+
+
+def test_scaled_rewards_prefer_the_same_answers_whatever_constant_the_score_has():
+    """Summed over an answer they are the rewards over one number: no constant a token, which would pay for length."""
+    rewards = noise(11)
+    for offset in (-30.0, 0.0, 30.0):
+        shifted = rewards + 0.0
+        shifted[torch.arange(3), torch.tensor(LENGTHS) - 1] += offset
+        factor = shifted.sum(1) / whiten(shifted, MASK, shift_mean=False).sum(1)
+        close(factor, [factor[0].item()] * 3)
+        assert factor[0].item() == pytest.approx(shifted[MASK].std().item(), rel=1e-5)
 
 
 def test_whitening_brute_force_and_over_two_processes():

@@ -13,7 +13,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.tokenising import Encoder
 from prefcli.evaluation import models, sample
-from prefcli.evaluation.models import distinct_2
+from prefcli.figures.variety import distinct
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
@@ -61,7 +61,7 @@ def test_one_answer_is_the_one_that_eval_measures(chain, prefcli):
     }
     assert set(summary) == {"rows", "out", "empty", "length", "distinct_2", "ended", "seconds"}
     assert (summary["rows"], summary["out"], summary["empty"]) == (5, None, 0)
-    assert summary["distinct_2"] == distinct_2([row["completion"] for row in rows])
+    assert summary["distinct_2"] == distinct([row["completion"] for row in rows], 2)
 
 
 def test_the_seed_alone_fixes_the_draws_and_the_batch_changes_nothing(prefcli, prompts):

@@ -136,7 +136,7 @@ def test_a_reward_model_scores_as_it_does_in_eval(chain, prefcli):
 def test_a_service_with_the_template_gives_the_same_scores(chain, prefcli):
     server = RewardServer("127.0.0.1", 0)
     server.source = load_reward(parse_rewards(["rm"], Store(chain.runs))[0], None, reporter=SILENT, **CPU)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
         sources = ["--reward", "rm", "--reward", f"far={server.url}/get_reward"]
@@ -145,7 +145,6 @@ def test_a_service_with_the_template_gives_the_same_scores(chain, prefcli):
     finally:
         server.shutdown()
         thread.join()
-        server.server_close()
     for row in rows_of(rendered):
         assert row["scores"]["far"] == pytest.approx(row["scores"]["rm"], abs=1e-5)
     assert any(row["scores"]["far"]["chosen"] != row["scores"]["rm"]["chosen"] for row in rows_of(bare))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 
 import pytest
 from conftest import PAIR
+from rich.console import Console
 
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import Store
 from prefcli.cli.passing_on import split
+from prefcli.cli.sweep_table import tables
 from prefcli.config.base import typed_options
 from prefcli.config.sweep import SweepConfig
 from prefcli.errors import AlarmError, SurroundingsError
@@ -273,6 +276,19 @@ def test_the_best_has_the_best_mean_in_the_score_s_own_sense_and_lost_no_seed(ma
     best = summarise("dpo", Score("s", "", "lower"), found)["best"]
     assert best["options"] == {"beta": 0.1} and best["score"] == pytest.approx(0.1)
     assert best["command"] == "prefcli dpo --data 'a b.jsonl' --beta 0.3"
+
+
+def test_none_is_named_best_among_equals(made):
+    """An accuracy on few rows has few values: a grid's first entry is not better for standing first."""
+    grid = [{"beta": b} for b in (0.1, 0.3, 0.9)]
+    scores = {0.1: 0.1 + 0.2, 0.3: 0.3, 0.9: 0.2}  # equal but for rounding
+    found = summarise("dpo", Score("s", ""), outcomes(lambda o, *_: scores[o["beta"]], grid, make=made))
+    assert found["best"] is None and [entry["options"] for entry in found["equal"]] == [{"beta": 0.1}, {"beta": 0.3}]
+    console = Console(file=io.StringIO(), width=200)
+    tables(console, found)
+    assert "no best: beta 0.1; beta 0.3 have the same score" in console.file.getvalue()
+    alone = summarise("dpo", Score("s", "", "lower"), outcomes(lambda o, *_: scores[o["beta"]], grid, make=made))
+    assert alone["best"]["options"] == {"beta": 0.9} and alone["equal"] == []
 
 
 def test_the_area_over_rows_is_that_of_each_seed_and_its_spread(made):

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from prefcli.errors import AlarmError
+from prefcli.figures.ranks import rank_correlation
 from prefcli.progress import Reporter
 from prefcli.watch import explosion, mode_collapse, reward_hacking, stalling
 from prefcli.watch.records import Alarm, Answers
-from prefcli.watch.series import Sample, Track, deviations_from, pooled, rank_correlation, summary, z_score
-from prefcli.watch.texts import answers_with, distinct
+from prefcli.watch.series import Sample, Track, deviations_from, pooled, summary, z_score
+from prefcli.watch.texts import answers_with
 from prefcli.watch.watchers import REPEAT_AFTER, Watchers, act, of_ppo
 
 OPTIONS = SimpleNamespace(kl_budget=reward_hacking.KL_BUDGET, value_warmup=0, advantage="gae")
@@ -396,8 +397,6 @@ def test_rank_correlation_by_hand():
 
 
 def test_words_and_phrases_by_hand():
-    assert distinct(["the cat sat", "The cat, ran!"], 2) == pytest.approx(3 / 4)
-    assert distinct(["word"], 2) is None
     assert answers_with(["a b c d", "x a b c", "a b c a b c", "q"], 3, 0.5) == {"a b c": 3}
 
 

@@ -17,8 +17,8 @@ from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.config.label import JUDGE
 from prefcli.data.agreement import agreement
 from prefcli.data.lengths import length_bias
-from prefcli.data.shares import wilson_interval
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.figures.shares import wilson_interval
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import Device, device
 from prefcli.memory.model_files import read_architecture

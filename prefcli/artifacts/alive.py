@@ -1,4 +1,4 @@
-"""A sign of life in an unfinished version, so that the next start can say what became of a run that was killed.
+"""A sign of life in an unfinished version: of a run on another machine it says that it lives, of a killed one why.
 
 A run that ends by itself, by an error or by Ctrl-C takes its sign away. One that stays was left by a process that had
 no last word: kill -9, the kernel's out-of-memory killer, a power cut. It says what was known a second before.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 FILE = "alive.json"
+FILES = (FILE, f".{FILE}")
 SECONDS = 1.0  # between two signs
+FRESH = 60.0  # seconds in which a sign on a shared disk means life: its writer and the disk may be slow
 _CGROUPS = Path("/sys/fs/cgroup")
 _SMALLER = (
     "use a smaller --batch-size or a larger --grad-accum, --lora-rank 16, --gradient-checkpointing, or a shorter "
@@ -27,21 +31,72 @@ class Sign:
 
     def __init__(self, version: Path) -> None:
         self._version, self._ended = version, threading.Event()
+        _write(version)  # from the first moment: another machine may look
+        _signs.add(self)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         """Take the sign away: the run ends, and says itself why."""
+        _signs.discard(self)
         self._ended.set()
         self._thread.join()
-        for name in (FILE, f".{FILE}"):
+        for name in FILES:
             (self._version / name).unlink(missing_ok=True)
 
     def _beat(self) -> None:
-        while True:
+        while not self._ended.wait(SECONDS):
             _write(self._version)
-            if self._ended.wait(SECONDS):
-                return
+
+
+_signs: set[Sign] = set()
+
+
+def end_all() -> None:
+    """Take the signs of this process away, from whatever thread."""
+    for sign in list(_signs):
+        sign.end()
+
+
+def elsewhere(version: Path) -> str | None:
+    """The machine on which the writer of an unfinished version lives, where that is another one; None where none does.
+
+    Locks may be local to a machine; the sign is not. It is compared with the file server's own clock.
+    """
+    try:
+        sign: dict[str, Any] = json.loads((version / FILE).read_text(encoding="utf-8"))
+        if _here(sign):
+            return None
+        silent = _now(version.parent) - (version / FILE).stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(sign.get("host") or "another machine") if silent < FRESH else None
+
+
+def await_silence(version: Path) -> None:
+    """Where another machine's sign is fresh: wait until it is renewed, or so old that its writer is gone."""
+    before = _text(version)
+    while elsewhere(version) is not None and _text(version) == before:
+        time.sleep(SECONDS)
+
+
+def _text(version: Path) -> str | None:
+    try:
+        return (version / FILE).read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _here(sign: dict[str, Any]) -> bool:
+    """Whether it is of this machine: as long as it has not been started again, a lock tells who lives."""
+    boot = sign["boot"]
+    return bool(boot == _boot() if boot else sign.get("host") == socket.gethostname())
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock of the disk that holds `folder`."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".now-") as file:
+        return os.stat(file.name).st_mtime
 
 
 def last_words(version: Path) -> str | None:
@@ -54,6 +109,8 @@ def last_words(version: Path) -> str | None:
         boot = sign["boot"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if sign.get("host") not in (None, socket.gethostname()):
+        return f"{who} ended on {sign['host']}, without a last word"
     held = f"using {used / 2**30:.1f} of {limit / 2**30:.1f} GiB" if used and limit else "its memory unknown"
     if boot != _boot():
         return f"{who} was ended by a restart of the machine, {held}"
@@ -68,6 +125,7 @@ def last_words(version: Path) -> str | None:
 def _write(version: Path) -> None:
     sign = {
         "process": os.getpid(),
+        "host": socket.gethostname(),
         "time": time.time(),
         "boot": _boot(),
         "memory": _resident(),

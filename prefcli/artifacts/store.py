@@ -37,6 +37,7 @@ CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
 LOG = "metrics.jsonl"
 GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version goes on with
+STOP = "stop"  # marks a state that was written because of a signal: one more than the options ask for
 STEP = re.compile(r"step([1-9][0-9]{0,17})")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
@@ -161,10 +162,12 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
+        for path in _candidates(folder, key):
+            alive.await_silence(path)
         with one_at_a_time(folder):
             killed = _clear_abandoned(folder)
             draft = _unfinished(folder, key) or Draft(*_claim(folder))
-            draft.before = draft.before or killed.get(key or "")
+            draft.before = draft.before or killed.get(key or "") or _at_work(folder, key)
         try:
             draft.live()
             yield draft
@@ -214,22 +217,31 @@ class Draft:
         except BaseException:  # on a full disk what is left of it would be in the way
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        older = [] if keep else self.steps
+        older = [number for number in self.steps if not keep or self.for_a_stop(number)]
         shutil.rmtree(self.state(step), ignore_errors=True)
         os.rename(aside, self.state(step))
         sync(aside.parent)
         for number in older:
-            if number != step:  # renamed first: no half of it is taken for a state
-                os.rename(self.state(number), aside)
-                shutil.rmtree(aside, ignore_errors=True)
+            if number != step:
+                self.forget(number)
+
+    def for_a_stop(self, step: int) -> bool:
+        """Whether a saved state is there because of a signal alone."""
+        return (self.state(step) / STOP).exists()
+
+    def forget(self, step: int) -> None:
+        """Remove a saved state, renamed first: no half of it is taken for one."""
+        aside = self.path / "state" / f"step{step}.partial"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(self.state(step), aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def finish(self, manifest: Manifest, *, keep_state: bool = False) -> Artifact:
         """Write the manifest, with the digests of all files, and let the version appear under its own name.
 
         Until it has appeared the saved states stay: a run that is killed here goes on from the last one.
         """
-        self._end_sign()
-        kept = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
+        kept = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.name not in alive.FILES]
         if not keep_state:
             kept = [path for path in kept if self.path / "state" not in path.parents]
         manifest.files = {
@@ -238,6 +250,7 @@ class Draft:
         for path in kept:  # a state was, as it was saved
             sync(path)
         write_manifest(manifest, self.path)
+        self._end_sign()  # until now another machine would have taken the version for a dead one's
         final = self.path.with_name(f"v{self.version}")
         os.rename(self.path, final)
         self.finished = True
@@ -304,15 +317,30 @@ def _run_of(version: Path) -> dict[str, Any]:
     return run if isinstance(run, dict) else {}
 
 
+def _candidates(folder: Path, key: str | None) -> list[Path]:
+    """The unfinished versions with this key and a saved state, whoever may be at work on them."""
+    found = sorted(folder.glob("v*.partial")) if key is not None else []
+    found = [path for path in found if VERSION.fullmatch(path.name.removesuffix(".partial"))]
+    return [path for path in found if _run_of(path).get("key") == key and saved_steps(path)]
+
+
+def _at_work(folder: Path, key: str | None) -> str | None:
+    """That another machine is at work on the same run, in a sentence."""
+    for path in _candidates(folder, key):
+        if (machine := alive.elsewhere(path)) is not None:
+            return f"{path} is left to {machine}, which is at work on it"
+    return None
+
+
 def _unfinished(folder: Path, key: str | None) -> Draft | None:
     """The unfinished version with this key and a saved state that nobody writes any more, taken over."""
-    for path in sorted(folder.glob("v*.partial")) if key is not None else []:
-        match = VERSION.fullmatch(path.name.removesuffix(".partial"))
-        if match is None or _run_of(path).get("key") != key or not saved_steps(path):
+    for path in _candidates(folder, key):
+        if alive.elsewhere(path) is not None:
             continue
+        final = path.with_suffix("")
         lock = _locked(path / LOCK)
-        if lock is not None and not (folder / match.group(0)).exists():
-            draft = Draft(path, int(match.group(1)), lock)
+        if lock is not None and not final.exists():
+            draft = Draft(path, int(final.name[1:]), lock)
             draft.before = alive.last_words(path)
             _clear_half_written(path)
             return draft
@@ -330,7 +358,7 @@ def highest_ever(folder: Path) -> int:
 @contextmanager
 def hold(partial: Path) -> Iterator[bool]:
     """Keep writers away from an unfinished version; False where one is at work on it (or there are no locks here)."""
-    lock = _locked(partial / LOCK, os.O_CREAT)
+    lock = _locked(partial / LOCK, os.O_CREAT) if alive.elsewhere(partial) is None else None
     try:
         yield lock is not None
     finally:
@@ -416,7 +444,9 @@ def _clear_abandoned(folder: Path) -> dict[str, str]:
     killed = {}
     for path in folder.glob("v*.partial"):
         run = _run_of(path)
-        if not (saved_steps(path) and run) and (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
+        if saved_steps(path) and run or alive.elsewhere(path) is not None:
+            continue
+        if (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
             if (words := alive.last_words(path)) is not None:
                 killed[str(run.get("key"))] = words
             shutil.rmtree(path, ignore_errors=True)

@@ -13,6 +13,7 @@ from typing import Any
 from prefcli.cli.console import reporter, result_console
 from prefcli.cli.interrupts import goes_on
 from prefcli.cli.out import out_file
+from prefcli.cli.stdout import result
 from prefcli.config.chat import ChatConfig
 from prefcli.data.appending import JsonLines
 from prefcli.data.shown import shown, side_by_side
@@ -32,7 +33,7 @@ def run(config: ChatConfig) -> None:
     """stdout carries the answers alone; notes and the prompt sign go to stderr."""
     out = out_file("--out", config.out, {})
     report = reporter(config.quiet)
-    for stream in (sys.stdin, sys.stdout):
+    for stream in (sys.stdin, result()):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     with ExitStack() as stack:
@@ -119,15 +120,16 @@ def _stream(chat: Any) -> Any:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(shown(text))
-    sys.stdout.flush()
+    stream = result()
+    stream.write(shown(text))
+    stream.flush()
 
 
 def _print(chat: Any, answers: list[str]) -> None:
     """The end of an answer that was streamed, or two answers."""
     if len(answers) == 1:
         _write("\n")
-    elif sys.stdout.isatty():
+    elif result().isatty():
         left, right = (speaker.name for speaker in chat.speakers)
         side_by_side(result_console(), (f"left: {left}", answers[0]), (f"right: {right}", answers[1]))
     else:

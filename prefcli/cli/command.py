@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,9 +18,12 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from prefcli.cli import stdout
 from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
-from prefcli.errors import INTERRUPTED, PrefcliError, UsageError, from_foreign, without_secrets
+from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
+from prefcli.progress import is_main_process
+from prefcli.stopping import exit_code
 
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
@@ -167,18 +169,20 @@ def _config_path(args: list[str]) -> str | None:
 def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
     """Run `work`, turning every way it can fail into a message on stderr and the exit code of that failure."""
     quieten(debug)
+    stdout.set_aside()
     try:
         work()
     except KeyboardInterrupt as error:
-        _say("interrupted: nothing half-written is left; the same command goes on")
-        raise typer.Exit(INTERRUPTED) from error
+        if is_main_process():
+            _say(f"interrupted: {error}" if str(error) else "interrupted: nothing half-written is left")
+        raise typer.Exit(exit_code()) from error
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except BrokenPipeError as error:  # the reader of our stdout left
-        sys.stdout = open(os.devnull, "w")
+        stdout.give_up()
         raise typer.Exit(0) from error
     except BaseException as error:
-        if isinstance(error, (SystemExit, GeneratorExit)):
+        if isinstance(error, SystemExit):
             raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
         if debug or known is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
 from typing import Any
 
@@ -12,6 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from prefcli.cli.stdout import print_result as print_result
+from prefcli.cli.stdout import result
 from prefcli.data.shown import shown
 from prefcli.errors import without_secrets
 from prefcli.progress import SILENT, Reporter, is_main_process
@@ -89,10 +90,11 @@ def describe(metrics: dict[str, float]) -> str:
 
 def result_console() -> Console:
     """For tables on stdout: as wide as they are where no terminal folds them; what its encoding lacks is escaped."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console(highlight=False)
-    return console if console.is_terminal else _Piped(highlight=False, width=PIPE_WIDTH)
+    stream = result()
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    console = Console(file=stream, highlight=False)
+    return console if console.is_terminal else _Piped(file=stream, highlight=False, width=PIPE_WIDTH)
 
 
 class _Piped(Console):
@@ -106,9 +108,3 @@ class _Piped(Console):
 
 def reporter(quiet: bool) -> Reporter:
     return SILENT if quiet or not is_main_process() else ConsoleReporter()
-
-
-def print_result(text: str) -> None:
-    """The result, on stdout, unwrapped."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

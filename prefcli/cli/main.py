@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from prefcli import __version__
-from prefcli.cli import data
+from prefcli.cli import data, stdout
 from prefcli.cli.group import Entry, group
 from prefcli.cli.interrupts import install, leave
-from prefcli.errors import INTERRUPTED
+from prefcli.errors import INTERRUPTED, TRY_AGAIN
+from prefcli.stopping import exit_code
 
 COMMANDS: dict[str, Entry] = {
     "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune on demonstrations: stage 1 of both routes."),
@@ -68,14 +69,15 @@ def root(
 def main() -> None:
     """Entry point of the console script."""
     install()
+    stdout.claim()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
         sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say
         print("interrupted", file=sys.stderr)
-        leave()
+        leave(exit_code())
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            leave()
+        if ended.code in (INTERRUPTED, TRY_AGAIN):
+            leave(ended.code)
         raise

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from prefcli.cli.stdout import result
 from prefcli.memory.estimate import PARTS
 from prefcli.memory.gpus import USABLE_SHARE, Gpu
 from prefcli.memory.methods import Method
@@ -94,7 +94,7 @@ def _table(first: str) -> Table:
 
 
 def _console() -> Console:
-    return Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    return Console(file=result(), highlight=False, markup=False, emoji=False)
 
 
 def _write(console: Console, text: str, style: str | None = None) -> None:

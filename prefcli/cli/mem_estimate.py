@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prefcli.cli.out import draw_picture, picture_file
+from prefcli.cli.stdout import print_result, result
 from prefcli.config.memory import MemoryConfig
 from prefcli.errors import UsageError
 from prefcli.memory.architecture import Architecture
@@ -67,7 +68,7 @@ def run(config: MemoryConfig) -> None:
         draw_picture("--plot", plot, partial(draw_methods, found, gpu))
     if config.json:
         about = {"gpu": {"name": gpu.name, "bytes": gpu.bytes, "usable_bytes": gpu.usable_bytes}}
-        print(json.dumps(about | {"methods": {one.name: methods.as_dict(one) for one in found}}, indent=2))
+        print_result(json.dumps(about | {"methods": {one.name: methods.as_dict(one) for one in found}}, indent=2))
         return
     from prefcli.cli.mem_answers import show_all, show_one
 
@@ -104,7 +105,7 @@ def _two_routes(config: MemoryConfig, architecture: Architecture, gpu: Gpu, plot
 
         draw_picture("--plot", plot, partial(draw, comparison))
     if config.json:
-        print(json.dumps(as_dict(comparison), indent=2))
+        print_result(json.dumps(as_dict(comparison), indent=2))
     else:
         _show(comparison)
 
@@ -168,7 +169,7 @@ def _architecture(config: MemoryConfig) -> Architecture:
 def _show(comparison: Comparison) -> None:
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console = Console(file=result(), highlight=False, markup=False, emoji=False)
     base = comparison.architecture.parameters
     _write(console, f"Models in memory for a base of {format_count(base)} parameters", style="bold")
     _write(console, "█ trained   ░ frozen\n")

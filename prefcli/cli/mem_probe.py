@@ -12,6 +12,7 @@ from typing import Any
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.cli.console import print_result
 from prefcli.config.memory import MemoryConfig
 from prefcli.errors import MemoryShortError, UsageError
 from prefcli.memory.sizes import format_bytes
@@ -41,11 +42,12 @@ def probe(config: MemoryConfig) -> None:
     resources = json.loads(done.stdout)["resources"]
     measured, predicted = resources["measured_peak_bytes"], resources["predicted_peak_bytes"]
     if config.json:
-        print(json.dumps({"measured_peak_bytes": measured, "predicted_peak_bytes": predicted, "stage": config.stage}))
+        found = {"measured_peak_bytes": measured, "predicted_peak_bytes": predicted, "stage": config.stage}
+        print_result(json.dumps(found))
         return
-    print(f"{config.stage} {reference.shown}: {format_bytes(measured)} at the peak of one step, measured")
+    print_result(f"{config.stage} {reference.shown}: {format_bytes(measured)} at the peak of one step, measured")
     if predicted:
-        print(f"estimated: {format_bytes(predicted)} ({predicted / measured - 1:+.0%})")
+        print_result(f"estimated: {format_bytes(predicted)} ({predicted / measured - 1:+.0%})")
 
 
 def _words(config: MemoryConfig, folder: Path) -> list[str]:

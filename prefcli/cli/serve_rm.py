@@ -22,7 +22,9 @@ def run(config: ServeConfig) -> None:
 
     report = reporter(config.quiet)
     device = pick_device(config.device)
-    with RewardServer(config.host, config.port, report) as server:  # first: a port in use shows before a model loads
+    with RewardServer(
+        config.host, config.port, report, config.allow_host
+    ) as server:  # first: a port in use shows before a model loads
         dtype = pick_dtype(config.dtype, device)
         source = load_reward(spec, None, dtype=dtype, device=device, reporter=report)
         assert isinstance(source, ModelReward)

@@ -30,7 +30,7 @@ from prefcli.experiments.sweep import Measure
 from prefcli.experiments.sweep import run as run_points
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
-from prefcli.rewards.python import load_function
+from prefcli.rewards.python import try_functions
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.table import Stage
 
@@ -134,9 +134,7 @@ def _score(config: SweepConfig, stage: Stage, base: Any) -> Score:
         return recorded_score(stage, base)
     (spec,) = parse_rewards([config.score], Store(base.runs), "--score")
     refuse_language_model(spec)
-    if spec.function is not None:
-        load_function(spec)
-    read_dataset(config.prompts, "prompts")
+    try_functions([spec], read_dataset(config.prompts, "prompts").rows[0])
     source = spec.reference.shown if spec.reference else spec.text
     return Score(spec.name, f"{source}, on {', '.join(config.prompts)}")
 

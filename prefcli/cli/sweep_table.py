@@ -34,6 +34,9 @@ def tables(console: Console, result: dict[str, Any]) -> None:
         console.print(f"\nbest: {escape(_options(result['best']) or result['best']['ref'])}, "
                       f"score {result['best']['score']:.4g}")  # fmt: skip
         console.print("  " + escape(result["best"]["command"]), soft_wrap=True)
+    elif result["equal"]:
+        named = "; ".join(_options(entry) for entry in result["equal"])
+        console.print(f"\nno best: {escape(named)} have the same score")
 
 
 def dry_table(planned: list[Planned]) -> Table:

@@ -26,6 +26,7 @@ from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model
+from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
 
 Cause = tuple[str, str | None]  # the digest of a reward, or what names it where it has none; the function of a program
@@ -149,6 +150,7 @@ def open_scores(
     if not (config.prompts and specs):
         return None
     data = read_dataset(list(config.prompts), "prompts", config.skip_bad)
+    try_functions(specs, data.rows[0])
     tokenizer = load_tokenizer(start, reporter)
     rows = data.rows[: config.max_prompts]
     rows = [row for _, row in short_enough(rows, tokenizer, config.max_prompt_length, reporter)]

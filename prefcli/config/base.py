@@ -47,6 +47,7 @@ ALIASES = {
     "cliprange-value": "clip-range-value",
     "num-ppo-epochs": "ppo-epochs",
     "num-mini-batches": "minibatches",
+    "center-rewards-coefficient": "center-rewards",
 }
 # The Hugging Face batch size is a process's; ours is all processes' together.
 PER_PROCESS = frozenset({"per-device-train-batch-size"})

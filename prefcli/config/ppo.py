@@ -148,7 +148,11 @@ class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
     ] = 1.0
     whiten_rewards: Annotated[
         bool,
-        typer.Option("--whiten-rewards", help="Scale the per-token rewards to unit variance.", rich_help_panel=PPO),
+        typer.Option(
+            "--whiten-rewards",
+            help="Divide the per-token rewards by their deviation; their mean is scaled, not moved.",
+            rich_help_panel=PPO,
+        ),
     ] = False
     advantage: Annotated[
         Advantage,
@@ -167,12 +171,17 @@ class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
     kl_in: Annotated[
         Literal["reward", "loss"] | None,
         typer.Option(
-            help="Where the KL penalty stands. Default: in the reward; with grpo in the loss.", rich_help_panel=PPO
+            help="Where the KL penalty stands; each has an optimum of its own (docs/ppo.md). Default: in the reward; "
+            "with grpo in the loss.",
+            rich_help_panel=PPO,
         ),
     ] = None
     kl_estimator: Annotated[
         Literal["k1", "k3"] | None,
-        typer.Option(help="Of the penalty. Default: k1 in the reward, k3 in the loss.", rich_help_panel=PPO),
+        typer.Option(
+            help="Of the penalty: k1 in the reward, k3 in the loss, which are the defaults; other pairs are refused.",
+            rich_help_panel=PPO,
+        ),
     ] = None
     kl_target: Annotated[
         float | None,
@@ -223,6 +232,17 @@ class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
                 "--kl-estimator k1 in the loss does nothing: its gradient is zero on average",
                 "use k3, or --kl-in reward",
             )
+        if kl_in == "reward" and self.kl_estimator == "k3":
+            raise UsageError(
+                "--kl-estimator k3 in the reward drives the policy away from the reference: as a reward it has another "
+                "gradient than the KL, since its own derivative is left out (docs/ppo.md)",
+                "use k1, or --kl-in loss",
+            )
+        if group and self.whiten_rewards:
+            raise UsageError(
+                f"--whiten-rewards scales per-token rewards, and --advantage {self.advantage} has none",
+                "leave it out, or use --advantage gae",
+            )
         if group and (self.value_warmup or self.value_init):
             raise UsageError(
                 f"--advantage {self.advantage} has no value model",
@@ -240,3 +260,15 @@ class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
         layout: Literal["separate", "shared"] = self.layout or ("shared" if self.lora_rank else "separate")
         estimator = self.kl_estimator or ("k3" if kl_in == "loss" else "k1")
         return replace(self, kl_in=kl_in, kl_estimator=estimator, num_generations=answers, layout=layout)
+
+    @property
+    def in_words(self) -> str:
+        """The objective in force, for the plan: what is optimal under it depends on where the KL stands."""
+        where = f"{self.advantage} advantages, KL {self.kl_coef:g} in the {self.kl_in or 'reward'}"
+        if self.kl_in != "loss":
+            return f"{where}: the optimum is π_ref·exp(score/β), β being --kl-coef"
+        unit = {"rloo": "", "gae": " in deviations of the rollout's", "grpo": " in deviations of the prompt's"}
+        return (
+            f"{where} (k3): it settles where π = π_ref·β/(β − A) token by token, A being the advantage"
+            f"{unit[self.advantage]}, and not at π_ref·exp(score/β)"
+        )

@@ -25,7 +25,8 @@ class PreferenceConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
     weight_column: Annotated[
         str | None,
         typer.Option(
-            help="Column with a weight of each row's loss: 2 counts twice, 0 not at all.",
+            help="Column with a weight of each row's loss, taken over the mean of the column: a row of 2 counts twice "
+            "one of 1, one of 0 not at all, and doubling all changes nothing.",
             metavar="NAME",
             rich_help_panel=DATA,
         ),

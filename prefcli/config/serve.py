@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
@@ -18,6 +18,10 @@ class ServeConfig:
     label: Label = None
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000
+    allow_host: Annotated[
+        list[str],
+        typer.Option(help="A name that requests may call this machine by, beside localhost and its own; * is any."),
+    ] = field(default_factory=list)
     dtype: Annotated[Dtype, typer.Option(help="Weights' type.")] = "auto"
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto"
     runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from prefcli.data.fingerprints import fingerprint
 from prefcli.data.formats import Row
-from prefcli.data.shares import wilson_interval
+from prefcli.figures.shares import wilson_interval
 
 
 @dataclass(frozen=True)

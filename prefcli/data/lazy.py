@@ -31,6 +31,7 @@ class Source:
         self.sizes = [len(scan) * halves for scan, halves in zip(scans, self._halves)]
         self._starts = [0, *accumulate(self.sizes)]
         self.weight: Callable[[Row], float] | None = None
+        self.margin: Callable[[Row], float] | None = None
         self.margins: array[float] | None = None
         self.left_out: dict[int, str] = {}
 
@@ -50,11 +51,13 @@ class Source:
             return None
         if halves == 2:
             row = halves_of(row)[half]
-        if self.weight is not None:
-            try:
+        try:
+            if self.weight is not None:
                 row.weight = self.weight(row)
-            except BadRow as error:
-                raise DataError(f"{where}: {error}", "weights are numbers, 0 or more") from error
+            if self.margin is not None:
+                row.margin = self.margin(row)
+        except BadRow as error:
+            raise DataError(f"{where}: {error}", "weights are numbers, 0 or more; margins are numbers") from error
         if self.margins is not None:
             row.margin = self.margins[position]
         return row

@@ -19,6 +19,9 @@ from prefcli.data.formats import Message, Prompt, Row
 from prefcli.data.lazy import LazyExamples, LazyRows
 from prefcli.errors import DataError
 
+# Of a text that is cut to so many tokens, its first characters are tokenised alone: more where they are not enough.
+CHARACTERS = 8  # a token
+SPARE = 64  # tokens behind the cut, which the end of what was tokenised may have changed
 LEADS = ("\n", ".", ":")  # characters to set before a text so that it is a continuation
 
 
@@ -29,25 +32,28 @@ class Encoder:
     tokenizer: PreTrainedTokenizerBase
     _rendered: tuple[Prompt, str] = field(default=("", ""), repr=False)
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Ids of a prompt that awaits an answer; never none, since a token must stand before the first that is
-        predicted."""
+        predicted. With `most`, of a text that is far longer only the beginning, but more than so many."""
         if not isinstance(prompt, str):
-            return self.text_ids(self.render(prompt)) or _bos(self.tokenizer)
-        ids, first = self.text_ids(prompt), self.first
+            return self.text_ids(self._beginning(self.render(prompt), most)) or _bos(self.tokenizer)
+        ids, first = self.text_ids(self._beginning(prompt, most)), self.first
         # A text that was rendered elsewhere may bring its own.
         return (ids if ids[: len(first)] == first else first + ids) or _bos(self.tokenizer)
 
-    def completion_ids(self, prompt: Prompt, completion: str) -> list[int]:
-        """Ids of an answer, ending with the end-of-sequence token."""
+    def completion_ids(self, prompt: Prompt, completion: str, most: int | None = None) -> list[int]:
+        """Ids of an answer, ending with the end-of-sequence token. With `most` as `prompt_ids`."""
         text = completion
         if not isinstance(prompt, str):
             rendered, before = self.render(prompt, completion), self.render(prompt)
             # A template that renders the prompt otherwise once an answer follows (it drops thoughts, say) is not
             # used for the answer: what the model would be sampled after is the generation prompt.
             text = rendered[len(before) :] if rendered.startswith(before) else completion
-        ids = self.text_ids(text) if prompt == "" else self.continued_ids(text)
-        eos = self.tokenizer.eos_token_id
+        beginning = self._beginning(text, most)
+        ids = self.text_ids(beginning) if prompt == "" else self.continued_ids(beginning)
+        eos, rest = self.tokenizer.eos_token_id, text[len(beginning) :]
+        if rest and (eos not in ids or str(self.tokenizer.eos_token) in rest):
+            return ids
         if eos in ids:
             ids = ids[: len(ids) - ids[::-1].index(eos)]
             return ids
@@ -58,6 +64,17 @@ class Encoder:
         if self._backend is not None and self._backend.truncation is None and self._backend.padding is None:
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _beginning(self, text: str, most: int | None) -> str:
+        """The text, or, of one far longer than `most` tokens, as much of it as has more than them, up to a space."""
+        size = len(text) if most is None else (most + SPARE) * CHARACTERS
+        while size < len(text):
+            space = text.rfind(" ", size - size // 4, size)
+            beginning = text[: space if space > 0 else size]
+            if len(self.text_ids(beginning)) > (most or 0) + SPARE:
+                return beginning
+            size *= 4
+        return text
 
     def continued_ids(self, text: str) -> list[int]:
         """Ids of a text that goes on from another: without the space that some tokenizers put before a first word."""
@@ -111,22 +128,28 @@ class Encoder:
         alone = self.text_ids("a")
         return found if any(self.text_ids(lead + "a")[len(ids) :] != alone for lead, ids in found) else []
 
-    def demo(self, row: Row, train_on_prompt: bool) -> tuple[list[int], list[int]]:
-        """(ids, mask) of a demonstration; the mask is 1 where the loss reads: every answer of a dialogue."""
+    def demo(self, row: Row, train_on_prompt: bool, most: int | None = None) -> tuple[list[int], list[int]]:
+        """(ids, mask) of a demonstration; the mask is 1 where the loss reads: every answer of a dialogue. With `most`,
+        the first so many are right, and there are more where there would be."""
         assert row.completion is not None
-        prompt = self.prompt_ids(row.prompt)
-        answer = self.completion_ids(row.prompt, row.completion)
-        mask = [1] * len(prompt) if train_on_prompt else self._earlier_answers(row.prompt, prompt)
+        prompt = self.prompt_ids(row.prompt, most)
+        answer = self.completion_ids(row.prompt, row.completion, most and max(1, most - len(prompt)))
+        mask = [1] * len(prompt) if train_on_prompt else self._earlier_answers(row.prompt, prompt, most)
         return prompt + answer, mask + [1] * len(answer)
 
-    def _earlier_answers(self, prompt: Prompt, ids: list[int]) -> list[int]:
+    def _earlier_answers(self, prompt: Prompt, ids: list[int], most: int | None = None) -> list[int]:
         mask = [0] * len(ids)
         if isinstance(prompt, str):
             return mask
         for position, message in enumerate(prompt):
             if message["role"] == "assistant" and position:
-                start = _common(self.text_ids(self._template(prompt[:position], True)), ids)
-                answer = self.completion_ids(prompt[:position], message["content"])
+                before = self._beginning(self._template(prompt[:position], True), most)
+                start = _common(self.text_ids(before), ids)
+                if most is not None and start >= most:
+                    break  # all further ones stand behind what is kept
+                answer = self.completion_ids(prompt[:position], message["content"], most)
+                if most is not None:
+                    answer = answer[: most - start]
                 if ids[start : start + len(answer)] == answer:
                     mask[start : start + len(answer)] = [1] * len(answer)
         return mask
@@ -154,7 +177,7 @@ def encode_demos(rows: Sequence[Row], encoder: Encoder, max_length: int, train_o
     """Rows for TRL's SFTTrainer {"input_ids", "completion_mask"}."""
 
     def encode(row: Row) -> tuple[Example | None, bool]:
-        ids, mask = encoder.demo(row, train_on_prompt)
+        ids, mask = encoder.demo(row, train_on_prompt, max_length)
         if not any(mask[:max_length]):
             return None, False
         return {"input_ids": ids[:max_length], "completion_mask": mask[:max_length]}, len(ids) > max_length
@@ -167,10 +190,12 @@ def encode_pairs(rows: Sequence[Row], encoder: Encoder, max_length: int) -> Enco
 
     def encode(row: Row) -> tuple[Example | None, bool]:
         assert row.chosen is not None and row.rejected is not None
-        prompt = encoder.prompt_ids(row.prompt)
+        prompt = encoder.prompt_ids(row.prompt, max_length)
         room = max_length - len(prompt)
-        sides = [encoder.completion_ids(row.prompt, answer) for answer in (row.chosen, row.rejected)]
-        if room < 1 or sides[0][:room] == sides[1][:room]:
+        if room < 1:
+            return None, False
+        sides = [encoder.completion_ids(row.prompt, answer, room) for answer in (row.chosen, row.rejected)]
+        if sides[0][:room] == sides[1][:room]:
             return None, False  # nothing is left that tells the two apart
         example = {"prompt_ids": prompt, "chosen_ids": sides[0][:room], "rejected_ids": sides[1][:room],
                    "weight": row.weight, "margin": row.margin}  # fmt: skip
@@ -184,11 +209,11 @@ def encode_labelled(rows: Sequence[Row], encoder: Encoder, max_length: int) -> E
 
     def encode(row: Row) -> tuple[Example | None, bool]:
         assert row.completion is not None
-        prompt = encoder.prompt_ids(row.prompt)
+        prompt = encoder.prompt_ids(row.prompt, max_length)
         room = max_length - len(prompt)
         if room < 1:
             return None, False
-        answer = encoder.completion_ids(row.prompt, row.completion)
+        answer = encoder.completion_ids(row.prompt, row.completion, room)
         example = {
             "prompt_ids": prompt,
             "completion_ids": answer[:room],

@@ -1,10 +1,11 @@
-"""Which rows count, and how much: the first so many, files mixed by weight, rows weighted by a column."""
+"""Which rows count, and how much: the first so many, files mixed by weight, weights and margins from a column."""
 
 from __future__ import annotations
 
 import math
 import random
 from array import array
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
@@ -69,31 +70,76 @@ def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
 
 
 def weigh(data: Dataset, column: str | None) -> None:
-    """Give each row the weight that its column says. Raises DataError where one says none."""
+    """Give each row the weight that its column says, over the mean of all: doubling the column changes nothing.
+
+    A file that is read as it is needed is read once for the mean. Raises DataError where one says none.
+    """
     if column is None:
         return
     if isinstance(data.rows, LazyRows):
         data.rows.source.weight = partial(_weight, column=column)
-        for _ in islice(data.rows, CHECKED):
-            pass
+        data.rows.source.weight = partial(_weight, column=column, unit=_mean(data.rows, column))
         return
     for number, row in enumerate(data.rows, 1):
         try:
             row.weight = _weight(row, column)
         except BadRow as error:
             raise DataError(f"row {number}: {error}", "weights are numbers, 0 or more") from error
-    if not any(row.weight for row in data.rows):
+    unit = _mean(data.rows, column)
+    for row in data.rows:
+        row.weight /= unit
+
+
+MARGIN = "margin"  # the column that is taken unasked, as TRL's RewardTrainer does
+
+
+def set_apart(data: Dataset, column: str | None) -> str | None:
+    """Give each pair the margin that its column says, by which the chosen side shall score higher; the column's name.
+
+    Unasked it is "margin", where one of the first rows has that column; None where none has. Raises DataError where a
+    row has no number there.
+    """
+    if column is None and not any(MARGIN in row.columns for row in islice(data.rows, CHECKED)):
+        return None
+    column = column or MARGIN
+    if isinstance(data.rows, LazyRows):
+        data.rows.source.margin = partial(_margin, column=column)
+        for _ in islice(data.rows, CHECKED):  # the others when they are read
+            pass
+        return column
+    for number, row in enumerate(data.rows, 1):
+        try:
+            row.margin = _margin(row, column)
+        except BadRow as error:
+            raise DataError(f"row {number}: {error}", "margins are numbers") from error
+    return column
+
+
+def _margin(row: Row, column: str) -> float:
+    return _number(row, column, "--margin-column", least=-math.inf)
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    """The mean weight, above 0. Raises DataError where all are 0."""
+    weights = array("d", (row.weight for row in rows))
+    mean = math.fsum(weight / len(weights) for weight in weights)  # each may be as large as floats are
+    if not mean:
         raise DataError(f"--weight-column {column}: every weight is 0", "give a row a weight above 0")
+    return mean
 
 
-def _weight(row: Row, column: str) -> float:
+def _weight(row: Row, column: str, unit: float = 1.0) -> float:
+    return _number(row, column, "--weight-column", least=0.0) / unit
+
+
+def _number(row: Row, column: str, option: str, least: float) -> float:
     if column not in row.columns:
         found = ", ".join(sorted(row.columns)) or "none"
-        raise BadRow(f"there is no column {column!r} (--weight-column); there is: {found}")
+        raise BadRow(f"there is no column {column!r} ({option}); there is: {found}")
     try:
-        weight = float(row.columns[column])
+        value = float(row.columns[column])
     except (TypeError, ValueError):
-        weight = math.nan
-    if not (math.isfinite(weight) and weight >= 0):
-        raise BadRow(f"--weight-column {column} is {row.columns[column]!r}")
-    return weight
+        value = math.nan
+    if not (math.isfinite(value) and value >= least):
+        raise BadRow(f"{option} {column} is {row.columns[column]!r}")
+    return value

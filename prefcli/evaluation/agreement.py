@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prefcli.evaluation.statistics import percentile_interval, resample_counts
+from prefcli.figures import ranks
 
 ROOM = 200_000  # numbers in one block of resamples: what a cache holds
 
@@ -29,23 +30,26 @@ def rank_correlation(
         return {"rho": None, "ci95": None, "answers": len(a)}
     numbers = torch.arange(len(a)) if prompts is None else torch.tensor(list(prompts)).unique(return_inverse=True)[1]
     scores = [torch.tensor(list(values), dtype=torch.float64) for values in (a, b)]
-    rho = float(_spearman(scores, torch.ones(len(a), 1, dtype=torch.float64)))
     counts = resample_counts(int(numbers.max()) + 1, seed).T.contiguous()
     part = max(16, ROOM // len(a))
     found = torch.cat([_spearman(scores, some[numbers]) for some in counts.split(part, dim=1)])
-    return {"rho": rho, "ci95": list(percentile_interval(found[found.isfinite()])), "answers": len(a)}
+    return {
+        "rho": ranks.rank_correlation(a, b),
+        "ci95": list(percentile_interval(found[found.isfinite()])),
+        "answers": len(a),
+    }
 
 
 def _spearman(scores: list[Tensor], weights: Tensor) -> Tensor:
-    """[resamples] correlation of mid-ranks of scores, two times [N]; `weights` [N, resamples]: how often each answer
-    counts. NaN where a resample has one value alone."""
+    """[resamples] `figures.ranks.rank_correlation` of all resamples at once, from scores, two times [N]; `weights`
+    [N, resamples]: how often each answer counts. NaN where a resample has one value alone."""
     total = weights.sum(0)
     centred = []
     for values in scores:
         ordered, order = values.sort()
         below = torch.cat([torch.zeros_like(total)[None], weights[order].cumsum(0)])  # [i]: of the i lowest
-        ranks = below[torch.searchsorted(ordered, values)] + below[torch.searchsorted(ordered, values, right=True)]
-        centred.append(ranks - total)  # the mean of (twice the) mid-ranks, whatever the ties
+        placed = below[torch.searchsorted(ordered, values)] + below[torch.searchsorted(ordered, values, right=True)]
+        centred.append(placed - total)  # the mean of (twice the) mid-ranks, whatever the ties
     x, y = centred
     return (weights * x * y).sum(0) / ((weights * x * x).sum(0) * (weights * y * y).sum(0)).sqrt()
 
@@ -86,7 +90,7 @@ def agreement(scores: Mapping[str, Sequence[Sequence[float]]], on: str) -> list[
     for a, b in combinations(scores, 2):
         prompts = [number for number, values in enumerate(scores[a]) for _ in values]
         flat = [[value for values in scores[name] for value in values] for name in (a, b)]
-        ranks = rank_correlation(flat[0], flat[1], prompts)
+        found_ranks = rank_correlation(flat[0], flat[1], prompts)
         order = same_order(scores[a], scores[b])
         found.append(
             {
@@ -94,9 +98,9 @@ def agreement(scores: Mapping[str, Sequence[Sequence[float]]], on: str) -> list[
                 "b": b,
                 "on": on,
                 "prompts": len(scores[a]),
-                "answers": ranks["answers"],
-                "rho": ranks["rho"],
-                "rho_ci95": ranks["ci95"],
+                "answers": found_ranks["answers"],
+                "rho": found_ranks["rho"],
+                "rho_ci95": found_ranks["ci95"],
                 "same_order": order["share"],
                 "same_order_ci95": order["ci95"],
                 "comparisons": order["comparisons"],

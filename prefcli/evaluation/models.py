@@ -13,6 +13,8 @@ from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.statistics import bootstrap_interval
+from prefcli.figures.pairs import right
+from prefcli.figures.variety import distinct
 from prefcli.models.generation import NOT_FINITE, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
@@ -143,20 +145,10 @@ def measures(answers: Answers) -> dict[str, float]:
     """Length in tokens, variety, share that ended by themselves, seconds."""
     return {
         "length": sum(map(len, answers.completion_ids)) / len(answers.completion_ids),
-        "distinct_2": distinct_2(answers.completions),
+        "distinct_2": distinct(answers.completions, 2),
         "ended": sum(answers.ended) / len(answers.ended),
         "seconds": answers.seconds,
     }
-
-
-def distinct_2(texts: Sequence[str]) -> float:
-    """Different word pairs over all word pairs (Li et al., arXiv 1510.03055); 0 where there are none."""
-    pairs = [pair for text in texts for pair in _bigrams(text.split())]
-    return len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
-def _bigrams(words: list[str]) -> list[tuple[str, str]]:
-    return list(zip(words, words[1:]))
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -174,7 +166,7 @@ def win_rate_of_many(
 ) -> tuple[float, tuple[float, float]]:
     """`win_rate` of several answers a prompt, [prompts][answers]: a prompt's share is that of its answers in order."""
     wins = [
-        sum(1.0 if x > y else 0.5 if x == y else 0.0 for x, y in zip(mine, theirs, strict=True)) / len(mine)
+        sum(right(x - y) for x, y in zip(mine, theirs, strict=True)) / len(mine)
         for mine, theirs in zip(values, against, strict=True)
     ]
     return sum(wins) / len(wins), bootstrap_interval(wins)

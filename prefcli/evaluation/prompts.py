@@ -29,7 +29,7 @@ def short_enough(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Re
     Raises DataError: none is short enough.
     """
     encoder = Encoder(tokenizer)
-    encoded = [(encoder.prompt_ids(row.prompt), row) for row in rows]
+    encoded = [(encoder.prompt_ids(row.prompt, longest), row) for row in rows]
     kept = [(ids, row) for ids, row in encoded if len(ids) <= longest]
     if not kept:
         raise DataError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from prefcli.data.formats import Row
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.figures.pairs import accuracy
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
 
@@ -31,11 +31,4 @@ def pair_accuracy(source: RewardSource, rows: Sequence[Row]) -> dict[str, Any]:
 
 def accuracy_of(scores: torch.Tensor) -> dict[str, Any]:
     """`pair_accuracy` of what `pair_scores` gives."""
-    margins = scores[:, 0] - scores[:, 1]
-    right = float((margins > 0).sum()) + 0.5 * float((margins == 0).sum())
-    return {
-        "accuracy": right / len(margins),
-        "accuracy_ci95": list(wilson_interval(right, len(margins))),
-        "margin": float(margins.mean()),
-        "pairs": len(margins),
-    }
+    return accuracy((scores[:, 0] - scores[:, 1]).tolist())

@@ -24,6 +24,7 @@ from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
+from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
 
 
@@ -48,6 +49,7 @@ def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
         raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
     rows = prompts.read(config.prompts, "prompts", config, reporter)[: config.max_prompts]
     pairs = prompts.read(config.pairs, "pairs", config, reporter)
+    try_functions(specs, (rows or pairs)[0])
     device = pick_device(config.device)
     setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
     if references:  # by the first model's tokenizer, so that all models answer the same ones

@@ -12,12 +12,13 @@ from prefcli.config.score import ScoreConfig
 from prefcli.data.answers import read_rows
 from prefcli.data.formats import Row
 from prefcli.errors import UsageError
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.figures.pairs import accuracy
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 from prefcli.rewards.preflight import refuse_not_finite
+from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import Answer, RewardSource, load_reward
 
 AT_A_TIME = 64  # rows between two steps of the progress bar
@@ -39,6 +40,7 @@ def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
         refuse_language_model(spec)
     template = resolve(config.tokenizer, store) if config.tokenizer else None
     rows = read_rows(config.data, config.skip_bad, reporter, split=config.split, names=config.map)
+    try_functions(specs, rows[0])
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     # Reward models render text with their own template; only a service is sent it rendered.
@@ -95,13 +97,7 @@ def summary(rows: Sequence[Row], scores: Sequence[tuple[float, ...]]) -> dict[st
     }
     margins = [both[0] - both[1] for row, both in zip(rows, scores) if _is_pair(row)]
     if margins:
-        right = sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins)
-        found |= {
-            "pairs": len(margins),
-            "accuracy": right / len(margins),
-            "accuracy_ci95": list(wilson_interval(right, len(margins))),
-            "margin": fmean(margins),
-        }
+        found |= accuracy(margins)
     return found
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prefcli.data.shares import Z95 as Z95
-from prefcli.data.shares import wilson_interval as wilson_interval
+from prefcli.figures.shares import Z95 as Z95
+from prefcli.figures.shares import wilson_interval as wilson_interval
 
 RESAMPLES = 2000
 

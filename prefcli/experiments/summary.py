@@ -5,6 +5,7 @@ A setting is a point without its seed. Comparisons are made within a seed, and t
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from statistics import fmean
 from typing import Any
@@ -21,6 +22,7 @@ Cell = tuple[Any, ...]
 def summarise(stage: str, score: Score, outcomes: list[Outcome]) -> dict[str, Any]:
     """The JSON object of `prefcli sweep --json`; its shape is in docs/sweep.md."""
     settings = _settings(outcomes)
+    leading = _leading(settings, score)
     return {
         "stage": stage,
         "score": {"name": score.name, "source": score.source, "better": score.better},
@@ -28,7 +30,8 @@ def summarise(stage: str, score: Score, outcomes: list[Outcome]) -> dict[str, An
         "settings": settings,
         "sensitivity": sensitivity(outcomes),
         "areas": areas(outcomes),
-        "best": _best(settings, score, outcomes),
+        "best": _best(leading, outcomes),
+        "equal": [{"options": s["options"], "rows": s["rows"]} for s in leading] if len(leading) > 1 else [],
     }
 
 
@@ -126,13 +129,26 @@ def _point(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _best(settings: list[dict[str, Any]], score: Score, outcomes: list[Outcome]) -> dict[str, Any] | None:
-    """The setting with the best mean; one whose seeds all came through goes before one that lost some."""
+def _leading(settings: list[dict[str, Any]], score: Score) -> list[dict[str, Any]]:
+    """The settings with the best mean, several where it is the same but for rounding. Those whose seeds all came
+    through go before those that lost some."""
     scored = [setting for setting in settings if setting["score"]]
     if not scored:
-        return None
+        return []
     sign = 1 if score.better == "higher" else -1
     best = max(scored, key=lambda s: (not s["failed"], sign * s["score"]["mean"]))
+    return [s for s in scored if bool(s["failed"]) == bool(best["failed"]) and _equal(s, best)]
+
+
+def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return math.isclose(one["score"]["mean"], other["score"]["mean"], rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _best(leading: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, Any] | None:
+    """The one best setting, if there is one."""
+    if len(leading) != 1:
+        return None
+    (best,) = leading
     artifact = next(
         o.artifact
         for o in outcomes

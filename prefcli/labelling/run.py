@@ -22,6 +22,7 @@ from prefcli.models.loading import is_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards
+from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
 
 # Of two answers: above 0 where the first is better, below 0 where the second is, 0 where neither is known to be.
@@ -49,6 +50,7 @@ def label(config: LabelConfig, reporter: Reporter) -> dict[str, Any]:
             f"no prompt of {', '.join(config.data)} has {'two different answers' if needs_two else 'an answer'}",
             "sample several: prefcli sample --num-generations 4",
         )
+    try_functions([spec for spec in (by, gold) if spec], rows[0])
     gold_source = _source(gold, tokenizer, config, reporter) if gold else None
     values: Values
     if by is None:

@@ -20,11 +20,13 @@ def kto(
 
 
 def reference_point(mismatched: Tensor) -> Tensor:
-    """z₀ = max(0, mean r) over prompts with another prompt's answer: a biased estimate of KL(π‖π_ref) that costs no
-    sampling (the paper, section 4.1)."""
+    """z₀ = max(0, mean r), `mismatched` being r of prompts with another prompt's answer, or their mean.
+
+    A biased estimate of KL(π‖π_ref) that costs no sampling (the paper, section 4.1).
+    """
     return mismatched.detach().mean().clamp(min=0)
 
 
 def shifted(answers: list[list[int]]) -> list[list[int]]:
-    """Each prompt's mismatched answer: the one of the example before it in the batch, as in TRL."""
+    """Each prompt's mismatched answer: the one of the example before it in the step, as in TRL."""
     return answers[-1:] + answers[:-1]

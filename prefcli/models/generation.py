@@ -121,6 +121,8 @@ def _decode(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
                 **{name: value for name, value in extra.items() if name in accepted},
             )  # fmt: skip
+            if not hasattr(output, "past_key_values"):  # it keeps a state inside, which other rows would find there
+                return _decode_anew(model, prompts, pick, max_new_tokens, eos_ids, tell)
             cache, logits = output.past_key_values, output.logits[:, -1]
         if step == 0 and len(read) < len(prompts):
             index = torch.tensor(owner, device=device)

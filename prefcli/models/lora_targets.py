@@ -49,8 +49,7 @@ def targets_of(model: Any, asked: list[str]) -> Targets:
                 f"there are {', '.join(names)}{more}; or {ALL}",
             )
         wanted = [name for name in names if name in asked]
-    others = [name for name, module in model.named_modules() if name not in can and _is_linear(module)]
-    exclude = [name for name in others if _short(name) in wanted]
+    exclude = [name for name, _ in model.named_modules() if name not in can and _short(name) in wanted]
     parameters = [name for name in stacked if name in asked]
     return Targets(sorted({*wanted, *experts}), exclude, parameters)
 

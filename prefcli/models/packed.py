@@ -25,12 +25,24 @@ def pack(model: nn.Module) -> str | None:
     Two prompts with two answers each are run both ways: the figures must be equal, and changing one answer must leave
     its sibling's alone. Where the configuration names a limit that these rows do not reach (a window, a chunk, a number
     of tokens that share a scale), they are run once more with a limit that they reach. Returns None, or in words why
-    the model stays on padded rows.
+    the model stays on padded rows; so do then all that stand on the same base (`models/shared.py`).
     """
     base: Any = _base(model)
-    before = base.config.get_text_config()._attn_implementation
-    if before == PACKED:
+    if base.config.get_text_config()._attn_implementation == PACKED:
         return None
+    if not hasattr(base, STAYS):
+        reason = _tried(model, base)
+        if reason is None:
+            return None
+        setattr(base, STAYS, reason)
+    return str(getattr(base, STAYS))
+
+
+STAYS = "stays_on_padded_rows"
+
+
+def _tried(model: nn.Module, base: Any) -> str | None:
+    before = base.config.get_text_config()._attn_implementation
     if before not in ("sdpa", "eager"):
         return f"its attention is {before}"
     if not isinstance(base.config.get_text_config().vocab_size, int):

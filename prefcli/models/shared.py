@@ -7,6 +7,7 @@ runs. Adapters here are LoRA.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,10 +73,10 @@ class SharedRole(nn.Module):
         """A plain scorer: the base's weights with the adapter's merged into them, and the head."""
         assert self.adapter is not None
         body = self._body()
-        state = {n.replace(".base_layer.", "."): t for n, t in body.state_dict().items() if ".lora_" not in n}
+        state = {_BASE.sub("", name): t for name, t in body.state_dict().items() if ".lora_" not in name}
         for name, layer in body.named_modules():
             if isinstance(layer, BaseTunerLayer) and self.adapter in layer.lora_A:
-                state[f"{name}.weight"] = _merged_weight(layer, self.adapter)
+                state[f"{_BASE.sub('', name)}.{_adapted(layer)}"] = _merged_weight(layer, self.adapter)
         config = copy.deepcopy(self.config)
         config.num_labels = 1
         scorer: Any = new_scorer(config, self.get_base_model().dtype)
@@ -84,9 +85,17 @@ class SharedRole(nn.Module):
         return scorer  # type: ignore[no-any-return]
 
 
+_BASE = re.compile(r"\.base_layer(?=\.|$)")  # experts' stacked weights have a layer of PEFT's around each other
+
+
+def _adapted(layer: Any) -> str:
+    """The name of the parameter that a layer of PEFT's adapts: "weight", or one of stacked experts."""
+    return getattr(layer, "parameter_name", None) or "weight"
+
+
 def _merged_weight(layer: Any, adapter: str) -> Tensor:
     """As PEFT merges this kind of adapter; the layer is left as it was, which PEFT's unmerge does but nearly."""
-    weight = layer.get_base_layer().weight
+    weight = getattr(layer.get_base_layer(), _adapted(layer))
     before = weight.detach().clone()
     layer.merge(adapter_names=[adapter])
     after: Tensor = weight.detach().clone()

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError, UsageError, without_secrets
+from prefcli.rewards.siblings import digest_with_siblings
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _PYTHON = re.compile(r"python:(?P<file>.+):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
@@ -78,7 +79,7 @@ def _parse(text: str, store: Store, option: str) -> RewardSpec:
         file = Path(python["file"])
         if not os.path.isfile(file):
             raise ArtifactError(f"{option} {text}: no such file {file}", "the form is python:FILE:FUNCTION")
-        digest = store.digests.digest(file)
+        digest = digest_with_siblings(file, store.digests)
         store.digests.save()
         return RewardSpec(name or python["function"], what, None, file, python["function"], digest, option=option)
     if what.startswith("python:") or (what.endswith(".py") and os.path.isfile(what)):

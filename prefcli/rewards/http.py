@@ -8,12 +8,10 @@ A text is prompt and answer together, as a model reads them: these services appl
 
 from __future__ import annotations
 
-import http.client
+import importlib
 import json
 import math
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +24,6 @@ RETRIES = 3
 BACKOFF = 1.0  # seconds before the first retry, and twice as long before each further one
 LARGEST = 16 << 20  # bytes of an answer; a score of 64 texts is a few thousand
 _SHOWN = 200  # characters of an answer in a message
-_LOOPBACK = ("localhost", "::1")
 _FORMS_HINT = "the forms of request are in docs/rewards.md"
 
 
@@ -66,10 +63,6 @@ class Endpoint:
     ) -> None:
         self.url = url
         self._what, self._timeout, self._reporter, self._hint, self._key = what, timeout, reporter, hint, key
-        host = urlsplit(url).hostname or ""
-        # A proxy for the outside world (http_proxy) knows nothing of this machine's own ports.
-        proxies: dict[str, str] | None = {} if host in _LOOPBACK or host.startswith("127.") else None
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirect())
 
     def ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object that comes back.
@@ -78,39 +71,38 @@ class Endpoint:
         SurroundingsError: no answer within the timeout and the retries. ArtifactError: no JSON object, or too much.
         """
         data = json.dumps(body, default=str).encode()  # a label may be a date
-        request = urllib.request.Request(self.url, data, {"Content-Type": "application/json"}, method="POST")
-        if self._key:
-            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        exchange: Any = importlib.import_module("prefcli.rewards.exchange")  # httpx, which only this needs
         problem: Exception
         for attempt in range(RETRIES + 1):
             try:
-                until = time.monotonic() + self._timeout
-                with self._opener.open(request, timeout=self._timeout) as response:
-                    content = _read(response, until)
-                if len(content) > LARGEST:
-                    raise ArtifactError(
-                        f"{self._what}: {self.url} answers with more than {LARGEST >> 20} MB", self._hint
-                    )
-                return self._object(content)
-            except urllib.error.HTTPError as error:
-                problem = Refused(self._shown(f"HTTP {error.code} {_content(error)}"), error.code)
-                if not may_pass(error.code):
-                    raise problem from error
-            except (OSError, http.client.HTTPException) as error:  # URLError and TimeoutError are OSErrors
+                answer = exchange.post(
+                    self.url, data, headers, timeout=self._timeout, largest=LARGEST, shown=4 * _SHOWN
+                )
+                content = bytes(answer.content)
+                if not answer.is_error:
+                    return self._object(content)
+                said = content[: 4 * _SHOWN].decode(errors="replace")
+                problem = Refused(self._shown(f"HTTP {answer.status} {answer.reason} {said}"), answer.status)
+                if not may_pass(answer.status):
+                    raise problem
+            except exchange.NoAnswer as error:
                 problem = error
             if attempt < RETRIES:
                 wait = BACKOFF * 2**attempt
-                self._reporter.notice(f"{self._what}: {_said(problem)}; trying again in {wait:g} s")
+                self._reporter.notice(f"{self._what}: {problem}; trying again in {wait:g} s")
                 time.sleep(wait)
         if isinstance(problem, Refused):
             raise problem
         raise SurroundingsError(
-            f"{self._what}: {self.url} does not answer ({_said(problem)}; {RETRIES + 1} tries)",
+            f"{self._what}: {self.url} does not answer ({problem}; {RETRIES + 1} tries)",
             f"is the service running? It has {self._timeout:g} s for a request: "
             "#timeout=SECONDS at the end of the URL changes that",
         ) from problem
 
     def _object(self, content: bytes) -> dict[str, Any]:
+        if len(content) > LARGEST:
+            raise ArtifactError(f"{self._what}: {self.url} answers with more than {LARGEST >> 20} MB", self._hint)
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -183,13 +175,6 @@ class Service:
         return [float(value) for value in found]
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would follow with a GET and leave the texts behind: a redirect is an error that shows its status."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 def may_pass(status: int) -> bool:
     """Whether to try again: server errors; and timeout, too early, too many requests."""
     return status >= 500 or status in (408, 425, 429)
@@ -200,36 +185,6 @@ def _is_score(value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
         return False
-
-
-def _read(response: http.client.HTTPResponse, until: float) -> bytes:
-    """The answer, or a little more than LARGEST of it. Raises TimeoutError, IncompleteRead.
-
-    The socket's own timeout is for each piece: a byte a minute would never end.
-    """
-    found = bytearray()
-    while len(found) <= LARGEST and (block := response.read1(1 << 16)):
-        found += block
-        if time.monotonic() > until:
-            raise TimeoutError("timed out")
-    if len(found) <= LARGEST and response.length:  # it ended before all that its header says
-        raise http.client.IncompleteRead(b"", response.length)
-    return bytes(found)
-
-
-def _content(error: urllib.error.HTTPError) -> str:
-    """What a server says of its error."""
-    try:
-        with error:
-            return f"{error.reason} {error.read(4 * _SHOWN).decode(errors='replace')}"
-    except (OSError, http.client.HTTPException):
-        return str(error.reason)
-
-
-def _said(problem: Exception) -> str:
-    if isinstance(problem, urllib.error.URLError):
-        problem = problem.reason if isinstance(problem.reason, Exception) else problem
-    return str(problem) or type(problem).__name__
 
 
 def _short(text: str) -> str:

@@ -41,7 +41,7 @@ def preflight(sources: Sequence[RewardSource], rows: Sequence[Row], reporter: Re
 
     A reward model that prefers the bad side of most pairs is said and may go on: it may know another language, or a
     world of its own. Nothing is said of one whose accuracy on held-out pairs of its own kind is on record. A service
-    is only asked whether it answers, and a Python function is left alone: what they score need not be of this kind.
+    is only asked whether it answers, and a Python function has been tried: what they score need not be of this kind.
     Raises ArtifactError: a score that is no finite number. SurroundingsError: a service that does not answer.
     """
     for source in sources:

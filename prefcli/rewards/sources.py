@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,11 @@ from prefcli.models.tokenizers import load_tokenizer, template_digest, tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.http import Service
-from prefcli.rewards.python import Function, load_function
+from prefcli.rewards.python import Function, columns_of, load_function
 
 AT_A_TIME = 64  # texts in one request to a service: ppo's default rollout
+CHARACTERS = 64  # of a text that is served, for each token that the model reads
+POSITIONS = 16_384  # tokens, where the model reads any number
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ class PythonReward:
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
         """[B] scores."""
-        names = {name for answer in answers for name in answer.columns or {}} - {"prompts", "completions"}
-        columns = {name: [(answer.columns or {}).get(name) for answer in answers] for name in names}
+        columns = columns_of([answer.columns for answer in answers])
         texts = [text_of(answer.prompt) for answer in answers]
         return torch.tensor(self._function(texts, [answer.completion for answer in answers], **columns))
 
@@ -77,32 +79,61 @@ class ModelReward:
             )
         return self._score(ids)
 
-    def score_texts(self, texts: Sequence[str], prompts: Sequence[str | None], longest: int | None) -> torch.Tensor:
-        """[B] scores of texts as they stand, cut to `longest` tokens: who sends them has applied a chat template.
+    def ids_of_text(self, text: str, prompt: str | None, longest: int | None, what: str) -> list[int]:
+        """Token ids of a text as it stands, cut to `longest`: who sends it has applied a chat template.
 
-        `prompts` are their beginnings where those are known; then no token spans prompt and answer, as in training.
-        Raises DataError: a text without a token, or with more than the model has positions for.
+        `prompt` is its beginning where that is known; then no token spans prompt and answer, as in training. `what` it
+        is called in messages. Raises DataError: no token, more than the model has positions for, or, before it is
+        tokenised, more characters than so many tokens have.
         """
         positions = positions_of(self.model.config)
-        rows: list[tuple[list[int], list[int]]] = []
-        for number, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
-            known = prompt if prompt and text.startswith(prompt) else ""
-            before = self._encoder.text_ids(known)
-            after = (self._encoder.continued_ids if known else self._encoder.text_ids)(text[len(known) :])
-            ids = (before + after)[:longest]
-            if not ids:
-                raise DataError(f"text {number} is empty")
-            if positions is not None and len(ids) > positions:
-                raise DataError(f"text {number} has {len(ids)} tokens, and the model reads {positions}")
-            rows.append((ids, []))
-        return self._score(rows)
+        characters = CHARACTERS * (positions or POSITIONS)
+        if longest is not None:
+            text = text[:characters]
+        elif len(text) > characters:
+            raise DataError(
+                f"{what} has {len(text):,} characters: the model reads {positions or 'any number of'} tokens, "
+                f"and {characters:,} characters are taken at most"
+            )
+        known = prompt if prompt and text.startswith(prompt) else ""
+        before = self._encoder.text_ids(known) if known else []
+        after = (self._encoder.continued_ids if known else self._encoder.text_ids)(text[len(known) :])
+        ids = (before + after)[:longest]
+        if not ids:
+            raise DataError(f"{what} is empty")
+        if positions is not None and len(ids) > positions:
+            raise DataError(f"{what} has {len(ids)} tokens, and the model reads {positions}")
+        return ids
+
+    def score_ids(self, ids: Sequence[list[int]]) -> torch.Tensor:
+        """[B] scores, on the CPU, of texts as token ids, in one pass: B times the longest must fit in memory."""
+        return self._score([(one, []) for one in ids], len(ids))
+
+    def prepare_to_serve(self) -> None:
+        """On a CPU: as many threads, for passes from this thread, as are fastest. A pass of a small model takes longer
+        on all cores than on one, and many times as long where another process has one of them."""
+        if next(self.model.parameters()).device.type != "cpu":
+            return
+        some = [[0] * 32] * 16
+        seconds: dict[int, float] = {}
+        for threads in sorted({1, torch.get_num_threads()}):
+            torch.set_num_threads(threads)
+            self.score_ids(some)  # the threads are made
+            taken = []
+            for _ in range(3):
+                began = time.perf_counter()
+                self.score_ids(some)
+                taken.append(time.perf_counter() - began)
+            seconds[threads] = min(taken)
+        torch.set_num_threads(min(seconds, key=seconds.__getitem__))
 
     @torch.no_grad()
-    def _score(self, ids: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    def _score(self, ids: list[tuple[list[int], list[int]]], batch_size: int | None = None) -> torch.Tensor:
         """[B] scores of prompts with their completions."""
+        size = batch_size or self._batch_size
         lengths = [len(prompt) + len(completion) for prompt, completion in ids]
         order = sorted(range(len(ids)), key=lengths.__getitem__)  # alike in length: little padding
-        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
         if self.tokens_per_row is not None:
             batches = parts(lengths, self.tokens_per_row)
         scores = torch.zeros(len(ids))

@@ -65,10 +65,11 @@ def whiten(
 ) -> Tensor:
     """x [B, C] scaled to unit variance over the masked tokens, and shifted to mean 0 unless not `shift_mean`.
 
-    `total` adds a tensor up over all processes. The variance is the unbiased one. 0 in padding.
+    Without a shift it is a scale alone, x / σ. N+ and TRL add the mean back after (x − m)/σ, which gives every token
+    the constant m·(1 − 1/σ): a bonus or a penalty for length. `total` adds a tensor up over all processes. The variance
+    is the unbiased one. 0 in padding.
     """
     count = total(mask.sum().to(x.dtype))
     mean = total((x * mask).sum()) / count
     variance = total((((x - mean) * mask) ** 2).sum()) / (count - 1).clamp(min=1)
-    scaled = (x - mean) * (variance + 1e-8).rsqrt()
-    return (scaled if shift_mean else scaled + mean) * mask
+    return (x - mean if shift_mean else x) * (variance + 1e-8).rsqrt() * mask

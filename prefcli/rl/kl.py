@@ -6,6 +6,16 @@ With d = log π(a) − log π_ref(a) for an action a drawn from π:
                               is the KL of the answers' distributions
     k3 = exp(−d) − 1 + d      unbiased, never negative, less variance; for watching, and for a penalty in the loss
                               (GRPO), where the gradient of k1 is zero on average
+
+Both are unbiased in value. As a penalty what counts is the gradient of E_π[k] = Σ_a π·k, which has two parts,
+E[k·∇log π] + E[∇k]. A reward gives the first alone, a loss the second alone:
+
+    k1 in the reward    E[d·∇log π]; the part left out, E[∇d] = E[∇log π], is 0: this is the KL's gradient
+    k1 in the loss      0: refused
+    k3 in the loss      E[(1 − π_ref/π)·∇log π] = ∇KL(π_ref ‖ π) in each state that is visited: the other direction, and
+                        blind to the KL to come. With advantages A it is at rest where π = π_ref·β / (β − A)
+    k3 in the reward    the part left out is not 0. What becomes rarer than in the reference is punished, and gets
+                        rarer: the policy is driven away from the reference. Refused
 """
 
 from __future__ import annotations
@@ -22,9 +32,6 @@ def k3(logps: Tensor, reference_logps: Tensor) -> Tensor:
     """(r − 1) − log r with r = π_ref / π, of each token, nats; any one shape."""
     log_ratio = reference_logps - logps
     return log_ratio.expm1() - log_ratio
-
-
-ESTIMATORS = {"k1": k1, "k3": k3}
 
 
 def adapted(coefficient: float, kl: float, target: float) -> float:

@@ -19,6 +19,7 @@ A mean is over the answers or tokens of all processes.
     val/num_eos_tokens           answers that ended by themselves
     completions/mean_length      tokens, EOS included
     grad_norm                    before clipping, mean over the updates;  lr: that of the last update
+    grad_norm/policy, …/value    of the two models, each clipped by its own
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -35,6 +35,15 @@ def make_optimizer(parameters: list[nn.Parameter], lr: float, config: PPOConfig)
     # Fused where there is a kernel: PyTorch's default on a GPU makes a copy of all second moments at each step.
     fused = all(p.device.type == "cuda" for p in parameters) or None
     return torch.optim.AdamW(groups, lr=lr, eps=ADAM_EPSILON, fused=fused)
+
+
+def clip_each(groups: Mapping[str, Sequence[nn.Parameter]], limit: float) -> dict[str, float]:
+    """Scale the gradients of each group to the norm `limit` at most (0: not at all); the norms before, by group.
+
+    A group of its own for each model: under one norm a large value loss would shrink the policy's step.
+    """
+    most = limit or math.inf
+    return {name: float(nn.utils.clip_grad_norm_(list(parameters), most)) for name, parameters in groups.items()}
 
 
 def make_scheduler(

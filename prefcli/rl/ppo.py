@@ -27,7 +27,7 @@ from prefcli.models.generation import NOT_FINITE
 from prefcli.models.logps import token_logps, token_values
 from prefcli.rl import kl, losses, metrics
 from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
-from prefcli.rl.optimizer import make_optimizer, make_scheduler, trained_parameters
+from prefcli.rl.optimizer import clip_each, make_optimizer, make_scheduler, trained_parameters
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.rl.rollout import Rollout, collect, micro_batches
 
@@ -63,6 +63,10 @@ class PPO:
         self.pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(self.eos_ids)) if i is not None), 0)
         trained = [roles.policy, roles.value] if roles.value is not None else [roles.policy]
         self.parameters = trained_parameters(trained)
+        own = trained_parameters(trained[:1])
+        held = set(map(id, own))
+        rest = [parameter for parameter in self.parameters if id(parameter) not in held]
+        self.clipped = {"policy": own, "value": rest} if rest else {"policy": own}
         # The rollout uses the plain models of `roles`, the update the wrapped ones, whose backward synchronises.
         *wrapped, self.optimizer = accelerator.prepare(*trained, make_optimizer(self.parameters, lr, config))
         self.policy, self.value = wrapped[0], wrapped[1] if len(wrapped) > 1 else None
@@ -142,14 +146,14 @@ class PPO:
     def estimate(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and the values' targets, both [B, C]; the latter are 0 without a value model."""
         config, mask = self.config, rollout.mask
-        penalty = kl.ESTIMATORS[config.kl_estimator or "k1"](rollout.logps, rollout.reference_logps)
+        penalty = kl.k1(rollout.logps, rollout.reference_logps)
         coefficient = self.kl_coef if config.kl_in == "reward" else 0.0
         if config.advantage != "gae":
             totals = rollout.scores - coefficient * (penalty * mask).sum(1)
             compare = leave_one_out if config.advantage == "rloo" else group_normalised
             return compare(totals, self.answers)[:, None] * mask, torch.zeros_like(rollout.values)
         rewards = token_rewards(rollout.scores, penalty, mask, coefficient)
-        if config.whiten_rewards:  # the mean stays, since its sign tells a long answer from a short one
+        if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, total=self._total)
         advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
         return whiten(advantages, mask, total=self._total), returns
@@ -173,8 +177,10 @@ class PPO:
         if not self.config.router_loss:
             del means["router_loss"]
         self._check(means, "the loss is not finite", LOWER_LR)
-        limit = self.config.max_grad_norm or float("inf")
-        means["grad_norm"] = float(accelerator.clip_grad_norm_(self.parameters, limit))
+        accelerator.unscale_gradients()
+        norms = clip_each(self.clipped, self.config.max_grad_norm)
+        means |= {f"grad_norm/{name}": norm for name, norm in norms.items()}
+        means["grad_norm"] = math.hypot(*norms.values())
         if accelerator.scaler is None:  # a loss scaler leaves such a step out by itself
             self._check(means, "the gradient is not finite", LOWER_LR)
         means["lr"] = self.scheduler.get_last_lr()[0]

@@ -21,7 +21,7 @@ from prefcli.config.base import key_fields, option
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.formats import Purpose
-from prefcli.data.weighting import first, mix, weigh
+from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
@@ -33,7 +33,7 @@ from prefcli.rewards.grammar import (
     refuse_reward_model,
     reward_scales,
 )
-from prefcli.rewards.python import load_function
+from prefcli.rewards.python import try_functions
 from prefcli.stages.trackers import require
 
 
@@ -85,9 +85,13 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
             config = replace(config, max_rows=None)  # all of them: the very run that is made without it
         data = first(data, most)
     weigh(data, getattr(config, "weight_column", None))
-    data = mix(data, getattr(config, "data_weight", []), config.seed)
     eval_path = getattr(config, "eval_data", None)
     eval_data = read([eval_path], held_out=True) if eval_path else None
+    if stage == "rm" and (column := set_apart(data, config.margin_column)):
+        notes.append(f"each pair's margin is in the column {column!r}")
+        if eval_data is not None:
+            set_apart(eval_data, config.margin_column)
+    data = mix(data, getattr(config, "data_weight", []), config.seed)
     architecture = _architecture(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS
@@ -98,9 +102,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     if not config.force:
         inputs.existing = store.find(name, inputs.key)
     if inputs.existing is None:
-        for spec in rewards:
-            if spec.function is not None:
-                load_function(spec)  # a mistake in it costs a second here, and a model load later
+        try_functions(rewards, data.rows[0])
     return inputs
 
 

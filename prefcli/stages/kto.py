@@ -41,6 +41,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trl_trainer.say_cut(run, cut, dropped, rows)
         _check_labels(run, rows)
         held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
+        if isinstance(held_out, list):
+            for row, before in zip(held_out, held_out[-1:] + held_out[:-1]):
+                row["other_ids"] = before["completion_ids"]
         refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")
@@ -54,9 +57,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             train_sampling_strategy="sequential",
             router_aux_loss_coef=0.0,
         )
-        if arguments["per_device_train_batch_size"] < 2:
+        if arguments["per_device_train_batch_size"] < 2:  # TRL's trainer refuses it
             raise UsageError(
-                "kto takes its KL from the other answers of a batch, and here a batch is one",
+                "kto takes its KL from the other answers of a step, and takes no parts of one answer",
                 "raise --batch-size, or lower --grad-accum",
             )
         with trl_trainer.unchanged(opened.model):

@@ -13,12 +13,14 @@ from trl import DPOTrainer, KTOTrainer
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
+from prefcli.figures.pairs import right
+from prefcli.figures.sums import Sums
 from prefcli.losses.binary import kto, reference_point, shifted
 from prefcli.losses.pairs import PAIR_LOSSES, Terms
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.logps import token_logps
 from prefcli.models.rows import pad_rows
-from prefcli.stages.packed_trainer import Example, PackedSteps, Sums, Totals, pair_cost, pair_rows
+from prefcli.stages.packed_trainer import Example, Found, PackedSteps, pair_cost, pair_rows
 from prefcli.stages.reference import ReferenceLogps
 
 
@@ -41,7 +43,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
     def padded_tokens(self, example: Example) -> int:
         return pair_cost(example) + len(example["prompt_ids"])
 
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         config, rows = self._config, pair_rows(examples, self.accelerator.device)
         ratios = torch.zeros(len(rows.lengths), device=self.accelerator.device)
         if self.references:
@@ -66,7 +68,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
             "rewards/chosen": (chosen.sum(), pairs),
             "rewards/rejected": (rejected.sum(), pairs),
             "rewards/margins": ((chosen - rejected).sum(), pairs),
-            "rewards/accuracies": ((chosen > rejected).sum(), pairs),
+            "rewards/accuracies": (right(chosen - rejected).sum(), pairs),
             "logps/chosen": (logps[0::2].sum(), pairs),
             "logps/rejected": (logps[1::2].sum(), pairs),
             **more,
@@ -80,7 +82,12 @@ class PackedDPO(PackedSteps, DPOTrainer):
 
 
 class PackedKTO(PackedSteps, KTOTrainer):
-    """KTO's loss, averaged over answers; z₀ is that of the batch (of all processes' together)."""
+    """KTO's loss, averaged over answers; z₀ is that of the whole optimizer step, over its parts and all processes, and
+    of held-out rows that of all of them.
+
+    A held-out example may bring the answer that its prompt is mismatched with ("other_ids"), so that this is the same
+    however the rows come in batches.
+    """
 
     def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
         self._config = config
@@ -93,14 +100,40 @@ class PackedKTO(PackedSteps, KTOTrainer):
     def cost(self, example: Example) -> int:
         return len(example["prompt_ids"]) + len(example["completion_ids"])
 
-    @torch.no_grad()
     def begin(self, model: Any, examples: list[Example]) -> None:
-        """Work out the reference's figures and z₀: each prompt of this batch with its own answer and with another."""
+        """z₀ of a step, over all its rows at once: max(0, ·) is biased upward, the more the fewer it is taken over."""
+        for example, other in zip(examples, shifted([example["completion_ids"] for example in examples])):
+            example["other_ids"] = other
+        self._kl = self._point(self._mismatched(model, examples))
+
+    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
+        """The reference's figures of a batch; z₀ is known (`evaluation_loop`)."""
+        assert self.at_work is not None
+        for piece in self._pieces(examples):
+            rows = pad_rows(*_columns(piece, "prompt_ids", "completion_ids"), device=self.accelerator.device)
+            with self.at_work(), torch.no_grad():
+                _note(piece, token_logps(self.reference, rows).logps.sum(1))
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """z₀ of all held-out rows first, for their losses depend on it."""
+        found, in_training = Sums(), self._kl
+        for batch in dataloader:
+            if examples := self.own_rows(batch["examples"]):
+                others = shifted([example["completion_ids"] for example in examples])
+                for example, other in zip(examples, others):
+                    example.setdefault("other_ids", other)
+                found.add(self._mismatched(self.model, examples))
+        self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        self._kl = in_training
+        return output
+
+    @torch.no_grad()
+    def _mismatched(self, model: Any, examples: list[Example]) -> Found:
+        """Σ r of each prompt with another's answer, and of how many; the examples get the reference's figures of their
+        own answers on the way, which share their prompt's pass."""
         assert self.at_work is not None
         device, ratios = self.accelerator.device, []
-        others = shifted([example["completion_ids"] for example in examples])
-        for example, other in zip(examples, others):
-            example["other_ids"] = other
         for piece in self._pieces(examples, lambda example: self.cost(example) + len(example["other_ids"])):
             both = pad_rows(
                 [example["prompt_ids"] for example in piece for _ in range(2)],
@@ -112,14 +145,20 @@ class PackedKTO(PackedSteps, KTOTrainer):
             with evaluation_mode(model), self.accelerator.autocast():
                 mismatched = both.select(torch.arange(1, 2 * len(piece), 2, device=device))
                 ratios.append(token_logps(model, mismatched).logps.sum(1) - reference[1::2])
-            for example, logps in zip(piece, reference[0::2].tolist()):
-                example["reference_logps"] = logps
-        self._kl = reference_point(self.accelerator.reduce(torch.cat(ratios).mean(), reduction="mean"))
+            _note(piece, reference[0::2])
+        found = torch.cat(ratios)
+        return {"ratio": (found.sum(), len(found))}
 
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+    def _point(self, found: Found) -> Tensor:
+        """z₀ of the rows of all processes."""
+        total, count = found["ratio"]
+        sums = torch.tensor([float(total), float(count)], device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums, reduction="sum")
+        return reference_point(total / count.clamp(min=1))
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         config, device = self._config, self.accelerator.device
-        prompts, answers = ([example[name] for example in examples] for name in ("prompt_ids", "completion_ids"))
-        rows = pad_rows(prompts, answers, device=device)
+        rows = pad_rows(*_columns(examples, "prompt_ids", "completion_ids"), device=device)
         found, more = self.logps(model, rows)
         logps = found.logps.sum(1)
         ratios = logps - logps.new_tensor([example["reference_logps"] for example in examples])
@@ -141,14 +180,26 @@ class PackedKTO(PackedSteps, KTOTrainer):
             **more,
         }
 
-    def _log(self, mode: str, sums: Totals) -> None:
-        super()._log(mode, sums)
-        metrics = self._metrics[mode]
-        if "rewards/chosen" in metrics and "rewards/rejected" in metrics:  # a batch may have one kind alone
-            metrics["rewards/margins"].append(metrics["rewards/chosen"][-1] - metrics["rewards/rejected"][-1])
+    def of_rows(self, means: dict[str, float]) -> dict[str, float]:
+        if "rewards/chosen" in means and "rewards/rejected" in means:  # a batch may have one kind alone
+            return means | {"rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
+        return means
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [*self.train_dataset.column_names, "other_ids"]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
         return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
+
+
+def _columns(examples: list[Example], *names: str) -> list[list[Any]]:
+    return [[example[name] for example in examples] for name in names]
+
+
+def _note(examples: list[Example], logps: Tensor) -> None:
+    """What the reference gives each example's own answer."""
+    for example, value in zip(examples, logps.tolist()):
+        example["reference_logps"] = value

@@ -7,23 +7,26 @@ A model that was not packed makes the same steps on padded rows.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from trl import RewardTrainer, SFTTrainer
 
+from prefcli.figures.pairs import right
+from prefcli.figures.sums import Sums
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, sequence_scores, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
 
 Example = dict[str, Any]
-Sums = dict[str, tuple[Tensor, float]]  # metric → (sum, of how many)
+Found = dict[str, tuple[Any, float]]  # metric → (sum, a tensor of one number, and of how many)
 
 
 def examples_of(rows: list[Example]) -> dict[str, Any]:
@@ -37,6 +40,7 @@ class PackedSteps(Resuming):
     # TRL's and transformers'
     train_dataset: Any
     current_gradient_accumulation_steps: int
+    args: Any
     _metrics: Any
 
     def __init__(self, *args: Any, tokens_per_row: int, router_loss: float = 0.0, **kwargs: Any) -> None:
@@ -47,14 +51,14 @@ class PackedSteps(Resuming):
         """Tokens that an example takes in a packed row."""
         raise NotImplementedError
 
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         """The loss summed over its units (pairs, tokens), and metrics.
 
         Among these "router_loss", which training adds to what it minimises and not to the loss.
         """
         raise NotImplementedError
 
-    def logps(self, model: Any, rows: Rows) -> tuple[TokenLogps, Sums]:
+    def logps(self, model: Any, rows: Rows) -> tuple[TokenLogps, Found]:
         """Of the policy's rows, and with --router-loss its routers' balancing loss as a metric."""
         found = token_logps(model, rows, balance=self._router_loss > 0)
         if found.balance is None or not self._router_loss:
@@ -67,22 +71,36 @@ class PackedSteps(Resuming):
         return len(examples)
 
     def begin(self, model: Any, examples: list[Example]) -> None:
-        """Called with each batch before its rows are run."""
+        """Called with this process's examples of a whole optimizer step before any is run."""
+
+    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
+        """Called with each held-out batch before its rows are run."""
 
     def padded_tokens(self, example: Example) -> int:
         """Tokens that TRL counts: the prompt with each answer."""
         return self.cost(example)
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The parts of an optimizer step (--grad-accum), and their units over all processes."""
+        batches = list(islice(epoch_iterator, num_batches))
+        if not batches:
+            return batches, None
+        examples = [example for batch in batches for example in batch["examples"]]
+        self.begin(self.model, examples)
+        units = torch.tensor(float(self.units(examples)), device=device)
+        return batches, self.accelerator.reduce(units, reduction="sum").clamp(min=1)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Loss and gradients of one batch; the gradients of several processes meet at its last row."""
+        """Loss and gradients of one part; the gradients of several processes meet at its last row.
+
+        `num_items_in_batch`: units of the whole step, over parts and processes (`get_batch_samples`).
+        """
         train_without_dropout(model)
         examples = inputs["examples"]
-        self.begin(model, examples)
         # Over all processes and accumulated batches; gradients are averaged over processes, so the sum is scaled back.
-        share = self.accelerator.num_processes / num_items_in_batch if num_items_in_batch else None
-        scale = share or 1 / (self.units(examples) * self.current_gradient_accumulation_steps)
+        scale = self.accelerator.num_processes / num_items_in_batch
         pieces = self._pieces(examples)
-        total, sums = torch.zeros((), device=self.accelerator.device), Totals()
+        total, sums = torch.zeros((), device=self.accelerator.device), Sums()
         for number, piece in enumerate(pieces, 1):
             with self.accelerator.no_sync(model) if number < len(pieces) else nullcontext():
                 with self.accelerator.autocast():
@@ -97,34 +115,62 @@ class PackedSteps(Resuming):
             sums.add(found)
         tokens = torch.tensor(float(sum(map(self.padded_tokens, examples))), device=total.device)
         self._total_train_tokens += int(self.accelerator.reduce(tokens, reduction="sum"))
-        self._log("train", sums)
+        self._log(sums)
         return total
 
     @torch.no_grad()
-    def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Tensor, None, None]:
-        """The loss of one held-out batch."""
-        examples = inputs["examples"]
-        self.begin(model, examples)
-        total, sums = torch.zeros((), device=self.accelerator.device), Totals()
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[None, None, None]:
+        """What one held-out batch adds to the sums."""
+        examples = self.own_rows(inputs["examples"])
+        if examples:
+            self.begin_held_out(model, examples)
         for piece in self._pieces(examples):
             with self.accelerator.autocast():
                 loss, found = self.summed_loss(model, piece)
-            total += loss
-            sums.add(found)
-        self._log("eval", sums)
-        return total / self.units(examples), None, None
+            self._held_out.add(found | {"loss": (loss, self.units(piece))})
+        return None, None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """transformers' loop, its metrics being sums over all held-out rows by their number."""
+        self._held_out = Sums()
+        output = super().evaluation_loop(  # type: ignore[misc]
+            *args, metric_key_prefix=metric_key_prefix, **kwargs
+        )
+        found = self.of_rows(self._over_processes(self._held_out).means())
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        self._metrics["eval"]["num_tokens"] = [self._total_train_tokens]
+        return output
+
+    def own_rows(self, examples: list[Example]) -> list[Example]:
+        """Those of a batch that no other batch has: the last ones of several processes are filled up with the first
+        rows (accelerate's `even_batches`), which would be counted twice."""
+        loader = self.accelerator.gradient_state
+        if not loader.end_of_dataloader or loader.remainder <= 0:
+            return examples
+        before = self.accelerator.process_index * self.args.per_device_eval_batch_size
+        return examples[: max(0, loader.remainder - before)]
+
+    def of_rows(self, means: dict[str, float]) -> dict[str, float]:
+        """The metrics from the means over rows."""
+        return means
 
     def _pieces(self, examples: list[Example], cost: Callable[[Example], int] | None = None) -> list[list[Example]]:
         rows = parts([(cost or self.cost)(example) for example in examples], self._tokens_per_row)
         return [[examples[i] for i in row] for row in rows]
 
-    def _log(self, mode: str, sums: Totals) -> None:
-        stacked = torch.stack([*(total for total in sums.totals.values()), *map(torch.tensor, sums.counts.values())])
-        totals, counts = self.accelerator.reduce(stacked.to(self.accelerator.device), reduction="sum").chunk(2)
-        for name, value, count in zip(sums.totals, (totals / counts).tolist(), counts.tolist()):
-            if count:
-                self._metrics[mode][name].append(value)
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+    def _over_processes(self, sums: Sums) -> Sums:
+        """Added up. A process without rows of its own knows no metric's name."""
+        if self.accelerator.num_processes == 1:
+            return sums
+        together = Sums()
+        for totals, counts in gather_object([(sums.totals, sums.counts)]):
+            together.add({name: (total, counts[name]) for name, total in totals.items()})
+        return together
+
+    def _log(self, sums: Sums) -> None:
+        for name, value in self.of_rows(self._over_processes(sums).means()).items():
+            self._metrics["train"][name].append(value)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # token ids already
@@ -136,19 +182,6 @@ class PackedSteps(Resuming):
         return 0  # transformers' guess goes by padded tensors
 
 
-class Totals:
-    """Sums of metrics over the rows of a batch."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, Tensor] = {}
-        self.counts: dict[str, float] = defaultdict(float)
-
-    def add(self, sums: Sums) -> None:
-        for name, (total, count) in sums.items():
-            self.totals[name] = self.totals.get(name, 0.0) + total.detach().float().cpu()
-            self.counts[name] += count
-
-
 class PackedSFT(PackedSteps, SFTTrainer):
     """−log π(token) averaged over the tokens that `completion_mask` marks, of a whole optimizer step."""
 
@@ -158,11 +191,7 @@ class PackedSFT(PackedSteps, SFTTrainer):
     def units(self, examples: list[Example]) -> int:
         return sum(sum(example["completion_mask"][1:]) for example in examples)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        mine = sum(self.units(batch["examples"]) for batch in batch_samples)
-        return self.accelerator.reduce(torch.tensor(float(mine), device=device), reduction="sum").clamp(min=1)
-
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         found, more = self.logps(model, demo_rows(examples, self.accelerator.device))
         tokens = self.units(examples)
         return -found.logps.sum(), {
@@ -173,20 +202,32 @@ class PackedSFT(PackedSteps, SFTTrainer):
 
 
 class PackedReward(PackedSteps, RewardTrainer):
-    """−log σ(score of chosen − score of rejected), averaged over pairs (Bradley–Terry)."""
+    """−log σ(c − r − m) + k·(c + r)², averaged over pairs; c and r are the scores of the chosen and rejected answer.
+
+    Bradley–Terry with the pair's margin m (Llama 2, arXiv 2307.09288, equation 2) and `center` k, which draws the
+    scores to mean 0 (arXiv 2312.09244, equation 2), both as in TRL.
+    """
+
+    def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
+        self._center = center
+        super().__init__(*args, **kwargs)
 
     def cost(self, example: Example) -> int:
         return pair_cost(example)
 
+    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
+        """Called with each held-out batch before its rows are run."""
+
     def padded_tokens(self, example: Example) -> int:
         return pair_cost(example) + len(example["prompt_ids"])
 
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Sums]:
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
-        margins = scores[0::2] - scores[1::2]
+        margins, sums = scores[0::2] - scores[1::2], scores[0::2] + scores[1::2]
+        asked = margins.new_tensor([example.get("margin", 0.0) for example in examples])
         pairs = len(examples)
-        return -logsigmoid(margins).sum(), {
-            "accuracy": ((margins > 0).sum(), pairs),
+        return -logsigmoid(margins - asked).sum() + self._center * sums.square().sum(), {
+            "accuracy": (right(margins).sum(), pairs),
             "margin": (margins.sum(), pairs),
             "mean_reward": (scores.sum(), 2 * pairs),
         }

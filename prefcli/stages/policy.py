@@ -36,10 +36,7 @@ class Opened:
 
 def open_tokenizer(session: Session) -> PreTrainedTokenizerBase:
     """The tokenizer of --model: rows are tokenised, and refused, before any weights are loaded."""
-    session.reporter.begin(f"loading {session.inputs.model.shown}", None)
-    tokenizer = load_tokenizer(session.inputs.model, session.reporter)
-    session.reporter.end()
-    return tokenizer
+    return load_tokenizer(session.inputs.model, session.reporter)
 
 
 def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:

@@ -38,7 +38,7 @@ from prefcli.stages.roles import open_roles
 from prefcli.stages.session import Session, save_step, session, sharded
 from prefcli.stages.state import VALUES, random_state, read_state, set_random_state, write_state
 from prefcli.watch.records import Answers
-from prefcli.watch.watchers import Watchers, act, of_ppo
+from prefcli.watch.watchers import Watchers, act, logged, of_ppo
 
 FINAL = (
     "objective/scores",
@@ -115,7 +115,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                         metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
                         metrics |= {f"judge/{name}": mean(scores) for name, scores in score.judged.items()}
                         alarms = watchers.observe(step, metrics, answers_of(ppo, score.judged))
-                        run.log.write(step, metrics | {f"alarm/{seen.watcher}": 1.0 for seen in alarms})
+                        run.log.write(step, metrics | logged(alarms))
                         position.step = step
                         position.tokens += metrics["completions/mean_length"] * config.batch_size
                         serious = bool(act(alarms, config.on_alarm, reporter))
@@ -296,7 +296,7 @@ class LazyPrompts(Sequence[Prompt]):
         return self._rows.first_from(index, self._encoded)[1]
 
     def _encoded(self, row: Row) -> Prompt | None:
-        ids = self._encoder.prompt_ids(row.prompt)
+        ids = self._encoder.prompt_ids(row.prompt, self._longest)
         return Prompt(ids, row) if len(ids) <= self._longest else None
 
 

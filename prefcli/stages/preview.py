@@ -66,14 +66,14 @@ def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
 
 
 def _prompts(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
-    config = inputs.config
-    lengths = [len(encoder.prompt_ids(row.prompt)) for row in rows]
+    config, most = inputs.config, inputs.config.max_prompt_length
+    lengths = [len(encoder.prompt_ids(row.prompt, most)) for row in rows]
     fits = sum(length <= config.max_prompt_length for length in lengths)
     refuse_nothing_left(fits, len(rows), config.max_prompt_length)
     refuse_long_answers(inputs, max(length for length in lengths if length <= config.max_prompt_length))
     return {
         "tokens": f"prompts {_spread(lengths)}; {len(rows) - fits} of {len(rows)} too long, left out",
-        "example": encoder.tokenizer.decode(encoder.prompt_ids(rows[0].prompt))
+        "example": encoder.tokenizer.decode(encoder.prompt_ids(rows[0].prompt, most))
         + f"{OPEN}the answer, sampled and trained{CLOSE}",
     }, 0, len(rows) - fits  # fmt: skip
 

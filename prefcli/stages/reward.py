@@ -16,7 +16,7 @@ from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
 from prefcli.data.lazy import identities, looked_at, take
 from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.figures.pairs import accuracy
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_scorer, load_scorer
@@ -75,12 +75,14 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
-        trainer_class: Any = partial(PackedReward, tokens_per_row=run.tokens_per_row) if own else PaddedReward
+        packed = partial(PackedReward, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
+        trainer_class: Any = packed if own else PaddedReward
+        theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole
         with trl_trainer.unchanged(trained):
             trainer = trainer_class(
                 model=trained,
-                args=TRLConfig(**trl_trainer.arguments(run, **trl_trainer.columns_of(rows, own))),
+                args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))),
                 train_dataset=trl_trainer.dataset(rows, sides),
                 eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
                 processing_class=tokenizer,
@@ -129,25 +131,23 @@ def split(rows: Sequence[Row], share: float, seed: int, all_for_training: bool) 
 
 
 def whole(pair: dict[str, Any]) -> dict[str, Any]:
-    """A pair as TRL's RewardTrainer reads it: each side with its prompt."""
-    return {side: pair["prompt_ids"] + pair[side] for side in ("chosen_ids", "rejected_ids")}
+    """A pair as TRL's RewardTrainer reads it: each side with its prompt, and the margin."""
+    sides = {side: pair["prompt_ids"] + pair[side] for side in ("chosen_ids", "rejected_ids")}
+    return {**sides, "margin": pair.get("margin", 0.0)}
 
 
 @torch.no_grad()
 def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    """Accuracy (`figures.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
     if not rows:
         return {}
     model.eval()
     device = next(model.parameters()).device
     batches = [pair_rows(list(rows[i : i + batch_size]), device) for i in range(0, len(rows), batch_size)]
     both = torch.cat([sequence_scores(model, batch).cpu() for batch in batches])
-    chosen, rejected = both[0::2], both[1::2]
-    right = int((chosen > rejected).sum())
+    found = accuracy((both[0::2] - both[1::2]).tolist())
     return {
-        "accuracy": right / len(rows),
-        "accuracy_ci95": list(wilson_interval(right, len(rows))),
-        "margin": float((chosen - rejected).mean()),
+        **{name: found[name] for name in ("accuracy", "accuracy_ci95", "margin")},
         "score_mean": float(both.mean()),
         "score_std": float(both.std(correction=0)),
     }

@@ -23,7 +23,7 @@ from prefcli.stages.inputs import Inputs
 from prefcli.stages.resuming import position
 from prefcli.stages.session import Session, sharded
 from prefcli.watch.pairs import longer_chosen
-from prefcli.watch.watchers import Watchers, act, of_training
+from prefcli.watch.watchers import Watchers, act, logged, of_training
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
@@ -179,7 +179,7 @@ def watchers_of(inputs: Inputs) -> Watchers:
     config = inputs.config
     beta = None if getattr(config, "reference_free", False) else getattr(config, "beta", None)
     from_reference = inputs.references.get("reference") == inputs.model
-    return Watchers(of_training(config.batch_size, beta, from_reference=from_reference))
+    return Watchers(of_training(config.batch_size, beta, from_reference=from_reference), unit="step")
 
 
 class _Progress(TrainerCallback):
@@ -213,7 +213,7 @@ class _Progress(TrainerCallback):
         alarms = self._trainer.watchers.observe(step, finite)
         if "loss" in logs:  # else it is of the held-out rows
             logs = logs | {"time/step": time.perf_counter() - self._began}
-        session.log.write(step, logs | {f"alarm/{alarm.watcher}": 1.0 for alarm in alarms})
+        session.log.write(step, logs | logged(alarms))
         loss = logs.get("loss")
         if isinstance(loss, float) and loss != loss:
             raise AlarmError(f"the loss is not a number at step {step}", "use a lower --lr")

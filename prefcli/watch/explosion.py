@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track, deviations_from, summary
+from prefcli.watch.records import Alarm, Answers, Sign, not_finite
+from prefcli.watch.series import Track, deviations_from, mean, summary
 
 NAME = "explosion"
 LOWER_LR = "Lower --lr, --ppo-epochs or --clip-range"
@@ -86,7 +86,7 @@ class Explosion:
         }
 
     def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        broken = not_finite(metrics, answers)
         if broken:  # and nothing of it enters the histories
             return [_alarm("not finite", step, f"not a finite number: {', '.join(broken)}")]
         return [
@@ -122,7 +122,7 @@ class Explosion:
         if clipped is not None:
             self._clipped.add(clipped)
             if self._clipped.ready and min(self._clipped.recent) > CLIPPED:
-                seen = f"{fmean(self._clipped.recent):.0%} of tokens were clipped over {CLIPPED_FOR} rollouts"
+                seen = f"{mean(self._clipped.recent):.0%} of tokens were clipped over {CLIPPED_FOR} rollouts"
                 yield _alarm("clip fraction", step, seen)
 
     def _kl_signs(self, step: int, metrics: dict[str, float], answers: int) -> Iterator[Alarm]:
@@ -139,10 +139,12 @@ class Explosion:
         # A log ratio l of like distributions has E[l] = ½Var[l], so a k1 of one answer has a variance of about twice
         # the KL, which k3 measures without ever being negative.
         total = sum(n for *_, n in self._kl.recent)
-        mean = sum(k * n for k, _, n in self._kl.recent) / total
-        error = math.sqrt(2 * sum(k * n for _, k, n in self._kl.recent) / total / total)
-        if mean < -max(NEGATIVE * error, NEGATIVE_LEAST):
-            seen = f"the KL to the reference is {mean:.2f} ± {error:.2f} nats over {KL_WINDOW} rollouts, below 0"
+        if not total:
+            return
+        found = sum(k * n for k, _, n in self._kl.recent) / total
+        error = math.sqrt(max(0.0, 2 * sum(k * n for _, k, n in self._kl.recent) / total / total))
+        if found < -max(NEGATIVE * error, NEGATIVE_LEAST):
+            seen = f"the KL to the reference is {found:.2f} ± {error:.2f} nats over {KL_WINDOW} rollouts, below 0"
             yield _alarm("negative KL", step, seen)
 
     def _value_loss(self, step: int, metrics: dict[str, float], answers: Answers) -> Iterator[Alarm]:
@@ -155,7 +157,7 @@ class Explosion:
         if not self._value.ready:
             return
         recent = median(row[0] for row in self._value.recent)
-        usual = max(median(row[0] for row in self._value.start), fmean(row[1] for row in self._value.recent))
+        usual = max(median(row[0] for row in self._value.start), mean(row[1] for row in self._value.recent))
         if recent > VALUE_GROWTH * usual > 0:
             seen = f"the value loss is {recent:.3g}, {recent / usual:.1f} times what is usual ({usual:.3g})"
             yield _alarm("value loss", step, seen)
@@ -169,10 +171,13 @@ class Explosion:
 
 
 def far_out(past: Sequence[float], norm: float) -> bool:
-    """Whether a gradient norm lies far above the newest ones before it, at most `HISTORY` of them."""
-    if len(past) < HISTORY_LEAST or norm <= TIMES * median(past):
+    """Whether a gradient norm lies far above the newest ones before it, at most `HISTORY` of them.
+
+    Never where most of these are exactly 0: then nothing was learnt, and the first gradient is the first success.
+    """
+    if len(past) < HISTORY_LEAST or (usual := median(past)) <= 0 or norm <= TIMES * usual:
         return False
-    return deviations_from(past, norm, 0.1 * median(past)) > OUTLIER
+    return deviations_from(past, norm, 0.1 * usual) > OUTLIER
 
 
 def _alarm(signal: str, step: int, seen: str) -> Alarm:

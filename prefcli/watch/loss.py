@@ -12,12 +12,12 @@ A loss that is not a number ends the run where it is logged (stages/trl_trainer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from prefcli.watch.explosion import HISTORY, far_out
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track
+from prefcli.watch.series import Track, mean
 
 NAME = "loss"
 SIGNS = {
@@ -81,7 +81,7 @@ class Loss:
         self._loss.add(loss)
         if self._loss.seen == START and not any(self._loss.start):
             yield _alarm("zero", step, f"the loss has been exactly 0 for the first {START} steps")
-        first = fmean(self._loss.start)
+        first = mean(self._loss.start)
         if self._loss.ready and (now := median(self._loss.recent)) > RISE * first > 0:
             yield _alarm(
                 "rises", step, f"the loss is {now:.3g}, median of {RECENT} steps, and was {first:.3g} at first"
@@ -92,7 +92,7 @@ class Loss:
         first, rows = self._flat.start[0][0], self._flat.recent
         if not self._flat.ready or first <= 0:
             return
-        now, accuracy = fmean(row[0] for row in rows), fmean(row[1] for row in rows)
+        now, accuracy = mean(row[0] for row in rows), mean(row[1] for row in rows)
         if now < SATURATED_LOSS * first and accuracy >= SATURATED_RIGHT:
             seen = f"over {SATURATED_FOR} steps the loss was {now:.2g}, at first {first:.2g}; {accuracy:.1%} were right"
             yield _alarm("saturated", step, seen)

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
+from prefcli.figures.variety import distinct
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track
-from prefcli.watch.texts import distinct
+from prefcli.watch.series import Track, mean
 
 NAME = "mode collapse"
 
@@ -51,8 +50,8 @@ class ModeCollapse:
         if value is None:
             return
         track.add(value)
-        if track.ready and fmean(track.recent) < left * fmean(track.start):
-            seen = f"{signal} fell from {fmean(track.start):.3g} at first to {fmean(track.recent):.3g}"
+        if track.ready and mean(track.recent) < left * mean(track.start):
+            seen = f"{signal} fell from {mean(track.start):.3g} at first to {mean(track.recent):.3g}"
             yield SIGNS[signal].alarm(NAME, signal, step, seen)
 
     def _same_answer(self, step: int, answers: Answers) -> Iterator[Alarm]:
@@ -62,7 +61,7 @@ class ModeCollapse:
             return
         text, count = Counter(by_prompt.values()).most_common(1)[0]
         self._same.add(count / len(by_prompt))
-        before, now = (fmean(values) for values in (self._same.start, self._same.recent))
+        before, now = (mean(values) for values in (self._same.start, self._same.recent))
         if self._same.ready and now > SAME_NOW and now - before > SAME_GAIN:
             shown = text if len(text) <= 60 else text[:57] + "..."
             seen = f"{now:.0%} of different prompts get the same answer, {before:.0%} did at first; now “{shown}”"

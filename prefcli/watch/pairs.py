@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean
 from typing import Any
 
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track
+from prefcli.watch.series import Track, mean
 
 NAME = "pairs"
 DISPLACED = "The loss falls only because rejected answers lose more; what both lose goes to answers in neither column"
@@ -126,7 +125,7 @@ class Pairs:
         now, usual, rejected = _mean(self._chosen.recent)
         before = 0.0 if self._from_reference else _mean(self._chosen.start)[0]
         lost = before - now
-        if lost > BEGINS * abs(usual):
+        if lost > BEGINS * abs(usual) > 0:
             seen = (
                 f"chosen answers lost {lost:.2g} nats, {lost / abs(usual):.0%} of their log-probability by the "
                 f"reference ({usual:.3g}); rejected ones {'lost' if rejected < 0 else 'gained'} {abs(rejected):.2g}"
@@ -137,8 +136,8 @@ class Pairs:
         if self._moved.ready or (margin == 0 and self._moved.seen == 0):
             return
         self._moved.add(right)
-        if self._moved.ready and (mean := fmean(self._moved.recent)) > EASY:
-            seen = f"{mean:.1%} of the first {self._moved.seen * self._batch_size} pairs were right at once"
+        if self._moved.ready and (share := mean(self._moved.recent)) > EASY:
+            seen = f"{share:.1%} of the first {self._moved.seen * self._batch_size} pairs were right at once"
             yield _alarm("too easy", step, seen)
 
     def _guesses(self, step: int, right: float, metrics: dict[str, float]) -> Iterator[Alarm]:
@@ -146,9 +145,9 @@ class Pairs:
         rows = self._lately.recent
         if not self._lately.ready or _warming_up(rows):
             return
-        mean, pairs = fmean(row[0] for row in rows), len(rows) * self._batch_size
-        if mean < 0.5 + INTERVAL * 0.5 / math.sqrt(pairs):
-            yield _alarm("guessing", step, f"{mean:.1%} of the newest {pairs} pairs are right, as many as by a coin")
+        share, pairs = mean(row[0] for row in rows), len(rows) * self._batch_size
+        if share < 0.5 + INTERVAL * 0.5 / math.sqrt(pairs):
+            yield _alarm("guessing", step, f"{share:.1%} of the newest {pairs} pairs are right, as many as by a coin")
 
     def _stands_still(self, step: int, margin: float, metrics: dict[str, float]) -> Iterator[Alarm]:
         if self._beta is None or not self._from_reference:
@@ -174,7 +173,7 @@ def longer_chosen(seen: str) -> Alarm:
 
 def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
     """Of each column."""
-    return [fmean(column) for column in zip(*rows)]
+    return [mean(column) for column in zip(*rows)]
 
 
 def _warming_up(rows: Sequence[Sequence[float]]) -> bool:

@@ -7,6 +7,8 @@ the numbers, and what it may mean.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -40,6 +42,7 @@ class Alarm:
     meaning: str  # what that may mean
     advice: str  # what to do
     unit: str = "rollout"  # what `step` counts
+    failed: bool = False  # the watcher itself broke; it has seen nothing of the run
 
     @property
     def headline(self) -> str:
@@ -47,6 +50,8 @@ class Alarm:
 
     @property
     def message(self) -> str:
+        if self.failed:
+            return f"the watcher of {self.watcher} failed at {self.unit} {self.step}: {self.seen}. {self.meaning}."
         return f"{self.headline}. {self.meaning}. {self.advice}."
 
 
@@ -59,6 +64,14 @@ class Sign(NamedTuple):
 
     def alarm(self, watcher: str, signal: str, step: int, seen: str, unit: str = "rollout") -> Alarm:
         return Alarm(watcher, signal, step, self.severity, seen, self.meaning, self.advice, unit)
+
+
+def not_finite(metrics: Mapping[str, float], answers: Answers) -> list[str]:
+    """The names of what is NaN or infinite: metrics, and of the answers the scores of a source."""
+    scores = {"answers": answers.totals, **answers.scores, **answers.judges}
+    return [name for name, value in metrics.items() if not math.isfinite(value)] + [
+        f"scores of {name}" for name, values in scores.items() if not all(map(math.isfinite, values))
+    ]
 
 
 class Watcher(Protocol):

@@ -20,11 +20,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
-from statistics import fmean
 from typing import Any
 
+from prefcli.figures.ranks import rank_correlation
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Sample, Track, pooled, rank_correlation, summary, z_score
+from prefcli.watch.series import Sample, Track, mean, pooled, summary, z_score
 from prefcli.watch.texts import answers_with
 
 NAME = "reward hacking"
@@ -173,8 +173,8 @@ class RewardHacking:
         if not self._kl_budget or "objective/kl" not in metrics:
             return
         self._kl.add(metrics["objective/kl"])
-        if self._kl.ready and fmean(self._kl.recent) > self._kl_budget:
-            seen = f"the KL to the reference is {fmean(self._kl.recent):.1f} nats, its budget is {self._kl_budget:g}"
+        if self._kl.ready and mean(self._kl.recent) > self._kl_budget:
+            seen = f"the KL to the reference is {mean(self._kl.recent):.1f} nats, its budget is {self._kl_budget:g}"
             yield _alarm("KL budget", step, seen)
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _shares(rows: list[Any]) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for _, phrases in rows:
         counts.update(phrases)
-    return {phrase: count / answers for phrase, count in counts.items()}
+    return {phrase: count / max(1, answers) for phrase, count in counts.items()}
 
 
 def _alarm(signal: str, step: int, seen: str) -> Alarm:

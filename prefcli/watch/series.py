@@ -1,10 +1,14 @@
-"""Short histories and the arithmetic on them: windows, medians, standard errors, rank correlation."""
+"""Short histories and the arithmetic on them: windows, medians, standard errors.
+
+No function raises, whatever finite or infinite numbers it is given, or none: a watcher must not end a run. Where a
+quotient or a sum is undefined it says so beside it; comparisons with NaN are false, so that nothing is seen in it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import fmean, median, pvariance
+from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 
@@ -20,55 +24,46 @@ class Sample(NamedTuple):
         return math.sqrt(self.variance)
 
 
+def mean(values: Iterable[float]) -> float:
+    """0 of no values. Infinities and overflow give an infinity or NaN, where statistics.fmean raises."""
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0
+
+
 def summary(values: Sequence[float]) -> Sample:
-    return Sample(len(values), fmean(values), pvariance(values))
+    """Number, mean and population variance; zeros of no values."""
+    middle = mean(values)
+    return Sample(len(values), middle, mean((x - middle) * (x - middle) for x in values))
 
 
 def pooled(samples: Sequence[Sequence[float]]) -> Sample:
     """The summary of all values that the samples stand for."""
     parts = [Sample(*sample) for sample in samples]
     n = sum(part.n for part in parts)
-    mean = sum(part.n * part.mean for part in parts) / n
-    return Sample(n, mean, sum(part.n * (part.variance + (part.mean - mean) ** 2) for part in parts) / n)
+    if not n:
+        return Sample(0, 0.0, 0.0)
+    middle = sum(part.n * part.mean for part in parts) / n
+    spread = (part.n * (part.variance + (part.mean - middle) * (part.mean - middle)) for part in parts)
+    return Sample(n, middle, sum(spread) / n)
 
 
 def z_score(before: Sample, after: Sample) -> float:
-    """By how many standard errors the mean rose (Welch's statistic)."""
+    """By how many standard errors the mean rose (Welch's statistic); 0 where one side has no values."""
+    if not before.n or not after.n:
+        return 0.0
     error = math.sqrt(before.variance / before.n + after.variance / after.n)
     rise = after.mean - before.mean
     return rise / error if error > 0 else math.copysign(math.inf, rise) if rise else 0.0
 
 
 def deviations_from(history: Sequence[float], value: float, floor: float) -> float:
-    """(value − median) / scale, scale = 1.4826·MAD, at least `floor`.
+    """(value − median) / scale, scale = 1.4826·MAD, at least `floor`; ±inf where the scale is 0 and the value differs.
 
     1.4826·MAD is the standard deviation of normal values, and outliers do not move it (Leys et al. 2013).
     """
     middle = median(history)
-    return (value - middle) / max(1.4826 * median(abs(x - middle) for x in history), floor)
-
-
-def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float | None:
-    """Spearman's ρ; None where either side is constant."""
-    a, b = _ranks(left), _ranks(right)
-    center = (len(a) - 1) / 2
-    spread = sum((x - center) ** 2 for x in a) * sum((y - center) ** 2 for y in b)
-    return sum((x - center) * (y - center) for x, y in zip(a, b)) / math.sqrt(spread) if spread > 0 else None
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """From 0; equal values share their mean rank."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end < len(order) and values[order[end]] == values[order[start]]:
-            end += 1
-        for index in order[start:end]:
-            ranks[index] = (start + end - 1) / 2
-        start = end
-    return ranks
+    off, scale = value - middle, max(1.4826 * median(abs(x - middle) for x in history), floor)
+    return off / scale if scale > 0 else math.copysign(math.inf, off) if off else 0.0
 
 
 class Track:

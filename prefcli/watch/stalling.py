@@ -8,8 +8,8 @@ or a policy that moves in ways the score does not pay for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from statistics import pvariance
 from typing import Any
 
 from prefcli.watch.records import Alarm, Answers, Sign
@@ -62,7 +62,9 @@ class Stalling:
         if not self._score.ready:
             return
         first, second = pooled(self._score.recent[: PLATEAU // 2]), pooled(self._score.recent[PLATEAU // 2 :])
-        error = (first.variance / first.n + second.variance / second.n) ** 0.5
+        if not first.n or not second.n:
+            return
+        error = math.sqrt(first.variance / first.n + second.variance / second.n)
         if abs(second.mean - first.mean) + INTERVAL * error < SMALL_EFFECT * max(first.deviation, second.deviation):
             start = pooled(self._score.start)
             seen = (
@@ -123,4 +125,5 @@ def _spread(answers: Answers, grouped: bool) -> float:
     groups: dict[str, list[float]] = {}
     for prompt, total in zip(answers.prompts, answers.totals):
         groups.setdefault(prompt, []).append(total)
-    return sum(len(group) * pvariance(group) for group in groups.values()) ** 0.5 / len(answers.totals) ** 0.5
+    within = sum(len(group) * summary(group).variance for group in groups.values())
+    return math.sqrt(within / len(answers.totals)) if groups else 0.0

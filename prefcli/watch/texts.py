@@ -17,15 +17,6 @@ def ngrams(text: str, n: int) -> list[str]:
     return [" ".join(found[start : start + n]) for start in range(len(found) - n + 1)]
 
 
-def distinct(texts: Sequence[str], n: int) -> float | None:
-    """Different n-grams over all n-grams of the texts together (distinct-n, Li et al. 2016, arXiv 1510.03055).
-
-    It falls as texts grow longer or more, so only like batches compare. None where no text has n words.
-    """
-    found = [gram for text in texts for gram in ngrams(text, n)]
-    return len(set(found)) / len(found) if found else None
-
-
 def answers_with(texts: Sequence[str], n: int, least: float) -> dict[str, int]:
     """n-gram → in how many of the texts it stands, for those in a share of `least` or more."""
     counts = Counter(gram for text in texts for gram in set(ngrams(text, n)))

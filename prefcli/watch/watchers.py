@@ -23,16 +23,16 @@ The watchers' state goes into the run's own beside the optimizer's: `state["watc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from prefcli.errors import AlarmError
 from prefcli.progress import Reporter
 from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking, stalling
-from prefcli.watch.records import NO_ANSWERS, Alarm, Answers, Watcher
+from prefcli.watch.records import NO_ANSWERS, Alarm, Answers, Watcher, not_finite
 
 OnAlarm = Literal["warn", "stop", "rollback"]
+FAILED = "That is a defect of prefcli and not of the run. The run goes on without what this watcher would have seen"
 REPEAT_AFTER = 50  # rollouts or steps until a sign that is still there is named again
 
 
@@ -64,26 +64,47 @@ def of_training(batch_size: int, beta: float | None = None, *, from_reference: b
 
 
 class Watchers:
-    """`report` is called once with each alarm that `observe` returns."""
+    """`report` is called once with each alarm that `observe` returns.
 
-    def __init__(self, watchers: Mapping[str, Watcher], report: Callable[[Alarm], None] | None = None) -> None:
+    A watcher that raises does not end the run: what it raised becomes an alarm of its own (`Alarm.failed`, a notice).
+    `unit`: what is counted, rollouts of ppo or steps.
+    """
+
+    def __init__(
+        self, watchers: Mapping[str, Watcher], report: Callable[[Alarm], None] | None = None, unit: str = "rollout"
+    ) -> None:
         self._watchers = watchers
+        self._unit = unit
+        self._unread: dict[str, Exception] = {}  # watcher → why its saved state could not be loaded
         self._report = report
         self._spoken: dict[str, int] = {}  # "watcher: signal" → the rollout at which it was last named
 
     def observe(self, step: int, metrics: dict[str, float], answers: Answers = NO_ANSWERS) -> list[Alarm]:
         """All watchers' alarms at this rollout or step, the serious ones first, without those named lately."""
-        finite = all(math.isfinite(value) for value in metrics.values())
         # A NaN would stay in the others' histories for good.
-        awake = [watcher for name, watcher in self._watchers.items() if finite or name == explosion.NAME]
-        alarms = [
-            alarm for watcher in awake for alarm in watcher.observe(step, metrics, answers) if self._is_news(alarm)
-        ]
+        awake = [explosion.NAME] if not_finite(metrics, answers) else list(self._watchers)
+        seen = [self._failure(name, step, error) for name, error in self._unread.items()]
+        self._unread = {}
+        for name in awake:
+            seen += self._asked(name, step, metrics, answers)
+        alarms = [alarm for alarm in seen if self._is_news(alarm)]
         alarms.sort(key=lambda alarm: alarm.severity != "serious")
         if self._report is not None:
             for alarm in alarms:
                 self._report(alarm)
         return alarms
+
+    def _asked(self, name: str, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
+        if name not in self._watchers:
+            return []
+        try:
+            return self._watchers[name].observe(step, metrics, answers)
+        except Exception as error:  # whatever it is: it is no reason to lose a run
+            return [self._failure(name, step, error)]
+
+    def _failure(self, name: str, step: int, error: Exception) -> Alarm:
+        seen = f"{type(error).__name__}: {error}"
+        return Alarm(name, "failed", step, "notice", seen, FAILED, "", self._unit, failed=True)
 
     def _is_news(self, alarm: Alarm) -> bool:
         sign = f"{alarm.watcher}: {alarm.signal}"
@@ -100,8 +121,16 @@ class Watchers:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, watcher in self._watchers.items():
-            watcher.load_state_dict(state["watchers"][name])
+            try:
+                watcher.load_state_dict(state["watchers"][name])
+            except Exception as error:
+                self._unread[name] = error
         self._spoken = dict(state["spoken"])
+
+
+def logged(alarms: Sequence[Alarm]) -> dict[str, float]:
+    """What metrics.jsonl says of a step's alarms: "alarm/NAME", and "watcher_failed/NAME" of one that broke."""
+    return {f"{'watcher_failed' if alarm.failed else 'alarm'}/{alarm.watcher}": 1.0 for alarm in alarms}
 
 
 def act(alarms: Sequence[Alarm], on_alarm: OnAlarm, reporter: Reporter) -> list[Alarm]:

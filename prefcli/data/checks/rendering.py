@@ -9,6 +9,7 @@ from typing import Any
 from prefcli.data.formats import Row
 
 EXAMPLES = 8  # rows looked at: dialogues with and without a system message or earlier turns
+LOOKED_AT = 8192  # tokens of each
 
 
 def of_examples(rows: Iterable[Row], encoder: Any, train_on_prompt: bool = False) -> Iterator[tuple[str, str]]:
@@ -27,12 +28,12 @@ def of_examples(rows: Iterable[Row], encoder: Any, train_on_prompt: bool = False
 def of_row(row: Row, encoder: Any, train_on_prompt: bool = False) -> Iterator[tuple[str, str]]:
     """All that is wrong with one row as it is rendered."""
     tokenizer = encoder.tokenizer
-    ids = encoder.prompt_ids(row.prompt)
+    ids = encoder.prompt_ids(row.prompt, LOOKED_AT)
     yield from _begin(row, ids, encoder)
     for answer in (row.completion, row.chosen, row.rejected):
         if answer is None:
             continue
-        answered = encoder.completion_ids(row.prompt, answer)
+        answered = encoder.completion_ids(row.prompt, answer, LOOKED_AT)
         if (ends := answered.count(tokenizer.eos_token_id)) > 1:
             yield "doubled EOS", f"{tokenizer.eos_token} {ends} times in the answer: {answer}"
         if answered == [tokenizer.eos_token_id]:
@@ -40,7 +41,7 @@ def of_row(row: Row, encoder: Any, train_on_prompt: bool = False) -> Iterator[tu
         if not isinstance(row.prompt, str):
             yield from _template(row.prompt, answer, encoder)
     if row.completion is not None:
-        ids, mask = encoder.demo(row, train_on_prompt)
+        ids, mask = encoder.demo(row, train_on_prompt, LOOKED_AT)
         yield from of_mask(ids, mask, train_on_prompt)
 
 

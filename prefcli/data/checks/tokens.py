@@ -38,7 +38,7 @@ class Tokens:
         if row.chosen is not None and row.completion is None:
             _, cut, dropped = encode_pairs([row], self._encoder, max_length)
         elif row.completion is None:
-            cut, dropped = 0, int(len(self._encoder.prompt_ids(row.prompt)) >= max_length)
+            cut, dropped = 0, int(len(self._encoder.prompt_ids(row.prompt, max_length)) >= max_length)
         elif row.label is None:
             _, cut, dropped = encode_demos([row], self._encoder, max_length, False)
         else:

@@ -1,0 +1,73 @@
+"""stdout is the result's alone: in a process of ours file descriptor 1 leads to stderr, and results go to what it was.
+
+A reward function, a library or a child process may print what it likes, from Python or past it. In a process that is
+not ours (a test's, a notebook's) nothing is moved, and results go to `sys.stdout`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+_claimed = False
+_result: TextIO | None = None
+
+
+def claim() -> None:
+    """Called by the entry point: this process is ours, and the command that runs in it may set stdout aside."""
+    global _claimed
+    _claimed = True
+
+
+def result() -> TextIO:
+    """Where results are written."""
+    return _result or sys.stdout or _nowhere()
+
+
+@functools.cache
+def _nowhere() -> TextIO:
+    """For a stdout that was closed by who started the process."""
+    return open(os.devnull, "w")
+
+
+def print_result(text: str) -> None:
+    """The result, unwrapped."""
+    stream = result()
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def set_aside() -> None:
+    """From here on file descriptor 1, and `sys.stdout` with it, lead to stderr. Nothing, in a process not ours."""
+    global _result
+    if not _claimed or _result is not None or not isinstance(sys.stdout, io.TextIOWrapper):
+        return
+    sys.stdout.flush()
+    lines = 1 if sys.stdout.line_buffering else -1
+    _result = open(os.dup(1), "w", lines, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    # A stderr that was closed from the start may have given its number to any file.
+    other = 2 if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY)
+    os.dup2(other, 1)
+    sys.stdout.reconfigure(line_buffering=True)
+    atexit.register(_let_go)
+
+
+def give_up() -> None:
+    """The reader of our results left: what is still to be written goes nowhere, and Python does not complain of it."""
+    stream = result()
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        stream.flush()
+
+
+def _let_go() -> None:
+    """What a full disk did not take would be tried again when the interpreter ends, and be complained of there."""
+    try:
+        result().flush()
+    except OSError:
+        give_up()
