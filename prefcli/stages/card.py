@@ -61,7 +61,7 @@ def model_card(
         "## What it took\n\n" + _table(("", "value"), _took(run)),
         "## Options\n\n" + _table(("option", "value"), list(run.options.items())),
         f"The same run again:\n\n```sh\n{run.command}\n```",
-        _use(weights),
+        _use(weights, part != "value"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -106,7 +106,20 @@ def _head(weights: Weights, stage: str | None = None) -> str:
     return "---\n" + yaml.safe_dump(metadata, sort_keys=False) + "---"
 
 
-def _use(weights: Weights) -> str:
+SCORE = (
+    "",
+    'messages = [{"role": "user", "content": "Where is the cup?"}, {"role": "assistant", "content": "On the shelf."}]',
+    'ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)',
+    "score = model(**ids).logits[0, 0]",
+)
+READ_AT = (
+    "The score is read at the answer's end token, at which this chat template ends a dialogue. Others write a newline "
+    "behind it, and a score at that newline means nothing."
+)
+
+
+def _use(weights: Weights, scores: bool = True) -> str:
+    """`scores`: whole answers, as a reward model; ppo's value model speaks of states."""
     if weights.backbone is not None:
         return _use_by_hand(weights)
     opens = weights.opens or ("AutoModelForSequenceClassification" if weights.scorer else "AutoModelForCausalLM")
@@ -131,6 +144,8 @@ def _use(weights: Weights) -> str:
     else:
         lines.insert(0, "from peft import PeftModel")
         lines.append(f"model = PeftModel.from_pretrained({opens}.from_pretrained({weights.base!r}), {place})")
+    if weights.scorer and scores:
+        return f"{_python([*lines, *SCORE])}\n\n{READ_AT}"
     return _python(lines)
 
 
