@@ -32,6 +32,7 @@ from prefcli.rewards.sources import RewardSource, load_reward
 Cause = tuple[str, str | None]  # the digest of a reward, or what names it where it has none; the function of a program
 PYTHON = "python:"
 FOLDER = ".cache/scores"  # below the artifact store
+SCORING = 2  # raised where the same answers are scored otherwise: as ppo scores them
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Scores:
         if None in digests:
             return None
         c = self.config
-        how = [c.max_prompts, c.max_prompt_length, c.max_new_tokens, c.temperature, c.seed, c.dtype, c.device]
+        how = [SCORING, c.max_prompts, c.max_prompt_length, c.max_new_tokens, c.temperature, c.seed, c.dtype, c.device]
         named = [[spec.name, spec.function] for spec in self.specs]
         return digest_json([digests, named, self._data, how])[:32]
 

@@ -41,8 +41,13 @@ class Encoder:
         # A text that was rendered elsewhere may bring its own.
         return (ids if ids[: len(first)] == first else first + ids) or _bos(self.tokenizer)
 
-    def completion_ids(self, prompt: Prompt, completion: str, most: int | None = None) -> list[int]:
-        """Ids of an answer, ending with the end-of-sequence token. With `most` as `prompt_ids`."""
+    def completion_ids(
+        self, prompt: Prompt, completion: str, most: int | None = None, *, ended: bool = True
+    ) -> list[int]:
+        """Ids of an answer, ending with the end-of-sequence token; of one that was cut (not `ended`) without it. With
+        `most` as `prompt_ids`."""
+        if not ended:
+            return self.text_ids(completion) if prompt == "" else self.continued_ids(completion)
         text = completion
         if not isinstance(prompt, str):
             rendered, before = self.render(prompt, completion), self.render(prompt)

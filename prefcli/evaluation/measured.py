@@ -95,7 +95,7 @@ def measure(
         seed=config.seed,
         progress=progress,
     )
-    scores = {source.name: models.scores(source, asked, answers, same_ids=False) for source in sources}
+    scores = {source.name: models.scores(source, asked, answers, tokenizer) for source in sources}
     kl, kl_to = _kl(reference, anchor, model, tokenizer, answers, setting)
     return Measured(
         reference.shown,

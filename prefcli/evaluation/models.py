@@ -103,16 +103,14 @@ def adding_up(reporter: Reporter) -> Callable[[int], None]:
     return progress
 
 
-def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, same_ids: bool) -> list[float]:
-    """One score an answer. `same_ids`: the answers' ids are those of the source's own tokenizer.
+def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, tokenizer: Any) -> list[float]:
+    """One score an answer, as ppo gives it to a policy with this tokenizer, its penalties left out.
 
     Raises ArtifactError: a score that is no finite number, or what the source raises.
     """
-    asked = [
-        Answer(row.prompt, text, prompt if same_ids else None, ids if same_ids else None, row.columns)
-        for row, text, prompt, ids in zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids)
-    ]
-    found = [float(value) for value in source.score(asked)]
+    columns = zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids, answers.ended)
+    asked = [Answer(row.prompt, text, prompt, ids, row.columns, ended) for row, text, prompt, ids, ended in columns]
+    found = [float(value) for value in source.reading(tokenizer).score(asked)]
     refuse_not_finite(source.name, found, asked)
     return found
 

@@ -21,6 +21,7 @@ from prefcli.models.adapter_files import WEIGHTS, open_adapter
 from prefcli.models.adapters import merged
 from prefcli.models.classes import is_made, language_model_class, load_head, opens_as, scorer_class
 from prefcli.models.loading import SAFE, Model, configuration, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.templates import end_at_the_score
 from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 
@@ -51,6 +52,8 @@ def export(
     """
     tokenizer = stored_tokenizer(reference, reporter)
     scorer, adapter = is_scorer(reference), is_adapter(reference)
+    if scorer and tokenizer.eos_token is not None and (why := end_at_the_score(tokenizer)) is not None:
+        reporter.notice(f"used as transformers does, this model is read elsewhere than here: {why}")
     reporter.begin(f"loading {reference.shown}", None)
     try:
         if adapter and not merge:

@@ -16,6 +16,7 @@ from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
 from prefcli.models.failures import tokenizer_not_read
+from prefcli.models.templates import inner
 from prefcli.progress import SILENT, Reporter
 
 # Written by this project for models that bring none: the turns of HH-RLHF's dialogues, each answer closed by EOS.
@@ -140,7 +141,8 @@ def check_tokenizer(option: str, reference: Reference, tokenizer: PreTrainedToke
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    """Digest of what renders dialogues; that a reward model's ends at the end token makes no difference to it."""
+    return hashlib.sha256(inner(str(tokenizer.chat_template)).encode()).hexdigest()
 
 
 def source(reference: Reference) -> tuple[str, dict[str, Any]]:

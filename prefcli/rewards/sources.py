@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,13 +31,17 @@ POSITIONS = 16_384  # tokens, where the model reads any number
 
 @dataclass(frozen=True)
 class Answer:
-    """What a source may look at: the prompt's row, the answer's text, and the policy's own ids where there are any."""
+    """What a source may look at: the prompt's row, the answer's text, and the policy's own ids where there are any.
+
+    `ended`: it ended by itself; else it was cut, and nothing that scores it gives it an end token.
+    """
 
     prompt: Prompt
     completion: str
     prompt_ids: list[int] | None = None
     completion_ids: list[int] | None = None
     columns: dict[str, Any] | None = None
+    ended: bool = True
 
 
 class PythonReward:
@@ -44,6 +49,10 @@ class PythonReward:
 
     def __init__(self, name: str, function: Function) -> None:
         self.name, self._function = name, function
+
+    def reading(self, tokenizer: PreTrainedTokenizerBase) -> PythonReward:
+        """Itself: it reads text."""
+        return self
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
         """[B] scores."""
@@ -66,6 +75,13 @@ class ModelReward:
         self._encoder, self._batch_size = Encoder(tokenizer), batch_size
         self.tokens_per_row: int | None = None  # of a packed model: how many go through it at a time
         self.proven = False  # its accuracy on held-out pairs is on record, and above chance
+
+    def reading(self, tokenizer: PreTrainedTokenizerBase) -> ModelReward:
+        """The same source for answers of a policy with this tokenizer: by their ids where both read them alike."""
+        own, found = self._encoder.tokenizer, copy.copy(self)
+        found.same_ids = tokenizer_digest(own) == tokenizer_digest(tokenizer)
+        found.same_ids = found.same_ids and template_digest(own) == template_digest(tokenizer)
+        return found
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
         """[B] scores, on the CPU. Raises DataError: an answer is longer than the model has positions for."""
@@ -98,7 +114,7 @@ class ModelReward:
         known = prompt if prompt and text.startswith(prompt) else ""
         before = self._encoder.text_ids(known) if known else []
         after = (self._encoder.continued_ids if known else self._encoder.text_ids)(text[len(known) :])
-        ids = (before + after)[:longest]
+        ids = self._to_the_end(before + after)[:longest]
         if not ids:
             raise DataError(f"{what} is empty")
         if positions is not None and len(ids) > positions:
@@ -143,12 +159,20 @@ class ModelReward:
             scores[part] = sequence_scores(self.model, rows).cpu()
         return scores
 
+    def _to_the_end(self, ids: list[int]) -> list[int]:
+        """Without the blanks that a chat template writes behind the last end token: scores are read at that."""
+        eos = self._encoder.tokenizer.eos_token_id
+        if eos not in ids:
+            return ids
+        end = len(ids) - ids[::-1].index(eos)
+        return ids[:end] if not self._encoder.tokenizer.decode(ids[end:]).strip() else ids
+
     def _ids(self, answer: Answer) -> tuple[list[int], list[int]]:
         if self.same_ids and answer.prompt_ids is not None and answer.completion_ids is not None:
             return answer.prompt_ids, answer.completion_ids
         return (
             self._encoder.prompt_ids(answer.prompt),
-            self._encoder.completion_ids(answer.prompt, answer.completion),
+            self._encoder.completion_ids(answer.prompt, answer.completion, ended=answer.ended),
         )
 
 
@@ -161,6 +185,10 @@ class HTTPReward:
 
     def __init__(self, name: str, service: Service, tokenizer: PreTrainedTokenizerBase | None) -> None:
         self.name, self._service, self._tokenizer = name, service, tokenizer
+
+    def reading(self, tokenizer: PreTrainedTokenizerBase) -> HTTPReward:
+        """The same service for answers of a policy with this tokenizer: it is sent what that read and wrote."""
+        return HTTPReward(self.name, self._service, tokenizer)
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
         """[B] scores, on the CPU. Raises SurroundingsError and ArtifactError as `Service.scores` does."""
@@ -183,7 +211,7 @@ class HTTPReward:
         if before is None or after is None:
             encoder = Encoder(self._tokenizer)
             before = encoder.prompt_ids(answer.prompt)
-            after = encoder.completion_ids(answer.prompt, answer.completion)
+            after = encoder.completion_ids(answer.prompt, answer.completion, ended=answer.ended)
         return self._decode(before + after), self._decode(before)
 
     def _decode(self, ids: list[int]) -> str:
@@ -227,14 +255,14 @@ def load_reward(
     tokenizer = load_tokenizer(reference, reporter)
     if model is None:
         model = load_scorer(reference, tokenizer, dtype=dtype, device=device, label=spec.label).requires_grad_(False)
-    same = policy_tokenizer is not None and tokenizer_digest(tokenizer) == tokenizer_digest(policy_tokenizer)
-    same = same and policy_tokenizer is not None and template_digest(tokenizer) == template_digest(policy_tokenizer)
-    if policy_tokenizer is not None and not same:
-        reporter.notice(
-            f"reward {spec.name} has another tokenizer or chat template than the policy: "
-            "it scores the text, rendered with its own"
-        )
-    source = ModelReward(spec.name, model, tokenizer, same_ids=bool(same))
+    source = ModelReward(spec.name, model, tokenizer, same_ids=False)
+    if policy_tokenizer is not None:
+        source = source.reading(policy_tokenizer)
+        if not source.same_ids:
+            reporter.notice(
+                f"reward {spec.name} has another tokenizer or chat template than the policy: "
+                "it scores the text, rendered with its own"
+            )
     if reference.artifact is not None:
         source.proven = reference.artifact.manifest.metrics.get("accuracy_ci95", [0])[0] > 0.5
     return source

@@ -64,7 +64,7 @@ def model_card(
         "## What it took\n\n" + _table(("", "value"), _took(run)),
         "## Options\n\n" + _table(("option", "value"), list(run.options.items())),
         f"The same run again:\n\n```sh\n{run.command}\n```",
-        _use(weights),
+        _use(weights, part != "value"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -109,7 +109,15 @@ def _head(weights: Weights, stage: str | None = None) -> str:
     return "---\n" + yaml.safe_dump(metadata, sort_keys=False) + "---"
 
 
-def _use(weights: Weights) -> str:
+READ_AT = (
+    "The score is read at the answer's end token, at which this chat template ends a dialogue: "
+    "`text = tokenizer.apply_chat_template(messages, tokenize=False)`. Others write a newline behind it, and a score at "
+    "that newline means nothing."
+)
+
+
+def _use(weights: Weights, scores: bool = True) -> str:
+    """`scores`: whole answers, as a reward model; ppo's value model speaks of states."""
     if weights.backbone is not None:
         return _use_by_hand(weights)
     opens = weights.opens or ("AutoModelForSequenceClassification" if weights.scorer else "AutoModelForCausalLM")
@@ -134,9 +142,9 @@ def _use(weights: Weights) -> str:
     else:
         lines.insert(0, "from peft import PeftModel")
         lines.append(f"model = PeftModel.from_pretrained({opens}.from_pretrained({weights.base!r}), {place})")
-    if not weights.scorer:
+    if not (weights.scorer and scores):
         return _python(lines)
-    return _python([*lines, "", _IDS, "score = model(**ids).logits[0, 0]"], TEXT)
+    return _python([*lines, "", _IDS, "score = model(**ids).logits[0, 0]"], f"{TEXT} {READ_AT}")
 
 
 def _use_by_hand(weights: Weights) -> str:
@@ -169,7 +177,7 @@ def _use_by_hand(weights: Weights) -> str:
             _IDS,
             f"score = base.score(base.{weights.backbone}(**ids).last_hidden_state[0, -1])",
         ]
-    return _python(lines, TEXT)
+    return _python(lines, f"{TEXT} {READ_AT}")
 
 
 def _python(lines: list[str], told: str = "") -> str:

@@ -86,7 +86,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
         total = rollouts(config, len(prompts))
-        score = Scorer(models.rewards, scales)
+        ends = end_ids(opened.tokenizer, opened.model.generation_config)
+        score = Scorer(models.rewards, scales, ends)
         roles = Roles(models.policy, models.value, models.reference, score)
         ppo = PPO(
             roles,
@@ -95,7 +96,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             accelerator=accelerator,
             total_rollouts=total,
             lr=config.lr,
-            eos_ids=end_ids(opened.tokenizer, opened.model.generation_config),
+            eos_ids=ends,
             tokens_per_row=run.tokens_per_row if packed else None,
         )
         watchers = Watchers(of_ppo(config))
@@ -325,15 +326,17 @@ class Scorer:
     A source of weight 0 judges: it moves nothing, and its scores as they are stay in `judged` for the watchers.
     """
 
-    def __init__(self, sources: list[RewardSource], scales: dict[str, Scale]) -> None:
-        self._sources, self._scales = sources, scales
+    def __init__(
+        self, sources: list[RewardSource], scales: dict[str, Scale], eos_ids: frozenset[int] = frozenset()
+    ) -> None:
+        self._sources, self._scales, self._eos_ids = sources, scales, eos_ids
         self.judged: dict[str, list[float]] = {}
 
     def __call__(
         self, prompts: list[Prompt], completion_ids: list[list[int]], completions: list[str]
     ) -> dict[str, Any]:
         answers = [
-            Answer(prompt.row.prompt, text, prompt.ids, ids, prompt.row.columns)
+            Answer(prompt.row.prompt, text, prompt.ids, ids, prompt.row.columns, self._ended(ids))
             for prompt, ids, text in zip(prompts, completion_ids, completions)
         ]
         found = {}
@@ -344,6 +347,9 @@ class Scorer:
             else:
                 found[source.name] = scale.apply(scores)
         return found
+
+    def _ended(self, ids: list[int] | None) -> bool:
+        return not ids or not self._eos_ids or ids[-1] in self._eos_ids
 
 
 def _share(batch_size: int, processes: int) -> int:

@@ -21,6 +21,7 @@ from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
+from prefcli.models.templates import end_at_the_score
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
@@ -44,6 +45,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     config = inputs.config
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
+        if (why := end_at_the_score(tokenizer)) is not None:
+            reporter.notice(f"used as transformers does, this reward model would be read elsewhere than here: {why}")
         held_out: Sequence[Row]
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
         if inputs.eval_data:
