@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 
+import pyarrow
 import pytest
 from conftest import DEMO, PAIR, write
 from safetensors.torch import load_file
@@ -14,9 +17,11 @@ from prefcli.data import lazy, records
 from prefcli.data.dataset import read_dataset
 from prefcli.data.lazy import LazyRows, identities, take
 from prefcli.data.weighting import first, mix, weigh
+from prefcli.data.writing import write_rows
 from prefcli.errors import DataError
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import run_of, summary
+from prefcli.stages.session import MetricsLog
 
 
 def lines(*rows):
@@ -194,6 +199,95 @@ def test_a_run_on_a_large_file_ends_bit_for_bit_where_it_does_on_a_small_one(cha
     both = [json.loads((found / "manifest.json").read_text()) for found in (path, chain.path(stage))]
     assert both[0]["key"] == both[1]["key"] and both[0]["data"][0]["rows"] == both[1]["data"][0]["rows"]
     assert both[0]["metrics"] == both[1]["metrics"]
+
+
+def other_words(text):
+    """As long, with other words."""
+    return text.replace("e", "o").replace("a", "i").replace("chison", "chosen").replace("rojoctod", "rejected")
+
+
+def put(path, text):
+    """Into the very file, as an editor or `>` would."""
+    with open(path, "r+") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_row_that_was_changed_is_not_read(own_folder, large, name):
+    large()
+    long = "a" * (1 << 18)  # more than a buffer holds
+    text = "prompt,chosen,rejected\n" + "".join(f"q{i},{long},b\n" for i in range(7))
+    if name == "a.jsonl":
+        text = lines(*(row | {"chosen": long} for row in PAIRS))
+    path = write(own_folder / name, text)
+    rows = read_dataset([name], "pairs", lazily=True).rows
+    assert rows[5].prompt == "q5"
+    before = path.stat()
+    put(path, text.replace("q5", "z5"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert rows[4].prompt == "q4"
+    with pytest.raises(DataError, match=rf"{name}, line \d was changed"):
+        rows[5]
+    put(path, text)
+    assert rows[5].prompt == "q5"
+
+
+def test_a_file_that_was_written_to_is_found_and_one_that_was_moved_is_the_same(own_folder, large):
+    large()
+    for name in ("a.jsonl", "a.csv", "a.parquet", "a.arrow", "a.jsonl.gz", "a.json"):
+        made = table(own_folder / name)
+        found = read_dataset([name], "pairs", lazily=True)
+        found.check()
+        os.chmod(made, 0o600)
+        os.rename(made, own_folder / f"moved-{name}")
+        shutil.copy(own_folder / f"moved-{name}", made)
+        found.check()
+        assert found.rows[6].prompt == "q6"
+        os.utime(own_folder / f"moved-{name}")
+        if name in ("a.jsonl", "a.csv", "a.arrow"):  # of the others nothing is read again
+            with pytest.raises(DataError, match=name):
+                found.check()
+        else:
+            found.check()
+
+
+def table(path):
+    """The pairs in a file of this kind."""
+    rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in PAIRS]
+    if path.name.endswith(".arrow"):
+        made = pyarrow.Table.from_pylist(rows)
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, made.schema) as writer:
+            writer.write_table(made)
+    else:
+        write_rows(path, lambda: rows)
+    return path
+
+
+@pytest.mark.parametrize("stage", ["dpo", "ppo"])
+def test_rows_that_change_while_a_run_reads_them_end_it(chain, prefcli, large, own_folder, monkeypatch, stage):
+    """After the second step the words of the last rows, which no step reads, are others: nothing becomes a version."""
+    large()
+    option = "--data" if stage == "dpo" else "--prompts"
+    with open(chain.data("pairs" if stage == "dpo" else "prompts")) as file:
+        text = file.read()
+    path = write(own_folder / "rows.jsonl", text)
+    command = [*chain.args(stage), option, path, "--name", "cut", "--max-steps", "4", "--save-every", "2"]
+    write_metrics = MetricsLog.write
+
+    def written(self, step, metrics):
+        if step == 3:
+            put(path, text[: len(text) // 2] + other_words(text[len(text) // 2 :]))
+        write_metrics(self, step, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", written)
+        result = prefcli(*command)
+    assert result.exit_code == 3 and "rows.jsonl" in result.stderr and "was changed" in result.stderr, result.stderr
+    assert [entry.name for entry in (chain.runs / "cut").iterdir() if entry.name[0] == "v"] == ["v1.partial"]
+    assert [entry.name for entry in (chain.runs / "cut/v1.partial/state").iterdir()] == ["step2"]
+    put(path, text)
+    result = prefcli(*command)
+    assert result.exit_code == 0 and "going on from step 2" in result.stderr, result.stderr
 
 
 def tiny_encoder():

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_models import letters, tiny_lm
 from trl import DPOConfig as TRLDPOConfig
 from trl import KTOConfig as TRLKTOConfig
@@ -274,3 +276,22 @@ def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():
 def test_options_that_do_not_go_together_are_refused(options, said):
     with pytest.raises(UsageError, match=said):
         DPOConfig(**options).resolved()
+
+
+@pytest.mark.parametrize("spoil", ["scaled", "half", "no checksum", "as it was"])
+def test_kept_log_probabilities_that_were_changed_are_computed_anew(tmp_path, spoil):
+    file = tmp_path / "logps.safetensors"
+    first = ReferenceLogps(3, file)
+    first.logps = torch.tensor([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]])
+    first.save()
+    if spoil == "half":
+        file.write_bytes(file.read_bytes()[:-4])
+    elif spoil != "as it was":
+        with safe_open(file, "pt") as found:
+            about = found.metadata() if spoil == "scaled" else None
+        save_file({"logps": first.logps * (1.5 if spoil == "scaled" else 1)}, file, about)
+    again = ReferenceLogps(3, file)
+    assert again.known == (3 if spoil == "as it was" else 0)
+    again.logps = first.logps
+    again.save()
+    assert ReferenceLogps(3, file).known == 3

@@ -112,7 +112,7 @@ def test_a_number_that_was_removed_is_never_used_again(prefcli, family, make_art
 def test_a_live_writers_version_stays(prefcli, store, family):
     with store.writer("dpo") as draft:
         refused(prefcli("rm", str(draft.path)), "being written")
-        assert listed(prefcli("gc")) == [] and draft.path.is_dir()
+        assert listed(prefcli("gc", "--yes")) == [] and draft.path.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_interrupt_leaves_it_whole_or_gone(prefcli, own_folder, store, family
     assert store.versions("sft") == ([1, 2] if left else [1])
     if left:
         store.verify(store.open("sft", 2), read_all=True)
-    listed(prefcli("gc"))
+    listed(prefcli("gc", "--yes"))
     assert not list((own_folder / "runs/sft").glob(".v*"))
 
 
@@ -184,44 +184,54 @@ def test_gc_frees_what_killed_processes_left_caches_and_digests_and_keeps_the_re
     mine = [
         write(own_folder / path, "x") for path in ("runs/.cache/pip/x", "runs/.cache/scores/notes", "runs/notes.txt")
     ]
-    half = write(own_folder / "runs/.digests.json.abcd", "x")
+    half = write(own_folder / "runs/.digests.json.0a1b2c3d", "x")
     os.utime(half, (0, 0))
     write(own_folder / "runs/.digests.json", json.dumps({"/gone": [1, 2, 3, 4, "d"]}))
     dry = prefcli("gc", "--dry-run", "--json")
     assert len(versions_below(own_folder)) == 4 and json.loads(dry.stdout)["dry_run"]
-    told = json.loads(prefcli("gc", "--json").stdout)
+    told = json.loads(prefcli("gc", "--json", "--yes").stdout)
     assert told == json.loads(dry.stdout) | {"dry_run": False}
     assert told["versions"] == ["dpo@v2 (unfinished)"] and len(told["files"]) == 3 and told["bytes"] > 5000
     assert versions_below(own_folder) == ["runs/dpo/v1", "runs/sft/v1", "runs/sft/v2"]
     assert all(path.is_file() for path in mine) and "/gone" not in (own_folder / "runs/.digests.json").read_text()
-    assert listed(prefcli("gc")) == []
+    assert listed(prefcli("gc", "--yes")) == []
 
 
 def test_gc_keeps_the_newest_and_what_others_were_made_from(prefcli, store, make_artifact, unfinished):
     sft = [make_artifact("sft") for _ in range(5)]
     dpo = make_artifact("dpo", parents={"model": sft[0]})
     make_artifact("dpo", parents={"model": sft[1]})
-    assert listed(prefcli("gc", "--keep", "2")) == ["sft@v3"]  # v1 and v2 are parents, v4 and v5 the newest
-    assert listed(prefcli("gc", "--keep", "1")) == ["dpo@v1", "sft@v1", "sft@v4"]  # v1's only child goes as well
+    assert listed(prefcli("gc", "--keep", "2", "--yes")) == ["sft@v3"]  # v1 and v2 are parents, v4 and v5 the newest
+    assert listed(prefcli("gc", "--keep", "1", "--yes")) == [
+        "dpo@v1",
+        "sft@v1",
+        "sft@v4",
+    ]  # v1's only child goes as well
     assert store.versions("sft") == [2, 5] and store.versions("dpo") == [2] and not dpo.path.exists()
-    assert listed(prefcli("gc", "--keep", "1")) == []
+    assert listed(prefcli("gc", "--keep", "1", "--yes")) == []
 
 
 def test_gc_older_than_leaves_what_is_younger(prefcli, own_folder, family, unfinished, make_artifact):
     partial = unfinished("dpo", "sft@v1")
     make_artifact("sft")
-    assert listed(prefcli("gc", "--keep", "1", "--older-than", "1")) == []
+    assert listed(prefcli("gc", "--keep", "1", "--older-than", "1", "--yes")) == []
     for path in [*family[2].path.rglob("*"), family[2].path, *partial.rglob("*"), partial]:
         os.utime(path, (0, 0))
-    assert prefcli("gc", "--keep", "1", "--older-than", "1").stdout == "sft@v2\n"
-    assert prefcli("gc", "--unfinished", "--older-than", "1").stdout == "dpo@v2 (unfinished)\n"
+    assert prefcli("gc", "--keep", "1", "--older-than", "1", "--yes").stdout == "sft@v2\n"
+    assert prefcli("gc", "--unfinished", "--older-than", "1", "--yes").stdout == "dpo@v2 (unfinished)\n"
 
 
-def test_gc_asks_on_a_terminal_and_not_in_a_pipe(prefcli, own_folder, family, make_artifact, monkeypatch):
+def test_gc_asks_on_a_terminal_and_removes_nothing_in_a_pipe_without_yes(
+    prefcli, own_folder, family, make_artifact, monkeypatch
+):
     make_artifact("sft")
     monkeypatch.setattr(command, "_terminal", lambda: True)
     result = prefcli("gc", "--keep", "1")
     assert result.exit_code == 0 and result.stdout == "" and "sft@v2" in result.stderr and "[y/N]" in result.stderr
+    assert len(versions_below(own_folder)) == 4
+    monkeypatch.setattr(command, "_terminal", lambda: False)
+    result = prefcli("gc", "--keep", "1")
+    assert (result.exit_code, result.stdout) == (2, "") and "sft@v2" in result.stderr and "--yes" in result.stderr
     assert len(versions_below(own_folder)) == 4
     assert listed(prefcli("gc", "--keep", "1", "--yes")) == ["sft@v2"]
 
@@ -229,8 +239,39 @@ def test_gc_asks_on_a_terminal_and_not_in_a_pipe(prefcli, own_folder, family, ma
 def test_gc_of_no_store_is_nothing_and_of_a_home_folder_takes_nothing_of_it(prefcli, own_folder):
     assert listed(prefcli("gc", "--runs", own_folder / "nowhere")) == []
     kept = [write(own_folder / path, "x") for path in (".cache/thing", "src/v1.partial/x", "lib/v2/manifest")]
-    assert listed(prefcli("gc", "--keep", "1", "--runs", own_folder)) == []
+    assert listed(prefcli("gc", "--keep", "1", "--yes", "--runs", own_folder)) == []
     assert all(path.is_file() for path in kept)
+
+
+@pytest.mark.parametrize("files", [
+    {"v7.partial/run.json": '{"run_id": 7}'}, {"v7.partial/run.json": "{}"}, {"v7.partial/.lock": ""},
+    {"v7.partial/.lock": "4711"}, {"v1/manifest.json": "{}", "v2/manifest.json": '{"schema": 1}'},
+])  # fmt: skip
+def test_gc_takes_nothing_of_another_programs_folders(prefcli, own_folder, files):
+    for name, text in files.items():
+        write(own_folder / "app" / name, text)
+        write((own_folder / "app" / name).with_name("precious"), "x")
+    before = {path: path.read_bytes() for path in own_folder.rglob("*") if path.is_file()}
+    assert listed(prefcli("gc", "--keep", "1", "--unfinished", "--yes", "--runs", own_folder)) == []
+    assert {path: path.read_bytes() for path in own_folder.rglob("*") if path.is_file()} == before
+
+
+def test_gc_follows_no_link(prefcli, own_folder, make_artifact, unfinished):
+    """A name, or a cache, that leads to another place is not the store's to clear."""
+    for _ in range(3):
+        make_artifact("sft")
+    unfinished("sft")
+    write(own_folder / "runs/.cache/scores" / ("b" * 32 + ".json"), "x")
+    write(own_folder / "runs/sft/.v9.0a1b2c3d.removed", "x")
+    os.rename(own_folder / "runs", own_folder / "far")
+    (own_folder / "runs").mkdir()
+    for name in ("sft", ".cache"):
+        (own_folder / "runs" / name).symlink_to(own_folder / "far" / name)
+    before = sorted(own_folder.rglob("far/**/*"))
+    assert listed(prefcli("gc", "--keep", "1", "--unfinished", "--yes")) == []
+    assert sorted(own_folder.rglob("far/**/*")) == before
+    found = listed(prefcli("gc", "--keep", "1", "--unfinished", "--yes", "--runs", own_folder / "far"))
+    assert found[:4] == ["sft@v1", "sft@v2", "sft@v4", "(unfinished)"] and len(found) == 6  # there they are the store's
 
 
 def test_every_cache_of_the_store_is_one_that_gc_knows():

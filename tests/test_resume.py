@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,11 +152,46 @@ def test_a_resume_under_something_else_is_refused_with_the_reason(chain, prefcli
     assert partial.is_dir()
 
 
-def test_a_state_that_cannot_be_read_is_said(chain, prefcli, monkeypatch):
-    partial = stopped(chain, prefcli, monkeypatch)
-    (partial / "state/step2/training-0.safetensors").write_bytes(b"half")
+def flip(path):
+    """One bit of the last number's mantissa."""
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "a bit of a weight": ("state/step2/training-0.safetensors", flip, "was changed"),
+    "half a file": ("state/step2/training-0.safetensors", lambda path: path.write_bytes(b"half"), "was changed"),
+    "no weights": ("state/step2/training-0.safetensors", lambda path: path.unlink(), "is missing"),
+    "a value": ("state/step2/training.json", lambda path: path.write_text("{}"), "was changed"),
+    "no digests": ("state/step2/digests.json", lambda path: path.unlink(), "is missing"),
+    "other digests": ("state/step2/digests.json", lambda path: path.write_text("[]"), "damaged"),
+    "no log": ("metrics.jsonl", lambda path: path.unlink(), "is missing"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_named_and_not_trained_on(chain, prefcli, stopped_run, damage):
+    partial = chain.runs / "cut/v1.partial"
+    shutil.copytree(stopped_run, partial)
+    name, spoil, word = DAMAGES[damage]
+    spoil(partial / name)
     result = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
-    assert result.exit_code == 4 and "training-0.safetensors cannot be read" in result.stderr
+    assert result.exit_code == 4, result.stderr
+    assert f"{partial / name} {word}" in result.stderr or (word == "damaged" and name in result.stderr)
+    assert "--force" in result.stderr and "Traceback" not in result.stderr
+    assert partial.is_dir()
+
+
+@pytest.fixture(scope="module")
+def stopped_run(trained):
+    """The partial version of a run that was stopped after its second step, for each test to spoil a copy of."""
+    with pytest.MonkeyPatch.context() as patch:
+        step = PPO.step
+        patch.setattr(PPO, "step", lambda self, *a: 1 / 0 if self.rollouts == 2 else step(self, *a))
+        with pytest.raises(AssertionError):
+            trained.extra("ppo", *OPTIONS, "--name", "spoilt")
+    return trained.runs / "spoilt/v1.partial"
 
 
 def test_kept_steps_are_models_and_references(chain, prefcli):

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -95,6 +96,18 @@ def test_a_run_is_found_by_its_key_the_newest_complete_first(store, make_artifac
     assert store.find("sft", "c") is None and store.find("nothing", "a") is None
     write(second.path / "manifest.json", "{broken")
     assert store.find("sft", "a").ref == "sft@v1"  # a damaged one costs a recompute, not an error
+
+
+def test_a_damaged_version_is_not_handed_out_again(store, make_artifact):
+    artifact = make_artifact("sft", key="a")
+    weights = artifact.model_path / "model.safetensors"
+    for spoil, word in ((lambda: write(weights, "Weights"), "changed"), (weights.unlink, "missing")):
+        spoil()
+        with pytest.raises(ArtifactError) as error:
+            store.find("sft", "a")
+        assert str(weights) in say(error) and word in say(error) and "--force" in say(error)
+    write(weights, "weights")
+    assert store.find("sft", "a") == artifact
 
 
 @pytest.mark.parametrize(
@@ -214,6 +227,37 @@ def test_a_killed_writer_s_remains_are_cleared_by_the_next_and_a_live_one_s_are_
             writer.kill()
             writer.wait()
             writer.stdout.close()
+
+
+@pytest.mark.parametrize("files", [
+    {"precious": "x"}, {"precious": "x", ".lock": ""}, {"precious": "x", ".lock": "123"},
+    {"run.json": '{"id": 3, "key": "k"}'}, {"run.json": "[]", "precious": "x"},
+])  # fmt: skip
+def test_a_folder_of_another_program_is_not_taken_for_an_abandoned_version(store, make_artifact, files):
+    foreign = store.root / "sft/v1.partial"
+    for name, text in files.items():
+        write(foreign / name, text)
+    assert make_artifact("sft").ref == "sft@v2"
+    assert {path.name: path.read_text() for path in foreign.iterdir()} == files
+
+
+def test_a_link_is_not_taken_for_an_abandoned_version(store, make_artifact, own_folder):
+    with store.writer("dpo") as draft:
+        write(draft.path / "model/half", "x")
+        os.rename(draft.path, own_folder / "elsewhere")
+    (store.root / "sft").mkdir()
+    (store.root / "sft/v1.partial").symlink_to(own_folder / "elsewhere")
+    make_artifact("sft")
+    assert (own_folder / "elsewhere/model/half").read_text() == "x"
+
+
+def test_the_files_of_a_version_keep_the_umask(store, umask):
+    umask(0o027)
+    with store.writer("sft") as draft:
+        write(draft.path / "model/model.safetensors", "x").chmod(0o600)  # as safetensors leaves it
+        path = draft.finish(manifest()).path
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.rglob("*") if file.is_file()}
+    assert set(modes) == {"model.safetensors", "manifest.json"} and set(modes.values()) == {0o640}
 
 
 def test_clearing_never_takes_a_version_from_a_writer_that_is_finishing(store, monkeypatch):
@@ -410,8 +454,8 @@ def test_verify_reads_every_byte_again_whatever_the_cache_believes(store, make_a
     weights = artifact.model_path / "model.safetensors"
     assert prefcli("show", "sft", "--verify").exit_code == 0
     write(weights, "Weights")
-    stat = weights.stat()
-    lie = {str(weights.resolve()): [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino,
+    now = weights.stat()
+    lie = {str(weights.resolve()): [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino,
                                     artifact.manifest.files["model/model.safetensors"]]}  # fmt: skip
     write(store.root / ".digests.json", json.dumps(lie))
     assert prefcli("show", "sft").exit_code == 0  # this is what a cache is
@@ -561,6 +605,57 @@ def test_an_atomic_write_is_all_or_nothing(own_folder, monkeypatch):
     with pytest.raises(OSError):
         write_atomically(path, "new")
     assert path.read_text() == "old" and os.listdir(own_folder) == ["f"]
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask, which is put back."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "before", "after"), [
+    (0o077, None, 0o600), (0o022, None, 0o644), (0o002, None, 0o664), (0o022, 0o600, 0o600), (0o077, 0o664, 0o664),
+])  # fmt: skip
+def test_a_written_file_has_the_mode_that_it_had_else_what_the_umask_says(own_folder, umask, mask, before, after):
+    path = own_folder / "f"
+    if before is not None:
+        write(path, "old").chmod(before)
+    umask(mask)
+    write_atomically(path, "new")
+    assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == after
+    assert os.listdir(own_folder) == ["f"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(own_folder):
+    target = write(own_folder / "far/rows", "old")
+    target.chmod(0o600)
+    for name, leads in (("link", "far/rows"), ("again", "link"), ("new", "far/none")):
+        (own_folder / name).symlink_to(leads)
+        write_atomically(own_folder / name, name)
+        assert os.readlink(own_folder / name) == leads and (own_folder / name).read_text() == name
+    assert target.read_text() == "again" and stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert sorted(os.listdir(own_folder / "far")) == ["none", "rows"]
+
+
+def test_what_is_no_file_is_written_to_and_stays(own_folder):
+    os.mkfifo(own_folder / "pipe")
+    reader = os.open(own_folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(own_folder / "pipe", "text")
+        assert os.read(reader, 10) == b"text" and os.listdir(own_folder) == ["pipe"]
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.json", "out.csv", "out.parquet"])
+def test_converted_rows_keep_the_umask(own_folder, prefcli, umask, name):
+    write(own_folder / "in.jsonl", json.dumps({"prompt": "q", "completion": "a"}) + "\n")
+    umask(0o077)
+    result = prefcli("data", "convert", "in.jsonl", name)
+    assert result.exit_code == 0, result.stderr
+    assert stat.S_IMODE((own_folder / name).stat().st_mode) == 0o600
 
 
 # Lineage

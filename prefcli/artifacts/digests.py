@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,15 +49,15 @@ class DigestCache:
         self._changed = False
 
     def digest(self, path: Path) -> str:
-        stat = path.stat()
+        now = path.stat()
         # The time of change beside that of modification: the latter can be set back (cp -p, touch -r).
-        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        mark = [now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino]
         name = str(path.resolve())
         entry = self._known.get(name)
         if isinstance(entry, list) and entry[:-1] == mark:
             return str(entry[-1])
         found = digest_file(path)
-        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > SETTLED:
+        if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > SETTLED:
             self._known[name] = [*mark, found]
             self._changed = True
         return found
@@ -90,15 +91,28 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when all of it is written; where that fails nothing is left, or what was there."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    """A file that takes its name when all of it is written; where that fails nothing is left, or what was there.
+
+    It has the mode that the file had, and a new one what the umask says. A link stays one: what it leads to is written.
+    What is no file (a device, a pipe) is written to as it is.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():  # renamed onto, /dev/null would be one no more
+        with path.open("wb") as device:
+            yield device
+        return
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    # What nobody else may read is not to be read while it is written either.
+    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666 & (mode or 0o666))
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
+        if mode is not None:
+            os.chmod(draft, mode)
         os.replace(draft, path)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise

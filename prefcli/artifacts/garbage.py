@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefcli.artifacts.manifest import NAME
+from prefcli.artifacts.manifest import NAME, read_manifest
 from prefcli.artifacts.removing import Version, all_versions, delete, remove, size, users
-from prefcli.artifacts.store import Store, hold, saved_steps
+from prefcli.artifacts.store import Store, hold, is_ours, saved_steps
+from prefcli.errors import ArtifactError
 
 CACHES = ("reference-logps", "scores")  # below RUNS/.cache: what stages and comparison keep between runs
 _CACHED = re.compile(r"[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
 _REMOVED = re.compile(r"\.v[1-9][0-9]{0,8}(\.partial)?\.[0-9a-f]{8}\.removed")
-_DRAFT = re.compile(r"\.(digests\.json|highest)\..+")  # of a file that was to be written whole
+_DRAFT = re.compile(r"\.(digests\.json|highest)\.[0-9a-z_]{8}")  # of a file that was to be written whole
 DRAFT_SECONDS = 3600.0  # no process takes so long for a small file
 DAY = 86400.0
 
@@ -36,19 +37,21 @@ class Garbage:
 def garbage(store: Store, *, keep: int | None, unfinished: bool, days: float) -> Garbage:
     """What nobody needs: unfinished versions that nobody writes and that hold no saved state (with `unfinished` those
     too that do), leftovers, caches; with `keep`, of every name the complete versions below the `keep` highest that
-    nothing was made from. Nothing that changed in the last `days`.
+    nothing was made from. Nothing that changed in the last `days`, nothing behind a link, and nothing that is not
+    provably the store's.
     """
     everything = all_versions(store)
     made_from = users(everything, store)
     before = time.time() - days * DAY
-    going = {v for v in everything if not v.complete and (unfinished or not saved_steps(v.path))}
+    ours = {version for version in everything if _is_the_stores(version)}
+    going = {v for v in ours if not v.complete and (unfinished or not saved_steps(v.path))}
     going = {v for v in going if _changed(v.path) <= before and not _held(v)}
     if keep is not None:
         numbers: dict[str, list[int]] = {}
         for version in everything:
             if version.complete:
                 numbers.setdefault(version.name, []).append(version.number)
-        old = {v for v in everything if v.complete and v.number not in sorted(numbers[v.name])[-keep:]}
+        old = {v for v in ours if v.complete and v.number not in sorted(numbers[v.name])[-keep:]}
         old = {version for version in old if _changed(version.path) <= before}
         while free := {version for version in old if not made_from.get(version.path, set()) - going}:
             going |= free
@@ -65,14 +68,29 @@ def collect(found: Garbage, store: Store) -> None:
     store.digests.forget(found.digests)
 
 
+def _is_the_stores(version: Version) -> bool:
+    """Whether it lies in the store itself, and is what a writer of ours made or is about to make."""
+    if version.path.is_symlink() or version.path.parent.is_symlink():
+        return False
+    if not version.complete:
+        return is_ours(version.path)
+    try:
+        manifest = read_manifest(version.path)
+    except (ArtifactError, OSError):
+        return False
+    return (manifest.name, manifest.version) == (version.name, version.number)
+
+
 def _leftovers(root: Path) -> Iterator[Path]:
-    for folder in [root, *(entry for entry in _entries(root) if NAME.fullmatch(entry.name) and entry.is_dir())]:
-        for entry in _entries(folder):
+    for folder in [root, *(entry for entry in _entries(root) if NAME.fullmatch(entry.name))]:
+        for entry in _entries(folder) if folder == root or not folder.is_symlink() else []:
             old = time.time() - _changed(entry) > DRAFT_SECONDS
             if _REMOVED.fullmatch(entry.name) or (_DRAFT.fullmatch(entry.name) and old):
                 yield entry
     for cache in CACHES:
-        yield from (entry for entry in _entries(root / ".cache" / cache) if _CACHED.fullmatch(entry.name))
+        folder = root / ".cache" / cache
+        if not (folder.is_symlink() or folder.parent.is_symlink()):
+            yield from (entry for entry in _entries(folder) if _CACHED.fullmatch(entry.name))
 
 
 def _entries(folder: Path) -> list[Path]:

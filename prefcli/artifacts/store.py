@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +36,10 @@ LOCK = ".lock"
 HIGHEST = ".highest"  # beside the versions: the highest number that was ever removed
 CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
+NOTED = {"key", "environment", "parents"}  # in it
 LOG = "metrics.jsonl"
+DIGESTS = "digests.json"  # in a saved state: the sha256 of its files
+MARK = b"prefcli\n"  # in a version's lock file, which tells it from one of another program
 GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version goes on with
 STOP = "stop"  # marks a state that was written because of a signal: one more than the options ask for
 STEP = re.compile(r"step([1-9][0-9]{0,17})")
@@ -120,13 +124,17 @@ class Store:
         return self.open(name, versions[-1]) if versions else None
 
     def find(self, name: str, key: str) -> Artifact | None:
-        """The newest complete version of `name` with this key. A damaged manifest costs a recompute, not an error."""
+        """The newest complete version of `name` with this key. A damaged manifest costs a recompute, not an error.
+
+        Raises ArtifactError naming a file of it that is missing or was changed: it is not handed out.
+        """
         for version in reversed(self.versions(name)):
             try:
                 artifact = self.open(name, version)
             except ArtifactError:
                 continue
             if artifact.manifest.key == key and artifact.manifest.status == "complete":
+                self.verify(artifact)
                 _clear_unlisted(artifact)
                 return artifact
         return None
@@ -212,6 +220,8 @@ class Draft:
         aside.mkdir(parents=True)
         try:
             yield aside
+            open_to_readers(aside)
+            write_atomically(aside / DIGESTS, json.dumps(_digests_below(aside)))
             for path in aside.rglob("*"):
                 sync(path)
         except BaseException:  # on a full disk what is left of it would be in the way
@@ -236,11 +246,31 @@ class Draft:
         os.rename(self.state(step), aside)
         shutil.rmtree(aside, ignore_errors=True)
 
+    def check(self, step: int) -> None:
+        """Raise ArtifactError naming what is missing or was changed of a saved state, and a log that is missing."""
+        state, hint = self.state(step), "restore the file, or start anew with --force"
+        try:
+            expected: dict[str, str] = json.loads((state / DIGESTS).read_text(encoding="utf-8"))
+            files = sorted(expected.items())
+        except (OSError, ValueError, RecursionError, AttributeError) as error:
+            raise ArtifactError(
+                f"{state / DIGESTS} is missing or damaged, so the state cannot be checked", hint
+            ) from error
+        for path in (state / name for name, _ in files):
+            if not path.is_file():
+                raise ArtifactError(f"{path} is missing", hint)
+        for name, digest in files:
+            if digest_file(state / name) != digest:
+                raise ArtifactError(f"{state / name} was changed after it was saved", hint)
+        if not (self.path / LOG).is_file():
+            raise ArtifactError(f"{self.path / LOG} is missing", hint)
+
     def finish(self, manifest: Manifest, *, keep_state: bool = False) -> Artifact:
         """Write the manifest, with the digests of all files, and let the version appear under its own name.
 
         Until it has appeared the saved states stay: a run that is killed here goes on from the last one.
         """
+        open_to_readers(self.path)
         kept = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.name not in alive.FILES]
         if not keep_state:
             kept = [path for path in kept if self.path / "state" not in path.parents]
@@ -303,6 +333,23 @@ def refuse_added(artifact: Artifact, part: str) -> None:
                 )
 
 
+def open_to_readers(folder: Path) -> None:
+    """Give the files below a folder the mode that the umask gave the folder: safetensors lets nobody else read its own.
+
+    Links are passed over: what they lead to is not ours.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+
+
+def _digests_below(folder: Path) -> dict[str, str]:
+    """sha256 of every file, by its path below the folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != DIGESTS)
+    return {str(path.relative_to(folder)): digest_file(path) for path in files}
+
+
 def saved_steps(version: Path) -> list[int]:
     """Steps of the whole states in a version, ascending."""
     found = (STEP.fullmatch(entry.name) for entry in (version / "state").glob("step*"))
@@ -332,10 +379,31 @@ def _at_work(folder: Path, key: str | None) -> str | None:
     return None
 
 
+def is_ours(partial: Path) -> bool:
+    """Whether an unfinished version is provably one of a store, and not another program's folder of that name.
+
+    It is no link, and holds what a writer noted, a lock file with our mark, or nothing yet.
+    """
+    if partial.is_symlink() or not partial.is_dir():
+        return False
+    if not {entry.name for entry in partial.iterdir()} - {LOCK, alive.FILE, f".{alive.FILE}"}:
+        return _is_mark(partial / LOCK) or not os.path.lexists(partial / LOCK) or (partial / LOCK).stat().st_size == 0
+    run = {} if (partial / RUN).is_symlink() else _run_of(partial)
+    noted = isinstance(run.get("key"), str) and run.keys() <= NOTED
+    return noted or _is_mark(partial / LOCK)
+
+
+def _is_mark(lock: Path) -> bool:
+    try:
+        return not lock.is_symlink() and lock.stat().st_size == len(MARK) and lock.read_bytes() == MARK
+    except OSError:
+        return False
+
+
 def _unfinished(folder: Path, key: str | None) -> Draft | None:
     """The unfinished version with this key and a saved state that nobody writes any more, taken over."""
     for path in _candidates(folder, key):
-        if alive.elsewhere(path) is not None:
+        if alive.elsewhere(path) is not None or not is_ours(path):
             continue
         final = path.with_suffix("")
         lock = _locked(path / LOCK)
@@ -395,6 +463,8 @@ def _claim(folder: Path) -> tuple[Path, int, int | None]:
             if lock is not None:
                 os.close(lock)
             continue
+        if lock is not None:
+            os.write(lock, MARK)
         return path, version, lock
 
 
@@ -403,7 +473,7 @@ def _locked(path: Path, flags: int = 0) -> int | None:
     if fcntl is None:
         return None
     try:
-        handle = os.open(path, flags | os.O_RDWR, 0o644)
+        handle = os.open(path, flags | os.O_RDWR, 0o666)
     except FileNotFoundError:
         return None
     if not _flock(handle, wait=False):
@@ -426,7 +496,7 @@ def _flock(handle: int, *, wait: bool) -> bool:
 @contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Wait for the other writers of this name to have claimed their version."""
-    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         if fcntl is not None:
             _flock(handle, wait=True)
@@ -444,7 +514,7 @@ def _clear_abandoned(folder: Path) -> dict[str, str]:
     killed = {}
     for path in folder.glob("v*.partial"):
         run = _run_of(path)
-        if saved_steps(path) and run or alive.elsewhere(path) is not None:
+        if (saved_steps(path) and run) or alive.elsewhere(path) is not None or not is_ours(path):
             continue
         if (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
             if (words := alive.last_words(path)) is not None:

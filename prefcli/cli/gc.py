@@ -9,17 +9,19 @@ from prefcli.artifacts.garbage import collect, garbage
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result
 from prefcli.config.store import CollectConfig
+from prefcli.errors import UsageError
 
 
 def run(config: CollectConfig) -> None:
-    """stdout carries what was removed, one a line: references of versions, and paths of files."""
+    """stdout carries what was removed, one a line: references of versions, and paths of files.
+
+    Raises UsageError where there is something to remove, --yes is not given, and there is no terminal to ask at.
+    """
     store = Store(config.runs)
     found = garbage(store, keep=config.keep, unfinished=config.unfinished, days=config.older_than)
     refs, files, size = [version.ref for version in found.versions], [str(path) for path in found.files], found.bytes
     said = f"{len(refs)} versions and {len(files)} files, {size / 1e6:,.1f} MB"
-    removed = not config.dry_run and (
-        config.yes or not _terminal() or not (refs or files) or _agreed(refs, files, said)
-    )
+    removed = not config.dry_run and (config.yes or not (refs or files) or _agreed(refs, files, said))
     if removed:
         collect(found, store)
     if config.json:
@@ -37,5 +39,7 @@ def _terminal() -> bool:
 
 def _agreed(refs: list[str], files: list[str], said: str) -> bool:
     print("\n".join([*refs, *files]), file=sys.stderr)
+    if not _terminal():
+        raise UsageError(f"gc would remove {said}, and there is no terminal to ask at", "give --yes, or --dry-run")
     print(f"remove {said}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -30,8 +30,9 @@ def out_file(option: str, value: str | None, taken: Mapping[str, Sequence[str | 
     for what, files in taken.items():
         if any(file is not None and _same(value, file) for file in files):
             raise UsageError(f"{option} {value} is {what}", "choose another")
-    if not os.access(path.parent, os.W_OK):
-        raise SurroundingsError(f"{option} {value}: no permission to write in {path.parent}", "choose another place")
+    folder = Path(os.path.realpath(path)).parent  # a link stays one: what it leads to is written
+    if not os.access(folder, os.W_OK):
+        raise SurroundingsError(f"{option} {value}: no permission to write in {folder}", "choose another place")
     return path
 
 

@@ -33,6 +33,7 @@ Cause = tuple[str, str | None]  # the digest of a reward, or what names it where
 PYTHON = "python:"
 FOLDER = ".cache/scores"  # below the artifact store
 SCORING = 2  # raised where the same answers are scored otherwise: as ppo scores them
+SUM = "sha256"  # in a file of it: of all the rest
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ class Scores:
     def _from_disk(self, reference: Reference) -> Scored | None:
         key = self._key(reference)
         try:
-            return Scored(**json.loads((self.store.root / FOLDER / f"{key}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
+            kept = json.loads((self.store.root / FOLDER / f"{key}.json").read_text(encoding="utf-8"))
+            expected = kept.pop(SUM)
+            return Scored(**kept) if expected == digest_json(kept) else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None  # broken: it costs a second look
 
     def _key(self, reference: Reference) -> str | None:
         """None where something that decides the scores cannot be pinned."""
@@ -118,15 +121,21 @@ class Scores:
         one = measure(reference, self.start, self.rows, self._sources, setting, progress)
         self.reporter.end()
         found = Scored(one.means, one.kl, [texts[0] for texts in one.texts], one.measures)
-        key = self._key(reference)
-        if key is not None:
-            path = self.store.root / FOLDER / f"{key}.json"
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, json.dumps(vars(found), ensure_ascii=False))
-            except OSError as error:
-                self.reporter.notice(f"the scores cannot be kept for a second look: {error}")
+        self.keep(found, reference)
         return found
+
+    def keep(self, found: Scored, reference: Reference) -> None:
+        """For a second look, with a checksum; where that cannot be, it is said."""
+        key = self._key(reference)
+        if key is None:
+            return
+        path = self.store.root / FOLDER / f"{key}.json"
+        kept = json.loads(json.dumps(vars(found)))  # as it will be read: the digest is of that
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(kept | {SUM: digest_json(kept)}, ensure_ascii=False))
+        except OSError as error:
+            self.reporter.notice(f"the scores cannot be kept for a second look: {error}")
 
 
 def open_scores(

@@ -61,7 +61,7 @@ class CollectConfig:
         float, typer.Option(min=0, help="Leave what changed in the last so many days.", metavar="DAYS")
     ] = 0.0
     dry_run: DryRun = False
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask on a terminal.")] = False
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needed without a terminal.")] = False
     runs: Runs = None
     json: Json = False
     debug: Debug = False

@@ -26,6 +26,11 @@ class Dataset:
     def digests(self) -> list[str]:
         return [source["digest"] for source in self.sources]
 
+    def check(self) -> None:
+        """Raise DataError where a file that is still read from was changed since its digest was taken."""
+        for scan in self.rows.source.scans if isinstance(self.rows, LazyRows) else ():
+            scan.records.check()
+
     @property
     def left_out(self) -> str | None:
         """What a run that read its rows as it needed them has left out of them, in words."""

@@ -20,6 +20,7 @@ from prefcli.artifacts.digests import digest_file
 from prefcli.data import records
 from prefcli.data.formats import BadRow
 from prefcli.data.records import LineRecords, ListRecords, Raw, Records, an_object, name_of
+from prefcli.data.unchanged import Watched
 from prefcli.errors import DataError
 
 BOM = b"\xef\xbb\xbf"
@@ -30,13 +31,20 @@ IN_MEMORY = 64 << 20  # bytes of what was unpacked; more goes to a file in TMPDI
 
 def read_jsonl(path: str) -> Records:
     """Raises DataError: not a whole gzip file."""
-    digest, file = _opened(path)
-    return _lines(path, file, digest)
+    digest, file, watched = _opened(path)
+    return _watching(_lines(path, file, digest), watched)
 
 
-def _lines(path: str, file: IO[bytes], digest: Any) -> Records:
+def _watching(found: LineRecords, watched: Watched | None) -> LineRecords:
+    """With an eye on the file, where rows are read from it, and not from what was unpacked."""
+    if watched is not None:
+        found.watch(watched, found.digest)
+    return found
+
+
+def _lines(path: str, file: IO[bytes], digest: Any) -> LineRecords:
     """Where each line that is not blank begins. Only a newline ends one: U+2028 may stand inside a string."""
-    starts, numbers, at = array("Q"), array("Q"), 0
+    starts, numbers, sums, at = array("Q"), array("Q"), array("I"), 0
     for number, line in enumerate(file, 1):
         digest.update(line)
         if number == 1 and line.startswith(BOM):
@@ -44,9 +52,12 @@ def _lines(path: str, file: IO[bytes], digest: Any) -> Records:
         if line.strip():
             starts.append(at)
             numbers.append(number)
+            sums.append(zlib.crc32(line))
+        elif sums:
+            sums[-1] = zlib.crc32(line, sums[-1])
         at += len(line)
     starts.append(at)
-    return LineRecords(path, digest.hexdigest(), file, starts, numbers, _json_row)
+    return LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, _json_row)
 
 
 def _json_row(piece: bytes) -> Raw:
@@ -61,8 +72,8 @@ def _json_row(piece: bytes) -> Raw:
 def read_csv(path: str) -> Records:
     """Raises DataError: a header that is not UTF-8 or names a column twice, quotes that do not close."""
     csv.field_size_limit(LONGEST_CSV_FIELD)
-    digest, file = _opened(path)
-    starts, numbers, header = array("Q"), array("Q"), None
+    digest, file, watched = _opened(path)
+    starts, numbers, sums, header = array("Q"), array("Q"), array("I"), None
     fed = _Fed(file, digest)
     reader = csv.reader(fed, strict=True)
     while True:
@@ -73,18 +84,23 @@ def read_csv(path: str) -> Records:
             raise DataError(f"{path}, line {number}: {error}", "check the quotes of the CSV file") from error
         if cells is None:
             break
+        row = fed.taken()
         if cells and header is None:
             header = cells
         elif cells:
             starts.append(start)
             numbers.append(number)
+            sums.append(zlib.crc32(row))
+        elif sums:
+            sums[-1] = zlib.crc32(row, sums[-1])
     starts.append(fed.bytes)
     for name in header or []:
         if not _is_utf8(name):
             raise DataError(f"{path}, line 1: not valid UTF-8", "convert the file to UTF-8")
         if (header or []).count(name) > 1:
             raise DataError(f"{path}, line 1: the column {name!r} is there twice", "rename one of them")
-    return LineRecords(path, digest.hexdigest(), file, starts, numbers, partial(_csv_row, header or []))
+    found = LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, partial(_csv_row, header or []))
+    return _watching(found, watched)
 
 
 class _Fed:
@@ -92,10 +108,17 @@ class _Fed:
 
     def __init__(self, file: IO[bytes], digest: Any) -> None:
         self.bytes = 0
+        self._taken = bytearray()
         self._lines = self._read(file, digest)
 
     def __iter__(self) -> Iterator[str]:
         return self._lines
+
+    def taken(self) -> bytes:
+        """What was taken since the last time that this was asked."""
+        found = bytes(self._taken)
+        self._taken.clear()
+        return found
 
     def _read(self, file: IO[bytes], digest: Any) -> Iterator[str]:
         for number, line in enumerate(file, 1):
@@ -104,7 +127,8 @@ class _Fed:
                 self.bytes, line = len(BOM), line[len(BOM) :]
             text = _text(line)
             for piece in io.StringIO(text, newline="") if "\r" in text[:-2] else (text,):
-                self.bytes += len(piece.encode("utf-8", "surrogateescape"))
+                self._taken += (found := piece.encode("utf-8", "surrogateescape"))
+                self.bytes += len(found)
                 yield piece
 
 
@@ -156,13 +180,15 @@ def read_json(path: str) -> Records:
     return found
 
 
-def _opened(path: str) -> tuple[Any, IO[bytes]]:
-    """A digest to be fed with the file's bytes, and the file; of a .gz what was unpacked, its digest that of the .gz.
+def _opened(path: str) -> tuple[Any, IO[bytes], Watched | None]:
+    """A digest to be fed with the file's bytes, and the file, watched; of a .gz what was unpacked, and its own digest.
 
-    Raises DataError: not a whole gzip file.
+    Raises DataError: not a whole gzip file, or it was changed while it was unpacked.
     """
     if not path.endswith(".gz"):
-        return hashlib.sha256(), open(path, "rb")
+        plain = open(path, "rb")  # noqa: SIM115  for as long as there are rows to be read
+        return hashlib.sha256(), plain, Watched(path, plain)
+    packed_file = Watched(path)
     file = tempfile.SpooledTemporaryFile(IN_MEMORY)
     digest = _Fixed(path)
     most = max(IN_MEMORY, DENSEST * os.path.getsize(path))
@@ -176,8 +202,9 @@ def _opened(path: str) -> tuple[Any, IO[bytes]]:
                     )
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}", "compress it again") from error
+    packed_file.check(digest.hexdigest())
     file.seek(0)
-    return digest, file
+    return digest, file, None
 
 
 class _Fixed:

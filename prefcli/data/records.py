@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 
 from prefcli.data.formats import BadRow
+from prefcli.data.unchanged import Watched, changed
 from prefcli.errors import DataError
 
 Raw = dict[str, Any]
@@ -26,6 +28,16 @@ class Records:
 
     def __init__(self, path: str, digest: str) -> None:
         self.path, self.digest = path, digest
+        self._watched: list[tuple[Watched, str]] = []
+
+    def watch(self, file: Watched, digest: str) -> None:
+        """Have `check` look at a file that rows are read from until the end. `digest` is its sha256."""
+        self._watched.append((file, digest))
+
+    def check(self) -> None:
+        """Raise DataError where a file that rows are still read from was changed since its digest was taken."""
+        for file, digest in self._watched:
+            file.check(digest)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -44,13 +56,23 @@ class Records:
 
 
 class LineRecords(Records):
-    """Rows that are pieces of a file: `starts` are their offsets and, at last, the end; `numbers` their lines."""
+    """Rows that are pieces of a file: `starts` are their offsets and, at last, the end; `numbers` their lines, `sums`
+    their checksums: a row is read again as it was when the digest was taken, or not at all."""
 
     unit = "line"
 
-    def __init__(self, path: str, digest: str, file: Any, starts: array[int], numbers: array[int], parse: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        digest: str,
+        file: Any,
+        starts: array[int],
+        numbers: array[int],
+        sums: array[int],
+        parse: Any,
+    ) -> None:
         super().__init__(path, digest)
-        self._file, self._starts, self._numbers, self._parse = file, starts, numbers, parse
+        self._file, self._starts, self._numbers, self._sums, self._parse = file, starts, numbers, sums, parse
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -60,10 +82,12 @@ class LineRecords(Records):
         return found
 
     def piece(self, position: int) -> bytes:
-        """The row as it stands in the file, with the blank lines behind it."""
+        """The row as it stands in the file, with the blank lines behind it. Raises DataError: it was changed."""
         start = self._starts[position]
         self._file.seek(start)
         found: bytes = self._file.read(self._starts[position + 1] - start)
+        if zlib.crc32(found) != self._sums[position]:
+            raise changed(self.path, self.place(position))
         return found
 
     def number(self, position: int) -> int:
@@ -131,6 +155,10 @@ class JoinedRecords(Records):
     def raw(self, position: int) -> Raw:
         part, own = self._of(position)
         return part.raw(own)
+
+    def check(self) -> None:
+        for part in self._parts:
+            part.check()
 
     def place(self, position: int) -> str:
         part, own = self._of(position)

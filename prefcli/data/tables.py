@@ -15,6 +15,7 @@ import pyarrow.parquet
 from prefcli.artifacts.digests import digest_file
 from prefcli.data import records
 from prefcli.data.records import Records, TableRecords
+from prefcli.data.unchanged import Watched
 from prefcli.errors import DataError
 
 BATCH = 1000  # rows that are unpacked at a time
@@ -26,14 +27,17 @@ def read_parquet(path: str) -> Records:
 
     Raises DataError: no parquet file.
     """
+    watched = Watched(path)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             batches: Any = file.iter_batches(BATCH)
             if file.metadata.num_rows > records.LARGE:
                 batches = _unpacked(file.schema_arrow, batches)
-            return TableRecords(path, digest_file(Path(path)), list(batches))
+            found = TableRecords(path, digest_file(Path(path)), list(batches))
     except _BROKEN as error:
         raise DataError(f"{path} is not a readable parquet file: {error}", "write it again") from error
+    watched.check(found.digest)
+    return found
 
 
 def _unpacked(schema: Any, batches: Any) -> list[Any]:
@@ -55,6 +59,7 @@ def read_arrow(*paths: str, where: str | None = None) -> Records:
 
     Raises DataError: no Arrow file.
     """
+    watched = [Watched(path) for path in paths]
     digests = [digest_file(Path(path)) for path in paths]
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     batches = []
@@ -63,7 +68,10 @@ def read_arrow(*paths: str, where: str | None = None) -> Records:
             batches += _mapped(path)
         except _BROKEN as error:
             raise DataError(f"{path} is not a readable Arrow file: {error}", "write it again") from error
-    return TableRecords(where or paths[0], digest, batches)
+    found = TableRecords(where or paths[0], digest, batches)
+    for file, own in zip(watched, digests, strict=True):
+        found.watch(file, own)
+    return found
 
 
 def _mapped(path: str) -> list[Any]:

@@ -58,6 +58,12 @@ class Inputs:
     def model(self) -> Reference:
         return self.references["model"]
 
+    def check_rows(self) -> None:
+        """Raise DataError where a file whose rows are read as they are needed is not what it was at the start."""
+        for data in (self.data, self.eval_data):
+            if data is not None:
+                data.check()
+
 
 def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, float]) -> Inputs:
     """Resolve and check everything that the options name.

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from trl.trainer.utils import use_adapter
 
@@ -26,6 +26,7 @@ from prefcli.models.tokenizers import check_tokenizer
 from prefcli.stages.session import Session
 
 FOLDER = ".cache/reference-logps"  # below the artifact store
+SUM = "sha256"  # in the file's metadata: of the numbers
 
 
 class ReferenceLogps:
@@ -40,11 +41,8 @@ class ReferenceLogps:
         self.file = file
         self.logps = torch.full((pairs, 2), torch.nan) if saved is None else saved.clone()
         if saved is None and file is not None and file.is_file():
-            try:
-                kept = load_file(file)["logps"]
-            except (SafetensorError, OSError, KeyError):
-                kept = self.logps  # a broken cache is worth nothing, and costs nothing
-            if kept.shape == self.logps.shape:
+            kept = _kept(file)
+            if kept is not None and kept.shape == self.logps.shape:
                 self.logps = kept
         self._known = int(self.known) if saved is None else 0  # in the file
         self.model: nn.Module | None = None
@@ -71,8 +69,22 @@ class ReferenceLogps:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
         draft = self.file.with_suffix(f".{os.getpid()}")
-        save_file({"logps": self.logps}, draft)
+        save_file({"logps": self.logps}, draft, {SUM: _sum(self.logps)})
         draft.replace(self.file)
+
+
+def _kept(file: Path) -> Tensor | None:
+    """What was computed before; None where the file is broken or not as it was written: it is computed anew."""
+    try:
+        with safe_open(file, "pt") as found:
+            logps, expected = found.get_tensor("logps"), (found.metadata() or {}).get(SUM)
+    except (SafetensorError, OSError):
+        return None
+    return logps if expected == _sum(logps) else None
+
+
+def _sum(logps: Tensor) -> str:
+    return hashlib.sha256(logps.contiguous().numpy().tobytes()).hexdigest()
 
 
 def cache_file(

@@ -136,7 +136,8 @@ class Session:
 
     @contextmanager
     def saving(self, step: int) -> Iterator[Path]:
-        """A folder for the state after `step`."""
+        """A folder for the state after `step`. Raises DataError where a file of rows was changed meanwhile."""
+        self.inputs.check_rows()
         with self.draft.save(step, keep=self.inputs.config.keep_state) as folder:
             yield folder
         self._saved = time.monotonic()
@@ -194,9 +195,11 @@ class Session:
         """Save everything and let the version appear; None in all processes but the first.
 
         `weights` are the model's where it does not hold them whole itself (`trl_trainer.whole_weights`).
-        Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training.
+        Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training. DataError where a file of
+        rows was changed meanwhile.
         """
         self.log.close()
+        self.inputs.check_rows()
         if not is_main_process():
             if self.alarm is not None:
                 raise self.alarm
@@ -291,6 +294,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         last = draft.steps[-1] if draft.run else 0
         if last:
             _refuse_elsewhere(draft, under)
+            draft.check(last)
             reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
         else:
             draft.note({"key": inputs.key, "environment": under, "parents": parents_of(inputs)})
@@ -361,7 +365,8 @@ def _draft(inputs: Inputs, device: torch.device) -> Iterator[Draft]:
         if before is not None:
             os.symlink((before / "state").resolve(), Path(folder) / "state")
             for name in (RUN, LOG):
-                shutil.copy(before / name, folder)
+                if (before / name).is_file():  # else it is named where the state is checked
+                    shutil.copy(before / name, folder)
         yield Draft(Path(folder), 0, None)
 
 

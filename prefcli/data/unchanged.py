@@ -1,0 +1,52 @@
+"""Whether a file that is read from again and again still is what its digest says."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import IO
+
+from prefcli.errors import DataError
+
+CHUNK = 1 << 20
+HINT = (
+    "leave a file alone while a run reads it: put back what it was, and the same command goes on from the last state; "
+    "as it is now, it makes another run"
+)
+
+
+class Watched:
+    """An open file (`file`, or a handle of its own): size, times and inode as they were before a byte of it was read.
+
+    It is the file and not its path: another one that takes its name does not change what is read.
+    """
+
+    def __init__(self, path: str, file: IO[bytes] | None = None) -> None:
+        self.path = path
+        self._handle = open(path, "rb") if file is None else file  # noqa: SIM115  for as long as it is read from
+        self._mark = self._now()
+
+    def check(self, digest: str) -> None:
+        """Raise DataError where it was written to. `digest` is its sha256 as it was."""
+        mark = self._now()
+        if mark == self._mark:
+            return
+        # Of a file that is renamed, linked or replaced the time of change moves alone: then its bytes decide.
+        if mark[:2] != self._mark[:2] or self._digest() != digest:
+            raise changed(self.path)
+        self._mark = mark
+
+    def _now(self) -> tuple[int, int, int, int]:
+        now = os.fstat(self._handle.fileno())
+        return now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
+
+    def _digest(self) -> str:
+        found = hashlib.sha256()
+        self._handle.seek(0)
+        while block := self._handle.read(CHUNK):
+            found.update(block)
+        return found.hexdigest()
+
+
+def changed(path: str, place: str = "") -> DataError:
+    return DataError(f"{path}{place and f', {place}'} was changed while it was read", HINT)
