@@ -218,7 +218,7 @@ def test_every_alias_is_one_of_those_tried():
 
 
 def test_a_batch_size_for_each_process_is_taken_times_the_processes(arrived, prefcli, own_folder):
-    four = {"WORLD_SIZE": "4"}
+    four = {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}
     assert arrived("dpo", "--per_device_train_batch_size", "3", env=four).batch_size == 12
     assert arrived("dpo", "--per-device-train-batch-size=3", env=four).batch_size == 12
     assert arrived("dpo", "--batch-size", "3", env=four).batch_size == 3

@@ -161,10 +161,10 @@ def test_of_pairs_read_as_demonstrations_the_chosen_side_is_measured(made):
 def test_a_place_that_takes_no_file_is_named_and_not_its_draft(made, prefcli, monkeypatch):
     made()
 
-    def refuse(**options):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied", ".x.jsonl.8h84suzm")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("prefcli.artifacts.digests.secrets.token_hex", refuse)
     for line, named in (
         ("convert pairs.jsonl x.jsonl", "OUT x.jsonl: "),
         ("split pairs.jsonl", "error: pairs.train.jsonl: "),

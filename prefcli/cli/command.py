@@ -19,6 +19,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from prefcli.cli import stdout
+from prefcli.cli.launched import refuse_odd_launch
 from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
@@ -47,6 +48,7 @@ def build(name: str, config_class: type, module: str, help_text: str) -> Any:
 
     def run(config: Any) -> None:
         def work() -> None:
+            refuse_odd_launch(name)
             if name in MODEL_OPTIONS:
                 from prefcli.cli.at_hand import models_at_hand
 

@@ -1,0 +1,61 @@
+"""Several processes that know nothing of each other do not each do all of a command's work."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefcli.cli.launched import ALONE, SRUN, TOGETHER
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch):
+    for name in (*WHOLE, SRUN):
+        monkeypatch.delenv(name, raising=False)
+
+
+def without(name):
+    return {key: value for key, value in WHOLE.items() if key != name}
+
+
+def refused(prefcli, command, env, *parts):
+    result = prefcli(command, env=env)
+    assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+    for part in (*parts, "hint:"):
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("command", sorted(ALONE | TOGETHER))
+def test_a_command_that_srun_started_twice_is_refused(prefcli, command):
+    refused(prefcli, command, {SRUN: "2"}, "srun started", "2 times", "srun -n 1")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("command", ["sample", "dpo"])
+def test_half_of_torchruns_variables_are_refused(prefcli, command, name):
+    refused(prefcli, command, without(name), *without(name))
+
+
+@pytest.mark.parametrize("size", ["0", "two", "", "-1"])
+def test_a_number_of_processes_that_is_none_is_refused(prefcli, size):
+    refused(prefcli, "dpo", {"WORLD_SIZE": size}, "WORLD_SIZE is")
+
+
+@pytest.mark.parametrize("command", sorted(ALONE))
+def test_a_command_for_one_process_is_refused_in_two(prefcli, command):
+    refused(prefcli, command, WHOLE, "each would do all of its work", "one process")
+
+
+@pytest.mark.parametrize("env", [
+    {}, {"WORLD_SIZE": "1", "RANK": "0"}, {SRUN: "1"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
+    {"SLURM_NTASKS": "2", SRUN: "2"} | WHOLE,
+])  # fmt: skip
+def test_one_process_and_those_of_a_launcher_go_on(prefcli, env):
+    """As far as to the option that is missing."""
+    result = prefcli("dpo", env=env)
+    assert result.exit_code == 2 and "--data is missing" in result.stderr
+
+
+def test_commands_that_only_look_do_not_care(prefcli):
+    assert prefcli("ls", env={SRUN: "2"}).exit_code == 0
