@@ -10,7 +10,6 @@ import sys
 import time
 
 import pytest
-
 from test_store import manifest
 
 from prefcli.artifacts import alive

@@ -15,9 +15,10 @@ from prefcli.config.base import canonical, typed_options
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "prefcli"
-# Top to bottom (DESIGN): a file imports from its own folder and from those below it. `progress`, `stopping` and `errors` are files.
+# Top to bottom (DESIGN): a file imports from its own folder and from those below it. The last three are files.
 LAYERS = ["cli", "report", "comparison", "experiments", "stages", "labelling", "evaluation", "rl", "losses", "watch",
-          "advice", "rewards", "models", "data", "memory", "artifacts", "config", "progress", "stopping", "errors"]  # fmt: skip
+          "advice", "rewards", "models", "data", "memory", "artifacts", "config", "progress", "stopping",
+          "errors"]  # fmt: skip
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if len(path.relative_to(PACKAGE).parts) > 1]
 
 
