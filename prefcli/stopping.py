@@ -63,29 +63,25 @@ def leave() -> KeyboardInterrupt:
 
 def enter(new: Phase) -> None:
     """Raises the stop where it was only waiting for a step that may be dropped."""
-    global phase, changed
-    phase, changed = new, time.monotonic()
+    _set(new)
     if new is Phase.WHOLE and _overdue and left is None:
         raise leave()
 
 
-def ended(alone: bool) -> None:
-    """A step has ended, and may be gone back to. Raises a stop that was asked for; `alone`: as the only process."""
-    enter(Phase.WHOLE)
-    if alone and asked is not None and left is None:
-        raise leave()
+def _set(new: Phase) -> None:
+    global phase, changed
+    phase, changed = new, time.monotonic()
 
 
 @contextmanager
 def busy() -> Iterator[None]:
     """What must not be broken off."""
-    global phase, changed
     before = phase
-    enter(Phase.BUSY)
+    _set(Phase.BUSY)
     try:
         yield
     finally:  # without a raise: that is for the end of a step
-        phase, changed = before, time.monotonic()
+        _set(before)
 
 
 def forget() -> None:

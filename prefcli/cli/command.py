@@ -176,7 +176,7 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         work()
     except KeyboardInterrupt as error:
         if is_main_process():
-            _say(f"interrupted: {error}" if str(error) else "interrupted: nothing half-written is left")
+            _say(str(error) or "interrupted: nothing half-written is left")
         raise typer.Exit(exit_code()) from error
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

@@ -77,6 +77,14 @@ class PackedDPO(PackedSteps, DPOTrainer):
     def own_state(self) -> dict[str, Any]:
         return super().own_state() | {"references": [reference.logps for reference in self.references]}
 
+    def mark(self) -> None:
+        for reference in self.references:
+            reference.newest.clear()
+
+    def drop_step(self) -> None:
+        for reference in self.references:
+            reference.drop_newest()
+
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # `references` has them, as they are asked for
 

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from prefcli import stopping
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
 from prefcli.data.formats import Row
@@ -32,11 +33,12 @@ from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
-from prefcli.stages.policy import open_policy, open_tokenizer
+from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.roles import open_roles
+from prefcli.stages.roles import OpenedRoles, open_roles
 from prefcli.stages.session import Session, save_step, session, sharded
 from prefcli.stages.state import VALUES, random_state, read_state, set_random_state, write_state
+from prefcli.stopping import Phase
 from prefcli.watch.records import Answers
 from prefcli.watch.watchers import Watchers, act, logged, of_ppo
 
@@ -107,6 +109,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         elif carried is not None:
             carry_optimizer(carried, ppo)
         order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
+        states = States(run, ppo, watchers, opened, models)
+        ppo.optimizer.optimizer.register_step_pre_hook(lambda *_: run.enter(Phase.HALF))
         reporter.begin("ppo", total)
         try:
             with run.training():
@@ -114,6 +118,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                     step = position.step + 1
                     try:
                         metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
+                        run.enter(Phase.BUSY)
                         metrics |= {f"judge/{name}": mean(scores) for name, scores in score.judged.items()}
                         alarms = watchers.observe(step, metrics, answers_of(ppo, score.judged))
                         run.log.write(step, metrics | logged(alarms))
@@ -126,20 +131,17 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                         reporter.notice(error.message)
                         serious = True
                     if serious and config.on_alarm == "rollback":
+                        run.enter(Phase.BUSY)
                         position = go_back(run, ppo, watchers, position)
                         order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
+                        states.ended(position)
                         continue
                     reporter.advance(step, metrics)
                     due = save_is_due(run, step) if step < total else config.keep_state
-                    if due and accelerator.is_main_process:
-                        position.train_seconds = run.seconds
-                        with run.saving(step) as folder:
-                            save(folder, ppo, watchers, position)
-                            if config.keep_state:
-                                save_step(ppo.roles.policy, folder / "model", opened.saves_merged, opened.tokenizer)
-                                if ppo.roles.value is not None:
-                                    merges = opened.saves_merged or models.value_saves_merged
-                                    save_step(ppo.roles.value, folder / "value", merges)
+                    states.end(position, due)
+        except KeyboardInterrupt:
+            states.keep()
+            raise
         except AlarmError as error:
             if position.step == 0:
                 raise
@@ -168,6 +170,61 @@ class Position:
     rollbacks: int = 0
 
 
+class States:
+    """The states of a run: when a rollout has ended, or, where the next one is dropped, of the last that did."""
+
+    def __init__(self, run: Session, ppo: PPO, watchers: Watchers, opened: Opened, models: OpenedRoles) -> None:
+        self._run, self._ppo, self._watchers, self._opened, self._models = run, ppo, watchers, opened, models
+        self._last: dict[str, Any] | None = None  # what a rollout changes before its first update, as it was
+        self._position, self._due = Position(), False
+
+    def end(self, position: Position, due: bool) -> None:
+        """A rollout has ended. Raises KeyboardInterrupt, with its state written, where a signal was waiting for it."""
+        if self._ppo.accelerator.num_processes > 1:  # a signal to one process is one to all
+            said = gather_object([stopping.asked])
+            stopping.asked = next((signal for signal in said if signal is not None), None)
+        stops = stopping.asked is not None
+        self._mark(position, due=False)
+        if due or stops:
+            self._write(due)
+        self._run.enter(Phase.WHOLE)
+        if stops or (stopping.asked is not None and self._ppo.accelerator.num_processes == 1):
+            raise stopping.leave()
+
+    def ended(self, position: Position) -> None:
+        """The run has gone back to a state, which it may have to go back to again."""
+        self._mark(position, due=True)
+        self._run.enter(Phase.WHOLE)
+
+    def keep(self) -> None:
+        """After a signal: write the state of the last rollout that ended, where that is not done and can be."""
+        if self._last is not None and stopping.phase is Phase.WHOLE:
+            with stopping.busy():
+                self._write(self._due)
+
+    def _mark(self, position: Position, due: bool) -> None:
+        ppo = self._ppo
+        self._position, self._run.ended, self._due = replace(position), position.step, due
+        self._last = {
+            "random": random_state(),
+            "ppo": {"generator": ppo.generator.get_state(), "rollouts": ppo.rollouts, "episodes": ppo.episodes},
+        }
+
+    def _write(self, due: bool) -> None:
+        last, self._last = self._last, None  # it need not be written twice
+        if last is None or not self._ppo.accelerator.is_main_process:
+            return
+        run, opened, config = self._run, self._opened, self._run.inputs.config
+        self._position.train_seconds = run.seconds
+        with run.saving(self._position.step, due=due, keep=not due and config.on_alarm == "rollback") as folder:
+            save(folder, self._ppo, self._watchers, self._position, last)
+            if config.keep_state and due:
+                save_step(self._ppo.roles.policy, folder / "model", opened.saves_merged, opened.tokenizer)
+                if self._ppo.roles.value is not None:
+                    merges = opened.saves_merged or self._models.value_saves_merged
+                    save_step(self._ppo.roles.value, folder / "value", merges)
+
+
 def save_is_due(run: Session, step: int) -> bool:
     """As --save-every says; without it every few rollouts where one may have to go back."""
     if run.inputs.config.on_alarm == "rollback" and run.inputs.config.save_every is None:
@@ -180,10 +237,14 @@ def go_back(run: Session, ppo: PPO, watchers: Watchers, position: Position) -> P
 
     Raises AlarmError where there is none, or after the third time.
     """
-    if run.resumed is None or position.rollbacks == MOST_ROLLBACKS:
-        why = "no state was saved yet" if run.resumed is None else f"it is the alarm after {MOST_ROLLBACKS} rollbacks"
+    there = [step for step in run.draft.steps if not run.draft.for_a_stop(step)]
+    if not there or position.rollbacks == MOST_ROLLBACKS:
+        why = f"it is the alarm after {MOST_ROLLBACKS} rollbacks" if there else "no state was saved yet"
         raise AlarmError(f"cannot go back: {why}", "look at the reward and at the options")
-    before = restore(run.resumed, ppo, watchers)
+    for step in run.draft.steps:
+        if step > there[-1]:  # of a stop, on the way that is left
+            run.draft.forget(step)
+    before = restore(run.draft.state(there[-1]), ppo, watchers)
     again = position.rollbacks + 1
     ppo.soften(again - before.rollbacks, run.inputs.config.seed + again)
     run.log.cut(before.step)
@@ -220,16 +281,16 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
     return Answers(*(together(field.name) for field in fields(Answers)))
 
 
-def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position) -> None:
-    """A state to go on from."""
+def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position, last: dict[str, Any]) -> None:
+    """A state to go on from; what `last` has of it is not as it is now."""
     write_state(
         folder,
         {
             "position": asdict(position),
             "weights": list(ppo.parameters),
-            "ppo": ppo.state_dict(),
+            "ppo": ppo.state_dict() | last["ppo"],
             "watchers": json.dumps(watchers.state_dict()),
-            "random": random_state(),
+            "random": last["random"],
         },
     )
 

@@ -45,6 +45,7 @@ class ReferenceLogps:
             if kept is not None and kept.shape == self.logps.shape:
                 self.logps = kept
         self._known = int(self.known) if saved is None else 0  # in the file
+        self.newest: list[int] = []  # pairs whose figures are of the step that runs
         self.model: nn.Module | None = None
         self.run: Callable[[], AbstractContextManager[Any]] | None = None
 
@@ -60,8 +61,14 @@ class ReferenceLogps:
             assert self.model is not None and self.run is not None
             with torch.no_grad(), self.run():
                 known = token_logps(self.model, rows).logps.sum(1).view(-1, 2).cpu()
+            self.newest += pairs
             self.logps[pairs] = known
         return known.flatten().to(rows.input_ids.device)
+
+    def drop_newest(self) -> None:
+        """Forget them: when the step is repeated they are computed in the same rows, and so are the same."""
+        self.logps[self.newest] = torch.nan
+        self.newest.clear()
 
     def save(self) -> None:
         """Keep what was computed. Loses nothing that another run kept meanwhile but its time."""

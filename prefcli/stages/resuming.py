@@ -8,19 +8,33 @@ random state.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from transformers.trainer_callback import TrainerState
 
+from prefcli import stopping
 from prefcli.progress import is_main_process
 from prefcli.stages.session import Session, save_step, sharded
 from prefcli.stages.state import random_state, set_random_state, write_state
+from prefcli.stopping import Phase
 from prefcli.watch.watchers import Watchers
 
 POSITION = "trainer_state.json"  # the name under which transformers looks for it
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a step changes before its optimizer step, as the step before has left it."""
+
+    step: int
+    tokens: int
+    random: dict[str, Any]
+    owes: bool  # its held-out rows are not measured yet
+    saved: bool
 
 
 class Resuming:
@@ -38,27 +52,83 @@ class Resuming:
     state: TrainerState
     _total_train_tokens: int
 
+    _ended: Ended | None = None
+    _due = _stops = False  # of the step that ends: whether its state is saved for its own sake, and to leave
+
     def own_state(self) -> dict[str, Any]:
         """What each process has for itself."""
         return {"random": random_state()}
 
-    def save_is_due(self) -> bool:
-        """The first process's opinion: the clocks of several differ. Never where the weights are split over them."""
+    def mark(self) -> None:
+        """Called when a step has ended: `drop_step` goes back to here."""
+
+    def drop_step(self) -> None:
+        """Forget what `own_state` has of the step that is dropped. Its random state is in `Ended`."""
+
+    @property
+    def alone(self) -> bool:
+        return bool(self.accelerator.num_processes == 1)
+
+    def decide(self, last: bool) -> bool:
+        """At a step's end: whether to save its state. All processes say the same.
+
+        The first one's clock counts, and a signal to any. Never where the weights are split over processes.
+        """
         if sharded():
             return False
-        said = [self.run.save_is_due(self.state.global_step)]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(said)
-        return said[0]
+        said = [(self.run.save_is_due(self.state.global_step), stopping.asked)]
+        if not self.alone:
+            said = gather_object(said)
+            stopping.asked = next((signal for _, signal in said if signal is not None), None)
+        self._due = self.run.inputs.config.keep_state if last else said[0][0]
+        self._stops = stopping.asked is not None
+        return self._due or self._stops
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """A step's end, and a pass's. Raises KeyboardInterrupt where a signal was waiting for it."""
+        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
+        if self.run.alarm is not None or (self._ended is not None and self._ended.step == self.state.global_step):
+            return
+        self._step_ended()
+        if self._stops or (self.alone and stopping.asked is not None and not sharded()):
+            raise stopping.leave()
+
+    def _step_ended(self, owes: bool = False) -> None:
+        """From here on a step may be dropped; in several processes at the price of what came since the last state."""
+        self.mark()
+        saved = stopping.kept == self.state.global_step
+        self._ended = Ended(self.state.global_step, self._total_train_tokens, random_state(), owes, saved)
+        self.run.ended = self.state.global_step
+        self.run.enter(Phase.WHOLE if self.alone else Phase.HALF)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """In passing. It may be broken off, and is made up for: its step has ended."""
+        self._step_ended(owes=True)
+        found = super()._evaluate(*args, **kwargs)  # type: ignore[misc]
+        self.run.enter(Phase.BUSY)
+        self._ended = None
+        return found
+
+    def keep_ended(self) -> None:
+        """After a signal: write the state of the last step that ended, where that is not done and can be."""
+        ended = self._ended
+        if ended is None or ended.saved or self.run.alarm is not None or stopping.phase is not Phase.WHOLE:
+            return
+        with stopping.busy():
+            self.drop_step()
+            self._due = False
+            self._write([self.own_state() | {"random": ended.random}], ended.tokens, ended.owes)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.run.alarm is not None:  # the run ends here, and is not gone on with
             return
-        each = gather_object([self.own_state()]) if self.accelerator.num_processes > 1 else [self.own_state()]
-        if not is_main_process():
-            return
+        each = [self.own_state()] if self.alone else gather_object([self.own_state()])
+        if is_main_process():
+            self._write(each, self._total_train_tokens, False)
+
+    def _write(self, each: list[dict[str, Any]], tokens: int, owes: bool) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
-        with self.run.saving(self.state.global_step) as folder:
+        with self.run.saving(self.state.global_step, due=self._due) as folder:
             write_state(
                 folder,
                 {
@@ -66,13 +136,14 @@ class Resuming:
                     "optimizer": self.optimizer.state_dict(),
                     "scheduler": self.lr_scheduler.state_dict(),
                     "scaler": scaler.state_dict() if scaler is not None else None,
-                    "tokens": self._total_train_tokens,
+                    "tokens": tokens,
                     "watchers": json.dumps(self.watchers.state_dict()),
                     "train_seconds": self.run.seconds,
                     "each": each,
+                    "owes": owes,
                 },
             )
-            if self.run.inputs.config.keep_state:
+            if self.run.inputs.config.keep_state and self._due:
                 save_step(self.model, folder / "model", self.saves_merged, self.processing_class)
             self.state.log_history = []  # it is in metrics.jsonl, and would grow with every state
             self.state.save_to_json(str(folder / POSITION))
@@ -99,7 +170,11 @@ class Resuming:
         """The last that is read of a state."""
         if folder is not None:
             set_random_state(self.run.saved["each"][self.accelerator.process_index]["random"])
+            owes = self.run.saved.get("owes", False)
             del self.run.saved
+            if owes:
+                self._evaluate(None, None)
+                self._step_ended()
 
 
 def trained(model: Any) -> dict[str, torch.Tensor]:

@@ -28,14 +28,14 @@ import trl
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from prefcli import __version__
+from prefcli import __version__, stopping
 from prefcli.artifacts.alive import memory_limit
 from prefcli.artifacts.bases import Base, base_at
 from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
-from prefcli.artifacts.store import LOG, RUN, Artifact, Draft
+from prefcli.artifacts.store import LOG, RUN, STOP, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_foreign
@@ -52,6 +52,7 @@ from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.plan import WARNS, advice, by_part, check_memory, peak, run_of
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
+from prefcli.stopping import Phase
 
 SAVE_SECONDS = 600.0
 
@@ -109,6 +110,7 @@ class Session:
     peak_bytes: int = 0
     memory: Run | None = None  # this run as the memory model reads it
     alarm: AlarmError | None = None  # what stopped the training before its end
+    ended: int = 0  # the last step that ended, of this process
     _saved: float = field(default_factory=time.monotonic)
     _began: float | None = None
 
@@ -135,12 +137,21 @@ class Session:
         return step % every == 0 if every else time.monotonic() - self._saved > SAVE_SECONDS
 
     @contextmanager
-    def saving(self, step: int) -> Iterator[Path]:
-        """A folder for the state after `step`. Raises DataError where a file of rows was changed meanwhile."""
+    def saving(self, step: int, *, due: bool = True, keep: bool = False) -> Iterator[Path]:
+        """A folder for the state after `step`. One that is not `due` is there for a stop, and goes with the next; with
+        `keep` the older ones stay. Raises DataError where a file of rows was changed meanwhile."""
         self.inputs.check_rows()
-        with self.draft.save(step, keep=self.inputs.config.keep_state) as folder:
+        with self.draft.save(step, keep=keep or self.inputs.config.keep_state) as folder:
             yield folder
+            if not due:
+                (folder / STOP).touch()
         self._saved = time.monotonic()
+        stopping.kept = step
+
+    def enter(self, phase: Phase) -> None:
+        """What a signal meets from now on. Where weights are split no state is written: it is raised at once."""
+        if not sharded():
+            stopping.enter(phase)
 
     @property
     def trained_dtype(self) -> torch.dtype:
@@ -170,9 +181,11 @@ class Session:
         gc.enable()  # off since the command began
         self._began = time.monotonic()
         peak = PeakMemory(self.device)
+        self.enter(Phase.WHOLE)
         try:
             with peak:
                 yield
+            self.enter(Phase.BUSY)  # it is finished, whatever comes
         finally:
             self.peak_bytes = max(self.peak_bytes, peak.bytes)
             self.train_seconds, self._began = self.seconds, None
@@ -296,19 +309,28 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             _refuse_elsewhere(draft, under)
             draft.check(last)
             reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
+            stopping.kept = last
         else:
             draft.note({"key": inputs.key, "environment": under, "parents": parents_of(inputs)})
         tracker = _tracker(inputs, draft, last, reporter) if is_main_process() else None
         log = MetricsLog(draft.path / LOG, last, tracker)
+        run = Session(inputs, reporter, draft, log, device, dtype, memory=memory)
         try:
-            yield Session(inputs, reporter, draft, log, device, dtype, memory=memory)
+            yield run
+            if stopping.asked is not None:  # too late to stop it, and what called it shall not go on with more
+                raise stopping.leave()
+        except KeyboardInterrupt as error:
+            error.args = (_what_is_kept(run),)
+            raise
         except BaseException as error:
             if draft.steps and not draft.finished:
-                reporter.notice(f"kept up to step {draft.steps[-1]}: the same command goes on from there")
+                reporter.notice(f"kept up to step {draft.steps[-1]}: the same command resumes there")
             if isinstance(error, Exception) and (short := _memory_short(error, memory, have)) is not None:
                 raise short from error
             raise
         finally:
+            stopping.enter(Phase.IDLE)
+            stopping.kept = None
             for data in (inputs.data, inputs.eval_data):
                 if data is not None and data.left_out:
                     reporter.notice(data.left_out)
@@ -316,6 +338,22 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
                 tracker.close(well=draft.finished)
             reporter.end()
             log.close()
+
+
+def _what_is_kept(run: Session) -> str:
+    """Of a run that a signal ends, in a sentence."""
+    draft = run.draft
+    if draft.finished:
+        return f"interrupted as it ended: {run.inputs.name}@v{draft.version} is finished"
+    if wrapper := sharded():
+        return f"interrupted: no state is saved under {wrapper}, the same command starts anew"
+    kept = draft.steps[-1] if draft.steps else 0
+    when = f" in the middle of step {run.ended + 1}, too late to drop it" if run.ended > kept else ""
+    if kept:
+        return f"interrupted{when}: kept up to step {kept}; the same command resumes"
+    if run.ended:
+        return f"interrupted{when}: nothing was kept (--save-every N saves on the way)"
+    return "interrupted before the first step ended: nothing was kept"
 
 
 def _bytes_of(device: torch.device) -> int | None:

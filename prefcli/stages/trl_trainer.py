@@ -22,6 +22,7 @@ from prefcli.errors import AlarmError, UsageError
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.resuming import position
 from prefcli.stages.session import Session, sharded
+from prefcli.stopping import Phase
 from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, logged, of_training
 
@@ -144,6 +145,15 @@ def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[
     if wrapper := sharded():
         session.reporter.notice(f"no state is saved on the way under {wrapper}: after a stop it starts anew")
     trainer.add_callback(_Progress(session, what, trainer))
+    try:
+        _to_the_end(session, trainer)
+    except KeyboardInterrupt:
+        trainer.keep_ended()
+        raise
+    return int(trainer.state.global_step), int(session.log.last.get("num_tokens", 0))
+
+
+def _to_the_end(session: Session, trainer: Any) -> None:
     before = session.resumed
     if before is not None and (at := position(before)).global_step == at.max_steps:  # stopped after its last step
         trainer._load_from_checkpoint(str(before))
@@ -152,8 +162,9 @@ def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[
         with session.training():
             trainer.train(resume_from_checkpoint=str(before) if before else None)
     if session.inputs.eval_data is not None and not _measured(session, trainer.state.global_step):
+        session.enter(Phase.WHOLE if trainer.alone else Phase.HALF)
         trainer.evaluate()
-    return int(trainer.state.global_step), int(session.log.last.get("num_tokens", 0))
+        session.enter(Phase.BUSY)
 
 
 def _measured(session: Session, step: int) -> bool:
@@ -194,9 +205,10 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Asks for a state, which is saved once the step is logged and its held-out rows are measured."""
-        last = state.global_step >= state.max_steps
-        keeps = self._session.inputs.config.keep_state and not sharded()
-        control.should_save = keeps if last else self._trainer.save_is_due()
+        control.should_save = self._trainer.decide(last=state.global_step >= state.max_steps)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._session.enter(Phase.BUSY)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._session.reporter.begin(self._what, state.max_steps)
