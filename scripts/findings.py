@@ -115,7 +115,9 @@ def criteria_table(result: dict[str, Any], refs: tuple[str, str]) -> str:
             cells = [shown(measure["figures"][ref], measure["unit"]) for ref in refs]
             row = (criterion["criterion"], criterion["claimed"]) if number == 0 else ("", "")
             verdict = criterion["verdict"] if number == 0 else ""
-            told = f"**{kinds.get(verdict, verdict)}**" if verdict else ""
+            for ref, kind in kinds.items():
+                verdict = verdict.replace(ref, kind)
+            told = f"**{verdict}**" if verdict else ""
             lines.append(f"| {row[0]} | {row[1]} | {measure['measure']} | {cells[0]} | {cells[1]} | {told} |")
     return "\n".join(lines)
 

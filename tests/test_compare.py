@@ -6,18 +6,19 @@ import json
 import math
 import random
 import shutil
+from dataclasses import replace
 from statistics import fmean, stdev
 from types import SimpleNamespace
 
 import pytest
 
 from prefcli.artifacts.metrics import read_log
-from prefcli.comparison import figures, hyperparameters, sample_efficiency, scores, stability
+from prefcli.comparison import figures, hyperparameters, reward_hacking, sample_efficiency, scores, stability
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_prompts, over_runs
 from prefcli.comparison.flexibility import changes
 from prefcli.comparison.reward_hacking import proxy_of
 from prefcli.comparison.routes import Route, read_routes
-from prefcli.comparison.run import CRITERIA
+from prefcli.comparison.run import CRITERIA, tally
 from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.training_time import by_steps
 from prefcli.errors import ArtifactError, UsageError
@@ -298,6 +299,71 @@ def test_sensitivity_is_the_slope_a_factor_of_three_of_what_moves_the_score_most
     assert moves["ppo@v1"].value == pytest.approx(0.7) and "kl_coef" in moves["ppo@v1"].source
     assert found.measures[1].winner == "dpo@v1"
     assert found.measures[0].figures["ppo@v1"].value > 10 and found.measures[0].figures["dpo@v1"].value == 3
+
+
+def test_sweeping_more_makes_the_hyperparameter_row_no_worse(two, store, make_artifact):
+    """What both routes have is compared; an option that one of them was swept over besides decides nothing."""
+    for stage, options in (("dpo", {"beta": 0.3}), ("ppo", {"kl_coef": 0.15})):
+        of(stage, make_artifact, two, **options)
+    score = {"dpo": lambda c: 0.0, "ppo": lambda c: 0.0}
+    score["dpo"] = lambda c: -0.2 * math.log(c["beta"] / 0.1, 3) - 3.0 * math.log(c.get("sft_weight", 1.0) or 1.0, 3)
+    score["ppo"] = lambda c: 0.7 * math.log(c["kl_coef"] / 0.05, 3)
+    known = Known(lambda m: score[m.stage](m.config))
+
+    def row():
+        found = hyperparameters.hyperparameters(read_routes(["ppo@v1", "dpo@v1"], store), known)
+        return [(m.measure, m.winner, {ref: f.value for ref, f in m.figures.items()}) for m in found.measures]
+
+    before = row()
+    assert [name for name, *_ in before] == ["to be chosen", f"{hyperparameters.MOVE}: tie to the reference"]
+    for weight in (3.0, 9.0):  # it moves the score by 3 a factor of three
+        of("dpo", make_artifact, two, sft_weight=weight)
+    for rate in (1e-4, 3e-4):  # ppo was not swept over its rate
+        of("dpo", make_artifact, two, lr=rate)
+    assert row() == before
+    for rate in (1e-4, 3e-4):
+        of("ppo", make_artifact, two, lr=rate)
+    assert [name for name, *_ in row()][1:] == [f"{hyperparameters.MOVE}: {axis}"
+                                                for axis in ("learning rate", "tie to the reference")]  # fmt: skip
+
+
+def test_a_verdict_of_single_runs_says_so_and_never_counts(two, store, make_artifact):
+    """The same gap: of one run a route, and over seeds."""
+    rising = {"ppo": 3.0, "dpo": 0.5}
+
+    class Hacked(Known):
+        specs = (SimpleNamespace(name="gold"), SimpleNamespace(name="rm"))
+        own, store = frozenset({"rm"}), None
+
+        def values(self, model, source=None):
+            manifest = getattr(model, "manifest", None)
+            up = rising[manifest.stage] + 0.05 * (manifest.config.get("seed") or 0) if manifest else 0.0
+            return [(up if source == "rm" else 0.0) + 0.1 * i for i in self.prompts]
+
+        def of(self, model):
+            return SimpleNamespace(kl=None)
+
+    once = reward_hacking.reward_hacking(read_routes(["ppo@v1", "dpo@v1"], store), Hacked(None))
+    assert once.measures[0].winner == "dpo@v1" and once.measures[0].of_single_runs
+    assert (once.winner, once.of_these_runs, once.verdict) == (None, "dpo@v1", "dpo@v1, of these two runs")
+    told = once.as_dict()
+    assert (told["winner"], told["of_these_runs"], told["measures"][0]["of_single_runs"]) == (None, "dpo@v1", True)
+    score = tally([once], ["ppo@v1", "dpo@v1"])
+    assert score["dpo@v1"] == 0 and score["of single runs"] == 1 == sum(score.values())
+    for stage in ("dpo", "ppo"):
+        for seed in (1, 2):
+            of(stage, make_artifact, two, seed=seed)
+    seeds = reward_hacking.reward_hacking(read_routes(["ppo@v1", "dpo@v1"], store), Hacked(None))
+    assert seeds.winner == "dpo@v1" == seeds.verdict and seeds.of_these_runs is None
+    assert "3 runs that differ in the seed" in seeds.measures[0].figures["dpo@v1"].source
+
+
+def test_a_single_run_may_contradict_and_not_decide():
+    counted_one = measure(("a", "b"))
+    single = replace(measure(("b", "a")), of_single_runs=True)
+    assert Criterion("c", "DPO", (counted_one, single)).verdict == "the measures disagree"
+    assert Criterion("c", "DPO", (counted_one, replace(measure(("a", "b")), of_single_runs=True))).verdict == "a"
+    assert Criterion("c", "DPO", (measure(), single)).verdict == "b, of these two runs"
 
 
 def test_stability_counts_alarms_and_compares_the_spread_over_seeds(two, store, make_artifact):

@@ -20,7 +20,7 @@ from prefcli.artifacts.store import Store, open_artifact
 from prefcli.errors import ArtifactError
 from prefcli.evaluation.judged import judged_win_rate
 from prefcli.evaluation.models import win_rate_of_many
-from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
+from prefcli.evaluation.statistics import wilson_interval
 from prefcli.rewards.sources import ModelReward
 
 
@@ -116,7 +116,7 @@ def test_several_answers_stay_with_their_prompt(chain, prefcli, own_folder):
 
 def test_a_win_rate_of_several_answers_takes_the_prompt_as_its_unit():
     rate, interval = win_rate_of_many([[1, 2], [3, 3], [0, 0]], [[0, 2], [4, 4], [0, 1]])
-    assert rate == pytest.approx((0.75 + 0 + 0.25) / 3) and interval == bootstrap_interval([0.75, 0.0, 0.25])
+    assert rate == pytest.approx((0.75 + 0 + 0.25) / 3) and interval == wilson_interval(1.0, 3)
 
 
 # The judge
@@ -143,7 +143,9 @@ def test_a_judged_win_needs_both_orders_and_identical_answers_are_not_asked():
     found = judged_win_rate(judge, ["p"] * 40, answers, baseline, said.append)
     outcomes = [(len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in zip(answers, baseline)]
     same = sum(a == b for a, b in zip(answers, baseline))
-    assert found["win_rate"] == sum(outcomes) / 40 and found["win_rate_ci95"] == list(bootstrap_interval(outcomes))
+    assert found["win_rate"] == sum(outcomes) / 40 and found["win_rate_ci95"] == list(
+        wilson_interval(sum(outcomes), 40)
+    )
     assert found["identical"] == same > 0 and len(judge.asked) == 2 * (40 - same) and sum(said) == 40
     assert {(b, a) for a, b in judge.asked} == set(judge.asked)
     assert (found["first_place"], found["same_place"], found["ties"]) == (0.5, 0.0, 0)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, median, variance
+from statistics import fmean, variance
 from typing import Any, Literal
 
 from prefcli.evaluation.paired import paired_difference
 from prefcli.evaluation.statistics import wilson_interval
-from prefcli.experiments.statistics import mean_interval, student_t
+from prefcli.figures.intervals import mean_interval, student_t
 
 NO_DIFFERENCE, DISAGREE, NOT_MEASURED = "no difference shown", "the measures disagree", "not measured"
+OF_THESE_RUNS = "of single runs"  # how many rows say who is ahead of these runs alone
 Better = Literal["lower", "higher"]
 LEVEL = 0.05
 
@@ -35,6 +36,8 @@ class Measure:
     """One thing measured on every route, by the route's ref; None where there is no figure of it.
 
     `better` is None of what is only told. `ahead` are the routes that it shows to be ahead of others: (better, worse).
+    `of_single_runs`: it is of one run a route, so what it shows holds of these runs and not of the routes, which
+    another seed would make anew.
     """
 
     measure: str
@@ -42,6 +45,7 @@ class Measure:
     figures: dict[str, Figure | None]
     better: Better | None = None
     ahead: tuple[tuple[str, str], ...] = ()
+    of_single_runs: bool = False
 
     @property
     def winner(self) -> str | None:
@@ -66,18 +70,32 @@ class Criterion:
 
     @property
     def winner(self) -> str | None:
-        """The route that is ahead of every other in some measure, and behind another in none."""
+        """The route that is ahead of every other in some measure, and behind another in none. Measures of single runs
+        name none, though they may say no."""
+        return self._ahead(of_single_runs=False)
+
+    @property
+    def of_these_runs(self) -> str | None:
+        """Where no route is the winner: the one whose single run is ahead, as far as these runs go."""
+        return self._ahead(of_single_runs=True) if self.winner is None else None
+
+    def _ahead(self, of_single_runs: bool) -> str | None:
         deciding = [m for m in self.measures if m.better and m.measured]
         behind = {worse for measure in deciding for _, worse in measure.ahead}
-        return next((m.winner for m in deciding if m.winner is not None and m.winner not in behind), None)
+        asked = [m for m in deciding if m.of_single_runs == of_single_runs]
+        return next((m.winner for m in asked if m.winner is not None and m.winner not in behind), None)
 
     @property
     def verdict(self) -> str:
-        if not any(measure.better and measure.measured for measure in self.measures):
+        deciding = [m for m in self.measures if m.better and m.measured]
+        if not deciding:
             return NOT_MEASURED
         if self.winner is not None:
             return self.winner
-        return DISAGREE if any(measure.winner for measure in self.measures) else NO_DIFFERENCE
+        if self.of_these_runs is not None:
+            number = "two" if len(deciding[0].figures) == 2 else str(len(deciding[0].figures))
+            return f"{self.of_these_runs}, of these {number} runs"
+        return DISAGREE if any(measure.winner for measure in deciding) else NO_DIFFERENCE
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -90,10 +108,12 @@ class Criterion:
                     "better": m.better,
                     "figures": {ref: asdict(figure) if figure else None for ref, figure in m.figures.items()},
                     "winner": m.winner,
+                    "of_single_runs": m.of_single_runs,
                 }
                 for m in self.measures
             ],
             "winner": self.winner,
+            "of_these_runs": self.of_these_runs,
             "verdict": self.verdict,
             "measure_with": list(self.measure_with),
             "why": self.why,
@@ -121,7 +141,8 @@ def counted(measure: str, unit: str, values: Mapping[str, tuple[float, str] | No
 
 
 def shares(measure: str, unit: str, counts: Mapping[str, tuple[int, int, str]], better: Better) -> Measure:
-    """(how many, of how many, source) as shares; ahead is one whose Wilson interval lies beside the other's."""
+    """(how many, of how many, source) as shares, of one run a route; ahead is one whose Wilson interval lies beside the
+    other's."""
     figures: dict[str, Figure | None] = {
         ref: Figure(k / n, source, wilson_interval(k, n)) if n else None for ref, (k, n, source) in counts.items()
     }
@@ -131,7 +152,7 @@ def shares(measure: str, unit: str, counts: Mapping[str, tuple[int, int, str]], 
             if one and other and one.ci95 and other.ci95:
                 apart = one.ci95[1] < other.ci95[0] if better == "lower" else one.ci95[0] > other.ci95[1]
                 ahead += [(a, b)] if apart else []
-    return Measure(measure, unit, figures, better, tuple(ahead))
+    return Measure(measure, unit, figures, better, tuple(ahead), of_single_runs=True)
 
 
 def over_runs(measure: str, unit: str, samples: Samples, better: Better) -> Measure:
@@ -150,7 +171,8 @@ def over_runs(measure: str, unit: str, samples: Samples, better: Better) -> Meas
 
 
 def over_prompts(measure: str, unit: str, samples: Samples, better: Better) -> Measure:
-    """Means over the same prompts in the same order, and the paired differences by bootstrap and by sign flips.
+    """Means of one run a route over the same prompts, in one order, and the paired differences by bootstrap-t and by
+    sign flips.
 
     Both must show it: of a few prompts that all lean one way the bootstrap leaves out 0, and chance does not (five of
     five: p = 1/16).
@@ -169,7 +191,7 @@ def over_prompts(measure: str, unit: str, samples: Samples, better: Better) -> M
         and (found := paired_difference(mine, theirs))["p"] < LEVEL
         and _leaves_out_0(found["ci95"], better)
     ]
-    return Measure(measure, unit, figures, better, tuple(ahead))
+    return Measure(measure, unit, figures, better, tuple(ahead), of_single_runs=True)
 
 
 def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
@@ -180,12 +202,6 @@ def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
     half = student_t(min(len(a), len(b)) - 1) * math.sqrt(variance(a) / len(a) + variance(b) / len(b))
     middle = fmean(a) - fmean(b)
     return (middle - half, middle + half)
-
-
-def deviations(values: Sequence[float]) -> list[float]:
-    """Distances from the median: their mean is a spread that can be compared as means are (Brown and Forsythe 1974)."""
-    centre = median(values)
-    return [abs(value - centre) for value in values]
 
 
 def _leaves_out_0(interval: Sequence[float], better: Better) -> bool:

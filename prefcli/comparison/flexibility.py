@@ -7,15 +7,16 @@ found in the store: those of the same stage and options that end in other pairs 
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Any
 
 from prefcli.artifacts.commands import REWARD, altered
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.figures import Criterion, Samples, over_runs
-from prefcli.comparison.routes import Route, Routes, above
+from prefcli.comparison.routes import Route, Routes, above, repetitions
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import elsewhere
-from prefcli.comparison.training_time import by_steps
+from prefcli.comparison.training_time import by_steps, seconds_of
 from prefcli.evaluation.paired import paired_difference
 from prefcli.experiments.siblings import SEED, causal_options, of_stage, reward_models
 
@@ -26,9 +27,16 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
     any_of = next((pairs for others in found.values() for pairs in others), None)
     pairs = common[0] if common else any_of
     changed = {ref: others.get(pairs) if pairs else None for ref, others in found.items()}
-    seconds = {ref: by_steps(again) if again else [] for ref, again in changed.items()}
+    runs = {ref: repetitions(again, routes.store) if again else [] for ref, again in changed.items()}
+    single = any(len(found) < 2 for found in runs.values())
+    if single:
+        seconds = {ref: by_steps(again) if again else [] for ref, again in changed.items()}
+    else:
+        seconds = {ref: [sum(map(seconds_of, run)) for run in found] for ref, found in runs.items()}
     source = {
-        ref: "train_seconds of " + ", ".join(a.ref for a in again.artifacts) if again else ""
+        ref: "train_seconds of " + ", ".join(a.ref for a in (again.artifacts if single else [r[-1] for r in runs[ref]]))
+        if again
+        else ""
         for ref, again in changed.items()
     }
     told = []
@@ -46,7 +54,12 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
     return Criterion(
         "flexibility",
         "RLHF",
-        (over_runs("from new pairs to a new policy", "seconds", Samples(seconds, source), "lower"),),
+        (
+            replace(
+                over_runs("from new pairs to a new policy", "seconds", Samples(seconds, source), "lower"),
+                of_single_runs=single,
+            ),
+        ),
         measure_with=tuple(
             line for route in routes if changed[route.ref] is None for line in again_commands(route, routes.store)
         ),

@@ -1,4 +1,4 @@
-"""Hyperparameters: how many a route asks for, and how far the score moves when one is tripled."""
+"""Hyperparameters: how many a route asks for, and how far the score moves when one is tripled that both routes have."""
 
 from __future__ import annotations
 
@@ -26,28 +26,43 @@ TUNED = {
             "ppo_epochs", "minibatches", "temperature", "max_new_tokens"),
 }  # fmt: skip
 WITHOUT_VALUE = {"clip_range_value", "vf_coef", "lam", "gamma"}
+# What plays the same part in different routes: like is compared with like, so that a route which was swept over more
+# options has no more chances to look fickle.
+MOVE = "score's move a factor of three"
+RATE, TIE = "learning rate", "tie to the reference"
+AXES = {
+    RATE: {stage: "lr" for stage in ("sft", "dpo", "kto", "ppo")},
+    TIE: {"dpo": "beta", "kto": "beta", "ppo": "kl_coef"},
+}
 PROMPTS = 20  # of fewer a bootstrap interval is too short
 GRIDS = {"dpo": "beta=0.03,0.1,0.3", "kto": "beta=0.03,0.1,0.3", "ppo": "kl_coef=0.02,0.06,0.2"}
 
 
 def hyperparameters(routes: Routes, scores: Scores | None) -> Criterion:
     numbers = {route.ref: (float(sum(len(tuned(a)) for a in route.artifacts)), _listed(route)) for route in routes}
-    slopes = {route.ref: steepest(route, routes, scores) if scores else None for route in routes}
+    found = {
+        axis: {route.ref: slopes(route, routes, scores, options) if scores else None for route in routes}
+        for axis, options in AXES.items()
+    }
+    shared = {axis: by_route for axis, by_route in found.items() if all(by_route.values())}
+    tie = found[TIE]
     lacking = tuple(
         sweep_command(route, routes.store, "--grid", grid)
         for route in routes
-        if slopes[route.ref] is None and (grid := GRIDS.get(route.final.manifest.stage))
+        if tie[route.ref] is None and (grid := GRIDS.get(route.final.manifest.stage))
     )
+    unit = scores.trusted if scores else "score"
+    shown = shared or {TIE: tie}
     return Criterion(
         "hyperparameters",
         "DPO",
         (
             counted("to be chosen", "options", numbers, "lower"),
-            _sensitivity(slopes, scores.trusted if scores else "score"),
+            *(_sensitivity(f"{MOVE}: {axis}", by_route, unit) for axis, by_route in shown.items()),
         ),
-        measure_with=lacking,
-        why="The score's move is that of the hyperparameter which moves it most, of those that were swept."
-        if any(slopes.values())
+        measure_with=() if TIE in shared else lacking,
+        why="The score's move is compared where all routes were swept over what plays the same part, and there alone."
+        if shared
         else "",
     )
 
@@ -62,34 +77,37 @@ def _listed(route: Route) -> str:
     return "; ".join(f"{a.manifest.stage}: {', '.join(tuned(a))}" for a in route.artifacts)
 
 
-def steepest(route: Route, routes: Routes, scores: Scores) -> tuple[str, list[float]] | None:
-    """The swept hyperparameter that moves the score most, and its slope a factor of three, prompt by prompt."""
-    found: list[tuple[str, list[float]]] = []
-    for name, runs in varied(route.final, routes.store).items():
-        points = [(run.manifest.config.get(name), run) for run in (route.final, *runs)]
-        known = [(float(x), run) for x, run in points if isinstance(x, (int, float)) and not isinstance(x, bool)]
-        known = [(x, run) for x, run in known if x > 0]
-        if len({x for x, _ in known}) > 1:
-            xs = [x for x, _ in known]
-            values = [scores.values(run) for _, run in known]
-            found.append((name, [slope_per_factor(xs, prompt) for prompt in zip(*values)]))
-    return max(found, key=lambda item: abs(fmean(item[1])), default=None)
+def slopes(route: Route, routes: Routes, scores: Scores, options: dict[str, str]) -> tuple[str, list[float]] | None:
+    """The option that plays a part in the route's last stage, and its slope a factor of three, prompt by prompt; None
+    where the store has no runs that differ in it alone."""
+    name = options.get(route.final.manifest.stage)
+    if name is None:
+        return None
+    runs = varied(route.final, routes.store).get(name, [])
+    points = [(run.manifest.config.get(name), run) for run in (route.final, *runs)]
+    known = [(float(x), run) for x, run in points if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    known = [(x, run) for x, run in known if x > 0]
+    xs = [x for x, _ in known]
+    if len(set(xs)) < 2:
+        return None
+    values = [scores.values(run) for _, run in known]
+    return name, [slope_per_factor(xs, prompt) for prompt in zip(*values)]
 
 
-def _sensitivity(slopes: dict[str, tuple[str, list[float]] | None], unit: str) -> Measure:
-    """|slope| of each route, and whose is shown to be smaller by bootstrap over the prompts, which they share."""
-    drawn = {ref: _resampled(found[1]).abs() for ref, found in slopes.items() if found}
-    enough = all(len(found[1]) >= PROMPTS for found in slopes.values() if found)
+def _sensitivity(measure: str, found: dict[str, tuple[str, list[float]] | None], unit: str) -> Measure:
+    """|slope| of each route, from one run at each value, and whose is shown to be smaller by bootstrap over prompts."""
+    drawn = {ref: _resampled(one[1]).abs() for ref, one in found.items() if one}
+    enough = all(len(one[1]) >= PROMPTS for one in found.values() if one)
     figures = {
-        ref: Figure(abs(fmean(found[1])), f"runs that differ in {found[0]}", percentile_interval(drawn[ref]))
-        if found
+        ref: Figure(abs(fmean(one[1])), f"runs that differ in {one[0]}", percentile_interval(drawn[ref], len(one[1])))
+        if one
         else None
-        for ref, found in slopes.items()
+        for ref, one in found.items()
     }
     ahead = [
         (a, b) for a in drawn for b in drawn if a != b and enough and percentile_interval(drawn[a] - drawn[b])[1] < 0
     ]
-    return Measure("score's move a factor of three", unit, figures, "lower", tuple(ahead))
+    return Measure(measure, unit, figures, "lower", tuple(ahead), of_single_runs=True)
 
 
 def _resampled(values: Sequence[float]) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
@@ -30,7 +32,8 @@ def _measured(routes: Routes) -> Measure:
     """Over the runs that differ in the seed where each route has two or more, else as it is."""
     name, repeated = "measured_peak_bytes", routes.repetitions
     if any(len(runs) < 2 for runs in repeated.values()):
-        return counted("measured peak", "bytes", {route.ref: _peak(route, name) for route in routes}, "lower")
+        once = counted("measured peak", "bytes", {route.ref: _peak(route, name) for route in routes}, "lower")
+        return replace(once, of_single_runs=True)
     peaks = {
         ref: [float(max(a.manifest.resources.get(name) or 0 for a in run)) for run in runs]
         for ref, runs in repeated.items()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean, pstdev
 
 from prefcli.artifacts.references import resolve
-from prefcli.artifacts.store import saved_steps
-from prefcli.comparison.figures import Criterion, Measure, Samples, over_prompts
+from prefcli.artifacts.store import Artifact, saved_steps
+from prefcli.comparison.figures import Criterion, Measure, Samples, over_prompts, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 
@@ -21,17 +21,27 @@ def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
             measure_with=("prefcli compare " + " ".join(routes.refs) + " --prompts FILE --reward NAME=REF",),
             why="It needs a score that no route was trained against, beside a reward model that one was.",
         )
-    gaps = {route.ref: gap(route, routes, scores, proxy) for route in routes}
+    unit = {name: pstdev(scores.values(routes.start, name)) or 1.0 for name in (proxy, scores.trusted)}
+    runs = {ref: [gap(run[-1], routes, scores, proxy, unit) for run in found] for ref, found in
+            routes.repetitions.items()}  # fmt: skip
     nats = {route.ref: scores.of(route.final).kl for route in routes}
     source = {
         ref: f"{proxy} against {scores.trusted}" + (f", at {fmean(kl):.2f} nats" if kl else "")
         for ref, kl in nats.items()
     }
+    name = "own reward's rise over the trusted one's"
+    if all(len(found) > 1 for found in runs.values()):
+        source = {ref: f"{text}; {len(runs[ref])} runs that differ in the seed" for ref, text in source.items()}
+        means = {ref: [fmean(prompts) for prompts in found] for ref, found in runs.items()}
+        measure = over_runs(name, "deviations", Samples(means, source), "lower")
+    else:
+        gaps = {route.ref: gap(route.final, routes, scores, proxy, unit) for route in routes}
+        measure = over_prompts(name, "deviations", Samples(gaps, source), "lower")
     steps = [text for route in routes if (text := along(route, scores, proxy))]
     return Criterion(
         "reward-hacking risk",
         "DPO",
-        (over_prompts("own reward's rise over the trusted one's", "deviations", Samples(gaps, source), "lower"),),
+        (measure,),
         why="Both in standard deviations of the start's scores; a route that had no reward is asked the other's. "
         + " ".join(steps),
     )
@@ -45,13 +55,13 @@ def proxy_of(scores: Scores) -> str | None:
     return next((name for name in others if name in scores.own), others[0])
 
 
-def gap(route: Route, routes: Routes, scores: Scores, proxy: str) -> list[float]:
-    """(rise of the proxy − rise of what is trusted) of each prompt, each in deviations of the start's own scores."""
+def gap(final: Artifact, routes: Routes, scores: Scores, proxy: str, unit: dict[str, float]) -> list[float]:
+    """(rise of the proxy − rise of what is trusted) of each prompt, each in deviations of the start's own scores
+    (`unit`)."""
     parts = []
     for source in (proxy, scores.trusted):
-        before, after = scores.values(routes.start, source), scores.values(route.final, source)
-        unit = pstdev(before) or 1.0
-        parts.append([(b - a) / unit for a, b in zip(before, after)])
+        before, after = scores.values(routes.start, source), scores.values(final, source)
+        parts.append([(b - a) / unit[source] for a, b in zip(before, after)])
     return [p - t for p, t in zip(*parts)]
 
 

@@ -53,7 +53,7 @@ class Routes:
     @cached_property
     def repetitions(self) -> dict[str, list[list[Artifact]]]:
         """Each route and its repetitions with other seeds: what was made after the ancestor, the policy last."""
-        return {route.ref: _repetitions(route, self.store) for route in self.routes}
+        return {route.ref: repetitions(route, self.store) for route in self.routes}
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self.routes)
@@ -87,7 +87,8 @@ def read_routes(texts: list[str], store: Store) -> Routes:
     return Routes(routes, start, store)
 
 
-def _repetitions(route: Route, store: Store) -> list[list[Artifact]]:
+def repetitions(route: Route, store: Store) -> list[list[Artifact]]:
+    """The route and its runs with other seeds: of each what was made after the ancestor, the policy last."""
     found = []
     stages = {artifact.manifest.stage for artifact in route.artifacts[:-1]}
     for final in siblings(route.final, store, over="seed"):

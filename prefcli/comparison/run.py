@@ -8,7 +8,7 @@ from typing import Any
 
 from prefcli.artifacts.store import Store
 from prefcli.comparison.both_routes import parse_budget
-from prefcli.comparison.figures import DISAGREE, NO_DIFFERENCE, NOT_MEASURED, Criterion
+from prefcli.comparison.figures import DISAGREE, NO_DIFFERENCE, NOT_MEASURED, OF_THESE_RUNS, Criterion
 from prefcli.comparison.flexibility import flexibility
 from prefcli.comparison.hyperparameters import hyperparameters
 from prefcli.comparison.memory import memory
@@ -74,9 +74,9 @@ def only_told(criterion: Criterion, why: str) -> Criterion:
 
 
 def tally(criteria: list[Criterion], refs: list[str]) -> dict[str, int]:
-    """How many rows each route won, and how many nobody did."""
-    verdicts = [criterion.verdict for criterion in criteria]
-    return {name: verdicts.count(name) for name in (*refs, NO_DIFFERENCE, DISAGREE, NOT_MEASURED)}
+    """How many rows each route won, and how many nobody did. What single runs show is nobody's."""
+    verdicts = [OF_THESE_RUNS if criterion.of_these_runs else criterion.verdict for criterion in criteria]
+    return {name: verdicts.count(name) for name in (*refs, OF_THESE_RUNS, NO_DIFFERENCE, DISAGREE, NOT_MEASURED)}
 
 
 def quality(routes: Routes, scores: Scores) -> dict[str, Any]:

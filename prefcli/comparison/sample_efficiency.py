@@ -14,6 +14,7 @@ from prefcli.experiments.siblings import rows_of, seed_of, siblings
 from prefcli.experiments.statistics import area_under
 
 LEAST = 8  # pairs: fewer teach nothing
+SEEDS = 3  # of each number of pairs
 
 
 def numbers(pairs: int | None) -> str:
@@ -25,7 +26,7 @@ def sample_efficiency(routes: Routes, scores: Scores | None) -> Criterion:
     curves = {route.ref: by_rows(route, routes) if scores else {} for route in routes}
     common = sorted(set.intersection(*(set(curve) for curve in curves.values())))
     commands = tuple(
-        sweep_command(route, routes.store, "--rows", wanted, "--seeds", "3")
+        sweep_command(route, routes.store, "--rows", wanted, "--seeds", str(SEEDS))
         for route in routes
         if (wanted := numbers(rows_of(route.final, routes.store)))
     )

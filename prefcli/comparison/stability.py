@@ -3,52 +3,74 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from prefcli.artifacts.commands import COMMANDS, altered
 from prefcli.artifacts.metrics import Row, is_number, read_log
 from prefcli.artifacts.metrics import alarms as alarms_of
 from prefcli.artifacts.store import Store
-from prefcli.comparison.figures import Criterion, Samples, deviations, over_runs, shares
+from prefcli.comparison.figures import Criterion, Measure, Samples, over_runs, shares
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
+from prefcli.comparison.spread import over_seeds
 from prefcli.config.base import option
 from prefcli.experiments.siblings import rows_of
 
-SEEDS = 3  # fewer say nothing of a spread
+SEEDS = 5  # with which a spread five times as wide is seen four times in five (docs/compare.md)
 FACTOR, DEVIATIONS = 5.0, 10.0  # as the watcher of explosions (prefcli/watch/explosion.py)
+LEAPT = f"grad_norm in metrics.jsonl: over {FACTOR:g} medians and {DEVIATIONS:g} MAD"
 
 
 def stability(routes: Routes, scores: Scores | None) -> Criterion:
-    alarms, leaps, final, source = {}, {}, {}, {}
-    for route in routes:
-        logs = [read_log(artifact.path) for artifact in route.artifacts]
-        named = sorted({watcher for rows in logs for _, watcher in alarms_of(rows)})
-        spoke = sum(len({step for step, _ in alarms_of(rows)}) for rows in logs)
-        told = f"metrics.jsonl of its stages: {', '.join(named) or 'none named'}"
-        alarms[route.ref] = (spoke, sum(map(len, logs)), told)
-        norms = [norms_of(rows) for rows in logs]
-        leaps[route.ref] = (
-            sum(map(outliers, norms)),
-            sum(map(len, norms)),
-            f"grad_norm in metrics.jsonl: over {FACTOR:g} medians and {DEVIATIONS:g} MAD",
-        )
-        runs = routes.repetitions[route.ref] if scores else []
-        final[route.ref] = deviations([scores.mean(run[-1]) for run in runs]) if scores and len(runs) >= SEEDS else []
-        source[route.ref] = f"{len(runs)} runs that differ in the seed"
-    lacking = [route for route in routes if not final[route.ref]]
+    repeated = routes.repetitions
+    final = {
+        ref: [scores.mean(run[-1]) for run in runs] if scores and len(runs) > 2 else []
+        for ref, runs in repeated.items()
+    }
+    source = {ref: f"{len(runs)} runs that differ in the seed" for ref, runs in repeated.items()}
+    lacking = [route for route in routes if len(final[route.ref]) < SEEDS]
     return Criterion(
         "training stability",
         "DPO",
         (
-            shares("steps with an alarm", "share of steps", alarms, "lower"),
-            shares("gradients that leapt", "share of steps", leaps, "lower"),
-            over_runs("spread over seeds", "mean distance from the median", Samples(final, source), "lower"),
+            _share_of_steps("steps with an alarm", routes, _with_an_alarm, "metrics.jsonl of its stages"),
+            _share_of_steps("gradients that leapt", routes, _that_leapt, LEAPT),
+            over_seeds("spread over seeds", "mean difference of two runs", final, source),
         ),
         measure_with=tuple(seeds_command(route, routes.store) for route in lacking),
-        why="The spread over seeds needs three runs or more of each, and --prompts with --reward." if lacking else "",
+        why=f"The spread over seeds takes {SEEDS} runs of each, and --prompts with --reward." if lacking else "",
     )
+
+
+def _share_of_steps(name: str, routes: Routes, count: Callable[[Sequence[Row]], tuple[int, int]], told: str) -> Measure:
+    """(how many, of how many) steps of a log, by `count`. Steps of one run depend on each other, so where there are
+    several runs it is these that are compared."""
+    repeated = routes.repetitions
+    counts = {
+        ref: [tuple(map(sum, zip(*(count(read_log(stage.path)) for stage in run)))) for run in runs]
+        for ref, runs in repeated.items()
+    }
+    if all(len(runs) > 1 and all(n for _, n in runs) for runs in counts.values()):
+        values = {ref: [k / n for k, n in runs] for ref, runs in counts.items()}
+        source = {ref: f"{told}, {len(runs)} runs that differ in the seed" for ref, runs in counts.items()}
+        return over_runs(name, "share of steps", Samples(values, source), "lower")
+    single = {}
+    for route in routes:
+        logs = [read_log(artifact.path) for artifact in route.artifacts]
+        k, n = map(sum, zip(*map(count, logs)))
+        named = sorted({watcher for rows in logs for _, watcher in alarms_of(rows)})
+        single[route.ref] = (k, n, f"{told}: {', '.join(named) or 'none named'}" if count is _with_an_alarm else told)
+    return shares(name, "share of steps", single, "lower")
+
+
+def _with_an_alarm(rows: Sequence[Row]) -> tuple[int, int]:
+    return len({step for step, _ in alarms_of(rows)}), len(rows)
+
+
+def _that_leapt(rows: Sequence[Row]) -> tuple[int, int]:
+    norms = norms_of(rows)
+    return outliers(norms), len(norms)
 
 
 def norms_of(rows: Sequence[Row]) -> list[float]:
@@ -71,7 +93,7 @@ def seeds_command(route: Route, store: Store) -> str:
     unseen."""
     rows = rows_of(route.final, store)
     again = ["--rows", str(rows)] if len(route.rewards) == 1 and rows else []
-    return sweep_command(route, store, *again, "--seeds", "5")
+    return sweep_command(route, store, *again, "--seeds", str(SEEDS))
 
 
 def sweep_command(route: Route, store: Store, *more: str) -> str:

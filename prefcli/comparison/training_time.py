@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prefcli.artifacts.metrics import read_log
@@ -36,16 +37,18 @@ def training_time(routes: Routes, scores: Scores | None) -> Criterion:
         route.ref: Figure(float(sum(map(samples_of, route.artifacts))), "steps × --batch-size, over its stages")
         for route in routes
     }
+    spent_on_it = over_runs("seconds of training", "seconds", Samples(seconds, source), "lower")
     enough = all(len(values) > 1 for values in seconds.values())
+    single = any(len(runs) == 1 for runs in repeated.values())
     return Criterion(
         TIME,
         "DPO",
         (
-            over_runs("seconds of training", "seconds", Samples(seconds, source), "lower"),
+            replace(spent_on_it, of_single_runs=single),
             Measure("of which sampling", "seconds", {ref: generating.get(ref) for ref in routes.refs}),
             Measure("rows and answers trained on", "samples", seen),
         ),
-        measure_with=() if enough else tuple(seeds_command(route, routes.store) for route in routes),
+        measure_with=() if enough and not single else tuple(seeds_command(route, routes.store) for route in routes),
         why="The interval is that of the steps' times within the run; a busier machine is beyond it."
         if all(len(runs) == 1 for runs in repeated.values())
         else "",

@@ -35,7 +35,7 @@ def rank_correlation(
     found = torch.cat([_spearman(scores, some[numbers]) for some in counts.split(part, dim=1)])
     return {
         "rho": ranks.rank_correlation(a, b),
-        "ci95": list(percentile_interval(found[found.isfinite()])),
+        "ci95": list(percentile_interval(found[found.isfinite()], int(numbers.max()) + 1)),
         "answers": len(a),
     }
 
@@ -76,7 +76,7 @@ def same_order(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed:
     found = (counts @ same) / (counts @ compared)
     return {
         "share": float(same.sum()) / total,
-        "ci95": list(percentile_interval(found[found.isfinite()])),
+        "ci95": list(percentile_interval(found[found.isfinite()], len(x))),
         "comparisons": total,
     }
 

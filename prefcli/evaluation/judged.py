@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from prefcli.evaluation.judge import QUESTION, Judge, Tally, fill
-from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
+from prefcli.evaluation.statistics import wilson_interval
 
 PROMPTS_AT_A_TIME = 16
 
@@ -41,7 +41,7 @@ def judged_win_rate(
     asked = tally.comparisons
     return {
         "win_rate": fmean(outcomes),
-        "win_rate_ci95": list(bootstrap_interval(outcomes)),
+        "win_rate_ci95": list(wilson_interval(sum(outcomes), len(outcomes))),
         "ties": tally.ties,
         "identical": len(outcomes) - asked,
         "no_verdict": tally.no_verdict,

@@ -12,7 +12,7 @@ import torch
 from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.evaluation.statistics import bootstrap_interval
+from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
 from prefcli.figures.pairs import right
 from prefcli.figures.variety import distinct
 from prefcli.models.generation import NOT_FINITE, generate
@@ -150,12 +150,12 @@ def measures(answers: Answers) -> dict[str, float]:
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean with its 95 % bootstrap interval."""
+    """Mean with its 95 % interval over prompts (bootstrap-t)."""
     return {"mean": sum(values) / len(values), "ci95": list(bootstrap_interval(values))}
 
 
 def win_rate(values: Sequence[float], against: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Share of prompts on which a model scores higher than the baseline, ties as halves, and its interval."""
+    """Share of prompts on which a model scores higher than the baseline, ties as halves, and Wilson's interval."""
     return win_rate_of_many([[mine] for mine in values], [[theirs] for theirs in against])
 
 
@@ -167,4 +167,4 @@ def win_rate_of_many(
         sum(right(x - y) for x, y in zip(mine, theirs, strict=True)) / len(mine)
         for mine, theirs in zip(values, against, strict=True)
     ]
-    return sum(wins) / len(wins), bootstrap_interval(wins)
+    return sum(wins) / len(wins), wilson_interval(sum(wins), len(wins))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import percentile_interval, resample_counts
+from prefcli.evaluation.statistics import bootstrap_interval, percentile_interval, resample_counts
 
 Form = Literal["best-of-n", "rl"]
 LEAST = 3  # points beside the start: two parameters go through any two
@@ -144,7 +144,7 @@ def _curve(
         for reward, values in (("proxy", proxy), ("gold", gold)):
             point |= {
                 reward: float(values[:, i].mean()),
-                f"{reward}_ci95": list(percentile_interval(counts @ values[:, i])),
+                f"{reward}_ci95": list(bootstrap_interval(values[:, i].tolist(), seed)),
             }
         points.append(point)
     return {
@@ -175,12 +175,12 @@ def _fit_with_intervals(form: Form, kl: Tensor, values: Tensor, counts: Tensor) 
     alphas, betas = alphas[solved], betas[solved]
     farthest = float(d.max())
     turns = _turn(alphas, betas, form)
-    low, high = percentile_interval(torch.where(turns <= farthest, turns, torch.inf))
+    low, high = percentile_interval(torch.where(turns <= farthest, turns, torch.inf), len(kl))
     turn = float(_turn(alpha, beta, form))
     band = []
     for at in torch.linspace(0, farthest, 41, dtype=torch.float64)[1:]:
         bend = at if form == "best-of-n" else at.log()
-        ends = percentile_interval(at * (alphas - betas * bend))
+        ends = percentile_interval(at * (alphas - betas * bend), len(kl))
         band.append([float(at), float(at * (alpha - beta * bend)), *ends])
     return {
         "alpha": float(alpha),

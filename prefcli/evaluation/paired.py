@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import percentile_interval, resample_counts
+from prefcli.evaluation.statistics import mean_intervals
 
 EXACT = 16  # up to so many prompts with a difference all sign flips are looked at: 65,536
 DRAWS = 10_000  # of sign flips, where there are more
@@ -23,7 +23,7 @@ EVERY_TWO = 5  # up to so many models each is compared with each; of more, each 
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """{"mean": of a − b, "ci95": [low, high] by bootstrap over prompts, "p": of `sign_flip_p`}.
+    """{"mean": of a − b, "ci95": [low, high] by bootstrap-t over prompts, "p": of `sign_flip_p`}.
 
     `a[i]` and `b[i]` are of the same prompt. Raises ValueError: not as many, or none.
     """
@@ -38,11 +38,9 @@ def paired_differences(columns: Sequence[Sequence[float]], seed: int = 0) -> lis
     values = torch.tensor([list(column) for column in columns], dtype=torch.float64)
     if not values.numel():
         raise ValueError("there is no prompt")
-    prompts = values.shape[1]
-    resampled = values @ resample_counts(prompts, seed).T / prompts
     return [
-        {"mean": fmean(column), "ci95": list(percentile_interval(means)), "p": p}
-        for column, means, p in zip(columns, resampled, _sign_flips(values, seed))
+        {"mean": fmean(column), "ci95": list(interval), "p": p}
+        for column, interval, p in zip(columns, mean_intervals(values, seed), _sign_flips(values, seed))
     ]
 
 
