@@ -60,6 +60,7 @@ def main() -> None:
             process.terminate()
             process.wait()
     name = f"serve-{'tiny' if args.tiny else 'smollm2'}{'' if args.dtype == 'float32' else '-' + args.dtype}"
+    name += f"-threads-{args.threads}" if args.threads else ""
     write(name, {"threads_of_a_server": args.threads, "seconds": args.seconds, "rounds": args.rounds} | result)
 
 
