@@ -48,7 +48,7 @@ def test_rollback_goes_back_softer_and_gives_up_after_three(chain, prefcli):
     source.write_text(
         "def score(prompts, completions, **columns):\n"
         "    score.calls += 1\n"
-        "    return [1e30 if score.calls > 2 else 0.1 * len(c) for c in completions]\n"
+        "    return [1e30 if score.calls > 3 else 0.1 * len(c) for c in completions]\n"
         "score.calls = 0\n"
     )
     result = prefcli(*command, *budget, "--reward", f"python:{source}:score", "--name", "back")
@@ -63,7 +63,7 @@ def test_a_rollback_can_bring_the_run_home(chain, prefcli):
     source.write_text(
         "def score(prompts, completions, **columns):\n"
         "    score.calls += 1\n"
-        "    return [1e30 if score.calls == 3 else 0.1 * len(c) for c in completions]\n"
+        "    return [1e30 if score.calls == 4 else 0.1 * len(c) for c in completions]\n"
         "score.calls = 0\n"
     )
     command = [*chain.args("ppo"), "--max-steps", "4", "--on-alarm", "rollback", "--save-every", "1", "--warmup", "0"]

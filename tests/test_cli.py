@@ -174,6 +174,7 @@ SPELLINGS = [
     ("--max_grad_norm", "max_grad_norm", "0.5", 0.5),
     ("--max_seq_length", "max_length", "99", 99),
     ("--lora_r", "lora_rank", "8", 8),
+    ("--lora_target_modules", "lora_target", "q_proj", ["q_proj"]),
     ("--lora_alpha", "lora_alpha", "4", 4.0),
     ("--torch_dtype", "dtype", "bfloat16", "bfloat16"),
     ("--eval_steps", "eval_every", "5", 5),

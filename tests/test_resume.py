@@ -211,7 +211,7 @@ def test_a_run_that_an_alarm_stopped_is_a_usable_version(chain, prefcli, jsonl):
         "calls = []\n"
         "def score(prompts, completions, **columns):\n"
         "    calls.append(1)\n"
-        "    return [1e30 if len(calls) == 3 else 0.1 * len(c) for c in completions]\n"
+        "    return [1e30 if len(calls) == 4 else 0.1 * len(c) for c in completions]\n"
     )
     command = [*chain.args("ppo"), "--reward", f"python:{source}:score", "--max-steps", "5", "--name", "alarmed"]
     result = prefcli(*command)

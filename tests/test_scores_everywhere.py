@@ -148,9 +148,10 @@ def test_a_policys_own_ids_are_still_read_and_a_service_reads_texts_with_the_tem
     text = policy.apply_chat_template(messages, tokenize=False)
     asked = policy.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
     assert text.endswith("\n")
-    for prompts in ([None], [asked]):
-        assert torch.allclose(source.score_texts([text], prompts, None), by_text, atol=1e-5)
-    untrimmed = source.score_texts([text.rstrip("\n") + "more"], [None], None)
+    for prompt in (None, asked):
+        ids = source.ids_of_text(text, prompt, None, "the text")
+        assert torch.allclose(source.score_ids([ids]), by_text, atol=1e-5)
+    untrimmed = source.score_ids([source.ids_of_text(text.rstrip("\n") + "more", None, None, "the text")])
     assert not torch.allclose(untrimmed, by_text, atol=1e-4)  # what is no blank stays
 
 

@@ -50,6 +50,13 @@ class SharedRole(nn.Module):
     def config(self) -> Any:
         return self.get_base_model().config
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Those that no other role on the base trains: its adapter's and its head's."""
+        return [
+            parameter for name, parameter in self.named_parameters()
+            if parameter.requires_grad and (name.startswith("score.") or self.adapter in name.split("."))
+        ]  # fmt: skip
+
     def get_base_model(self) -> Any:
         return self.base.get_base_model()
 

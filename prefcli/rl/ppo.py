@@ -63,8 +63,10 @@ class PPO:
         self.pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(self.eos_ids)) if i is not None), 0)
         trained = [roles.policy, roles.value] if roles.value is not None else [roles.policy]
         self.parameters = trained_parameters(trained)
-        own = trained_parameters(trained[:1])
-        held = set(map(id, own))
+        apart = getattr(roles.value, "own_parameters", None)  # on the policy's base its adapter is the policy's too
+        others = {id(parameter) for parameter in apart()} if apart is not None else set()
+        own = [parameter for parameter in trained_parameters(trained[:1]) if id(parameter) not in others]
+        held = {id(parameter) for parameter in own}
         rest = [parameter for parameter in self.parameters if id(parameter) not in held]
         self.clipped = {"policy": own, "value": rest} if rest else {"policy": own}
         # The rollout uses the plain models of `roles`, the update the wrapped ones, whose backward synchronises.

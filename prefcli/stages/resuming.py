@@ -38,9 +38,9 @@ class Ended:
 
 
 class Resuming:
-    """Mixed in before a TRL trainer. These three are set before it trains."""
+    """Mixed in before a TRL trainer. These three are set before it trains; without a run nothing is saved."""
 
-    run: Session
+    run: Session = None  # type: ignore[assignment]
     watchers: Watchers
     saves_merged: bool  # as in policy.Opened
     # Of transformers and TRL
@@ -87,7 +87,11 @@ class Resuming:
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """A step's end, and a pass's. Raises KeyboardInterrupt where a signal was waiting for it."""
         super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
-        if self.run.alarm is not None or (self._ended is not None and self._ended.step == self.state.global_step):
+        if (
+            self.run is None
+            or self.run.alarm is not None
+            or (self._ended is not None and self._ended.step == self.state.global_step)
+        ):
             return
         self._step_ended()
         if self._stops or (self.alone and stopping.asked is not None and not sharded()):
