@@ -156,8 +156,9 @@ def made_for(language_model: type[PreTrainedModel]) -> type[MadeScorer]:
 
 def backbone_of(model: Any) -> Any:
     """The backbone of a language model or a classifier."""
-    prefix = model.base_model_prefix
-    return getattr(model, prefix) if hasattr(model, prefix) else model.model
+    if hasattr(model, model.base_model_prefix):
+        return getattr(model, model.base_model_prefix)
+    return model.model if hasattr(model, "model") else model.language_model.model  # Llama 4's, without and with images
 
 
 def opens_as(config: PretrainedConfig, scorer: bool) -> tuple[str, str | None]:
