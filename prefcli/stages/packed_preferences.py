@@ -23,6 +23,8 @@ from prefcli.models.rows import pad_rows
 from prefcli.stages.packed_trainer import Example, Found, PackedSteps, pair_cost, pair_rows
 from prefcli.stages.reference import ReferenceLogps
 
+ROUNDING = 1e-6  # of a log-probability: what float32 makes of sums in another order is a few times less
+
 
 class PackedDPO(PackedSteps, DPOTrainer):
     """The loss that the options say, averaged over pairs. Without `references` log-ratios are log-probabilities.
@@ -52,8 +54,10 @@ class PackedDPO(PackedSteps, DPOTrainer):
         found, more = self.logps(model, rows)
         logps, lengths = found.logps.sum(1), rows.completion_lengths
         ratios = ratios + logps
+        # Before the first update policy and reference are one model: the sign of what is left would be that of rounding.
+        rounding = self.beta * ROUNDING * logps.detach().abs()
         if config.length_normalise:
-            ratios = ratios / lengths
+            ratios, rounding = ratios / lengths, rounding / lengths
         margin = config.simpo_gamma or ratios.new_tensor([example.get("margin", 0.0) for example in examples])
         terms = Terms(ratios[0::2], ratios[1::2], self.beta, config.label_smoothing or 0.0, margin, self._share)
         losses = PAIR_LOSSES[config.loss](terms)
@@ -68,7 +72,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
             "rewards/chosen": (chosen.sum(), pairs),
             "rewards/rejected": (rejected.sum(), pairs),
             "rewards/margins": ((chosen - rejected).sum(), pairs),
-            "rewards/accuracies": (right(chosen - rejected).sum(), pairs),
+            "rewards/accuracies": (right(chosen - rejected, rounding[0::2] + rounding[1::2]).sum(), pairs),
             "logps/chosen": (logps[0::2].sum(), pairs),
             "logps/rejected": (logps[1::2].sum(), pairs),
             **more,
