@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import RandomSampler
 from trl import DPOTrainer, KTOTrainer
@@ -54,7 +55,7 @@ class PackedDPO(PackedSteps, DPOTrainer):
         found, more = self.logps(model, rows)
         logps, lengths = found.logps.sum(1), rows.completion_lengths
         ratios = ratios + logps
-        # Before the first update policy and reference are one model: the sign of what is left would be that of rounding.
+        # Before the first update policy and reference are one model: what is left of a margin has rounding's sign.
         rounding = self.beta * ROUNDING * logps.detach().abs()
         if config.length_normalise:
             ratios, rounding = ratios / lengths, rounding / lengths
@@ -112,11 +113,22 @@ class PackedKTO(PackedSteps, KTOTrainer):
     def cost(self, example: Example) -> int:
         return len(example["prompt_ids"]) + len(example["completion_ids"])
 
-    def begin(self, model: Any, examples: list[Example]) -> None:
+    def begin(self, model: Any, parts: list[list[Example]]) -> None:
         """z₀ of a step, over all its rows at once: max(0, ·) is biased upward, the more the fewer it is taken over."""
-        for example, other in zip(examples, shifted([example["completion_ids"] for example in examples])):
+        examples = [example for part in parts for example in part]
+        before = self._before([part[-1]["completion_ids"] for part in parts])
+        others = [ids for part, last in zip(parts, before) for ids in (last, *_columns(part, "completion_ids")[0][:-1])]
+        for example, other in zip(examples, others, strict=True):
             example["other_ids"] = other
         self._kl = self._point(self._mismatched(model, examples))
+
+    def _before(self, last: list[list[int]]) -> list[list[int]]:
+        """The answer before each of this process's parts, whose last ones are given: as one process has the rows, where
+        all processes' first parts come first, then the second ones."""
+        every = gather_object([last]) if self.accelerator.num_processes > 1 else [last]
+        in_order = [lasts[part] for part in range(len(last)) for lasts in every]
+        own = range(self.accelerator.process_index, len(in_order), len(every))
+        return [in_order[place - 1] for place in own]
 
     def begin_held_out(self, model: Any, examples: list[Example]) -> None:
         """The reference's figures of a batch; z₀ is known (`evaluation_loop`)."""

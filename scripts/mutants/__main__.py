@@ -2,7 +2,7 @@
 
 Each run is forked from a process that has imported the large libraries already: that takes longer than most tests. What
 came of a fault is kept under a digest of the fault, of the file that it is in and of the tests, and is not tried again
-while these are the same. The tests of a fault must pass without it, which is tried first.
+while these are the same. What noticed a fault must pass without it, which is tried once for the code as it is.
 """
 
 from __future__ import annotations
@@ -84,22 +84,22 @@ def digest(*parts: str | bytes) -> str:
     return found.hexdigest()[:20]
 
 
-def tests_digest(words: list[str]) -> str:
+def tests_digest(words: list[str], root: Path) -> str:
     """Of the test files, and of what all tests share."""
-    named = {ROOT / word.partition("::")[0] for word in words if word.startswith("tests/")}
-    shared = {path for path in (ROOT / "tests").glob("*.py") if not path.name.startswith("test_")}
+    named = {root / word.partition("::")[0] for word in words if word.startswith("tests/")}
+    shared = {path for path in (root / "tests").glob("*.py") if not path.name.startswith("test_")}
     return digest(*(path.read_bytes() for path in sorted(named | shared)), *words)
 
 
-def fault_key(fault: Fault) -> str:
-    where = (ROOT / "prefcli" / fault.file).read_bytes()
-    return digest(fault.old, fault.new, where, tests_digest(fault.words))
+def fault_key(fault: Fault, root: Path = ROOT) -> str:
+    where = (root / "prefcli" / fault.file).read_bytes()
+    return digest(fault.old, fault.new, where, tests_digest(fault.words, root))
 
 
-def clean_key(words: list[str]) -> str:
+def clean_key(words: list[str], root: Path) -> str:
     """Of a run without a fault."""
-    code = sorted((ROOT / "prefcli").rglob("*.py"))
-    return digest("clean", *(path.read_bytes() for path in code), tests_digest(words))
+    code = sorted((root / "prefcli").rglob("*.py"))
+    return digest("clean", *(path.read_bytes() for path in code), tests_digest(words, root))
 
 
 class Kept:
@@ -191,18 +191,12 @@ def work(faults: list[Fault], again: bool) -> None:
         tree.mkdir()
         copy_tree(tree)
         for fault in faults:
-            key, known = fault_key(fault), kept.read()
+            key, known = fault_key(fault, tree), kept.read()
             if key in known and not again:
                 continue
             text = fault.applied(tree)
             if text is None:
                 print(f"{fault.id}: STALE, its old text does not stand in {fault.file} exactly once", flush=True)
-                continue
-            if (clean := known.get(clean_key(fault.words))) is None:
-                clean = run_tests(tree, fault.words)
-                kept.add(clean_key(fault.words), clean | {"id": "without a fault", "tests": fault.tests})
-            if clean["outcome"] != "passed":
-                print(f"{fault.id}: its tests do not pass without it ({fault.tests}: {clean})", flush=True)
                 continue
             path = tree / "prefcli" / fault.file
             before = path.read_bytes()
@@ -212,9 +206,23 @@ def work(faults: list[Fault], again: bool) -> None:
                 found = run_tests(tree, fault.words)
             finally:
                 path.write_bytes(before)
-            found["outcome"] = {"passed": "survived"}.get(found["outcome"], found["outcome"])
+            if found["outcome"] == "passed":
+                found["outcome"] = "survived"
+            elif not passes_without(fault, tree, kept):
+                continue
             kept.add(key, found | {"id": fault.id})
             print(f"{fault.id}: {found['outcome']} in {found['seconds']} s {found['by'] or ''}", flush=True)
+
+
+def passes_without(fault: Fault, tree: Path, kept: Kept) -> bool:
+    """Whether the tests of a fault pass without it, so that they noticed the fault and nothing else."""
+    key = clean_key(fault.words, tree)
+    if (found := kept.read().get(key)) is None:
+        found = run_tests(tree, fault.words)
+        kept.add(key, found | {"id": "without a fault", "tests": fault.tests})
+    if found["outcome"] != "passed":
+        print(f"{fault.id}: its tests do not pass without it ({fault.tests}: {found})", flush=True)
+    return bool(found["outcome"] == "passed")
 
 
 def table(faults: list[Fault]) -> str:
