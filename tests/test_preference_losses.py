@@ -19,7 +19,7 @@ from trl import KTOTrainer
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
 from prefcli.errors import UsageError
-from prefcli.losses.binary import kto, reference_point
+from prefcli.losses.binary import kto, reference_point, shifted
 from prefcli.losses.pairs import PAIR_LOSSES, Terms
 from prefcli.models.packed import pack
 from prefcli.stages.dpo import PairTrainer, trl_options
@@ -357,3 +357,7 @@ def test_kept_log_probabilities_that_were_changed_are_computed_anew(tmp_path, sp
     again.logps = first.logps
     again.save()
     assert ReferenceLogps(3, file).known == 3
+
+
+def test_a_prompts_mismatched_answer_is_the_one_before_it():
+    assert shifted([[1], [2], [3]]) == [[3], [1], [2]] and shifted([[1]]) == [[1]]
