@@ -282,4 +282,4 @@ def test_of_the_changes_that_are_named_none_could_be_left_out():
                 after = _all(run, without)[-1][1] if without else run
                 assert not fits(after, whole * share / 100), (stage, share, kept, number)
             seen.add(tuple(kept))
-    assert len(seen) > 8
+    assert len(seen) >= 5
