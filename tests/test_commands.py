@@ -9,7 +9,6 @@ import pytest
 from conftest import artifact_in
 
 from prefcli.artifacts.commands import COMMANDS, NOT_REPEATED, altered, command
-from prefcli.artifacts.facts import run_facts
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.cli.main import COMMANDS as CLI
@@ -40,7 +39,7 @@ def read_again(prefcli, monkeypatch):
     return read
 
 
-OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.125}
+OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 if v > 0.5 else v + 0.125}
 
 
 @pytest.mark.parametrize("stage", COMMANDS)
@@ -50,7 +49,6 @@ def test_every_option_that_is_not_the_default_is_in_the_command_and_no_other(rea
     files = {"data": ["a b.jsonl", "c.jsonl"]} if hasattr(usual, "data") else {"prompts": ["p'q.jsonl"]}
     changed = {f.name: OTHER[type(v)](v) for f in dataclasses.fields(kind)
                if type(v := getattr(usual, f.name)) in OTHER and f.name not in NOT_REPEATED}  # fmt: skip
-    changed = {name: value for name, value in changed.items() if name not in ("label_smoothing", "eval_share")}
     config = dataclasses.replace(usual, **files, **changed, model="sft", name="mine")
     line = command(manifest(stage, config))
     found = read_again(stage, line)
@@ -59,8 +57,7 @@ def test_every_option_that_is_not_the_default_is_in_the_command_and_no_other(rea
                  if getattr(found, f.name) != getattr(config, f.name) and f.name != "model"]  # fmt: skip
     assert different == [] and len(changed) > 5
     bare = shlex.split(command(manifest(stage, dataclasses.replace(usual, **files))))
-    assert [word for word in bare if word.startswith("--")] == [option("model"), *[option(next(iter(files)))] * len(
-        next(iter(files.values())))][:: 1] or set(w for w in bare if w.startswith("--")) == {"--model", option(next(iter(files)))}  # fmt: skip
+    assert {word for word in bare if word.startswith("--")} == {"--model", option(next(iter(files)))}
 
 
 def test_a_reward_is_named_as_its_weight_names_it_and_by_its_version(read_again):
@@ -82,9 +79,7 @@ def test_a_flag_that_was_turned_off_is_turned_off_again(read_again):
 def test_words_are_altered_by_option_and_the_others_stay():
     config = DPOConfig(data=["a.jsonl", "b.jsonl"], beta=0.3)
     found = altered(manifest("dpo", config), {"data": ["new.jsonl"], "model": ["dpo@v1"]})
-    assert found == ["--beta", "0.3", "--data", "new.jsonl", "--model", "dpo@v1"] or sorted(found) == sorted(
-        ["--beta", "0.3", "--data", "new.jsonl", "--model", "dpo@v1"]
-    )
+    assert found == ["--beta", "0.3", "--data", "new.jsonl", "--model", "dpo@v1"]
     assert altered(manifest("dpo", config), {"beta": []}).count("--data") == 2
 
 
@@ -101,9 +96,6 @@ def test_the_card_says_first_that_a_run_was_stopped_and_what_alarmed(status, ala
     assert ("stopped by a watcher" in text) == (status == "stopped")
     assert ("Alarms while it was trained" in text) == alarm
     assert "| loss | 0.25 |" in text and "| steps | 7 |" in text and "2 GB" in text
-    assert (
-        run_facts(made, rows).alarms == ({"pairs": [2]} if alarm else {}) or bool(run_facts(made, rows).alarms) == alarm
-    )
 
 
 def test_a_parent_that_is_gone_or_another_now_is_said_in_the_lineage(store):
