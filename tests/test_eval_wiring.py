@@ -1,4 +1,4 @@
-"""Between the parts of `eval`: which answers are held against whose, by which reward, to which reference, and drawn how."""
+"""Between the parts of `eval`: which answers are held against whose, by which reward and reference, and drawn how."""
 
 from __future__ import annotations
 
