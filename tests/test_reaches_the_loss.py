@@ -161,3 +161,13 @@ def test_sft_reads_the_answers_and_the_prompt_only_where_that_is_asked_for(world
                    for row in rows]  # fmt: skip
         expected = -sum(total for total, _ in counted) / sum(tokens for _, tokens in counted)
         assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo", "dpo"])
+def test_tokens_a_second_are_the_runs_tokens_over_its_training(chain, stage):
+    manifest = json.loads((chain.path(stage) / "manifest.json").read_text())
+    rows = [json.loads(line) for line in (chain.path(stage) / "metrics.jsonl").read_text().splitlines()]
+    tokens = rows[-1].get("num_tokens") or sum(8 * row["completions/mean_length"] for row in rows)
+    resources = manifest["resources"]
+    assert resources["tokens_per_second"] == pytest.approx(tokens / resources["train_seconds"], rel=0.01, abs=0.1)
+    assert resources["steps"] == 2 and tokens > 50

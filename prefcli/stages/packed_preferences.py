@@ -140,7 +140,7 @@ class PackedKTO(PackedSteps, KTOTrainer):
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """z₀ of all held-out rows first, for their losses depend on it."""
-        found, in_training = Sums(), self._kl
+        found = Sums()
         for batch in dataloader:
             if examples := self.own_rows(batch["examples"]):
                 others = shifted([example["completion_ids"] for example in examples])
@@ -148,9 +148,7 @@ class PackedKTO(PackedSteps, KTOTrainer):
                     example.setdefault("other_ids", other)
                 found.add(self._mismatched(self.model, examples))
         self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
-        output = super().evaluation_loop(dataloader, *args, **kwargs)
-        self._kl = in_training
-        return output
+        return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
 
     @torch.no_grad()
     def _mismatched(self, model: Any, examples: list[Example]) -> Found:
