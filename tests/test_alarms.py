@@ -82,7 +82,8 @@ def test_a_reward_of_weight_0_judges_and_moves_nothing(chain, prefcli, monkeypat
     shown, observe = [], Watchers.observe
 
     def seeing(self, step, metrics, answers):
-        shown.append(answers)
+        lengths = [float(len(text)) for text in answers.completions]
+        shown.append((dict(answers.judges), {"judge": lengths}, list(answers.scores), len(answers.totals)))
         return observe(self, step, metrics, answers)
 
     source = chain.folder / "judge.py"
@@ -91,9 +92,8 @@ def test_a_reward_of_weight_0_judges_and_moves_nothing(chain, prefcli, monkeypat
     judged = [*chain.args("ppo"), "--reward", f"judge=python:{source}:score", "--reward-weight", "judge=0"]
     monkeypatch.setattr(Watchers, "observe", seeing)
     path = chain.path_of(prefcli(*judged, "--name", "judged"))
-    for answers in shown:  # what the watchers are there to compare
-        assert answers.judges == {"judge": [float(len(text)) for text in answers.completions]}
-        assert list(answers.scores) == ["rm"] and len(answers.totals) == len(answers.prompts) == 8
+    for judges, expected, sources, count in shown:  # what the watchers are there to compare
+        assert judges == expected and (sources, count) == (["rm"], 8)
     assert len(shown) == 2
     for mine, theirs in zip(rows(path), rows(plain)):
         assert mine["objective/scores"] == theirs["objective/scores"] and mine["grad_norm"] == theirs["grad_norm"]
