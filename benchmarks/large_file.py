@@ -28,7 +28,7 @@ sys.path[0] = str(ROOT)  # not this folder, whose trl.py is not the library
 
 from prefcli.cli.console import reporter  # noqa: E402
 from prefcli.stages.inputs import prepare  # noqa: E402
-from prefcli.stages.table import BY_COMMAND  # noqa: E402
+from prefcli.config.stages import BY_COMMAND  # noqa: E402
 
 FILES = {"sft": "demos", "train-rm": "pairs", "dpo": "pairs", "kto": "binary", "ppo": "prompts"}
 

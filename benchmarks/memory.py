@@ -32,7 +32,7 @@ from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
 from prefcli.artifacts import digests
 from prefcli.artifacts.references import TINY
-from prefcli.cli.quiet import quieten
+from prefcli.models.quiet import quieten
 from prefcli.memory.architecture import Architecture
 from prefcli.progress import SILENT
 from prefcli.rl import ppo as ppo_loop
@@ -42,7 +42,7 @@ from prefcli.stages import packed_preferences, packed_trainer, session
 from prefcli.stages.inputs import prepare
 from prefcli.stages.ppo import Scorer
 from prefcli.stages.reference import ReferenceLogps
-from prefcli.stages.table import BY_COMMAND
+from prefcli.config.stages import BY_COMMAND
 
 
 def main() -> None:

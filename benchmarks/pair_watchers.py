@@ -21,7 +21,7 @@ from benchmarks.machine import write
 from benchmarks.watchers import DATA, first, made
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.cli.quiet import quieten
+from prefcli.models.quiet import quieten
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.reward import RewardConfig

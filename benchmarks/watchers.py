@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.machine import write
 from prefcli.artifacts.store import Store
-from prefcli.cli.quiet import quieten
+from prefcli.models.quiet import quieten
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig

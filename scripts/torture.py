@@ -327,7 +327,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for stage in ("sft", "reward", "dpo", "kto", "ppo"):
         importlib.import_module(f"prefcli.stages.{stage}")
-    importlib.import_module("prefcli.report.curves")
+    importlib.import_module("prefcli.stages.curves")
     args.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="torture-", dir=args.work)).resolve()
     print(f"{args.kills} kills, {args.disks} full disks, --seed {args.seed}, in {work}", flush=True)

@@ -19,7 +19,7 @@ from prefcli.progress import Reporter
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import STOPS, WARNS, check_memory, run_of
 from prefcli.stages.session import session
-from prefcli.stages.table import STAGES
+from prefcli.config.stages import STAGES
 
 ROOT = Path(memory_table.__file__).parent.parent
 RESULTS = json.loads(memory_table.RESULTS.read_text())

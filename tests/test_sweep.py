@@ -23,7 +23,7 @@ from prefcli.experiments.scores import Figure, Score, recorded_score
 from prefcli.experiments.summary import summarise
 from prefcli.experiments.sweep import Outcome, run
 from prefcli.progress import SILENT
-from prefcli.stages.table import STAGES
+from prefcli.config.stages import STAGES
 
 DPO = STAGES["dpo"]
 

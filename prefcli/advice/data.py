@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prefcli.data.formats import BadRow, Purpose, Row, Tie
+from prefcli.config.stages import Purpose
+from prefcli.data.formats import BadRow, Row, Tie
 from prefcli.data.scan import scan
 
 Kind = Literal["pairs", "labels", "demos", "prompts"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
-from prefcli.config.ppo import PPOConfig
-from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import BY_COMMAND
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import Device
@@ -54,26 +52,26 @@ def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere
         options = ("--lora-rank", str(RANK)) if lora else ()
         for saving in SAVINGS:
             run = _run(stage, architecture, where, lora, saving)
-            beside = _weights(run) if reward_elsewhere and lora and run.stage == "ppo" else 0
+            beside = _weights(run) if reward_elsewhere and lora and run.about.samples else 0
             needed = estimate(run).bytes + beside
             if needed <= where.usable:
                 return Fit(needed, lora, 1, options + saving)
-        if not lora and where.count > 1 and run.stage != "ppo" and (split := _split(run, where)) is not None:
+        if not lora and where.count > 1 and not run.about.samples and (split := _split(run, where)) is not None:
             return split
     return None
 
 
 def _run(stage: str, architecture: Architecture, where: Device, lora: bool, saving: tuple[str, ...]) -> Run:
     """The stage with the defaults of its command."""
-    config: Any = PPOConfig() if stage in ("ppo", "rloo") else SFTConfig()
-    ppo = isinstance(config, PPOConfig)
+    command = {"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage)
+    config, ppo = BY_COMMAND[command].config(), BY_COMMAND[command].samples
     longest = config.max_prompt_length + config.max_new_tokens if ppo else config.max_length
     tokens = int(saving[-1]) if "--tokens-per-row" in saving else TOKENS_PER_ROW["cuda" if where.count else "cpu"]
     return Run(
-        stage={"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage),  # type: ignore[arg-type]
+        stage=command,
         architecture=architecture,
         lora_rank=RANK if lora else 0,
-        shared_base=lora and stage not in ("sft", "train-rm", "train-rm-lora"),  # dpo: the reference lacks the adapter
+        shared_base=lora and BY_COMMAND[command].reference,  # dpo: the reference lacks the adapter
         dtype="bfloat16" if where.bf16 else "float32",
         autocast=True,
         value_model=stage != "rloo",
@@ -91,7 +89,7 @@ def _weights(run: Run) -> int:
 
 def _split(run: Run, where: Device) -> Fit | None:
     """All weights over all GPUs, one row at a time on each; a GPU must hold the whole model in float32 once."""
-    rows = SFTConfig().batch_size
+    rows = run.about.config().batch_size
     parts = math.ceil(rows / where.count)
     one = estimate(replace(run, batch_size=1, tokens_per_row=None, checkpointing=True))
     states = one.state_bytes

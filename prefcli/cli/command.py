@@ -20,9 +20,9 @@ from typer.main import get_command
 
 from prefcli.cli import stdout
 from prefcli.cli.launched import refuse_odd_launch
-from prefcli.cli.quiet import quieten
 from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
+from prefcli.models.quiet import quieten
 from prefcli.progress import is_main_process
 from prefcli.stopping import exit_code
 

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from prefcli.cli.console import print_result, result_console
 from prefcli.config.data import FormatsConfig
+from prefcli.config.stages import STAGES
 from prefcli.data.formats import FORMS, Form, recognise
 from prefcli.errors import DataError
-from prefcli.stages.table import STAGES
 
 
 def run(config: FormatsConfig) -> None:

@@ -12,15 +12,15 @@ from prefcli import __version__
 from prefcli.cli import data, stdout
 from prefcli.cli.group import Entry, group
 from prefcli.cli.interrupts import install, leave
+from prefcli.config.stages import STAGES
 from prefcli.errors import INTERRUPTED, TRY_AGAIN
 from prefcli.stopping import exit_code
 
 COMMANDS: dict[str, Entry] = {
-    "sft": ("sft", "prefcli.config.sft", "SFTConfig", "Fine-tune on demonstrations: stage 1 of both routes."),
-    "train-rm": ("train_rm", "prefcli.config.reward", "RewardConfig", "Train a reward model on pairs: RLHF, stage 2."),
-    "ppo": ("ppo", "prefcli.config.ppo", "PPOConfig", "Train against a reward with PPO: RLHF, stage 3."),
-    "dpo": ("dpo", "prefcli.config.dpo", "DPOConfig", "Train on pairs directly with DPO: the short route."),
-    "kto": ("kto", "prefcli.config.kto", "KTOConfig", "Train on answers labelled good or bad, with KTO."),
+    **{
+        stage.command: ("train", stage.config.__module__, stage.config.__name__, stage.help)
+        for stage in STAGES.values()
+    },
     "sweep": ("sweep", "prefcli.config.sweep", "SweepConfig", "Train one stage at several options, seeds and rows."),
     "eval": ("eval", "prefcli.config.evaluate", "EvalConfig", "Measure models and reward models side by side."),
     "compare": ("compare", "prefcli.config.compare", "CompareConfig", "Which route won: eight criteria, measured."),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.stdout import print_result, result
 from prefcli.config.memory import MemoryConfig
+from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.comparison import Comparison, Method, as_dict, compare
@@ -127,19 +128,19 @@ def _run(config: MemoryConfig, architecture: Architecture) -> Run:
         raise UsageError("--layout shared is about adapters, and --lora-rank is 0", "give --lora-rank 16")
     if config.prompt_length > config.max_length:
         raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {config.max_length}")
+    stage = BY_COMMAND[config.stage or "ppo"]
     longest = min(config.max_length, architecture.positions or config.max_length)
     return Run(
-        stage=config.stage or "ppo",
+        stage=stage.command,
         architecture=architecture,
         lora_rank=config.lora_rank,
-        shared_base=lora
-        and (config.stage in ("dpo", "kto") or (config.stage == "ppo" and config.layout != "separate")),
+        shared_base=lora and stage.reference and not (stage.samples and config.layout == "separate"),
         in_4bit=config.load_in_4bit,
         dtype=config.dtype,
         autocast=True,
         optimizer=config.optim,
         batch_size=config.batch_size,
-        answers=config.num_generations if config.stage == "ppo" else 0,
+        answers=config.num_generations if stage.samples else 0,
         max_length=longest,
         shared_prompt=min(config.prompt_length, longest),
         tokens_per_row=config.tokens_per_row,

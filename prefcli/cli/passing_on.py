@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.config.base import canonical, nearest, option, typed_options
+from prefcli.config.stages import BY_COMMAND, STAGES, Stage
 from prefcli.errors import UsageError
-from prefcli.stages.table import BY_COMMAND, STAGES, Stage
 
 POSITIONAL = ("stage", "options")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from prefcli.data.formats import FORMS, BadRow, Purpose, Recognised, Row, recognise, whole
+from prefcli.config.stages import Purpose
+from prefcli.data.formats import FORMS, BadRow, Recognised, Row, recognise, whole
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
 from prefcli.errors import DataError, UsageError

@@ -16,7 +16,8 @@ import pyarrow
 import pyarrow.parquet
 
 from prefcli.artifacts.digests import written_whole
-from prefcli.data.formats import BadRow, Message, Prompt, Purpose, Row
+from prefcli.config.stages import Purpose
+from prefcli.data.formats import BadRow, Message, Prompt, Row
 from prefcli.errors import DataError, SurroundingsError
 
 Target = Literal["pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Purpose, Row
+from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import DataError
 from prefcli.progress import Reporter

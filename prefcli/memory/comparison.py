@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.config.stages import BY_COMMAND
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import Estimate, estimate
 from prefcli.memory.gpus import USABLE_SHARE, Gpu, gpus_needed
-from prefcli.memory.run import ANSWERS, Run
+from prefcli.memory.run import Run
 
 METHODS = ("ppo", "dpo")
 
@@ -107,7 +108,7 @@ def assumptions(comparison: Comparison) -> dict[str, Any]:
         },
         "batch_size": run.batch_size,
         "max_length": run.max_length,
-        "answers_per_row": {stage: ANSWERS[stage] for stage in METHODS},
+        "answers_per_row": {stage: BY_COMMAND[stage].answers for stage in METHODS},
         "dtype": run.dtype,
         "master_weights": run.master_weights,
         "optimizer": run.optimizer,

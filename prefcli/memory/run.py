@@ -5,40 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prefcli.config.stages import BY_COMMAND, Role, Stage
 from prefcli.memory.architecture import Architecture
 
-Stage = Literal["sft", "train-rm", "dpo", "kto", "ppo"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_BYTES = 2**28  # of float32 logits that exist at a time: models/logps.py
-
-
-@dataclass(frozen=True)
-class Role:
-    """A part that a model plays in a stage, and whether it scores (one number) or speaks (a vocabulary)."""
-
-    name: str
-    trained: bool
-    scores: bool = False
-
-
-_POLICY, _REFERENCE = Role("policy", trained=True), Role("reference", trained=False)
-ROLES: dict[str, tuple[Role, ...]] = {
-    "sft": (_POLICY,),
-    "train-rm": (Role("reward", trained=True, scores=True),),
-    "dpo": (_POLICY, _REFERENCE),
-    "kto": (_POLICY, _REFERENCE),
-    "ppo": (
-        _POLICY,
-        Role("value", trained=True, scores=True),
-        Role("reward", trained=False, scores=True),
-        _REFERENCE,
-    ),
-}
-# A row of pairs is two sequences: chosen and rejected.
-ANSWERS: dict[str, int] = {"sft": 1, "train-rm": 2, "dpo": 2, "kto": 1, "ppo": 1}
 
 
 @dataclass(frozen=True)
@@ -60,7 +34,7 @@ class Run:
     `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
 
-    stage: Stage
+    stage: str  # its command
     architecture: Architecture
     lora_rank: int = 0  # 0 trains all weights
     shared_base: bool = False
@@ -93,13 +67,17 @@ class Run:
             raise ValueError("shared_prompt is a part of max_length")
 
     @property
+    def about(self) -> Stage:
+        return BY_COMMAND[self.stage]
+
+    @property
     def roles(self) -> tuple[Role, ...]:
         absent = {
             "reference": self.cached_reference,
             "value": not self.value_model,
-            "reward": self.stage == "ppo" and not self.reward_model,
+            "reward": self.about.samples and not self.reward_model,
         }
-        return tuple(role for role in ROLES[self.stage] if not absent.get(role.name, False))
+        return tuple(role for role in self.about.roles if not absent.get(role.name, False))
 
     @property
     def dtype_bytes(self) -> int:
@@ -117,7 +95,7 @@ class Run:
 
     @property
     def answers_per_row(self) -> int:
-        return self.answers or ANSWERS[self.stage]
+        return self.answers or self.about.answers
 
     @property
     def row_tokens(self) -> int:
@@ -127,12 +105,12 @@ class Run:
     @property
     def rows_of_batch(self) -> int:
         """Rows in a batch; ppo counts its batch in answers."""
-        return -(-self.batch_size // (self.answers_per_row if self.stage == "ppo" else 1))
+        return -(-self.batch_size // (self.answers_per_row if self.about.samples else 1))
 
     @property
     def rows_of_pass(self) -> int:
         """Rows that go through a model together."""
-        if self.tokens_per_row is None or (not self.packed and self.stage == "ppo"):
+        if self.tokens_per_row is None or (not self.packed and self.about.samples):
             return self.rows_of_batch
         return min(self.rows_of_batch, max(1, self.tokens_per_row // self.row_tokens))
 

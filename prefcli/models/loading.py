@@ -55,7 +55,7 @@ def base_of(reference: Reference) -> str | None:
 def is_scorer(reference: Reference) -> bool:
     """Whether it is a reward model (by its manifest, its head's file, or the architecture in its config)."""
     if reference.artifact is not None:
-        return reference.artifact.manifest.stage == "rm"
+        return reference.artifact.manifest.scores
     if reference.kind == "hub":
         where, extra = source(reference)
         refuse_hub_adapter(reference.text, where, extra)

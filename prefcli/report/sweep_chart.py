@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from prefcli.experiments.points import shown
-from prefcli.report.curves import COLOURS
+from prefcli.stages.curves import COLOURS
 
 COLUMNS = 3
 FAINT = "#6b6b6b"

@@ -198,7 +198,7 @@ def _number(value: object) -> float | None:
 
 def refuse_reward_model(reference: Reference) -> None:
     """Raise ArtifactError where a reward-model artifact stands in a language model's place."""
-    if reference.artifact is not None and reference.artifact.manifest.stage == "rm":
+    if reference.artifact is not None and reference.artifact.manifest.scores:
         raise ArtifactError(
             f"{reference.text} is a reward model, not a language model",
             "give an sft, dpo or ppo artifact; reward models go to --reward",

@@ -18,9 +18,9 @@ from prefcli.artifacts.places import own_store, places_of
 from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
+from prefcli.config.stages import Stage, stage_of
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Purpose
 from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
@@ -41,7 +41,7 @@ from prefcli.stages.trackers import require
 class Inputs:
     """Everything a stage was told, resolved. `existing` is the finished artifact of this very run, if there is one."""
 
-    stage: str
+    stage: Stage
     config: Any
     store: Store
     name: str
@@ -65,25 +65,22 @@ class Inputs:
                 data.check()
 
 
-def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, float]) -> Inputs:
-    """Resolve and check everything that the options name.
-
-    `rates` are the learning rates, of a model of ordinary size and of a small one, where --lr is not given.
-    Raises UsageError, DataError, ArtifactError.
-    """
+def prepare(config: Any) -> Inputs:
+    """Resolve and check everything that the options of a stage name. Raises UsageError, DataError, ArtifactError."""
+    stage = stage_of(config)
     require(config.report_to)
     config = config.resolved() if hasattr(config, "resolved") else config
     _refuse_odd_adapter(config)
-    name = check_name(stage if config.name is None else config.name)
+    name = check_name(stage.name if config.name is None else config.name)
     store = Store(config.runs)
-    files = "prompts" if purpose == "prompts" else "data"
+    files = "prompts" if stage.samples else "data"
     if not getattr(config, files):
         raise UsageError(f"{option(files)} is missing", f"name a file: {option(files)} FILE")
     notes: list[str] = []
-    references = _references(config, store, notes, reward_model_may_start=stage == "rm")
-    rewards = _rewards(config, store, wanted=purpose == "prompts")
+    references = _references(config, store, notes, reward_model_may_start=stage.scores)
+    rewards = _rewards(config, store, wanted=stage.samples)
     read: Any = partial(
-        read_dataset, purpose=purpose, skip_bad=config.skip_bad, split=config.split, names=config.map, lazily=True
+        read_dataset, purpose=stage.purpose, skip_bad=config.skip_bad, split=config.split, names=config.map, lazily=True
     )
     data = read(getattr(config, files))
     if (most := getattr(config, "max_rows", None)) is not None:
@@ -93,7 +90,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     weigh(data, getattr(config, "weight_column", None))
     eval_path = getattr(config, "eval_data", None)
     eval_data = read([eval_path], held_out=True) if eval_path else None
-    if stage == "rm" and (column := set_apart(data, config.margin_column)):
+    if stage.scores and (column := set_apart(data, config.margin_column)):
         notes.append(f"each pair's margin is in the column {column!r}")
         if eval_data is not None:
             set_apart(eval_data, config.margin_column)
@@ -101,7 +98,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     architecture = _architecture(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS
-        config = replace(config, lr=rates[1] if small else rates[0])
+        config = replace(config, lr=stage.rates[1] if small else stage.rates[0])
     inputs = Inputs(stage, config, store, name, data, eval_data, references, architecture, "", rewards)
     inputs.notes = notes + [r.note for r in references.values() if r.note] + data.notes
     inputs.key = _key(inputs)
@@ -185,7 +182,7 @@ def _key(inputs: Inputs) -> str:
     parents |= {f"{REWARD}{spec.name}": spec.digest for spec in inputs.rewards}
     return digest_json(
         {
-            "stage": inputs.stage,
+            "stage": inputs.stage.name,
             "config": key_fields(inputs.config),
             # What cannot be pinned is never the same twice.
             "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},

@@ -17,7 +17,6 @@ from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
 
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
-MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
 
 WARNS, STOPS = 0.9, 1.05  # of the device's memory
 TEMPLATE_TOKENS = 64
@@ -33,9 +32,9 @@ def rollouts(config: Any, prompts: int) -> int:
 def steps(inputs: Inputs) -> int:
     """Optimizer steps (rollouts, for ppo), before rows that do not fit are left out."""
     config, rows = inputs.config, len(inputs.data.rows)
-    if inputs.stage == "ppo":
+    if inputs.stage.samples:
         return rollouts(config, rows)
-    if inputs.stage == "rm" and inputs.eval_data is None and config.eval_share and rows > 1:
+    if inputs.stage.scores and inputs.eval_data is None and config.eval_share and rows > 1:
         rows -= max(1, round(config.eval_share * rows))
     return config.max_steps or math.ceil(config.epochs * math.ceil(rows / config.batch_size))
 
@@ -43,7 +42,7 @@ def steps(inputs: Inputs) -> int:
 def summary(inputs: Inputs) -> dict[str, str]:
     """The plan as shown: one short text for each line."""
     config = inputs.config
-    lines = {"stage": inputs.stage}
+    lines = {"stage": inputs.stage.name}
     for role, reference in inputs.references.items():
         lines[role.replace("_", " ")] = reference.shown
     if inputs.architecture:
@@ -60,7 +59,7 @@ def summary(inputs: Inputs) -> dict[str, str]:
     trained += " on a base in 4 bits" if config.load_in_4bit else ""
     if router := getattr(config, "router_loss", 0.0):
         lines["router loss"] = f"{router:g} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
-    unit = "rollouts" if inputs.stage == "ppo" else "steps"
+    unit = "rollouts" if inputs.stage.samples else "steps"
     lines["training"] = (
         f"{steps(inputs):,} {unit} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "
         f"({config.lr_scheduler}), seed {config.seed}"
@@ -87,14 +86,14 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
     """
     if inputs.architecture is None:
         return None
-    config, ppo = inputs.config, inputs.stage == "ppo"
+    config, ppo = inputs.config, inputs.stage.samples
     kind: Literal["cuda", "cpu"] = "cpu" if device == "cpu" else "cuda"
     longest = config.max_prompt_length + config.max_new_tokens if ppo else _longest(inputs)
     parts = config.grad_accum * (config.minibatches if ppo else 1)
     default: Any = config.dtype if config.dtype != "auto" else "float32" if kind == "cpu" else "bfloat16"
     longest = max(1, min(longest, inputs.architecture.positions or longest))
     return Run(
-        stage=MEMORY_STAGE[inputs.stage],
+        stage=inputs.stage.command,
         architecture=inputs.architecture,
         lora_rank=config.lora_rank,
         shared_base=_shares(inputs),
@@ -180,7 +179,7 @@ def _longest(inputs: Inputs) -> int:
 
 def _shares(inputs: Inputs) -> bool:
     """Whether a frozen model stands on the base that is trained: dpo's and kto's without the adapter, ppo's roles."""
-    if inputs.stage in ("dpo", "kto"):
+    if inputs.stage.reference and not inputs.stage.samples:
         return inputs.config.lora_rank > 0 and inputs.references.get("reference") == inputs.model
     return _shares_all(inputs)
 

@@ -21,7 +21,6 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_answers, refuse_long_rows
-from prefcli.stages.table import STAGES
 
 OPEN, CLOSE = "⟦", "⟧"
 
@@ -41,11 +40,11 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     rows = looked_at(inputs.data.rows)
     adapter = {}
     if config.lora_rank and not is_adapter(inputs.model):
-        adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage == "rm")}
-    lines, cut, dropped = _PREVIEWS[inputs.stage](rows, encoder, inputs)
+        adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage.scores)}
+    lines, cut, dropped = _PREVIEWS[inputs.stage.purpose](rows, encoder, inputs)
     checked = check(
         list(dict.fromkeys(source["path"] for source in inputs.data.sources)),
-        STAGES[inputs.stage].purpose,
+        inputs.stage.purpose,
         [config.eval_data] if getattr(config, "eval_data", None) else [],
         of_row=Tokens(encoder, None, getattr(config, "train_on_prompt", False)),
         split=config.split,
@@ -119,7 +118,7 @@ def _pairs(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
 
 
 Made = tuple[dict[str, str], int, int]  # lines, how many rows are cut, how many left out
-_PREVIEWS = {"sft": _demos, "rm": _pairs, "dpo": _pairs, "kto": _labelled, "ppo": _prompts}
+_PREVIEWS = {"demos": _demos, "pairs": _pairs, "labelled": _labelled, "prompts": _prompts}
 
 
 def _answered(encoder: Encoder, example: dict[str, Any], answer: str) -> str:

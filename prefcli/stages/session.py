@@ -224,7 +224,7 @@ class Session:
         tokenizer.save_pretrained(self.draft.path / "model")
         bases = {} if saves_merged else self._bases(model=model, value=value)
         manifest = Manifest(
-            stage=self.inputs.stage,
+            stage=self.inputs.stage.name,
             name=self.inputs.name,
             version=self.draft.version,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -253,8 +253,8 @@ class Session:
         base = bases["model"].place if "model" in bases else None
         tree = lineage(Artifact(self.draft.path, manifest), self.inputs.store)
         plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-        opens, backbone = opens_as(plain.config, manifest.stage == "rm")
-        weights_of = Weights("model", manifest.stage == "rm", base, hub_root(tree), opens, backbone)
+        opens, backbone = opens_as(plain.config, manifest.scores)
+        weights_of = Weights("model", manifest.scores, base, hub_root(tree), opens, backbone)
         card = model_card(manifest, weights_of, tree=tree, rows=self.log.rows)
         (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
         artifact = self.draft.finish(manifest, keep_state=self.inputs.config.keep_state)
@@ -379,7 +379,7 @@ def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tra
         root=inputs.store.root,
         ref=f"{inputs.name}@v{draft.version}",
         config=as_dict(inputs.config),
-        lineage=lineage_tags(inputs.stage, inputs.name, inputs.key, parents_of(inputs)),
+        lineage=lineage_tags(inputs.stage.name, inputs.name, inputs.key, parents_of(inputs)),
         resumed_at=last,
         reporter=reporter,
     )

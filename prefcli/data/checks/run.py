@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data.checks.found import Finding, Found
 from prefcli.data.checks.gathered import Gathered, find
 from prefcli.data.checks.rows import bad, odd
 from prefcli.data.dataset import check_split
-from prefcli.data.formats import BadRow, Purpose, Row
+from prefcli.data.formats import BadRow, Row
 from prefcli.data.scan import scan, scan_all
 from prefcli.errors import DataError
 from prefcli.progress import SILENT, Reporter

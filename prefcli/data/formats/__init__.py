@@ -9,7 +9,6 @@ from prefcli.data.formats.row import ROLES as ROLES
 from prefcli.data.formats.row import BadRow as BadRow
 from prefcli.data.formats.row import Message as Message
 from prefcli.data.formats.row import Prompt as Prompt
-from prefcli.data.formats.row import Purpose as Purpose
 from prefcli.data.formats.row import Row as Row
 from prefcli.data.formats.row import Tie as Tie
 from prefcli.data.formats.row import text_of as text_of

@@ -13,11 +13,10 @@ chat template, as TRL does). Answers are plain strings.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 Message = dict[str, str]
 Prompt = str | list[Message]
-Purpose = Literal["demos", "pairs", "labelled", "prompts"]
 ROLES = ("system", "user", "assistant", "tool")
 
 

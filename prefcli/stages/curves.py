@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from prefcli.artifacts.metrics import alarms, read_log
 from prefcli.artifacts.store import CURVES
-from prefcli.report.series import Panel, panels
+from prefcli.stages.series import Panel, panels
 
 COLUMNS = 3
 # Okabe and Ito's palette, told apart with every common colour blindness.
