@@ -32,8 +32,9 @@ from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
 from prefcli.artifacts import digests
 from prefcli.artifacts.references import TINY
-from prefcli.models.quiet import quieten
+from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
+from prefcli.models.quiet import quieten
 from prefcli.progress import SILENT
 from prefcli.rl import ppo as ppo_loop
 from prefcli.rl import rollout
@@ -42,7 +43,6 @@ from prefcli.stages import packed_preferences, packed_trainer, session
 from prefcli.stages.inputs import prepare
 from prefcli.stages.ppo import Scorer
 from prefcli.stages.reference import ReferenceLogps
-from prefcli.config.stages import BY_COMMAND
 
 
 def main() -> None:
@@ -152,7 +152,7 @@ class Bench:
         """One run of the stage; where `phases` are given it is measured, and nothing is saved."""
         stage = BY_COMMAND[case.stage]
         module = importlib.import_module(stage.module)
-        inputs = prepare(stage.name, stage.config(**options), purpose=stage.purpose, rates=stage.rates)
+        inputs = prepare(stage.config(**options))
         if case.stage == "ppo":
             module.end_ids = lambda *_: frozenset()  # every answer is of full length
         caught: dict[str, Any] = {}

@@ -478,7 +478,7 @@ def test_the_same_command_has_the_same_key_and_a_cause_changes_it(
 
     find = Store.find
     monkeypatch.setattr(Store, "find", lambda self, name, key: keys.append(key) or find(self, name, key))
-    monkeypatch.setattr("prefcli.cli.sft.run_stage", prepare_only)
+    monkeypatch.setattr("prefcli.cli.train.run", prepare_only)
     make_artifact("sft")
     data, other = jsonl("a.jsonl", DEMO), jsonl("b.jsonl", DEMO, DEMO)
     same = jsonl("c.jsonl", DEMO)
@@ -500,7 +500,7 @@ def test_the_same_command_has_the_same_key_and_a_cause_changes_it(
     assert len({first, *changed}) == 7
 
 
-def prepare_only(stage, module, config, *, purpose, rates):
+def prepare_only(config):
     from prefcli.stages.inputs import prepare
 
-    prepare(stage, config, purpose=purpose, rates=rates)
+    prepare(config)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from prefcli.config.stages import BY_COMMAND
 from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
 from prefcli.memory.comparison import as_dict, compare
@@ -14,7 +15,7 @@ from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
 from prefcli.memory.fit import CHANGES, changes, fits, largest
 from prefcli.memory.gpus import find_gpu
 from prefcli.memory.methods import side_by_side
-from prefcli.memory.run import ROLES, Run
+from prefcli.memory.run import Run
 from prefcli.memory.shapes import typical
 
 GB = 10**9
@@ -76,10 +77,10 @@ def test_optimizer_state_beside_fp32_weights(optimizer, numbers):
     assert policy.parts["optimizer"] == pytest.approx(4 * numbers * 7 * GB, rel=1e-6)
 
 
-@pytest.mark.parametrize("stage", sorted(ROLES))
+@pytest.mark.parametrize("stage", sorted(BY_COMMAND))
 def test_every_byte_stands_in_one_part_of_one_role(stage):
     found = estimate(Run(stage, SEVEN))
-    assert set(found.roles) == {role.name for role in ROLES[stage]}
+    assert set(found.roles) == {role.name for role in BY_COMMAND[stage].roles}
     assert all(tuple(role.parts) == PARTS for role in found.roles.values())
     assert found.bytes == sum(found.parts.values()) == sum(sum(role.parts.values()) for role in found.roles.values())
 

@@ -19,7 +19,6 @@ from prefcli.progress import Reporter
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import STOPS, WARNS, check_memory, run_of
 from prefcli.stages.session import session
-from prefcli.config.stages import STAGES
 
 ROOT = Path(memory_table.__file__).parent.parent
 RESULTS = json.loads(memory_table.RESULTS.read_text())
@@ -47,7 +46,7 @@ def test_a_run_is_warned_at_nine_tenths_and_stopped_a_little_over_the_whole():
 def inputs(tmp_path, **options):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
     config = DPOConfig(data=[str(tmp_path / "pairs.jsonl")], model="tiny", runs=str(tmp_path / "runs"), **options)
-    return prepare("dpo", config, purpose="pairs", rates=STAGES["dpo"].rates)
+    return prepare(config)
 
 
 def test_a_run_that_cannot_fit_is_stopped_before_anything_is_written(tmp_path, monkeypatch):

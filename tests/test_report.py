@@ -23,10 +23,10 @@ from prefcli.report import charts, lineage_chart
 from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
 from prefcli.report.criteria import check
-from prefcli.stages.series import Panel, Series
 from prefcli.report.svg import About
 from prefcli.report.text import number, seconds, shown
 from prefcli.report.views import ends
+from prefcli.stages.series import Panel, Series
 
 
 def recorded(source: str, written: Written) -> Any:

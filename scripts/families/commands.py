@@ -53,7 +53,7 @@ class Ran:
 def prefcli(*words: Any, runs: Path) -> Ran:
     spelt = [str(word) for word in (*words, "--runs", runs)]
     before = {path for path in runs.glob("*/*") if path.is_dir()}
-    with patch("prefcli.report.curves.draw", return_value=None):  # a second of each run, and nothing that is judged
+    with patch("prefcli.stages.curves.draw", return_value=None):  # a second of each run, and nothing that is judged
         result = CliRunner().invoke(app, spelt, prog_name="prefcli")
     err = result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):
