@@ -39,7 +39,7 @@ from prefcli.progress import SILENT
 from prefcli.rl import ppo as ppo_loop
 from prefcli.rl import rollout
 from prefcli.rl.ppo import PPO
-from prefcli.stages import packed_preferences, packed_trainer, session
+from prefcli.stages import dpo, kto, reward, session, sft
 from prefcli.stages.inputs import prepare
 from prefcli.stages.ppo import Scorer
 from prefcli.stages.reference import ReferenceLogps
@@ -223,11 +223,11 @@ class Measured:
 def mark(phases: Phases) -> None:
     """Where the phases are: the functions that each is."""
     for steps in (
-        packed_trainer.PackedSFT, packed_trainer.PackedReward, packed_preferences.PackedDPO,
-        packed_preferences.PackedKTO,
+        sft.SFTSteps, reward.RewardSteps, dpo.DPOSteps,
+        kto.KTOSteps,
     ):  # fmt: skip
         phases.wrap(steps, "summed_loss", "forward")
-    phases.wrap(packed_preferences.PackedKTO, "begin", "reference")
+    phases.wrap(kto.KTOSteps, "begin", "reference")
     phases.wrap(ReferenceLogps, "of", "reference")
     phases.wrap(PPO, "_add_gradients", "forward")
     phases.wrap(rollout, "generate", "generate")

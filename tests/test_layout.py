@@ -15,8 +15,8 @@ from prefcli.config.base import canonical, typed_options
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "prefcli"
-# Top to bottom (DESIGN): a file imports from its own folder and from those below it. `progress`, `stopping` and
-# `errors` are files.
+# Top to bottom (DESIGN): a file imports from its own folder and from those below it. `losses`, `progress`,
+# `stopping` and `errors` are files.
 LAYERS = ["cli", "report", "comparison", "experiments", "stages", "labelling", "evaluation", "rl", "losses", "watch",
           "advice", "rewards", "models", "data", "figures", "memory", "artifacts", "config", "progress",
           "stopping", "errors"]  # fmt: skip

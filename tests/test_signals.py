@@ -20,9 +20,9 @@ import json, os, sys, time
 from prefcli.cli import interrupts, main
 from prefcli.rl.ppo import PPO
 from prefcli.stages import dpo, kto, ppo, reward, sft
-from prefcli.stages.packed_trainer import PackedSteps
-slow = {"step": (PackedSteps, "training_step"), "updates": (PPO, "_update"), "rollout": (PPO, "_collect"),
-        "measuring": (PackedSteps, "prediction_step"), "ppo": (PPO, "step")}
+from prefcli.stages.steps import Steps
+slow = {"step": (Steps, "training_step"), "updates": (PPO, "_update"), "rollout": (PPO, "_collect"),
+        "measuring": (Steps, "prediction_step"), "ppo": (PPO, "step")}
 def run(words, step, pause, where, env, log):
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefcli import losses
 from prefcli.data.lengths import length_bias
-from prefcli.losses import pairs as pair_losses
 from prefcli.stages.trl_trainer import watchers_of
 from prefcli.watch import loss, pairs
 from prefcli.watch.records import Alarm
@@ -266,6 +266,6 @@ def test_warn_says_it_and_goes_on_and_a_tame_run_is_silent(chain, prefcli):
 
 
 def test_a_loss_that_is_not_a_number_is_not_logged_as_0(chain, prefcli, monkeypatch):
-    monkeypatch.setattr(pair_losses, "logsigmoid", lambda margins: margins * torch.nan)
+    monkeypatch.setattr(losses, "logsigmoid", lambda margins: margins * torch.nan)
     result = prefcli(*chain.args("dpo"), "--force", "--name", "broken")
     assert result.exit_code == 6 and "not a number at step 1" in result.stderr

@@ -1,30 +1,165 @@
-"""KTO: learning from answers that are labelled desirable or not, one by one (losses/binary.py)."""
+"""KTO: learning from answers that are labelled desirable or not, one by one (losses.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler
 from trl import KTOConfig as TRLConfig
+from trl import KTOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.kto import KTOConfig
-from prefcli.data.lazy import Example, looked_at
+from prefcli.data.lazy import looked_at
 from prefcli.data.tokenising import Encoder, encode_labelled
 from prefcli.errors import DataError, UsageError
+from prefcli.figures.sums import Sums
+from prefcli.losses import kto, reference_point, shifted
+from prefcli.models.generation import evaluation_mode
+from prefcli.models.logps import token_logps
+from prefcli.models.rows import pad_rows
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
-from prefcli.stages.packed_preferences import PackedKTO
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import open_reference, reference_at_work
 from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.steps import Example, Found, Steps
 
 FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 # Where λ_D·(desirable answers) lies outside this many times λ_U·(undesirable ones) (arXiv 2402.01306, equation 9).
 BALANCE = (1.0, 4 / 3)
+
+
+class KTOSteps(Steps, KTOTrainer):
+    """KTO's loss, averaged over answers; z₀ is that of the whole optimizer step, over its parts and all processes, and
+    of held-out rows that of all of them.
+
+    A held-out example may bring the answer that its prompt is mismatched with ("other_ids"), so that this is the same
+    however the rows come in batches.
+    """
+
+    def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
+        self._config = config
+        # The frozen model, and the mode in which it is one; set once the trainer has prepared it.
+        self.reference: Any = None
+        self.at_work: Callable[[], AbstractContextManager[Any]] | None = None
+        self._kl = torch.zeros(())
+        super().__init__(*args, router_loss=config.router_loss, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return len(example["prompt_ids"]) + len(example["completion_ids"])
+
+    def begin(self, model: Any, examples: list[Example]) -> None:
+        """z₀ of a step, over all its rows at once: max(0, ·) is biased upward, the more the fewer it is taken over."""
+        for example, other in zip(examples, shifted([example["completion_ids"] for example in examples])):
+            example["other_ids"] = other
+        self._kl = self._point(self._mismatched(model, examples))
+
+    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
+        """The reference's figures of a batch; z₀ is known (`evaluation_loop`)."""
+        assert self.at_work is not None
+        for piece in self._pieces(examples):
+            rows = pad_rows(*_columns(piece, "prompt_ids", "completion_ids"), device=self.accelerator.device)
+            with self.at_work(), torch.no_grad():
+                _note(piece, token_logps(self.reference, rows).logps.sum(1))
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """z₀ of all held-out rows first, for their losses depend on it."""
+        found, in_training = Sums(), self._kl
+        for batch in dataloader:
+            if examples := self.own_rows(batch["examples"]):
+                others = shifted([example["completion_ids"] for example in examples])
+                for example, other in zip(examples, others):
+                    example.setdefault("other_ids", other)
+                found.add(self._mismatched(self.model, examples))
+        self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        self._kl = in_training
+        return output
+
+    @torch.no_grad()
+    def _mismatched(self, model: Any, examples: list[Example]) -> Found:
+        """Σ r of each prompt with another's answer, and of how many; the examples get the reference's figures of their
+        own answers on the way, which share their prompt's pass."""
+        assert self.at_work is not None
+        device, ratios = self.accelerator.device, []
+        for piece in self._pieces(examples, lambda example: self.cost(example) + len(example["other_ids"])):
+            both = pad_rows(
+                [example["prompt_ids"] for example in piece for _ in range(2)],
+                [example[name] for example in piece for name in ("completion_ids", "other_ids")],
+                device=device,
+            )
+            with self.at_work():
+                reference = token_logps(self.reference, both).logps.sum(1)
+            with evaluation_mode(model), self.accelerator.autocast():
+                mismatched = both.select(torch.arange(1, 2 * len(piece), 2, device=device))
+                ratios.append(token_logps(model, mismatched).logps.sum(1) - reference[1::2])
+            _note(piece, reference[0::2])
+        found = torch.cat(ratios)
+        return {"ratio": (found.sum(), len(found))}
+
+    def _point(self, found: Found) -> Tensor:
+        """z₀ of the rows of all processes."""
+        total, count = found["ratio"]
+        sums = torch.tensor([float(total), float(count)], device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums, reduction="sum")
+        return reference_point(total / count.clamp(min=1))
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
+        config, device = self._config, self.accelerator.device
+        rows = pad_rows(*_columns(examples, "prompt_ids", "completion_ids"), device=device)
+        found, more = self.logps(model, rows)
+        logps = found.logps.sum(1)
+        ratios = logps - logps.new_tensor([example["reference_logps"] for example in examples])
+        labels = torch.tensor([example["label"] for example in examples], device=device)
+        losses = kto(
+            ratios, labels, self._kl, beta=config.beta,
+            desirable=config.desirable_weight, undesirable=config.undesirable_weight,
+        )  # fmt: skip
+        losses = losses * ratios.new_tensor([example.get("weight", 1.0) for example in examples])
+        rewards, good, tokens = config.beta * ratios.detach(), int(labels.sum()), rows.mask.sum().item()
+        bad = len(examples) - good
+        return losses.sum(), {
+            "kl": (self._kl * len(examples), len(examples)),
+            "entropy": (found.entropy.sum(), tokens),
+            "rewards/chosen": (rewards[labels].sum(), good),
+            "rewards/rejected": (rewards[~labels].sum(), bad),
+            "logps/chosen": (logps[labels].sum(), good),
+            "logps/rejected": (logps[~labels].sum(), bad),
+            **more,
+        }
+
+    def of_rows(self, means: dict[str, float]) -> dict[str, float]:
+        if "rewards/chosen" in means and "rewards/rejected" in means:  # a batch may have one kind alone
+            return means | {"rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
+        return means
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [*self.train_dataset.column_names, "other_ids"]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
+        return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def _columns(examples: list[Example], *names: str) -> list[list[Any]]:
+    return [[example[name] for example in examples] for name in names]
+
+
+def _note(examples: list[Example], logps: Tensor) -> None:
+    """What the reference gives each example's own answer."""
+    for example, value in zip(examples, logps.tolist()):
+        example["reference_logps"] = value
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
@@ -63,7 +198,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "raise --batch-size, or lower --grad-accum",
             )
         with trl_trainer.unchanged(opened.model):
-            trainer = PackedKTO(
+            trainer = KTOSteps(
                 model=opened.model,
                 ref_model=reference,
                 args=TRLConfig(**arguments),

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
@@ -16,7 +17,8 @@ from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
 from prefcli.data.lazy import identities, looked_at, take
 from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.figures.pairs import accuracy
+from prefcli.figures.pairs import accuracy, right
+from prefcli.losses import bradley_terry
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.loading import is_scorer, load_scorer
@@ -26,11 +28,11 @@ from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
-from prefcli.stages.packed_trainer import PackedReward, pair_rows
 from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
+from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
 
 
 class PaddedReward(Resuming, RewardTrainer):
@@ -38,6 +40,31 @@ class PaddedReward(Resuming, RewardTrainer):
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
+
+
+class RewardSteps(Steps, RewardTrainer):
+    """Bradley–Terry's loss, averaged over pairs, with --center-rewards as `center`."""
+
+    def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
+        self._center = center
+        super().__init__(*args, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
+        scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
+        chosen, rejected, pairs = scores[0::2], scores[1::2], len(examples)
+        margins = chosen - rejected
+        asked = margins.new_tensor([example.get("margin", 0.0) for example in examples])
+        return bradley_terry(chosen, rejected, asked, self._center).sum(), {
+            "accuracy": (right(margins).sum(), pairs),
+            "margin": (margins.sum(), pairs),
+            "mean_reward": (scores.sum(), 2 * pairs),
+        }
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
@@ -78,7 +105,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
-        packed = partial(PackedReward, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
+        packed = partial(RewardSteps, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
         trainer_class: Any = packed if own else PaddedReward
         theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole

@@ -1,4 +1,4 @@
-"""A TRL trainer's steps on packed rows: the same losses and metrics, several times faster (docs/packed.md).
+"""The optimizer steps of all stages on rows: the same losses and metrics as TRL's, several times faster (docs/packed.md).
 
 TRL keeps the loop, the optimizer, the schedule and the logs. What happens in a step is ours: a batch is cut into rows
 of at most `tokens_per_row` tokens, each with its own forward and backward pass, so that little is in memory at a time.
@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.nn.functional import logsigmoid
-from trl import RewardTrainer, SFTTrainer
 
-from prefcli.figures.pairs import right
 from prefcli.figures.sums import Sums
 from prefcli.models.dropout import train_without_dropout
-from prefcli.models.logps import TokenLogps, sequence_scores, token_logps
+from prefcli.models.logps import TokenLogps, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
 
@@ -34,7 +31,7 @@ def examples_of(rows: list[Example]) -> dict[str, Any]:
     return {"examples": rows}
 
 
-class PackedSteps(Resuming):
+class Steps(Resuming):
     """Mixed in before a TRL trainer. A subclass says what an example costs, and what its loss and metrics are."""
 
     # TRL's and transformers'
@@ -180,72 +177,6 @@ class PackedSteps(Resuming):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # transformers' guess goes by padded tensors
-
-
-class PackedSFT(PackedSteps, SFTTrainer):
-    """−log π(token) averaged over the tokens that `completion_mask` marks, of a whole optimizer step."""
-
-    def cost(self, example: Example) -> int:
-        return len(example["input_ids"])
-
-    def units(self, examples: list[Example]) -> int:
-        return sum(sum(example["completion_mask"][1:]) for example in examples)
-
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
-        found, more = self.logps(model, demo_rows(examples, self.accelerator.device))
-        tokens = self.units(examples)
-        return -found.logps.sum(), {
-            "entropy": (found.entropy.sum(), tokens),
-            "mean_token_accuracy": (found.top.sum(), tokens),
-            **more,
-        }
-
-
-class PackedReward(PackedSteps, RewardTrainer):
-    """−log σ(c − r − m) + k·(c + r)², averaged over pairs; c and r are the scores of the chosen and rejected answer.
-
-    Bradley–Terry with the pair's margin m (Llama 2, arXiv 2307.09288, equation 2) and `center` k, which draws the
-    scores to mean 0 (arXiv 2312.09244, equation 2), both as in TRL.
-    """
-
-    def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
-        self._center = center
-        super().__init__(*args, **kwargs)
-
-    def cost(self, example: Example) -> int:
-        return pair_cost(example)
-
-    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
-        """Called with each held-out batch before its rows are run."""
-
-    def padded_tokens(self, example: Example) -> int:
-        return pair_cost(example) + len(example["prompt_ids"])
-
-    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
-        scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
-        margins, sums = scores[0::2] - scores[1::2], scores[0::2] + scores[1::2]
-        asked = margins.new_tensor([example.get("margin", 0.0) for example in examples])
-        pairs = len(examples)
-        return -logsigmoid(margins - asked).sum() + self._center * sums.square().sum(), {
-            "accuracy": (right(margins).sum(), pairs),
-            "margin": (margins.sum(), pairs),
-            "mean_reward": (scores.sum(), 2 * pairs),
-        }
-
-
-def demo_rows(examples: list[Example], device: torch.device) -> Rows:
-    """Demonstrations as rows: what stands before the first token that is read is the prompt."""
-    prompts, completions, read = [], [], []
-    for example in examples:
-        ids, mask = example["input_ids"], example["completion_mask"]
-        start = max(1, mask.index(1) if 1 in mask else len(mask))
-        prompts.append(ids[:start])
-        completions.append(ids[start:])
-        read.append(mask[start:])
-    width = max(map(len, read))
-    marks = torch.tensor([mask + [0] * (width - len(mask)) for mask in read], dtype=torch.bool, device=device)
-    rows = pad_rows(prompts, completions, device=device)
-    return Rows(rows.input_ids, rows.prompt_lengths, rows.completion_lengths, marks)
 
 
 def pair_rows(examples: list[Example], device: torch.device) -> Rows:
