@@ -164,9 +164,8 @@ class DPOConfig(PreferenceConfig):
         what = "log-probabilities" if self.reference_free else "log-ratios to the reference"
         parts = [f"{self.loss}, beta {self.beta:g}, on {what} ({over})"]
         if self.loss == "ipo":
-            parts.append(
-                f"a difference of 1/(2·beta) = {1 / (2 * (self.beta or LOSSES[self.loss].beta)):g} is aimed at"
-            )
+            beta = self.beta or LOSSES[self.loss].beta
+            parts.append(f"a difference of 1/(2·beta) = {1 / (2 * beta):g} is aimed at")
         parts += [f"{option(name)[2:]} {value:g}" for name, value in self.parameters.items() if value]
         if self.sft_weight:
             parts.append(f"plus {self.sft_weight:g} times the SFT loss of the chosen answers")

@@ -1,4 +1,4 @@
-"""The optimizer steps of all stages on rows: the same losses and metrics as TRL's, several times faster (docs/packed.md).
+"""Optimizer steps on packed rows: TRL's losses and metrics, several times faster (docs/packed.md).
 
 TRL keeps the loop, the optimizer, the schedule and the logs. What happens in a step is ours: a batch is cut into rows
 of at most `tokens_per_row` tokens, each with its own forward and backward pass, so that little is in memory at a time.
