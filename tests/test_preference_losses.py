@@ -267,8 +267,8 @@ def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no meaning for --loss ipo"),
-        ({"simpo_gamma": 1.0}, "--simpo-gamma is of --loss simpo"),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no effect with --loss ipo"),
+        ({"simpo_gamma": 1.0}, "--simpo-gamma has no effect with --loss sigmoid"),
         ({"loss": "ipo", "reward": ["rm"]}, "--reward does not go with --loss ipo"),
         ({"reward_weight": ["rm=1"]}, "--reward-weight without --reward"),
         ({"loss": "simpo", "reference": "sft"}, "--reference has no meaning"),

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from prefcli.config.stages import BY_COMMAND
+
+if TYPE_CHECKING:
+    Command = str
+else:
+    Command = Literal[tuple(BY_COMMAND)]
 
 WHAT, HOW, SHOW = "What is asked", "The run", "Output"
 
@@ -27,7 +34,7 @@ class MemoryConfig:
         ),
     ] = None
     stage: Annotated[
-        Literal["sft", "train-rm", "dpo", "kto", "ppo"] | None,
+        Command | None,
         typer.Option(
             help="One stage: its parts, whether it fits and what would make it. Default: PPO against DPO.",
             rich_help_panel=WHAT,

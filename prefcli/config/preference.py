@@ -14,14 +14,9 @@ LOSS = "Loss"
 
 
 @dataclass(frozen=True)
-class PreferenceConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
-    """A policy trained against its frozen reference."""
+class WeightConfig:
+    """Rows that count more or less than others."""
 
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Frozen reference model. Default: the starting model.", rich_help_panel=MODEL),
-        INCIDENTAL,  # its digest is in the key
-    ] = None
     weight_column: Annotated[
         str | None,
         typer.Option(
@@ -30,4 +25,15 @@ class PreferenceConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
             metavar="NAME",
             rich_help_panel=DATA,
         ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(WeightConfig, OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
+    """A policy trained against its frozen reference."""
+
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Frozen reference model. Default: the starting model.", rich_help_panel=MODEL),
+        INCIDENTAL,  # its digest is in the key
     ] = None

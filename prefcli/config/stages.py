@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefcli.config import dpo, kto, ppo, reward, sft
+from prefcli.config import dpo, kto, orpo, ppo, reward, sft
 
 Purpose = Literal["demos", "pairs", "labelled", "prompts"]  # what rows are read for
 Better = Literal["higher", "lower"]
@@ -143,6 +143,22 @@ STAGES = {
             route="DPO",
             tie="beta",
             grid="beta=0.03,0.1,0.3",
+        ),
+        Stage(
+            "orpo",
+            "orpo",
+            "Fine-tune on pairs and prefer the chosen answers in one loss, with ORPO.",
+            "trained with ORPO",
+            "ORPO",
+            "prefcli.stages.orpo",
+            orpo.ORPOConfig,
+            "pairs",
+            (orpo.LR, orpo.SMALL_LR),
+            (_POLICY,),
+            2,
+            Recorded("eval_rewards/accuracies", "rewards/accuracies", "higher"),
+            ("lr", "epochs", "beta"),
+            route="DPO",
         ),
         Stage(
             "kto",

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prefcli.config.shared import Debug, JsonObject
+from prefcli.config.stages import BY_COMMAND
 
 POINTS, SCORE, WHERE = "Points", "Score", "Output"
 
@@ -16,7 +17,7 @@ POINTS, SCORE, WHERE = "Points", "Score", "Output"
 class SweepConfig:
     """One stage at several points: options, seeds, numbers of rows."""
 
-    stage: Annotated[str, typer.Argument(help="The stage: sft, train-rm, dpo, kto or ppo.", metavar="STAGE")]
+    stage: Annotated[str, typer.Argument(help=f"The stage: {', '.join(BY_COMMAND)}.", metavar="STAGE")]
     options: Annotated[
         list[str],
         typer.Argument(help="Options of the stage, the same at all points.", metavar="[OPTIONS OF STAGE]..."),

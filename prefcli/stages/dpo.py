@@ -16,7 +16,7 @@ from trl import DPOTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.dpo import LOSSES, DPOConfig
 from prefcli.data.formats import Row
-from prefcli.data.lazy import LazyExamples, looked_at, set_margins
+from prefcli.data.lazy import LazyExamples, set_margins
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.errors import UsageError
 from prefcli.figures.pairs import right
@@ -25,8 +25,7 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import reward_scales
 from prefcli.rewards.sources import Answer, load_reward
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
@@ -122,35 +121,20 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     with session(inputs, reporter) as run:
-        held_out_rows = inputs.eval_data.rows if inputs.eval_data else []
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
-        share = add_margins(run, [inputs.data.rows, held_out_rows], tokenizer)
+        share = add_margins(run, [inputs.data.rows, inputs.held_out_rows], tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
+        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
-        held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
-        refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         with trl_trainer.unchanged(opened.model):
             trainer = _trainer(run, opened, rows, held_out, share)
-        steps, tokens = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
+        done = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
         for logps in getattr(trainer, "references", []):
             logps.save()
-        wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
-        metrics = {name: run.log.last[name] for name in wanted if name in run.log.last}
-        return run.finish(
-            trainer.model,
-            opened.tokenizer,
-            metrics=metrics,
-            steps=steps,
-            tokens=tokens,
-            about=opened.about,
-            weights=trl_trainer.whole_weights(trainer),
-            saves_merged=opened.saves_merged,
-        )
+        return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 
 def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) -> float:

@@ -7,6 +7,7 @@ handed back at once and a mistake costs a second and not a model load.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from prefcli.config.base import key_fields, option
 from prefcli.config.stages import Stage, stage_of
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.dataset import Dataset, read_dataset
+from prefcli.data.formats import Row
 from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.memory.architecture import Architecture
@@ -57,6 +59,11 @@ class Inputs:
     @property
     def model(self) -> Reference:
         return self.references["model"]
+
+    @property
+    def held_out_rows(self) -> Sequence[Row]:
+        """Of --eval-data; empty without it."""
+        return self.eval_data.rows if self.eval_data is not None else []
 
     def check_rows(self) -> None:
         """Raise DataError where a file whose rows are read as they are needed is not what it was at the start."""

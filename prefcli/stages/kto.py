@@ -25,8 +25,7 @@ from prefcli.models.logps import token_logps
 from prefcli.models.rows import pad_rows
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import open_reference, reference_at_work
@@ -171,15 +170,12 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_labelled(inputs.data.rows, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
+        encode = partial(encode_labelled, encoder=encoder, max_length=config.max_length)
+        rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         _check_labels(run, rows)
-        held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
         if isinstance(held_out, list):
             for row, before in zip(held_out, held_out[-1:] + held_out[:-1]):
                 row["other_ids"] = before["completion_ids"]
-        refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)
@@ -210,17 +206,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             )
         trainer.reference = opened.model if reference is None else reference
         trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
-        steps, tokens = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
-        wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
-        return run.finish(
-            trainer.model,
-            opened.tokenizer,
-            metrics={name: run.log.last[name] for name in wanted if name in run.log.last},
-            steps=steps,
-            tokens=tokens,
-            about=opened.about,
-            saves_merged=opened.saves_merged,
-        )
+        done = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
+        return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 
 def _check_labels(run: Session, rows: Sequence[Example]) -> None:

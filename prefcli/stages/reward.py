@@ -15,7 +15,7 @@ from trl import RewardTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.data.formats import Row
-from prefcli.data.lazy import identities, looked_at, take
+from prefcli.data.lazy import identities, take
 from prefcli.data.tokenising import Encoder, encode_pairs
 from prefcli.figures.pairs import accuracy, right
 from prefcli.losses import bradley_terry
@@ -26,8 +26,7 @@ from prefcli.models.logps import sequence_scores
 from prefcli.models.templates import end_at_the_score
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
@@ -74,18 +73,12 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         tokenizer = open_tokenizer(run)
         if (why := end_at_the_score(tokenizer)) is not None:
             reporter.notice(f"used as transformers does, this reward model would be read elsewhere than here: {why}")
-        held_out: Sequence[Row]
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
-        if inputs.eval_data:
-            held_out = inputs.eval_data.rows
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
+        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        rows, measured = trl_trainer.encoded(run, encode, training, held_out or inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
-        measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
-        refuse_long_rows(inputs, rows, measured)
         reporter.begin(f"loading {inputs.model.shown}", None)
         model = load_scorer(
             inputs.model,

@@ -12,14 +12,12 @@ from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from prefcli.artifacts.store import Artifact
-from prefcli.data.lazy import looked_at
 from prefcli.data.tokenising import Encoder, encode_demos
 from prefcli.losses import next_token
 from prefcli.models.rows import Rows, pad_rows
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
@@ -57,13 +55,10 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_demos(inputs.data.rows, encoder, config.max_length, config.train_on_prompt)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
-        held_out = None
-        if inputs.eval_data:
-            held_out, _, _ = encode_demos(inputs.eval_data.rows, encoder, config.max_length, config.train_on_prompt)
-        refuse_long_rows(inputs, rows, held_out or [])
+        encode = partial(
+            encode_demos, encoder=encoder, max_length=config.max_length, train_on_prompt=config.train_on_prompt
+        )
+        rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         opened = open_policy(run, tokenizer)
         run.packs(opened.model, "policy")
         trainer_class: Any = PaddedSFT

@@ -16,10 +16,13 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prefcli.data.formats import Row
 from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.data.lengths import length_bias
 from prefcli.errors import AlarmError, UsageError
-from prefcli.stages.inputs import Inputs
+from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_rows
+from prefcli.stages.policy import Opened
 from prefcli.stages.resuming import position
 from prefcli.stages.session import Session, sharded
 from prefcli.stopping import Phase
@@ -188,7 +191,7 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
 
 def watchers_of(inputs: Inputs) -> Watchers:
     config = inputs.config
-    beta = None if getattr(config, "reference_free", False) else getattr(config, "beta", None)
+    beta = config.beta if inputs.stage.reference and not getattr(config, "reference_free", False) else None
     from_reference = inputs.references.get("reference") == inputs.model
     return Watchers(of_training(config.batch_size, beta, from_reference=from_reference), unit="step")
 
@@ -235,6 +238,40 @@ class _Progress(TrainerCallback):
         except AlarmError as error:
             session.alarm = session.alarm or error
             control.should_training_stop = True
+
+
+Encoded = tuple[Sequence[Example], int, int]  # the examples, how many rows were cut, how many left out
+
+
+def encoded(
+    session: Session, encode: Callable[[Sequence[Row]], Encoded], rows: Sequence[Row], held_out: Sequence[Row]
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """(training, held out) rows as token ids; what was cut or left out is noticed. Raises DataError: no row is left,
+    or one is longer than the model's positions."""
+    examples, cut, dropped = encode(rows)
+    refuse_nothing_left(len(looked_at(examples)), dropped, session.inputs.config.max_length)
+    say_cut(session, cut, dropped, examples)
+    measured, _, _ = encode(held_out)
+    refuse_long_rows(session.inputs, examples, measured)
+    return examples, measured
+
+
+def finish(session: Session, trainer: Any, opened: Opened, wanted: Sequence[str], done: tuple[int, int]) -> Any:
+    """The artifact of a trained policy, with the last of the `wanted` metrics and of their held-out ones.
+
+    `done`: what `run` returned.
+    """
+    last = session.log.last
+    return session.finish(
+        trainer.model,
+        opened.tokenizer,
+        metrics={name: last[name] for name in (*wanted, *(f"eval_{name}" for name in wanted)) if name in last},
+        steps=done[0],
+        tokens=done[1],
+        about=opened.about,
+        weights=whole_weights(trainer),
+        saves_merged=opened.saves_merged,
+    )
 
 
 def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -> None:
