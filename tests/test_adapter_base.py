@@ -14,11 +14,11 @@ from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_file
 from prefcli.models.loading import count_parameters, load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
@@ -512,6 +512,6 @@ def test_an_adapter_on_the_hub_is_refused_with_how_to_get_it(monkeypatch):
 
 
 def test_a_command_that_only_reads_sizes_does_not_hash_a_plain_adapters_base(plain_adapter, monkeypatch, prefcli):
-    monkeypatch.setattr("prefcli.artifacts.digests.digest_file", lambda path: 1 / 0)
+    monkeypatch.setattr("prefcli.files.digest_file", lambda path: 1 / 0)
     result = prefcli("mem-estimate", "--model", "adapter")
     assert result.exit_code == 0, result.stderr

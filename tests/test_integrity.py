@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import PAIR, write
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_file
 
 PACKAGE = Path(__file__).parent.parent / "prefcli"
 # Every way in which an artifact is used: what stands for REF is damaged.

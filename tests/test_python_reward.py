@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import write
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.files import digest_file
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.python import load_function
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from prefcli.artifacts.commands import REWARD
-from prefcli.artifacts.digests import digest_json, write_atomically
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.routes import Route
@@ -22,6 +21,7 @@ from prefcli.data.formats import Row
 from prefcli.evaluation import models
 from prefcli.evaluation.measured import Setting, measure
 from prefcli.evaluation.prompts import short_enough
+from prefcli.files import digest_json, write_atomically
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.data import records
 from prefcli.data.formats import BadRow
 from prefcli.data.records import LineRecords, ListRecords, Raw, Records, an_object, name_of
 from prefcli.data.unchanged import Watched
 from prefcli.errors import DataError
+from prefcli.files import digest_file
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_CSV_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is shorter than some dialogues

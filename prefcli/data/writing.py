@@ -15,10 +15,10 @@ from typing import IO, Any, Literal
 import pyarrow
 import pyarrow.parquet
 
-from prefcli.artifacts.digests import written_whole
 from prefcli.config.stages import Purpose
 from prefcli.data.formats import BadRow, Message, Prompt, Row
 from prefcli.errors import DataError, SurroundingsError
+from prefcli.files import written_whole
 
 Target = Literal["pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
 READ_AS: dict[Target, Purpose] = {

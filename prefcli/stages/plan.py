@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from prefcli.artifacts.alive import memory_limit
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.data.lazy import LazyRows
 from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
+from prefcli.machine import memory_limit
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import changes
 from prefcli.memory.run import Run

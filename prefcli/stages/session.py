@@ -29,9 +29,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from prefcli import __version__, stopping
-from prefcli.artifacts.alive import memory_limit
 from prefcli.artifacts.bases import Base, base_at
-from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
@@ -39,6 +37,8 @@ from prefcli.artifacts.store import LOG, RUN, STOP, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_foreign
+from prefcli.files import write_atomically
+from prefcli.machine import memory_limit
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.models.adapters import config_of, merged
