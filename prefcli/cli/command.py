@@ -198,7 +198,7 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
 
 
 def _tell(error: PrefcliError) -> None:
-    from prefcli.data.shown import shown
+    from prefcli.text import shown
 
     _say(shown(f"error: {error.message}"))
     if error.hint:

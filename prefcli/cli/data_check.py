@@ -8,7 +8,7 @@ from typing import Any
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.findings import refuse, tables
 from prefcli.config.data_checks import CheckConfig
-from prefcli.data.shown import counted
+from prefcli.text import counted
 
 
 def run(config: CheckConfig) -> None:

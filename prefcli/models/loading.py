@@ -33,7 +33,8 @@ from prefcli.models.classes import (
 )
 from prefcli.models.failures import not_opened, refuse_unfit
 from prefcli.models.labels import labels_of, one_label
-from prefcli.models.tokenizers import first_line, source
+from prefcli.models.tokenizers import source
+from prefcli.text import first_line
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}

@@ -14,6 +14,7 @@ from prefcli.models.generation import evaluation_mode
 from prefcli.models.logps import sequence_scores, token_logps, token_values, unwrap
 from prefcli.models.packed_attention import PACKED
 from prefcli.models.rows import Rows, pad_rows
+from prefcli.text import first_line
 
 # How far a packed figure may be from the padded one, relative to 1 + the largest of them.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -57,8 +58,7 @@ def _tried(model: nn.Module, base: Any) -> str | None:
             found, other = _figures(model, rows), _figures(model, changed)
         except Exception as error:  # a model that does not take position_ids, or does not hand the layout down
             base.set_attn_implementation(before)
-            said = str(error).splitlines() or [type(error).__name__]
-            return f"its forward fails on packed rows ({said[0]})"
+            return f"its forward fails on packed rows ({first_line(error)})"
         tolerance = TOLERANCES.get(_computed_in(model), 5e-2) * (1 + float(expected.abs().max()))
         off = float((found - expected).abs().max())
         leak = float((found[SIBLINGS] - other[SIBLINGS]).abs().max())

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.data.lazy import LazyRows
-from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
 from prefcli.machine import memory_limit
 from prefcli.memory.estimate import estimate
@@ -15,6 +14,7 @@ from prefcli.memory.fit import changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
+from prefcli.text import counted
 
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 
