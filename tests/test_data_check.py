@@ -21,8 +21,8 @@ from prefcli.data.checks.rendering import of_examples, of_mask
 from prefcli.data.checks.rows import bad
 from prefcli.data.checks.run import check, quick
 from prefcli.data.checks.tokens import Tokens
-from prefcli.data.formats import BadRow, Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import BadRow, Row
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 from prefcli.stages.preview import say_rendered

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import tiny_lm
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
 from prefcli.evaluation.rewards import pair_accuracy
 from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval

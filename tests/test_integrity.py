@@ -300,7 +300,7 @@ def test_code_of_a_model_directory_is_not_run_and_nobody_is_asked(stranger, own_
 
 
 def test_a_chat_template_is_rendered_in_a_sandbox(stranger, own_folder):
-    from prefcli.data.tokenising import Encoder
+    from prefcli.data.encoder import Encoder
     from prefcli.models.tokenizers import load_tokenizer
     from prefcli.progress import SILENT
 

@@ -11,7 +11,7 @@ import torch
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.evaluation import models, sample
 from prefcli.figures.variety import distinct
 from prefcli.models.loading import load_policy

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prefcli.config.stages import Purpose
-from prefcli.data.formats import BadRow, Row, Tie
+from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.scan import scan
 
 Kind = Literal["pairs", "labels", "demos", "prompts"]

@@ -17,7 +17,7 @@ from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.evaluation import models
 from prefcli.evaluation.measured import Setting, measure
 from prefcli.evaluation.prompts import short_enough

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prefcli.data.fingerprints import fingerprint
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.figures.shares import wilson_interval
 
 

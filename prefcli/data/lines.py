@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from prefcli.data import records
-from prefcli.data.formats import BadRow
 from prefcli.data.records import LineRecords, ListRecords, Raw, Records, an_object, name_of
+from prefcli.data.row import BadRow
 from prefcli.data.unchanged import Watched
 from prefcli.errors import DataError
 from prefcli.files import digest_file

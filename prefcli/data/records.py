@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from prefcli.data.formats import BadRow
+from prefcli.data.row import BadRow
 from prefcli.data.unchanged import Watched, changed
 from prefcli.errors import DataError
 

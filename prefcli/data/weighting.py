@@ -11,8 +11,8 @@ from itertools import islice
 
 from prefcli.data import records
 from prefcli.data.dataset import Dataset
-from prefcli.data.formats import BadRow, Row
 from prefcli.data.lazy import CHECKED, LazyRows, take
+from prefcli.data.row import BadRow, Row
 from prefcli.errors import DataError, UsageError
 
 

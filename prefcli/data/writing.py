@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from prefcli.config.stages import Purpose
-from prefcli.data.formats import BadRow, Message, Prompt, Row
+from prefcli.data.row import BadRow, Message, Prompt, Row
 from prefcli.errors import DataError, SurroundingsError
 from prefcli.files import written_whole
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, KEY_ENV
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, DataError, SurroundingsError, UsageError
 from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.loading import is_scorer, load_policy

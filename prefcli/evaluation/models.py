@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
 from prefcli.figures.pairs import right

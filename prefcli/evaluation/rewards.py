@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.figures.pairs import accuracy
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource

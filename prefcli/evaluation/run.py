@@ -11,7 +11,7 @@ from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.evaluation import curves, models, prompts
 from prefcli.evaluation.agreement import agreement

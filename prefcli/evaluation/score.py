@@ -10,7 +10,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.answers import read_rows
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.figures.pairs import accuracy
 from prefcli.models.devices import pick_device, pick_dtype

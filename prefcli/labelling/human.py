@@ -31,7 +31,7 @@ from rich.text import Text
 
 from prefcli.data.answers import read_rows
 from prefcli.data.appending import JsonLines
-from prefcli.data.formats import Prompt, text_of
+from prefcli.data.row import Prompt, text_of
 from prefcli.errors import DataError
 from prefcli.files import digest_json
 from prefcli.labelling.preferences import different_answers

@@ -9,7 +9,7 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.answers import read_rows
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, DataError
 from prefcli.evaluation.judge import load_judge, read_template
 from prefcli.evaluation.score import score_rows, summary, texts_of

@@ -15,9 +15,10 @@ from trl import DPOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.dpo import LOSSES, DPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import LazyExamples, set_margins
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
 from prefcli.figures.pairs import right
 from prefcli.losses import PAIR_LOSSES, Terms

@@ -21,7 +21,7 @@ from prefcli.config.base import key_fields, option
 from prefcli.config.stages import Stage, stage_of
 from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.files import digest_json

@@ -15,8 +15,9 @@ from trl import KTOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.kto import KTOConfig
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import looked_at
-from prefcli.data.tokenising import Encoder, encode_labelled
+from prefcli.data.tokenising import encode_labelled
 from prefcli.errors import DataError, UsageError
 from prefcli.figures.sums import Sums
 from prefcli.losses import kto, reference_point, shifted

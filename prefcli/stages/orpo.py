@@ -11,7 +11,8 @@ from trl import DPOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.orpo import ORPOConfig
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.encoder import Encoder
+from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
 from prefcli.figures.pairs import right
 from prefcli.losses import next_token, odds_ratio

@@ -14,9 +14,10 @@ from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from prefcli.artifacts.store import Artifact
-from prefcli.data.formats import Row
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import identities, take
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_pairs
 from prefcli.figures.pairs import accuracy, right
 from prefcli.losses import bradley_terry
 from prefcli.models.adapter_files import name_base

@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from scripts.families.rows import DEMOS, LABELLED, PAIRS, PROMPTS
 
 

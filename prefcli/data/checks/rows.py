@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from prefcli.data.formats import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 # What a BadRow says → the kind it is of; the first that fits. "does not fit" is what none fits.
 _BAD = tuple(

@@ -11,7 +11,7 @@ from prefcli.data.checks.found import Finding, Found
 from prefcli.data.checks.gathered import Gathered, find
 from prefcli.data.checks.rows import bad, odd
 from prefcli.data.dataset import check_split
-from prefcli.data.formats import BadRow, Row
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import scan, scan_all
 from prefcli.errors import DataError
 from prefcli.progress import SILENT, Reporter

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prefcli.data.formats.fields import Raw, answer_in, label_in, optional_in, others, pair, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Row
 
 _PROMPT = ("instruction", "input", "system", "history")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prefcli.data.formats.row import ROLES, BadRow, Message, Prompt, Row, Tie
+from prefcli.data.row import ROLES, BadRow, Message, Prompt, Row, Tie
 
 Raw = dict[str, Any]
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # as CSV and JSON spell them

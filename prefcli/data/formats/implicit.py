@@ -6,7 +6,7 @@ import re
 
 from prefcli.data.formats.fields import Raw, messages_in, others, split_common, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Row
 
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefcli.data.formats.fields import Raw, answer_in, awaiting, messages_in, others, pair
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 _SIDES = ("preferred_output", "non_preferred_output")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefcli.data.formats.fields import Raw, answer_in, messages_in, others, pair, prompt_in
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.implicit import from_dialogues
-from prefcli.data.formats.row import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 
 def convert(raw: Raw) -> Row:

@@ -17,7 +17,7 @@ from prefcli.data.formats.fields import (
     pair,
 )
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Row
 
 _ROLES = {
     "human": "user",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefcli.data.formats.alpaca import dialogue
 from prefcli.data.formats.fields import Raw, answer_in, answered, messages_in, others, pair
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 _PROMPT = ("query", "system", "history")
 

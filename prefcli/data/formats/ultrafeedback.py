@@ -13,7 +13,7 @@ from typing import Any
 
 from prefcli.data.formats.fields import Raw, answer_in, as_list, optional_in, others, pair, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row, Tie
+from prefcli.data.row import BadRow, Message, Row, Tie
 
 _SCORES = ("fine-grained_score", "overall_score", "score")
 
