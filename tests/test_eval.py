@@ -13,9 +13,10 @@ from tiny_models import tiny_lm
 from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
 from prefcli.evaluation.rewards import pair_accuracy
-from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
-from prefcli.figures.variety import distinct
 from prefcli.rewards.sources import PythonReward
+from prefcli.statistics.bootstrap import bootstrap_interval
+from prefcli.statistics.intervals import wilson_interval
+from prefcli.statistics.variety import distinct
 
 
 def test_wilson_interval_solves_its_defining_equation():

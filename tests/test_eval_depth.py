@@ -19,7 +19,7 @@ from prefcli.evaluation.overoptimisation import (
     height,
     training_curve,
 )
-from prefcli.evaluation.paired import differences, holm, paired_difference, sign_flip_p
+from prefcli.statistics.paired import differences, holm, paired_difference, sign_flip_p
 
 # Paired differences
 

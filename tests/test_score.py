@@ -13,11 +13,11 @@ from conftest import write
 from prefcli.artifacts.store import Store
 from prefcli.data.dataset import read_dataset
 from prefcli.evaluation.rewards import pair_accuracy
-from prefcli.evaluation.statistics import wilson_interval
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.server import RewardServer
 from prefcli.rewards.sources import load_reward
+from prefcli.statistics.intervals import wilson_interval
 
 LENGTH = "def score(prompts, completions, **_):\n    return [float(len(text)) for text in completions]\n"
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}

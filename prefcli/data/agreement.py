@@ -11,7 +11,7 @@ import numpy as np
 
 from prefcli.data.fingerprints import fingerprint
 from prefcli.data.row import Row
-from prefcli.figures.shares import wilson_interval
+from prefcli.statistics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

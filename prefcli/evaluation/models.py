@@ -12,9 +12,6 @@ import torch
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
-from prefcli.figures.pairs import right
-from prefcli.figures.variety import distinct
 from prefcli.models.generation import NOT_FINITE, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
@@ -23,6 +20,10 @@ from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
+from prefcli.statistics.bootstrap import bootstrap_interval
+from prefcli.statistics.intervals import wilson_interval
+from prefcli.statistics.pairs import right
+from prefcli.statistics.variety import distinct
 
 
 @dataclass

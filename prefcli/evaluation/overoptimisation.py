@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import bootstrap_interval, percentile_interval, resample_counts
+from prefcli.statistics.bootstrap import bootstrap_interval, percentile_interval, resample_counts
 
 Form = Literal["best-of-n", "rl"]
 LEAST = 3  # points beside the start: two parameters go through any two

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from prefcli.data.row import Row
-from prefcli.figures.pairs import accuracy
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
+from prefcli.statistics.pairs import accuracy
 
 
 def pair_scores(source: RewardSource, rows: Sequence[Row]) -> torch.Tensor:

@@ -20,7 +20,6 @@ from prefcli.data.lazy import LazyExamples, set_margins
 from prefcli.data.row import Row
 from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
-from prefcli.figures.pairs import right
 from prefcli.losses import PAIR_LOSSES, Terms
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import reward_scales
@@ -33,6 +32,7 @@ from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference,
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import Session, session, sharded
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import right
 
 FINAL = (
     "loss",

@@ -19,7 +19,6 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import looked_at
 from prefcli.data.tokenising import encode_labelled
 from prefcli.errors import DataError, UsageError
-from prefcli.figures.sums import Sums
 from prefcli.losses import kto, reference_point, shifted
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.logps import token_logps
@@ -32,6 +31,7 @@ from prefcli.stages.preview import say_rendered
 from prefcli.stages.reference import open_reference, reference_at_work
 from prefcli.stages.session import Session, session, sharded
 from prefcli.stages.steps import Example, Found, Steps
+from prefcli.statistics.sums import Sums
 
 FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 # Where λ_D·(desirable answers) lies outside this many times λ_U·(undesirable ones) (arXiv 2402.01306, equation 9).

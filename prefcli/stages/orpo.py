@@ -14,7 +14,6 @@ from prefcli.config.orpo import ORPOConfig
 from prefcli.data.encoder import Encoder
 from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
-from prefcli.figures.pairs import right
 from prefcli.losses import next_token, odds_ratio
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
@@ -23,6 +22,7 @@ from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.session import session, sharded
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import right
 
 FINAL = (
     "loss",

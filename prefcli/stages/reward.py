@@ -18,7 +18,6 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import identities, take
 from prefcli.data.row import Row
 from prefcli.data.tokenising import encode_pairs
-from prefcli.figures.pairs import accuracy, right
 from prefcli.losses import bradley_terry
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
@@ -33,6 +32,7 @@ from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import accuracy, right
 
 
 class PaddedReward(Resuming, RewardTrainer):
@@ -162,7 +162,7 @@ def whole(pair: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy (`figures.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
     if not rows:
         return {}
     model.eval()

@@ -16,11 +16,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from prefcli.figures.sums import Sums
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
+from prefcli.statistics.sums import Sums
 
 Example = dict[str, Any]
 Found = dict[str, tuple[Any, float]]  # metric → (sum, a tensor of one number, and of how many)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefcli.figures.shares import wilson_interval
+from prefcli.statistics.intervals import wilson_interval
 
 
 def right(margin: Any) -> Any:

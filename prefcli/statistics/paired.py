@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import mean_intervals
+from prefcli.statistics.bootstrap import mean_intervals
 
 EXACT = 16  # up to so many prompts with a difference all sign flips are looked at: 65,536
 DRAWS = 10_000  # of sign flips, where there are more
