@@ -202,25 +202,6 @@ def pad_with(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
             config.pad_token_id = token
 
 
-def count_parameters(reference: Reference) -> int | None:
-    """Parameters of the model at a reference from the headers of its files; None where they are not on this disk.
-
-    An adapter counts its base, since that is what a learning rate goes by.
-    """
-    path = reference.base.path if reference.base is not None else None
-    if path is None or not path.is_dir():
-        return None
-    total = 0
-    for file in path.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():
-                count = 1
-                for size in tensors.get_slice(name).get_shape():
-                    count *= size
-                total += count
-    return total or None
-
-
 def _base(reference: Reference) -> Base:
     """Raises ArtifactError: an adapter that names none."""
     if reference.base is None:
