@@ -55,12 +55,12 @@ def in_form(row: Row, target: Target) -> Made:
         made = {"messages": [*_dialogue(prompt), *_said(row.completion)]}
     elif target == "text":
         if prompt:
-            raise BadRow("a row with a prompt is no text alone (--to prompt-completion keeps both)")
+            raise BadRow("does not fit", "a row with a prompt is no text alone (--to prompt-completion keeps both)")
         made = {"text": row.completion}
     else:
         made = {"prompt": prompt}
         if not prompt:
-            raise BadRow("a row of text alone has no prompt (--to text keeps it)")
+            raise BadRow("does not fit", "a row of text alone has no prompt (--to text keeps it)")
         if target != "prompts":
             made["completion"] = row.completion if isinstance(prompt, str) else _said(row.completion)
         if target == "labelled":
@@ -75,7 +75,7 @@ def _said(answer: str | None) -> list[Message]:
 
 def _dialogue(prompt: Prompt) -> list[Message]:
     if not prompt:
-        raise BadRow("a row of text alone has no prompt (--to text keeps it)")
+        raise BadRow("does not fit", "a row of text alone has no prompt (--to text keeps it)")
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
@@ -83,7 +83,7 @@ def _plain(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) > 1 or prompt[0]["role"] != "user":
-        raise BadRow("a dialogue of several messages is no plain prompt (--to pairs keeps it)")
+        raise BadRow("does not fit", "a dialogue of several messages is no plain prompt (--to pairs keeps it)")
     return prompt[0]["content"]
 
 

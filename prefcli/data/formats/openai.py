@@ -12,7 +12,7 @@ _SIDES = ("preferred_output", "non_preferred_output")
 def _convert(raw: Raw) -> Row:
     asked = raw.get("input")
     if not isinstance(asked, dict):
-        raise BadRow("'input' must be an object {\"messages\": […]}")
+        raise BadRow("wrong type", "'input' must be an object {\"messages\": […]}")
     prompt = awaiting(messages_in(asked, "messages"), "input.messages")
     chosen, rejected = (answer_in(raw, side) for side in _SIDES)
     return pair(prompt, chosen, rejected, others(raw, "input", *_SIDES))
