@@ -12,7 +12,7 @@ import torch
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.generation import NOT_FINITE, generate
+from prefcli.models.generation import NotFiniteError, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
@@ -80,9 +80,7 @@ def answer(
             progress=progress,
             on_token=on_token,
         )
-    except RuntimeError as error:
-        if NOT_FINITE not in str(error):
-            raise
+    except NotFiniteError as error:
         raise ArtifactError(
             "the model's logits are not finite", "its weights are damaged, or its --dtype is too narrow"
         ) from error

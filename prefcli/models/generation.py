@@ -23,7 +23,9 @@ from prefcli.errors import DataError
 from prefcli.models.logps import completion_logits, runs_packed, unwrap
 from prefcli.models.rows import pad_rows
 
-NOT_FINITE = "the logits are not finite"
+
+class NotFiniteError(RuntimeError):
+    """The logits are not finite: no token can be drawn."""
 
 
 @torch.no_grad()
@@ -48,7 +50,7 @@ def generate(
     prompts run together, shortest first; `progress` is told the number of answers that a batch has finished, `on_token`
     each token as it is drawn: which completion's, and its id.
 
-    Raises RuntimeError where the logits are not finite.
+    Raises NotFiniteError where the logits are not finite.
     """
     if not all(prompts):
         raise DataError("a prompt has no tokens", "every prompt needs at least one token, such as the tokenizer's BOS")
@@ -62,7 +64,7 @@ def generate(
         below = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
         total = below[:, -1:]
         if not bool(torch.isfinite(total).all()):
-            raise RuntimeError(NOT_FINITE)
+            raise NotFiniteError("the logits are not finite")
         u = draws[[part[row] for row in rows], step, None].to(below)
         return torch.searchsorted(below, u * total, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
