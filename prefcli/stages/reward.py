@@ -19,15 +19,13 @@ from prefcli.data.lazy import identities, take
 from prefcli.data.row import Row
 from prefcli.data.tokenising import encode_pairs
 from prefcli.losses import bradley_terry
-from prefcli.models.adapter_files import name_base
-from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import is_scorer, load_scorer
+from prefcli.models.loading import is_scorer, loaded_scorer
 from prefcli.models.logps import sequence_scores
 from prefcli.models.templates import end_at_the_score
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
-from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
+from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
@@ -81,7 +79,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, measured = trl_trainer.encoded(run, encode, training, held_out or inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
         reporter.begin(f"loading {inputs.model.shown}", None)
-        model = load_scorer(
+        loaded = loaded_scorer(
             inputs.model,
             tokenizer,
             dtype=run.trained_dtype,
@@ -92,11 +90,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             in_4bit=config.load_in_4bit,
             label=config.label,
         )
-        trained = with_adapter(model, config, scorer=True, reporter=reporter)
-        name_base(trained, inputs.model.base)
+        trained, saves_merged = adapted(config, inputs.model, loaded, reporter, scorer=True, label=config.label)
         reporter.end()
-        saves_merged = on_no_disk(config, inputs.model, model, trained, config.label)
-        refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
         packed = partial(RewardSteps, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
