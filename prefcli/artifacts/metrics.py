@@ -17,7 +17,7 @@ def read_log(artifact: Path) -> list[Row]:
         lines = (artifact / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
-    found = [_row(line) for line in lines]
+    found = [row_of(line) for line in lines]
     return [row for row in found if row is not None]
 
 
@@ -32,7 +32,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _row(line: str) -> Row | None:
+def row_of(line: str) -> Row | None:
+    """A line as a row; None where it is none, as where the run was killed while it wrote it."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

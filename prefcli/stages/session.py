@@ -33,6 +33,7 @@ from prefcli.artifacts.bases import Base, base_at
 from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.metrics import row_of
 from prefcli.artifacts.store import LOG, RUN, STOP, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
@@ -64,7 +65,7 @@ class MetricsLog:
         self.tracker = tracker
         lines = path.read_text(encoding="utf-8").splitlines() if kept else []
         # A line that was cut is of a later step: a state is saved after its step was logged.
-        self.rows = [row for row in map(_read, lines) if row is not None and row["step"] <= kept]
+        self.rows = [row for row in map(row_of, lines) if row is not None and row["step"] <= kept]
         self._path = path
         self._file = self._opened()
         self.last: dict[str, float] = {
@@ -490,14 +491,6 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
-
-
-def _read(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _is_number(value: Any) -> bool:
