@@ -128,27 +128,8 @@ def _run(config: MemoryConfig, architecture: Architecture) -> Run:
         raise UsageError("--layout shared is about adapters, and --lora-rank is 0", "give --lora-rank 16")
     if config.prompt_length > config.max_length:
         raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {config.max_length}")
-    stage = BY_COMMAND[config.stage or "ppo"]
-    longest = min(config.max_length, architecture.positions or config.max_length)
-    return Run(
-        stage=stage.command,
-        architecture=architecture,
-        lora_rank=config.lora_rank,
-        shared_base=lora and stage.reference and not (stage.samples and config.layout == "separate"),
-        in_4bit=config.load_in_4bit,
-        dtype=config.dtype,
-        autocast=True,
-        optimizer=config.optim,
-        batch_size=config.batch_size,
-        answers=config.num_generations if stage.samples else 0,
-        max_length=longest,
-        shared_prompt=min(config.prompt_length, longest),
-        tokens_per_row=config.tokens_per_row,
-        packed=config.packed,
-        checkpointing=config.gradient_checkpointing,
-        zero=config.zero,
-        shards=config.gpus,
-    )
+    stage, split = BY_COMMAND[config.stage or "ppo"], {"zero": config.zero, "shards": config.gpus}
+    return Run.of(stage, config, architecture, "cuda", config.max_length, config.prompt_length, **split)
 
 
 def _architecture(config: MemoryConfig) -> Architecture:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from prefcli.artifacts.alive import memory_limit
-from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.data.lazy import LazyRows
 from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
@@ -87,33 +87,21 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
     if inputs.architecture is None:
         return None
     config, ppo = inputs.config, inputs.stage.samples
-    kind: Literal["cuda", "cpu"] = "cpu" if device == "cpu" else "cuda"
-    longest = config.max_prompt_length + config.max_new_tokens if ppo else _longest(inputs)
     parts = config.grad_accum * (config.minibatches if ppo else 1)
-    default: Any = config.dtype if config.dtype != "auto" else "float32" if kind == "cpu" else "bfloat16"
-    longest = max(1, min(longest, inputs.architecture.positions or longest))
-    return Run(
-        stage=inputs.stage.command,
-        architecture=inputs.architecture,
-        lora_rank=config.lora_rank,
+    return Run.of(
+        inputs.stage,
+        config if dtype is None else replace(config, dtype=dtype),
+        inputs.architecture,
+        "cpu" if device == "cpu" else "cuda",
+        config.max_prompt_length + config.max_new_tokens if ppo else _longest(inputs),
+        config.max_prompt_length if ppo else 0,
         shared_base=_shares(inputs),
-        in_4bit=config.load_in_4bit,
-        dtype=dtype or default,
-        autocast=True,
-        optimizer=config.optim,
         batch_size=max(1, config.batch_size // parts),
         rollout=config.batch_size if ppo else 0,
         accumulates=config.grad_accum > 1,
-        answers=config.num_generations if ppo else 0,
-        max_length=longest,
-        shared_prompt=min(config.max_prompt_length, longest) if ppo else 0,
-        tokens_per_row=config.tokens_per_row or TOKENS_PER_ROW[kind],
-        packed=config.packed,
-        checkpointing=config.gradient_checkpointing,
         cached_reference=getattr(config, "reference_free", False),
         value_model=getattr(config, "advantage", "gae") == "gae",
         reward_model=any(spec.reference is not None for spec in inputs.rewards),
-        device=kind,
     )
 
 
