@@ -84,17 +84,19 @@ def side_by_side(base: Run, gpu: Gpu) -> list[Method]:
     """PPO in both layouts, RLOO, DPO with its reference and with that one's figures on disk, KTO, SFT."""
     rank = base.lora_rank or RANK
     shared: dict[str, Any] = {"lora_rank": rank, "shared_base": True}
-    on_base = bool(base.lora_rank)  # with adapters the reference is the base without them
+    # With adapters the reference is the base without them. The answers to a prompt are ppo's alone.
+    alone: dict[str, Any] = {"shared_base": False, "answers": 0}
+    beside = alone | {"shared_base": bool(base.lora_rank)}
     return [
         Method(name, replace(base, **about), gpu)
         for name, about in (
             ("PPO separate", {"stage": "ppo", "shared_base": False}),
             (f"PPO shared, LoRA {rank}", {"stage": "ppo", **shared}),
-            ("RLOO", {"stage": "ppo", "value_model": False, "answers": 4, "shared_base": on_base}),
-            ("DPO", {"stage": "dpo", "shared_base": on_base}),
-            ("DPO, cached reference", {"stage": "dpo", "shared_base": on_base, "cached_reference": True}),
-            ("KTO", {"stage": "kto", "shared_base": on_base}),
-            ("SFT", {"stage": "sft", "shared_base": False}),
+            ("RLOO", {"stage": "ppo", **beside, "value_model": False, "answers": 4}),
+            ("DPO", {"stage": "dpo", **beside}),
+            ("DPO, cached reference", {"stage": "dpo", **beside, "cached_reference": True}),
+            ("KTO", {"stage": "kto", **beside}),
+            ("SFT", {"stage": "sft", **alone}),
         )
     ]
 
