@@ -28,9 +28,10 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.resuming import Resuming
-from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
 
 FINAL = (

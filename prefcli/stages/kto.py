@@ -28,8 +28,9 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.reference import open_reference, reference_at_work
-from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps
 
 FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")

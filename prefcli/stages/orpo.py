@@ -20,7 +20,8 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.session import session, sharded
+from prefcli.stages.processes import sharded
+from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
 
 FINAL = (

@@ -15,7 +15,8 @@ from prefcli.models.adapters import with_adapter
 from prefcli.models.classes import balances_routers
 from prefcli.models.loading import base_of, configuration, is_adapter, load_policy, pad_with
 from prefcli.models.tokenizers import load_tokenizer
-from prefcli.stages.session import Session, sharded
+from prefcli.stages.processes import sharded
+from prefcli.stages.session import Session
 
 
 @dataclass

@@ -35,8 +35,10 @@ from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.roles import OpenedRoles, open_roles
-from prefcli.stages.session import Session, save_step, session, sharded
+from prefcli.stages.saving import save_step
+from prefcli.stages.session import Session, session
 from prefcli.stages.state import VALUES, random_state, read_state, set_random_state, write_state
 from prefcli.stopping import Phase
 from prefcli.watch.records import Answers

@@ -23,8 +23,9 @@ from prefcli.errors import AlarmError, UsageError
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
+from prefcli.stages.processes import sharded
 from prefcli.stages.resuming import position
-from prefcli.stages.session import Session, sharded
+from prefcli.stages.session import Session
 from prefcli.stopping import Phase
 from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, logged, of_training
@@ -65,7 +66,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "bf16": session.dtype == torch.bfloat16,
         "fp16": session.dtype == torch.float16,
         "use_cpu": session.device.type == "cpu",
-        "report_to": "none",  # session.MetricsLog sends what it writes (stages/trackers.py)
+        "report_to": "none",  # MetricsLog sends what it writes (stages/trackers.py)
         "run_name": f"{session.inputs.name}@v{session.draft.version}",
         "eval_strategy": "steps" if eval_every else "no",
         "eval_steps": eval_every,
