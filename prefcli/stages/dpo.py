@@ -121,6 +121,7 @@ class DPOSteps(Steps, DPOTrainer):
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, DPOConfig)
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
@@ -145,6 +146,7 @@ def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) ->
     Returns the weight that the pairs' own labels have: 1 less those of the rewards (MODPO, arXiv 2310.03708).
     """
     config, inputs = run.inputs.config, run.inputs
+    assert isinstance(config, DPOConfig)
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
     margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
@@ -184,7 +186,8 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
 
 def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> DPOTrainer:
     """Ours; where weights are sharded TRL's own."""
-    config: DPOConfig = run.inputs.config
+    config = run.inputs.config
+    assert isinstance(config, DPOConfig)
     packed = run.packs(opened.model, "policy")
     theirs = None if trl_trainer.own_steps() else trl_options(config)
     if theirs is None and (wrapper := sharded()):

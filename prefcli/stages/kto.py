@@ -164,7 +164,8 @@ def _note(examples: list[Example], logps: Tensor) -> None:
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on labelled answers and return the finished artifact; None in all processes but the first."""
-    config: KTOConfig = inputs.config
+    config = inputs.config
+    assert isinstance(config, KTOConfig)
     if wrapper := sharded():
         raise UsageError(f"kto does not run under {wrapper}", "run it in processes that hold the whole model")
     with session(inputs, reporter) as run:
@@ -213,7 +214,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 def _check_labels(run: Session, rows: Sequence[Example]) -> None:
     """Say where the two kinds weigh very differently. Raises DataError where there is one kind alone."""
-    config: KTOConfig = run.inputs.config
+    config = run.inputs.config
+    assert isinstance(config, KTOConfig)
     labels = [row["label"] for row in looked_at(rows)]
     good, bad = sum(labels), len(labels) - sum(labels)
     among = f" among the first {len(labels)} rows" if len(labels) < len(rows) else ""

@@ -83,7 +83,8 @@ class ORPOSteps(Steps, DPOTrainer):
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
-    config: ORPOConfig = inputs.config
+    config = inputs.config
+    assert isinstance(config, ORPOConfig)
     if wrapper := sharded():
         raise UsageError(f"orpo does not run under {wrapper}", "run it in processes that hold the whole model")
     with session(inputs, reporter) as run:

@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from prefcli import stopping
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
+from prefcli.config.ppo import PPOConfig
 from prefcli.data.formats import Row
 from prefcli.data.lazy import LazyRows, looked_at
 from prefcli.data.tokenising import Encoder
@@ -64,6 +65,7 @@ TAIL = 5  # the manifest's final metrics are means over so many last rollouts: o
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train against the reward and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, PPOConfig) and config.num_generations and config.lr is not None
     wrapper = sharded()
     if wrapper:
         raise UsageError(

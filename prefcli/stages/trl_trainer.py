@@ -16,6 +16,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prefcli.config.preference import PreferenceConfig
+from prefcli.config.training import DataConfig
 from prefcli.data.formats import Row
 from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.data.lengths import length_bias
@@ -36,6 +38,7 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 def arguments(session: Session, **more: Any) -> dict[str, Any]:
     """Keyword arguments of a TRL config, from the options that all stages share."""
     config = session.inputs.config
+    assert isinstance(config, DataConfig)
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun and `accelerate launch`
     parts = config.grad_accum * processes
     if config.batch_size % parts:
@@ -192,7 +195,7 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
 
 def watchers_of(inputs: Inputs) -> Watchers:
     config = inputs.config
-    beta = config.beta if inputs.stage.reference and not getattr(config, "reference_free", False) else None
+    beta = config.beta if isinstance(config, PreferenceConfig) and "reference" in inputs.references else None
     from_reference = inputs.references.get("reference") == inputs.model
     return Watchers(of_training(config.batch_size, beta, from_reference=from_reference), unit="step")
 
@@ -250,7 +253,7 @@ def encoded(
     """(training, held out) rows as token ids; what was cut or left out is noticed. Raises DataError: no row is left,
     or one is longer than the model's positions."""
     examples, cut, dropped = encode(rows)
-    refuse_nothing_left(len(looked_at(examples)), dropped, session.inputs.config.max_length)
+    refuse_nothing_left(len(looked_at(examples)), dropped, _longest(session))
     say_cut(session, cut, dropped, examples)
     measured, _, _ = encode(held_out)
     refuse_long_rows(session.inputs, examples, measured)
@@ -275,8 +278,13 @@ def finish(session: Session, trainer: Any, opened: Opened, wanted: Sequence[str]
     )
 
 
+def _longest(session: Session) -> int:
+    assert isinstance(session.inputs.config, DataConfig)
+    return session.inputs.config.max_length
+
+
 def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -> None:
-    limit = session.inputs.config.max_length
+    limit = _longest(session)
     of = f"of the first {len(rows.first) + dropped}" if isinstance(rows, LazyExamples) else f"of {len(rows) + dropped}"
     if cut:
         session.reporter.notice(f"{cut} {of} rows were longer than --max-length {limit}: answers cut")
