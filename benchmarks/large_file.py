@@ -87,7 +87,7 @@ def measured(command: str, path: Path) -> dict[str, Any]:
     held = resident() - before
     first: list[float] = []
     resident_then: list[int] = []
-    log = importlib.import_module("prefcli.stages.session").MetricsLog
+    log = importlib.import_module("prefcli.stages.metrics_log").MetricsLog
 
     def noted(self: Any, step: int, metrics: dict[str, Any]) -> None:
         first.extend((time.perf_counter() - started, time.process_time() - cpu))

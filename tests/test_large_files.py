@@ -20,8 +20,8 @@ from prefcli.data.weighting import first, mix, weigh
 from prefcli.data.writing import write_rows
 from prefcli.errors import DataError
 from prefcli.stages.inputs import prepare
+from prefcli.stages.metrics_log import MetricsLog
 from prefcli.stages.plan import run_of, summary
-from prefcli.stages.session import MetricsLog
 
 
 def lines(*rows):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import prefcli.stages.session as session_module
 from benchmarks import memory_table
 from prefcli.artifacts.store import Store
 from prefcli.config.dpo import DPOConfig
@@ -50,7 +49,7 @@ def inputs(tmp_path, **options):
 
 
 def test_a_run_that_cannot_fit_is_stopped_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(session_module, "memory_limit", lambda: 10**6)
+    monkeypatch.setattr("prefcli.stages.measuring.memory_limit", lambda: 10**6)
     with pytest.raises(MemoryShortError), session(inputs(tmp_path), Reporter()):
         raise AssertionError("it was opened")
     assert not Store(str(tmp_path / "runs")).names()

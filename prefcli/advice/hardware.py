@@ -10,7 +10,7 @@ from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import Device
 from prefcli.memory.estimate import estimate
-from prefcli.memory.run import Run
+from prefcli.memory.run import Kind, Run
 from prefcli.memory.sizes import format_bytes
 
 STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "kto", "ppo", "rloo")
@@ -64,22 +64,20 @@ def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere
 def _run(stage: str, architecture: Architecture, where: Device, lora: bool, saving: tuple[str, ...]) -> Run:
     """The stage with the defaults of its command."""
     command = {"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage)
-    config, ppo = BY_COMMAND[command].config(), BY_COMMAND[command].samples
-    longest = config.max_prompt_length + config.max_new_tokens if ppo else config.max_length
-    tokens = int(saving[-1]) if "--tokens-per-row" in saving else TOKENS_PER_ROW["cuda" if where.count else "cpu"]
-    return Run(
-        stage=command,
-        architecture=architecture,
-        lora_rank=RANK if lora else 0,
-        shared_base=lora and BY_COMMAND[command].reference,  # dpo: the reference lacks the adapter
+    about = BY_COMMAND[command]
+    options = about.config(lora_rank=RANK if lora else 0, gradient_checkpointing=bool(saving))
+    kind: Kind = "cuda" if where.count else "cpu"
+    most = TOKENS_PER_ROW[kind]
+    return Run.of(
+        about,
+        options,
+        architecture,
+        kind,
+        options.max_prompt_length + options.max_new_tokens if about.samples else options.max_length,
+        shared_base=lora and about.reference,  # dpo: the reference lacks the adapter
         dtype="bfloat16" if where.bf16 else "float32",
-        autocast=True,
         value_model=stage != "rloo",
-        batch_size=config.batch_size,
-        max_length=min(longest, architecture.positions or longest),
-        tokens_per_row=min(tokens, TOKENS_PER_ROW["cuda" if where.count else "cpu"]),
-        checkpointing=bool(saving),
-        device="cuda" if where.count else "cpu",
+        tokens_per_row=min(int(saving[-1]), most) if "--tokens-per-row" in saving else most,
     )
 
 

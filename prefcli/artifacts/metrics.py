@@ -21,6 +21,15 @@ def read_log(artifact: Path) -> list[Row]:
     return [row for row in found if row is not None]
 
 
+def row_of(line: str) -> Row | None:
+    """One line, or None where it is not a row of the log: one that was cut, say."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
 def alarms(rows: Sequence[Row]) -> list[tuple[int, str]]:
     """(step, watcher) of every alarm, in order."""
     prefix = "alarm/"
@@ -30,12 +39,3 @@ def alarms(rows: Sequence[Row]) -> list[tuple[int, str]]:
 def is_number(value: Any) -> bool:
     """Whether it can be drawn: the log writes NaN and infinity as words."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def row_of(line: str) -> Row | None:
-    """A line as a row; None where it is none, as where the run was killed while it wrote it."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -103,11 +103,12 @@ def plan(point: Point) -> Planned:
 def reward_inputs(point: Point) -> Inputs:
     """Of the reward model that a ppo point with --rows runs against. Raises PrefcliError."""
     parent = reward_model(point.config)
-    inputs = prepare(retrained(parent, point.rows, point.seed, point.config))
+    config = retrained(parent, point.rows, point.seed, point.config)
+    inputs = prepare(config)
     digests = [source["digest"] for source in inputs.data.sources]
     if digests != [source["digest"] for source in parent.manifest.data[: len(digests)]]:
         raise UsageError(
-            f"--rows: the pairs of {parent.ref} are not what they were ({', '.join(inputs.config.data)})",
+            f"--rows: the pairs of {parent.ref} are not what they were ({', '.join(config.data)})",
             "restore the file, or train a reward model on it as it is now",
         )
     return inputs

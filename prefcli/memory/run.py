@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prefcli.config.stages import BY_COMMAND, Role, Stage
+from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
+Kind = Literal["cuda", "cpu"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_BYTES = 2**28  # of float32 logits that exist at a time: models/logps.py
@@ -58,7 +60,42 @@ class Run:
     reward_model: bool = True
     zero: int = 0
     shards: int = 1
-    device: Literal["cuda", "cpu"] = "cuda"
+    device: Kind = "cuda"
+
+    @classmethod
+    def of(
+        cls,
+        stage: Stage,
+        options: Any,
+        architecture: Architecture,
+        device: Kind,
+        length: int,
+        prompt: int = 0,
+        **more: Any,
+    ) -> Run:
+        """A stage with these options, its own or mem-estimate's, as its command runs it.
+
+        `length` are the tokens of prompt and answer together, `prompt` those of them that answers share; both end where
+        the model's positions do. `more` are fields that the caller knows better than the options say.
+        """
+        longest = max(1, min(length, architecture.positions or length))
+        adapters_on_one = not (stage.samples and options.layout == "separate")
+        auto = "float32" if device == "cpu" else "bfloat16"
+        said: dict[str, Any] = {
+            "lora_rank": options.lora_rank,
+            "shared_base": options.lora_rank > 0 and stage.reference and adapters_on_one,
+            "in_4bit": options.load_in_4bit,
+            "dtype": auto if options.dtype == "auto" else options.dtype,
+            "optimizer": options.optim,
+            "batch_size": options.batch_size,
+            "answers": options.num_generations or 0 if stage.samples else 0,
+            "max_length": longest,
+            "shared_prompt": min(prompt, longest),
+            "tokens_per_row": options.tokens_per_row or TOKENS_PER_ROW[device],
+            "packed": options.packed,
+            "checkpointing": options.gradient_checkpointing,
+        }
+        return cls(stage.command, architecture, autocast=True, device=device, **said | more)
 
     def __post_init__(self) -> None:
         if self.shared_base and not self.lora_rank:

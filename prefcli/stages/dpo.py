@@ -28,9 +28,10 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.resuming import Resuming
-from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
 from prefcli.statistics.pairs import right
 
@@ -121,6 +122,7 @@ class DPOSteps(Steps, DPOTrainer):
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, DPOConfig)
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
@@ -145,6 +147,7 @@ def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) ->
     Returns the weight that the pairs' own labels have: 1 less those of the rewards (MODPO, arXiv 2310.03708).
     """
     config, inputs = run.inputs.config, run.inputs
+    assert isinstance(config, DPOConfig)
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
     margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
@@ -184,7 +187,8 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
 
 def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> DPOTrainer:
     """Ours; where weights are sharded TRL's own."""
-    config: DPOConfig = run.inputs.config
+    config = run.inputs.config
+    assert isinstance(config, DPOConfig)
     packed = run.packs(opened.model, "policy")
     theirs = None if trl_trainer.own_steps() else trl_options(config)
     if theirs is None and (wrapper := sharded()):

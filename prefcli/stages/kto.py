@@ -28,8 +28,9 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.reference import open_reference, reference_at_work
-from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps
 from prefcli.statistics.sums import Sums
 
@@ -164,7 +165,8 @@ def _note(examples: list[Example], logps: Tensor) -> None:
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on labelled answers and return the finished artifact; None in all processes but the first."""
-    config: KTOConfig = inputs.config
+    config = inputs.config
+    assert isinstance(config, KTOConfig)
     if wrapper := sharded():
         raise UsageError(f"kto does not run under {wrapper}", "run it in processes that hold the whole model")
     with session(inputs, reporter) as run:
@@ -213,7 +215,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 def _check_labels(run: Session, rows: Sequence[Example]) -> None:
     """Say where the two kinds weigh very differently. Raises DataError where there is one kind alone."""
-    config: KTOConfig = run.inputs.config
+    config = run.inputs.config
+    assert isinstance(config, KTOConfig)
     labels = [row["label"] for row in looked_at(rows)]
     good, bad = sum(labels), len(labels) - sum(labels)
     among = f" among the first {len(labels)} rows" if len(labels) < len(rows) else ""

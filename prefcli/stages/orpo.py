@@ -20,7 +20,8 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.session import session, sharded
+from prefcli.stages.processes import sharded
+from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
 from prefcli.statistics.pairs import right
 
@@ -83,7 +84,8 @@ class ORPOSteps(Steps, DPOTrainer):
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
-    config: ORPOConfig = inputs.config
+    config = inputs.config
+    assert isinstance(config, ORPOConfig)
     if wrapper := sharded():
         raise UsageError(f"orpo does not run under {wrapper}", "run it in processes that hold the whole model")
     with session(inputs, reporter) as run:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
-from prefcli.config.training import ModelConfig
+from prefcli.config.training import ModelConfig, PolicyConfig
 from prefcli.errors import UsageError
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
@@ -16,7 +16,8 @@ from prefcli.models.classes import balances_routers
 from prefcli.models.loading import Loaded, base_of, configuration, is_adapter, loaded_policy, pad_with
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
-from prefcli.stages.session import Session, sharded
+from prefcli.stages.processes import sharded
+from prefcli.stages.session import Session
 
 
 @dataclass
@@ -64,7 +65,8 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
 
 def _refuse_no_routers(session: Session) -> None:
     """Raise UsageError for --router-loss of a model without such a loss, or where TRL's trainers make the steps."""
-    asked = getattr(session.inputs.config, "router_loss", 0.0)
+    config = session.inputs.config
+    asked = config.router_loss if isinstance(config, PolicyConfig) else 0.0
     if asked and (wrapper := sharded()):
         raise UsageError(f"--router-loss does not run under {wrapper}", "leave it out there")
     if asked and not balances_routers(configuration(session.inputs.model)):

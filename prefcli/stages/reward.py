@@ -14,6 +14,7 @@ from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from prefcli.artifacts.store import Artifact
+from prefcli.config.reward import RewardConfig
 from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import identities, take
 from prefcli.data.row import Row
@@ -68,6 +69,7 @@ class RewardSteps(Steps, RewardTrainer):
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs, measure on held-out ones, return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, RewardConfig)
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         if (why := end_at_the_score(tokenizer)) is not None:

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference, value_beside
+from prefcli.config.ppo import PPOConfig
 from prefcli.models import shared
 from prefcli.models.labels import how_many
 from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, loaded_scorer
@@ -60,13 +61,18 @@ class OpenedRoles:
 
 def open_roles(run: Session, opened: Opened) -> OpenedRoles:
     """Policy, value model, reference and reward sources. Raises as `load_policy`, `load_scorer`, `load_reward` do."""
-    return (_shared if run.inputs.config.layout == "shared" else _separate)(run, opened)
+    return (_shared if _config(run).layout == "shared" else _separate)(run, opened)
+
+
+def _config(run: Session) -> PPOConfig:
+    assert isinstance(run.inputs.config, PPOConfig)
+    return run.inputs.config
 
 
 def _separate(run: Session, opened: Opened) -> OpenedRoles:
     rewards = [_reward(run, opened, spec) for spec in run.inputs.rewards]
     value, value_from, merges = None, None, False
-    if run.inputs.config.advantage == "gae":
+    if _config(run).advantage == "gae":
         start = _value_start(run, opened.tokenizer)
         value_from = start.shown
         value, _, merges = _value(run, opened, start)
@@ -76,7 +82,7 @@ def _separate(run: Session, opened: Opened) -> OpenedRoles:
 
 def _shared(run: Session, opened: Opened) -> OpenedRoles:
     policy, reference = opened.model, _shared_reference(run, opened)
-    start = _value_start(run, opened.tokenizer) if run.inputs.config.advantage == "gae" else None
+    start = _value_start(run, opened.tokenizer) if _config(run).advantage == "gae" else None
     value, merges = None, False
     rewards: list[RewardSource] = []
     for number, spec in enumerate(run.inputs.rewards):
@@ -189,7 +195,7 @@ def _label(run: Session, start: Reference) -> str | None:
         if spec.reference == start:
             return spec.label
     several = is_scorer(start) and how_many(start, configuration(start)) > 1
-    return run.inputs.config.label if several else None
+    return _config(run).label if several else None
 
 
 def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:

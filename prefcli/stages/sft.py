@@ -12,6 +12,7 @@ from trl import SFTConfig as TRLConfig
 from trl import SFTTrainer
 
 from prefcli.artifacts.store import Artifact
+from prefcli.config.sft import SFTConfig
 from prefcli.data.encoder import Encoder
 from prefcli.data.tokenising import encode_demos
 from prefcli.losses import next_token
@@ -52,6 +53,7 @@ class SFTSteps(Steps, SFTTrainer):
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Fine-tune and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, SFTConfig)
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
