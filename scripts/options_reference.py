@@ -17,8 +17,9 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 HEAD = """# Options
 
 Made by `make docs` from the dataclasses in `prefcli/config/`; do not edit. Every option can be set in a `--config` file
-under its name without the dashes (`prefcli config dpo` prints one with all defaults), and every switch has a `--no-` form
-that overrides the file. Snake case is accepted for all of them (`--kl_coef`), and these spellings of TRL and Hugging Face:
+under its name without the dashes (`prefcli config dpo` prints one with all defaults), and every switch has a `--no-`
+form that overrides the file. Snake case is accepted for all of them (`--kl_coef`), and these spellings of TRL and
+Hugging Face:
 
 """
 SHARED_HEAD = """## Shared options

@@ -92,6 +92,12 @@ def test_the_options_page_is_fresh():
     subprocess.run([sys.executable, str(ROOT / "scripts" / "options_reference.py"), "--check"], check=True)
 
 
+def test_the_command_line_s_library_is_known_to_cli_alone():
+    users = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if re.search(
+        r"^\s*(?:import|from) typer\b", path.read_text(encoding="utf-8"), re.M)}  # fmt: skip
+    assert users == {"cli"}
+
+
 def test_every_module_says_what_it_is_about():
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path

@@ -96,19 +96,20 @@ def _signature(config_class: type) -> inspect.Signature:
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if default is MISSING else default,
-                annotation=Annotated[kind, _parameter(field.name, opt)],
+                annotation=Annotated[kind, _parameter(field.name, kind, opt)],
             )
         )
     return inspect.Signature(parameters)
 
 
-def _parameter(name: str, opt: Opt) -> Any:
+def _parameter(name: str, kind: Any, opt: Opt) -> Any:
     more: dict[str, Any] = {"help": opt.help, "min": opt.min, "max": opt.max, "metavar": opt.metavar}
     if opt.metavar and ("REF" in opt.metavar or "SOURCE" in opt.metavar):
         more["autocompletion"] = _artifacts
     if opt.positional:
         return typer.Argument(**more)
-    return typer.Option(*((option(name), opt.short) if opt.short else ()), **more)
+    words = f"{option(name)}/{option('no_' + name)}" if kind is bool else option(name)
+    return typer.Option(words, *([opt.short] if opt.short else []), **more)
 
 
 def _artifacts(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -230,7 +231,8 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         if debug or known is None:
             traceback.print_exc(file=sys.stderr)
         if known is None:
-            _say("error: this is a defect of prefcli. Please report it with the lines above and the command:")
+            _say("error: this is a defect of prefcli. Please report it with the command, the lines above and what")
+            _say("`prefcli info` prints:")
             _say("  https://github.com/prefcli/prefcli/issues")
             raise typer.Exit(1) from error
         _tell(known)

@@ -20,11 +20,12 @@ COMMANDS: dict[str, Entry] = {
         ("prefcli data check pairs.jsonl", "prefcli data check pairs.jsonl --against held_out.jsonl --model sft"),
     ),
     "stats": Entry(
-        "data_stats", "prefcli.config.data_checks", "StatsConfig", "How many rows, how long, how labelled.",
+        "data_stats", "prefcli.config.data_checks", "StatsConfig", "Count rows, and measure their lengths and labels.",
         ("prefcli data stats pairs.jsonl", "prefcli data stats pairs.jsonl --model sft --plot lengths.png"),
     ),
     "split": Entry(
-        "data_split", "prefcli.config.data_checks", "SplitConfig", "Hold rows out: no prompt on both sides.",
+        "data_split", "prefcli.config.data_checks", "SplitConfig",
+        "Hold out rows; all rows of a prompt go to one side.",
         ("prefcli data split pairs.jsonl", "prefcli data split pairs.jsonl --held-out 0.2 --out-dir data --seed 1"),
     ),
 }  # fmt: skip

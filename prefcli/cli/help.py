@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from prefcli.config.base import OWN, Opt, default_of, group_of, option, typed_options
@@ -18,7 +18,8 @@ COLUMN = 24  # where descriptions begin
 FEW = 24  # a command with no more options than these shows all of them
 # Of the options that commands share, those that are used most.
 USUAL = (
-    "data", "eval_data", "model", "lora_rank", "lr", "epochs", "max_steps", "batch_size", "name", "dry_run", "config",
+    "data", "eval_data", "model", "lora_rank", "lr", "epochs", "max_steps", "batch_size", "max_prompts",
+    "max_new_tokens", "temperature", "name", "dry_run", "config",
 )  # fmt: skip
 SHOWN_CHOICES = 32  # characters of a|b|c behind an option; longer lists are part of the description
 
@@ -31,9 +32,16 @@ def groups(cls: type) -> dict[str, list[str]]:
     for name, (_, opt) in typed_options(cls).items():
         if not opt.positional:
             found.setdefault(group_of(cls, name), []).append(name)
-    found[OWN].sort(key=lambda name: name not in cls.__dict__.get("__annotations__", {}))
+    new = set(cls.__dict__.get("__annotations__", {})) - {
+        field.name for base in cls.__bases__ for field in _fields(base)
+    }
+    found[OWN].sort(key=lambda name: name not in new)  # behind them those that are as in few others, or changed
     own = [title for title in found if title not in SHARED]
     return {title: found[title] for title in [*own, *SHARED] if found.get(title)}
+
+
+def _fields(cls: type) -> tuple[Field[Any], ...]:
+    return fields(cls) if is_dataclass(cls) else ()
 
 
 def of_command(path: str, text: str, cls: type, examples: Sequence[str], width: int, *, everything: bool) -> str:

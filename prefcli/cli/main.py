@@ -22,7 +22,8 @@ COMMANDS: dict[str, Entry] = {
         for stage in STAGES.values()
     },
     "sweep": Entry(
-        "sweep", "prefcli.config.sweep", "SweepConfig", "Train one stage at several options, seeds and rows.",
+        "sweep", "prefcli.config.sweep", "SweepConfig",
+        "Train one stage with several option values, seeds or numbers of rows.",
         ("prefcli sweep dpo --data pairs.jsonl --grid beta=0.03,0.1,0.3",
          "prefcli sweep sft --data demos.jsonl --rows 100,1000 --seeds 3 --plot rows.png"),
     ),
@@ -32,7 +33,8 @@ COMMANDS: dict[str, Entry] = {
          "prefcli eval --model ppo --model dpo --prompts held_out.jsonl --samples 3"),
     ),
     "compare": Entry(
-        "compare", "prefcli.config.compare", "CompareConfig", "Which route won: eight criteria, measured.",
+        "compare", "prefcli.config.compare", "CompareConfig",
+        "Compare finished policies by eight measured criteria: which route won?",
         ("prefcli compare ppo dpo --prompts held_out.jsonl --reward gold=judge@v1",
          "prefcli compare --data pairs.jsonl --model sft --budget seconds=120"),
     ),
@@ -52,7 +54,7 @@ COMMANDS: dict[str, Entry] = {
          "prefcli score --data pairs.jsonl --reward python:reward.py:score --json"),
     ),
     "label": Entry(
-        "label", "prefcli.config.label", "LabelConfig", "Make sampled answers into pairs, labels or demos.",
+        "label", "prefcli.config.label", "LabelConfig", "Turn sampled answers into pairs, labels or demonstrations.",
         ("prefcli label --data answers.jsonl --by rm --out pairs.jsonl",
          "prefcli label --data answers.jsonl --by human --to binary --out thumbs.jsonl"),
     ),
@@ -67,17 +69,18 @@ COMMANDS: dict[str, Entry] = {
          "prefcli export dpo ./my-model --push-to-hub me/my-model --private"),
     ),
     "advise": Entry(
-        "advise", "prefcli.config.advise", "AdviseConfig", "Which method fits your data, hardware and aims.",
+        "advise", "prefcli.config.advise", "AdviseConfig", "Recommend a method for your data, hardware and aims.",
         ("prefcli advise",
          "prefcli advise --data pairs.jsonl --params 7B --gpu H100 --aim stability"),
     ),
     "report": Entry(
-        "report", "prefcli.config.report", "ReportConfig", "One page about finished runs, to read offline.",
+        "report", "prefcli.config.report", "ReportConfig", "Write one page about finished runs, to read offline.",
         ("prefcli report ppo dpo",
          "prefcli report ppo dpo --prompts held_out.jsonl --reward rm -o report.html"),
     ),
     "mem-estimate": Entry(
-        "mem_estimate", "prefcli.config.memory", "MemoryConfig", "Memory of PPO and DPO before you run.",
+        "mem_estimate", "prefcli.config.memory", "MemoryConfig",
+        "Estimate the memory of PPO, DPO and the other methods before a run.",
         ("prefcli mem-estimate --params 7B --compare",
          "prefcli mem-estimate --params 7B --stage ppo --lora-rank 16 --gpu H100"),
     ),

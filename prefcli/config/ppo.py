@@ -90,7 +90,9 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     ] = field(default_factory=list)
     batch_size: Annotated[int, Opt("Answers per rollout, summed over all processes.", min=2)] = 64
     max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
-    max_prompt_length: Annotated[int, Opt("Skip prompts of more than N tokens; how many is printed.", min=1)] = 512
+    max_prompt_length: Annotated[
+        int, Opt("Skip prompts longer than N tokens; the number skipped is printed.", min=1)
+    ] = 512
     max_new_tokens: Annotated[int, Opt("Maximum length of an answer, in tokens.", min=1)] = 53
     temperature: Annotated[float, Opt("Sampling temperature; log-probabilities are computed at it too.", min=1e-3)] = (
         0.7

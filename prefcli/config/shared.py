@@ -87,7 +87,9 @@ class Sampling(Answering):
 
     GROUP = SAMPLING
 
-    max_prompt_length: Annotated[int, Opt("Skip prompts of more than N tokens; how many is printed.", min=1)] = 512
+    max_prompt_length: Annotated[
+        int, Opt("Skip prompts longer than N tokens; the number skipped is printed.", min=1)
+    ] = 512
     batch_size: Annotated[int, Opt("Number of answers sampled at a time; less needs less memory.", min=1)] = 64
 
 
