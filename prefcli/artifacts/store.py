@@ -55,6 +55,10 @@ class Artifact:
     path: Path
     manifest: Manifest
 
+    def __fspath__(self) -> str:
+        """Its directory, which every option that takes a model takes too."""
+        return str(self.path)
+
     @property
     def ref(self) -> str:
         return f"{self.manifest.name}@v{self.manifest.version}"

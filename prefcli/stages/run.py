@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from prefcli.artifacts.store import CURVES, Artifact
-from prefcli.errors import AlarmError
+from prefcli.config.checked import checked
+from prefcli.errors import AlarmError, UsageError
 from prefcli.models.quiet import quieten
 from prefcli.progress import SILENT, Reporter
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import summary
 
 
-def train(config: Any, reporter: Reporter = SILENT) -> Artifact | None:
-    """Train the stage whose options these are (SFTConfig, RewardConfig, DPOConfig, KTOConfig, PPOConfig).
+def train(config: Any, progress: Reporter = SILENT) -> Artifact:
+    """Train the stage whose options these are: SFTConfig, RewardConfig, DPOConfig, ORPOConfig, KTOConfig or PPOConfig.
 
     Returns the artifact; the one that is there, where the same run was made before and the config does not say
-    `force`. An interrupted run resumes. Of several processes the first returns it, the others None.
-    Raises the errors of prefcli.errors, as the command has them; KeyboardInterrupt once the state is saved.
+    `force`. An interrupted run resumes. `progress` is told of the plan, the steps and what should be known.
+    Raises UsageError in several processes, which the command is for; else the errors of prefcli.errors, as the command
+    does, and KeyboardInterrupt once the state is saved.
     """
     quieten(config.debug)
-    inputs = prepare(config)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("prefcli.train runs in a single process", "accelerate launch -m prefcli … for several")
+    inputs = prepare(checked(config))
     if inputs.existing is not None:
         return reused(inputs.existing)
-    reporter.plan(summary(inputs))
-    return run(inputs, reporter)
+    progress.plan(summary(inputs))
+    return made(inputs, progress)
 
 
 def run(inputs: Inputs, reporter: Reporter) -> Artifact | None:
