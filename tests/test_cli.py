@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import importlib.metadata
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -468,6 +469,15 @@ def test_the_file_of_defaults_runs(prefcli, own_folder):
     )
     result = prefcli("dpo", "--config", "a.yaml", "--max-rows", "20", "--dry-run")
     assert result.exit_code == 0 and "sigmoid, beta 0.1" in plain(result.stderr)
+
+
+@pytest.mark.parametrize("words", [["ppo", "--help"], ["ppo", "--help-all"], ["config", "ppo"]])
+def test_signs_outside_ascii_are_printed_where_the_encoding_lacks_them(words):
+    ended = subprocess.run(
+        [sys.executable, "-m", "prefcli", *words], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert "KL(policy ‖ reference)" in plain(ended.stdout.decode().replace("#", ""))
 
 
 def test_a_command_without_a_file_of_options_is_refused(prefcli):

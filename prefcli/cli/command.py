@@ -122,7 +122,7 @@ def _help_all(ctx: Any, _: Any, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         formatter = ctx.make_formatter()
         ctx.command.write_help(ctx, formatter, everything=True)
-        print(formatter.getvalue(), end="")
+        typer.echo(formatter.getvalue(), nl=False)
         ctx.exit()
 
 

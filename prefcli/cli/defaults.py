@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from dataclasses import fields
 from typing import Any
 
-from prefcli.cli.console import print_result
 from prefcli.cli.help import describe, groups
 from prefcli.cli.main import ALL
+from prefcli.cli.stdout import print_result, result
 from prefcli.config.about import DefaultsConfig
 from prefcli.config.base import default_of, nearest, typed_options
 from prefcli.errors import UsageError
@@ -24,6 +25,8 @@ def run(config: DefaultsConfig) -> None:
         near = nearest(config.command, dict.fromkeys(takers))
         what = f"{config.command} takes no --config" if entry else f"no such command: {config.command}"
         raise UsageError(what, f"did you mean {near}?" if near and not entry else f"these do: {', '.join(takers)}")
+    if isinstance(stream := result(), io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")  # as --config reads it
     print_result(template(config.command, cls).rstrip("\n"))
 
 

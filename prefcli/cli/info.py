@@ -13,7 +13,7 @@ from typing import Any
 from prefcli import __version__
 from prefcli.artifacts.alive import memory_limit
 from prefcli.artifacts.store import Store
-from prefcli.cli.console import print_result
+from prefcli.cli.stdout import print_result
 from prefcli.config.about import InfoConfig
 
 NAME = "prefcli"
