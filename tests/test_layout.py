@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
@@ -98,6 +97,12 @@ def test_the_options_page_is_fresh():
     subprocess.run([sys.executable, str(ROOT / "scripts" / "options_reference.py"), "--check"], check=True)
 
 
+def test_the_command_line_s_library_is_known_to_cli_alone():
+    users = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if re.search(
+        r"^\s*(?:import|from) typer\b", path.read_text(encoding="utf-8"), re.M)}  # fmt: skip
+    assert users == {"cli"}
+
+
 def test_every_module_says_what_it_is_about():
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
@@ -114,8 +119,7 @@ def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
                 command = f"data {rest.split()[0]}"
             if command not in ALL:
                 continue
-            _, module, name, _ = ALL[command]
-            known = typed_options(getattr(importlib.import_module(module), name))
+            known = typed_options(ALL[command].options())
             if command == "sweep":  # whose further options are the stage's
                 known = known | typed_options(stage_of(rest.split()[0]).config) if rest.split() else known
             for given in re.findall(r"(?<= --)[a-z][\w-]*", rest):

@@ -108,7 +108,7 @@ def _refuse_without_prompts(config: ReportConfig) -> None:
 
 
 def _defaults(config: ReportConfig) -> ReportConfig:
-    return ReportConfig(config.refs)
+    return ReportConfig(refs=config.refs)
 
 
 def _again(config: ReportConfig) -> list[str]:
