@@ -304,14 +304,14 @@ def run_and_signal(command: Command, dice: random.Random, phases: list[float]) -
     errors, kept = command.errors.read_text(), command.kept
     said = [line for line in errors.splitlines() if line.startswith("interrupted")]
     promise = re.search(r"kept up to step (\d+)", "".join(said))
-    finished = "is finished" in errors
+    finished = (command.runs / "run/v1").exists()
     at_once = "left at once" in errors
     wrong = [
         f"ended with {run.exitcode}" if run.exitcode != CODES[numbers[0]] else "",
         "said it not in one line" if len(said) != 1 or "Traceback" in errors else "",
         f"kept step {kept}, and had step {before}" if kept < before and not finished else "",
         f"kept step {kept}, and said {promise[0]}" if promise and int(promise[1]) != kept else "",
-        "is not finished" if finished and not (command.runs / "run/v1").exists() else "",
+        "did not say what is there" if finished != ("is finished" in errors) and not at_once else "",
         f"lost step {steps[-1]}" if not (finished or at_once or starting) and steps and kept < steps[-1] else "",
     ]
     names = ", ".join(signal.Signals(number).name for number in numbers)

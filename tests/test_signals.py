@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,6 +306,15 @@ def test_a_signal_while_the_model_is_written_lets_it_be_finished(chain, run, who
     assert code == 0 and out.strip() == str(chain.runs / "cut/v1") and "nothing to do" in text
 
 
+def test_a_signal_while_the_curves_are_drawn_says_that_the_run_is_finished(chain, run):
+    with sent(TERM, train, "draw_curves"):
+        code, out, text = run(*command(chain, "sft"))
+    assert (code, out) == (130, "") and "interrupted as it ended: cut@v1 is finished\n" in text
+    shutil.rmtree(chain.runs / "cut/v1/report")
+    code, out, text = run(*command(chain, "sft"))
+    assert code == 0 and "nothing to do" in text and (chain.runs / "cut/v1/report/curves.png").is_file()
+
+
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_keep_state_keeps_after_a_stop_what_it_keeps_without_one(chain, run, whole, stage):
     words = ["--keep-state", "--save-every", "2"]
@@ -394,3 +404,62 @@ def test_a_second_signal_leaves_at_once_with_what_was_saved(
     half = [f"step{3 if step else 2}.partial"] if second[0] == "state" else []
     assert states(chain) == ([f"step{step}"] if step else []) + half
     resumes(chain, run, command(chain, stage, "cut", *words), whole(stage), step)
+
+
+# Steps that are long enough to meet; a second command in the same start of the interpreters.
+LAUNCHED = """
+import json, sys, time
+from typer.testing import CliRunner
+from prefcli.cli import main
+from prefcli.stages.packed_trainer import PackedSteps
+plain = PackedSteps.training_step
+def slow(*args, **more):
+    time.sleep(0.1)
+    return plain(*args, **more)
+PackedSteps.training_step = slow
+first, *others = json.loads(sys.argv[1])
+for words in others:
+    result = CliRunner().invoke(main.app, words)
+    assert result.exit_code == 0, result.stderr
+sys.argv[1:] = first
+main.main()
+"""
+BIN = Path(sys.executable).parent
+TORCHRUN = ["torchrun", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["accelerate", "launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+
+
+def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_resumes(chain):
+    """It passes SIGTERM on to them. Stopped under torchrun, resumed and stopped under accelerate, and resumed."""
+    script, cut = chain.folder / "launched.py", chain.runs / "cut/v1.partial"
+    script.write_text(LAUNCHED)
+    env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    env["PYTHONPATH"] = str(Path(__file__).parent.parent)
+
+    def launch(launcher, *names):
+        words = [[*command(chain, "dpo", name), "--max-steps", "12", "--eval-every", "5"] for name in names]
+        return subprocess.Popen(
+            [str(BIN / launcher[0]), *launcher[1:], str(script), json.dumps(words)],
+            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    step = 0
+    for launcher in (TORCHRUN, ACCELERATE):
+        process, log, deadline = launch(launcher, "cut"), cut / "metrics.jsonl", time.monotonic() + 120
+        while process.poll() is None:
+            steps = [json.loads(line)["step"] for line in log.read_text().split("\n")[:-1]] if log.exists() else []
+            if (steps and steps[-1] > step + 1) or time.monotonic() > deadline:
+                process.terminate()
+                break
+            time.sleep(0.01)
+        out, text = process.communicate(timeout=60)
+        assert (process.returncode, out) == (1, ""), text  # the launchers' own
+        before, step = step, promised(text)
+        assert before < step < 12 and states(chain) == [f"step{step}"] and not (cut / "alive.json").exists()
+        assert len(json.loads((cut / f"state/step{step}/training.json").read_text())["dict"]) > 1
+        assert text.count("stopping when this step has ended") == 1 and "report it" not in text
+    process = launch(ACCELERATE, "cut", "whole")
+    out, text = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"going on from step {step}" in text, text
+    check_same(chain.runs / "cut/v1", chain.runs / "whole/v1")

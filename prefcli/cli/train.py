@@ -53,17 +53,25 @@ def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tu
     try:
         artifact = importlib.import_module(module).train(inputs, report)
     except AlarmError as error:
-        if error.kept is not None and (curves := draw_curves(error.kept)) is not None:
-            report.notice(f"its curves: {curves}")
+        if error.kept is not None:
+            _draw(error.kept, report)
         raise
     if artifact is None:  # another process writes it, and says so
         return
-    curves = draw_curves(artifact)
     seconds = artifact.manifest.resources["train_seconds"]
     report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
+    _draw(artifact, report)
+    print_artifact(artifact, config.json, reused=False)
+
+
+def _draw(artifact: Artifact, report: Reporter) -> None:
+    try:
+        curves = draw_curves(artifact)
+    except KeyboardInterrupt as error:  # the same command draws them
+        error.args = (f"interrupted as it ended: {artifact.ref} is finished",)
+        raise
     if curves is not None:
         report.notice(f"its curves: {curves}")
-    print_artifact(artifact, config.json, reused=False)
 
 
 def draw_curves(artifact: Artifact) -> Any:
