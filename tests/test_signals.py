@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import write
 from test_resume import check_same
 
 from prefcli import stopping
@@ -207,10 +208,12 @@ def test_each_signal_saves_the_step_that_runs_and_the_same_command_resumes(chain
         with sent(number, *place):
             code, out, text = run(*command(chain, stage))
         assert (code, out) == (CODES[number], ""), text
-        busy = place[0] in (Session, MetricsLog)  # the step has ended, but for the state: there is nothing to wait for
-        assert text.count("stopping when this step has ended, in 10 s at most; a second signal leaves at once") == (
-            0 if busy else 1
-        )
+        when = "when this step has ended" + ("" if number == USR1 else ", in 10 s at most")
+        if place[0] in (Session, MetricsLog):  # an optimizer step, or what comes after it
+            when = "as soon as what must not be broken off is done"
+        assert [line for line in text.splitlines() if line.startswith("stopping")] == [
+            f"stopping {when}; a second signal leaves at once"
+        ]
         before, step = step, promised(text)
         assert before < step < 6 and states(chain) == [f"step{step}"]
     resumes(chain, run, command(chain, stage), whole(stage), step)
@@ -277,7 +280,7 @@ def test_a_signal_while_a_state_is_written_lets_it_be_written(chain, run, whole,
     words = ["--save-every", "2"]
     with sent(USR1, module, "write_state", seconds=0.2):
         code, _, text = run(*command(chain, stage, "cut", *words))
-    assert (code, promised(text)) == (75, 2) and "stopping when" not in text
+    assert (code, promised(text)) == (75, 2) and "stopping as soon as" in text
     resumes(chain, run, command(chain, stage, "cut", *words), whole(stage), 2)
 
 
@@ -458,8 +461,38 @@ def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_
         before, step = step, promised(text)
         assert before < step < 12 and states(chain) == [f"step{step}"] and not (cut / "alive.json").exists()
         assert len(json.loads((cut / f"state/step{step}/training.json").read_text())["dict"]) > 1
-        assert text.count("stopping when this step has ended") == 1 and "report it" not in text
+        assert len(re.findall("^stopping ", text, re.M)) == 1 and "report it" not in text  # one speaks
     process = launch(ACCELERATE, "cut", "whole")
     out, text = process.communicate(timeout=120)
     assert process.returncode == 0 and f"going on from step {step}" in text, text
     check_same(chain.runs / "cut/v1", chain.runs / "whole/v1")
+
+
+SBATCH = Path(__file__).parent.parent / "docs/slurm/train.sbatch"
+ASKED = "trap 'sleep 0.2; exit {}' USR1; echo there; for i in $(seq 500); do sleep 0.02; done"
+
+
+@pytest.mark.parametrize(
+    ("job", "asked", "code", "requeued"),
+    [(ASKED.format(75), True, 75, True), (ASKED.format(1), True, 1, True),  # a launcher's own code
+     ("echo there; exit 75", False, 75, True), ("echo there; exit 3", False, 3, False),
+     (ASKED.format(0), True, 0, False), ("echo there; exit 0", False, 0, False)],
+    ids=["stopped", "a launcher", "not asked", "failed", "finished all the same", "finished"],
+)  # fmt: skip
+def test_the_sbatch_file_passes_its_signal_on_and_requeues_what_was_asked_to_stop(
+    own_folder, job, asked, code, requeued
+):
+    for name, body in {"python": f'echo "$@" > words\n{job}', "scontrol": 'echo "$@" > requeued'}.items():
+        write(own_folder / "bin" / name, f"#!/bin/bash\n{body}\n").chmod(0o755)
+    env = {**os.environ, "PATH": f"{own_folder / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    process = subprocess.Popen(
+        ["bash", SBATCH, "dpo", "--data", "my pairs"], env=env, text=True, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == "there\n"
+    if asked:
+        process.send_signal(USR1)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    assert (own_folder / "words").read_text() == "-m prefcli dpo --data my pairs\n"
+    assert (own_folder / "requeued").exists() == requeued
+    assert not requeued or (own_folder / "requeued").read_text() == "requeue 17\n"
