@@ -21,9 +21,11 @@ from pathlib import Path
 import pytest
 from conftest import write
 from test_resume import check_same
+from typer.main import get_command
 
 from prefcli import stopping
 from prefcli.cli import interrupts, train
+from prefcli.cli.main import app
 from prefcli.rl.ppo import PPO
 from prefcli.stages import ppo as ppo_stage
 from prefcli.stages import resuming
@@ -307,6 +309,11 @@ def test_a_signal_while_the_model_is_written_lets_it_be_finished(chain, run, who
     check_same(chain.runs / "cut/v1", whole(stage))
     code, out, text = run(*command(chain, stage))
     assert code == 0 and out.strip() == str(chain.runs / "cut/v1") and "nothing to do" in text
+
+
+def test_a_signal_while_a_command_is_imported_says_so_and_has_its_exit_code(run):
+    with sent(USR1, type(get_command(app)), "get_command", stuck=True):
+        assert run("sft") == (75, "", "interrupted\n")
 
 
 def test_a_signal_while_the_curves_are_drawn_says_that_the_run_is_finished(chain, run):
