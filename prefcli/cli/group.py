@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
+
+from prefcli.progress import is_main_process
+from prefcli.stopping import exit_code
 
 
 class Entry(NamedTuple):
@@ -59,6 +63,14 @@ def group(
 
                 self._built[title] = build(title, commands[title])
             return self._built[title]
+
+        def invoke(self, ctx: Any) -> Any:
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as error:  # while a command is imported: Typer would leave with 130 and no word
+                if is_main_process():
+                    print("interrupted", file=sys.stderr)
+                raise typer.Exit(exit_code()) from error
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
             from prefcli.cli.help import of_group

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from prefcli import __version__
-from prefcli.artifacts.alive import memory_limit
 from prefcli.artifacts.store import Store
 from prefcli.cli.stdout import print_result
 from prefcli.config.about import InfoConfig
+from prefcli.machine import memory_limit
 
 NAME = "prefcli"
 # What is set in the environment and changes a run; tokens and keys are not among them.

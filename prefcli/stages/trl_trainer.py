@@ -224,7 +224,7 @@ class _Progress(TrainerCallback):
         if not logs or "train_runtime" in logs:
             return
         step, session = state.global_step, self._session
-        logs = {name: value for name, value in logs.items() if not name.endswith("_per_second")}
+        logs = {name: value for name, value in logs.items() if not name.endswith(("_per_second", "_preparation_time"))}
         if "eval_runtime" in logs:
             logs["time/eval"] = logs.pop("eval_runtime")
         # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.
