@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test check bench torture families docs clean
+.PHONY: setup demo test check bench torture families mutants docs clean
 
 setup: .venv/.ready
 
@@ -44,8 +44,13 @@ torture: setup
 families: setup
 	$(BIN)/python -m scripts.families $(if $(ONLY),--only $(ONLY) --again,--write)
 
+# Single faults, one at a time in a copy, and whether the tests notice, into docs/testing.md; resumes where it was stopped
+# ONLY=rewards,rl: those rooms (mutant-runs/ has what is known); WORKERS=N (1)
+mutants: setup
+	$(BIN)/python -m scripts.mutants $(if $(ONLY),--only $(ONLY)) --workers $(or $(WORKERS),1) --write
+
 docs: setup
 	$(BIN)/python scripts/options_reference.py --write
 
 clean:
-	rm -rf .venv runs demo-runs family-runs build dist *.egg-info
+	rm -rf .venv runs demo-runs family-runs mutant-runs build dist *.egg-info

@@ -49,6 +49,8 @@ LABELLED = [
 def test_ties_count_half_of_numbers_and_of_tensors():
     assert [right(x) for x in (2.0, 0.0, -0.1)] == [1.0, 0.5, 0.0]
     assert right(torch.tensor([2.0, 0.0, -0.1])).tolist() == [1.0, 0.5, 0.0]
+    # and where it is known to which size a margin of 0 may be rounded
+    assert [right(x, 0.25) for x in (0.5, 0.25, 0.0, -0.25, -0.5)] == [1.0, 0.5, 0.5, 0.5, 0.0]
     found = accuracy([2.0, 0.0, -1.0, 3.0])
     assert (found["accuracy"], found["margin"], found["pairs"]) == (0.625, 1.0, 4)
 

@@ -184,7 +184,7 @@ class PPO:
         means["grad_norm"] = math.hypot(*norms.values())
         if accelerator.scaler is None:  # a loss scaler leaves such a step out by itself
             self._check(means, "the gradient is not finite", LOWER_LR)
-        means["lr"] = self.scheduler.get_last_lr()[0]
+        means["lr"] = self.optimizer.param_groups[0]["lr"]  # after `soften` the schedule does not know it yet
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
