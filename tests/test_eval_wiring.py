@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from matplotlib.figure import Figure as Picture
-from prefcli.report.series import panels
 
 from prefcli.config.evaluate import EvalConfig
 from prefcli.data.lengths import length_bias
@@ -18,6 +17,7 @@ from prefcli.evaluation.measured import Measured, Setting
 from prefcli.evaluation.score import summary
 from prefcli.progress import SILENT
 from prefcli.report.overoptimisation import _panel
+from prefcli.stages.series import panels
 from prefcli.statistics.paired import differences, holm
 
 
