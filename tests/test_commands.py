@@ -8,13 +8,14 @@ import shlex
 import pytest
 from conftest import artifact_in
 
-from prefcli.artifacts.commands import COMMANDS, NOT_REPEATED, altered, command
+from prefcli.artifacts.commands import NOT_REPEATED, altered, command
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.cli.main import COMMANDS as CLI
 from prefcli.config.base import as_dict, option
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.ppo import PPOConfig
+from prefcli.config.stages import STAGES
 from prefcli.stages.card import Weights, model_card
 
 
@@ -30,7 +31,7 @@ def read_again(prefcli, monkeypatch):
 
     def read(stage, line):
         words, seen = shlex.split(line), []
-        assert words[0] == "prefcli" and words[1] == COMMANDS[stage][0]
+        assert words[0] == "prefcli" and words[1] == STAGES[stage].command
         monkeypatch.setattr(f"prefcli.cli.{CLI[words[1]][0]}.run", seen.append)
         result = prefcli(*words[1:])
         assert result.exit_code == 0, result.stderr
@@ -42,9 +43,9 @@ def read_again(prefcli, monkeypatch):
 OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 if v > 0.5 else v + 0.125}
 
 
-@pytest.mark.parametrize("stage", COMMANDS)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_option_that_is_not_the_default_is_in_the_command_and_no_other(read_again, stage):
-    _, kind = COMMANDS[stage]
+    kind = STAGES[stage].config
     usual = kind()
     files = {"data": ["a b.jsonl", "c.jsonl"]} if hasattr(usual, "data") else {"prompts": ["p'q.jsonl"]}
     changed = {f.name: OTHER[type(v)](v) for f in dataclasses.fields(kind)

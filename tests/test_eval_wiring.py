@@ -9,16 +9,16 @@ import torch
 from matplotlib.figure import Figure as Picture
 
 from prefcli.config.evaluate import EvalConfig
-from prefcli.data.formats import Row
 from prefcli.data.lengths import length_bias
+from prefcli.data.row import Row
 from prefcli.evaluation import measured as measuring
 from prefcli.evaluation import models, run
 from prefcli.evaluation.measured import Measured, Setting
-from prefcli.evaluation.paired import differences, holm
 from prefcli.evaluation.score import summary
 from prefcli.progress import SILENT
 from prefcli.report.overoptimisation import _panel
-from prefcli.report.series import panels
+from prefcli.stages.series import panels
+from prefcli.statistics.paired import differences, holm
 
 
 def one(ref, first, second, kl=None):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import DataError, UsageError
 from prefcli.stages.reward import split

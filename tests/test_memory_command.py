@@ -222,6 +222,16 @@ def test_compare_shows_every_method_and_draws_it(capsys, tmp_path):
     assert found["SFT"]["bytes"] == sum(found["SFT"]["parts"].values())
 
 
+def test_compare_and_stage_and_the_default_say_the_same_of_one_run(capsys):
+    about = {"params": "7B", "batch_size": 8, "gpu": "H100", "json": True}
+    every = json.loads(output(capsys, compare=True, **about))["methods"]
+    routes = json.loads(output(capsys, **about))["methods"]
+    for name, stage in (("DPO", "dpo"), ("KTO", "kto"), ("SFT", "sft"), ("PPO separate", "ppo")):
+        one = json.loads(output(capsys, stage=stage, **about))["methods"][stage]
+        assert every[name] == one
+        assert stage not in routes or routes[stage]["bytes"] == one["bytes"]
+
+
 @pytest.mark.parametrize(
     ("changed", "part"),
     [({"lora_rank": 4}, "optimizer"), ({"load_in_4bit": True}, "weights"),

@@ -6,7 +6,6 @@ The values are made from each option's type and range, so that an option added t
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -26,11 +25,11 @@ from prefcli.config.base import (
 )
 
 # How many options each command has: a number that is lower than before is an option that got lost.
-AT_LEAST = {"sft": 41, "train-rm": 41, "ppo": 50, "dpo": 51, "kto": 45, "eval": 26, "mem-estimate": 25, "ls": 3,
-            "show": 4, "score": 14, "serve-rm": 9, "sample": 20, "export": 9, "chat": 9,
+AT_LEAST = {"sft": 41, "train-rm": 41, "ppo": 50, "dpo": 51, "orpo": 43, "kto": 45, "eval": 26, "mem-estimate": 25,
+            "ls": 3, "show": 4, "score": 14, "serve-rm": 9, "sample": 20, "export": 9, "chat": 9,
             "label": 20, "sweep": 13, "compare": 20,
             "rm": 4, "gc": 8, "advise": 13, "report": 16, "data formats": 2, "data convert": 7,
-            "data check": 8, "data stats": 7, "data split": 9}  # fmt: skip
+            "config": 1, "info": 3, "data check": 8, "data stats": 7, "data split": 9}  # fmt: skip
 # What they take in its place, without which nothing arrives.
 ARGUMENTS = {
     "show": {"ref": "the-ref"},
@@ -41,6 +40,7 @@ ARGUMENTS = {
     "compare": {"refs": ["one", "other"]},
     "sweep": {"stage": "dpo", "options": ["--lr", "0.5"]},
     "report": {"refs": ["the-ref", "another"]},
+    "config": {"command": "dpo"},
     "data check": {"files": ["a.jsonl", "b.jsonl"]},
     "data stats": {"files": ["a.jsonl", "b.jsonl"]},
     "data split": {"file": "a.jsonl"},
@@ -49,8 +49,7 @@ ARGUMENTS = {
 
 
 def config_class(command: str) -> Any:
-    _, module, name, _ = COMMANDS[command]
-    return getattr(importlib.import_module(module), name)
+    return COMMANDS[command].options()
 
 
 def fields_of(command: str) -> dict[str, tuple[Any, Any]]:

@@ -31,7 +31,7 @@ from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.models.shared import SharedRole
 from prefcli.stages import reference as reference_module
 from prefcli.stages import trl_trainer
-from prefcli.stages.packed_trainer import demo_rows
+from prefcli.stages.sft import demo_rows
 
 EVERY = (*ARCHITECTURES, *MORE)
 # Three answers to one prompt, two to another, one to a third, and a fourth prompt that begins like the third.

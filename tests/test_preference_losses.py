@@ -16,14 +16,13 @@ from trl import DPOConfig as TRLDPOConfig
 from trl import KTOConfig as TRLKTOConfig
 from trl import KTOTrainer
 
-from prefcli.config.dpo import DPOConfig
+from prefcli.config.dpo import LOSSES, DPOConfig
 from prefcli.config.kto import KTOConfig
 from prefcli.errors import UsageError
-from prefcli.losses.binary import kto, reference_point, shifted
-from prefcli.losses.pairs import PAIR_LOSSES, Terms
+from prefcli.losses import PAIR_LOSSES, Terms, kto, reference_point, shifted
 from prefcli.models.packed import pack
-from prefcli.stages.dpo import PairTrainer, trl_options
-from prefcli.stages.packed_preferences import PackedDPO, PackedKTO
+from prefcli.stages.dpo import DPOSteps, PairTrainer, trl_options
+from prefcli.stages.kto import KTOSteps
 from prefcli.stages.reference import ReferenceLogps, reference_at_work
 
 CHOSEN, REJECTED = [0.7, -1.5, 3.0, -8.0, 0.0], [-0.2, 0.9, 2.5, 1.0, 0.0]
@@ -48,7 +47,9 @@ FORMULAS = {
 def test_a_loss_is_its_formula_and_its_gradient_the_slope(loss):
     beta, smoothing = 0.3, 0.2 if loss in ("sigmoid", "robust") else 0.0
     chosen, rejected = (torch.tensor(x, dtype=torch.double, requires_grad=True) for x in (CHOSEN, REJECTED))
-    found = PAIR_LOSSES[loss](Terms(chosen, rejected, beta, smoothing, 1.25 if loss == "simpo" else 0.0))
+    own = {"label_smoothing": smoothing, "simpo_gamma": 1.25}
+    taken = {name: own[name] for name in LOSSES[loss].parameters}
+    found = PAIR_LOSSES[loss](Terms(chosen, rejected, beta), **taken)
     expected = [FORMULAS[loss](c, r, beta, smoothing) for c, r in zip(CHOSEN, REJECTED)]
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
     found.sum().backward()
@@ -60,7 +61,7 @@ def test_a_loss_is_its_formula_and_its_gradient_the_slope(loss):
 
 def test_robust_is_in_expectation_over_flipped_labels_the_loss_on_the_clean_ones():
     c, r, e = torch.tensor(CHOSEN), torch.tensor(REJECTED), 0.2
-    noisy = (1 - e) * PAIR_LOSSES["robust"](Terms(c, r, 0.3, e)) + e * PAIR_LOSSES["robust"](Terms(r, c, 0.3, e))
+    noisy = (1 - e) * PAIR_LOSSES["robust"](Terms(c, r, 0.3), e) + e * PAIR_LOSSES["robust"](Terms(r, c, 0.3), e)
     torch.testing.assert_close(noisy, PAIR_LOSSES["sigmoid"](Terms(c, r, 0.3)))
 
 
@@ -94,7 +95,7 @@ def gradients(trainer, *batches):
 def our_dpo(tmp_path, config, policy, reference, pairs=PAIRS, share=1.0, tokens_per_row=12):
     rows = [{**pair, "row": i} for i, pair in enumerate(pairs)]
     logps = ReferenceLogps(len(rows), None)
-    trainer = PackedDPO(
+    trainer = DPOSteps(
         model=policy, processing_class=letters(), tokens_per_row=tokens_per_row, config=config, share=share,
         args=arguments(TRLDPOConfig, tmp_path, len(rows), precompute_ref_log_probs=True, beta=config.beta),
         train_dataset=Dataset.from_list(rows), references=[] if config.reference_free else [logps],
@@ -271,7 +272,7 @@ def test_over_several_processes_an_answer_is_mismatched_with_the_one_before_it_i
     own = {process: batches[process::2] for process in (0, 1)}
     trainer = our_kto(tmp_path, tiny_lm(seed=5, **MODELS), tiny_lm(seed=1, **MODELS), 2)
     last = [[part[-1]["completion_ids"] for part in own[process]] for process in (0, 1)]
-    monkeypatch.setattr("prefcli.stages.packed_preferences.gather_object", lambda mine: last)
+    monkeypatch.setattr("prefcli.stages.kto.gather_object", lambda mine: last)
     trainer.accelerator = SimpleNamespace(num_processes=2, process_index=rank)
     monkeypatch.setattr(trainer, "_mismatched", lambda *_: (_ for _ in ()).throw(Stopped))
     with pytest.raises(Stopped):
@@ -282,7 +283,7 @@ def test_over_several_processes_an_answer_is_mismatched_with_the_one_before_it_i
 
 
 def our_kto(tmp_path, policy, reference, rows, eval_dataset=None, **options):
-    trainer = PackedKTO(
+    trainer = KTOSteps(
         model=policy, ref_model=None, processing_class=letters(), train_dataset=Dataset.from_list(ANSWERS),
         eval_dataset=eval_dataset,
         args=arguments(TRLKTOConfig, tmp_path, rows, beta=0.5, train_sampling_strategy="sequential",
@@ -328,8 +329,8 @@ def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no meaning for --loss ipo"),
-        ({"simpo_gamma": 1.0}, "--simpo-gamma is of --loss simpo"),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no effect with --loss ipo"),
+        ({"simpo_gamma": 1.0}, "--simpo-gamma has no effect with --loss sigmoid"),
         ({"loss": "ipo", "reward": ["rm"]}, "--reward does not go with --loss ipo"),
         ({"reward_weight": ["rm=1"]}, "--reward-weight without --reward"),
         ({"loss": "simpo", "reference": "sft"}, "--reference has no meaning"),

@@ -17,8 +17,9 @@ import pytest
 from safetensors.torch import load_file
 
 from prefcli.rl.ppo import PPO
+from prefcli.stages.metrics_log import MetricsLog
 from prefcli.stages.ppo import States
-from prefcli.stages.session import MetricsLog, _draft
+from prefcli.stages.processes import draft_of
 from prefcli.stages.state import random_state
 
 OPTIONS = ["--max-steps", "5", "--save-every", "2", "--ppo-epochs", "2", "--kl-target", "1.0"]
@@ -145,9 +146,9 @@ def test_the_log_of_a_resumed_run_has_its_lines_from_the_first_moment(tmp_path):
 
 def test_every_process_goes_on_with_the_state_and_the_metrics_so_far(chain, prefcli, monkeypatch):
     partial = stopped(chain, prefcli, monkeypatch)
-    monkeypatch.setattr("prefcli.stages.session.is_main_process", lambda: False)
-    monkeypatch.setattr("prefcli.stages.session._told", lambda device, unfinished=None: partial)
-    with _draft(SimpleNamespace(), None) as draft:
+    monkeypatch.setattr("prefcli.stages.processes.is_main_process", lambda: False)
+    monkeypatch.setattr("prefcli.stages.processes._told", lambda device, unfinished=None: partial)
+    with draft_of(SimpleNamespace(), None) as draft:
         assert draft.path != partial and draft.steps == [2]
         assert len(MetricsLog(draft.path / "metrics.jsonl", draft.steps[-1]).rows) == 2
     assert partial.is_dir()

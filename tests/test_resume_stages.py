@@ -140,7 +140,7 @@ def test_a_disk_that_is_full_at_any_write_ends_with_7_and_loses_no_step(chain, p
     cut = command(chain, "dpo", "cut")
     writes = [
         ("prefcli.artifacts.store.write_atomically", 0),  # run.json
-        ("prefcli.stages.session.MetricsLog.write", 0),
+        ("prefcli.stages.metrics_log.MetricsLog.write", 0),
         ("prefcli.stages.state.save_file", 0),
         ("prefcli.stages.session.save_model", 3),
         ("prefcli.artifacts.store.write_manifest", 3),

@@ -10,7 +10,7 @@ import torch
 from tiny_models import tiny_scorer
 
 from prefcli.artifacts.references import resolve
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards import sources

@@ -11,7 +11,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models.logps import token_logps
 from prefcli.rl.optimizer import make_optimizer

@@ -10,7 +10,7 @@ import torch
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.rl import kl
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.rl.rollout import collect

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from prefcli.losses import policy_loss, value_loss
 from prefcli.rl import kl
 from prefcli.rl.advantages import gae, token_rewards, whiten
-from prefcli.rl.losses import policy_loss, value_loss
 
 LENGTHS = [5, 1, 3]
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from prefcli.config.stages import STAGES
 from prefcli.experiments.retrained import retrained
 from prefcli.experiments.scores import recorded_score
 from prefcli.experiments.siblings import parent_of, rows_of, seed_of, siblings, varied
-from prefcli.stages.table import STAGES
 
 FILE = {"path": "pairs.jsonl", "format": "pairs", "rows": 100, "digest": "d1"}
 

@@ -16,8 +16,8 @@ from tiny_models import tiny_lm
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.errors import UsageError
-from prefcli.stages.packed_trainer import PackedSteps
 from prefcli.stages.ppo import _share, answers_of
+from prefcli.stages.steps import Steps
 
 
 class OneOfTwo:
@@ -78,7 +78,7 @@ def test_held_out_rows_that_fill_up_the_last_batch_are_left_out(rank, remainder,
         accelerator=SimpleNamespace(gradient_state=state, process_index=rank),
         args=SimpleNamespace(per_device_eval_batch_size=4),
     )
-    assert PackedSteps.own_rows(stub, [{"n": n} for n in range(4)]) == [{"n": n} for n in range(kept)]
+    assert Steps.own_rows(stub, [{"n": n} for n in range(4)]) == [{"n": n} for n in range(kept)]
 
 
 def test_each_process_draws_and_shuffles_its_own_out_of_what_one_would():

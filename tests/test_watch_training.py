@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefcli import losses
 from prefcli.config.dpo import DPOConfig
+from prefcli.config.stages import STAGES
 from prefcli.data.lengths import length_bias
-from prefcli.losses import pairs as pair_losses
 from prefcli.stages import trl_trainer
 from prefcli.stages.trl_trainer import watchers_of
 from prefcli.watch import loss, pairs
@@ -268,7 +269,7 @@ def test_warn_says_it_and_goes_on_and_a_tame_run_is_silent(chain, prefcli):
 
 
 def test_a_loss_that_is_not_a_number_is_not_logged_as_0(chain, prefcli, monkeypatch):
-    monkeypatch.setattr(pair_losses, "logsigmoid", lambda margins: margins * torch.nan)
+    monkeypatch.setattr(losses, "logsigmoid", lambda margins: margins * torch.nan)
     result = prefcli(*chain.args("dpo"), "--force", "--name", "broken")
     assert result.exit_code == 6 and "not a number at step 1" in result.stderr
 
@@ -299,5 +300,7 @@ def test_the_watchers_know_what_a_reward_is_worth_and_whether_the_reference_is_t
     for reference, same in (("start", True), ("another", False)):
         options = DPOConfig(batch_size=12, **config).resolved()
         references = {"model": "start"} if options.reference_free else {"model": "start", "reference": reference}
-        trl_trainer.watchers_of(SimpleNamespace(config=options, references=references, model="start"))
+        trl_trainer.watchers_of(
+            SimpleNamespace(config=options, references=references, model="start", stage=STAGES["dpo"])
+        )
         assert asked.pop() == ((12, beta), {"from_reference": same and not options.reference_free})
