@@ -16,9 +16,11 @@ from prefcli.config.base import key_fields
 from prefcli.config.compare import CompareConfig
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
+from prefcli.config.orpo import ORPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES as ALL_STAGES
 from prefcli.evaluation.judge import Verdict
 from prefcli.labelling.verdicts import Verdicts
 from prefcli.rewards.grammar import RewardSpec
@@ -135,6 +137,7 @@ STAGES = {
     "rm": (RewardConfig, "pairs", "data"),
     "dpo": (DPOConfig, "pairs", "data"),
     "kto": (KTOConfig, "labelled", "data"),
+    "orpo": (ORPOConfig, "pairs", "data"),
     "ppo": (PPOConfig, "prompts", "prompts"),
 }
 GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n\n\nother = score\n"
@@ -158,7 +161,7 @@ def key_of(jsonl, own_folder, make_artifact):
         config, purpose, files = STAGES[stage]
         given = {files: [f"{purpose}.jsonl"], "model": "one", "force": True}
         given |= {"reward": ["gold=python:gold.py:score"]} if stage == "ppo" else {}
-        return prepare(stage, config(**given | options), purpose=purpose, rates=(1e-5, 1e-4)).key
+        return prepare(config(**given | options)).key
 
     return key
 
@@ -212,7 +215,8 @@ def test_every_cause_of_a_run_is_in_its_key(key_of, own_folder, stage):
 
 
 def test_a_stage_is_in_the_key(key_of):
-    assert key_of("dpo", data=["pairs.jsonl"]) != key_of("rm", data=["pairs.jsonl"])
+    keys = [key_of(stage, data=["pairs.jsonl"]) for stage in ("rm", "dpo", "orpo", "kto")]
+    assert len(set(keys)) == 4 and set(STAGES) == set(ALL_STAGES)
 
 
 @pytest.mark.parametrize(
