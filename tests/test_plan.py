@@ -27,16 +27,16 @@ def planned(jsonl, own_folder):
     demos = str(jsonl("demos.jsonl", *[DEMO | {"prompt": f"Where is {i}?"} for i in range(21)]))
     (own_folder / "gold.py").write_text(GOLD)
     kinds = {
-        "sft": (SFTConfig, "demos", {"data": [demos]}),
-        "rm": (RewardConfig, "pairs", {"data": [pairs]}),
-        "dpo": (DPOConfig, "pairs", {"data": [pairs]}),
-        "kto": (KTOConfig, "labelled", {"data": [pairs]}),
-        "orpo": (ORPOConfig, "pairs", {"data": [pairs]}),
-        "ppo": (PPOConfig, "prompts", {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
+        "sft": (SFTConfig, {"data": [demos]}),
+        "rm": (RewardConfig, {"data": [pairs]}),
+        "dpo": (DPOConfig, {"data": [pairs]}),
+        "kto": (KTOConfig, {"data": [pairs]}),
+        "orpo": (ORPOConfig, {"data": [pairs]}),
+        "ppo": (PPOConfig, {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
     }
 
     def make(stage, **options):
-        config, purpose, given = kinds[stage]
+        config, given = kinds[stage]
         return prepare(config(**{"model": "tiny", **given, **options}))
 
     return make
