@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
-from prefcli.artifacts import digests
+from prefcli import files
 from prefcli.artifacts.references import TINY
 from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
@@ -62,7 +62,7 @@ def main() -> None:
         return
     started = time.monotonic()
     quieten(False)
-    digests.digest_file = lambda path: f"{path} {path.stat().st_size}"  # reading 13 GB of random weights says nothing
+    files.digest_file = lambda path: f"{path} {path.stat().st_size}"  # reading 13 GB of random weights says nothing
     found: dict[str, Any] = {"machine": machine(args.device), "cases": []}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         bench = Bench(Path(folder), args.device)

@@ -26,8 +26,9 @@ from prefcli.config.evaluate import EvalConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.data.dataset import read_dataset
+from prefcli.data.encoder import Encoder
 from prefcli.data.lengths import length_bias
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.tokenising import encode_pairs
 from prefcli.evaluation.run import evaluate
 from prefcli.models.quiet import quieten
 from prefcli.models.tokenizers import load_tokenizer

@@ -31,13 +31,13 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.errors import AlarmError
-from prefcli.figures.variety import distinct
 from prefcli.models.quiet import quieten
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.sources import Answer, load_reward
 from prefcli.stages import ppo
 from prefcli.stages.run import train
+from prefcli.statistics.variety import distinct
 from prefcli.watch import explosion, reward_hacking
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, deviations_from, pooled, summary, z_score

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from prefcli.watch.watchers import Watchers
+
 # A rate so high that the ratio leaves its range at once.
 WILD = ["--lr", "0.05", "--warmup", "0", "--max-steps", "6", "--ppo-epochs", "3"]
 
@@ -76,12 +78,23 @@ def test_a_rollback_can_bring_the_run_home(chain, prefcli):
     assert [row["objective/kl_coef"] for row in found] == pytest.approx([0.05, 0.05, 0.1, 0.1])
 
 
-def test_a_reward_of_weight_0_judges_and_moves_nothing(chain, prefcli):
+def test_a_reward_of_weight_0_judges_and_moves_nothing(chain, prefcli, monkeypatch):
+    shown, observe = [], Watchers.observe
+
+    def seeing(self, step, metrics, answers):
+        shown.append(answers)
+        return observe(self, step, metrics, answers)
+
     source = chain.folder / "judge.py"
     source.write_text("def score(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n")
     plain = chain.path_of(prefcli(*chain.args("ppo"), "--name", "plain"))
     judged = [*chain.args("ppo"), "--reward", f"judge=python:{source}:score", "--reward-weight", "judge=0"]
+    monkeypatch.setattr(Watchers, "observe", seeing)
     path = chain.path_of(prefcli(*judged, "--name", "judged"))
+    for answers in shown:  # what the watchers are there to compare
+        assert answers.judges == {"judge": [float(len(text)) for text in answers.completions]}
+        assert list(answers.scores) == ["rm"] and len(answers.totals) == len(answers.prompts) == 8
+    assert len(shown) == 2
     for mine, theirs in zip(rows(path), rows(plain)):
         assert mine["objective/scores"] == theirs["objective/scores"] and mine["grad_norm"] == theirs["grad_norm"]
         assert mine["judge/judge"] > 0

@@ -15,7 +15,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from prefcli.data import records
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import FORMS, Row
+from prefcli.data.formats.registry import FORMS
+from prefcli.data.row import Row
 from prefcli.data.scan import scan
 from prefcli.data.splits import split_of
 from prefcli.errors import DataError, UsageError

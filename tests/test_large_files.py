@@ -294,7 +294,7 @@ def tiny_encoder():
     from transformers import AutoTokenizer
 
     from prefcli.artifacts.references import TINY
-    from prefcli.data.tokenising import Encoder
+    from prefcli.data.encoder import Encoder
 
     return Encoder(AutoTokenizer.from_pretrained(TINY))
 

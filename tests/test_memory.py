@@ -12,7 +12,7 @@ from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
 from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
-from prefcli.memory.fit import CHANGES, changes, fits, largest
+from prefcli.memory.fit import CHANGES, _all, changes, fits, largest
 from prefcli.memory.gpus import find_gpu
 from prefcli.memory.methods import as_dict, side_by_side, two_routes
 from prefcli.memory.run import Run
@@ -265,3 +265,27 @@ def test_methods_side_by_side_are_what_one_by_one_they_are():
     assert found["DPO"] == estimate(Run("dpo", SEVEN, autocast=True))
     assert found["DPO"].bytes - found["DPO, cached reference"].bytes == 14 * GB
     assert found["PPO separate"].state_bytes - found["RLOO"].state_bytes == 16 * 7 * GB
+
+
+def test_ktos_reference_reads_every_prompt_with_two_answers_as_dpos_does():
+    common = {"architecture": SMALL, "batch_size": 8, "max_length": 64, "dtype": "float32"}
+    kto, dpo = (estimate(Run(stage=stage, **common)).phases["reference"] for stage in ("kto", "dpo"))
+    assert kto == dpo
+
+
+def test_of_the_changes_that_are_named_none_could_be_left_out():
+    """Whatever the memory: without any one of them the run does not fit."""
+    numbers = {cost: i for i, (_, cost, _) in enumerate(CHANGES)}
+    seen = set()
+    for stage in ("dpo", "ppo", "sft"):
+        run = Run(stage, SEVEN, autocast=True, batch_size=8, max_length=2048, device="cuda")
+        whole = estimate(run).bytes
+        for share in range(5, 100, 2):
+            found = changes(run, whole * share / 100)
+            kept = [numbers[change.costs] for change in found or []]
+            for number in kept:
+                without = [one for one in kept if one != number]
+                after = _all(run, without)[-1][1] if without else run
+                assert not fits(after, whole * share / 100), (stage, share, kept, number)
+            seen.add(tuple(kept))
+    assert len(seen) >= 5

@@ -15,7 +15,7 @@ from trl import RewardConfig as TRLConfig
 
 from prefcli.data.dataset import Dataset as Rows
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.weighting import set_apart
 from prefcli.errors import DataError
 from prefcli.models.logps import sequence_scores

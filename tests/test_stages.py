@@ -37,7 +37,7 @@ def manifest(stage: Any, **config: Any) -> Manifest:
 @every_stage
 def test_what_it_says_of_itself_fits_together(stage):
     assert stage_of(stage.config()) is stage and BY_COMMAND[stage.command] is stage
-    assert COMMANDS[stage.command][3] == stage.help and re.fullmatch(r"[A-Z].{10,90}\.", stage.help)
+    assert COMMANDS[stage.command].help == stage.help and re.fullmatch(r"[A-Z].{10,90}\.", stage.help)
     known = typed_options(stage.config)
     assert set(stage.tuned) <= set(known), "an option to tune that it has not"
     assert "lr" in stage.tuned and all(0 < rate < 1 for rate in stage.rates) and stage.rates[0] < stage.rates[1]

@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from prefcli import losses
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.stages import STAGES
 from prefcli.data.lengths import length_bias
+from prefcli.stages import trl_trainer
 from prefcli.stages.trl_trainer import watchers_of
 from prefcli.watch import loss, pairs
 from prefcli.watch.records import Alarm
@@ -269,3 +272,35 @@ def test_a_loss_that_is_not_a_number_is_not_logged_as_0(chain, prefcli, monkeypa
     monkeypatch.setattr(losses, "logsigmoid", lambda margins: margins * torch.nan)
     result = prefcli(*chain.args("dpo"), "--force", "--name", "broken")
     assert result.exit_code == 6 and "not a number at step 1" in result.stderr
+
+
+def test_the_best_held_out_loss_and_what_was_named_come_back_with_the_state():
+    """Overfitting is judged against the best, which may lie before a stop; what was said is not said again."""
+    before, after = Watchers(of_training(8)), Watchers(of_training(8))
+    for step, found in enumerate((1.0, 0.5, 0.52), 1):
+        assert before.observe(step, {"eval_loss": found}) == []
+    (alarm,) = before.observe(4, {"eval_loss": 0.6})
+    assert alarm.signal == "held-out" and "0.6, it was 0.5 at best" in alarm.seen
+    state = json.loads(json.dumps(before.state_dict()))
+    after.load_state_dict(state)
+    assert after.observe(5, {"eval_loss": 0.7}) == []  # named a step ago
+    fresh = Watchers(of_training(8))
+    state["spoken"] = {}
+    fresh.load_state_dict(state)
+    assert [alarm.signal for alarm in fresh.observe(5, {"eval_loss": 0.7})] == ["held-out"]
+
+
+@pytest.mark.parametrize(
+    ("config", "beta"),
+    [({"beta": 0.3}, 0.3), ({"reference_free": True, "beta": 0.3}, None), ({"loss": "simpo"}, None)],
+)
+def test_the_watchers_know_what_a_reward_is_worth_and_whether_the_reference_is_the_start(config, beta, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trl_trainer, "of_training", lambda *args, **more: asked.append((args, more)) or {})
+    for reference, same in (("start", True), ("another", False)):
+        options = DPOConfig(batch_size=12, **config).resolved()
+        references = {"model": "start"} if options.reference_free else {"model": "start", "reference": reference}
+        trl_trainer.watchers_of(
+            SimpleNamespace(config=options, references=references, model="start", stage=STAGES["dpo"])
+        )
+        assert asked.pop() == ((12, beta), {"from_reference": same and not options.reference_free})

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import write_atomically
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError
+from prefcli.files import write_atomically
 
 SCHEMA = 1
 FILE = "manifest.json"

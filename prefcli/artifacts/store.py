@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts import alive
-from prefcli.artifacts.digests import DigestCache, digest_file, digest_json, write_atomically
 from prefcli.artifacts.manifest import FILE, NAME, Manifest, read_manifest, write_manifest
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
+from prefcli.files import DigestCache, digest_file, digest_json, write_atomically
 
 try:
     import fcntl

@@ -11,7 +11,8 @@ from rich.table import Table
 from prefcli.cli.console import print_result, result_console
 from prefcli.config.data import FormatsConfig
 from prefcli.config.stages import STAGES
-from prefcli.data.formats import FORMS, Form, recognise
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.registry import FORMS, recognise
 from prefcli.errors import DataError
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import write_atomically
 from prefcli.errors import SurroundingsError, UsageError, from_foreign
+from prefcli.files import write_atomically
 
 
 def out_file(option: str, value: str | None, taken: Mapping[str, Sequence[str | None]]) -> Path | None:

@@ -14,12 +14,12 @@ from prefcli.cli.findings import refuse, tables
 from prefcli.data.checks.rows import SKIPPABLE
 from prefcli.data.checks.run import quick
 from prefcli.data.lazy import LazyRows
-from prefcli.data.shown import counted
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import summary
 from prefcli.stages.run import reused
 from prefcli.stages.run import run as train
+from prefcli.text import counted
 
 
 def run(config: Any) -> None:

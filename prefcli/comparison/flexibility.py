@@ -18,8 +18,8 @@ from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import elsewhere
 from prefcli.comparison.training_time import by_steps, seconds_of
 from prefcli.config.stages import STAGES
-from prefcli.evaluation.paired import paired_difference
 from prefcli.experiments.siblings import SEED, causal_options, of_stage, reward_models
+from prefcli.statistics.paired import paired_difference
 
 
 def flexibility(routes: Routes, scores: Scores | None) -> Criterion:

@@ -13,9 +13,9 @@ from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import sweep_command
 from prefcli.config.stages import STAGES, Stage
-from prefcli.evaluation.statistics import percentile_interval, resample_counts
 from prefcli.experiments.siblings import varied
-from prefcli.experiments.statistics import slope_per_factor
+from prefcli.statistics.bootstrap import percentile_interval, resample_counts
+from prefcli.statistics.trends import slope_per_factor
 
 WITHOUT_VALUE = {"clip_range_value", "vf_coef", "lam", "gamma"}
 # What plays the same part in different routes: like is compared with like, so that a route which was swept over more

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-import typer
-
-from prefcli.config.base import INCIDENTAL, option
-from prefcli.config.preference import LOSS, PreferenceConfig
+from prefcli.config.base import INCIDENTAL, Opt, option
+from prefcli.config.preference import PreferenceConfig
 from prefcli.errors import UsageError
 
 # 1e-6: TRL's DPOConfig, the DPO paper's order of magnitude. Small models: measured on tiny.
@@ -51,78 +49,44 @@ OWN = {name for loss in LOSSES.values() for name in loss.parameters}  # options 
 class DPOConfig(PreferenceConfig):
     """Direct preference optimization on pairs, and its family of losses."""
 
-    loss: Annotated[
-        Loss, typer.Option(help="The loss on a pair: docs/dpo.md says when which.", rich_help_panel=LOSS)
-    ] = "sigmoid"
+    loss: Annotated[Loss, Opt("Loss on a pair; docs/dpo.md says when to use which.")] = "sigmoid"
     beta: Annotated[
         float | None,
-        typer.Option(
+        Opt(
+            "Strength of the implicit KL constraint: larger keeps the policy closer to the reference. "
+            "Default: 0.1; 2 for simpo.",
             min=1e-6,
-            help="Strength of the tie to the reference: larger stays closer. Default: 0.1; simpo 2.",
-            rich_help_panel=LOSS,
         ),
     ] = None
     length_normalise: Annotated[
-        bool,
-        typer.Option(
-            "--length-normalise",
-            help="Mean log-ratio of an answer's tokens in place of their sum; simpo always.",
-            rich_help_panel=LOSS,
-        ),
+        bool, Opt("Average the log-ratio over the answer's tokens instead of summing; always on for simpo.")
     ] = False
     reference_free: Annotated[
-        bool,
-        typer.Option(
-            "--reference-free",
-            help="Log-probabilities in place of ratios to a reference; simpo always.",
-            rich_help_panel=LOSS,
-        ),
+        bool, Opt("Use log-probabilities instead of ratios to a reference; always on for simpo.")
     ] = False
     label_smoothing: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=0.49,
-            help="Share of labels taken to be wrong, for sigmoid and robust. Default: 0; robust 0.1.",
-            rich_help_panel=LOSS,
-        ),
+        Opt("Fraction of labels assumed wrong, for sigmoid and robust. Default: 0; 0.1 for robust.", min=0, max=0.49),
     ] = None
-    simpo_gamma: Annotated[
-        float | None,
-        typer.Option(min=0, help="Margin that simpo asks of a pair. Default: 1.", rich_help_panel=LOSS),
-    ] = None
+    simpo_gamma: Annotated[float | None, Opt("Target margin of --loss simpo. Default: 1.", min=0)] = None
     sft_weight: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Add this times the chosen answer's mean −log π a token: keeps it likely.",
-            rich_help_panel=LOSS,
-        ),
+        float, Opt("Weight of the SFT loss on the chosen answers (mean −log π per token): keeps them likely.", min=0)
     ] = 0.0
     reward: Annotated[
         list[str],
-        typer.Option(
-            help="Another objective beside the pairs' own (MODPO): a reward model, python:FILE:FUNCTION or URL.",
+        Opt(
+            "A second objective beside the pair labels (MODPO): a reward model, python:FILE:FUNCTION or URL. "
+            "Repeatable.",
             metavar="[NAME=]REF",
-            rich_help_panel=LOSS,
         ),
         INCIDENTAL,  # its digest is in the key
     ] = field(default_factory=list)
     reward_weight: Annotated[
         list[str],
-        typer.Option(
-            help="What that objective weighs, of 1 altogether: the pairs' own has the rest.",
-            metavar="NAME=NUMBER",
-            rich_help_panel=LOSS,
-        ),
+        Opt("Weight of this reward. The pair labels get 1 minus the sum of all reward weights.", metavar="NAME=NUMBER"),
     ] = field(default_factory=list)
     standardise_rewards: Annotated[
-        bool,
-        typer.Option(
-            "--standardise-rewards",
-            help="First bring each reward model's scores to deviation 1 on its held-out pairs.",
-            rich_help_panel=LOSS,
-        ),
+        bool, Opt("Scale each reward model's scores to standard deviation 1 on its held-out pairs.")
     ] = False
 
     def resolved(self) -> DPOConfig:

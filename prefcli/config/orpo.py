@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from prefcli.config.preference import LOSS, WeightConfig
+from prefcli.config.base import Opt
+from prefcli.config.preference import WeightConfig
 from prefcli.config.training import DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
 
 # 8e-6: TRL's example script of ORPO. Small models: measured on tiny (docs/dpo.md).
@@ -20,12 +19,9 @@ class ORPOConfig(WeightConfig, OutputConfig, OptimizerConfig, PolicyConfig, Data
 
     beta: Annotated[
         float,
-        typer.Option(
-            min=0,
-            help="Weight of the odds-ratio term beside the SFT loss (λ in the paper); 0 is SFT on the chosen answers.",
-            rich_help_panel=LOSS,
-        ),
-    ] = 0.1
+        Opt("Weight of the odds-ratio loss added to the SFT loss (λ in the paper); 0 is SFT on the chosen answers.",
+            min=0),
+    ] = 0.1  # fmt: skip
 
     @property
     def in_words(self) -> str:

@@ -53,6 +53,7 @@ class Stage:
     route: str | None = None  # what the common claims speak of; none of a model that scores
     tie: str | None = None  # the option that ties the policy to its reference
     grid: str | None = None  # values of `tie` to sweep, as --grid takes them
+    examples: tuple[str, ...] = ()  # command lines for --help, the simplest first
 
     @property
     def scores(self) -> bool:
@@ -91,6 +92,10 @@ STAGES = {
             Recorded("eval_loss", "loss", "lower"),
             ("lr", "epochs"),
             route="SFT",
+            examples=(
+                "prefcli sft --data demos.jsonl --model tiny",
+                "prefcli sft --data demos.jsonl --model ./llama --lora-rank 16 --epochs 3",
+            ),
         ),
         Stage(
             "rm",
@@ -106,6 +111,10 @@ STAGES = {
             2,
             Recorded("accuracy", "accuracy", "higher", "on the pairs that train-rm held out"),
             ("lr", "epochs"),
+            examples=(
+                "prefcli train-rm --data pairs.jsonl --model sft",
+                "prefcli train-rm --data pairs.jsonl --eval-data held_out.jsonl --epochs 2",
+            ),
         ),
         Stage(
             "ppo",
@@ -125,6 +134,10 @@ STAGES = {
             route="RLHF",
             tie="kl_coef",
             grid="kl_coef=0.02,0.06,0.2",
+            examples=(
+                "prefcli ppo --model sft --reward rm --prompts prompts.jsonl",
+                "prefcli ppo --reward python:reward.py:score --prompts p.jsonl --advantage grpo",
+            ),
         ),
         Stage(
             "dpo",
@@ -143,6 +156,10 @@ STAGES = {
             route="DPO",
             tie="beta",
             grid="beta=0.03,0.1,0.3",
+            examples=(
+                "prefcli dpo --data pairs.jsonl --model sft --beta 0.1",
+                "prefcli dpo --data pairs.jsonl --loss ipo --lora-rank 16 --dry-run",
+            ),
         ),
         Stage(
             "orpo",
@@ -159,6 +176,10 @@ STAGES = {
             Recorded("eval_rewards/accuracies", "rewards/accuracies", "higher"),
             ("lr", "epochs", "beta"),
             route="DPO",
+            examples=(
+                "prefcli orpo --data pairs.jsonl --model tiny",
+                "prefcli orpo --data pairs.jsonl --model ./llama --beta 0.2 --lora-rank 16",
+            ),
         ),
         Stage(
             "kto",
@@ -177,6 +198,10 @@ STAGES = {
             route="DPO",
             tie="beta",
             grid="beta=0.03,0.1,0.3",
+            examples=(
+                "prefcli kto --data labelled.jsonl --model sft",
+                "prefcli kto --data labelled.jsonl --undesirable-weight 0.5 --name kto-half",
+            ),
         ),
     )
 }  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any
 
 from prefcli.config.stages import Purpose
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 

@@ -11,14 +11,13 @@ from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.evaluation import curves, models, prompts
 from prefcli.evaluation.agreement import agreement
 from prefcli.evaluation.judge import Judge, load_judge
 from prefcli.evaluation.judged import judged_win_rate
 from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure
-from prefcli.evaluation.paired import differences
 from prefcli.evaluation.rewards import accuracy_of, pair_scores
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
@@ -26,6 +25,7 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.statistics.paired import differences
 
 
 def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
 from prefcli.models.devices import pick_device, pick_dtype

@@ -10,9 +10,8 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.answers import read_rows
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import UsageError
-from prefcli.figures.pairs import accuracy
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -20,6 +19,7 @@ from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import Answer, RewardSource, load_reward
+from prefcli.statistics.pairs import accuracy
 
 AT_A_TIME = 64  # rows between two steps of the progress bar
 SIDES = ("chosen", "rejected")

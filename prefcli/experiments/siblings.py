@@ -11,12 +11,12 @@ import dataclasses
 from typing import Any, Literal, get_args, get_type_hints
 
 from prefcli.artifacts.commands import REWARD
-from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.base import INCIDENTAL
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_json
 
 SEED, ROWS = "seed", "max_rows"
 FREE = {"seed": frozenset({SEED}), "rows": frozenset({SEED, ROWS})}

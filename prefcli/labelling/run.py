@@ -9,11 +9,10 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.answers import read_rows
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, DataError
 from prefcli.evaluation.judge import load_judge, read_template
 from prefcli.evaluation.score import score_rows, summary, texts_of
-from prefcli.evaluation.statistics import wilson_interval
 from prefcli.labelling.preferences import Place, Values, as_best, as_binary, as_pairs, different_answers, extremes
 from prefcli.labelling.shares import win_shares
 from prefcli.labelling.verdicts import Verdicts
@@ -24,6 +23,7 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.statistics.intervals import wilson_interval
 
 # Of two answers: above 0 where the first is better, below 0 where the second is, 0 where neither is known to be.
 Preference = Callable[[Place, Place], float]

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prefcli.artifacts.digests import digest_json
 from prefcli.evaluation.judge import Verdict
+from prefcli.files import digest_json
 
 
 class Verdicts:

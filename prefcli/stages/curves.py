@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from prefcli.artifacts.metrics import alarms, read_log
 from prefcli.artifacts.store import CURVES
+from prefcli.files import written_whole
 from prefcli.stages.series import Panel, panels
 
 COLUMNS = 3
@@ -36,9 +36,8 @@ def draw(artifact: Path, title: str) -> Path | None:
         axes.set_axis_off()
     path = artifact / CURVES
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_name("." + path.name)  # so that there is a whole picture or none
-    figure.savefig(aside, dpi=110, format="png")
-    os.replace(aside, path)
+    with written_whole(path) as file:
+        figure.savefig(file, dpi=110, format="png")
     return path
 
 

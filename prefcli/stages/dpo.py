@@ -15,11 +15,11 @@ from trl import DPOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.dpo import LOSSES, DPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import LazyExamples, set_margins
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
-from prefcli.figures.pairs import right
 from prefcli.losses import PAIR_LOSSES, Terms
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import reward_scales
@@ -33,6 +33,7 @@ from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference,
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import right
 
 FINAL = (
     "loss",
@@ -43,6 +44,7 @@ FINAL = (
     "logps/chosen",
     "logps/rejected",
 )
+ROUNDING = 1e-6  # of a log-probability: what float32 makes of sums in another order is a few times less
 AT_A_TIME = 32  # pairs between two steps of the progress bar
 
 
@@ -81,8 +83,10 @@ class DPOSteps(Steps, DPOTrainer):
         found, more = self.logps(model, rows)
         logps, lengths = found.logps.sum(1), rows.completion_lengths
         ratios = ratios + logps
+        # Before the first update policy and reference are one model: what is left of a margin has rounding's sign.
+        rounding = self.beta * ROUNDING * logps.detach().abs()
         if config.length_normalise:
-            ratios = ratios / lengths
+            ratios, rounding = ratios / lengths, rounding / lengths
         margin = ratios.new_tensor([example.get("margin", 0.0) for example in examples])
         terms = Terms(ratios[0::2], ratios[1::2], self.beta, margin, self._share)
         losses = PAIR_LOSSES[config.loss](terms, **config.parameters)
@@ -97,7 +101,7 @@ class DPOSteps(Steps, DPOTrainer):
             "rewards/chosen": (chosen.sum(), pairs),
             "rewards/rejected": (rejected.sum(), pairs),
             "rewards/margins": ((chosen - rejected).sum(), pairs),
-            "rewards/accuracies": (right(chosen - rejected).sum(), pairs),
+            "rewards/accuracies": (right(chosen - rejected, rounding[0::2] + rounding[1::2]).sum(), pairs),
             "logps/chosen": (logps[0::2].sum(), pairs),
             "logps/rejected": (logps[1::2].sum(), pairs),
             **more,

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from prefcli.artifacts.commands import REWARD
-from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.hub import at_hand
 from prefcli.artifacts.places import own_store, places_of
 from prefcli.artifacts.references import Reference, default_model, resolve
@@ -29,9 +28,10 @@ from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import Stage, stage_of
 from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
+from prefcli.files import digest_json
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
 from prefcli.models import four_bits

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import RandomSampler
 from trl import KTOConfig as TRLConfig
@@ -15,10 +16,10 @@ from trl import KTOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.kto import KTOConfig
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import looked_at
-from prefcli.data.tokenising import Encoder, encode_labelled
+from prefcli.data.tokenising import encode_labelled
 from prefcli.errors import DataError, UsageError
-from prefcli.figures.sums import Sums
 from prefcli.losses import kto, reference_point, shifted
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.logps import token_logps
@@ -32,6 +33,7 @@ from prefcli.stages.processes import sharded
 from prefcli.stages.reference import open_reference, reference_at_work
 from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps
+from prefcli.statistics.sums import Sums
 
 FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 # Where λ_D·(desirable answers) lies outside this many times λ_U·(undesirable ones) (arXiv 2402.01306, equation 9).
@@ -57,11 +59,22 @@ class KTOSteps(Steps, KTOTrainer):
     def cost(self, example: Example) -> int:
         return len(example["prompt_ids"]) + len(example["completion_ids"])
 
-    def begin(self, model: Any, examples: list[Example]) -> None:
+    def begin(self, model: Any, parts: list[list[Example]]) -> None:
         """z₀ of a step, over all its rows at once: max(0, ·) is biased upward, the more the fewer it is taken over."""
-        for example, other in zip(examples, shifted([example["completion_ids"] for example in examples])):
+        examples = [example for part in parts for example in part]
+        before = self._before([part[-1]["completion_ids"] for part in parts])
+        others = [ids for part, last in zip(parts, before) for ids in (last, *_columns(part, "completion_ids")[0][:-1])]
+        for example, other in zip(examples, others, strict=True):
             example["other_ids"] = other
         self._kl = self._point(self._mismatched(model, examples))
+
+    def _before(self, last: list[list[int]]) -> list[list[int]]:
+        """The answer before each of this process's parts, whose last ones are given: as one process has the rows, where
+        all processes' first parts come first, then the second ones."""
+        every = gather_object([last]) if self.accelerator.num_processes > 1 else [last]
+        in_order = [lasts[part] for part in range(len(last)) for lasts in every]
+        own = range(self.accelerator.process_index, len(in_order), len(every))
+        return [in_order[place - 1] for place in own]
 
     def begin_held_out(self, model: Any, examples: list[Example]) -> None:
         """The reference's figures of a batch; z₀ is known (`evaluation_loop`)."""
@@ -73,7 +86,7 @@ class KTOSteps(Steps, KTOTrainer):
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """z₀ of all held-out rows first, for their losses depend on it."""
-        found, in_training = Sums(), self._kl
+        found = Sums()
         for batch in dataloader:
             if examples := self.own_rows(batch["examples"]):
                 others = shifted([example["completion_ids"] for example in examples])
@@ -81,9 +94,7 @@ class KTOSteps(Steps, KTOTrainer):
                     example.setdefault("other_ids", other)
                 found.add(self._mismatched(self.model, examples))
         self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
-        output = super().evaluation_loop(dataloader, *args, **kwargs)
-        self._kl = in_training
-        return output
+        return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
 
     @torch.no_grad()
     def _mismatched(self, model: Any, examples: list[Example]) -> Found:

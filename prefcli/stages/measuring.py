@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from prefcli.artifacts.alive import memory_limit
 from prefcli.errors import MemoryShortError, from_foreign
+from prefcli.machine import memory_limit
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.plan import WARNS, advice, by_part, peak

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, TextIO
 
-from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.metrics import row_of
+from prefcli.files import write_atomically
 from prefcli.stages.trackers import Tracker
 
 

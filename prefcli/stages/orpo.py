@@ -11,9 +11,9 @@ from trl import DPOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.orpo import ORPOConfig
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.encoder import Encoder
+from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
-from prefcli.figures.pairs import right
 from prefcli.losses import next_token, odds_ratio
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
@@ -23,6 +23,7 @@ from prefcli.stages.preview import say_rendered
 from prefcli.stages.processes import sharded
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import right
 
 FINAL = (
     "loss",

@@ -6,18 +6,18 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from prefcli.artifacts.alive import memory_limit
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.training import DataConfig, PolicyConfig
 from prefcli.data.lazy import LazyRows
-from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
+from prefcli.machine import memory_limit
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
+from prefcli.text import counted
 
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 

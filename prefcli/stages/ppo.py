@@ -19,9 +19,9 @@ from prefcli import stopping
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import LazyRows, looked_at
-from prefcli.data.tokenising import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
 from prefcli.models.tokenizers import end_ids

@@ -14,9 +14,10 @@ from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples
 from prefcli.data.checks.run import check
 from prefcli.data.checks.tokens import Tokens
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import looked_at
 from prefcli.data.lengths import length_bias
-from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
+from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
 from prefcli.errors import DataError
 from prefcli.models.adapters import planned
 from prefcli.models.loading import is_adapter

@@ -15,24 +15,23 @@ from trl import RewardTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.reward import RewardConfig
-from prefcli.data.formats import Row
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import identities, take
-from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.figures.pairs import accuracy, right
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_pairs
 from prefcli.losses import bradley_terry
-from prefcli.models.adapter_files import name_base
-from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import is_scorer, load_scorer
+from prefcli.models.loading import is_scorer, loaded_scorer
 from prefcli.models.logps import sequence_scores
 from prefcli.models.templates import end_at_the_score
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
-from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
+from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import accuracy, right
 
 
 class PaddedReward(Resuming, RewardTrainer):
@@ -82,7 +81,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, measured = trl_trainer.encoded(run, encode, training, held_out or inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
         reporter.begin(f"loading {inputs.model.shown}", None)
-        model = load_scorer(
+        loaded = loaded_scorer(
             inputs.model,
             tokenizer,
             dtype=run.trained_dtype,
@@ -93,11 +92,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             in_4bit=config.load_in_4bit,
             label=config.label,
         )
-        trained = with_adapter(model, config, scorer=True, reporter=reporter)
-        name_base(trained, inputs.model.base)
+        trained, saves_merged = adapted(config, inputs.model, loaded, reporter, scorer=True, label=config.label)
         reporter.end()
-        saves_merged = on_no_disk(config, inputs.model, model, trained, config.label)
-        refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
         packed = partial(RewardSteps, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
@@ -158,7 +154,7 @@ def whole(pair: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy (`figures.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
     if not rows:
         return {}
     model.eval()

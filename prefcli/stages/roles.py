@@ -19,15 +19,13 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.references import Reference, value_beside
 from prefcli.config.ppo import PPOConfig
 from prefcli.models import shared
-from prefcli.models.adapter_files import name_base
-from prefcli.models.adapters import with_adapter
 from prefcli.models.labels import how_many
-from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, load_scorer
+from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, loaded_scorer
 from prefcli.models.shared import SharedRole
 from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.sources import ModelReward, RewardSource, load_reward
-from prefcli.stages.policy import Opened, on_no_disk, refuse_merged_4bit
+from prefcli.stages.policy import Opened, adapted
 from prefcli.stages.reference import load_reference
 from prefcli.stages.session import Session
 
@@ -174,7 +172,7 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     """The value model, whether it is trained on in the adapter of `start`, and whether it is to be saved merged."""
     config = run.inputs.config
     label = _label(run, start)
-    model = load_scorer(
+    loaded = loaded_scorer(
         start,
         opened.tokenizer,
         dtype=run.trained_dtype,
@@ -187,11 +185,8 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     )
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
-    trained = with_adapter(model, config, scorer=True, reporter=run.reporter)
-    name_base(trained, start.base)
-    merges = on_no_disk(config, start, model, trained, label)
-    refuse_merged_4bit(config, start, merges)
-    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model, merges
+    trained, merges = adapted(config, start, loaded, run.reporter, scorer=True, label=label)
+    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is loaded.model, merges
 
 
 def _label(run: Session, start: Reference) -> str | None:

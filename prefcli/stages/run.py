@@ -61,6 +61,10 @@ def reused(artifact: Artifact) -> Artifact:
 
 
 def _draw(artifact: Artifact, reporter: Reporter) -> None:
-    path = importlib.import_module("prefcli.stages.curves").draw(artifact.path, artifact.ref)
+    try:
+        path = importlib.import_module("prefcli.stages.curves").draw(artifact.path, artifact.ref)
+    except KeyboardInterrupt as error:  # the same command draws them
+        error.args = (f"interrupted as it ended: {artifact.ref} is finished",)
+        raise
     if path is not None:
         reporter.notice(f"its curves: {path}")

@@ -13,7 +13,8 @@ from trl import SFTTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.sft import SFTConfig
-from prefcli.data.tokenising import Encoder, encode_demos
+from prefcli.data.encoder import Encoder
+from prefcli.data.tokenising import encode_demos
 from prefcli.losses import next_token
 from prefcli.models.rows import Rows, pad_rows
 from prefcli.progress import Reporter

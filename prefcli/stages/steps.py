@@ -16,11 +16,11 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from prefcli.figures.sums import Sums
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
+from prefcli.statistics.sums import Sums
 
 Example = dict[str, Any]
 Found = dict[str, tuple[Any, float]]  # metric → (sum, a tensor of one number, and of how many)
@@ -67,8 +67,8 @@ class Steps(Resuming):
         """What the loss is averaged over."""
         return len(examples)
 
-    def begin(self, model: Any, examples: list[Example]) -> None:
-        """Called with this process's examples of a whole optimizer step before any is run."""
+    def begin(self, model: Any, parts: list[list[Example]]) -> None:
+        """Called with this process's examples of a whole optimizer step, part by part, before any is run."""
 
     def begin_held_out(self, model: Any, examples: list[Example]) -> None:
         """Called with each held-out batch before its rows are run."""
@@ -82,9 +82,9 @@ class Steps(Resuming):
         batches = list(islice(epoch_iterator, num_batches))
         if not batches:
             return batches, None
-        examples = [example for batch in batches for example in batch["examples"]]
-        self.begin(self.model, examples)
-        units = torch.tensor(float(self.units(examples)), device=device)
+        parts = [batch["examples"] for batch in batches]
+        self.begin(self.model, parts)
+        units = torch.tensor(float(sum(map(self.units, parts))), device=device)
         return batches, self.accelerator.reduce(units, reduction="sum").clamp(min=1)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -18,9 +18,9 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.config.preference import PreferenceConfig
 from prefcli.config.training import DataConfig
-from prefcli.data.formats import Row
 from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.data.lengths import length_bias
+from prefcli.data.row import Row
 from prefcli.errors import AlarmError, UsageError
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
@@ -249,7 +249,7 @@ class _Progress(TrainerCallback):
         if not logs or "train_runtime" in logs:
             return
         step, session = state.global_step, self._session
-        logs = {name: value for name, value in logs.items() if not name.endswith("_per_second")}
+        logs = {name: value for name, value in logs.items() if not name.endswith(("_per_second", "_preparation_time"))}
         if "eval_runtime" in logs:
             logs["time/eval"] = logs.pop("eval_runtime")
         # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.

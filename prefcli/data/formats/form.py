@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefcli.config.stages import Purpose
-from prefcli.data.formats.row import Row
+from prefcli.data.row import Row
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prefcli.figures.shares import wilson_interval
+from prefcli.statistics.intervals import wilson_interval
 
 
-def right(margin: Any) -> Any:
+def right(margin: Any, rounding: Any = 0.0) -> Any:
     """1 where the chosen answer scores higher, ½ where both score alike, else 0: of a number, or of each in a tensor.
 
-    A tie is what a coin would make of it; counted as wrong, a model that knows nothing would be below chance.
+    A tie is what a coin would make of it; counted as wrong, a model that knows nothing would be below chance. A margin
+    of at most `rounding` is none.
     """
-    return (margin > 0) * 1.0 + (margin == 0) * 0.5
+    return (margin > rounding) * 1.0 + (abs(margin) <= rounding) * 0.5
 
 
 def accuracy(margins: Sequence[float]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ chat template, as TRL does). Answers are plain strings.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -47,12 +47,17 @@ class Row:
         return self.columns.get("label", self.columns.get("kto_tag")) is not False
 
 
+# Why a row is none; data/checks/kinds.py says what each means.
+BadKind = Literal["not UTF-8", "broken line", "missing column", "wrong type", "empty", "same sides", "prompts differ",
+                  "bad role", "bad turns", "bad label", "not to be trained", "does not fit"]  # fmt: skip
+
+
 class BadRow(Exception):
     """One row does not fit; the file's error gathers them."""
 
-
-class Tie(BadRow):
-    """A pair whose sides are the same, or equally good."""
+    def __init__(self, kind: BadKind, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 def text_of(prompt: Prompt) -> str:
@@ -72,5 +77,5 @@ def whole(row: Row) -> Row:
             (text or "").encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])[1:-1]
-            raise BadRow(f"half of a surrogate pair ({half}) stands in the text") from error
+            raise BadRow("not UTF-8", f"half of a surrogate pair ({half}) stands in the text") from error
     return row

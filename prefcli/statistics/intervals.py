@@ -1,11 +1,24 @@
-"""Student's t, and the interval of a mean of few values. No torch."""
+"""Intervals in closed form: of a fraction that was counted, of a mean of few values, of a difference. No torch."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean, stdev, variance
+from typing import Any
+
+Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+def wilson_interval(successes: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927), right at 0 and at 1 too. `successes` may count ties as halves."""
+    if n == 0:
+        return (0.0, 1.0)
+    share, square = successes / n, Z95 * Z95
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    half = Z95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
+    return (max(0.0, centre - half), min(1.0, centre + half))
 
 
 @functools.cache
@@ -40,6 +53,28 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
         return None
     half = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return (fmean(values) - half, fmean(values) + half)
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, least, most, standard deviation (n − 1; None for one value) and the interval of the mean."""
+    interval = mean_interval(values)
+    return {
+        "mean": fmean(values),
+        "min": min(values),
+        "max": max(values),
+        "std": stdev(values) if len(values) > 1 else None,
+        "ci95": list(interval) if interval else None,
+    }
+
+
+def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of mean(a) − mean(b) of independent samples with variances of their own (Welch 1947), with the
+    smaller sample's degrees of freedom, which is on the safe side. None where one has fewer than two values."""
+    if min(len(a), len(b)) < 2:
+        return None
+    half = student_t(min(len(a), len(b)) - 1) * math.sqrt(variance(a) / len(a) + variance(b) / len(b))
+    middle = fmean(a) - fmean(b)
+    return (middle - half, middle + half)
 
 
 @functools.cache

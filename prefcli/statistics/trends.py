@@ -1,32 +1,12 @@
-"""What several runs say together: intervals over seeds, slopes over a factor of three, areas under curves.
-
-Runs of one seed share their held-out prompts and their data order, so differences are taken within a seed first, and
-the spread is that of the seeds.
-"""
+"""Slopes over a factor of three, and areas under curves over log rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
-from typing import Any
-
-from prefcli.figures.intervals import mean_interval as mean_interval
-from prefcli.figures.intervals import student_t as student_t
+from statistics import fmean
 
 FACTOR = 3.0  # a step of a hyperparameter as people try them: 0.03, 0.1, 0.3
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, least, most, standard deviation (n − 1; None for one value) and the interval of the mean."""
-    interval = mean_interval(values)
-    return {
-        "mean": fmean(values),
-        "min": min(values),
-        "max": max(values),
-        "std": stdev(values) if len(values) > 1 else None,
-        "ci95": list(interval) if interval else None,
-    }
 
 
 def slope_per_factor(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""Intervals for the figures that prefcli reports."""
+"""Intervals by bootstrap, with torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prefcli.figures.intervals import percentile_tail, student_t
-from prefcli.figures.shares import Z95 as Z95
-from prefcli.figures.shares import wilson_interval as wilson_interval
+from prefcli.statistics.intervals import percentile_tail, student_t, wilson_interval
 
 RESAMPLES = 2000
 FEW = 5  # of fewer values too many resamples are of one value alone
@@ -70,7 +68,7 @@ def resample_counts(n: int, seed: int = 0) -> Tensor:
 def percentile_interval(found: Tensor, units: int | None = None) -> tuple[float, float]:
     """95 % interval from what the resamples gave, [resamples]; infinite ones may be among them.
 
-    `units`: how many were resampled; of few the interval is widened (`figures.intervals.percentile_tail`).
+    `units`: how many were resampled; of few the interval is widened (`statistics.intervals.percentile_tail`).
     """
     ordered = found.sort().values
     last = len(ordered) - 1

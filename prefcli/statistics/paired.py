@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import mean_intervals
+from prefcli.statistics.bootstrap import mean_intervals
 
 EXACT = 16  # up to so many prompts with a difference all sign flips are looked at: 65,536
 DRAWS = 10_000  # of sign flips, where there are more
@@ -23,7 +23,7 @@ EVERY_TWO = 5  # up to so many models each is compared with each; of more, each 
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """{"mean": of a − b, "ci95": [low, high] by bootstrap-t over prompts, "p": of `sign_flip_p`}.
+    """{"mean": of a − b, "ci95": [low, high] by bootstrap-t over prompts, "p": by sign flips}.
 
     `a[i]` and `b[i]` are of the same prompt. Raises ValueError: not as many, or none.
     """
@@ -44,18 +44,13 @@ def paired_differences(columns: Sequence[Sequence[float]], seed: int = 0) -> lis
     ]
 
 
-def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided p of a paired permutation test (Fisher 1935): how often the mean of differences whose signs are drawn
-    is as far from 0 as it is.
+def _sign_flips(values: Tensor, seed: int) -> list[float]:
+    """Of each row of `values` [rows, prompts] the two-sided p of a paired permutation test (Fisher 1935): how often the
+    mean of differences whose signs are drawn is as far from 0 as it is.
 
     Exact where at most 16 differences are not 0 (a 0 has no sign to flip). Else from 10,000 draws and the observed
     signs, so that it is valid and never 0 (Phipson and Smyth, arXiv 1603.05766).
     """
-    return _sign_flips(torch.tensor([list(differences)], dtype=torch.float64), seed)[0]
-
-
-def _sign_flips(values: Tensor, seed: int) -> list[float]:
-    """p of each row of `values` [rows, prompts]."""
     observed = values.sum(1)
     far = observed.abs() - 1e-9 * values.abs().sum(1)  # equal sums differ by rounding
     found = torch.ones(len(values), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Digests of files and of JSON values; a file's is remembered by its size, times and inode."""
+"""Files written whole, and digests of files and of JSON values; a file's is remembered by size, times and inode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-CHUNK = 1 << 20
 # A file younger than this may be written again within one tick of its clock, unseen: it is not remembered.
 SETTLED = 2 * 10**9  # nanoseconds; FAT counts in two seconds
 
@@ -26,11 +25,8 @@ def digest_json(value: Any) -> str:
 
 def digest_file(path: Path) -> str:
     """sha256 of a file's bytes."""
-    found = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            found.update(block)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class DigestCache:
