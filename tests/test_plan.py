@@ -12,10 +12,10 @@ from prefcli.config.kto import KTOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import rollouts, run_of, steps, summary
 
-RATES = (1e-5, 1e-4)
 GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n"
 
 
@@ -26,16 +26,16 @@ def planned(jsonl, own_folder):
     demos = str(jsonl("demos.jsonl", *[DEMO | {"prompt": f"Where is {i}?"} for i in range(21)]))
     (own_folder / "gold.py").write_text(GOLD)
     kinds = {
-        "sft": (SFTConfig, "demos", {"data": [demos]}),
-        "rm": (RewardConfig, "pairs", {"data": [pairs]}),
-        "dpo": (DPOConfig, "pairs", {"data": [pairs]}),
-        "kto": (KTOConfig, "labelled", {"data": [pairs]}),
-        "ppo": (PPOConfig, "prompts", {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
+        "sft": (SFTConfig, {"data": [demos]}),
+        "rm": (RewardConfig, {"data": [pairs]}),
+        "dpo": (DPOConfig, {"data": [pairs]}),
+        "kto": (KTOConfig, {"data": [pairs]}),
+        "ppo": (PPOConfig, {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
     }
 
     def make(stage, **options):
-        config, purpose, given = kinds[stage]
-        return prepare(stage, config(**{"model": "tiny", **given, **options}), purpose=purpose, rates=RATES)
+        config, given = kinds[stage]
+        return prepare(config(**{"model": "tiny", **given, **options}))
 
     return make
 
@@ -71,10 +71,10 @@ def test_rollouts_answer_every_prompt_so_many_times_an_epoch():
 
 
 def test_a_small_model_learns_at_the_rate_of_small_models_unless_another_is_given(planned, monkeypatch):
-    assert planned("sft").config.lr == 1e-4
+    assert planned("sft").config.lr == STAGES["sft"].rates[1]
     assert planned("sft", lr=0.5).config.lr == 0.5
     monkeypatch.setattr("prefcli.stages.inputs.SMALL_MODEL_PARAMETERS", 10)
-    assert planned("sft").config.lr == 1e-5
+    assert planned("sft").config.lr == STAGES["sft"].rates[0]
 
 
 def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model(planned):
