@@ -193,7 +193,8 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
             _say("error: this is a defect of prefcli. Please report it with the lines above and the command:")
             _say("  https://github.com/prefcli/prefcli/issues")
             raise typer.Exit(1) from error
-        _tell(known)
+        if not known.told:
+            _tell(known)
         raise typer.Exit(known.exit_code) from error
 
 

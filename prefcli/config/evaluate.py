@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.base import INCIDENTAL
 from prefcli.config.shared import (
     ConfigFile,
     Debug,
@@ -89,7 +90,9 @@ class EvalConfig:
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at once.", rich_help_panel="Sampling")] = 64
     seed: Seed = 0
     samples: Annotated[
-        int, typer.Option(min=0, help="Show this many prompts with every model's answer.", rich_help_panel="Output")
+        int,
+        typer.Option(min=0, help="Show this many prompts with every model's answer.", rich_help_panel="Output"),
+        INCIDENTAL,
     ] = 0
     plot: Annotated[
         str | None,
@@ -98,11 +101,16 @@ class EvalConfig:
             metavar="FILE",
             rich_help_panel="Output",
         ),
+        INCIDENTAL,
     ] = None
     dtype: WeightsDtype = "auto"
     device: Device = "auto"
     runs: Runs = None
     config: ConfigFile = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel="Output")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output")] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel="Output"), INCIDENTAL
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="Output"), INCIDENTAL] = (
+        False
+    )
     debug: Debug = False

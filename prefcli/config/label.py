@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from prefcli.config.base import INCIDENTAL
 from prefcli.config.shared import ConfigFile, Debug, Device, Map, Runs, SkipBad, Split, WeightsDtype
 from prefcli.config.training import DATA, MODEL, WHERE
 
@@ -95,11 +96,16 @@ class LabelConfig:
     out: Annotated[
         str | None,
         typer.Option(help="Write the rows here.", metavar="FILE.jsonl", rich_help_panel=WHERE),
+        INCIDENTAL,
     ] = None
     runs: Runs = None
     config: ConfigFile = None
     json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one JSON object, not a path.", rich_help_panel=WHERE)
+        bool,
+        typer.Option("--json", help="Print the summary as one JSON object, not a path.", rich_help_panel=WHERE),
+        INCIDENTAL,
     ] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress or summary.", rich_help_panel=WHERE)] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress or summary.", rich_help_panel=WHERE), INCIDENTAL
+    ] = False
     debug: Debug = False

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.base import INCIDENTAL
 from prefcli.config.shared import (
     ConfigFile,
     Debug,
@@ -52,11 +53,16 @@ class SampleConfig:
     out: Annotated[
         str | None,
         typer.Option(help="Write the rows here, not to stdout.", metavar="FILE.jsonl", rich_help_panel=WHERE),
+        INCIDENTAL,
     ] = None
     runs: Runs = None
     config: ConfigFile = None
     json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one JSON object, not the rows.", rich_help_panel=WHERE)
+        bool,
+        typer.Option("--json", help="Print the summary as one JSON object, not the rows.", rich_help_panel=WHERE),
+        INCIDENTAL,
     ] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress or summary.", rich_help_panel=WHERE)] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress or summary.", rich_help_panel=WHERE), INCIDENTAL
+    ] = False
     debug: Debug = False

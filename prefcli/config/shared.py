@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from prefcli.config.base import INCIDENTAL
 from prefcli.config.training import DATA, MODEL, SAMPLING, WHERE, Dtype
 from prefcli.config.training import Map as Map
 from prefcli.config.training import SkipBad as SkipBad
@@ -23,7 +24,11 @@ Temperature = Annotated[float, typer.Option(min=1e-3, help="Sampling temperature
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel=SAMPLING)]
 WeightsDtype = Annotated[Dtype, typer.Option(help="Weights' type.", rich_help_panel=MODEL)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.", rich_help_panel=MODEL)]
-Runs = Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE)]
-ConfigFile = Annotated[str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE)]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE)]
-JsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE)]
+Runs = Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE), INCIDENTAL]
+ConfigFile = Annotated[
+    str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE), INCIDENTAL
+]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE), INCIDENTAL
+]
+JsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE), INCIDENTAL]
