@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ except ImportError:  # Windows: two writers of one file are not told from each o
 
 ABOUT, LOCK, FAILED = "work.json", ".lock", "failed.json"
 PART = re.compile(r"(?P<job>[a-z][a-z0-9-]*)-(?P<number>[0-9]{8})\.part")
+EVALUATIONS = ".cache/evaluations"  # below an artifact store
 POLL = 0.2  # seconds between two looks at what the other processes have made
 
 
@@ -172,6 +174,10 @@ class Work:
         """A folder that is thrown away: there is no place where the same command would look."""
         self.folder, self.resumable = Path(self._closing.enter_context(tempfile.TemporaryDirectory())), False
 
+    def at_end(self, call: Callable[[], None]) -> None:
+        """When the work is closed, the last call first."""
+        self._closing.callback(call)
+
     def close(self) -> None:
         if self.folder is not None and self.share.first and not any(_parts_in(self.folder).values()):
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -260,6 +266,37 @@ def open_beside(work: Work, out: Path, causes: dict[str, Any]) -> None:
     for told in _of_others(folder, causes):
         work.reporter.notice(told)
     work.open(folder, causes)
+
+
+def open_in_store(work: Work, root: Path, causes: dict[str, Any]) -> None:
+    """Open work that has no file of its own in an artifact store's cache, which is made where there is none; aside
+    where that cannot be, or another process is at the very same."""
+    folder = root / EVALUATIONS / digest_json(causes)[:32]
+    for above in (root, *(root / name for name in (".cache", EVALUATIONS))):
+        if not above.is_dir():
+            work.at_end(partial(_remove_empty, above))
+    try:
+        work.open(folder, causes, shared=True)
+    except SurroundingsError:
+        work.open_aside()
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def held(folder: Path) -> bool:
+    """Whether a process is at work in an unfinished folder."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def join(job: Job, out: Path) -> None:

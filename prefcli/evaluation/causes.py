@@ -9,9 +9,11 @@ import torch
 import transformers
 
 from prefcli import __version__
-from prefcli.artifacts.references import Reference
+from prefcli.artifacts.references import Reference, resolve
+from prefcli.artifacts.store import Store
 from prefcli.config.base import key_fields
-from prefcli.rewards.grammar import RewardSpec
+from prefcli.errors import without_secrets
+from prefcli.rewards.grammar import RewardSpec, is_url
 
 
 def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, **found: Any) -> dict[str, Any]:
@@ -36,4 +38,9 @@ def of_model(reference: Reference | None) -> list[str | None] | None:
 
 def of_rewards(specs: Sequence[RewardSpec]) -> list[list[str | None]]:
     """A service has no digest, and counts by its address."""
-    return [[spec.name, spec.text, spec.function, spec.label, spec.digest] for spec in specs]
+    return [[spec.name, without_secrets(spec.text), spec.function, spec.label, spec.digest] for spec in specs]
+
+
+def of_judge(what: str, store: Store) -> list[str | None] | None:
+    """A model, or URL#MODEL."""
+    return [without_secrets(what), None] if is_url(what) else of_model(resolve(what, store))

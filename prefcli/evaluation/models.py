@@ -136,14 +136,14 @@ def adding_up(reporter: Reporter) -> Callable[[int], None]:
     return progress
 
 
-def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, tokenizer: Any) -> list[float]:
-    """One score an answer, as ppo gives it to a policy with this tokenizer, its penalties left out.
+def scores(source: RewardSource, rows: Sequence[Row], answers: Answers) -> list[float]:
+    """One score an answer by a source that is `reading` the policy's tokenizer, as ppo gives it, without penalties.
 
     Raises ArtifactError: a score that is no finite number, or what the source raises.
     """
     columns = zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids, answers.ended)
     asked = [Answer(row.prompt, text, prompt, ids, row.columns, ended) for row, text, prompt, ids, ended in columns]
-    found = [float(value) for value in source.reading(tokenizer).score(asked)]
+    found = [float(value) for value in source.score(asked)]
     refuse_not_finite(source.name, found, asked)
     return found
 

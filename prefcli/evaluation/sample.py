@@ -19,14 +19,13 @@ from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
 from prefcli.evaluation.causes import causes, of_model
+from prefcli.evaluation.measured import BATCHES
 from prefcli.evaluation.together import tell, together
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import refuse_reward_model
-
-BATCHES = 4  # in a part: of so many answers those of like length go together
 
 
 def sample(

@@ -131,6 +131,10 @@ class Scores:
         self._starts = array("Q", [0])  # of a row's answers
         self._values = {name: array("d") for name in sources}
 
+    @property
+    def sources(self) -> list[str]:
+        return list(self._values)
+
     def add(self, noted: dict[str, list[list[float]]]) -> None:
         """What `scorer` noted of the next rows."""
         for name, rows in noted.items():
