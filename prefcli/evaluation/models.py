@@ -14,8 +14,8 @@ from prefcli.data.formats import Row
 from prefcli.data.tokenising import Encoder
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
+from prefcli.evaluation.variety import Distinct
 from prefcli.figures.pairs import right
-from prefcli.figures.variety import Distinct
 from prefcli.models.generation import NOT_FINITE, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
