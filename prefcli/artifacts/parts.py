@@ -151,6 +151,7 @@ class Work:
     jobs: list[Job] = field(default_factory=list)
     ticked: float = 0  # items of the part that is being made
     there: dict[str, set[int]] = field(default_factory=dict)  # parts by job, at the start
+    tells: str = ""  # the name under which the other processes are told of it
     _shown: list[Job] = field(default_factory=list)
     _closing: ExitStack = field(default_factory=ExitStack)
 
@@ -272,8 +273,8 @@ def open_in_store(work: Work, root: Path, causes: dict[str, Any]) -> None:
     """Open work that has no file of its own in an artifact store's cache, which is made where there is none; aside
     where that cannot be, or another process is at the very same."""
     folder = root / EVALUATIONS / digest_json(causes)[:32]
-    for above in (root, *(root / name for name in (".cache", EVALUATIONS))):
-        if not above.is_dir():
+    for above in (root, root / ".cache", root / EVALUATIONS):
+        if above != root or not root.is_dir():
             work.at_end(partial(_remove_empty, above))
     try:
         work.open(folder, causes, shared=True)

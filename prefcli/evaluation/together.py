@@ -7,6 +7,7 @@ so that nothing waits in a library that hears no signal, and no time runs out.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pickle
 import time
@@ -20,7 +21,7 @@ import torch
 from prefcli.artifacts.parts import ALONE, POLL, Share, Work, unfinished
 from prefcli.progress import Reporter
 
-_PLAN = "prefcli/plan"
+_calls = itertools.count()  # the same in all processes, which run the same commands
 
 
 def share() -> Share:
@@ -32,14 +33,16 @@ def share() -> Share:
 @contextmanager
 def together(mine: Share, reporter: Reporter) -> Iterator[tuple[Work, Any]]:
     """`unfinished` work, and in all processes but the first the plan that the first one tells, awaited."""
-    plan = None
+    plan, key = None, f"prefcli/plan/{next(_calls)}"
     if not mine.first:
         store = _store(mine)
-        while not store.check([_PLAN]):
+        while not store.check([key]):
             time.sleep(POLL)
-        folder, there, plan = pickle.loads(store.get(_PLAN))
+        folder, there, plan = pickle.loads(store.get(key))
     with unfinished(mine, reporter) as work:
-        if not mine.first:
+        if mine.first:
+            work.tells = key
+        else:
             work.folder, work.there = folder, there
         yield work, plan
 
@@ -47,7 +50,7 @@ def together(mine: Share, reporter: Reporter) -> Iterator[tuple[Work, Any]]:
 def tell(work: Work, plan: Any) -> None:
     """In the first process, once the work is opened: what the others go by."""
     if work.share.world > 1:
-        _store(work.share).set(_PLAN, pickle.dumps((work.folder, work.there, plan)))
+        _store(work.share).set(work.tells, pickle.dumps((work.folder, work.there, plan)))
 
 
 @functools.cache

@@ -93,6 +93,8 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
         if (first := next(lines, None)) is not None:
             write_file(Path(config.out), chain([first], lines))
             work.remove()
+        elif (kept := work.kept_in_words()) is not None:
+            reporter.notice(f"{kept}: another --to or --threshold is made of them")
     measured = tally.summary() if by_scores is None else by_scores.summary(name)
     return {
         "rows": made.count,
