@@ -19,11 +19,13 @@ from prefcli.config.dpo import DPOConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.kto import KTOConfig
 from prefcli.config.label import LabelConfig
+from prefcli.config.orpo import ORPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sample import SampleConfig
 from prefcli.config.score import ScoreConfig
 from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES as ALL_STAGES
 from prefcli.evaluation.causes import causes, of_judge, of_rewards
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import prepare
@@ -139,6 +141,7 @@ STAGES = {
     "rm": (RewardConfig, "pairs", "data"),
     "dpo": (DPOConfig, "pairs", "data"),
     "kto": (KTOConfig, "labelled", "data"),
+    "orpo": (ORPOConfig, "pairs", "data"),
     "ppo": (PPOConfig, "prompts", "prompts"),
 }
 GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n\n\nother = score\n"
@@ -216,7 +219,8 @@ def test_every_cause_of_a_run_is_in_its_key(key_of, own_folder, stage):
 
 
 def test_a_stage_is_in_the_key(key_of):
-    assert key_of("dpo", data=["pairs.jsonl"]) != key_of("rm", data=["pairs.jsonl"])
+    keys = [key_of(stage, data=["pairs.jsonl"]) for stage in ("rm", "dpo", "orpo", "kto")]
+    assert len(set(keys)) == 4 and set(STAGES) == set(ALL_STAGES)
 
 
 @pytest.mark.parametrize(

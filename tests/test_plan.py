@@ -9,6 +9,7 @@ from conftest import DEMO, PAIR
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
+from prefcli.config.orpo import ORPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
@@ -30,6 +31,7 @@ def planned(jsonl, own_folder):
         "rm": (RewardConfig, {"data": [pairs]}),
         "dpo": (DPOConfig, {"data": [pairs]}),
         "kto": (KTOConfig, {"data": [pairs]}),
+        "orpo": (ORPOConfig, {"data": [pairs]}),
         "ppo": (PPOConfig, {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
     }
 
@@ -47,6 +49,7 @@ def planned(jsonl, own_folder):
         ("sft", {"batch_size": 8, "epochs": 2.5}, 8),
         ("sft", {"batch_size": 8, "max_steps": 5}, 5),
         ("dpo", {"batch_size": 7, "epochs": 1}, 3),
+        ("orpo", {"batch_size": 7, "epochs": 1}, 3),
         ("kto", {"batch_size": 7, "epochs": 1}, 6),  # a pair is two labelled answers
         ("rm", {"batch_size": 7, "epochs": 1, "eval_share": 0.0}, 3),
         ("rm", {"batch_size": 7, "epochs": 1, "eval_share": 0.34}, 2),  # 7 are kept back
@@ -71,10 +74,11 @@ def test_rollouts_answer_every_prompt_so_many_times_an_epoch():
 
 
 def test_a_small_model_learns_at_the_rate_of_small_models_unless_another_is_given(planned, monkeypatch):
-    assert planned("sft").config.lr == STAGES["sft"].rates[1]
+    usual, small = STAGES["sft"].rates
+    assert usual < small and planned("sft").config.lr == small
     assert planned("sft", lr=0.5).config.lr == 0.5
     monkeypatch.setattr("prefcli.stages.inputs.SMALL_MODEL_PARAMETERS", 10)
-    assert planned("sft").config.lr == STAGES["sft"].rates[0]
+    assert planned("sft").config.lr == usual
 
 
 def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model(planned):

@@ -122,6 +122,21 @@ def test_another_reference_is_the_one_that_dpo_is_held_against_on_held_out_rows_
         assert found[f"{prefix}rewards/margins"] == pytest.approx(margin, abs=1e-5) and abs(margin) > 1e-4
 
 
+def test_orpos_weight_of_a_row_and_beta_reach_its_loss(world, prefcli):
+    step, held_out = first(
+        world, prefcli, "orpo", "--data", world.train, "--model", "sft@v1", "--beta", "0.4", "--weight-column", "w"
+    )
+
+    def loss(pair):
+        (c, n), (r, m) = (world.start.of(pair["prompt"], pair[side]) for side in ("chosen", "rejected"))
+        odds = [p / (1 - p) for p in (math.exp(c / n), math.exp(r / m))]
+        return -c / n - 0.4 * math.log(sig(math.log(odds[0] / odds[1])))
+
+    expected = fmean(pair["w"] / fmean(WEIGHTS) * loss(pair) for pair in world.pairs)
+    assert step["loss"] == pytest.approx(expected, rel=1e-4)
+    assert held_out["eval_loss"] == pytest.approx(fmean(map(loss, world.held_out)), rel=1e-4)
+
+
 def test_ktos_weights_of_rows_and_of_kinds_reach_its_loss(world, prefcli, jsonl):
     """Against another reference, from which the mismatched answers are far enough for z₀ to be above 0."""
     rows = []
