@@ -11,18 +11,22 @@ import torch
 from conftest import DEMO, PAIR, write
 
 from prefcli.artifacts.references import Reference
+from prefcli.artifacts.store import Store
 from prefcli.comparison.scores import Scores
 from prefcli.config.base import key_fields
 from prefcli.config.compare import CompareConfig
 from prefcli.config.dpo import DPOConfig
+from prefcli.config.evaluate import EvalConfig
 from prefcli.config.kto import KTOConfig
+from prefcli.config.label import LabelConfig
 from prefcli.config.orpo import ORPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
+from prefcli.config.sample import SampleConfig
+from prefcli.config.score import ScoreConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES as ALL_STAGES
-from prefcli.evaluation.judge import Verdict
-from prefcli.labelling.verdicts import Verdicts
+from prefcli.evaluation.causes import causes, of_judge, of_rewards
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import prepare
 from prefcli.stages.reference import cache_file
@@ -243,20 +247,31 @@ def test_every_option_that_can_change_a_result_changes_the_key(stage):
     assert {"seed", "lr", "batch_size"} <= set(usual)
 
 
-# label: a judge's verdicts
+# sample, score, label, eval: what unfinished work is resumed by
 
 
-def test_a_verdict_is_of_one_judge_and_one_question(tmp_path):
-    asked: list[str] = []
+@pytest.mark.parametrize("config", [SampleConfig, ScoreConfig, LabelConfig, EvalConfig])
+def test_unfinished_work_is_of_every_option_that_decides_it_and_of_what_it_runs_on(config):
+    cpu = torch.device("cpu")
+    usual = causes("one", config(), cpu, torch.float32, data=["d"])
+    others = [
+        causes("two", config(), cpu, torch.float32, data=["d"]),
+        causes("one", config(), torch.device("meta"), torch.float32, data=["d"]),
+        causes("one", config(), cpu, torch.bfloat16, data=["d"]),
+        causes("one", config(), cpu, torch.float32, data=["other"]),
+    ]
+    named = key_fields(config())
+    others += [causes("one", dataclasses.replace(config(), **{name: "another"}), cpu, torch.float32, data=["d"])
+               for name in named if name not in ("data", "dtype", "device")]  # fmt: skip
+    assert all(other != usual for other in others) and len(named) > 5
+    for name in ("json", "quiet", "debug", "runs"):
+        assert causes("one", dataclasses.replace(config(), **{name: "x"}), cpu, torch.float32, data=["d"]) == usual
 
-    def ask(questions: list[str]) -> list[Verdict]:
-        asked.extend(questions)
-        return [1.0 if "one" in question else 0.0 for question in questions]
 
-    out = str(tmp_path / "out.jsonl")
-    assert Verdicts(out, "a").of(["one", "two", "one"], ask) == [1.0, 0.0, 1.0] and asked == ["one", "two"]
-    assert Verdicts(out, "a").of(["two", "three"], ask) == [0.0, 0.0] and asked == ["one", "two", "three"]
-    assert Verdicts(out, "b").of(["one"], lambda questions: [0.5]) == [0.5]
-    assert Verdicts(out, "a").of(["one"], ask) == [1.0] and len(asked) == 3
-    lines = [json.loads(line) for line in Path(f"{out}.verdicts").read_text().splitlines() if line]
-    assert sorted(verdict for _, verdict in lines) == [0.0, 0.0, 0.5, 1.0]
+def test_a_reward_and_a_judge_count_by_what_they_are(tmp_path):
+    def of(**changed):
+        return of_rewards([dataclasses.replace(SPEC, **changed)])
+
+    assert all(of(**{name: "another"}) != of() for name in ("name", "text", "function", "label", "digest"))
+    assert of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))) != of_judge("https://here/v2#m", Store(None))
+    assert "secret" not in json.dumps(of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))))

@@ -15,6 +15,7 @@ from families import CHATML, tokenizer_of
 
 from prefcli.cli import train
 from prefcli.cli.data_formats import parted
+from prefcli.config.stages import STAGES
 from prefcli.data.checks.gathered import BYTES_A_ROW, Gathered, both_ways, duplicates, leaks
 from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples, of_mask
@@ -307,10 +308,10 @@ def test_every_dry_run_shows_the_findings_and_holds_them_in_its_object(prefcli, 
 def test_a_run_says_in_a_line_what_the_quick_checks_find(own_folder):
     rows = [Row("x", chosen="a", rejected="b"), Row("x", chosen="b", rejected="a"), Row("x", chosen="a", rejected="b")]
     data = SimpleNamespace(rows=rows, sources=[{"path": "a.jsonl"}, {"path": "a.jsonl"}])
-    told = train.cautions(SimpleNamespace(data=data), "pairs")
+    told = train.cautions(SimpleNamespace(data=data, stage=STAGES["dpo"]))
     assert told == ("in the rows: duplicates (1), labelled both ways (1); prefcli data check a.jsonl says where")
     data.rows = rows[:1] * 3  # drawn again by --data-weight
-    assert train.cautions(SimpleNamespace(data=data), "pairs") is None
+    assert train.cautions(SimpleNamespace(data=data, stage=STAGES["dpo"])) is None
     assert quick([Row("x", completion="a", label=True), Row("x", completion="a", label=False)], labelled=True) == []
 
 

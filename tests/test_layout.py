@@ -109,7 +109,8 @@ def test_every_module_says_what_it_is_about():
 
 
 def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
-    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.sh"),
+    pages = [page for page in (ROOT / "docs").glob("*.md") if page.name != "extending.md"]  # its commands are run
+    files = [ROOT / "README.md", *pages, *(ROOT / "docs").glob("*.sh"),
              *(ROOT / "sample_data").glob("*.sh")]  # fmt: skip
     seen = 0
     for file in files:

@@ -32,7 +32,7 @@ LLAMA = {
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
     """Each test in a folder of its own, with no artifacts, a terminal of 80 columns and no GPU."""
-    monkeypatch.setattr("prefcli.cli.mem_estimate.found_gpu", lambda: None)
+    monkeypatch.setattr("prefcli.memory.answer.found_gpu", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFCLI_RUNS", raising=False)
     monkeypatch.setenv("COLUMNS", "80")

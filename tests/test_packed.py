@@ -364,6 +364,20 @@ def test_a_stage_makes_the_steps_that_trl_makes(chain, prefcli, by_trl, stage):
     assert {"loss", "grad_norm", "num_tokens", *({"eval_loss"} - by_token)} | wanted <= compared
 
 
+@pytest.mark.parametrize(
+    ("stage", "more"), [("sft", ()), ("rm", ()), ("dpo", ()), ("dpo", ("--lora-rank", "4")), ("orpo", ()), ("kto", ())]
+)
+def test_a_stage_trains_a_model_that_runs_packed(chain, prefcli, monkeypatch, stage, more):
+    seen = []
+    run = trl_trainer.run
+    monkeypatch.setattr(
+        trl_trainer, "run", lambda session, trainer, *args: seen.append(trainer.model) or run(session, trainer, *args)
+    )
+    args = chain.args(stage) if stage in ("sft", "rm") else [stage, *chain.args("dpo")[1:]]
+    chain.path_of(prefcli(*args, *more, "--max-steps", "1", "--name", "packed"))
+    assert [logps_module.runs_packed(model) for model in seen] == [True]
+
+
 def test_the_references_figures_are_kept_for_later_epochs_and_for_re_runs(chain, prefcli, monkeypatch):
     calls = []
     plain = reference_module.token_logps

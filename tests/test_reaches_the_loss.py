@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli.artifacts.places import TINY
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 
 NEXT_TO_NOTHING = ["--lr", "1e-30", "--warmup", "0", "--lr-scheduler", "constant", "--max-steps", "1"]
 WEIGHTS, OTHER_REWARD = (3.0, 0.0, 1.0, 2.0, 0.0, 1.0), (0.5, -1.0, 2.0, 0.0, 1.0, -0.25)

@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from functools import partial
 
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.stdout import print_result
 from prefcli.config.memory import MemoryConfig
-from prefcli.config.stages import BY_COMMAND
-from prefcli.errors import UsageError
-from prefcli.memory.architecture import Architecture
-from prefcli.memory.devices import found_gpu
-from prefcli.memory.gpus import Gpu, find_gpu
-from prefcli.memory.methods import Method, Routes, as_dict, side_by_side, two_routes
-from prefcli.memory.model_files import read_architecture
-from prefcli.memory.run import Run
-from prefcli.memory.shapes import typical
-from prefcli.memory.sizes import parse_count
-
-DEFAULT_GPU = "A100-80GB"
-# Beyond this --batch-size and --max-length are a slip, and floats would run over.
-MOST_TOKENS = 10**12
+from prefcli.memory.answer import answer
+from prefcli.memory.methods import as_dict
+from prefcli.progress import Reporter
 
 
 def run(config: MemoryConfig) -> None:
     """Print the answer to stdout (one JSON object with --json), and draw it with --plot."""
     plot = picture_file("--plot", config.plot)
-    if config.batch_size * config.max_length > MOST_TOKENS:
-        raise UsageError(f"--batch-size × --max-length is {config.batch_size * config.max_length} tokens: too many")
     if config.probe:
         from prefcli.cli.mem_probe import probe
 
         probe(config)
         return
-    if config.compare and config.stage is not None:
-        raise UsageError("--compare is of all methods, and --stage names one", "leave one of them out")
-    if config.zero and config.gpus == 1:
-        raise UsageError(f"--zero {config.zero} splits over GPUs, and --gpus is 1", "give --gpus N")
-    found = _answer(config, _gpu(config.gpu), _architecture(config))
+    found = answer(config, _Notes())
     if plot:
         from prefcli.report.memory_chart import draw
 
@@ -53,46 +35,6 @@ def run(config: MemoryConfig) -> None:
     show(found)
 
 
-def _answer(config: MemoryConfig, gpu: Gpu, architecture: Architecture) -> Routes | list[Method]:
-    """What is asked: all methods, one stage, or the two routes with all weights trained."""
-    if config.compare:
-        return side_by_side(_run(config, architecture), gpu)
-    if config.stage is not None:
-        return [Method(config.stage, _run(config, architecture), gpu)]
-    plain = MemoryConfig(batch_size=config.batch_size, gradient_checkpointing=config.gradient_checkpointing)
-    return two_routes(replace(_run(plain, architecture), max_length=config.max_length), gpu)
-
-
-def _gpu(kind: str | None) -> Gpu:
-    """The kind that is named, or the device that is here. Raises UsageError: unknown."""
-    if kind is not None:
-        return find_gpu(kind)
-    here = found_gpu()
-    return find_gpu(DEFAULT_GPU) if here is None else Gpu(here.name, here.bytes, "nvidia-smi, here")
-
-
-def _run(config: MemoryConfig, architecture: Architecture) -> Run:
-    """The options as a run. Raises UsageError for what does not go together."""
-    for option, given in (("--load-in-4bit", config.load_in_4bit), ("--layout shared", config.layout == "shared")):
-        if given and config.lora_rank == 0:
-            raise UsageError(f"{option} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    if config.prompt_length > config.max_length:
-        raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {config.max_length}")
-    stage, split = BY_COMMAND[config.stage or "ppo"], {"zero": config.zero, "shards": config.gpus}
-    return Run.of(stage, config, architecture, "cuda", config.max_length, config.prompt_length, **split)
-
-
-def _architecture(config: MemoryConfig) -> Architecture:
-    if (config.params is None) == (config.model is None):
-        say = "both were given" if config.params is not None else "neither was given"
-        raise UsageError(f"give either --params or --model: {say}", "for example: prefcli mem-estimate --params 7B")
-    if config.params is not None:
-        return typical(parse_count(config.params))
-    assert config.model is not None
-    from prefcli.artifacts.store import Store
-    from prefcli.memory.references import config_file
-
-    path, note = config_file(config.model, Store(config.runs))
-    if note:
-        print(f"note: {note}", file=sys.stderr)
-    return read_architecture(path)
+class _Notes(Reporter):
+    def notice(self, text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)

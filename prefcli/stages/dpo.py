@@ -135,8 +135,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
         opened = open_policy(run, tokenizer)
-        with trl_trainer.unchanged(opened.model):
-            trainer = _trainer(run, opened, rows, held_out, share)
+        trainer = _trainer(run, opened, rows, held_out, share)
         done = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
         for logps in getattr(trainer, "references", []):
             logps.save()
@@ -188,7 +187,7 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     }
 
 
-def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> DPOTrainer:
+def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> Any:
     """Ours; where weights are sharded TRL's own."""
     config = run.inputs.config
     assert isinstance(config, DPOConfig)
@@ -203,33 +202,17 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
         if packed and reference is not None:
             run.packs(reference, "reference")
     if theirs:
-        return PairTrainer(
-            model=opened.model,
-            ref_model=reference,
-            args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, False))),
-            train_dataset=trl_trainer.dataset(rows),
-            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-            processing_class=opened.tokenizer,
-        )
+        args = TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, False)))
+        return trl_trainer.build(PairTrainer, opened.model, opened.tokenizer, args, rows, held_out, ref_model=reference)
     numbered = [part if isinstance(part, LazyExamples) else [{**row, "row": i} for i, row in enumerate(part)]
                 for part in (rows, held_out)]  # fmt: skip
-    trainer = DPOSteps(
-        model=opened.model,
-        ref_model=reference,
-        # In TRL's words: it shall load no reference of its own.
-        args=TRLConfig(
-            **trl_trainer.arguments(
-                run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
-            )
-        ),
-        train_dataset=trl_trainer.dataset(numbered[0]),
-        eval_dataset=trl_trainer.dataset(numbered[1]) if held_out else None,
-        processing_class=opened.tokenizer,
-        tokens_per_row=run.tokens_per_row,
-        config=config,
-        references=references,
-        share=share,
+    # In TRL's words: it shall load no reference of its own.
+    arguments = trl_trainer.arguments(
+        run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
     )
+    kind = partial(DPOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config,
+                   references=references, share=share)  # fmt: skip
+    trainer = trl_trainer.build(kind, opened.model, opened.tokenizer, TRLConfig(**arguments), numbered[0], numbered[1])
     for logps in references:
         logps.model = opened.model if reference is None else reference
         logps.run = partial(reference_at_work, logps.model, trainer.accelerator, reference is None)

@@ -206,17 +206,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "kto takes its KL from the other answers of a step, and takes no parts of one answer",
                 "raise --batch-size, or lower --grad-accum",
             )
-        with trl_trainer.unchanged(opened.model):
-            trainer = KTOSteps(
-                model=opened.model,
-                ref_model=reference,
-                args=TRLConfig(**arguments),
-                train_dataset=trl_trainer.dataset(rows),
-                eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-                processing_class=opened.tokenizer,
-                tokens_per_row=run.tokens_per_row,
-                config=config,
-            )
+        kind = partial(KTOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config)
+        trainer = trl_trainer.build(kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out)
         trainer.reference = opened.model if reference is None else reference
         trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
         done = trl_trainer.run(run, trainer, "kto", opened.saves_merged)

@@ -101,15 +101,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         arguments = trl_trainer.arguments(
             run, precompute_ref_log_probs=True, beta=config.beta, router_aux_loss_coef=0.0
         )
-        with trl_trainer.unchanged(opened.model):
-            trainer = ORPOSteps(
-                model=opened.model,
-                args=TRLConfig(**arguments),
-                train_dataset=trl_trainer.dataset(rows),
-                eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-                processing_class=opened.tokenizer,
-                tokens_per_row=run.tokens_per_row,
-                config=config,
-            )
+        kind = partial(ORPOSteps, tokens_per_row=run.tokens_per_row, config=config)
+        trainer = trl_trainer.build(kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out)
         done = trl_trainer.run(run, trainer, "orpo", opened.saves_merged)
         return trl_trainer.finish(run, trainer, opened, FINAL, done)

@@ -100,14 +100,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer_class: Any = packed if own else PaddedReward
         theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole
-        with trl_trainer.unchanged(trained):
-            trainer = trainer_class(
-                model=trained,
-                args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))),
-                train_dataset=trl_trainer.dataset(rows, sides),
-                eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
-                processing_class=tokenizer,
-            )
+        arguments = trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))
+        in_training = measured if inputs.eval_data else []
+        trainer = trl_trainer.build(trainer_class, trained, tokenizer, TRLConfig(**arguments), rows, in_training, sides)
         steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
         metrics |= held_out_metrics(trainer.model, measured, config.batch_size)

@@ -71,16 +71,10 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         if lazy:  # TRL would make the labels of all rows before the first step
             lazy["dataset_kwargs"] = {"skip_prepare_dataset": True}
         labels = labelled if lazy else None
-        with trl_trainer.unchanged(opened.model):
-            trainer = trainer_class(
-                model=opened.model,
-                args=TRLConfig(
-                    **trl_trainer.arguments(run, completion_only_loss=True, router_aux_loss_coef=0.0, **lazy)
-                ),
-                train_dataset=trl_trainer.dataset(rows, labels),
-                eval_dataset=trl_trainer.dataset(held_out, labels) if held_out else None,
-                processing_class=opened.tokenizer,
-            )
+        arguments = trl_trainer.arguments(run, completion_only_loss=True, router_aux_loss_coef=0.0, **lazy)
+        trainer = trl_trainer.build(
+            trainer_class, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out, labels
+        )
         steps, tokens = trl_trainer.run(run, trainer, "sft", opened.saves_merged)
         last = run.log.last
         metrics: dict[str, float] = {

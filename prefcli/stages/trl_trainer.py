@@ -114,8 +114,33 @@ class _Made:
         return {}  # `datasets` hashes what it is given, and a million offsets need not be
 
 
+def build(
+    kind: Callable[..., Any],
+    model: Any,
+    tokenizer: Any,
+    args: Any,
+    rows: Sequence[Example],
+    held_out: Sequence[Example],
+    change: Callable[[Example], Example] | None = None,
+    **more: Any,
+) -> Any:
+    """A trainer of this kind, TRL's or ours, on these examples, each changed.
+
+    The model is ready to be trained before (`Session.packs`): what is done to it here is undone.
+    """
+    with _unchanged(model):
+        return kind(
+            model=model,
+            args=args,
+            train_dataset=dataset(rows, change),
+            eval_dataset=dataset(held_out, change) if held_out else None,
+            processing_class=tokenizer,
+            **more,
+        )
+
+
 @contextmanager
-def unchanged(model: Any) -> Iterator[None]:
+def _unchanged(model: Any) -> Iterator[None]:
     """While a trainer is made: what TRL changes in the model is undone, but for the padding token's id.
 
     It has mixtures of experts return their routers' figures, which would be saved with the model; rounds an adapter on
