@@ -228,3 +228,11 @@ def test_scores_that_are_no_numbers_are_refused(chain, prefcli, monkeypatch):
     for args in (["--model", "sft", "--prompts", prompts, "--max-prompts", "2"], ["--pairs", pairs]):
         result = prefcli("eval", "--reward", "rm", *args)
         assert (result.exit_code, result.stdout) == (4, "") and "gives nan" in result.stderr, result.stderr
+
+
+def test_kl_is_to_what_a_model_was_tied_to_and_only_without_that_to_the_baseline(chain, prefcli):
+    asked = ["--prompts", chain.data("held_out_prompts"), "--max-prompts", "2", "--max-new-tokens", "2", "--json"]
+    result = prefcli("eval", "--model", "dpo@v1", "--model", "sft@v1", "--against", "ppo@v1", *asked)
+    assert result.exit_code == 0, result.stderr
+    found = {entry["ref"]: entry["kl_to"] for entry in json.loads(result.stdout)["models"]}
+    assert found == {"ppo@v1": "sft@v1", "dpo@v1": "sft@v1", "sft@v1": "ppo@v1"}
