@@ -753,3 +753,17 @@ def test_the_root_is_the_option_then_the_environment_then_runs(monkeypatch):
     assert Store().root == Path(os.environ["PREFCLI_RUNS"])
     monkeypatch.delenv("PREFCLI_RUNS")
     assert Store().root == Path("runs")
+
+
+def test_an_adapter_on_another_base_is_another_artifact(make_artifact):
+    """Its files are the same: by the base's digest, or by its name where it has none."""
+
+    def on(**base):
+        artifact = make_artifact(
+            "sft", model={"bases": {"model": {"ref": "sft@v1", "digest": None, "places": []} | base}}
+        )
+        return artifact.digest
+
+    found = [make_artifact("sft").digest, on(), on(ref="sft@v2"), on(digest="d1"), on(digest="d2")]
+    assert len(set(found)) == 5
+    assert on(digest="d1", ref="another") == on(digest="d1", places=["elsewhere"]) == found[3]
