@@ -22,7 +22,7 @@ from prefcli.artifacts import store as store_module
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import Manifest, read_manifest, write_manifest
 from prefcli.artifacts.references import default_model, resolve
-from prefcli.artifacts.store import Draft, Store, check_name, open_artifact
+from prefcli.artifacts.store import STOP, Draft, Store, check_name, open_artifact
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.files import DigestCache, digest_file, digest_json, write_atomically
 
@@ -767,3 +767,17 @@ def test_an_adapter_on_another_base_is_another_artifact(make_artifact):
     found = [make_artifact("sft").digest, on(), on(ref="sft@v2"), on(digest="d1"), on(digest="d2")]
     assert len(set(found)) == 5
     assert on(digest="d1", ref="another") == on(digest="d1", places=["elsewhere"]) == found[3]
+
+
+def test_a_state_of_a_stop_goes_with_the_next_and_one_that_is_kept_stays(store):
+    with store.writer("sft", "key") as draft:
+        for step, stop in ((1, False), (2, True), (3, False)):
+            with draft.save(step, keep=True) as folder:
+                (folder / "weights").write_text(str(step))
+                if stop:
+                    (folder / STOP).touch()
+            assert draft.for_a_stop(step) == stop
+        assert draft.steps == [1, 3]
+        with draft.save(4, keep=False) as folder:
+            (folder / "weights").write_text("4")
+        assert draft.steps == [4]
