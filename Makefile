@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test check bench torture families docs clean
+.PHONY: setup demo test check bench torture families mutants docs clean
 
 setup: .venv/.ready
 
@@ -33,19 +33,24 @@ bench: setup
 	$(BIN)/python -m benchmarks gain
 	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
 
-# KILLS=N: how often runs of all stages are killed with -9 and taken up again (50); then full disks, eight writers
+# KILLS=N, SIGNALS=N: how often runs of all stages are killed with -9 and sent signals (50 each); then full disks, writers
 # FUZZ=N: how many times as many random inputs as in the tests (16: about 2,600)
 torture: setup
 	PREFCLI_FUZZ=$(or $(FUZZ),16) $(BIN)/pytest -n auto tests/test_fuzz.py
-	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS))
+	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SIGNALS),--signals $(SIGNALS))
 
 # Every stage on tiny random models of all families, into docs/models.md; goes on where it was stopped (family-runs/)
 # ONLY=llama,gpt2: those alone, anew, and no page
 families: setup
 	$(BIN)/python -m scripts.families $(if $(ONLY),--only $(ONLY) --again,--write)
 
+# Single faults, one at a time in a copy, and whether the tests notice, into docs/testing.md; resumes where it was stopped
+# ONLY=rewards,rl: those rooms (mutant-runs/ has what is known); WORKERS=N (1)
+mutants: setup
+	$(BIN)/python -m scripts.mutants $(if $(ONLY),--only $(ONLY)) --workers $(or $(WORKERS),1) --write
+
 docs: setup
 	$(BIN)/python scripts/options_reference.py --write
 
 clean:
-	rm -rf .venv runs demo-runs family-runs build dist *.egg-info
+	rm -rf .venv runs demo-runs family-runs mutant-runs build dist *.egg-info

@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, whose trl.py is not the library
 
 from prefcli.cli.console import reporter  # noqa: E402
+from prefcli.config.stages import BY_COMMAND  # noqa: E402
 from prefcli.stages.inputs import prepare  # noqa: E402
-from prefcli.stages.table import BY_COMMAND  # noqa: E402
 
 FILES = {"sft": "demos", "train-rm": "pairs", "dpo": "pairs", "kto": "binary", "ppo": "prompts"}
 
@@ -81,13 +81,13 @@ def measured(command: str, path: Path) -> dict[str, Any]:
     gc.collect()
     before = resident()
     started, cpu = time.perf_counter(), time.process_time()
-    inputs = prepare(stage.name, config, purpose=stage.purpose, rates=stage.rates)
+    inputs = prepare(config)
     read = time.perf_counter() - started
     gc.collect()
     held = resident() - before
     first: list[float] = []
     resident_then: list[int] = []
-    log = importlib.import_module("prefcli.stages.session").MetricsLog
+    log = importlib.import_module("prefcli.stages.metrics_log").MetricsLog
 
     def noted(self: Any, step: int, metrics: dict[str, Any]) -> None:
         first.extend((time.perf_counter() - started, time.process_time() - cpu))
@@ -101,7 +101,7 @@ def measured(command: str, path: Path) -> dict[str, Any]:
     del inputs
     gc.collect()
     tracemalloc.start()
-    again = prepare(stage.name, config, purpose=stage.purpose, rates=stage.rates)
+    again = prepare(config)
     gc.collect()
     assert len(again.data.rows) == rows
     traced = tracemalloc.get_traced_memory()[0]

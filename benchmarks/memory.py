@@ -30,19 +30,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from benchmarks.memory_cases import BLIND, CPU, GPU, SHAPES, Case, held_out
 from benchmarks.memory_meter import Cuda, LiveBytes, Phases
-from prefcli.artifacts import digests
+from prefcli import files
 from prefcli.artifacts.references import TINY
-from prefcli.cli.quiet import quieten
+from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
+from prefcli.models.quiet import quieten
 from prefcli.progress import SILENT
 from prefcli.rl import ppo as ppo_loop
 from prefcli.rl import rollout
 from prefcli.rl.ppo import PPO
-from prefcli.stages import packed_preferences, packed_trainer, session
+from prefcli.stages import dpo, kto, reward, session, sft
 from prefcli.stages.inputs import prepare
 from prefcli.stages.ppo import Scorer
 from prefcli.stages.reference import ReferenceLogps
-from prefcli.stages.table import BY_COMMAND
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         return
     started = time.monotonic()
     quieten(False)
-    digests.digest_file = lambda path: f"{path} {path.stat().st_size}"  # reading 13 GB of random weights says nothing
+    files.digest_file = lambda path: f"{path} {path.stat().st_size}"  # reading 13 GB of random weights says nothing
     found: dict[str, Any] = {"machine": machine(args.device), "cases": []}
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         bench = Bench(Path(folder), args.device)
@@ -152,7 +152,7 @@ class Bench:
         """One run of the stage; where `phases` are given it is measured, and nothing is saved."""
         stage = BY_COMMAND[case.stage]
         module = importlib.import_module(stage.module)
-        inputs = prepare(stage.name, stage.config(**options), purpose=stage.purpose, rates=stage.rates)
+        inputs = prepare(stage.config(**options))
         if case.stage == "ppo":
             module.end_ids = lambda *_: frozenset()  # every answer is of full length
         caught: dict[str, Any] = {}
@@ -223,11 +223,11 @@ class Measured:
 def mark(phases: Phases) -> None:
     """Where the phases are: the functions that each is."""
     for steps in (
-        packed_trainer.PackedSFT, packed_trainer.PackedReward, packed_preferences.PackedDPO,
-        packed_preferences.PackedKTO,
+        sft.SFTSteps, reward.RewardSteps, dpo.DPOSteps,
+        kto.KTOSteps,
     ):  # fmt: skip
         phases.wrap(steps, "summed_loss", "forward")
-    phases.wrap(packed_preferences.PackedKTO, "begin", "reference")
+    phases.wrap(kto.KTOSteps, "begin", "reference")
     phases.wrap(ReferenceLogps, "of", "reference")
     phases.wrap(PPO, "_add_gradients", "forward")
     phases.wrap(rollout, "generate", "generate")

@@ -21,15 +21,16 @@ from benchmarks.machine import write
 from benchmarks.watchers import DATA, first, made
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.cli.quiet import quieten
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.data.dataset import read_dataset
+from prefcli.data.encoder import Encoder
 from prefcli.data.lengths import length_bias
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.data.tokenising import encode_pairs
 from prefcli.evaluation.run import evaluate
+from prefcli.models.quiet import quieten
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
 from prefcli.stages import dpo, reward, sft

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from prefcli.comparison.spread import _critical
-from prefcli.evaluation.statistics import mean_intervals, percentile_interval, resample_counts
+from prefcli.statistics.bootstrap import mean_intervals, percentile_interval, resample_counts
 
 PAIRS, TIMES = 200_000, 4000
 SHAPES = {

@@ -40,7 +40,7 @@ from transformers import AutoTokenizer
 from benchmarks.machine import write
 from benchmarks.trl import ALLOCATOR, models, pace, rows, text, timed
 from prefcli.data.dataset import read_dataset
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 
 PEER_PACKAGES = (
     "torch==2.13.0",

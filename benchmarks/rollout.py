@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from benchmarks.machine import write
 from benchmarks.trl import models
 from prefcli.data.dataset import read_dataset
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.models.devices import prepare_cpu
 from prefcli.models.generation import generate
 from prefcli.models.packed import pack

@@ -33,8 +33,8 @@ from benchmarks.real_chain import fetch_model
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter

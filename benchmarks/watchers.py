@@ -27,17 +27,17 @@ import torch
 
 from benchmarks.machine import write
 from prefcli.artifacts.store import Store
-from prefcli.cli.quiet import quieten
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.errors import AlarmError
-from prefcli.figures.variety import distinct
+from prefcli.models.quiet import quieten
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.sources import Answer, load_reward
-from prefcli.stages import ppo, reward, sft
-from prefcli.stages.inputs import prepare
+from prefcli.stages import ppo
+from prefcli.stages.run import train
+from prefcli.statistics.variety import distinct
 from prefcli.watch import explosion, reward_hacking
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, deviations_from, pooled, summary, z_score
@@ -245,7 +245,7 @@ def record(work: Path, case: Case, seed: int) -> list[dict[str, Any]]:
                        runs=str(work / f"seed{seed}"), seed=seed, **case.options)  # fmt: skip
     plain, ppo.PPO = ppo.PPO, Recorded  # the stage as it is, but for what it calls PPO
     try:
-        made("ppo", ppo, config)
+        made(config)
     except AlarmError as error:
         print(f"stopped after {len(rows)} rollouts: {error}", file=sys.stderr)
     finally:
@@ -256,20 +256,19 @@ def record(work: Path, case: Case, seed: int) -> list[dict[str, Any]]:
 def chain(work: Path, name: str, seed: int) -> tuple[str, str]:
     """sft, and the reward of that name."""
     common: dict[str, Any] = {"runs": str(work / f"seed{seed}"), "seed": seed}
-    start = made("sft", sft, SFTConfig(model="tiny", data=[str(DATA / "demos.jsonl")], **common))
+    start = made(SFTConfig(model="tiny", data=[str(DATA / "demos.jsonl")], **common))
     if name == "gold":
         return start, f"gold=python:{DATA / 'gold.py'}:score"
     pairs = DATA if name == "rm" else quirky(work)
     config = RewardConfig(model=start, data=[str(pairs / "pairs.jsonl")], name=name, batch_size=32, epochs=2, **common)
-    return start, made("rm", reward, config)
+    return start, made(config)
 
 
-def made(stage: str, module: Any, config: Any) -> str:
+def made(config: Any) -> str:
     """The directory of the artifact, trained now or before."""
-    purpose = {"sft": "demos", "rm": "pairs", "dpo": "pairs", "ppo": "prompts"}[stage]
-    rates = sys.modules[type(config).__module__]
-    inputs = prepare(stage, config, purpose=purpose, rates=(rates.LR, rates.SMALL_LR))
-    return str((inputs.existing or module.train(inputs, SILENT)).path)
+    artifact = train(config)
+    assert artifact is not None
+    return str(artifact.path)
 
 
 def quirky(work: Path) -> Path:

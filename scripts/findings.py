@@ -23,8 +23,8 @@ from prefcli.comparison.run import compare
 from prefcli.comparison.scores import Scores, open_scores
 from prefcli.config.compare import CompareConfig
 from prefcli.experiments.siblings import rows_of, siblings, varied
-from prefcli.experiments.statistics import mean_interval
 from prefcli.progress import Reporter
+from prefcli.statistics.intervals import mean_interval
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "dpo-vs-rlhf.md"

@@ -3,44 +3,67 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from prefcli.cli.help import groups
 from prefcli.cli.main import ALL
-from prefcli.config.base import ALIASES, option, typed_options
+from prefcli.config.base import ALIASES, Opt, default_of, option, typed_options
+from prefcli.config.shared import SHARED
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 HEAD = """# Options
 
-Made by `make docs` from the dataclasses in `prefcli/config/`; do not edit. Every option can stand in a `--config` file
-under its name without the dashes. Snake case is accepted for all of them (`--kl_coef`), and these spellings of TRL
-and Hugging Face:
+Made by `make docs` from the dataclasses in `prefcli/config/`; do not edit. Every option can be set in a `--config` file
+under its name without the dashes (`prefcli config dpo` prints one with all defaults), and every switch has a `--no-`
+form that overrides the file. Snake case is accepted for all of them (`--kl_coef`), and these spellings of TRL and
+Hugging Face:
 
 """
+SHARED_HEAD = """## Shared options
+
+Each command below names the groups that it has.
+"""
+TABLE = "| option | type | default | |\n|---|---|---|---|\n"
 
 
 def page() -> str:
     spellings = ", ".join(f"`--{alias}` for `--{name}`" for alias, name in ALIASES.items())
-    parts = [HEAD + spellings + ".\n"]
-    for command, (_, module, name, help_text) in ALL.items():
-        config = getattr(importlib.import_module(module), name)
-        rows = [_row(field, *typed_options(config)[field.name]) for field in fields(config)]
-        parts.append(
-            f"## prefcli {command}\n\n{help_text}\n\n| option | type | default | |\n|---|---|---|---|\n"
-            + "\n".join(rows)
-        )
+    shared: dict[str, dict[str, str]] = {title: {} for title in SHARED}  # group → option → its row
+    commands = []
+    for command, entry in ALL.items():
+        cls = entry.options()
+        typed, every = typed_options(cls), {field.name: field for field in fields(cls)}
+        grouped = groups(cls)
+        for title in [title for title in grouped if title in SHARED]:
+            for name in grouped[title]:
+                row = _row(every[name], *typed[name])
+                if shared[title].setdefault(name, row) != row:
+                    raise ValueError(f"{command}: {option(name)} of the group {title} is not what it is elsewhere")
+        own = [name for title, names in grouped.items() if title not in SHARED for name in names]
+        own = [name for name, (_, opt) in typed.items() if opt.positional] + own
+        commands.append((f"## prefcli {command}", entry.help, [_row(every[n], *typed[n]) for n in own], grouped))
+    parts = [HEAD + spellings + ".", SHARED_HEAD]
+    parts += [f"### {title}\n\n{TABLE}" + "\n".join(rows.values()) for title, rows in shared.items()]
+    for heading, help_text, rows, grouped in commands:
+        parts += [f"{heading}\n\n{help_text}", *([TABLE + "\n".join(rows)] if rows else [])]
+        named = [_named(title, names, shared[title]) for title, names in grouped.items() if title in SHARED]
+        parts.append(f"Shared: {'; '.join(named)}.")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _row(field: Any, kind: Any, parameter: Any) -> str:
-    positional = type(parameter).__name__ == "ArgumentInfo"
-    shown = field.name.upper() if positional else option(field.name)
-    default = field.default if field.default is not MISSING else None
-    help_text = (parameter.help or "").replace("|", "\\|")
-    return f"| `{shown}` | {_type(kind, parameter)} | {_default(default)} | {help_text} |"
+def _named(title: str, names: list[str], every: dict[str, str]) -> str:
+    """A group, with its options where a command has not all of them."""
+    link = f"[{title}](#{title.lower().replace(' ', '-')})"
+    return link if len(names) == len(every) else f"{link} ({', '.join(f'`{option(name)}`' for name in names)})"
+
+
+def _row(field: Any, kind: Any, opt: Opt) -> str:
+    shown = field.name.upper() if opt.positional else option(field.name)
+    help_text = opt.help.replace("|", "\\|")
+    return f"| `{shown}` | {_type(kind, opt)} | {_default(default_of(field))} | {help_text} |"
 
 
 def _type(kind: Any, parameter: Any) -> str:
@@ -55,11 +78,11 @@ def _type(kind: Any, parameter: Any) -> str:
     low, high = parameter.min, parameter.max
     if low is None:
         return str(name)
-    return f"{name} ≥ {low:g}" if high is None else f"{name} {low:g}–{high:g}"
+    return f"{name} ≥ {low:g}" if high is None or high > 2**31 else f"{name} {low:g}–{high:g}"
 
 
 def _default(value: Any) -> str:
-    if value is None or value is False:
+    if value in (None, MISSING) or value is False or value == []:
         return ""
     return "on" if value is True else f"`{value}`"
 

@@ -1,8 +1,12 @@
-"""Attacks on runs of all stages: killed with -9, out of disk, eight writers at once. Each must end as one left alone.
+"""Attacks on runs of all stages: killed with -9, signals, out of disk, eight writers at once. Each must end as one left
+alone.
 
 kills    At random points, a quarter of them in the start-up (imports, loading), the others after the first new step: in
          training, saving and, where the run is nearly over, finishing. When a run is complete, the next one begins, of
          the next stage.
+signals  SIGINT, SIGTERM and SIGUSR1, a third of them followed by another one, from the start-up to the end: the exit
+         code must be the first one's, what the message says is kept must be there, and after one signal no step that
+         was logged may be lost.
 disk     The runs lie on a small tmpfs (needs root), which is filled at a random moment: the run must end with 7 and a
          hint, and, once there is room again, the same command must end as if nothing had been.
 writers  Eight processes write one name at once, two of each key.
@@ -22,6 +26,7 @@ import multiprocessing
 import operator
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -29,6 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +61,9 @@ COMMON = f"--model tiny --batch-size 8 --epochs 9 --max-steps {STEPS} --name run
 STARTING_SHARE = 0.25  # of the kills
 START_UP = 12.0  # seconds in which an interpreter of its own is killed
 LIVES = 5  # a process that is killed does at most this part of the training
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 130, signal.SIGUSR1: 75}
+DOUBLE_SHARE = 1 / 3  # of the signals
+ECHO, SECOND = 0.05, 0.5  # seconds in which a second signal does not count, and in which one comes
 WRITERS = 8
 DISK = 64 << 20  # bytes of the small disk
 FULL = "No space left"
@@ -82,7 +91,9 @@ class Command:
     def start(self) -> Run:
         self.runs.mkdir(parents=True, exist_ok=True)
         run = FORK.Process(target=_run, args=(self,), daemon=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # until its handlers are there (`_run`)
         run.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
         return run
 
     @property
@@ -107,8 +118,15 @@ def _run(command: Command) -> None:
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv = ["prefcli", *command.words]
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    importlib.import_module("prefcli.cli.main").main()
+    main, interrupts = (importlib.import_module(f"prefcli.cli.{name}") for name in ("main", "interrupts"))
+    interrupts.ECHO = ECHO
+
+    def install() -> None:
+        interrupts.install()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
+
+    main.install = install
+    main.main()
 
 
 def finish(command: Command, run: Run | None = None) -> None:
@@ -143,15 +161,8 @@ def run_and_kill(command: Command, dice: random.Random, phases: list[float]) -> 
     """Returns where it was killed; "" where it ended before."""
     if dice.random() < STARTING_SHARE:
         return kill_in_start_up(command, dice)
-    _, training, finishing = phases
-    wait = dice.uniform(0, training / LIVES + finishing)
-    before, began = command.kept, time.monotonic()
-    rows = sum(json.loads(line)["step"] <= before for line in whole_lines(command.partial))
-    run = command.start()
-    for still in (operator.gt, operator.le):  # the log is cut back to the kept state, then it grows
-        while run.is_alive() and still(command.lines, rows):
-            time.sleep(0.002)
-    run.join(wait)
+    began = time.monotonic()
+    run = start_and_wait(command, dice, phases)
     if not run.is_alive():
         finish(command, run)
         return ""
@@ -160,6 +171,19 @@ def run_and_kill(command: Command, dice: random.Random, phases: list[float]) -> 
     saving = "saving" if any(command.partial.glob("state/*.partial")) else "training"
     phase = saving if command.partial.exists() and not (command.partial / "model").exists() else "finishing"
     return f"after {time.monotonic() - began:.2f} s, {phase}; {left(command)}"
+
+
+def start_and_wait(command: Command, dice: random.Random, phases: list[float]) -> Run:
+    """A run at a random point from its first new step on; it may have ended."""
+    _, training, finishing = phases
+    wait = dice.uniform(0, training / LIVES + finishing)
+    rows = sum(step <= command.kept for step in logged(command))
+    run = command.start()
+    for still in (operator.gt, operator.le):  # the log is cut back to the kept state, then it grows
+        while run.is_alive() and still(command.lines, rows):
+            time.sleep(0.002)
+    run.join(wait)
+    return run
 
 
 def kill_in_start_up(command: Command, dice: random.Random) -> str:
@@ -183,6 +207,11 @@ def left(command: Command) -> str:
 
 def whole_lines(version: Path) -> list[bytes]:
     return log(version).split(b"\n")[:-1]
+
+
+def logged(command: Command) -> list[int]:
+    """The steps of the log's lines."""
+    return [json.loads(line)["step"] for line in whole_lines(command.partial)]
 
 
 def differences(found: Path, expected: Path) -> list[str]:
@@ -238,6 +267,58 @@ def kill(attack: Attack, kills: int) -> None:
             print(f"kill {done} of {kills}: run {alone.seed}, {where}", flush=True)
         finish(attacked)
         attack.compare(attacked, alone)
+
+
+def interrupt(attack: Attack, points: int) -> None:
+    done, outcomes = 0, Counter[str]()
+    while done < points:
+        alone, attacked, phases = attack.next_run(attack.dice.choice((5, 100)))
+        while done < points and not (attacked.runs / "run/v1").exists():
+            where, outcome = run_and_signal(attacked, attack.dice, phases)
+            if where:
+                done, outcomes[outcome] = done + 1, outcomes[outcome] + 1
+                print(f"signal {done} of {points}: run {alone.seed}, {where}", flush=True)
+        finish(attacked)
+        attack.compare(attacked, alone)
+    print("signals:", ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()), flush=True)
+
+
+def run_and_signal(command: Command, dice: random.Random, phases: list[float]) -> tuple[str, str]:
+    """Returns which signals met it where, and what came of it; "" where it ended before."""
+    starting, before, began = dice.random() < STARTING_SHARE, command.kept, time.monotonic()
+    if starting:
+        run = command.start()
+        run.join(dice.uniform(0, phases[0]))
+    else:
+        run = start_and_wait(command, dice, phases)
+    steps = logged(command)
+    numbers = dice.choices(list(CODES), k=2 if dice.random() < DOUBLE_SHARE else 1)
+    after = time.monotonic() - began
+    for number in numbers:
+        if run.is_alive():
+            os.kill(run.pid, number)
+        run.join(dice.uniform(0, SECOND) if len(numbers) > 1 else None)
+    run.join()
+    if run.exitcode == 0:
+        return "", ""
+    errors, kept = command.errors.read_text(), command.kept
+    said = [line for line in errors.splitlines() if line.startswith("interrupted")]
+    promise = re.search(r"kept up to step (\d+)", "".join(said))
+    finished = (command.runs / "run/v1").exists()
+    at_once = "left at once" in errors
+    wrong = [
+        f"ended with {run.exitcode}" if run.exitcode != CODES[numbers[0]] else "",
+        "said it not in one line" if len(said) != 1 or "Traceback" in errors else "",
+        f"kept step {kept}, and had step {before}" if kept < before and not finished else "",
+        f"kept step {kept}, and said {promise[0]}" if promise and int(promise[1]) != kept else "",
+        "did not say what is there" if finished != ("is finished" in errors) and not at_once else "",
+        f"lost step {steps[-1]}" if not (finished or at_once or starting) and steps and kept < steps[-1] else "",
+    ]
+    names = ", ".join(signal.Signals(number).name for number in numbers)
+    if any(wrong):
+        sys.exit(f"FAILED: after {names} prefcli {'; '.join(filter(None, wrong))}:\n{errors}")
+    outcome = "finished" if finished else "left at once" if at_once else "kept" if promise else "nothing to keep"
+    return f"{names} after {after:.2f} s{', starting' if starting else ''}: {outcome}; {left(command)}", outcome
 
 
 def fill_disks(attack: Attack, points: int) -> None:
@@ -318,6 +399,7 @@ def write_at_once(attack: Attack) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="how often to kill, over all stages (default 50)")
+    parser.add_argument("--signals", type=int, default=50, help="how often to signal, over all stages (default 50)")
     parser.add_argument("--disks", type=int, default=20, help="how often to fill the disk (default 20)")
     parser.add_argument("--no-writers", action="store_true", help="leave the eight writers out")
     parser.add_argument("--stage", action="append", choices=STAGES, help="attack this one alone; may be repeated")
@@ -327,15 +409,19 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for stage in ("sft", "reward", "dpo", "kto", "ppo"):
         importlib.import_module(f"prefcli.stages.{stage}")
-    importlib.import_module("prefcli.report.curves")
+    importlib.import_module("prefcli.stages.curves")
     args.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="torture-", dir=args.work)).resolve()
-    print(f"{args.kills} kills, {args.disks} full disks, --seed {args.seed}, in {work}", flush=True)
+    print(
+        f"{args.kills} kills, {args.signals} signals, {args.disks} full disks, --seed {args.seed}, in {work}",
+        flush=True,
+    )
     for name, rows in ROWS.items():
         with (ROOT / f"sample_data/{name}.jsonl").open() as file:
             (work / f"{name}.jsonl").write_text("".join(itertools.islice(file, rows)))
     began, attack = time.monotonic(), Attack(work, args.seed, args.stage or list(STAGES))
     kill(attack, args.kills)
+    interrupt(attack, args.signals)
     fill_disks(attack, args.disks)
     if not args.no_writers:
         write_at_once(attack)

@@ -25,7 +25,7 @@ from prefcli.cli.advise_questions import ask
 from prefcli.cli.main import COMMANDS
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.data.agreement import agreement
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.memory.devices import Device, device
 from prefcli.memory.shapes import typical
 

@@ -37,7 +37,8 @@ def stand_in(make_artifact, monkeypatch, jsonl):
     """Stages that take 1, 4 and 2 seconds a step and train nothing; what each was asked for, in order."""
     asked = []
 
-    def make(stage, inputs):
+    def made(inputs, reporter):
+        stage = inputs.stage
         asked.append((stage.name, inputs))
         each = {"rm": 1.0, "ppo": 4.0, "dpo": 2.0}[stage.name]
         times = [9.0] + [each] * 3
@@ -50,7 +51,8 @@ def stand_in(make_artifact, monkeypatch, jsonl):
     )
     rm = RewardConfig(model="tiny", data=[str(pairs)], batch_size=8, eval_share=0.0, max_length=64)
     ppo = PPOConfig(model="tiny", prompts=[str(pairs)], reward=[reward_file(pairs)], batch_size=8)
-    return make, asked, (rm, ppo, DPOConfig(model="tiny", data=[str(pairs)], batch_size=8, max_length=64))
+    monkeypatch.setattr(both_routes, "made", made)
+    return asked, (rm, ppo, DPOConfig(model="tiny", data=[str(pairs)], batch_size=8, max_length=64))
 
 
 def reward_file(beside):
@@ -60,42 +62,42 @@ def reward_file(beside):
 
 
 def test_seconds_become_steps_by_the_speed_of_a_few_and_the_reward_model_gets_half_at_most(stand_in):
-    make, asked, configs = stand_in
-    run_both(*configs, Budget("seconds", 40), make, Reporter())
+    asked, configs = stand_in
+    run_both(*configs, Budget("seconds", 40), Reporter())
     assert [name for name, _ in asked] == ["rm", "ppo", "dpo", "rm", "ppo", "dpo"]
     steps = [inputs.config.max_steps for _, inputs in asked[3:]]
     assert steps == [8, 8, 20]  # one pass of 8 steps is less than half; (40 − 8) / 4; 40 / 2
     asked.clear()
-    run_both(*configs, Budget("seconds", 10), make, Reporter())
+    run_both(*configs, Budget("seconds", 10), Reporter())
     assert [inputs.config.max_steps for _, inputs in asked[3:]] == [5, 1, 5]
 
 
 def test_the_start_may_be_an_artifact_of_the_store_when_seconds_are_given(chain, stand_in):
-    make, asked, configs = stand_in
+    asked, configs = stand_in
     configs = [replace(config, model="sft") for config in configs]
-    run_both(*configs, Budget("seconds", 40), make, Reporter())
+    run_both(*configs, Budget("seconds", 40), Reporter())
     assert {inputs.references["model"].digest for _, inputs in asked} == {asked[-1][1].references["model"].digest}
     assert [name for name, _ in asked] == ["rm", "ppo", "dpo", "rm", "ppo", "dpo"]
 
 
 def test_pairs_limit_what_preferences_are_learnt_from_and_not_the_prompts(stand_in):
-    make, asked, configs = stand_in
-    run_both(*configs, Budget("pairs", 10), make, Reporter())
+    asked, configs = stand_in
+    run_both(*configs, Budget("pairs", 10), Reporter())
     assert [len(inputs.data.rows) for _, inputs in asked] == [10, 64, 10]
 
 
 def test_bytes_split_the_batch_until_it_fits_and_say_when_it_never_does(stand_in):
-    make, asked, configs = stand_in
+    asked, configs = stand_in
     configs = [replace(config, tokens_per_row=100_000) for config in configs]
-    run_both(*configs, None, make, Reporter())
+    run_both(*configs, None, Reporter())
     whole = [predicted_bytes(inputs) for _, inputs in asked]
     asked.clear()
     limit = max(whole) - 1
-    run_both(*configs, Budget("bytes", limit), make, Reporter())
+    run_both(*configs, Budget("bytes", limit), Reporter())
     assert all(predicted_bytes(inputs) <= limit for _, inputs in asked)
     assert max(inputs.config.grad_accum for _, inputs in asked) > 1
     with pytest.raises(MemoryShortError, match="--budget gives 1 MB"):
-        run_both(*configs, Budget("bytes", 1e6), make, Reporter())
+        run_both(*configs, Budget("bytes", 1e6), Reporter())
 
 
 def test_compare_runs_what_is_not_there_and_compares(chain, prefcli):

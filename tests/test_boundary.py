@@ -9,8 +9,9 @@ import pytest
 from families import LOSSLESS, NAMES, tokenizer_of
 
 from prefcli.artifacts.references import Reference
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
 from prefcli.rewards.sources import Answer, ModelReward

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import importlib.metadata
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import DEMO, PAIR, write
-from typer.models import OptionInfo
 
 import prefcli as package
 from prefcli.cli.main import ALL, COMMANDS, GROUPS
 from prefcli.config.base import ALIASES, option, typed_options
 
+SAMPLES = Path(__file__).parent.parent / "sample_data"
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "matplotlib", "numpy"}
 
 
@@ -43,6 +50,11 @@ def refused(result, *parts):
     return result.stderr
 
 
+def plain(text):
+    """Without line breaks and indents."""
+    return " ".join(text.split())
+
+
 # Help and version
 
 
@@ -51,31 +63,78 @@ def test_help_lists_every_command_in_the_order_of_the_work(prefcli):
         result = prefcli(flag)
         assert result.exit_code == 0
         places = [result.stdout.index(f"\n  {name} ") for name in (*GROUPS, *COMMANDS)]
-        assert places == sorted(places) and len(places) == 22
-        for *_, help_text in COMMANDS.values():
-            assert help_text in result.stdout
+        assert places == sorted(places) and len(places) >= 25
+        for entry in COMMANDS.values():
+            assert entry.help in plain(result.stdout)
 
 
 def test_help_of_a_group_lists_its_commands(prefcli):
     result = prefcli("data", "--help")
     assert result.exit_code == 0
-    for name, (*_, help_text) in ALL.items():
+    for name, entry in ALL.items():
         if name.startswith("data "):
-            assert f"\n  {name[5:]} " in result.stdout and help_text in result.stdout
+            assert f"\n  {name[5:]} " in result.stdout and entry.help in plain(result.stdout)
     refused(prefcli("data", "format"), "format")
     assert prefcli("data").exit_code == 2
 
 
 @pytest.mark.parametrize("command", ALL)
-def test_help_of_a_command_names_every_option_and_what_it_is_for(prefcli, command):
-    result = prefcli(*command.split(), "--help")
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_all_help_has_every_option_its_text_and_its_default_and_cuts_nothing(prefcli, command, columns):
+    result = prefcli(*command.split(), "--help-all", env={"COLUMNS": columns})
     assert result.exit_code == 0 and result.stderr == ""
-    assert ALL[command][3] in result.stdout
-    _, config_module, config_class, _ = ALL[command]
-    for name, (_, parameter) in typed_options(getattr(importlib.import_module(config_module), config_class)).items():
-        assert parameter.help and parameter.help.split()[0] in result.stdout
-        if isinstance(parameter, OptionInfo):  # not an argument
-            assert option(name) + " " in result.stdout
+    assert not re.search("[│╭]", result.stdout) and max(map(len, result.stdout.splitlines())) <= 80
+    shown, cls = plain(result.stdout), ALL[command].options()
+    assert ALL[command].help in shown
+    for name, (_, opt) in typed_options(cls).items():
+        assert opt.help in shown
+        if not opt.positional:
+            assert len(re.findall(rf"^  (?:-\w, )?{option(name)}(?![\w-])", result.stdout, re.M)) == 1
+    for field in dataclasses.fields(cls):
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            assert f"default: {field.default:g}]" in shown, field.name
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_short_help_names_every_option_and_ends_with_examples(prefcli, command):
+    result = prefcli(*command.split(), "--help", env={"COLUMNS": "80"})
+    assert result.exit_code == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) <= (130 if command == "ppo" else 110)
+    for name, (_, opt) in typed_options(ALL[command].options()).items():
+        assert opt.positional or re.search(rf"{option(name)}(?![\w-])", result.stdout), name
+    assert ["Examples:", *(f"  {line}" for line in ALL[command].examples)] == lines[-3:]
+
+
+def test_short_help_begins_with_the_command_s_own_options(prefcli):
+    own, common = prefcli("dpo", "--help").stdout.split("Common options:")
+    assert "\n  --beta " in own and "\n  --loss " in own and "--lr" not in own
+    common, rest = common.split("More, with --help-all:")
+    assert all(f"\n  {one} " in common for one in ("--data", "--model", "--lr", "--batch-size", "--dry-run"))
+    assert "--optim, " in rest and "--help-all: all" in common
+
+
+def test_brackets_in_a_help_text_are_shown(prefcli):
+    assert "(needs prefcli[qlora])" in plain(prefcli("dpo", "--help-all").stdout)
+
+
+@pytest.mark.parametrize("line", [line for entry in ALL.values() for line in entry.examples])
+def test_examples_can_be_typed(prefcli, monkeypatch, own_folder, line):
+    """Each command line arrives at some command's run, in a folder where only a file of options has to exist."""
+    for module in {entry.module for entry in ALL.values()} - {"defaults"}:
+        monkeypatch.setattr(f"prefcli.cli.{module}.run", lambda config: None)
+    monkeypatch.setattr("prefcli.cli.at_hand.models_at_hand", lambda given, config: None)
+    write(own_folder / "dpo.yaml", "beta: 0.2")
+    program, *words = shlex.split(line.partition(" > ")[0])
+    result = prefcli(*words)
+    assert (program, result.exit_code) == ("prefcli", 0), result.stderr
+    assert len(line) <= 78
+
+
+def test_every_command_has_two_examples_of_itself():
+    for command, entry in ALL.items():
+        assert len(entry.examples) == 2
+        assert entry.examples[0].startswith(f"prefcli {command}")
 
 
 def test_no_arguments_show_the_help_as_a_usage_error(prefcli):
@@ -97,7 +156,15 @@ def test_a_module_is_there_for_every_command():
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["dpo", "--help"], ["mem-estimate", "--params", "7B"], ["dpo", "--config", "nowhere.yaml"]]
+    "args",
+    [
+        ["--help"],
+        ["dpo", "--help"],
+        ["ppo", "--help-all"],
+        ["mem-estimate", "--params", "7B"],
+        ["dpo", "--config", "nowhere.yaml"],
+        ["config", "dpo"],
+    ],
 )
 def test_what_need_not_train_imports_nothing_that_trains(args):
     code = (
@@ -108,7 +175,7 @@ def test_what_need_not_train_imports_nothing_that_trains(args):
     ended = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
     loaded = set(ended.stderr.splitlines()[-1].split())
     assert {"typer", "prefcli"} <= loaded  # the list is one of modules
-    assert not loaded & HEAVY
+    assert not loaded & (HEAVY | ({"rich"} if args[-1].startswith("--help") else set()))
 
 
 def test_python_dash_m_is_the_same_command():
@@ -231,11 +298,12 @@ def test_a_batch_size_for_each_process_is_taken_times_the_processes(arrived, pre
     refused(prefcli("dpo", "--per_device_train_batch_size", "3", env={"WORLD_SIZE": "many"}), "WORLD_SIZE")
 
 
-def test_a_switch_can_be_turned_off_where_it_has_an_off(arrived, prefcli):
+def test_every_switch_can_be_turned_off(arrived):
     assert arrived("mem-estimate", "--no-gradient-checkpointing").gradient_checkpointing is False
     assert arrived("mem-estimate", "--no_gradient_checkpointing").gradient_checkpointing is False
     assert arrived("dpo", "--gradient_checkpointing").gradient_checkpointing is True
-    refused(prefcli("dpo", "--no-dry-run"), "--no-dry-run")
+    assert arrived("dpo", "--dry-run", "--no-dry-run").dry_run is False
+    assert arrived("dpo", "-q", "--no_quiet").quiet is False
 
 
 def test_the_last_of_two_spellings_counts(arrived):
@@ -366,6 +434,79 @@ def test_a_file_of_options_that_is_not_there(prefcli, own_folder):
     assert prefcli("ls", "--config", "c.yaml").exit_code == 2  # ls has no such option
 
 
+# The file of defaults
+
+
+TAKERS = [name for name, entry in ALL.items() if "config" in typed_options(entry.options())]
+
+
+@pytest.mark.parametrize("command", TAKERS)
+def test_the_file_of_defaults_changes_nothing_and_can_be_edited(prefcli, arrived, own_folder, command):
+    needed = ["one"] if command == "report" else []
+    printed = prefcli("config", command)
+    assert printed.exit_code == 0 and printed.stderr == ""
+    write(own_folder / "a.yaml", printed.stdout)
+    given = set(yaml.safe_load(printed.stdout))
+    options = typed_options(ALL[command].options())
+    assert given == {name for name, (_, opt) in options.items() if not opt.positional} - {"config"}
+    assert max(map(len, printed.stdout.splitlines())) <= 80
+    plainly = arrived(command, *needed)
+    assert arrived(command, "--config", "a.yaml", *needed) == dataclasses.replace(plainly, config="a.yaml")
+    write(own_folder / "b.yaml", printed.stdout.replace("device: auto", "device: cpu").replace("runs: null", "runs: x"))
+    changed = arrived(command, "--config", "b.yaml", *needed)
+    assert changed.runs == "x" and getattr(changed, "device", "cpu") == "cpu"
+
+
+def test_a_switch_in_a_file_is_turned_off_by_the_command_line(arrived, own_folder):
+    write(own_folder / "c.yaml", "dry_run: true\nload_in_4bit: true\nquiet: true")
+    config = arrived("dpo", "--config", "c.yaml", "--no-dry-run", "--no_load_in_4bit")
+    assert (config.dry_run, config.load_in_4bit, config.quiet) == (False, False, True)
+
+
+def test_the_file_of_defaults_runs(prefcli, own_folder):
+    write(
+        own_folder / "a.yaml", prefcli("config", "dpo").stdout.replace("data: []", f"data: {SAMPLES / 'pairs.jsonl'}")
+    )
+    result = prefcli("dpo", "--config", "a.yaml", "--max-rows", "20", "--dry-run")
+    assert result.exit_code == 0 and "sigmoid, beta 0.1" in plain(result.stderr)
+
+
+@pytest.mark.parametrize("words", [["ppo", "--help"], ["ppo", "--help-all"], ["config", "ppo"]])
+def test_signs_outside_ascii_are_printed_where_the_encoding_lacks_them(words):
+    ended = subprocess.run(
+        [sys.executable, "-m", "prefcli", *words], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert "KL(policy ‖ reference)" in plain(ended.stdout.decode().replace("#", ""))
+
+
+def test_a_command_without_a_file_of_options_is_refused(prefcli):
+    refused(prefcli("config", "ls"), "ls takes no --config", "mem-estimate")
+    refused(prefcli("config", "dpoo"), "no such command: dpoo", "did you mean dpo?")
+
+
+# What a bug report needs
+
+
+def test_info_names_versions_device_and_store_and_no_secret(prefcli, make_artifact, monkeypatch, tmp_path):
+    make_artifact("sft")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = prefcli("info").stdout
+    found = json.loads(prefcli("info", "--json").stdout)
+    assert "secret" not in text + json.dumps(found) and str(tmp_path) not in text
+    assert found["prefcli"] == package.__version__ and found["packages"]["torch"] == importlib.metadata.version("torch")
+    assert found["store"] == "~/runs (1 artifacts)" and found["environment"]["PREFCLI_RUNS"] == "~/runs"
+    for part in (f"torch {found['packages']['torch']}", found["device"], found["store"], found["platform"]):
+        assert part in text
+
+
+def test_info_runs_where_torch_does_not(prefcli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert json.loads(prefcli("info", "--json").stdout)["device"].startswith("torch fails: ")
+
+
 # Completion
 
 
@@ -392,6 +533,18 @@ def test_commands_options_and_choices_complete(prefcli):
         "--max-new-tokens",
     }
     assert completed(prefcli, ["dpo", "--optim", "ad"]) == ["adamw", "adafactor"]
+
+
+def test_artifacts_complete_where_a_model_may_be_named(prefcli, make_artifact, tmp_path):
+    for name in ("sft", "sft", "rm"):
+        make_artifact(name)
+    assert completed(prefcli, ["dpo", "--model", ""]) == ["tiny", "rm", "rm@v1", "sft", "sft@v2", "sft@v1"]
+    assert completed(prefcli, ["show", "s"]) == ["sft", "sft@v2", "sft@v1"]
+    assert completed(prefcli, ["compare", "sft", "rm@"]) == ["rm@v1"]
+    assert completed(prefcli, ["ppo", "--reward", "gold=r"]) == ["gold=rm", "gold=rm@v1"]
+    assert completed(prefcli, ["label", "--by", "r"]) == ["rm", "rm@v1"]
+    assert completed(prefcli, ["dpo", "--runs", str(tmp_path / "none"), "--model", ""]) == ["tiny"]
+    assert completed(prefcli, ["dpo", "--name", ""]) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -478,7 +631,7 @@ def test_the_same_command_has_the_same_key_and_a_cause_changes_it(
 
     find = Store.find
     monkeypatch.setattr(Store, "find", lambda self, name, key: keys.append(key) or find(self, name, key))
-    monkeypatch.setattr("prefcli.cli.sft.run_stage", prepare_only)
+    monkeypatch.setattr("prefcli.cli.train.run", prepare_only)
     make_artifact("sft")
     data, other = jsonl("a.jsonl", DEMO), jsonl("b.jsonl", DEMO, DEMO)
     same = jsonl("c.jsonl", DEMO)
@@ -500,7 +653,7 @@ def test_the_same_command_has_the_same_key_and_a_cause_changes_it(
     assert len({first, *changed}) == 7
 
 
-def prepare_only(stage, module, config, *, purpose, rates):
+def prepare_only(config):
     from prefcli.stages.inputs import prepare
 
-    prepare(stage, config, purpose=purpose, rates=rates)
+    prepare(config)

@@ -7,7 +7,7 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
-from prefcli.report.curves import draw
+from prefcli.stages.curves import draw
 
 
 @pytest.fixture

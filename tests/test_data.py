@@ -12,7 +12,7 @@ import pytest
 from conftest import PAIR, write
 
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row, text_of
+from prefcli.data.row import Row, text_of
 from prefcli.errors import DataError
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import random
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from conftest import PAIR, write
@@ -15,14 +15,14 @@ from families import CHATML, tokenizer_of
 
 from prefcli.cli import train
 from prefcli.cli.data_formats import parted
+from prefcli.config.stages import STAGES
 from prefcli.data.checks.gathered import BYTES_A_ROW, Gathered, both_ways, duplicates, leaks
 from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples, of_mask
-from prefcli.data.checks.rows import bad
 from prefcli.data.checks.run import check, quick
 from prefcli.data.checks.tokens import Tokens
-from prefcli.data.formats import BadRow, Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import BadKind, Row
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 from prefcli.stages.preview import say_rendered
@@ -138,21 +138,9 @@ def test_good_rows_have_no_findings(own_folder):
     assert check([path], None, [held], of_row=tokens).findings == []
 
 
-def test_every_reason_why_a_row_is_none_is_of_a_kind():
-    """The texts stand in the code: each `raise BadRow("…")` of the readers, with something in its holes."""
-    texts = []
-    data = ROOT / "prefcli" / "data"
-    for path in [*(data / "formats").glob("*.py"), data / "lines.py", data / "records.py", data / "tables.py"]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("BadRow", "Tie") and node.args:
-                branches = [node.args[0]]
-                if isinstance(branches[0], ast.IfExp):
-                    branches = [branches[0].body, branches[0].orelse]
-                texts += ["".join(part.value if isinstance(part, ast.Constant) else "7" for part in
-                                  (text.values if isinstance(text, ast.JoinedStr) else [text])) for text in branches
-                          if isinstance(text, ast.JoinedStr | ast.Constant)]  # fmt: skip
-    assert len(texts) > 20
-    assert [text for text in texts if bad(BadRow(text)) == "does not fit"] == []
+def test_every_reason_why_a_row_is_none_is_an_error_that_the_table_explains():
+    errors = [name for name, kind in KINDS.items() if kind.severity == "error"]
+    assert errors[: len(get_args(BadKind))] == list(get_args(BadKind))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -320,10 +308,10 @@ def test_every_dry_run_shows_the_findings_and_holds_them_in_its_object(prefcli, 
 def test_a_run_says_in_a_line_what_the_quick_checks_find(own_folder):
     rows = [Row("x", chosen="a", rejected="b"), Row("x", chosen="b", rejected="a"), Row("x", chosen="a", rejected="b")]
     data = SimpleNamespace(rows=rows, sources=[{"path": "a.jsonl"}, {"path": "a.jsonl"}])
-    told = train.cautions(SimpleNamespace(data=data), "pairs")
+    told = train.cautions(SimpleNamespace(data=data, stage=STAGES["dpo"]))
     assert told == ("in the rows: duplicates (1), labelled both ways (1); prefcli data check a.jsonl says where")
     data.rows = rows[:1] * 3  # drawn again by --data-weight
-    assert train.cautions(SimpleNamespace(data=data), "pairs") is None
+    assert train.cautions(SimpleNamespace(data=data, stage=STAGES["dpo"])) is None
     assert quick([Row("x", completion="a", label=True), Row("x", completion="a", label=False)], labelled=True) == []
 
 

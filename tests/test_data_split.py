@@ -164,7 +164,7 @@ def test_a_place_that_takes_no_file_is_named_and_not_its_draft(made, prefcli, mo
     def refuse(*_):
         raise PermissionError(13, "Permission denied", ".x.jsonl.8h84suzm")
 
-    monkeypatch.setattr("prefcli.artifacts.digests.secrets.token_hex", refuse)
+    monkeypatch.setattr("prefcli.files.secrets.token_hex", refuse)
     for line, named in (
         ("convert pairs.jsonl x.jsonl", "OUT x.jsonl: "),
         ("split pairs.jsonl", "error: pairs.train.jsonl: "),

@@ -22,7 +22,7 @@ from tiny_models import letters, tiny_lm
 from trl import DPOConfig as TRLConfig
 
 from prefcli.config.dpo import DPOConfig
-from prefcli.stages.packed_preferences import PackedDPO
+from prefcli.stages.dpo import DPOSteps
 from prefcli.stages.reference import ReferenceLogps, reference_at_work
 
 VOCAB, EOS, PROMPT, BETA = 4, 2, [0, 3], 0.5
@@ -97,7 +97,7 @@ def test_the_family_reaches_the_exact_optimum(case, start, tmp_path):
         disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no", precompute_ref_log_probs=True,
     )  # fmt: skip
     logps = ReferenceLogps(len(rows), None)
-    trainer = PackedDPO(
+    trainer = DPOSteps(
         model=policy, args=args, train_dataset=Dataset.from_list(rows), processing_class=letters(),
         tokens_per_row=10_000, config=DPOConfig(loss=loss, beta=beta).resolved(), references=[logps],
         share=SHARE if case == "modpo" else 1.0,

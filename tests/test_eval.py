@@ -10,12 +10,13 @@ import pytest
 import torch
 from tiny_models import tiny_lm
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
-from prefcli.evaluation.rewards import pair_accuracy
-from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
-from prefcli.figures.variety import distinct
+from prefcli.evaluation.rewards import accuracy_of, pair_scores
 from prefcli.rewards.sources import PythonReward
+from prefcli.statistics.bootstrap import bootstrap_interval
+from prefcli.statistics.intervals import wilson_interval
+from prefcli.statistics.variety import distinct
 
 
 def test_wilson_interval_solves_its_defining_equation():
@@ -66,7 +67,7 @@ def test_kl_of_answers_is_the_kl_of_their_distributions():
 def test_pair_accuracy_of_a_known_scorer():
     source = PythonReward("length", lambda prompts, completions, **_: [float(len(c)) for c in completions])
     rows = [Row("p", chosen=c, rejected=r) for c, r in (("long", "s"), ("s", "long"), ("ab", "cd"), ("abc", "d"))]
-    found = pair_accuracy(source, rows)
+    found = accuracy_of(pair_scores(source, rows))
     assert found["accuracy"] == (1 + 0 + 0.5 + 1) / 4 and found["pairs"] == 4
     assert found["margin"] == pytest.approx((3 - 3 + 0 + 2) / 4)
 

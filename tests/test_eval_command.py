@@ -13,15 +13,15 @@ from conftest import write
 from matplotlib.figure import Figure
 from test_label import endpoint, no_waiting_and_no_key  # noqa: F401  fixtures
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import expand
 from prefcli.artifacts.store import Store, open_artifact
 from prefcli.errors import ArtifactError
 from prefcli.evaluation.judged import Wins, ask_both
 from prefcli.evaluation.models import win_rate_of_many
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.files import digest_file
 from prefcli.rewards.sources import ModelReward
+from prefcli.statistics.intervals import wilson_interval
 
 
 def keep_steps(chain, **models):

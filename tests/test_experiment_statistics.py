@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from prefcli.experiments.statistics import area_under, mean_interval, slope_per_factor, spread, student_t
+from prefcli.statistics.intervals import mean_interval, spread, student_t
+from prefcli.statistics.trends import area_under, slope_per_factor
 
 
 def test_t_quantiles_are_the_closed_forms_of_one_two_and_many_degrees():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.models.logps import token_logps
 from prefcli.models.packed import pack
 from prefcli.models.rows import pad_rows

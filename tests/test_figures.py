@@ -20,15 +20,16 @@ from trl import SFTConfig as TRLSFTConfig
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.evaluation.agreement import _spearman
-from prefcli.figures.pairs import accuracy, right
-from prefcli.figures.ranks import rank_correlation
-from prefcli.figures.sums import Sums
-from prefcli.figures.variety import distinct
 from prefcli.models.logps import sequence_scores
-from prefcli.stages.packed_preferences import PackedDPO
-from prefcli.stages.packed_trainer import PackedReward, PackedSFT, pair_rows
+from prefcli.stages.dpo import DPOSteps
 from prefcli.stages.reference import ReferenceLogps, reference_at_work
-from prefcli.stages.reward import held_out_metrics
+from prefcli.stages.reward import RewardSteps, held_out_metrics
+from prefcli.stages.sft import SFTSteps
+from prefcli.stages.steps import pair_rows
+from prefcli.statistics.pairs import accuracy, right
+from prefcli.statistics.ranks import rank_correlation
+from prefcli.statistics.sums import Sums
+from prefcli.statistics.variety import distinct
 
 ROOT = Path(__file__).parent.parent
 MODELS = {"vocab": 4, "layers": 1}
@@ -48,6 +49,8 @@ LABELLED = [
 def test_ties_count_half_of_numbers_and_of_tensors():
     assert [right(x) for x in (2.0, 0.0, -0.1)] == [1.0, 0.5, 0.0]
     assert right(torch.tensor([2.0, 0.0, -0.1])).tolist() == [1.0, 0.5, 0.0]
+    # and where it is known to which size a margin of 0 may be rounded
+    assert [right(x, 0.25) for x in (0.5, 0.25, 0.0, -0.25, -0.5)] == [1.0, 0.5, 0.5, 0.5, 0.0]
     found = accuracy([2.0, 0.0, -1.0, 3.0])
     assert (found["accuracy"], found["margin"], found["pairs"]) == (0.625, 1.0, 4)
 
@@ -78,7 +81,7 @@ def test_no_other_place_defines_them():
     """No second comparison of chosen with rejected scores, and no second distinct-n or rank correlation."""
     names = {"distinct", "rank_correlation", "ranks", "right", "accuracy"}
     for path in (ROOT / "prefcli").rglob("*.py"):
-        if path.parent.name == "figures":
+        if path.parent.name == "statistics":
             continue
         text = path.read_text(encoding="utf-8")
         assert "chosen > rejected" not in text and "> rejected" not in text, path
@@ -91,7 +94,7 @@ def dpo(tmp_path, rows):
     policy, reference = tiny_lm(seed=1, **MODELS), tiny_lm(seed=2, **MODELS)
     numbered = [{**pair, "row": i} for i, pair in enumerate(PAIRS)]
     logps = [ReferenceLogps(len(PAIRS), None) for _ in range(2)]
-    trainer = PackedDPO(
+    trainer = DPOSteps(
         model=policy, processing_class=letters(), tokens_per_row=40, config=DPOConfig(beta=0.5).resolved(),
         args=arguments(TRLDPOConfig, tmp_path, rows, precompute_ref_log_probs=True, beta=0.5,
                        per_device_eval_batch_size=rows),
@@ -111,7 +114,7 @@ def dpo(tmp_path, rows):
 
 def rm(tmp_path, rows):
     model = tiny_scorer(seed=1, **MODELS)
-    trainer = PackedReward(
+    trainer = RewardSteps(
         model=model, train_dataset=Dataset.from_list(PAIRS), eval_dataset=Dataset.from_list(PAIRS),
         args=arguments(TRLRewardConfig, tmp_path, rows, per_device_eval_batch_size=rows),
         processing_class=letters(), tokens_per_row=40,
@@ -130,7 +133,7 @@ def sft(tmp_path, rows):
     model = tiny_lm(seed=1, **MODELS)
     demos = [{"input_ids": p["prompt_ids"] + p["rejected_ids"],
               "completion_mask": [0] * len(p["prompt_ids"]) + [1] * len(p["rejected_ids"])} for p in PAIRS]  # fmt: skip
-    trainer = PackedSFT(
+    trainer = SFTSteps(
         model=model, train_dataset=Dataset.from_list(demos), eval_dataset=Dataset.from_list(demos),
         args=arguments(TRLSFTConfig, tmp_path, rows, per_device_eval_batch_size=rows),
         processing_class=letters(), tokens_per_row=40,

@@ -15,7 +15,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from prefcli.data import records
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import FORMS, Row
+from prefcli.data.formats.registry import FORMS
+from prefcli.data.row import Row
 from prefcli.data.scan import scan
 from prefcli.data.splits import split_of
 from prefcli.errors import DataError, UsageError
@@ -604,7 +605,7 @@ def test_the_forms_are_listed_with_the_commands_that_take_them(prefcli):
     assert [entry["name"] for entry in told] == [form.name for form in FORMS]
     takes = {entry["name"]: entry["for"] for entry in told}
     assert takes["text"] == ["sft"] and takes["prompt"] == ["ppo"]
-    assert takes["prompt/chosen/rejected"] == ["sft", "train-rm", "ppo", "dpo", "kto"]
+    assert takes["prompt/chosen/rejected"] == ["sft", "train-rm", "ppo", "dpo", "orpo", "kto"]
 
 
 def test_the_page_on_data_has_every_form():

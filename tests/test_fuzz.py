@@ -201,14 +201,13 @@ references = (
 def stopped(monkeypatch):
     """Training commands end where training would begin."""
 
-    def prepare_only(stage, module, config, *, purpose, rates):
+    def prepare_only(config):
         from prefcli.stages.inputs import prepare
         from prefcli.stages.plan import summary
 
-        summary(prepare(stage, config, purpose=purpose, rates=rates))
+        summary(prepare(config))
 
-    for command in ("sft", "train_rm", "dpo", "kto", "ppo"):
-        monkeypatch.setattr(f"prefcli.cli.{command}.run_stage", prepare_only)
+    monkeypatch.setattr("prefcli.cli.train.run", prepare_only)
 
 
 @pytest.fixture
@@ -233,7 +232,7 @@ yaml_files = mutated(YAML) | st.dictionaries(st.sampled_from(YAML_KEYS), values,
 
 
 def test_files_of_options(place, monkeypatch):
-    monkeypatch.setattr("prefcli.cli.dpo.run", lambda config: None)
+    monkeypatch.setattr("prefcli.cli.train.run", lambda config: None)
 
     @quick(30)
     @given(yaml_files)

@@ -7,8 +7,10 @@ import torch
 from tiny_models import ARCHITECTURES, MORE, tiny_lm
 
 from prefcli.errors import DataError
+from prefcli.models.classes import opens_as
 from prefcli.models.generation import generate
 from prefcli.models.packed import pack
+from scripts.families import plain, zoo
 
 WINDOWS = {"qwen2", "mistral", "gemma2", "gemma3"}  # their cache is of another kind, so prompts are read padded
 PROMPTS = [[0, 5, 9], [0, 3, 4, 8, 2, 7, 6], [0], [0, 11], [0, 12, 13, 14, 15]]
@@ -43,6 +45,28 @@ def test_greedy_equals_transformers_token_by_token(architecture, packed, batch_s
     assert found == expected
     if packed and batch_size is None and architecture not in WINDOWS:  # each prompt, and the token that is predicted
         assert read[0] == (1, sum(len(prompt) + 1 for prompt in PROMPTS))
+
+
+@pytest.mark.parametrize(("family", "together"), [("minimax", False), ("qwen3-next", True), ("mamba2", True)])
+def test_prompts_of_a_model_with_a_state_are_padded_where_that_changes_no_token(family, together, tmp_path):
+    """MiniMax's cache counts the tokens of its first layer, which has none, and its mask is shifted by them."""
+    model = plain.open_model(zoo.build(family, tmp_path))
+    prompts = [*PROMPTS, [0, 14, 9], [0, 2, 4], [0, 8, 8]]  # those of one length end one after the other
+    free = [transformers_greedy(model, prompt, 8, [-1]) for prompt in prompts]
+    eos_ids = {free[0][1], free[5][3], free[1][5]}
+    expected = [transformers_greedy(model, prompt, 8, eos_ids) for prompt in prompts]
+    assert len({len(expected[i]) for i in (0, 5, 6, 7)}) > 1
+    assert generate(model, prompts, max_new_tokens=8, eos_ids=eos_ids) == expected
+    rows = []
+    model.get_input_embeddings().register_forward_hook(lambda _, args, __: rows.append(args[0].shape[0]))
+    generate(model, prompts, max_new_tokens=2, eos_ids=[])
+    assert rows == ([8, 8] if together else [1, 1, 1, 1, 4, 4, 1, 1, 1, 1])
+
+
+def test_a_scorer_on_the_language_model_inside_llama_4_is_said_to_open_as_that(tmp_path):
+    config = plain.open_model(zoo.build("llama4-vlm", tmp_path)).config
+    assert opens_as(config, scorer=False) == ("AutoModelForImageTextToText", None)
+    assert opens_as(config, scorer=True) == ("AutoModelForCausalLM", "model")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import PAIR, write
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_file
 
 PACKAGE = Path(__file__).parent.parent / "prefcli"
 # Every way in which an artifact is used: what stands for REF is damaged.
@@ -300,7 +300,7 @@ def test_code_of_a_model_directory_is_not_run_and_nobody_is_asked(stranger, own_
 
 
 def test_a_chat_template_is_rendered_in_a_sandbox(stranger, own_folder):
-    from prefcli.data.tokenising import Encoder
+    from prefcli.data.encoder import Encoder
     from prefcli.models.tokenizers import load_tokenizer
     from prefcli.progress import SILENT
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from prefcli.comparison.spread import _critical, farther_apart, mean_difference, over_seeds, spread_interval
-from prefcli.evaluation.paired import paired_difference
-from prefcli.evaluation.statistics import bootstrap_interval, mean_intervals, percentile_interval, resample_counts
-from prefcli.figures.intervals import percentile_tail, student_t
-from prefcli.figures.shares import wilson_interval
+from prefcli.statistics.bootstrap import bootstrap_interval, mean_intervals, percentile_interval, resample_counts
+from prefcli.statistics.intervals import percentile_tail, student_t, wilson_interval
+from prefcli.statistics.paired import paired_difference
 
 TIMES, DRAWN = 2000, 400_000
 SCORES = {

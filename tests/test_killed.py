@@ -12,6 +12,7 @@ import time
 import pytest
 from test_store import manifest
 
+from prefcli import machine
 from prefcli.artifacts import alive
 from prefcli.artifacts import store as store_module
 from prefcli.artifacts.alive import FILE, Sign, last_words
@@ -22,10 +23,10 @@ COUNTER = "/sys/fs/cgroup/memory.events"
 @pytest.fixture
 def killed(store, monkeypatch):
     """The partial version of a writer that had no last word, and what its sign says; `again()` is the next writer."""
-    monkeypatch.setattr(alive, "_oom_kills", lambda: {COUNTER: 3})
-    monkeypatch.setattr(alive, "_boot", lambda: "this boot")
-    monkeypatch.setattr(alive, "_resident", lambda: 23 << 30)
-    monkeypatch.setattr(alive, "memory_limit", lambda: 24 << 30)
+    monkeypatch.setattr(machine, "oom_kills", lambda: {COUNTER: 3})
+    monkeypatch.setattr(machine, "boot", lambda: "this boot")
+    monkeypatch.setattr(machine, "resident", lambda: 23 << 30)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 24 << 30)
     path = store.root / "sft/v1.partial"
     path.mkdir(parents=True)
     (path / "run.json").write_text('{"key": "key"}')
@@ -43,7 +44,7 @@ def said(store, key="key"):
 def test_after_the_out_of_memory_killer_the_next_start_of_the_same_run_says_so(store, killed, monkeypatch, kept):
     if kept:
         (killed / "state/step4").mkdir(parents=True)
-    monkeypatch.setattr(alive, "_oom_kills", lambda: {COUNTER: 4})
+    monkeypatch.setattr(machine, "oom_kills", lambda: {COUNTER: 4})
     words = said(store)
     assert f"process {os.getpid()}" in words and "23.0 of 24.0 GiB" in words
     assert "out-of-memory killer" in words and "--batch-size" in words
@@ -52,7 +53,7 @@ def test_after_the_out_of_memory_killer_the_next_start_of_the_same_run_says_so(s
 
 def test_a_kill_from_outside_and_a_restart_are_not_taken_for_the_memory(store, killed, monkeypatch):
     assert last_words(killed).endswith("was killed from outside, using 23.0 of 24.0 GiB")
-    monkeypatch.setattr(alive, "_boot", lambda: "another boot")
+    monkeypatch.setattr(machine, "boot", lambda: "another boot")
     os.utime(killed / FILE, (time.time() - 100,) * 2)
     assert "restart of the machine" in said(store)
 
@@ -178,6 +179,6 @@ def test_what_does_not_come_to_an_end_is_ended():
 
 @pytest.mark.parametrize(("text", "expected"), [("1048576\n", 2**20), ("max\n", None), (str(2**62), None)])
 def test_a_control_groups_limit_counts_where_it_is_less(monkeypatch, text, expected):
-    monkeypatch.setattr(alive, "_group_files", lambda name: {f"/group/{name}": text})
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert alive.memory_limit() == (expected or machine)
+    monkeypatch.setattr(machine, "_group_files", lambda name: {f"/group/{name}": text})
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert machine.memory_limit() == (expected or whole)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from safetensors.torch import load_file
 
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import DataError, UsageError
 from prefcli.stages.reward import split
@@ -66,6 +67,16 @@ def test_files_are_mixed_by_weight_and_no_row_is_drawn_twice_more_than_another()
     again, other = mix(dataset(30, 10), [0.25, 0.75], seed=1), mix(dataset(30, 10), [0.25, 0.75], seed=2)
     assert [r.prompt for r in again.rows] == [r.prompt for r in found.rows] != [r.prompt for r in other.rows]
     assert mix(dataset(3, 1), [], seed=0).rows == dataset(3, 1).rows
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_seed_no_row_is_drawn_twice_more_than_another_of_its_file(seed):
+    """10 of 30 rows, and 29 of 9: three times each, and two of them once more."""
+    found = mix(dataset(30, 9), [0.25, 0.75], seed).rows
+    counts = [sorted(Counter(row.prompt for row in found if row.prompt[0] == name).values()) for name in "ab"]
+    assert counts == [[1] * 10, [3] * 7 + [4] * 2] and len(found) == 39
+    other = mix(dataset(30, 9), [0.25, 0.75], seed + 1).rows
+    assert {row.prompt for row in found if row.prompt[0] == "a"} != {r.prompt for r in other if r.prompt[0] == "a"}
 
 
 def test_the_first_rows_of_all_files_together_are_taken_and_counted_for_each():
@@ -181,7 +192,7 @@ def test_without_a_reference_none_is_named_or_opened(chain, prefcli, monkeypatch
     result = prefcli("dpo", "--data", chain.data("pairs"), *FEW, "--loss", "simpo")
     path = chain.path_of(result)
     assert list(json.loads((path / "manifest.json").read_text())["parents"]) == ["model"]
-    assert "simpo, beta 2, on log-probabilities (mean a token); gamma 1" in result.stderr
+    assert "simpo, beta 2, on log-probabilities (mean a token); simpo-gamma 1" in result.stderr
 
 
 def test_padded_rows_make_the_same_steps_where_trl_has_no_such_loss(chain, prefcli):

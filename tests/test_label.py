@@ -18,11 +18,11 @@ from test_rewards_http import closed_port, running
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.evaluation.judge import QUESTION, ModelJudge, Tally, fill, parse_verdict
-from prefcli.evaluation.statistics import wilson_interval
 from prefcli.labelling.shares import ask, win_shares
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
+from prefcli.statistics.intervals import wilson_interval
 
 LENGTH = "def score(prompts, completions, **_):\n    return [float(len(text)) for text in completions]\n"
 ANSWERS = [

@@ -20,8 +20,8 @@ from prefcli.data.weighting import first, mix, weigh
 from prefcli.data.writing import write_rows
 from prefcli.errors import DataError
 from prefcli.stages.inputs import prepare
+from prefcli.stages.metrics_log import MetricsLog
 from prefcli.stages.plan import run_of, summary
-from prefcli.stages.session import MetricsLog
 
 
 def lines(*rows):
@@ -294,7 +294,7 @@ def tiny_encoder():
     from transformers import AutoTokenizer
 
     from prefcli.artifacts.references import TINY
-    from prefcli.data.tokenising import Encoder
+    from prefcli.data.encoder import Encoder
 
     return Encoder(AutoTokenizer.from_pretrained(TINY))
 
@@ -342,7 +342,7 @@ def test_a_bad_row_met_while_training_ends_with_its_line(chain, prefcli, large, 
 def test_the_plan_and_the_estimate_read_no_row_of_a_large_file(large, own_folder, monkeypatch):
     large()
     write(own_folder / "a.jsonl", lines(*PAIRS) + "{")  # a row that cannot be read is met when a step needs it
-    inputs = prepare("dpo", DPOConfig(data=["a.jsonl"], model="tiny"), purpose="pairs", rates=(1e-6, 1e-4))
+    inputs = prepare(DPOConfig(data=["a.jsonl"], model="tiny"))
     monkeypatch.setattr(lazy.Source, "row", lambda *_: 1 / 0)
     assert "estimated" in summary(inputs)["memory"]
     assert run_of(inputs, "cpu").max_length == inputs.config.max_length

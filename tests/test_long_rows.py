@@ -10,8 +10,9 @@ from conftest import write
 from transformers import AutoTokenizer
 
 from prefcli.artifacts.places import TINY
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
 
 CHAT = [{"role": "user", "content": "Why?"}]
 WORDS = "Mira keeps the kite in the barn, and nobody asks why. Über Äpfel: 7 €\n\n  "

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from prefcli.config.stages import BY_COMMAND
+from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
-from prefcli.memory.comparison import as_dict, compare
 from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
-from prefcli.memory.fit import CHANGES, changes, fits, largest
+from prefcli.memory.fit import CHANGES, _all, changes, fits, largest
 from prefcli.memory.gpus import find_gpu
-from prefcli.memory.methods import side_by_side
-from prefcli.memory.run import ROLES, Run
+from prefcli.memory.methods import as_dict, side_by_side, two_routes
+from prefcli.memory.run import Run
 from prefcli.memory.shapes import typical
 
 GB = 10**9
@@ -27,27 +28,33 @@ SMALL = Architecture(
 )
 
 
+def routes(architecture=SEVEN, **options):
+    """PPO against DPO, as mem-estimate asks."""
+    base = Run("ppo", architecture, autocast=True, tokens_per_row=TOKENS_PER_ROW["cuda"], **options)
+    return two_routes(base, A100)
+
+
 def test_seven_billion_is_four_models_and_28b_against_two_and_14b():
-    methods = compare(SEVEN, A100).methods
-    assert (methods["ppo"].models, methods["ppo"].parameters) == (4, 28 * GB)
-    assert (methods["dpo"].models, methods["dpo"].parameters) == (2, 14 * GB)
-    assert compare(SEVEN, A100).saving == 0.5
+    ppo, dpo = routes()
+    assert (ppo.models, ppo.parameters) == (4, 28 * GB)
+    assert (dpo.models, dpo.parameters) == (2, 14 * GB)
+    assert routes().saving == 0.5
 
 
 def test_seven_billion_model_states_are_252_against_126_gigabytes():
-    methods = compare(SEVEN, A100).methods
-    assert methods["ppo"].estimate.state_bytes == 2 * 7 * GB * 16 + 2 * 7 * GB * 2 == 252 * GB
-    assert methods["dpo"].estimate.state_bytes == 7 * GB * 16 + 7 * GB * 2 == 126 * GB
+    ppo, dpo = routes()
+    assert ppo.estimate.state_bytes == 2 * 7 * GB * 16 + 2 * 7 * GB * 2 == 252 * GB
+    assert dpo.estimate.state_bytes == 7 * GB * 16 + 7 * GB * 2 == 126 * GB
 
 
 def test_seven_billion_takes_four_a100_against_two():
-    methods = compare(SEVEN, A100).methods
-    assert (methods["ppo"].gpus, methods["dpo"].gpus) == (4, 2)
+    ppo, dpo = routes()
+    assert (ppo.gpus, dpo.gpus) == (4, 2)
 
 
 @pytest.mark.parametrize("size", ["125e6", "1.5e9", "13e9", "70e9", "405e9"])
 def test_saving_is_half_at_every_size(size):
-    assert compare(typical(int(float(size))), A100).saving == 0.5
+    assert routes(typical(int(float(size)))).saving == 0.5
 
 
 def test_a_trained_parameter_takes_sixteen_bytes_by_part_and_a_frozen_one_two():
@@ -76,10 +83,10 @@ def test_optimizer_state_beside_fp32_weights(optimizer, numbers):
     assert policy.parts["optimizer"] == pytest.approx(4 * numbers * 7 * GB, rel=1e-6)
 
 
-@pytest.mark.parametrize("stage", sorted(ROLES))
+@pytest.mark.parametrize("stage", sorted(BY_COMMAND))
 def test_every_byte_stands_in_one_part_of_one_role(stage):
     found = estimate(Run(stage, SEVEN))
-    assert set(found.roles) == {role.name for role in ROLES[stage]}
+    assert set(found.roles) == {role.name for role in BY_COMMAND[stage].roles}
     assert all(tuple(role.parts) == PARTS for role in found.roles.values())
     assert found.bytes == sum(found.parts.values()) == sum(sum(role.parts.values()) for role in found.roles.values())
 
@@ -199,14 +206,13 @@ def test_a_shared_base_is_held_once():
 
 
 def test_gpus_are_the_total_over_the_usable_memory_rounded_up():
-    comparison = compare(typical(70 * GB), A100, batch_size=4)
-    for method in comparison.methods.values():
+    for method in routes(typical(70 * GB), batch_size=4):
         assert method.gpus == math.ceil(method.estimate.bytes / (81920 * 1024**2 * 0.9))
 
 
 def test_what_is_asked_for_reaches_the_estimate():
     def passing(**options):
-        found = compare(SEVEN, A100, **options).methods["dpo"].estimate
+        found = routes(**options).dpo.estimate
         return found.bytes - found.state_bytes
 
     plain = passing()
@@ -215,7 +221,7 @@ def test_what_is_asked_for_reaches_the_estimate():
 
 
 def test_dict_has_the_promised_shape():
-    found = as_dict(compare(SEVEN, A100))
+    found = as_dict(routes())
     assert set(found) == {"methods", "saving", "assumptions"}
     assert list(found["methods"]) == ["ppo", "dpo"]
     for method in found["methods"].values():
@@ -259,3 +265,27 @@ def test_methods_side_by_side_are_what_one_by_one_they_are():
     assert found["DPO"] == estimate(Run("dpo", SEVEN, autocast=True))
     assert found["DPO"].bytes - found["DPO, cached reference"].bytes == 14 * GB
     assert found["PPO separate"].state_bytes - found["RLOO"].state_bytes == 16 * 7 * GB
+
+
+def test_ktos_reference_reads_every_prompt_with_two_answers_as_dpos_does():
+    common = {"architecture": SMALL, "batch_size": 8, "max_length": 64, "dtype": "float32"}
+    kto, dpo = (estimate(Run(stage=stage, **common)).phases["reference"] for stage in ("kto", "dpo"))
+    assert kto == dpo
+
+
+def test_of_the_changes_that_are_named_none_could_be_left_out():
+    """Whatever the memory: without any one of them the run does not fit."""
+    numbers = {cost: i for i, (_, cost, _) in enumerate(CHANGES)}
+    seen = set()
+    for stage in ("dpo", "ppo", "sft"):
+        run = Run(stage, SEVEN, autocast=True, batch_size=8, max_length=2048, device="cuda")
+        whole = estimate(run).bytes
+        for share in range(5, 100, 2):
+            found = changes(run, whole * share / 100)
+            kept = [numbers[change.costs] for change in found or []]
+            for number in kept:
+                without = [one for one in kept if one != number]
+                after = _all(run, without)[-1][1] if without else run
+                assert not fits(after, whole * share / 100), (stage, share, kept, number)
+            seen.add(tuple(kept))
+    assert len(seen) >= 5

@@ -32,7 +32,7 @@ LLAMA = {
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch):
     """Each test in a folder of its own, with no artifacts, a terminal of 80 columns and no GPU."""
-    monkeypatch.setattr("prefcli.cli.mem_estimate.found_gpu", lambda: None)
+    monkeypatch.setattr("prefcli.memory.answer.found_gpu", lambda: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFCLI_RUNS", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
@@ -220,6 +220,16 @@ def test_compare_shows_every_method_and_draws_it(capsys, tmp_path):
     found = json.loads(output(capsys, params="7B", compare=True, gpu="H100", json=True))["methods"]
     assert found["DPO"]["fits"] is False and found["PPO shared, LoRA 16"]["fits"] is True
     assert found["SFT"]["bytes"] == sum(found["SFT"]["parts"].values())
+
+
+def test_compare_and_stage_and_the_default_say_the_same_of_one_run(capsys):
+    about = {"params": "7B", "batch_size": 8, "gpu": "H100", "json": True}
+    every = json.loads(output(capsys, compare=True, **about))["methods"]
+    routes = json.loads(output(capsys, **about))["methods"]
+    for name, stage in (("DPO", "dpo"), ("KTO", "kto"), ("SFT", "sft"), ("PPO separate", "ppo")):
+        one = json.loads(output(capsys, stage=stage, **about))["methods"][stage]
+        assert every[name] == one
+        assert stage not in routes or routes[stage]["bytes"] == one["bytes"]
 
 
 @pytest.mark.parametrize(

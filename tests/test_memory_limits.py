@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import prefcli.stages.session as session_module
 from benchmarks import memory_table
 from prefcli.artifacts.store import Store
 from prefcli.config.dpo import DPOConfig
@@ -19,7 +18,6 @@ from prefcli.progress import Reporter
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import STOPS, WARNS, check_memory, run_of
 from prefcli.stages.session import session
-from prefcli.stages.table import STAGES
 
 ROOT = Path(memory_table.__file__).parent.parent
 RESULTS = json.loads(memory_table.RESULTS.read_text())
@@ -47,11 +45,11 @@ def test_a_run_is_warned_at_nine_tenths_and_stopped_a_little_over_the_whole():
 def inputs(tmp_path, **options):
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 4)
     config = DPOConfig(data=[str(tmp_path / "pairs.jsonl")], model="tiny", runs=str(tmp_path / "runs"), **options)
-    return prepare("dpo", config, purpose="pairs", rates=STAGES["dpo"].rates)
+    return prepare(config)
 
 
 def test_a_run_that_cannot_fit_is_stopped_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(session_module, "memory_limit", lambda: 10**6)
+    monkeypatch.setattr("prefcli.stages.measuring.memory_limit", lambda: 10**6)
     with pytest.raises(MemoryShortError), session(inputs(tmp_path), Reporter()):
         raise AssertionError("it was opened")
     assert not Store(str(tmp_path / "runs")).names()

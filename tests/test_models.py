@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.loading import is_scorer, load_policy, load_scorer

@@ -59,6 +59,7 @@ def test_the_shared_options_reach_trl_in_every_stage(trainer_of):
         args = trainer_of(stage, *typed).args
         for name, _, attribute, expected in {row[0]: row for row in SHARED}.values():
             assert getattr(args, attribute) == expected, (stage, name)
+        assert args.data_seed == 11  # the order of the rows
 
 
 def test_grad_accum_divides_the_batch(trainer_of):

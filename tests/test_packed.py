@@ -31,7 +31,7 @@ from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.models.shared import SharedRole
 from prefcli.stages import reference as reference_module
 from prefcli.stages import trl_trainer
-from prefcli.stages.packed_trainer import demo_rows
+from prefcli.stages.sft import demo_rows
 
 EVERY = (*ARCHITECTURES, *MORE)
 # Three answers to one prompt, two to another, one to a third, and a fourth prompt that begins like the third.
@@ -362,6 +362,20 @@ def test_a_stage_makes_the_steps_that_trl_makes(chain, prefcli, by_trl, stage):
     wanted = {"sft": {"entropy", "mean_token_accuracy"}, "rm": {"accuracy", "margin", "mean_reward"},
               "dpo": {"logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies"}}[stage]  # fmt: skip
     assert {"loss", "grad_norm", "num_tokens", *({"eval_loss"} - by_token)} | wanted <= compared
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"), [("sft", ()), ("rm", ()), ("dpo", ()), ("dpo", ("--lora-rank", "4")), ("orpo", ()), ("kto", ())]
+)
+def test_a_stage_trains_a_model_that_runs_packed(chain, prefcli, monkeypatch, stage, more):
+    seen = []
+    run = trl_trainer.run
+    monkeypatch.setattr(
+        trl_trainer, "run", lambda session, trainer, *args: seen.append(trainer.model) or run(session, trainer, *args)
+    )
+    args = chain.args(stage) if stage in ("sft", "rm") else [stage, *chain.args("dpo")[1:]]
+    chain.path_of(prefcli(*args, *more, "--max-steps", "1", "--name", "packed"))
+    assert [logps_module.runs_packed(model) for model in seen] == [True]
 
 
 def test_the_references_figures_are_kept_for_later_epochs_and_for_re_runs(chain, prefcli, monkeypatch):

@@ -20,10 +20,10 @@ from prefcli.data.lazy import Source
 from prefcli.errors import DataError, PrefcliError, SurroundingsError
 from prefcli.evaluation import measured, models, run, score
 from prefcli.evaluation.variety import Distinct
-from prefcli.figures.variety import distinct
 from prefcli.labelling import run as labelling
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards.sources import PythonReward
+from prefcli.statistics.variety import distinct
 
 STOPS = """\
 import os

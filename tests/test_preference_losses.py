@@ -16,14 +16,13 @@ from trl import DPOConfig as TRLDPOConfig
 from trl import KTOConfig as TRLKTOConfig
 from trl import KTOTrainer
 
-from prefcli.config.dpo import DPOConfig
+from prefcli.config.dpo import LOSSES, DPOConfig
 from prefcli.config.kto import KTOConfig
 from prefcli.errors import UsageError
-from prefcli.losses.binary import kto, reference_point
-from prefcli.losses.pairs import PAIR_LOSSES, Terms
+from prefcli.losses import PAIR_LOSSES, Terms, kto, reference_point, shifted
 from prefcli.models.packed import pack
-from prefcli.stages.dpo import PairTrainer, trl_options
-from prefcli.stages.packed_preferences import PackedDPO, PackedKTO
+from prefcli.stages.dpo import DPOSteps, PairTrainer, trl_options
+from prefcli.stages.kto import KTOSteps
 from prefcli.stages.reference import ReferenceLogps, reference_at_work
 
 CHOSEN, REJECTED = [0.7, -1.5, 3.0, -8.0, 0.0], [-0.2, 0.9, 2.5, 1.0, 0.0]
@@ -48,7 +47,9 @@ FORMULAS = {
 def test_a_loss_is_its_formula_and_its_gradient_the_slope(loss):
     beta, smoothing = 0.3, 0.2 if loss in ("sigmoid", "robust") else 0.0
     chosen, rejected = (torch.tensor(x, dtype=torch.double, requires_grad=True) for x in (CHOSEN, REJECTED))
-    found = PAIR_LOSSES[loss](Terms(chosen, rejected, beta, smoothing, 1.25 if loss == "simpo" else 0.0))
+    own = {"label_smoothing": smoothing, "simpo_gamma": 1.25}
+    taken = {name: own[name] for name in LOSSES[loss].parameters}
+    found = PAIR_LOSSES[loss](Terms(chosen, rejected, beta), **taken)
     expected = [FORMULAS[loss](c, r, beta, smoothing) for c, r in zip(CHOSEN, REJECTED)]
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
     found.sum().backward()
@@ -60,7 +61,7 @@ def test_a_loss_is_its_formula_and_its_gradient_the_slope(loss):
 
 def test_robust_is_in_expectation_over_flipped_labels_the_loss_on_the_clean_ones():
     c, r, e = torch.tensor(CHOSEN), torch.tensor(REJECTED), 0.2
-    noisy = (1 - e) * PAIR_LOSSES["robust"](Terms(c, r, 0.3, e)) + e * PAIR_LOSSES["robust"](Terms(r, c, 0.3, e))
+    noisy = (1 - e) * PAIR_LOSSES["robust"](Terms(c, r, 0.3), e) + e * PAIR_LOSSES["robust"](Terms(r, c, 0.3), e)
     torch.testing.assert_close(noisy, PAIR_LOSSES["sigmoid"](Terms(c, r, 0.3)))
 
 
@@ -94,7 +95,7 @@ def gradients(trainer, *batches):
 def our_dpo(tmp_path, config, policy, reference, pairs=PAIRS, share=1.0, tokens_per_row=12):
     rows = [{**pair, "row": i} for i, pair in enumerate(pairs)]
     logps = ReferenceLogps(len(rows), None)
-    trainer = PackedDPO(
+    trainer = DPOSteps(
         model=policy, processing_class=letters(), tokens_per_row=tokens_per_row, config=config, share=share,
         args=arguments(TRLDPOConfig, tmp_path, len(rows), precompute_ref_log_probs=True, beta=config.beta),
         train_dataset=Dataset.from_list(rows), references=[] if config.reference_free else [logps],
@@ -123,6 +124,25 @@ def test_loss_and_gradient_of_dpo_are_those_of_trl(case, packed, tmp_path):
     assert found == pytest.approx(expected[0], abs=1e-5)
     torch.testing.assert_close(slopes, expected[1], atol=1e-5, rtol=1e-4)
     assert max(float(slope.abs().max()) for slope in slopes) > 1e-3
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize(("apart", "accuracy"), [(2e-6, 0.5), (-2e-6, 0.5), (1e-2, 0.0), (-1e-2, 1.0)])
+def test_before_the_first_update_no_pair_is_right_or_wrong_whatever_rounding_says(
+    apart, accuracy, normalise, tmp_path, monkeypatch
+):
+    """Policy and reference are one model, whose log-probabilities of like rows differ in their last digits."""
+    of = ReferenceLogps.of
+
+    def rounded(self, pairs, rows):
+        return of(self, pairs, rows) + torch.tensor([apart, 0.0]).repeat(len(pairs))
+
+    monkeypatch.setattr(ReferenceLogps, "of", rounded)
+    policy = tiny_lm(seed=1, **MODELS)
+    config = DPOConfig(beta=0.5, length_normalise=normalise).resolved()
+    _, trainer = our_dpo(tmp_path, config, policy, copy.deepcopy(policy))
+    assert trainer._metrics["train"]["rewards/accuracies"] == [accuracy]
+    assert 0 < abs(trainer._metrics["train"]["rewards/margins"][0]) < 0.01
 
 
 def logps_of(model, pair, side):
@@ -193,9 +213,10 @@ class LabelledTrainer(KTOTrainer):
         return dataset
 
 
-@pytest.mark.parametrize("seed", [2, 5])
-def test_loss_kl_and_gradient_of_kto_are_those_of_trl(seed, tmp_path):
-    policy, reference = tiny_lm(seed=1, **MODELS), tiny_lm(seed=seed, **MODELS)
+@pytest.mark.parametrize(("one", "other", "above"), [(1, 2, False), (5, 1, True), (2, 1, True)])
+def test_loss_kl_and_gradient_of_kto_are_those_of_trl(one, other, above, tmp_path):
+    """Also where z₀ is above 0, so that it can be missed."""
+    policy, reference = tiny_lm(seed=one, **MODELS), tiny_lm(seed=other, **MODELS)
     others = [ANSWERS[i - 1]["completion_ids"] for i in range(len(ANSWERS))]
     weights = {"desirable_weight": 1.3, "undesirable_weight": 0.7}
     theirs = LabelledTrainer(
@@ -218,10 +239,51 @@ def test_loss_kl_and_gradient_of_kto_are_those_of_trl(seed, tmp_path):
         for a, o in zip(ANSWERS, others)
     ]
     assert mine["kl"][0] == pytest.approx(max(0.0, sum(ratios) / len(ratios)), abs=1e-4)
+    assert (mine["kl"][0] > 0.01) == above
+
+
+def test_a_rows_weight_multiplies_its_loss_in_kto(tmp_path):
+    policy, reference = tiny_lm(seed=5, **MODELS), tiny_lm(seed=1, **MODELS)
+    answers = [{**answer, "weight": weight} for answer, weight in zip(ANSWERS, (0.0, 2.0, 1.0, 0.5, 2.5, 0.0))]
+    trainer = our_kto(tmp_path, policy, reference, len(answers), desirable_weight=1.3, undesirable_weight=0.7)
+    expected = []
+    for answer in answers:
+        (mine, _), (theirs, _) = (logps_of(model, answer, "completion_ids") for model in (policy, reference))
+        kind, sign = (1.3, 1) if answer["label"] else (0.7, -1)
+        expected.append((answer["weight"], kind, sign, float(mine - theirs)))
+    found, _ = gradients(trainer, {"examples": [dict(answer) for answer in answers]})
+    kl = float(trainer._kl)
+    losses = [weight * kind * (1 - sig(0.5 * sign * (ratio - kl))) for weight, kind, sign, ratio in expected]
+    assert kl > 0.01 and found == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_over_several_processes_an_answer_is_mismatched_with_the_one_before_it_in_the_order_of_one(
+    rank, parts, tmp_path, monkeypatch
+):
+    """Two processes with two rows in each part: one process would have the first parts of both first."""
+    numbered = [{"prompt_ids": [1], "completion_ids": [n], "label": True} for n in range(4 * parts)]
+    batches = [numbered[start : start + 2] for start in range(0, len(numbered), 2)]
+    own = {process: batches[process::2] for process in (0, 1)}
+    trainer = our_kto(tmp_path, tiny_lm(seed=5, **MODELS), tiny_lm(seed=1, **MODELS), 2)
+    last = [[part[-1]["completion_ids"] for part in own[process]] for process in (0, 1)]
+    monkeypatch.setattr("prefcli.stages.kto.gather_object", lambda mine: last)
+    trainer.accelerator = SimpleNamespace(num_processes=2, process_index=rank)
+    monkeypatch.setattr(trainer, "_mismatched", lambda *_: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        trainer.begin(None, own[rank])
+    for example in (example for part in own[rank] for example in part):
+        (number,) = example["completion_ids"]
+        assert example["other_ids"] == [(number - 1) % len(numbered)]
 
 
 def our_kto(tmp_path, policy, reference, rows, eval_dataset=None, **options):
-    trainer = PackedKTO(
+    trainer = KTOSteps(
         model=policy, ref_model=None, processing_class=letters(), train_dataset=Dataset.from_list(ANSWERS),
         eval_dataset=eval_dataset,
         args=arguments(TRLKTOConfig, tmp_path, rows, beta=0.5, train_sampling_strategy="sequential",
@@ -242,7 +304,8 @@ def test_splitting_a_step_changes_neither_ktos_reference_point_nor_its_gradient(
         left = iter([dict(answer) for answer in ANSWERS])
         batches = [{"examples": [next(left) for _ in range(size)]} for size in parts]
         found[name] = gradients(trainer, *batches)
-        assert trainer._kl > 0 and len(set(trainer._metrics["train"]["kl"])) == 1
+        told = trainer._metrics["train"]["kl"]
+        assert trainer._kl > 0.01 and told == pytest.approx([float(trainer._kl)] * len(told), rel=1e-6)
         found[name] += (float(trainer._kl),)
     assert found["parts"][2] == pytest.approx(found["whole"][2], abs=1e-6)
     assert found["parts"][0] == pytest.approx(found["whole"][0], abs=1e-6)
@@ -266,8 +329,8 @@ def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no meaning for --loss ipo"),
-        ({"simpo_gamma": 1.0}, "--simpo-gamma is of --loss simpo"),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "--label-smoothing has no effect with --loss ipo"),
+        ({"simpo_gamma": 1.0}, "--simpo-gamma has no effect with --loss sigmoid"),
         ({"loss": "ipo", "reward": ["rm"]}, "--reward does not go with --loss ipo"),
         ({"reward_weight": ["rm=1"]}, "--reward-weight without --reward"),
         ({"loss": "simpo", "reference": "sft"}, "--reference has no meaning"),
@@ -295,3 +358,7 @@ def test_kept_log_probabilities_that_were_changed_are_computed_anew(tmp_path, sp
     again.logps = first.logps
     again.save()
     assert ReferenceLogps(3, file).known == 3
+
+
+def test_a_prompts_mismatched_answer_is_the_one_before_it():
+    assert shifted([[1], [2], [3]]) == [[3], [1], [2]] and shifted([[1]]) == [[1]]

@@ -22,14 +22,21 @@ for args in json.loads(sys.argv[1]):
 """
 
 
-def test_dpo_and_ppo_in_two_processes_make_the_steps_of_one(chain, prefcli):
-    few = chain.folder / "five.jsonl"  # rows that do not fill a batch of each process
+def test_every_stage_in_two_processes_makes_the_steps_of_one(chain, prefcli):
+    few, demos = chain.folder / "five.jsonl", chain.folder / "demos5.jsonl"  # they do not fill a batch of each process
     few.write_text("".join(open(chain.data("held_out_pairs")).readlines()[:5]))
-    dpo = [*chain.args("dpo"), "--max-steps", "3", "--eval-data", str(few), "--eval-every", "3"]
+    demos.write_text("".join(open(chain.data("demos")).readlines()[-5:]))
+    steps, at_the_end = ["--max-steps", "3"], ["--eval-every", "3"]
+    sft = [*chain.args("sft"), *steps, "--eval-data", str(demos), *at_the_end]
+    rm = [*chain.args("rm"), *steps, "--eval-data", str(few), *at_the_end, "--lr", "1e-3"]
+    dpo = [*chain.args("dpo"), *steps, "--eval-data", str(few), *at_the_end]
+    kto = [*chain.args("dpo"), *steps, "--eval-data", str(few), *at_the_end, "--reference", "tiny"]
+    kto[0] = "kto"
     # Not seed 0: there a draw of the second rollout falls so near the border of two tokens that rounding decides.
     ppo = [*chain.args("ppo"), "--max-steps", "3", "--ppo-epochs", "2", "--save-every", "1", "--seed", "1"]
     lora = [*ppo, "--lora-rank", "4", "--lr", "1e-3", "--value-init", "sft@v1"]  # two trained adapters on one base
-    runs = {"dpo": dpo, "ppo": ppo, "lora": lora}
+    runs = {"sft": sft, "rm": rm, "dpo": dpo, "kto": kto, "ppo": ppo, "lora": lora}
+    held_out = {"sft", "rm", "dpo", "kto"}
     one = [chain.path_of(prefcli(*args, "--name", f"one-{name}")) for name, args in runs.items()]
     script = chain.folder / "both.py"
     script.write_text(SCRIPT)
@@ -47,7 +54,9 @@ def test_dpo_and_ppo_in_two_processes_make_the_steps_of_one(chain, prefcli):
         manifest = json.loads((mine / "manifest.json").read_text())
         assert manifest["environment"]["processes"] == 2
         rows = [[json.loads(line) for line in (p / "metrics.jsonl").read_text().splitlines()] for p in (mine, theirs)]
-        assert len(rows[0]) == len(rows[1]) == 3 + (mine.parent.name == "two-dpo")
+        assert len(rows[0]) == len(rows[1]) == 3 + (mine.parent.name.removeprefix("two-") in held_out)
+        if mine.parent.name == "two-kto":
+            assert rows[1][0]["kl"] > 1  # a reference point to agree on
         for found, expected in zip(*rows):
             for name, value in expected.items():
                 if not name.startswith("time/"):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import write
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.files import digest_file
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.python import load_function
 
@@ -277,7 +277,7 @@ def test_another_directory_and_gradients_off_hold_for_the_file_alone(load, own_f
 
 
 def test_a_mistake_ends_the_run_before_a_model_is_opened(prefcli, own_folder, jsonl, monkeypatch):
-    monkeypatch.setattr("prefcli.models.loading.load_policy", lambda *_, **__: pytest.fail("a model was opened"))
+    monkeypatch.setattr("prefcli.models.loading.loaded_policy", lambda *_, **__: pytest.fail("a model was opened"))
     write(
         own_folder / "r.py",
         "def score(completions, right, **_):\n    return [c == r for c, r in zip(completions, right)]\n",

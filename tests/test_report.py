@@ -18,15 +18,15 @@ from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.metrics import alarms
 from prefcli.artifacts.store import open_artifact
 from prefcli.errors import DataError
-from prefcli.evaluation.statistics import bootstrap_interval
 from prefcli.report import charts, lineage_chart
 from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
 from prefcli.report.criteria import check
-from prefcli.report.series import Panel, Series
 from prefcli.report.svg import About
 from prefcli.report.text import number, seconds, shown
 from prefcli.report.views import ends
+from prefcli.stages.series import Panel, Series
+from prefcli.statistics.bootstrap import bootstrap_interval
 
 
 def recorded(source: str, written: Written) -> Any:

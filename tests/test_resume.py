@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -16,7 +17,10 @@ import pytest
 from safetensors.torch import load_file
 
 from prefcli.rl.ppo import PPO
-from prefcli.stages.session import MetricsLog, _draft
+from prefcli.stages.metrics_log import MetricsLog
+from prefcli.stages.ppo import States
+from prefcli.stages.processes import draft_of
+from prefcli.stages.state import random_state
 
 OPTIONS = ["--max-steps", "5", "--save-every", "2", "--ppo-epochs", "2", "--kl-target", "1.0"]
 
@@ -42,15 +46,45 @@ def check_same(found, expected):
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
+def remember(patch, states):
+    """Have every rollout that has ended leave behind what a state must bring back."""
+    end = States.end
+
+    def ended(self, position, due):
+        state = (self._ppo.state_dict(), self._watchers.state_dict(), random_state())
+        states.append((position.step, copy.deepcopy(state)))
+        end(self, position, due)
+
+    patch.setattr(States, "end", ended)
+
+
 @pytest.fixture(scope="module")
-def whole(trained):
+def states():
+    """The state after each rollout of the uninterrupted run."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def whole(trained, states):
     """The uninterrupted run, once for all tests."""
-    return trained.extra("ppo", *OPTIONS, "--name", "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        remember(patch, states)
+        return trained.extra("ppo", *OPTIONS, "--name", "whole")
+
+
+def same(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool((one == other).all()) if hasattr(one, "shape") else one == other
 
 
 @pytest.mark.parametrize(("stop_in", "error"), [(3, KeyboardInterrupt), (5, RuntimeError)])
-def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, stop_in, error):
-    step, calls = PPO.step, []
+def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, states, stop_in, error):
+    step, calls, ends = PPO.step, [], []
+    remember(monkeypatch, ends)
+    monkeypatch.setattr("prefcli.stages.ppo.TAIL", 2)  # rollouts that the manifest's figures are the means of
 
     def stopping(self, prompts, progress=None):
         calls.append(self.rollouts + 1)
@@ -71,6 +105,12 @@ def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, stop_in, e
     assert calls == [*range(1, stop_in + 1), *range(kept + 1, 6)]
     check_same(chain.path_of(second), whole)
     assert not (chain.runs / "cut/v1/state").exists() and not (chain.runs / "cut/v1/run.json").exists()
+    assert ends[-1][0] == states[-1][0] == 5
+    names = ("ppo", "watchers", "random")
+    assert [name for name, mine, theirs in zip(names, ends[-1][1], states[-1][1]) if not same(mine, theirs)] == []
+    found, last = json.loads((chain.runs / "cut/v1/manifest.json").read_text())["metrics"], metrics(whole)[-2:]
+    for name in ("objective/scores", "objective/kl", "val/ratio"):
+        assert found[name] == pytest.approx((last[0][name] + last[1][name]) / 2)
 
 
 @pytest.mark.parametrize("keep", [[], ["--keep-state"]])
@@ -106,9 +146,9 @@ def test_the_log_of_a_resumed_run_has_its_lines_from_the_first_moment(tmp_path):
 
 def test_every_process_goes_on_with_the_state_and_the_metrics_so_far(chain, prefcli, monkeypatch):
     partial = stopped(chain, prefcli, monkeypatch)
-    monkeypatch.setattr("prefcli.stages.session.is_main_process", lambda: False)
-    monkeypatch.setattr("prefcli.stages.session._told", lambda device, unfinished=None: partial)
-    with _draft(SimpleNamespace(), None) as draft:
+    monkeypatch.setattr("prefcli.stages.processes.is_main_process", lambda: False)
+    monkeypatch.setattr("prefcli.stages.processes._told", lambda device, unfinished=None: partial)
+    with draft_of(SimpleNamespace(), None) as draft:
         assert draft.path != partial and draft.steps == [2]
         assert len(MetricsLog(draft.path / "metrics.jsonl", draft.steps[-1]).rows) == 2
     assert partial.is_dir()

@@ -15,13 +15,13 @@ from trl import RewardConfig as TRLConfig
 
 from prefcli.data.dataset import Dataset as Rows
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.weighting import set_apart
 from prefcli.errors import DataError
 from prefcli.models.logps import sequence_scores
 from prefcli.models.packed import pack
-from prefcli.stages.packed_trainer import PackedReward, pair_rows
-from prefcli.stages.reward import PaddedReward, whole
+from prefcli.stages.reward import PaddedReward, RewardSteps, whole
+from prefcli.stages.steps import pair_rows
 
 MARGINS = (0.7, 0.0, -1.3)
 
@@ -41,7 +41,7 @@ def test_loss_and_gradient_with_margins_and_centring_are_those_of_trl(margins, c
     slopes = [p.grad.clone() for p in theirs.model.parameters() if p.grad is not None]
     if packed:
         assert pack(model) is None
-    ours = PackedReward(
+    ours = RewardSteps(
         model=model, train_dataset=Dataset.from_list(pairs), args=arguments(TRLConfig, tmp_path, 3),
         processing_class=letters(), tokens_per_row=12, center=center,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from conftest import artifact_in, versions_below, write
 from prefcli.artifacts.manifest import read_manifest
 from prefcli.artifacts.store import Store
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import Scale, parse_rewards, reward_scales

@@ -14,8 +14,8 @@ from conftest import versions_below, write
 from transformers import AutoTokenizer
 
 from prefcli.artifacts.manifest import read_manifest
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards import http as module

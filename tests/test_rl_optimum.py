@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 

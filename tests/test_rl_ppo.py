@@ -11,9 +11,10 @@ from peft import LoraConfig, TaskType, get_peft_model
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models.logps import token_logps
+from prefcli.rl.optimizer import make_optimizer
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
 
@@ -273,3 +274,108 @@ def test_the_policys_first_rollout_is_paid_no_kl_where_it_is_the_reference():
     rollout = ppo.last_rollout
     after = token_logps(ppo.roles.policy, rollout.rows, 0.7).logps
     assert (after - rollout.logps).abs().max() > 1e-3
+
+
+def gradients_of(ppo, coefficient):
+    """Of one update on the rollout that is there, with a KL coefficient that has moved to this."""
+    ppo.kl_coef = coefficient
+    rollout = ppo.last_rollout
+    advantages, returns = ppo.estimate(rollout)
+    ppo._add_gradients(rollout, torch.arange(len(PROMPTS)), advantages, returns, torch.tensor(1.0))
+    found = torch.cat([p.grad.flatten() for p in ppo.roles.policy.parameters() if p.grad is not None])
+    ppo.optimizer.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("kl_in", ["loss", "reward"])
+def test_the_coefficient_that_has_moved_is_the_one_that_is_paid_wherever_the_kl_stands(kl_in):
+    ppo = make(kl_in=kl_in, kl_coef=0.2)
+    with torch.no_grad():
+        ppo.roles.reference.lm_head.weight.mul_(0.5)
+    ppo.step(PROMPTS)
+    none, some, more = (gradients_of(ppo, coefficient) for coefficient in (0.0, 0.5, 1.0))
+    assert (some - none).norm() > 1e-2 * none.norm()
+    if kl_in == "loss":  # linear in it
+        torch.testing.assert_close(more - none, 2 * (some - none), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["policy", "value"])
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_take_it_in(part):
+    """The loss is finite: a bad kernel, or an overflow on the way back."""
+    ppo = make()
+    ppo.step(PROMPTS)
+    before = weights(ppo)
+    parameter = next(getattr(ppo.roles, part).parameters())
+    parameter.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+    with pytest.raises(AlarmError, match="gradient is not finite at rollout 2"):
+        ppo.step(PROMPTS)
+    torch.testing.assert_close(weights(ppo), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_softer_is_half_the_rate_and_twice_the_coefficient_each_time_and_stays_so(times):
+    options = {"lr": 0.1, "kl_coef": 0.05, "optim": "sgd", "lr_scheduler": "constant", "ppo_epochs": 1}
+    ppo = make(**options)
+    ppo.step(PROMPTS)
+    ppo.soften(times, seed=77)
+    assert ppo.kl_coef == pytest.approx(0.05 * 2**times)
+    rates = [ppo.step(PROMPTS)["lr"] for _ in range(2)]
+    assert rates == pytest.approx([0.1 * 0.5**times] * 2)  # the schedule does not bring the old one back
+
+
+def test_softer_draws_otherwise_from_here_on_as_its_seed_says():
+    options = {"lr": 0.1, "optim": "sgd"}
+    runs = [make(**options) for _ in range(4)]
+    for ppo in runs:
+        ppo.step(PROMPTS)
+    for ppo, seed in zip(runs[1:], (77, 77, 78)):
+        ppo.soften(1, seed)
+    plain, one, same, other = (ppo._draws(4) for ppo in runs)
+    assert torch.equal(one, same) and not torch.equal(one, plain) and not torch.equal(one, other)
+
+
+def test_a_state_brings_back_all_that_changes():
+    """Each entry differs after a few steps, and is equal once it was loaded."""
+    first, fresh = make(kl_target=0.01, lr=0.1, total_rollouts=50), make(kl_target=0.01, lr=0.1, total_rollouts=50)
+    start = copy.deepcopy(fresh.state_dict())
+    for _ in range(3):
+        first.step(PROMPTS)
+    state = copy.deepcopy(first.state_dict())
+
+    def same(one, other):
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        if isinstance(one, (list, tuple)):
+            return len(one) == len(other) and all(map(same, one, other))
+        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+    assert [name for name in state if same(state[name], start[name])] == []
+    fresh.load_state_dict(copy.deepcopy(state))
+    found = fresh.state_dict()
+    assert [name for name in state if not same(state[name], found[name])] == []
+    assert torch.equal(fresh._draws(12), first._draws(12))
+
+
+def test_weight_decay_spares_what_is_a_vector():
+    """One step of SGD without gradients: matrices shrink by the rate times the decay, biases and norms stay."""
+    model = tiny_lm("gpt2", vocab=6, layers=1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_optimizer(list(model.parameters()), 0.1, PPOConfig(optim="sgd", weight_decay=0.5))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] * (0.95 if p.ndim > 1 else 1.0))
+    assert {p.ndim for p in model.parameters()} >= {1, 2}
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_the_policy_stands_still_for_exactly_so_many_rollouts(warmup):
+    ppo = make(value_warmup=warmup)
+    moved_in = []
+    for rollout in range(1, 4):
+        before = [p.detach().clone() for p in ppo.roles.policy.parameters()]
+        ppo.step(PROMPTS)
+        if any(not torch.equal(p, b) for p, b in zip(ppo.roles.policy.parameters(), before)):
+            moved_in.append(rollout)
+    assert moved_in == [n for n in (1, 2, 3) if n > warmup]

@@ -10,7 +10,7 @@ import torch
 from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.rl import kl
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.rl.rollout import collect
@@ -119,3 +119,45 @@ def test_k1_and_k3_agree_with_the_exact_kl_of_the_answers(roles, distance):
         assert sums.mean().item() > -2 * error
         assert error < 0.25 * exact  # so that the two checks above can fail
     assert (kl.k3(rollout.logps, rollout.reference_logps) >= 0).all()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.5])
+def test_scores_are_clipped_on_both_sides_before_what_is_taken_off_for_length_and_a_missing_end(roles, clip):
+    """Of both signs: −9, 9, and what lies between."""
+
+    def both(prompts, completion_ids, completions):
+        return {"a": torch.tensor([-9.0, 9.0, 1.0, -1.0] * (len(prompts) // 4)), "b": torch.full((len(prompts),), 0.25)}
+
+    judged = Roles(roles.policy, roles.value, roles.reference, both)
+    rollout = roll(judged, PROMPTS, reward_clip=clip, length_penalty=0.1, missing_eos_penalty=0.5)
+    sums = [-8.75, 9.25, 1.25, -0.75] * (len(PROMPTS) // 4)
+    clipped = [max(-clip, min(clip, x)) if clip else x for x in sums]
+    taken = [0.1 * len(ids) + (0.0 if ids[-1] == EOS else 0.5) for ids in rollout.completion_ids]
+    assert rollout.scores.tolist() == pytest.approx([x - y for x, y in zip(clipped, taken)], abs=1e-5)
+    assert {t > 0.5 for t in taken} == {True, False}
+    assert rollout.raw_scores["a"][:2].tolist() == [-9.0, 9.0]  # as the source gave them
+
+
+@pytest.mark.parametrize("noisy", ["policy", "reference", "value"])
+def test_no_role_judges_with_dropout_and_each_has_its_mode_back(noisy):
+    """A model in training mode with half of its numbers dropped judges as it does without."""
+
+    def with_dropout(model, p):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = p
+        return model.train()
+
+    def made(p):
+        models = {"policy": tiny_lm("gpt2", seed=0, vocab=6), "value": tiny_scorer("gpt2", seed=1, vocab=6),
+                  "reference": tiny_lm("gpt2", seed=2, vocab=6)}  # fmt: skip
+        with_dropout(models[noisy], p)
+        return Roles(models["policy"], models["value"], models["reference"], scores_of)
+
+    torch.manual_seed(0)
+    calm, dropped = made(0.0), made(0.5)
+    one, other = roll(calm, PROMPTS), roll(dropped, PROMPTS)
+    assert one.completion_ids == other.completion_ids
+    for name in ("logps", "reference_logps", "values"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert getattr(dropped, noisy).training

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from prefcli.losses import policy_loss, value_loss
 from prefcli.rl import kl
 from prefcli.rl.advantages import gae, token_rewards, whiten
-from prefcli.rl.losses import policy_loss, value_loss
 
 LENGTHS = [5, 1, 3]
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]
@@ -193,3 +193,12 @@ def test_value_loss_against_the_formula():
         v, o, r = v.item(), o.item(), r.item()
         held = o + max(-0.2, min(0.2, v - o))
         assert found.item() == pytest.approx(0.5 * max((v - r) ** 2, (held - r) ** 2), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("found", "target", "times"),
+    [(1.0, 1.0, 1.0), (1.1, 1.0, 1.01), (0.9, 1.0, 0.99), (9.0, 1.0, 1.02), (0.0, 1.0, 0.98), (-5.0, 1.0, 0.98),
+     (2.2, 2.0, 1.01)],
+)  # fmt: skip
+def test_the_coefficient_moves_towards_the_target_by_a_fiftieth_at_most_either_way(found, target, times):
+    assert kl.adapted(0.05, found, target) == pytest.approx(0.05 * times)

@@ -11,12 +11,12 @@ import torch
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.evaluation import models, sample
-from prefcli.figures.variety import distinct
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
+from prefcli.statistics.variety import distinct
 
 CHAT = [
     [{"role": "user", "content": "Who has the kite?"}],

@@ -12,12 +12,12 @@ from conftest import write
 
 from prefcli.artifacts.store import Store
 from prefcli.data.dataset import read_dataset
-from prefcli.evaluation.rewards import pair_accuracy
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.evaluation.rewards import accuracy_of, pair_scores
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.server import RewardServer
 from prefcli.rewards.sources import load_reward
+from prefcli.statistics.intervals import wilson_interval
 
 LENGTH = "def score(prompts, completions, **_):\n    return [float(len(text)) for text in completions]\n"
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
@@ -129,7 +129,7 @@ def test_a_reward_model_scores_as_it_does_in_eval(chain, prefcli):
     rows = read_dataset([chain.data("held_out_pairs")], "pairs").rows
     source = load_reward(parse_rewards(["rm"], Store(chain.runs))[0], None, reporter=SILENT, **CPU)
     assert entry["ref"] == "rm@v1" and entry["answers"] == 2 * len(rows)
-    for name, value in pair_accuracy(source, rows).items():
+    for name, value in accuracy_of(pair_scores(source, rows)).items():
         assert entry[name] == pytest.approx(value, abs=1e-5), name
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from prefcli.artifacts.references import TINY
 from prefcli.artifacts.store import Store
 from prefcli.data.dataset import read_dataset
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.evaluation import models
 from prefcli.models.loading import load_policy
 from prefcli.models.templates import PROBES, end_at_the_score, ended, inner

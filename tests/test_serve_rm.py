@@ -19,7 +19,7 @@ import torch
 from transformers import AutoTokenizer
 
 from prefcli.artifacts.store import Store
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.errors import DataError
 from prefcli.progress import SILENT
 from prefcli.rewards import app, joining, requests

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from prefcli.experiments.siblings import rows_of, seed_of, siblings, varied
+from prefcli.config.stages import STAGES
+from prefcli.experiments.retrained import retrained
+from prefcli.experiments.scores import recorded_score
+from prefcli.experiments.siblings import parent_of, rows_of, seed_of, siblings, varied
 
 FILE = {"path": "pairs.jsonl", "format": "pairs", "rows": 100, "digest": "d1"}
 
@@ -137,3 +142,42 @@ def test_a_damaged_neighbour_is_left_out(made, store):
     one, other = made("dpo"), made("dpo", "other", seed=1)
     (other.path / "manifest.json").write_text("{")
     assert siblings(one, store, "seed") == [one]
+
+
+def test_rows_that_were_held_out_are_not_those_that_were_trained_on(made, store):
+    held_out = {**FILE, "path": "held.jsonl", "rows": 7, "digest": "d9"}
+    assert rows_of(made("dpo", data=[FILE, held_out]), store) == 100
+    both = made("dpo", "both", data=[FILE, {**FILE, "digest": "d2", "rows": 20}, held_out])
+    both.manifest.config["data"] = ["a.jsonl", "b.jsonl"]
+    assert rows_of(both, store) == 120
+
+
+def test_a_reward_model_that_is_trained_again_has_the_points_own_seed_and_rows(made):
+    model = made("rm", "rm", seed=3, max_rows=50, parents={"model": made("sft")}, runs="elsewhere")
+    config = SimpleNamespace(runs="here", quiet=True, debug=False, report_to="none")
+    found = retrained(model, 25, 8, config)
+    assert (found.seed, found.max_rows, found.model, found.name) == (8, 25, "sft@v1", "rm-rows")
+    assert (found.runs, found.lr, found.data) == ("here", 1e-4, ["pairs.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "held_out", "better"),
+    [("sft", "loss", "eval_loss", "lower"), ("rm", "accuracy", "accuracy", "higher"),
+     ("kto", "loss", "eval_loss", "lower"),
+     ("dpo", "rewards/accuracies", "eval_rewards/accuracies", "higher"), ("ppo", "objective/scores", None, "higher")],
+)  # fmt: skip
+def test_what_a_point_is_known_by_and_which_way_is_better(stage, name, held_out, better):
+    score = recorded_score(STAGES[stage], SimpleNamespace(eval_data=None))
+    assert (score.name, score.better) == (name, better)
+    if held_out:
+        assert recorded_score(STAGES[stage], SimpleNamespace(eval_data="f")).name == held_out
+
+
+def test_a_parent_is_the_artifact_that_it_was_and_no_other_of_its_name(made, store):
+    child = made("dpo", parents={"model": made("sft")}).manifest
+    assert parent_of(child, "model", store).ref == "sft@v1" and parent_of(child, "reference", store) is None
+    child.parents["model"]["digest"] = "another"
+    assert parent_of(child, "model", store) is None
+    for ref in ("sft@v2", "tiny", "a/b", "sft"):
+        child.parents["model"] = {"ref": ref, "digest": None}
+        assert parent_of(child, "model", store) is None

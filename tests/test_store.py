@@ -19,12 +19,12 @@ from conftest import versions_below, write
 
 from prefcli.artifacts import references
 from prefcli.artifacts import store as store_module
-from prefcli.artifacts.digests import DigestCache, digest_file, digest_json, write_atomically
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import Manifest, read_manifest, write_manifest
 from prefcli.artifacts.references import default_model, resolve
 from prefcli.artifacts.store import Draft, Store, check_name, open_artifact
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
+from prefcli.files import DigestCache, digest_file, digest_json, write_atomically
 
 MODEL = {"config.json": "{}", "model.safetensors": "weights"}
 
@@ -479,7 +479,7 @@ def test_the_digest_cache_sees_a_change_of_the_same_size_even_with_the_time_set_
 
 def settle(path: Path) -> None:
     """Wait, on paper, until the cache would remember the file."""
-    from prefcli.artifacts import digests
+    from prefcli import files as digests
 
     digests.SETTLED = 0
     time.sleep(0.02)
@@ -487,13 +487,13 @@ def settle(path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def settled_again(monkeypatch):
-    from prefcli.artifacts import digests
+    from prefcli import files as digests
 
     monkeypatch.setattr(digests, "SETTLED", digests.SETTLED)
 
 
 def test_the_digest_cache_reads_an_unchanged_file_once(own_folder, monkeypatch):
-    from prefcli.artifacts import digests
+    from prefcli import files as digests
 
     reads = []
     monkeypatch.setattr(digests, "digest_file", lambda path: reads.append(path) or "d")

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+from unittest.mock import patch
 
 import pytest
 from conftest import PAIR
@@ -16,6 +17,7 @@ from prefcli.artifacts.store import Store
 from prefcli.cli.passing_on import split
 from prefcli.cli.sweep_table import tables
 from prefcli.config.base import typed_options
+from prefcli.config.stages import STAGES
 from prefcli.config.sweep import SweepConfig
 from prefcli.errors import AlarmError, SurroundingsError
 from prefcli.experiments.points import Point, points_of
@@ -23,7 +25,6 @@ from prefcli.experiments.scores import Figure, Score, recorded_score
 from prefcli.experiments.summary import summarise
 from prefcli.experiments.sweep import Outcome, run
 from prefcli.progress import SILENT
-from prefcli.stages.table import STAGES
 
 DPO = STAGES["dpo"]
 
@@ -135,7 +136,8 @@ class Maker:
     def __init__(self, fail=None):
         self.made, self.fail = [], fail or {}
 
-    def __call__(self, stage, inputs):
+    def __call__(self, inputs, reporter=SILENT):
+        stage = inputs.stage
         at = (inputs.config.beta, inputs.config.seed)
         if at in self.fail:
             raise self.fail[at]
@@ -151,6 +153,11 @@ def measure(artifact):
     return Figure(artifact.manifest.metrics["rewards/accuracies"])
 
 
+def made_by(maker, points, measure=measure):
+    with patch("prefcli.experiments.sweep.made", maker):
+        return run(points, measure, SILENT)
+
+
 def dpo_points(prefcli, start, betas=(0.1, 0.3), seeds=2):
     from prefcli.config.dpo import DPOConfig
 
@@ -163,22 +170,22 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_table(prefcli, star
     score = Score("accuracy", "test")
     first = Maker(fail={(0.3, 0): KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
-        run(todo, first, measure, SILENT)
+        made_by(first, todo)
     second = Maker()
-    resumed = summarise("dpo", score, run(todo, second, measure, SILENT))
+    resumed = summarise("dpo", score, made_by(second, todo))
     assert first.made == [(0.1, 0), (0.1, 1)] and second.made == [(0.3, 0), (0.3, 1)]
     again = Maker()
-    assert summarise("dpo", score, run(todo, again, measure, SILENT)) == resumed and again.made == []
+    assert summarise("dpo", score, made_by(again, todo)) == resumed and again.made == []
     monkeypatch.setenv("PREFCLI_RUNS", str(own_folder / "other"))
     import shutil
 
     shutil.copytree(own_folder / "runs" / "sft", own_folder / "other" / "sft")
-    assert summarise("dpo", score, run(todo, Maker(), measure, SILENT)) == resumed
+    assert summarise("dpo", score, made_by(Maker(), todo)) == resumed
 
 
 def test_a_point_that_fails_is_told_and_the_others_are_made(prefcli, start):
     maker = Maker(fail={(0.1, 1): AlarmError("the loss is not a number at step 1"), (0.3, 0): MemoryError()})
-    outcomes = run(dpo_points(prefcli, start), maker, measure, SILENT)
+    outcomes = made_by(maker, dpo_points(prefcli, start))
     assert [outcome.reason for outcome in outcomes] == [
         None, "the loss is not a number at step 1", "out of memory", None
     ]  # fmt: skip
@@ -188,13 +195,13 @@ def test_a_point_that_fails_is_told_and_the_others_are_made(prefcli, start):
 
 
 def test_a_score_that_is_no_number_is_a_failure(prefcli, start):
-    found = run(dpo_points(prefcli, start), Maker(), lambda artifact: Figure(math.nan), SILENT)
+    found = made_by(Maker(), dpo_points(prefcli, start), lambda artifact: Figure(math.nan))
     assert {outcome.reason for outcome in found} == {"its score is not a number"}
     assert json.dumps(summarise("dpo", Score("s", ""), found), allow_nan=False)
 
 
 def test_held_out_files_are_read_before_anything_is_trained(prefcli, start, monkeypatch, own_folder):
-    monkeypatch.setattr("prefcli.cli.sweep.make", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("prefcli.experiments.sweep.made", lambda *_: pytest.fail("trained"))
     (own_folder / "s.py").write_text("def f(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n")
     result = prefcli("sweep", *start, "--seeds", 2, "--score", "a=python:s.py:f", "--prompts", "nowhere.jsonl")
     assert result.exit_code == 3 and "nowhere.jsonl" in result.stderr
@@ -203,13 +210,13 @@ def test_held_out_files_are_read_before_anything_is_trained(prefcli, start, monk
 @pytest.mark.parametrize("error", [SurroundingsError("disk full"), OSError(28, "No space left"), ZeroDivisionError()])
 def test_what_would_stop_every_point_stops_the_sweep(prefcli, start, error):
     with pytest.raises(type(error)):
-        run(dpo_points(prefcli, start), Maker(fail={(0.1, 1): error}), measure, SILENT)
+        made_by(Maker(fail={(0.1, 1): error}), dpo_points(prefcli, start))
 
 
 def test_the_exit_code_is_6_where_all_points_failed_and_0_where_one_came_through(prefcli, start, monkeypatch):
     for wrong, code in (([0, 1], 6), ([1], 0)):
         maker = Maker(fail={(0.1, seed): AlarmError("not a number") for seed in wrong})
-        monkeypatch.setattr("prefcli.cli.sweep.make", lambda stage, inputs, report, maker=maker: maker(stage, inputs))
+        monkeypatch.setattr("prefcli.experiments.sweep.made", maker)
         result = prefcli("sweep", *start, "--beta", 0.1, "--seeds", 2)
         assert result.exit_code == code and "failed: seed 1: not a number" in result.stdout
         assert ("best: " in result.stdout) == (code == 0)

@@ -7,8 +7,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from prefcli.artifacts.references import TINY
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder, encode_demos, encode_pairs
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_demos, encode_pairs
 from prefcli.models.tokenizers import PLAIN_TEMPLATE
 
 TEXT = ["Where is the kite? The kite is in the barn.", "Mira keeps a red lamp on the porch, and so on."] * 20

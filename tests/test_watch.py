@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from prefcli.errors import AlarmError
-from prefcli.figures.ranks import rank_correlation
 from prefcli.progress import Reporter
+from prefcli.statistics.ranks import rank_correlation
 from prefcli.watch import explosion, mode_collapse, reward_hacking, stalling
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, Track, deviations_from, pooled, summary, z_score

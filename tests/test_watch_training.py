@@ -12,8 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefcli import losses
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.config.stages import STAGES
 from prefcli.data.lengths import length_bias
-from prefcli.losses import pairs as pair_losses
+from prefcli.stages import trl_trainer
 from prefcli.stages.trl_trainer import watchers_of
 from prefcli.watch import loss, pairs
 from prefcli.watch.records import Alarm
@@ -169,15 +173,15 @@ def test_another_reference_is_no_alarm_where_it_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    "reference, options, expected",
-    [("start", {}, 1), ("other", {}, 0), ("start", {"reference_free": True}, 0)],
+    "references, expected",
+    [({"reference": "start"}, 1), ({"reference": "other"}, 0), ({}, 0)],
 )
-def test_the_reference_is_checked_where_it_is_the_starting_model(reference, options, expected):
+def test_the_reference_is_checked_where_it_is_the_starting_model(references, expected):
     """`stages/trl_trainer.py` tells the watchers so."""
-    inputs = SimpleNamespace(config=SimpleNamespace(batch_size=BATCH, beta=BETA, **options),
-                             references={"model": "start", "reference": reference}, model="start")  # fmt: skip
+    config = DPOConfig(batch_size=BATCH, beta=BETA)
+    inputs = SimpleNamespace(config=config, references={"model": "start", **references}, model="start")
     assert len(watchers_of(inputs).observe(1, apart(dpo(1, 0), 1))) == expected
-    scorer = SimpleNamespace(config=SimpleNamespace(batch_size=BATCH), references={"model": "start"}, model="start")
+    scorer = SimpleNamespace(config=RewardConfig(batch_size=BATCH), references={"model": "start"}, model="start")
     assert watchers_of(scorer).observe(1, rm(1, 0)) == []
 
 
@@ -266,6 +270,38 @@ def test_warn_says_it_and_goes_on_and_a_tame_run_is_silent(chain, prefcli):
 
 
 def test_a_loss_that_is_not_a_number_is_not_logged_as_0(chain, prefcli, monkeypatch):
-    monkeypatch.setattr(pair_losses, "logsigmoid", lambda margins: margins * torch.nan)
+    monkeypatch.setattr(losses, "logsigmoid", lambda margins: margins * torch.nan)
     result = prefcli(*chain.args("dpo"), "--force", "--name", "broken")
     assert result.exit_code == 6 and "not a number at step 1" in result.stderr
+
+
+def test_the_best_held_out_loss_and_what_was_named_come_back_with_the_state():
+    """Overfitting is judged against the best, which may lie before a stop; what was said is not said again."""
+    before, after = Watchers(of_training(8)), Watchers(of_training(8))
+    for step, found in enumerate((1.0, 0.5, 0.52), 1):
+        assert before.observe(step, {"eval_loss": found}) == []
+    (alarm,) = before.observe(4, {"eval_loss": 0.6})
+    assert alarm.signal == "held-out" and "0.6, it was 0.5 at best" in alarm.seen
+    state = json.loads(json.dumps(before.state_dict()))
+    after.load_state_dict(state)
+    assert after.observe(5, {"eval_loss": 0.7}) == []  # named a step ago
+    fresh = Watchers(of_training(8))
+    state["spoken"] = {}
+    fresh.load_state_dict(state)
+    assert [alarm.signal for alarm in fresh.observe(5, {"eval_loss": 0.7})] == ["held-out"]
+
+
+@pytest.mark.parametrize(
+    ("config", "beta"),
+    [({"beta": 0.3}, 0.3), ({"reference_free": True, "beta": 0.3}, None), ({"loss": "simpo"}, None)],
+)
+def test_the_watchers_know_what_a_reward_is_worth_and_whether_the_reference_is_the_start(config, beta, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trl_trainer, "of_training", lambda *args, **more: asked.append((args, more)) or {})
+    for reference, same in (("start", True), ("another", False)):
+        options = DPOConfig(batch_size=12, **config).resolved()
+        references = {"model": "start"} if options.reference_free else {"model": "start", "reference": reference}
+        trl_trainer.watchers_of(
+            SimpleNamespace(config=options, references=references, model="start", stage=STAGES["dpo"])
+        )
+        assert asked.pop() == ((12, beta), {"from_reference": same and not options.reference_free})

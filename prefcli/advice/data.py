@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prefcli.data.formats import BadRow, Purpose, Row, Tie
+from prefcli.config.stages import Purpose
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import scan
 
 Kind = Literal["pairs", "labels", "demos", "prompts"]
@@ -40,4 +41,4 @@ def measure(path: str, kind: Kind | None = None) -> Measured:
         found.sorted_out(skip_bad=False)  # says which
     if kind is None:
         (kind,) = (own for own, purpose in PURPOSE.items() if purpose == found.purpose)
-    return Measured(path, kind, found.format, rows, len(bad), sum(isinstance(row, Tie) for row in bad))
+    return Measured(path, kind, found.format, rows, len(bad), sum(row.kind == "same sides" for row in bad))

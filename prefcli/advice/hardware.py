@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
-from prefcli.config.ppo import PPOConfig
-from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import BY_COMMAND
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import Device
 from prefcli.memory.estimate import estimate
-from prefcli.memory.run import Run
+from prefcli.memory.run import Kind, Run
 from prefcli.memory.sizes import format_bytes
 
 STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "kto", "ppo", "rloo")
@@ -54,34 +52,32 @@ def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere
         options = ("--lora-rank", str(RANK)) if lora else ()
         for saving in SAVINGS:
             run = _run(stage, architecture, where, lora, saving)
-            beside = _weights(run) if reward_elsewhere and lora and run.stage == "ppo" else 0
+            beside = _weights(run) if reward_elsewhere and lora and run.about.samples else 0
             needed = estimate(run).bytes + beside
             if needed <= where.usable:
                 return Fit(needed, lora, 1, options + saving)
-        if not lora and where.count > 1 and run.stage != "ppo" and (split := _split(run, where)) is not None:
+        if not lora and where.count > 1 and not run.about.samples and (split := _split(run, where)) is not None:
             return split
     return None
 
 
 def _run(stage: str, architecture: Architecture, where: Device, lora: bool, saving: tuple[str, ...]) -> Run:
     """The stage with the defaults of its command."""
-    config: Any = PPOConfig() if stage in ("ppo", "rloo") else SFTConfig()
-    ppo = isinstance(config, PPOConfig)
-    longest = config.max_prompt_length + config.max_new_tokens if ppo else config.max_length
-    tokens = int(saving[-1]) if "--tokens-per-row" in saving else TOKENS_PER_ROW["cuda" if where.count else "cpu"]
-    return Run(
-        stage={"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage),  # type: ignore[arg-type]
-        architecture=architecture,
-        lora_rank=RANK if lora else 0,
-        shared_base=lora and stage not in ("sft", "train-rm", "train-rm-lora"),  # dpo: the reference lacks the adapter
+    command = {"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage)
+    about = BY_COMMAND[command]
+    options = about.config(lora_rank=RANK if lora else 0, gradient_checkpointing=bool(saving))
+    kind: Kind = "cuda" if where.count else "cpu"
+    most = TOKENS_PER_ROW[kind]
+    return Run.of(
+        about,
+        options,
+        architecture,
+        kind,
+        options.max_prompt_length + options.max_new_tokens if about.samples else options.max_length,
+        shared_base=lora and about.reference,  # dpo: the reference lacks the adapter
         dtype="bfloat16" if where.bf16 else "float32",
-        autocast=True,
         value_model=stage != "rloo",
-        batch_size=config.batch_size,
-        max_length=min(longest, architecture.positions or longest),
-        tokens_per_row=min(tokens, TOKENS_PER_ROW["cuda" if where.count else "cpu"]),
-        checkpointing=bool(saving),
-        device="cuda" if where.count else "cpu",
+        tokens_per_row=min(int(saving[-1]), most) if "--tokens-per-row" in saving else most,
     )
 
 
@@ -91,7 +87,7 @@ def _weights(run: Run) -> int:
 
 def _split(run: Run, where: Device) -> Fit | None:
     """All weights over all GPUs, one row at a time on each; a GPU must hold the whole model in float32 once."""
-    rows = SFTConfig().batch_size
+    rows = run.about.config().batch_size
     parts = math.ceil(rows / where.count)
     one = estimate(replace(run, batch_size=1, tokens_per_row=None, checkpointing=True))
     states = one.state_bytes

@@ -18,7 +18,6 @@ from prefcli.config.label import JUDGE
 from prefcli.data.agreement import agreement
 from prefcli.data.lengths import length_bias
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.figures.shares import wilson_interval
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import Device, device
 from prefcli.memory.model_files import read_architecture
@@ -28,6 +27,7 @@ from prefcli.memory.sizes import format_count, parse_count
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, is_url, parse_rewards
 from prefcli.rewards.python import load_function
+from prefcli.statistics.intervals import wilson_interval
 
 SCORED = 1_000  # pairs that a Python reward is asked about
 _SIZE_IN_NAME = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?[bBmM])(?![0-9A-Za-z])")

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from prefcli import machine
+
 FILE = "alive.json"
 FILES = (FILE, f".{FILE}")
 SECONDS = 1.0  # between two signs
 FRESH = 60.0  # seconds in which a sign on a shared disk means life: its writer and the disk may be slow
-_CGROUPS = Path("/sys/fs/cgroup")
 _SMALLER = (
     "use a smaller --batch-size or a larger --grad-accum, --lora-rank 16, --gradient-checkpointing, or a shorter "
     "--max-length"
@@ -90,7 +91,7 @@ def _text(version: Path) -> str | None:
 def _here(sign: dict[str, Any]) -> bool:
     """Whether it is of this machine: as long as it has not been started again, a lock tells who lives."""
     boot = sign["boot"]
-    return bool(boot == _boot() if boot else sign.get("host") == socket.gethostname())
+    return bool(boot == machine.boot() if boot else sign.get("host") == socket.gethostname())
 
 
 def _now(folder: Path) -> float:
@@ -112,9 +113,9 @@ def last_words(version: Path) -> str | None:
     if sign.get("host") not in (None, socket.gethostname()):
         return f"{who} ended on {sign['host']}, without a last word"
     held = f"using {used / 2**30:.1f} of {limit / 2**30:.1f} GiB" if used and limit else "its memory unknown"
-    if boot != _boot():
+    if boot != machine.boot():
         return f"{who} was ended by a restart of the machine, {held}"
-    now = _oom_kills()
+    now = machine.oom_kills()
     # It counts for the whole machine too, and takes the largest: one that held little was not what it was after.
     large = not (used and limit) or used >= limit / 4
     if large and any(now.get(counter, 0) > count for counter, count in before.items()):
@@ -127,10 +128,10 @@ def _write(version: Path) -> None:
         "process": os.getpid(),
         "host": socket.gethostname(),
         "time": time.time(),
-        "boot": _boot(),
-        "memory": _resident(),
-        "memory_limit": memory_limit(),
-        "oom_kills": _oom_kills(),
+        "boot": machine.boot(),
+        "memory": machine.resident(),
+        "memory_limit": machine.memory_limit(),
+        "oom_kills": machine.oom_kills(),
     }
     aside = version / f".{FILE}"
     try:
@@ -138,64 +139,3 @@ def _write(version: Path) -> None:
         os.replace(aside, version / FILE)  # not synced: after a power cut it is worth little
     except OSError:  # a full disk: what matters is written elsewhere, and says so
         pass
-
-
-def memory_limit() -> int | None:
-    """Bytes that this process may use: the machine's, or its control group's where that is less. None: unknown."""
-    try:
-        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    except (ValueError, OSError, AttributeError):
-        limits = []
-    for name in ("memory.max", "memory.limit_in_bytes"):
-        limits += [int(text) for text in _group_files(name).values() if text.strip().isdigit()]
-    return min(limits, default=None)
-
-
-def _resident() -> int | None:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _boot() -> str | None:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def _oom_kills() -> dict[str, int]:
-    """How many processes the kernel has killed for memory, by the file that counts them."""
-    texts = _group_files("memory.oom_control") | _group_files("memory.events")
-    try:
-        texts["/proc/vmstat"] = Path("/proc/vmstat").read_text()  # of the whole machine
-    except OSError:
-        pass
-    found = {}
-    for counter, text in texts.items():
-        for line in text.splitlines():
-            name, _, count = line.partition(" ")
-            if name == "oom_kill" and count.strip().isdigit():
-                found[counter] = int(count)
-    return found
-
-
-def _group_files(name: str) -> dict[str, str]:
-    """Path → text of a file of this process's memory control groups and those above, of version 1 or 2."""
-    try:
-        groups = [line.strip().split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    except OSError:
-        return {}
-    found = {}
-    for _, controllers, group in groups:
-        root = _CGROUPS / controllers
-        own = root / group.lstrip("/")
-        for folder in (own, *own.parents) if controllers in ("", "memory") else ():
-            try:
-                found[str(folder / name)] = (folder / name).read_text()
-            except OSError:
-                pass
-            if folder == root:
-                break
-    return found

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.manifest import DAMAGED
 from prefcli.artifacts.places import (
     TINY,
@@ -32,6 +31,7 @@ from prefcli.artifacts.places import (
 )
 from prefcli.artifacts.store import SUBSTANCE, Artifact, Store, refuse_added
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_json
 
 ADAPTER = "adapter_config.json"
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")

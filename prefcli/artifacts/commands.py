@@ -8,20 +8,9 @@ from typing import Any
 
 from prefcli.artifacts.manifest import Manifest
 from prefcli.config.base import option
-from prefcli.config.dpo import DPOConfig
-from prefcli.config.kto import KTOConfig
-from prefcli.config.ppo import PPOConfig
-from prefcli.config.reward import RewardConfig
-from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES
 from prefcli.config.training import OutputConfig
 
-COMMANDS = {
-    "sft": ("sft", SFTConfig),
-    "rm": ("train-rm", RewardConfig),
-    "dpo": ("dpo", DPOConfig),
-    "kto": ("kto", KTOConfig),
-    "ppo": ("ppo", PPOConfig),
-}
 REWARD = "reward/"  # begins the role of a parent that scored
 # How a run is shown and where it lies is the reader's own affair.
 NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"name"}
@@ -29,15 +18,13 @@ NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"na
 
 def command(manifest: Manifest) -> str:
     """The command line that made an artifact: its options that are not the defaults, its start by its exact version."""
-    if manifest.stage not in COMMANDS:
-        return f"prefcli {manifest.stage}"
-    name, config = COMMANDS[manifest.stage]
-    words = ["prefcli", name]
+    stage = STAGES[manifest.stage]
+    words = ["prefcli", stage.command]
     given = dict(manifest.config) | {"model": manifest.parents.get("model", {}).get("ref")}
     scored = {role[len(REWARD) :]: p["ref"] for role, p in manifest.parents.items() if role.startswith(REWARD)}
     rewards = [f"{name}={ref}" for name, ref in scored.items()]
     given |= {"reward": rewards} if rewards else {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+    for field in dataclasses.fields(stage.config):
         value = given.get(field.name)
         default = [] if field.default is dataclasses.MISSING else field.default
         if field.name in NOT_REPEATED or value is None or value == default:

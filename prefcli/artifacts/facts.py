@@ -12,14 +12,7 @@ from typing import Any
 from prefcli.artifacts.commands import command, options
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.metrics import Row, alarms
-
-TITLES = {
-    "sft": "fine-tuned on demonstrations",
-    "rm": "reward model",
-    "dpo": "trained with DPO",
-    "ppo": "trained with PPO",
-    "kto": "trained with KTO",
-}
+from prefcli.config.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ def run_facts(manifest: Manifest, rows: Sequence[Row]) -> Run:
     return Run(
         ref=f"{manifest.name}@v{manifest.version}",
         stage=manifest.stage,
-        title=TITLES[manifest.stage],
+        title=STAGES[manifest.stage].title,
         status=manifest.status,
         created=manifest.created,
         command=command(manifest),

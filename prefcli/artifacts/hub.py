@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefcli.artifacts.references import HUB, Reference
 from prefcli.errors import ArtifactError, PrefcliError, SurroundingsError
+from prefcli.text import first_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -245,8 +246,7 @@ def _endpoint() -> str:
 def _reason(error: Exception, limit: float) -> str:
     if "timeout" in type(error).__name__.lower():
         return f"no answer in {limit:g} s"
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return first_line(error, 200)
 
 
 def _chain(error: BaseException | None) -> Any:

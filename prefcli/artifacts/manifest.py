@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import write_atomically
+from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError
+from prefcli.files import write_atomically
 
 SCHEMA = 1
 FILE = "manifest.json"
-STAGES = ("sft", "rm", "dpo", "ppo", "kto")
 STATUSES = ("complete", "stopped")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -42,6 +42,11 @@ class Manifest:
     model: dict[str, Any] = field(default_factory=dict)
     status: str = "complete"
     schema: int = SCHEMA
+
+    @property
+    def scores(self) -> bool:
+        """Whether it is a reward model."""
+        return STAGES[self.stage].scores
 
     @property
     def bases(self) -> dict[str, dict[str, Any]]:

@@ -17,8 +17,17 @@ def read_log(artifact: Path) -> list[Row]:
         lines = (artifact / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return []
-    found = [_row(line) for line in lines]
+    found = [row_of(line) for line in lines]
     return [row for row in found if row is not None]
+
+
+def row_of(line: str) -> Row | None:
+    """One line, or None where it is not a row of the log: one that was cut, say."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def alarms(rows: Sequence[Row]) -> list[tuple[int, str]]:
@@ -30,11 +39,3 @@ def alarms(rows: Sequence[Row]) -> list[tuple[int, str]]:
 def is_number(value: Any) -> bool:
     """Whether it can be drawn: the log writes NaN and infinity as words."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _row(line: str) -> Row | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from prefcli import stopping
-from prefcli.artifacts.digests import digest_json, write_atomically, written_whole
 from prefcli.errors import DataError, PrefcliError, SurroundingsError, from_foreign
+from prefcli.files import digest_json, write_atomically, written_whole
 from prefcli.progress import SILENT, Reporter
 
 try:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.manifest import FILE
 from prefcli.artifacts.store import Artifact, Store, open_artifact
+from prefcli.files import digest_json
 
 TINY = Path(__file__).parent.parent / "models" / "tiny"
 AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,99})(:step(?P<step>[1-9][0-9]{0,99}))?")

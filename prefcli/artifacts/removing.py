@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts.bases import named_base, noted_bases
-from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.manifest import FILE, NAME
 from prefcli.artifacts.store import HIGHEST, LOCK, RUN, VERSION, Store, highest_ever, hold, one_at_a_time, open_artifact
 from prefcli.errors import ArtifactError
+from prefcli.files import write_atomically
 
 PARTIAL = ".partial"
 _MENTION = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})@v([1-9][0-9]{0,8})(?![0-9])")

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts import alive
-from prefcli.artifacts.digests import DigestCache, digest_file, digest_json, write_atomically
 from prefcli.artifacts.manifest import FILE, NAME, Manifest, read_manifest, write_manifest
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
+from prefcli.files import DigestCache, digest_file, digest_json, write_atomically
 
 try:
     import fcntl
@@ -54,6 +54,10 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+
+    def __fspath__(self) -> str:
+        """Its directory, which every option that takes a model takes too."""
+        return str(self.path)
 
     @property
     def ref(self) -> str:

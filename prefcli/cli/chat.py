@@ -16,9 +16,10 @@ from prefcli.cli.out import out_file
 from prefcli.cli.stdout import result
 from prefcli.config.chat import ChatConfig
 from prefcli.data.appending import JsonLines
-from prefcli.data.shown import shown, side_by_side
 from prefcli.errors import DataError, Terminated, UsageError
+from prefcli.labelling.side_by_side import side_by_side
 from prefcli.progress import Reporter
+from prefcli.text import shown
 
 HELP = """\
 /retry         other answers to the last question

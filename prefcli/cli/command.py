@@ -15,17 +15,19 @@ from dataclasses import MISSING, fields
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 from typer.main import get_command
 
 from prefcli.cli import stdout
+from prefcli.cli.group import Entry
 from prefcli.cli.launched import refuse_odd_launch
-from prefcli.cli.quiet import quieten
-from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
+from prefcli.config.base import PER_PROCESS, Opt, canonical, default_of, nearest, option, times_processes, typed_options
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
+from prefcli.models.quiet import quieten
 from prefcli.progress import is_main_process
 from prefcli.stopping import exit_code
 
+HELP = ("help", "help-all")
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
 MODEL_OPTIONS = {
@@ -43,8 +45,8 @@ MODEL_OPTIONS = {
 }
 
 
-def build(name: str, config_class: type, module: str, help_text: str) -> Any:
-    """The Typer command `name`: its options are the fields of `config_class`, it calls `module.run(config)`."""
+def build(name: str, entry: Entry) -> Any:
+    """The Typer command `name`: its options are the fields of the entry's dataclass, it calls its module's `run`."""
 
     def run(config: Any) -> None:
         def work() -> None:
@@ -53,28 +55,33 @@ def build(name: str, config_class: type, module: str, help_text: str) -> Any:
                 from prefcli.cli.at_hand import models_at_hand
 
                 models_at_hand([getattr(config, field) for field in MODEL_OPTIONS[name]], config)
-            importlib.import_module(module).run(config)
+            importlib.import_module(f"prefcli.cli.{entry.module}").run(config)
 
         guarded(work, debug=bool(getattr(config, "debug", False)))
 
-    return command_of(name, config_class, run, help_text)
+    return command_of(name, entry.options(), run, entry.help, entry.examples)
 
 
-def command_of(name: str, config_class: type, use: Callable[[Any], None], help_text: str = "") -> Any:
+def command_of(
+    name: str, config_class: type, use: Callable[[Any], None], help_text: str = "", examples: tuple[str, ...] = ()
+) -> Any:
     """The Typer command `name` that hands the config made of its options to `use`."""
 
     def call(**values: Any) -> None:
         use(config_class(**values))
 
     call.__name__ = name.replace("-", "_")
-    call.__doc__ = config_class.__doc__ if not help_text else help_text
     signature = _signature(config_class)
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     one = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    one.command(name, cls=_command_class(config_class), context_settings={"help_option_names": ["-h", "--help"]})(call)
+    kind = _command_class(config_class, help_text or str(config_class.__doc__), examples)
+    one.command(name, cls=kind, context_settings={"help_option_names": ["-h", "--help"]})(call)
     command = get_command(one)
     command.name = name
+    command.params.append(
+        TyperOption(param_decls=["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all)
+    )
     return command
 
 
@@ -82,22 +89,56 @@ def _signature(config_class: type) -> inspect.Signature:
     parameters = []
     typed = typed_options(config_class)
     for field in fields(config_class):
-        kind, parameter = typed[field.name]
-        default: Any = inspect.Parameter.empty if field.default is MISSING else field.default
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
+        kind, opt = typed[field.name]
+        default = default_of(field)
         parameters.append(
             inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, parameter]
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is MISSING else default,
+                annotation=Annotated[kind, _parameter(field.name, kind, opt)],
             )
         )
     return inspect.Signature(parameters)
 
 
-def _command_class(config_class: type) -> type[TyperCommand]:
+def _parameter(name: str, kind: Any, opt: Opt) -> Any:
+    more: dict[str, Any] = {"help": opt.help, "min": opt.min, "max": opt.max, "metavar": opt.metavar}
+    if opt.metavar and ("REF" in opt.metavar or "SOURCE" in opt.metavar):
+        more["autocompletion"] = _artifacts
+    if opt.positional:
+        return typer.Argument(**more)
+    words = f"{option(name)}/{option('no_' + name)}" if kind is bool else option(name)
+    return typer.Option(words, *([opt.short] if opt.short else []), **more)
+
+
+def _artifacts(ctx: typer.Context, incomplete: str) -> list[str]:
+    from prefcli.cli.completion import artifacts
+
+    return artifacts(ctx.params.get("runs"), incomplete)
+
+
+def _help_all(ctx: Any, _: Any, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        formatter = ctx.make_formatter()
+        ctx.command.write_help(ctx, formatter, everything=True)
+        typer.echo(formatter.getvalue(), nl=False)
+        ctx.exit()
+
+
+def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]) -> type[TyperCommand]:
     known = typed_options(config_class)
 
     class OptionsFromOneSource(TyperCommand):
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            self.write_help(ctx, formatter, everything=False)
+
+        def write_help(self, ctx: Any, formatter: Any, *, everything: bool) -> None:
+            from prefcli.cli.help import of_command
+
+            path, width = ctx.command_path, formatter.width
+            formatter.write(of_command(path, help_text, config_class, examples, width, everything=everything))
+
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             if ctx.resilient_parsing:  # shell completion
                 return super().parse_args(ctx, args)
@@ -143,7 +184,7 @@ def spell_out(args: list[str], known: dict[str, Any]) -> list[str]:
                     value, per_process = times_processes(value), False
                 name = option(field)
                 arg = ("--no-" + name[2:] if positive else name) + equals + value
-            elif given not in ("help", "install-completion", "show-completion"):
+            elif given not in HELP:
                 near = nearest(given, known)
                 hint = f"did you mean {option(near)}?" if near else "see --help for the names"
                 raise UsageError(f"no such option: --{given}", hint)
@@ -190,7 +231,8 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         if debug or known is None:
             traceback.print_exc(file=sys.stderr)
         if known is None:
-            _say("error: this is a defect of prefcli. Please report it with the lines above and the command:")
+            _say("error: this is a defect of prefcli. Please report it with the command, the lines above and what")
+            _say("`prefcli info` prints:")
             _say("  https://github.com/prefcli/prefcli/issues")
             raise typer.Exit(1) from error
         if not known.told:
@@ -199,7 +241,7 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
 
 
 def _tell(error: PrefcliError) -> None:
-    from prefcli.data.shown import shown
+    from prefcli.text import shown
 
     _say(shown(f"error: {error.message}"))
     if error.hint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from rich.markup import escape
@@ -17,9 +16,9 @@ from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.passing_on import parse, stage_of
 from prefcli.config.base import option
 from prefcli.config.compare import CompareConfig
+from prefcli.config.stages import STAGES
 from prefcli.errors import UsageError
 from prefcli.progress import Reporter
-from prefcli.stages.table import STAGES
 
 
 def run(config: CompareConfig) -> None:
@@ -67,7 +66,6 @@ def _both(config: CompareConfig, report: Reporter) -> list[str]:
         raise UsageError(
             "give REF REF, or --data FILE with --model REF", "prefcli compare --data pairs.jsonl --model sft"
         )
-    from prefcli.cli.sweep import make
     from prefcli.comparison.both_routes import parse_budget, run_both
 
     budget = parse_budget(config.budget)
@@ -89,7 +87,7 @@ def _both(config: CompareConfig, report: Reporter) -> list[str]:
     rm, ppo, dpo = (
         parse(STAGES[name], [*everywhere, *own[name], *words[name]], command_of) for name in ("rm", "ppo", "dpo")
     )
-    return [artifact.ref for artifact in run_both(rm, ppo, dpo, budget, partial(make, report=report), report)]
+    return [artifact.ref for artifact in run_both(rm, ppo, dpo, budget, report)]
 
 
 def score_line(result: dict[str, Any]) -> str:

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from prefcli.cli.stdout import print_result as print_result
 from prefcli.cli.stdout import result
-from prefcli.data.shown import shown
 from prefcli.errors import without_secrets
 from prefcli.progress import SILENT, Reporter, is_main_process
+from prefcli.text import shown
 
 SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "objective/scores", "objective/kl")
 PIPE_WIDTH = 1000  # columns of a table that is piped: no row is folded

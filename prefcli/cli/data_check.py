@@ -8,7 +8,7 @@ from typing import Any
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.findings import refuse, tables
 from prefcli.config.data_checks import CheckConfig
-from prefcli.data.shown import counted
+from prefcli.text import counted
 
 
 def run(config: CheckConfig) -> None:
@@ -43,10 +43,10 @@ def run(config: CheckConfig) -> None:
 
 
 def encoder_of(model: str, reporter: ConsoleReporter) -> Any:
-    """The tokenizer of a model, as data/tokenising.py uses it. Raises ArtifactError: there is none."""
+    """The tokenizer of a model, as data/encoder.py uses it. Raises ArtifactError: there is none."""
     from prefcli.artifacts.references import resolve
     from prefcli.artifacts.store import Store
-    from prefcli.data.tokenising import Encoder
+    from prefcli.data.encoder import Encoder
     from prefcli.models.tokenizers import load_tokenizer
 
     return Encoder(load_tokenizer(resolve(model, Store()), reporter))

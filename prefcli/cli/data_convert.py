@@ -11,9 +11,9 @@ from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data import ConvertConfig
 from prefcli.data.converting import convert
 from prefcli.data.scan import parse_names
-from prefcli.data.shown import counted
 from prefcli.data.writing import WRITERS, ending
 from prefcli.errors import UsageError
+from prefcli.text import counted
 
 
 def run(config: ConvertConfig) -> None:

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from prefcli.cli.console import print_result, result_console
 from prefcli.config.data import FormatsConfig
-from prefcli.data.formats import FORMS, Form, recognise
+from prefcli.config.stages import STAGES
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.registry import FORMS, recognise
 from prefcli.errors import DataError
-from prefcli.stages.table import STAGES
 
 
 def run(config: FormatsConfig) -> None:

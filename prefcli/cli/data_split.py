@@ -9,8 +9,8 @@ from typing import Any
 
 from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data_checks import SplitConfig
-from prefcli.data.shown import counted
 from prefcli.errors import UsageError
+from prefcli.text import counted
 
 
 def run(config: SplitConfig) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.data_checks import StatsConfig
-from prefcli.data.shown import counted, shown
+from prefcli.text import counted, shown
 
 BAR = 40  # characters of the longest
 

@@ -8,8 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefcli.data.checks.found import Finding
-from prefcli.data.shown import shown
 from prefcli.errors import DataError
+from prefcli.text import shown
 
 
 def tables(findings: Sequence[Finding]) -> list[Table]:

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-# (module, config module, config class, one line of help): prefcli/cli/<module>.py has `run(config)`.
-Entry = tuple[str, str, str, str]
+from prefcli.progress import is_main_process
+from prefcli.stopping import exit_code
+
+
+class Entry(NamedTuple):
+    """A command: prefcli/cli/<module>.py has `run(config)`."""
+
+    module: str
+    config_module: str
+    config: str
+    help: str
+    examples: tuple[str, ...]  # command lines, the simplest first
+
+    def options(self) -> Any:
+        """The dataclass of its options, imported now."""
+        return getattr(importlib.import_module(self.config_module), self.config)
 
 
 def group(
-    name: str, commands: Mapping[str, Entry], help_text: str, groups: Mapping[str, typer.Typer] | None = None
+    name: str,
+    commands: Mapping[str, Entry],
+    help_text: str,
+    groups: Mapping[str, typer.Typer] | None = None,
+    examples: tuple[str, ...] = (),
 ) -> typer.Typer:
     """The group `name` of these commands, and of `groups` below it. No command's file is read for `--help`."""
     below = {title: get_command(app) for title, app in (groups or {}).items()}
@@ -29,7 +48,7 @@ def group(
             self._listing = False
             self._built: dict[str, Any] = {}
             # Without their options: enough for a list, and for the nearest of a mistyped name.
-            self.commands.update({title: TyperCommand(title, help=entry[3]) for title, entry in commands.items()})
+            self.commands.update({title: TyperCommand(title, help=entry.help) for title, entry in commands.items()})
             self.commands.update(below)
 
         def list_commands(self, ctx: Any) -> list[str]:
@@ -42,14 +61,24 @@ def group(
             if title not in self._built:
                 from prefcli.cli.command import build
 
-                module, config_module, config_class, help_line = commands[title]
-                config = getattr(importlib.import_module(config_module), config_class)
-                self._built[title] = build(title, config, f"prefcli.cli.{module}", help_line)
+                self._built[title] = build(title, commands[title])
             return self._built[title]
 
+        def invoke(self, ctx: Any) -> Any:
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as error:  # while a command is imported: Typer would leave with 130 and no word
+                if is_main_process():
+                    print("interrupted", file=sys.stderr)
+                raise typer.Exit(exit_code()) from error
+
         def format_help(self, ctx: Any, formatter: Any) -> None:
-            with self._only_names():
-                super().format_help(ctx, formatter)
+            from prefcli.cli.help import of_group
+
+            known = {title: str(app.help) for title, app in below.items()}
+            known |= {title: entry.help for title, entry in commands.items()}
+            options = [row for one in self.get_params(ctx) if (row := one.get_help_record(ctx))]
+            formatter.write(of_group(ctx.command_path, help_text, known, options, examples, formatter.width))
 
         def shell_complete(self, ctx: Any, incomplete: str) -> Any:
             with self._only_names():
@@ -68,7 +97,7 @@ def group(
         name=name,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # plain help: importing rich to draw boxes would double the time it takes
+        rich_markup_mode=None,  # plain errors too: importing rich to draw boxes would double the time it takes
         context_settings={"help_option_names": ["-h", "--help"]},
         help=help_text,
         add_completion=groups is not None,  # the root's options

@@ -66,8 +66,11 @@ def _interrupt(number: int, frame: Any) -> None:
         return
     if stopping.heard(number):
         raise stopping.leave()
+    when = "as soon as what must not be broken off is done"
     if stopping.phase is not Phase.BUSY:
-        _say(f"stopping when this step has ended, in {STEP:.0f} s at most; a second signal leaves at once")
+        # A scheduler's may wait longer (`stopping.overdue`).
+        when = "when this step has ended" + ("" if number == USR1 else f", in {STEP:.0f} s at most")
+    _say(f"stopping {when}; a second signal leaves at once")
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, STEP)
 

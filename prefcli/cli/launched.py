@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import UsageError
 
-TOGETHER = frozenset({"sft", "train-rm", "dpo", "kto", "ppo", "sample", "score", "label", "eval"})  # divide their work
+TOGETHER = frozenset(BY_COMMAND) | {"sample", "score", "label", "eval"}  # divide their work
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # by which a process knows the others
 SRUN = "SLURM_STEP_NUM_TASKS"  # which srun alone sets: a batch script that runs once has it not
 

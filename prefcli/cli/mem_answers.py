@@ -1,8 +1,9 @@
-"""`prefcli mem-estimate --stage` and `--compare`: parts, whether it fits, and what would make it fit."""
+"""What `prefcli mem-estimate` prints: PPO against DPO, one stage, or all methods."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -10,54 +11,83 @@ from rich.table import Table
 
 from prefcli.cli.stdout import result
 from prefcli.memory.estimate import PARTS
-from prefcli.memory.gpus import USABLE_SHARE, Gpu
-from prefcli.memory.methods import Method
+from prefcli.memory.gpus import USABLE_SHARE
+from prefcli.memory.methods import Method, Routes
 from prefcli.memory.sizes import format_bytes, format_count
 
-BAR = 30
+BASE_BAR, BAR = 28, 30  # characters of a bar: of one base model, of the method that takes the most
 SIGNS = dict(zip(PARTS, "WGOTAL"))
-WIDEST = 100
-PLAIN = str.maketrans({"×": "x", "…": "..."})
+WIDEST = 100  # running text in longer lines is hard to read
+# For terminals that cannot show more than ASCII.
+PLAIN = str.maketrans({"█": "#", "░": ".", "×": "x", "…": "..."})
 # Packed rows are split: a larger batch is more passes of the same size.
 NO_LIMIT = "none that matters (more rows, or tokens, are more passes of the same size)"
 
 
-def show_one(method: Method, gpu: Gpu) -> None:
+def show(found: Routes | list[Method]) -> None:
+    if isinstance(found, Routes):
+        _show_routes(found)
+    elif len(found) == 1:
+        _show_one(found[0])
+    else:
+        _show_all(found)
+
+
+def _show_routes(routes: Routes) -> None:
+    """A bar for each model, what DPO saves, bytes by role and part, and what was assumed."""
+    console = _console()
+    _write(console, f"Models in memory for a base of {_base(routes.ppo)} parameters", "bold")
+    _write(console, "█ trained   ░ frozen\n")
+    for method in routes:
+        _bars(console, method)
+    count = [format_count(method.parameters) for method in routes]
+    _write(console, f"DPO saves {routes.saving:.0%} of the parameters: {count[1]} in place of {count[0]}.\n", indent=8)
+    # One unit throughout, so that columns can be compared by eye.
+    most = routes.ppo.estimate.bytes
+    unit, size = next((u, s) for u, s in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s)
+    decimals = 1 if most / size >= 100 else 2
+    console.print(_table(unit, routes, lambda value: f"{value / size:,.{decimals}f}"))
+    _write(console, "")
+    for name, text in _remarks(routes).items():
+        _write(console, f"{name:<8}{text}", indent=8)
+
+
+def _show_one(method: Method) -> None:
     """Bytes by role and part, the peak of each phase, and the answers."""
-    found, console = method.estimate, _console()
-    console.print(f"{method.name}, {format_count(found.run.architecture.parameters)} parameters: "
-                  f"{format_bytes(found.bytes)} at the peak, in the {found.phase}", style="bold")  # fmt: skip
-    table = _table("")
-    for part in (*PARTS, "total"):
-        table.add_column({"temporary": "temp"}.get(part, part), justify="right", no_wrap=True)
-    for role, share in found.roles.items():
-        table.add_row(role, *(format_bytes(size) if size else "-" for size in (*share.parts.values(), share.bytes)))
-    console.print(table)
+    found, gpu, console = method.estimate, method.gpu, _console()
+    console.print(f"{method.name}, {_base(method)} parameters: {format_bytes(found.bytes)} at the peak, in the "
+                  f"{found.phase}", style="bold")  # fmt: skip
+    console.print(_table("", [method], format_bytes))
     _write(console, "Phases: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in found.phases.items()))
-    _answer(console, method, gpu)
+    verdict = "fits" if method.fits else "does not fit"
+    _write(console, f"On {gpu.name}: {verdict} ({found.bytes / gpu.bytes:.0%} of {format_bytes(gpu.bytes)}; up to "
+                    f"{USABLE_SHARE:.0%} is for tensors, the rest for the driver's context and fragments)")  # fmt: skip
+    if method.fits:
+        for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
+            _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
+    else:
+        _write(console, f"It takes {method.gpus:,} of them, split evenly. On one: {_changes(method)}")
 
 
-def show_all(methods: list[Method], gpu: Gpu) -> None:
+def _show_all(methods: Sequence[Method]) -> None:
     """One line a method with a bar by part, and what each needs."""
-    console, base = _console(), methods[0].estimate.run.architecture.parameters
+    console, gpu = _console(), methods[0].gpu
     most = max(method.estimate.bytes for method in methods)
-    usable = format_bytes(gpu.usable_bytes)
-    _write(console, f"Methods for a base of {format_count(base)} parameters on {gpu.name} ({usable} usable)", "bold")
+    _write(console, f"Methods for a base of {_base(methods[0])} parameters on {gpu.name} "
+                    f"({format_bytes(gpu.usable_bytes)} usable)", "bold")  # fmt: skip
     _write(console, "  ".join(f"{sign} {part}" for part, sign in SIGNS.items()) + "\n")
     width = max(len(method.name) for method in methods)
     for method in methods:
-        parts = method.estimate.parts
-        bar = "".join(SIGNS[part] * round(BAR * size / most) for part, size in parts.items())
+        bar = "".join(SIGNS[part] * round(BAR * size / most) for part, size in method.estimate.parts.items())
         fits = "fits" if method.fits else f"{method.gpus:,} GPUs"
         _write(console, f"{method.name:<{width}}  {bar:<{BAR + 2}} {format_bytes(method.estimate.bytes):>8}  {fits}")
     _write(console, "")
     for method in methods:
         if not method.fits:
             _write(console, f"{method.name}: {_changes(method)}")
-    if methods[0].estimate.state_bytes < methods[0].estimate.bytes / 2:
+    one, shared, _, dpo = (method.estimate for method in methods[:4])
+    if one.state_bytes < one.bytes / 2:
         return  # so small a base that its models are not what takes the memory
-    one, dpo = methods[0].estimate, next(m for m in methods if m.name == "DPO").estimate
-    shared = methods[1].estimate
     frozen = one.roles["reward"].bytes / max(one.roles["policy"].bytes, 1)
     _write(
         console,
@@ -67,16 +97,8 @@ def show_all(methods: list[Method], gpu: Gpu) -> None:
     )
 
 
-def _answer(console: Console, method: Method, gpu: Gpu) -> None:
-    share = method.estimate.bytes / gpu.bytes
-    verdict = "fits" if method.fits else "does not fit"
-    _write(console, f"On {gpu.name}: {verdict} ({share:.0%} of {format_bytes(gpu.bytes)}; up to {USABLE_SHARE:.0%} is "
-                    "for tensors, the rest for the driver's context and fragments)")  # fmt: skip
-    if method.fits:
-        for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
-            _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
-    else:
-        _write(console, f"It takes {method.gpus:,} of them, split evenly. On one: {_changes(method)}")
+def _base(method: Method) -> str:
+    return format_count(method.run.architecture.parameters)
 
 
 def _changes(method: Method) -> str:
@@ -87,19 +109,84 @@ def _changes(method: Method) -> str:
     ).strip()
 
 
-def _table(first: str) -> Table:
+def _bars(console: Console, method: Method) -> None:
+    """One bar a model, in units of the base model."""
+    _write(
+        console, f"{method.name}  {method.models} models, {format_count(method.parameters)} parameters' worth", "bold"
+    )
+    for name, role in method.estimate.roles.items():
+        units = role.parameters / method.run.architecture.parameters
+        sign, trained, colour = ("█", "trained", "cyan") if role.trained else ("░", "frozen", "yellow")
+        text = f"  {name:<10}{sign * round(BASE_BAR * units):<{BASE_BAR}} {f'{units:.2g}×':<5} "
+        _write(console, f"{text}{format_count(role.parameters):<6} {trained}", colour)
+    _write(console, "")
+
+
+def _table(first: str, methods: Sequence[Method], shown: Callable[[int], str]) -> Table:
+    """Bytes by role and part; of several methods with their totals."""
     table = Table(box=SIMPLE, padding=(0, 1), pad_edge=False, collapse_padding=True, show_edge=False)
     table.add_column(first, no_wrap=True)
+    for part in (*PARTS, "total"):
+        table.add_column({"temporary": "temp"}.get(part, part), justify="right", no_wrap=True)
+    for method in methods:
+        rows = [(role, share.parts, share.bytes) for role, share in method.estimate.roles.items()]
+        several = len(methods) > 1
+        if several:
+            rows.append(("total", method.estimate.parts, method.estimate.bytes))
+        for index, (role, parts, total) in enumerate(rows):
+            last = several and index == len(rows) - 1
+            name = f"{method.name if index == 0 or last else '':<4}" if several else ""
+            cells = [shown(size) if size else "-" for size in (*parts.values(), total)]
+            table.add_row(name + role, *cells, end_section=last, style="bold" if last else None)
     return table
+
+
+def _remarks(routes: Routes) -> dict[str, str]:
+    """What stands under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
+    ppo, dpo = routes
+    run, gpu, a = ppo.run, ppo.gpu, ppo.run.architecture
+    source = f"typical of {_base(ppo)}, after {a.name}" if a.stated_parameters else a.name
+    return {
+        "States": "weights, gradients and optimizer states alone: "
+        f"{format_bytes(ppo.estimate.state_bytes)} for PPO, {format_bytes(dpo.estimate.state_bytes)} for DPO.",
+        "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
+        f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them).\n",
+        "Assumed": "all weights trained in fp32, computed with in bf16, AdamW: 16 bytes a trained parameter "
+        "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
+        f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.run.tokens:,}), "
+        f"{'with' if run.checkpointing else 'without'} gradient checkpointing.",
+        "Shape": f"{source}: {a.layers} layers, hidden {a.hidden:,}, {a.heads} heads ({a.kv_heads} for keys and "
+        f"values), MLP {a.ffn:,}, vocabulary {a.vocab:,}.",
+        "Limits": "calculated; docs/memory.md has it against measured peaks. The driver's context and fragments are in "
+        "the tenth that is left. 1 GB is 10^9 bytes.\n",
+        "Note": "counting models is not counting bytes: a frozen model costs 2 bytes a parameter, a trained one 16. "
+        + _saved(routes),
+    }
+
+
+def _saved(routes: Routes) -> str:
+    ppo, dpo = (method.estimate for method in routes)
+    if (saved := ppo.bytes - dpo.bytes) < 0:
+        return (
+            f"By bytes DPO takes {format_bytes(-saved)} more here: its rows are two answers, and what a pass holds of "
+            "them outweighs so small a model."
+        )
+    value, reward = (format_bytes(ppo.roles[name].bytes) for name in ("value", "reward"))
+    return (
+        f"By bytes DPO saves {format_bytes(saved)} ({routes.saving_bytes:.1%}), most of it by having no value "
+        f"model ({value}, trained); having no reward model saves {reward} (frozen)."
+    )
 
 
 def _console() -> Console:
     return Console(file=result(), highlight=False, markup=False, emoji=False)
 
 
-def _write(console: Console, text: str, style: str | None = None) -> None:
+def _write(console: Console, text: str, style: str | None = None, indent: int = 2) -> None:
+    """Print wrapped text; lines after the first stand `indent` characters in."""
     if "utf" not in console.encoding.lower():
         text = text.translate(PLAIN)
+    width = min(console.width, WIDEST)
     for line in text.split("\n"):
-        lines = textwrap.wrap(line, min(console.width, WIDEST), subsequent_indent="  ", drop_whitespace=True)
+        lines = textwrap.wrap(line, width, subsequent_indent=" " * indent, break_on_hyphens=False)
         console.print("\n".join(lines), style=style, soft_wrap=True)

@@ -14,6 +14,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result
 from prefcli.config.memory import MemoryConfig
+from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import MemoryShortError, UsageError
 from prefcli.memory.sizes import format_bytes
 
@@ -52,7 +53,8 @@ def probe(config: MemoryConfig) -> None:
 
 def _words(config: MemoryConfig, folder: Path) -> list[str]:
     """The command's options, after its rows were written."""
-    ppo = config.stage == "ppo"
+    stage = BY_COMMAND[str(config.stage)]
+    ppo = stage.samples
     prompt = config.prompt_length or (config.max_length // 2 if ppo else 1)
     data = folder / "rows.jsonl"
     rows = [_row(config, number, prompt) for number in range(max(2, config.batch_size))]
@@ -72,16 +74,17 @@ def _words(config: MemoryConfig, folder: Path) -> list[str]:
         words += ["--num-generations", str(config.num_generations)]
         return words + (["--layout", config.layout] if config.layout else [])
     words += ["--data", str(data), "--max-length", str(config.max_length)]
-    return words + (["--eval-share", "0"] if config.stage == "train-rm" else [])
+    return words + (["--eval-share", "0"] if stage.scores else [])
 
 
 def _row(config: MemoryConfig, number: int, prompt: int) -> dict[str, Any]:
     """One whose answers are longer than --max-length, so that they are cut to it."""
     row: dict[str, Any] = {"prompt": f"{number}" + " a" * (prompt - 1)}
-    if config.stage in ("sft", "kto"):
+    purpose = BY_COMMAND[str(config.stage)].purpose
+    if purpose in ("demos", "labelled"):
         row["completion"] = " b" * config.max_length
-    if config.stage == "kto":
+    if purpose == "labelled":
         row["label"] = number % 2 == 0
-    if config.stage in ("train-rm", "dpo"):
+    if purpose == "pairs":
         row |= {"chosen": " b" * config.max_length, "rejected": " c" * config.max_length}
     return row

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.config.base import canonical, nearest, option, typed_options
+from prefcli.config.stages import BY_COMMAND, STAGES, Stage
 from prefcli.errors import UsageError
-from prefcli.stages.table import BY_COMMAND, STAGES, Stage
 
 POSITIONAL = ("stage", "options")
 
@@ -30,15 +30,15 @@ def stage_of(text: str) -> Stage:
 def split(args: list[str], own: dict[str, Any]) -> list[str]:
     """The words as the command's own options, then `--`, STAGE and the words of the stage, each still as it was typed.
 
-    Raises UsageError: an option of neither, one of the stage before STAGE, a stage that there is not.
+    Raises UsageError: an option of neither, one of the stage before STAGE, a stage that does not exist.
     """
     mine: list[str] = []
     theirs: list[str] = []
     stage: Stage | None = None
     words = iter(args)
     for word in words:
-        if word in ("-h", "--help"):
-            return ["--help"]
+        if word in ("-h", "--help", "--help-all"):
+            return [word]
         if not word.startswith("-") or len(word) < 2:
             if stage is not None:
                 raise UsageError(f"{word!r} belongs to no option", "options of the stage begin with --")

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import write_atomically
 from prefcli.artifacts.manifest import FILE
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
@@ -16,6 +15,7 @@ from prefcli.config.base import option, typed_options
 from prefcli.config.compare import CompareConfig
 from prefcli.config.report import ReportConfig
 from prefcli.errors import PrefcliError, SurroundingsError, UsageError
+from prefcli.files import write_atomically
 from prefcli.progress import Reporter
 from prefcli.report.criteria import read_comparison
 from prefcli.report.facts import gather
@@ -71,7 +71,7 @@ def _compared(
     config: ReportConfig, references: list[Reference], report: Reporter
 ) -> tuple[dict[str, Any] | None, str | None]:
     """What `compare` finds of the policies that are named, or why it compares nothing; neither where one alone is."""
-    policies = {r.artifact.ref for r in references if r.artifact is not None and r.artifact.manifest.stage != "rm"}
+    policies = {r.artifact.ref for r in references if r.artifact is not None and not r.artifact.manifest.scores}
     refs = [reference.text for reference in references if reference.shown in policies]
     if len(policies) < 2:
         return None, None
@@ -108,7 +108,7 @@ def _refuse_without_prompts(config: ReportConfig) -> None:
 
 
 def _defaults(config: ReportConfig) -> ReportConfig:
-    return ReportConfig(config.refs)
+    return ReportConfig(refs=config.refs)
 
 
 def _again(config: ReportConfig) -> list[str]:

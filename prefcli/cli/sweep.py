@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-import importlib
 import json
 import os
 from functools import partial
 from typing import Any
 
-from prefcli.artifacts.store import Artifact, Store
+from prefcli.artifacts.store import Store
 from prefcli.cli.command import command_of
 from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.cli.passing_on import parse, stage_of
 from prefcli.cli.sweep_table import dry_table, tables
-from prefcli.cli.train import draw_curves
 from prefcli.config.base import option, typed_options
 from prefcli.config.evaluate import EvalConfig
+from prefcli.config.stages import Stage
 from prefcli.config.sweep import SweepConfig
 from prefcli.data.dataset import read_dataset
 from prefcli.errors import AlarmError, UsageError
@@ -31,8 +29,6 @@ from prefcli.experiments.sweep import run as run_points
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 from prefcli.rewards.python import try_functions
-from prefcli.stages.inputs import Inputs
-from prefcli.stages.table import Stage
 
 SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
@@ -56,7 +52,7 @@ def run(config: SweepConfig) -> None:
     report.plan(_in_words(stage, base, score, planned))
     measure = _measure(config, stage, score, report)
     try:
-        outcomes = run_points(points, partial(make, report=report), measure, report)
+        outcomes = run_points(points, measure, report)
     except KeyboardInterrupt:
         there = sum(plan(point).existing is not None for point in points)
         report.notice(f"{there} of {len(points)} points are finished; the same command goes on with the others")
@@ -77,10 +73,10 @@ def run(config: SweepConfig) -> None:
 def _base(config: SweepConfig, stage: Stage) -> Any:
     """The stage's own options, where it runs and how it is shown taken from sweep's."""
     given = parse(stage, config.options, command_of)
-    files = "prompts" if stage.purpose == "prompts" else "data"
+    files = "prompts" if stage.samples else "data"
     if not getattr(given, files):
-        hint = "for ppo they are --data here; --prompts are those held out" if stage.name == "ppo" else "--data FILE"
-        raise UsageError(f"the {'prompts' if stage.name == 'ppo' else 'rows'} to train on are missing", hint)
+        hint = "for ppo they are --data here; --prompts are those held out" if stage.samples else "--data FILE"
+        raise UsageError(f"the {'prompts' if stage.samples else 'rows'} to train on are missing", hint)
     return dataclasses.replace(
         given, runs=config.runs or given.runs, dry_run=False, json=False, quiet=config.quiet, debug=config.debug
     )
@@ -89,7 +85,7 @@ def _base(config: SweepConfig, stage: Stage) -> Any:
 def _grid(config: SweepConfig, stage: Stage) -> dict[str, tuple[str, list[str]]]:
     if not config.grid and config.rows is None and config.seeds == 1:
         raise UsageError("nothing is swept", "give --grid NAME=VALUE,VALUE, --rows N,N or --seeds N")
-    if config.rows is not None and stage.name != "ppo" and "max_rows" not in typed_options(stage.config):
+    if config.rows is not None and not stage.samples and "max_rows" not in typed_options(stage.config):
         raise UsageError(f"--rows does not go with {stage.command}")
     return parse_grid(config.grid, typed_options(stage.config))
 
@@ -115,7 +111,7 @@ def _values(stage: Stage, name: str, texts: list[str]) -> list[Any]:
 
 def _score(config: SweepConfig, stage: Stage, base: Any) -> Score:
     """What points are scored by. Raises UsageError for what does not go together, ArtifactError, DataError."""
-    if stage.name == "rm":
+    if stage.scores:
         if config.score or config.prompts:
             raise UsageError("train-rm is scored on pairs, not by --score", "give --pairs FILE, or nothing")
         if config.pairs:
@@ -156,14 +152,6 @@ def _measure(config: SweepConfig, stage: Stage, score: Score, report: Reporter) 
     )
     on = on_prompts if config.score else on_pairs
     return lambda artifact: on(settings, artifact, report)
-
-
-def make(stage: Stage, inputs: Inputs, report: Reporter) -> Artifact:
-    gc.enable()
-    artifact = importlib.import_module(stage.module).train(inputs, report)
-    draw_curves(artifact)
-    made: Artifact = artifact
-    return made
 
 
 def _in_words(stage: Stage, base: Any, score: Score, planned: list[Planned]) -> dict[str, str]:

@@ -8,66 +8,52 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from prefcli.artifacts.store import CURVES, Artifact
+from prefcli.artifacts.store import Artifact
 from prefcli.cli.console import ConsoleReporter, print_result, reporter
 from prefcli.cli.findings import refuse, tables
 from prefcli.data.checks.rows import SKIPPABLE
 from prefcli.data.checks.run import quick
-from prefcli.data.formats import Purpose
 from prefcli.data.lazy import LazyRows
-from prefcli.data.shown import counted
-from prefcli.errors import AlarmError
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import summary
+from prefcli.stages.run import reused
+from prefcli.stages.run import run as train
+from prefcli.text import counted
 
 
-def run_stage(stage: str, module: str, config: Any, *, purpose: Purpose, rates: tuple[float, float]) -> None:
-    """Run one stage, or hand back the artifact that the same run made before.
+def run(config: Any) -> None:
+    """Run the stage of these options, or hand back the artifact that the same run made before.
 
     No garbage is collected until training begins (stages/session.py): what is made until then is imports, which stay,
     and looking through them took an eighth of the time to the first step.
     """
     gc.disable()
     try:
-        _run_stage(stage, module, config, purpose, rates)
+        _run(config)
     finally:
         gc.enable()
 
 
-def _run_stage(stage: str, module: str, config: Any, purpose: Purpose, rates: tuple[float, float]) -> None:
+def _run(config: Any) -> None:
     report = reporter(config.quiet)
-    inputs = prepare(stage, config, purpose=purpose, rates=rates)
+    inputs = prepare(config)
     if config.dry_run:
         dry_run(inputs, report)
         return
     if inputs.existing is not None:
         report.notice(f"nothing to do: the same run is there as {inputs.existing.ref} (--force makes a new version)")
-        if inputs.existing.manifest.resources.get("steps", 0) > 1 and not (inputs.existing.path / CURVES).is_file():
-            draw_curves(inputs.existing)  # it was stopped before it drew them
-        print_artifact(inputs.existing, config.json, reused=True)
+        print_artifact(reused(inputs.existing), config.json, reused=True)
         return
     report.plan(summary(inputs))
-    if (told := cautions(inputs, purpose)) is not None:
+    if (told := cautions(inputs)) is not None:
         report.notice(told)
-    try:
-        artifact = importlib.import_module(module).train(inputs, report)
-    except AlarmError as error:
-        if error.kept is not None and (curves := draw_curves(error.kept)) is not None:
-            report.notice(f"its curves: {curves}")
-        raise
+    artifact = train(inputs, report)
     if artifact is None:  # another process writes it, and says so
         return
-    curves = draw_curves(artifact)
     seconds = artifact.manifest.resources["train_seconds"]
     report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
-    if curves is not None:
-        report.notice(f"its curves: {curves}")
     print_artifact(artifact, config.json, reused=False)
-
-
-def draw_curves(artifact: Artifact) -> Any:
-    return importlib.import_module("prefcli.report.curves").draw(artifact.path, artifact.ref)
 
 
 def dry_run(inputs: Inputs, report: Reporter) -> None:
@@ -95,12 +81,12 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
     refuse([one for one in found.findings if not (config.skip_bad and one.name in SKIPPABLE)])
 
 
-def cautions(inputs: Inputs, purpose: Purpose) -> str | None:
+def cautions(inputs: Inputs) -> str | None:
     """In a line what the quick checks find: some 20 µs a row, and more than 20,000 are not in a list."""
     if not isinstance(inputs.data.rows, list):
         return None
     rows = {id(row): row for row in inputs.data.rows}.values()  # --data-weight has some in it more than once
-    found = ", ".join(f"{one.name} ({one.count:,})" for one in quick(rows, labelled=purpose == "labelled"))
+    found = ", ".join(f"{one.name} ({one.count:,})" for one in quick(rows, labelled=inputs.stage.purpose == "labelled"))
     files = " ".join(dict.fromkeys(source["path"] for source in inputs.data.sources))
     return f"in the rows: {found}; prefcli data check {files} says where" if found else None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -15,14 +14,12 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.training_time import step_seconds
 from prefcli.errors import MemoryShortError, UsageError
-from prefcli.experiments.points import prepared
 from prefcli.memory.sizes import format_bytes
 from prefcli.progress import Reporter
-from prefcli.stages.inputs import Inputs
+from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import predicted_bytes, steps
-from prefcli.stages.table import STAGES, Stage
+from prefcli.stages.run import made
 
-Make = Callable[[Stage, Inputs], Artifact]
 PROBED = 4  # steps; the first warms up
 REWARD_SHARE = 0.5  # of RLHF's seconds, at most, for its reward model
 _BUDGET = re.compile(r"(pairs|seconds|bytes)=([0-9.]+)\s*(|k|M|G)B?", re.IGNORECASE)
@@ -50,9 +47,7 @@ def parse_budget(text: str | None) -> Budget | None:
     return Budget(found[1].lower(), amount)  # type: ignore[arg-type]
 
 
-def run_both(
-    rm: Any, ppo: Any, dpo: Any, budget: Budget | None, make: Make, reporter: Reporter
-) -> tuple[Artifact, Artifact]:
+def run_both(rm: Any, ppo: Any, dpo: Any, budget: Budget | None, reporter: Reporter) -> tuple[Artifact, Artifact]:
     """(ppo's artifact, dpo's): the configs of the three stages, ppo's without its reward. What is there is reused.
 
     Raises MemoryShortError: a stage that does not fit into the budget's bytes, however its batch is split.
@@ -60,21 +55,21 @@ def run_both(
     if budget is not None and budget.of == "pairs":
         rm, dpo = (dataclasses.replace(config, max_rows=int(budget.amount)) for config in (rm, dpo))
     if budget is not None and budget.of == "seconds":
-        rm, ppo, dpo = _in_seconds(rm, ppo, dpo, budget.amount, make, reporter)
+        rm, ppo, dpo = _in_seconds(rm, ppo, dpo, budget.amount, reporter)
     limit = budget.amount if budget is not None and budget.of == "bytes" else None
-    reward = _made("rm", rm, limit, make)
-    policy = _made("ppo", _with_reward(ppo, reward), limit, make)
-    return policy, _made("dpo", dpo, limit, make)
+    reward = _made(rm, limit, reporter)
+    policy = _made(_with_reward(ppo, reward), limit, reporter)
+    return policy, _made(dpo, limit, reporter)
 
 
-def _made(stage: str, config: Any, limit: float | None, make: Make) -> Artifact:
-    inputs = prepared(STAGES[stage], config)
+def _made(config: Any, limit: float | None, reporter: Reporter) -> Artifact:
+    inputs = prepare(config)
     if limit is not None:
-        inputs = _fitting(stage, config, inputs, limit)
-    return inputs.existing or make(STAGES[stage], inputs)
+        inputs = _fitting(config, inputs, limit)
+    return inputs.existing or made(inputs, reporter)
 
 
-def _fitting(stage: str, config: Any, inputs: Inputs, limit: float) -> Inputs:
+def _fitting(config: Any, inputs: Inputs, limit: float) -> Inputs:
     """With the batch split into as many parts as it takes."""
     first = smallest = predicted_bytes(inputs)
     parts = config.grad_accum
@@ -82,29 +77,29 @@ def _fitting(stage: str, config: Any, inputs: Inputs, limit: float) -> Inputs:
         parts = next((n for n in range(parts + 1, config.batch_size + 1) if config.batch_size % n == 0), 0)
         if not parts:
             raise MemoryShortError(
-                f"{STAGES[stage].command} needs about {format_bytes(smallest)} (with the batch whole "
+                f"{inputs.stage.command} needs about {format_bytes(smallest)} (with the batch whole "
                 f"{format_bytes(first or 0)}), and --budget gives {format_bytes(int(limit))}",
                 "raise it, or set --lora-rank and --gradient-checkpointing of the stages with --set",
             )
-        inputs = prepared(STAGES[stage], dataclasses.replace(config, grad_accum=parts))
+        inputs = prepare(dataclasses.replace(config, grad_accum=parts))
         smallest = predicted_bytes(inputs)
     return inputs
 
 
-def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, make: Make, reporter: Reporter) -> tuple[Any, Any, Any]:
+def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, reporter: Reporter) -> tuple[Any, Any, Any]:
     """Numbers of steps that take so long, by the speed of a few: the reward model's at most half of RLHF's."""
     with tempfile.TemporaryDirectory() as folder:
         probe = {"runs": folder, "max_steps": PROBED, "name": None, "report_to": "none"}
 
-        def timed(stage: str, config: Any) -> tuple[Artifact, float]:
+        def timed(config: Any) -> tuple[Artifact, float]:
             config = dataclasses.replace(config, **_by_path(config), **probe)
-            artifact = make(STAGES[stage], prepared(STAGES[stage], config))
+            artifact = made(prepare(config), reporter)
             return artifact, median(step_seconds(read_log(artifact.path))[1:])
 
-        reward, each_rm = timed("rm", rm)
-        _, each_ppo = timed("ppo", _with_reward(ppo, reward, str(reward.path)))
-        _, each_dpo = timed("dpo", dpo)
-    wanted = steps(prepared(STAGES["rm"], rm))
+        reward, each_rm = timed(rm)
+        _, each_ppo = timed(_with_reward(ppo, reward, str(reward.path)))
+        _, each_dpo = timed(dpo)
+    wanted = steps(prepare(rm))
     rm_steps = max(1, min(wanted, int(REWARD_SHARE * seconds / each_rm)))
     ppo_steps = max(1, int((seconds - rm_steps * each_rm) / each_ppo))
     dpo_steps = max(1, int(seconds / each_dpo))

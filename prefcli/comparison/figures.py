@@ -6,15 +6,13 @@ other prompts would change needs an interval of the difference that leaves 0 out
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any, Literal
 
-from prefcli.evaluation.paired import paired_difference
-from prefcli.evaluation.statistics import wilson_interval
-from prefcli.figures.intervals import mean_interval, student_t
+from prefcli.statistics.intervals import mean_interval, welch_interval, wilson_interval
+from prefcli.statistics.paired import paired_difference
 
 NO_DIFFERENCE, DISAGREE, NOT_MEASURED = "no difference shown", "the measures disagree", "not measured"
 OF_THESE_RUNS = "of single runs"  # how many rows say who is ahead of these runs alone
@@ -192,16 +190,6 @@ def over_prompts(measure: str, unit: str, samples: Samples, better: Better) -> M
         and _leaves_out_0(found["ci95"], better)
     ]
     return Measure(measure, unit, figures, better, tuple(ahead), of_single_runs=True)
-
-
-def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of mean(a) − mean(b) of independent samples with variances of their own (Welch 1947), with the
-    smaller sample's degrees of freedom, which is on the safe side. None where one has fewer than two values."""
-    if min(len(a), len(b)) < 2:
-        return None
-    half = student_t(min(len(a), len(b)) - 1) * math.sqrt(variance(a) / len(a) + variance(b) / len(b))
-    middle = fmean(a) - fmean(b)
-    return (middle - half, middle + half)
 
 
 def _leaves_out_0(interval: Sequence[float], better: Better) -> bool:

@@ -17,8 +17,9 @@ from prefcli.comparison.routes import Route, Routes, above, repetitions
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import elsewhere
 from prefcli.comparison.training_time import by_steps, seconds_of
-from prefcli.evaluation.paired import paired_difference
+from prefcli.config.stages import STAGES
 from prefcli.experiments.siblings import SEED, causal_options, of_stage, reward_models
+from prefcli.statistics.paired import paired_difference
 
 
 def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
@@ -97,24 +98,25 @@ def pairs_of(final: Artifact, artifacts: tuple[Artifact, ...] | list[Artifact]) 
 
     Empty where there are none: ppo's own rows are prompts.
     """
-    models = [a for a in artifacts if a.manifest.stage == "rm"]
-    learners = models or ([] if final.manifest.stage == "ppo" else [final])
+    models = [a for a in artifacts if a.manifest.scores]
+    learners = models or ([] if STAGES[final.manifest.stage].samples else [final])
     return sorted({str(source["digest"]) for a in learners for source in a.manifest.data})
 
 
 def again_commands(route: Route, store: Store) -> list[str]:
     """What would measure it: the route's own commands on new pairs."""
     manifest, new, runs = route.final.manifest, ["NEW_PAIRS.jsonl"], elsewhere(store)
-    if manifest.stage != "ppo":
+    stage = STAGES[manifest.stage]
+    if not stage.samples:
         words = altered(manifest, {"data": new, "model": [route.ref]})
-        return [shlex.join(["prefcli", manifest.stage, *words, *runs])]
+        return [shlex.join(["prefcli", stage.command, *words, *runs])]
     if not route.rewards:
         return []
     reward = route.rewards[0]
     role = next(role for role, parent in manifest.parents.items() if parent["ref"] == reward.ref)
     words = altered(reward.manifest, {"data": new, "model": [reward.ref]})
-    ppo = shlex.join(["prefcli", "ppo", *altered(manifest, {"reward": []}), *runs])
+    policy = shlex.join(["prefcli", stage.command, *altered(manifest, {"reward": []}), *runs])
     return [
         f"RM=$({shlex.join(['prefcli', 'train-rm', *words, *runs])})",
-        f'{ppo} --reward {role[len(REWARD) :]}="$RM"',
+        f'{policy} --reward {role[len(REWARD) :]}="$RM"',
     ]

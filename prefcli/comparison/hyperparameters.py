@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import torch
@@ -12,44 +12,32 @@ from prefcli.comparison.figures import Criterion, Figure, Measure, counted
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import sweep_command
-from prefcli.evaluation.statistics import percentile_interval, resample_counts
+from prefcli.config.stages import STAGES, Stage
 from prefcli.experiments.siblings import varied
-from prefcli.experiments.statistics import slope_per_factor
+from prefcli.statistics.bootstrap import percentile_interval, resample_counts
+from prefcli.statistics.trends import slope_per_factor
 
-# What the field tunes in each stage; the same of every stage (seed, batch size, schedule, length) is left out.
-TUNED = {
-    "sft": ("lr", "epochs"),
-    "rm": ("lr", "epochs"),
-    "dpo": ("lr", "epochs", "beta"),
-    "kto": ("lr", "epochs", "beta", "desirable_weight", "undesirable_weight"),
-    "ppo": ("lr", "max_steps", "kl_coef", "clip_range", "clip_range_value", "vf_coef", "entropy_coef", "gamma", "lam",
-            "ppo_epochs", "minibatches", "temperature", "max_new_tokens"),
-}  # fmt: skip
 WITHOUT_VALUE = {"clip_range_value", "vf_coef", "lam", "gamma"}
 # What plays the same part in different routes: like is compared with like, so that a route which was swept over more
 # options has no more chances to look fickle.
 MOVE = "score's move a factor of three"
 RATE, TIE = "learning rate", "tie to the reference"
-AXES = {
-    RATE: {stage: "lr" for stage in ("sft", "dpo", "kto", "ppo")},
-    TIE: {"dpo": "beta", "kto": "beta", "ppo": "kl_coef"},
-}
+AXES: dict[str, Callable[[Stage], str | None]] = {RATE: lambda stage: "lr", TIE: lambda stage: stage.tie}
 PROMPTS = 20  # of fewer a bootstrap interval is too short
-GRIDS = {"dpo": "beta=0.03,0.1,0.3", "kto": "beta=0.03,0.1,0.3", "ppo": "kl_coef=0.02,0.06,0.2"}
 
 
 def hyperparameters(routes: Routes, scores: Scores | None) -> Criterion:
     numbers = {route.ref: (float(sum(len(tuned(a)) for a in route.artifacts)), _listed(route)) for route in routes}
     found = {
-        axis: {route.ref: slopes(route, routes, scores, options) if scores else None for route in routes}
-        for axis, options in AXES.items()
+        axis: {route.ref: slopes(route, routes, scores, option) if scores else None for route in routes}
+        for axis, option in AXES.items()
     }
     shared = {axis: by_route for axis, by_route in found.items() if all(by_route.values())}
     tie = found[TIE]
     lacking = tuple(
         sweep_command(route, routes.store, "--grid", grid)
         for route in routes
-        if tie[route.ref] is None and (grid := GRIDS.get(route.final.manifest.stage))
+        if tie[route.ref] is None and (grid := STAGES[route.final.manifest.stage].grid)
     )
     unit = scores.trusted if scores else "score"
     shown = shared or {TIE: tie}
@@ -70,17 +58,19 @@ def hyperparameters(routes: Routes, scores: Scores | None) -> Criterion:
 def tuned(artifact: Artifact) -> tuple[str, ...]:
     manifest = artifact.manifest
     free = WITHOUT_VALUE if manifest.config.get("advantage") in ("rloo", "grpo") else set()
-    return tuple(name for name in TUNED[manifest.stage] if name not in free)
+    return tuple(name for name in STAGES[manifest.stage].tuned if name not in free)
 
 
 def _listed(route: Route) -> str:
     return "; ".join(f"{a.manifest.stage}: {', '.join(tuned(a))}" for a in route.artifacts)
 
 
-def slopes(route: Route, routes: Routes, scores: Scores, options: dict[str, str]) -> tuple[str, list[float]] | None:
+def slopes(
+    route: Route, routes: Routes, scores: Scores, option: Callable[[Stage], str | None]
+) -> tuple[str, list[float]] | None:
     """The option that plays a part in the route's last stage, and its slope a factor of three, prompt by prompt; None
     where the store has no runs that differ in it alone."""
-    name = options.get(route.final.manifest.stage)
+    name = option(STAGES[route.final.manifest.stage])
     if name is None:
         return None
     runs = varied(route.final, routes.store).get(name, [])

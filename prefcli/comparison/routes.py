@@ -9,11 +9,11 @@ from functools import cached_property
 
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
+from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.experiments.siblings import parent_of, siblings
 
 VERSIONED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@v[0-9]+")
-KINDS = {"ppo": "RLHF", "dpo": "DPO", "kto": "DPO", "sft": "SFT"}
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Route:
     @property
     def kind(self) -> str:
         """What the common claims speak of: RLHF or DPO."""
-        return KINDS[self.final.manifest.stage]
+        return str(STAGES[self.final.manifest.stage].route)
 
     @property
     def rewards(self) -> list[Artifact]:
         """The reward models that it was trained against."""
-        return [artifact for artifact in self.artifacts if artifact.manifest.stage == "rm"]
+        return [artifact for artifact in self.artifacts if artifact.manifest.scores]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _policy(text: str, store: Store) -> Artifact:
     artifact = resolve(text, store).artifact
     if artifact is None:
         raise ArtifactError(f"{text} is no finished artifact", "see: prefcli ls")
-    if artifact.manifest.stage == "rm":
+    if artifact.manifest.scores:
         raise ArtifactError(f"{text} is a reward model", "name the policies that came out: prefcli compare ppo dpo")
     return artifact
 

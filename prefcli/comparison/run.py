@@ -21,8 +21,8 @@ from prefcli.comparison.stability import stability
 from prefcli.comparison.training_time import TIME, training_time
 from prefcli.config.compare import CompareConfig
 from prefcli.evaluation import models
-from prefcli.evaluation.paired import differences
 from prefcli.progress import Reporter
+from prefcli.statistics.paired import differences
 
 # In the order of the common claims. Each is handed the routes and the scores (None where nothing scores).
 CRITERIA = (

@@ -11,7 +11,7 @@ from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import sweep_command
 from prefcli.experiments.siblings import rows_of, seed_of, siblings
-from prefcli.experiments.statistics import area_under
+from prefcli.statistics.trends import area_under
 
 LEAST = 8  # pairs: fewer teach nothing
 SEEDS = 3  # of each number of pairs

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from prefcli.artifacts.commands import REWARD
-from prefcli.artifacts.digests import digest_json, write_atomically
 from prefcli.artifacts.parts import ALONE, unfinished
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
@@ -19,9 +18,10 @@ from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.evaluation.measured import Setting, measure, measuring
 from prefcli.evaluation.prompts import short_enough
+from prefcli.files import digest_json, write_atomically
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter

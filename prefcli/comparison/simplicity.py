@@ -7,8 +7,7 @@ from prefcli.artifacts.manifest import Manifest
 from prefcli.comparison.figures import Criterion, counted
 from prefcli.comparison.routes import Routes
 from prefcli.comparison.scores import Scores
-from prefcli.memory.run import ROLES
-from prefcli.stages.plan import MEMORY_STAGE
+from prefcli.config.stages import STAGES
 
 
 def simplicity(routes: Routes, scores: Scores | None) -> Criterion:
@@ -32,7 +31,7 @@ def simplicity(routes: Routes, scores: Scores | None) -> Criterion:
 
 def models_of(manifest: Manifest) -> int:
     """Roles that a model plays while the stage runs; several reward models are several."""
-    roles = [role.name for role in ROLES[MEMORY_STAGE[manifest.stage]]]
+    roles = [role.name for role in STAGES[manifest.stage].roles]
     if manifest.config.get("advantage") in ("rloo", "grpo"):
         roles.remove("value")
     if manifest.config.get("reference_free"):

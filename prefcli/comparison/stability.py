@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from prefcli.artifacts.commands import COMMANDS, altered
+from prefcli.artifacts.commands import altered
 from prefcli.artifacts.metrics import Row, is_number, read_log
 from prefcli.artifacts.metrics import alarms as alarms_of
 from prefcli.artifacts.store import Store
@@ -15,6 +15,7 @@ from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.spread import over_seeds
 from prefcli.config.base import option
+from prefcli.config.stages import STAGES
 from prefcli.experiments.siblings import rows_of
 
 SEEDS = 5  # with which a spread five times as wide is seen four times in five (docs/compare.md)
@@ -101,7 +102,7 @@ def sweep_command(route: Route, store: Store, *more: str) -> str:
     manifest = route.final.manifest
     # In a sweep --prompts are the held-out ones; ppo's own go by --data there.
     words = [option("data") if word == option("prompts") else word for word in altered(manifest, {"seed": []})]
-    return shlex.join(["prefcli", "sweep", COMMANDS[manifest.stage][0], *words, *more, *elsewhere(store)])
+    return shlex.join(["prefcli", "sweep", STAGES[manifest.stage].command, *words, *more, *elsewhere(store)])
 
 
 def elsewhere(store: Store) -> list[str]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import typer
+from prefcli.config.base import Opt
+from prefcli.config.shared import FromFile, Stored
 
-from prefcli.config.shared import ConfigFile, Debug, JsonObject, Runs
-from prefcli.config.training import DATA, MODEL
-
-AIM = "Aims"
 # What somebody may be after, beside a better model: the name on the command line → in words.
 AIMS = {
     "first-time": "new to preference learning",
@@ -26,63 +23,37 @@ AIMS = {
 
 
 @dataclass(frozen=True)
-class AdviseConfig:
+class AdviseConfig(FromFile, Stored):
     """Which method fits the data, the hardware and the aims, why, and the commands."""
 
     data: Annotated[
         list[str],
-        typer.Option(
-            help="Pairs, labelled answers or demonstrations, whichever it holds; repeat for more files.",
-            metavar="FILE",
-            rich_help_panel=DATA,
-        ),
+        Opt("Pairs, labelled answers or demonstrations; the format is recognised. Repeatable.", metavar="FILE"),
     ] = field(default_factory=list)
-    prompts: Annotated[
-        list[str],
-        typer.Option(help="Prompts without answers; repeat for more files.", metavar="FILE", rich_help_panel=DATA),
-    ] = field(default_factory=list)
+    prompts: Annotated[list[str], Opt("Prompts without answers. Repeatable.", metavar="FILE")] = field(
+        default_factory=list
+    )
     reward: Annotated[
         list[str],
-        typer.Option(
-            help="What scores answers, if you have it: artifact, python:FILE:FUNCTION, URL; repeat for more.",
+        Opt(
+            "What scores answers, if you have it: artifact, python:FILE:FUNCTION or URL. Repeatable.",
             metavar="[NAME=]REF",
-            rich_help_panel=MODEL,
         ),
     ] = field(default_factory=list)
     judge: Annotated[
         str | None,
-        typer.Option(
-            help="A language model that compares answers, if you have one: MODEL or URL#MODEL.",
-            metavar="MODEL",
-            rich_help_panel=MODEL,
-        ),
+        Opt("Language model that compares answers, if you have one: MODEL or URL#MODEL.", metavar="MODEL"),
     ] = None
     model: Annotated[
-        str | None,
-        typer.Option(
-            help="The model to be trained. Default: the highest version of sft, else tiny.",
-            metavar="REF",
-            rich_help_panel=MODEL,
-        ),
+        str | None, Opt("The model to train. Default: the highest version of sft, else tiny.", metavar="REF")
     ] = None
-    params: Annotated[
-        str | None,
-        typer.Option(help="Its size, where its files are not here: 125M, 7B.", metavar="COUNT", rich_help_panel=MODEL),
-    ] = None
+    params: Annotated[str | None, Opt("Its size, if its files are not on this machine: 125M, 7B.", metavar="COUNT")] = (
+        None
+    )
     gpu: Annotated[
-        str | None,
-        typer.Option(
-            help="Kind of GPU (H100, RTX4090, …), or cpu. Default: what this machine has.",
-            metavar="KIND",
-            rich_help_panel=MODEL,
-        ),
+        str | None, Opt("Type of GPU (H100, RTX4090, …), or cpu. Default: this machine's.", metavar="TYPE")
     ] = None
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many of them. Default: 1.", rich_help_panel=MODEL)] = None
-    aim: Annotated[
-        list[str],
-        typer.Option(help=f"What you are after; repeat: {', '.join(AIMS)}.", metavar="AIM", rich_help_panel=AIM),
-    ] = field(default_factory=list)
-    runs: Runs = None
-    config: ConfigFile = None
-    json: JsonObject = False
-    debug: Debug = False
+    gpus: Annotated[int | None, Opt("Number of GPUs. Default: 1.", min=1)] = None
+    aim: Annotated[list[str], Opt(f"What matters to you: {', '.join(AIMS)}. Repeatable.", metavar="AIM")] = field(
+        default_factory=list
+    )

@@ -1,7 +1,9 @@
 """What makes a dataclass the one source of a command's options: help, YAML keys, manifest and key come from it.
 
-A field is `name: Annotated[type, typer.Option(help=…, min=…)] = default`. A field whose value cannot change
+A field is `name: Annotated[type, Opt("What it does.", min=…)] = default`. A field whose value cannot change
 the result (where it is written, how it is shown) also carries the marker `INCIDENTAL` and stays out of the key.
+A class that several commands share names its fields' group in `GROUP`; fields of a class without one are the
+command's own.
 """
 
 from __future__ import annotations
@@ -10,12 +12,33 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from prefcli.errors import UsageError
 
 INCIDENTAL = "incidental"
+OWN = ""  # the group of what no other command has
+
+
+@dataclass(frozen=True)
+class Opt:
+    """An option's help, range and how its value is called; `short` is a second name (-q).
+
+    A metavar with REF or SOURCE in it says that an artifact may be named. A bool has a --no- form, so that the
+    command line can override a file.
+    """
+
+    help: str
+    min: float | None = None
+    max: float | None = None
+    metavar: str | None = None
+    short: str | None = None
+    positional: bool = False
+
+
+Arg = functools.partial(Opt, positional=True)
 
 # What users of TRL and Hugging Face scripts type for the same thing (kebab-cased; snake_case is accepted everywhere).
 ALIASES = {
@@ -54,17 +77,30 @@ PER_PROCESS = frozenset({"per-device-train-batch-size"})
 
 
 @functools.cache
-def typed_options(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Field name → (type, its typer.Option or typer.Argument) of a command's dataclass, in order."""
+def typed_options(cls: type) -> dict[str, tuple[Any, Opt]]:
+    """Field name → (type, its Opt) of a command's dataclass, in order."""
     hints = get_type_hints(cls, include_extras=True)
     found = {}
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         if get_origin(hint) is not Annotated:
-            raise TypeError(f"{cls.__name__}.{field.name} has no typer.Option")
+            raise TypeError(f"{cls.__name__}.{field.name} has no Opt")
         kind, parameter, *_ = get_args(hint)
         found[field.name] = (kind, parameter)
     return found
+
+
+def group_of(cls: type, field_name: str) -> str:
+    """The group of a command's field: that of the class which defines it last."""
+    for one in cls.__mro__:
+        if field_name in one.__dict__.get("__annotations__", {}):
+            return str(one.__dict__.get("GROUP", OWN))
+    raise KeyError(field_name)
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """A field's default; `dataclasses.MISSING` where a value must be given."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def option(field_name: str) -> str:
@@ -101,9 +137,9 @@ def nearest(name: str, known: Mapping[str, Any]) -> str | None:
 
 
 def times_processes(value: str) -> str:
-    """A per-process batch size as the global one; what is no number stays, and is refused where types are checked.
+    """A per-process batch size as the global one; what is not a number stays, and is refused where types are checked.
 
-    Raises UsageError for a WORLD_SIZE that is no number.
+    Raises UsageError for a WORLD_SIZE that is not a number.
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if not (processes.isascii() and processes.isdecimal()):

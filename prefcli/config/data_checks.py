@@ -5,96 +5,70 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import typer
+from prefcli.config.base import Arg, Opt
+from prefcli.config.shared import Map, Printing, Reading, Seed, Split
 
-from prefcli.config.shared import Debug, JsonObject, Map, Seed, SkipBad, Split
-from prefcli.config.training import DATA, MODEL, WHERE
-
-Files = Annotated[list[str], typer.Argument(help="Files of rows.", metavar="FILE...")]
 RowKind = Annotated[
     Literal["pairs", "demos", "labelled", "prompts"] | None,
-    typer.Option(
-        help="What the rows are for: pairs (train-rm, dpo), demos (sft), labelled (kto), prompts (ppo). "
-        "Default: what their columns say.",
-        rich_help_panel=DATA,
+    Opt(
+        "What the rows are for: pairs (train-rm, dpo, orpo), demos (sft), labelled (kto), prompts (ppo). "
+        "Default: by their columns."
     ),
 ]
 
 
-@dataclass(frozen=True)
-class CheckConfig:
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig(Printing):
+    """Files that are looked at whole: no row is left out."""
+
+    files: Annotated[list[str], Arg("Files of rows.", metavar="FILE...")]
+    kind: RowKind = None
+    split: Split = None
+    map: Map = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(FilesConfig):
     """Rows are checked one by one and all together; nothing is changed."""
 
-    files: Files
-    kind: RowKind = None
     against: Annotated[
         list[str],
-        typer.Option(
-            help="Held-out rows whose prompts must not be in the files; repeat for more.",
-            metavar="FILE",
-            rich_help_panel=DATA,
-        ),
+        Opt("Held-out rows whose prompts must not occur in the files. Repeatable.", metavar="FILE"),
     ] = field(default_factory=list)
-    split: Split = None
-    map: Map = field(default_factory=list)
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Also tokenise the rows as for this model: answers that are cut, the template, begin and end tokens.",
-            rich_help_panel=MODEL,
+        Opt(
+            "Also tokenise the rows for this model and check them: answers that are cut, the chat template, begin and "
+            "end tokens.",
+            metavar="REF",
         ),
     ] = None
-    max_length: Annotated[
-        int,
-        typer.Option(min=8, help="With --model: longest prompt and answer together, in tokens.", rich_help_panel=MODEL),
-    ] = 1024
-    json: JsonObject = False
-    debug: Debug = False
+    max_length: Annotated[int, Opt("With --model: maximum tokens of prompt and answer together.", min=8)] = 1024
 
 
-@dataclass(frozen=True)
-class StatsConfig:
+@dataclass(frozen=True, kw_only=True)
+class StatsConfig(FilesConfig):
     """What the rows of files are like, in numbers."""
 
-    files: Files
-    kind: RowKind = None
-    split: Split = None
-    map: Map = field(default_factory=list)
-    model: Annotated[
-        str | None,
-        typer.Option(help="Measure lengths in tokens of this model, not in characters.", rich_help_panel=MODEL),
-    ] = None
-    plot: Annotated[
-        str | None,
-        typer.Option(help="Write a picture of the lengths: .png or .svg.", metavar="FILE", rich_help_panel=WHERE),
-    ] = None
-    json: JsonObject = False
-    debug: Debug = False
+    model: Annotated[str | None, Opt("Measure lengths in tokens of this model, not in characters.", metavar="REF")] = (
+        None
+    )
+    plot: Annotated[str | None, Opt("Plot the lengths into this .png or .svg file.", metavar="FILE")] = None
 
 
-@dataclass(frozen=True)
-class SplitConfig:
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(Printing, Reading):
     """A file in two: rows to train on and rows held out, all rows of a prompt on one side."""
 
-    file: Annotated[str, typer.Argument(help="File of rows.", metavar="FILE")]
-    held_out: Annotated[
-        float, typer.Option(min=0.0001, max=0.9999, help="Share of the rows to hold out.", rich_help_panel=DATA)
-    ] = 0.1
+    file: Annotated[str, Arg("File of rows.", metavar="FILE")]
+    held_out: Annotated[float, Opt("Fraction of the rows to hold out.", min=0.0001, max=0.9999)] = 0.1
     kind: RowKind = None
-    split: Split = None
-    map: Map = field(default_factory=list)
-    skip_bad: SkipBad = False
     seed: Seed = 0
     out_dir: Annotated[
         str | None,
-        typer.Option(
-            help="Folder for NAME.train and NAME.held_out. Default: the file's own, of a hub id the current one.",
+        Opt(
+            "Directory for NAME.train and NAME.held_out. Default: the file's own; for a hub id the current one.",
             metavar="DIR",
-            rich_help_panel=WHERE,
         ),
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="Write over files that are there.", rich_help_panel=WHERE)] = (
-        False
-    )
-    json: JsonObject = False
-    debug: Debug = False
+    force: Annotated[bool, Opt("Overwrite existing files.")] = False

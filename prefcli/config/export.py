@@ -5,28 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
+from prefcli.config.base import Arg, Opt
+from prefcli.config.shared import Dtype, Label, Quiet, Stored
 
-from prefcli.config.training import Dtype, Label
 
-
-@dataclass(frozen=True)
-class ExportConfig:
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(Quiet, Stored):
     """A finished model as one plain directory."""
 
-    ref: Annotated[str, typer.Argument(help="Artifact, kept step, directory, GGUF file or 'tiny'.", metavar="REF")]
-    out: Annotated[str, typer.Argument(help="Directory to write; it must be new or empty.", metavar="OUT")]
-    merge: Annotated[bool, typer.Option(help="Merge a LoRA adapter into its base; --no-merge keeps it an adapter.")] = (
-        True
-    )
-    dtype: Annotated[Dtype, typer.Option(help="Weights' type; auto is as stored.")] = "auto"
+    ref: Annotated[str, Arg("Artifact, kept step, directory, GGUF file or 'tiny'.", metavar="REF")]
+    out: Annotated[str, Arg("Directory to write; must be new or empty.", metavar="OUT")]
+    merge: Annotated[bool, Opt("Merge a LoRA adapter into its base; --no-merge exports the adapter.")] = True
+    dtype: Annotated[Dtype, Opt("Data type of the weights; auto keeps the stored one.")] = "auto"
     label: Label = None
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Upload the directory too; the token is $HF_TOKEN.", metavar="OWNER/NAME")
+        str | None, Opt("Upload the directory as well, with the token in $HF_TOKEN.", metavar="OWNER/NAME")
     ] = None
-    private: Annotated[bool, typer.Option("--private", help="With --push-to-hub: to a private repository.")] = False
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it holds a model already.")] = False
-    runs: Annotated[str | None, typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.")] = None
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object, not the path.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress or notices.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    private: Annotated[bool, Opt("With --push-to-hub: make the repository private.")] = False
+    force: Annotated[bool, Opt("Replace OUT if it already holds a model.")] = False

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from prefcli.config.preference import LOSS, PreferenceConfig
+from prefcli.config.base import Opt
+from prefcli.config.preference import PreferenceConfig
 
 # 1e-6: TRL's KTOConfig; the paper's own runs took 5e-7 to 5e-6 (its section 4.3). Small models: measured on tiny.
 LR, SMALL_LR = 1e-6, 1e-4
@@ -19,11 +18,7 @@ class KTOConfig(PreferenceConfig):
 
     beta: Annotated[
         float,
-        typer.Option(min=1e-6, help="Strength of the tie to the reference: larger stays closer.", rich_help_panel=LOSS),
+        Opt("Strength of the implicit KL constraint: larger keeps the policy closer to the reference.", min=1e-6),
     ] = 0.1
-    desirable_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of the loss of desirable answers.", rich_help_panel=LOSS)
-    ] = 1.0
-    undesirable_weight: Annotated[
-        float, typer.Option(min=0, help="Weight of the loss of undesirable answers.", rich_help_panel=LOSS)
-    ] = 1.0
+    desirable_weight: Annotated[float, Opt("Weight of the loss on good answers.", min=0)] = 1.0
+    undesirable_weight: Annotated[float, Opt("Weight of the loss on bad answers.", min=0)] = 1.0

@@ -5,212 +5,140 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-import typer
-
-from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import (
-    DATA,
-    MODEL,
-    TRAINING,
-    Label,
-    Map,
-    OptimizerConfig,
-    OutputConfig,
-    PolicyConfig,
-    SkipBad,
-    Split,
-)
+from prefcli.config.base import INCIDENTAL, Opt
+from prefcli.config.shared import Label
+from prefcli.config.training import OptimizerConfig, OutputConfig, PolicyConfig, TrainingRows
 from prefcli.errors import UsageError
 
-PPO = "PPO"
 Advantage = Literal["gae", "rloo", "grpo"]
 # 3e-6: "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031). Small models: measured on tiny.
 LR, SMALL_LR = 3e-6, 1e-4
 
 
 @dataclass(frozen=True)
-class PPOConfig(OutputConfig, OptimizerConfig, PolicyConfig):
-    """Reinforcement learning against a reward source (PPO)."""
+class RewardsConfig:
+    """What is maximised."""
 
-    prompts: Annotated[
-        list[str],
-        typer.Option(
-            help="Rows with a prompt; answers and labels in them are not used. Repeat to mix files.",
-            metavar="FILE",
-            rich_help_panel=DATA,
-        ),
-        INCIDENTAL,  # the digest is in the key
-    ] = field(default_factory=list)
+    GROUP = "Rewards"
+
     reward: Annotated[
         list[str],
-        typer.Option(
-            help="Where the score comes from: a reward-model artifact, a sequence-classification model, "
-            "python:FILE:FUNCTION or a service's http://… URL; NAME=… names it. Several are added up.",
+        Opt(
+            "What scores an answer: a reward-model artifact, a sequence-classification model, python:FILE:FUNCTION "
+            "or the http://… URL of a service. Several are added; NAME= names one.",
             metavar="[NAME=]REF",
-            rich_help_panel=MODEL,
         ),
         INCIDENTAL,  # the digest is in the key
     ] = field(default_factory=list)
     label: Label = None
     reward_weight: Annotated[
-        list[str],
-        typer.Option(
-            help="What a reward source counts in the sum; repeat for more. Default: 1 each.",
-            metavar="NAME=NUMBER",
-            rich_help_panel=MODEL,
-        ),
+        list[str], Opt("Weight of a reward in the sum. Default: 1 each. Repeatable.", metavar="NAME=NUMBER")
     ] = field(default_factory=list)
     standardise_rewards: Annotated[
-        bool,
-        typer.Option(
-            "--standardise-rewards",
-            help="First bring each reward model's scores to mean 0 and deviation 1 on its held-out pairs.",
-            rich_help_panel=MODEL,
-        ),
+        bool, Opt("Scale each reward model's scores to mean 0 and standard deviation 1 on its held-out pairs.")
     ] = False
+    missing_eos_penalty: Annotated[
+        float, Opt("Subtract this from the score of an answer that reached --max-new-tokens.", min=0)
+    ] = 1.0
+    length_penalty: Annotated[float, Opt("Subtract this from the score per token of the answer.", min=0)] = 0.0
+    reward_clip: Annotated[float, Opt("Clip an answer's score to ± this; 0 does not clip.", min=0)] = 0.0
+    whiten_rewards: Annotated[
+        bool, Opt("Divide the per-token rewards by their standard deviation; the mean is not subtracted.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class RolesConfig:
+    """The models beside the policy."""
+
+    GROUP = "The other models"
+
     reference: Annotated[
         str | None,
-        typer.Option(help="Frozen reference of the KL penalty. Default: the starting model.", rich_help_panel=MODEL),
+        Opt("Frozen reference of the KL penalty. Default: the starting model.", metavar="REF"),
         INCIDENTAL,  # its digest is in the key
     ] = None
     value_init: Annotated[
         str | None,
-        typer.Option(
-            help="What the value model starts from. Default: the one that --model was trained with, else the first "
-            "reward model that shares the policy's tokenizer, else the policy with a new head.",
-            rich_help_panel=MODEL,
+        Opt(
+            "Model that the value model starts from. Default: the value model trained with --model, else the first "
+            "reward model with the policy's tokenizer, else the policy with a new head.",
+            metavar="REF",
         ),
         INCIDENTAL,  # its digest is in the key
     ] = None
     carry_optimizer: Annotated[
-        bool,
-        typer.Option(
-            "--carry-optimizer",
-            help="Start with the optimizer's state of the run that made --model (with --keep-state), not a fresh one.",
-            rich_help_panel=MODEL,
-        ),
+        bool, Opt("Start with the optimizer state of the run that made --model (made with --keep-state).")
     ] = False
     layout: Annotated[
         Literal["separate", "shared"] | None,
-        typer.Option(
-            help="separate: a model for each role; shared: roles are adapters on as few models as can be. "
-            "Default: shared with --lora-rank.",
-            rich_help_panel=MODEL,
+        Opt(
+            "separate: one model per role; shared: the roles are adapters on as few models as possible. "
+            "Default: shared with --lora-rank, else separate."
         ),
     ] = None
-    batch_size: Annotated[
-        int, typer.Option(min=2, help="Answers in one rollout, over all processes.", rich_help_panel=TRAINING)
-    ] = 64
-    max_steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Rollouts, whatever --epochs says.", rich_help_panel=TRAINING),
-    ] = None
-    split: Annotated[Split, INCIDENTAL] = None  # the digest is of the split's own rows
-    map: Map = field(default_factory=list)
-    skip_bad: SkipBad = False
+
+
+@dataclass(frozen=True)
+class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, PolicyConfig, TrainingRows):
+    """Reinforcement learning against a reward source (PPO)."""
+
+    prompts: Annotated[
+        list[str],
+        Opt("Rows with a prompt; answers and labels in them are not used. Repeat to mix several.", metavar="FILE"),
+        INCIDENTAL,  # the digest is in the key
+    ] = field(default_factory=list)
+    batch_size: Annotated[int, Opt("Answers per rollout, summed over all processes.", min=2)] = 64
+    max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
     max_prompt_length: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Prompts longer than this many tokens are left out, and counted.", rich_help_panel=DATA
-        ),
+        int, Opt("Skip prompts longer than N tokens; the number skipped is printed.", min=1)
     ] = 512
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=PPO)] = 53
-    temperature: Annotated[
-        float,
-        typer.Option(
-            min=1e-3, help="Sampling temperature; the log-probabilities are taken at it too.", rich_help_panel=PPO
-        ),
-    ] = 0.7
-    kl_coef: Annotated[
-        float,
-        typer.Option(min=0, help="Price of a nat of KL to the reference, taken off the reward.", rich_help_panel=PPO),
-    ] = 0.05
-    clip_range: Annotated[
-        float, typer.Option(min=0, help="How far the probability ratio may move in one rollout.", rich_help_panel=PPO)
-    ] = 0.2
-    clip_range_value: Annotated[
-        float,
-        typer.Option(min=0, help="How far a value may move in one rollout; 0 does not clip.", rich_help_panel=PPO),
-    ] = 0.2
-    vf_coef: Annotated[float, typer.Option(min=0, help="Weight of the value loss.", rich_help_panel=PPO)] = 0.1
-    entropy_coef: Annotated[float, typer.Option(min=0, help="Weight of the entropy bonus.", rich_help_panel=PPO)] = 0.0
-    gamma: Annotated[float, typer.Option(min=0, max=1, help="Discount per token.", rich_help_panel=PPO)] = 1.0
-    lam: Annotated[
-        float, typer.Option(min=0, max=1, help="GAE λ: 1 low bias, 0 low variance.", rich_help_panel=PPO)
-    ] = 0.95
-    ppo_epochs: Annotated[int, typer.Option(min=1, help="Passes over each rollout.", rich_help_panel=PPO)] = 4
-    minibatches: Annotated[
-        int, typer.Option(min=1, help="Optimizer steps in one pass over a rollout.", rich_help_panel=PPO)
-    ] = 1
-    missing_eos_penalty: Annotated[
-        float,
-        typer.Option(min=0, help="Taken off the score of an answer that did not end by itself.", rich_help_panel=PPO),
-    ] = 1.0
-    whiten_rewards: Annotated[
-        bool,
-        typer.Option(
-            "--whiten-rewards",
-            help="Divide the per-token rewards by their deviation; their mean is scaled, not moved.",
-            rich_help_panel=PPO,
-        ),
-    ] = False
+    max_new_tokens: Annotated[int, Opt("Maximum length of an answer, in tokens.", min=1)] = 53
+    temperature: Annotated[float, Opt("Sampling temperature; log-probabilities are computed at it too.", min=1e-3)] = (
+        0.7
+    )
     advantage: Annotated[
         Advantage,
-        typer.Option(
-            help="gae: with a value model; rloo: against the other answers to the same prompt; grpo: the same, "
-            "divided by their deviation. The last two hold no value model.",
-            rich_help_panel=PPO,
+        Opt(
+            "gae: with a value model; rloo: against the mean of the other answers to the prompt; grpo: rloo divided "
+            "by their standard deviation. rloo and grpo need no value model."
         ),
     ] = "gae"
     num_generations: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Answers to each prompt. Default: 1 with gae, 4 with rloo and grpo.", rich_help_panel=PPO
-        ),
+        int | None, Opt("Answers per prompt. Default: 1 with gae, 4 with rloo and grpo.", min=1)
     ] = None
+    kl_coef: Annotated[float, Opt("KL penalty coefficient: reward − kl_coef × KL(policy ‖ reference).", min=0)] = 0.05
     kl_in: Annotated[
         Literal["reward", "loss"] | None,
-        typer.Option(
-            help="Where the KL penalty stands; each has an optimum of its own (docs/ppo.md). Default: in the reward; "
-            "with grpo in the loss.",
-            rich_help_panel=PPO,
+        Opt(
+            "Where the KL penalty is applied; the two have different optima (docs/ppo.md). Default: reward; loss with "
+            "grpo."
         ),
     ] = None
     kl_estimator: Annotated[
-        Literal["k1", "k3"] | None,
-        typer.Option(
-            help="Of the penalty: k1 in the reward, k3 in the loss, which are the defaults; other pairs are refused.",
-            rich_help_panel=PPO,
-        ),
+        Literal["k1", "k3"] | None, Opt("Estimator of the KL: k1 in the reward, k3 in the loss; no other combination.")
     ] = None
     kl_target: Annotated[
-        float | None,
-        typer.Option(
-            min=1e-6, help="Move --kl-coef so that the KL stays near so many nats an answer.", rich_help_panel=PPO
-        ),
+        float | None, Opt("Adapt --kl-coef so that the KL stays near this, in nats per answer.", min=1e-6)
     ] = None
-    length_penalty: Annotated[
-        float, typer.Option(min=0, help="Taken off the score for each token of an answer.", rich_help_panel=PPO)
-    ] = 0.0
-    reward_clip: Annotated[
-        float, typer.Option(min=0, help="Clip an answer's score to ± this; 0 does not clip.", rich_help_panel=PPO)
-    ] = 0.0
-    value_warmup: Annotated[
-        int, typer.Option(min=0, help="Rollouts in which the value model learns alone.", rich_help_panel=PPO)
-    ] = 0
-
+    kl_budget: Annotated[float, Opt("Raise an alarm at this KL, in nats per answer; 0: never.", min=0)] = 10.0
+    clip_range: Annotated[float, Opt("Clip range of the probability ratio.", min=0)] = 0.2
+    clip_range_value: Annotated[float, Opt("Clip range of the value; 0 does not clip.", min=0)] = 0.2
+    vf_coef: Annotated[float, Opt("Weight of the value loss.", min=0)] = 0.1
+    entropy_coef: Annotated[float, Opt("Weight of the entropy bonus.", min=0)] = 0.0
+    gamma: Annotated[float, Opt("Discount per token.", min=0, max=1)] = 1.0
+    lam: Annotated[float, Opt("GAE λ: 1 low bias, 0 low variance.", min=0, max=1)] = 0.95
+    ppo_epochs: Annotated[int, Opt("Passes over each rollout.", min=1)] = 4
+    minibatches: Annotated[int, Opt("Optimizer steps in each pass over a rollout.", min=1)] = 1
+    value_warmup: Annotated[int, Opt("Train only the value model for the first N rollouts.", min=0)] = 0
     on_alarm: Annotated[
         Literal["warn", "stop", "rollback"],
-        typer.Option(
-            help="On a serious alarm of a watcher: go on, stop (exit 6; what was trained stays), or go back to the "
-            "last saved state with half the rate and twice the KL coefficient, three times at most.",
-            rich_help_panel=PPO,
+        Opt(
+            "On a serious alarm of a training monitor: warn and continue, stop (exit 6; the result so far stays), or "
+            "go back to the last checkpoint with half the learning rate and twice the KL coefficient, at most three "
+            "times."
         ),
     ] = "warn"  # type: ignore[assignment]  # one value more than the other stages have
-    kl_budget: Annotated[
-        float,
-        typer.Option(min=0, help="KL in nats an answer that is an alarm; 0: none.", rich_help_panel=PPO),
-    ] = 10.0
 
     def resolved(self) -> PPOConfig:
         """With the defaults that depend on other options filled in. Raises UsageError for what does not go together."""

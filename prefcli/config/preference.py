@@ -1,33 +1,34 @@
-"""Options that the commands on preferences without a reward model share (dpo, kto)."""
+"""Options that the commands on preferences without a reward model share (dpo, orpo, kto)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import DATA, MODEL, DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
-
-LOSS = "Loss"
+from prefcli.config.base import INCIDENTAL, Opt
+from prefcli.config.training import DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
 
 
 @dataclass(frozen=True)
-class PreferenceConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
+class WeightConfig:
+    """Rows that count more or less than others."""
+
+    weight_column: Annotated[
+        str | None,
+        Opt(
+            "Column with the weight of each row's loss, relative to the column's mean: a row of 2 counts twice as much "
+            "as a row of 1, a row of 0 not at all; doubling all weights changes nothing.",
+            metavar="NAME",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(WeightConfig, OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
     """A policy trained against its frozen reference."""
 
     reference: Annotated[
         str | None,
-        typer.Option(help="Frozen reference model. Default: the starting model.", rich_help_panel=MODEL),
+        Opt("Frozen reference model. Default: the starting model.", metavar="REF"),
         INCIDENTAL,  # its digest is in the key
-    ] = None
-    weight_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column with a weight of each row's loss, taken over the mean of the column: a row of 2 counts twice "
-            "one of 1, one of 0 not at all, and doubling all changes nothing.",
-            metavar="NAME",
-            rich_help_panel=DATA,
-        ),
     ] = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from prefcli.config.training import DATA, TRAINING, DataConfig, Label, ModelConfig, OptimizerConfig, OutputConfig
+from prefcli.config.base import Opt
+from prefcli.config.shared import Label
+from prefcli.config.training import DataConfig, ModelConfig, OptimizerConfig, OutputConfig
 
 # 1e-5: the rate of TRL's reward examples lies between 1e-5 and 1e-4. Small models: measured on tiny.
 LR, SMALL_LR = 1e-5, 5e-4
@@ -20,27 +20,17 @@ class RewardConfig(OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
     label: Label = None
     margin_column: Annotated[
         str | None,
-        typer.Option(
-            help="Column with a pair's margin m: the loss is −log σ(score of chosen − score of rejected − m). "
-            "Default: margin, where the rows have it.",
+        Opt(
+            "Column with the margin m of each pair: the loss is −log σ(score of chosen − score of rejected − m). "
+            "Default: margin, if the rows have it.",
             metavar="NAME",
-            rich_help_panel=DATA,
         ),
     ] = None
     center_rewards: Annotated[
         float,
-        typer.Option(
-            min=0,
-            help="Add this times (score of chosen + score of rejected)², which keeps scores near 0; 0.01 is usual.",
-            rich_help_panel=TRAINING,
-        ),
+        Opt("Weight of (score of chosen + score of rejected)² in the loss: keeps scores near 0; 0.01 is usual.", min=0),
     ] = 0.0
     eval_share: Annotated[
         float,
-        typer.Option(
-            min=0.0,
-            max=0.5,
-            help="Share of the pairs held out for the accuracy, without --eval-data.",
-            rich_help_panel=DATA,
-        ),
+        Opt("Fraction of the pairs held out to measure accuracy, without --eval-data.", min=0.0, max=0.5),
     ] = 0.05

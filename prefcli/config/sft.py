@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
-from prefcli.config.training import DATA, DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
+from prefcli.config.base import Opt
+from prefcli.config.training import DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
 
 # 2e-5: what TRL's SFTConfig takes. Small models: measured on tiny, see docs/tiny.md.
 LR, SMALL_LR = 2e-5, 1e-3
@@ -17,6 +16,4 @@ LR, SMALL_LR = 2e-5, 1e-3
 class SFTConfig(OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
     """Supervised fine-tuning on demonstrations."""
 
-    train_on_prompt: Annotated[
-        bool, typer.Option("--train-on-prompt", help="Count the prompt's tokens in the loss too.", rich_help_panel=DATA)
-    ] = False
+    train_on_prompt: Annotated[bool, Opt("Compute the loss on the prompt's tokens too.")] = False

@@ -1,34 +1,134 @@
-"""Options that several commands have alike, each written once. In a command: `max_prompts: MaxPrompts = None`."""
+"""Options that several commands have alike, each written once: groups to inherit from, single ones to annotate with."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-import typer
+from prefcli.config.base import INCIDENTAL, Opt
 
-from prefcli.config.base import INCIDENTAL
-from prefcli.config.training import DATA, MODEL, SAMPLING, WHERE, Dtype
-from prefcli.config.training import Map as Map
-from prefcli.config.training import SkipBad as SkipBad
-from prefcli.config.training import Split as Split
+# The groups in the order in which help and docs/options.md list them.
+DATA, READING, MODEL, DEVICE, TRAINING, RUN, SAMPLING, OUTPUT = SHARED = (
+    "Data", "Reading rows", "Model", "Device", "Training", "This run", "Sampling", "Output",
+)  # fmt: skip
 
-MaxPrompts = Annotated[
-    int | None, typer.Option(min=1, help="Use only the first so many prompts.", rich_help_panel=DATA)
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+Split = Annotated[
+    str | None,
+    Opt("Which split of a saved or hub data set. Default: train, or the only one.", metavar="NAME"),
 ]
-MaxPromptLength = Annotated[
-    int,
-    typer.Option(min=1, help="Prompts longer than this many tokens are left out, and counted.", rich_help_panel=DATA),
+Map = Annotated[
+    list[str],
+    Opt("Rename an input column: chosen=good reads column 'good' as 'chosen'. Repeatable.", metavar="OURS=THEIRS"),
 ]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.", rich_help_panel=SAMPLING)]
-Temperature = Annotated[float, typer.Option(min=1e-3, help="Sampling temperature.", rich_help_panel=SAMPLING)]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel=SAMPLING)]
-WeightsDtype = Annotated[Dtype, typer.Option(help="Weights' type.", rich_help_panel=MODEL)]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.", rich_help_panel=MODEL)]
-Runs = Annotated[str | None, typer.Option(help="Where artifacts live.", rich_help_panel=WHERE), INCIDENTAL]
-ConfigFile = Annotated[
-    str | None, typer.Option(help="YAML file of options.", metavar="FILE", rich_help_panel=WHERE), INCIDENTAL
+SkipBad = Annotated[bool, Opt("Leave out rows that do not fit the format, and print how many.")]
+Label = Annotated[
+    str | None,
+    Opt(
+        "For a reward model with several labels: the label that is the score, by name or number, or a weighted sum: "
+        "helpfulness=0.7,verbosity=-0.3.",
+        metavar="LABEL",
+    ),
 ]
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE), INCIDENTAL
+Template = Annotated[
+    str | None,
+    Opt(
+        "Model whose chat template formats what is sent to a service. Default: none, `role: text` paragraphs.",
+        metavar="REF",
+    ),
 ]
-JsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=WHERE), INCIDENTAL]
+Seed = Annotated[int, Opt("Random seed.", min=0, max=2**32 - 1)]
+MaxNewTokens = Annotated[int, Opt("Maximum length of an answer, in tokens.", min=1)]
+Temperature = Annotated[float, Opt("Sampling temperature.", min=1e-3)]
+Runs = Annotated[str | None, Opt("The artifact store. Default: $PREFCLI_RUNS, else ./runs.", metavar="DIR"), INCIDENTAL]
+QuietFlag = Annotated[bool, Opt("Print no progress and no notices.", short="-q"), INCIDENTAL]
+Debug = Annotated[bool, Opt("Show the traceback of an error."), INCIDENTAL]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read."""
+
+    GROUP = READING
+
+    split: Split = None
+    map: Map = field(default_factory=list)
+    skip_bad: SkipBad = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a model runs on, and how exactly."""
+
+    GROUP = DEVICE
+
+    dtype: Annotated[
+        Dtype, Opt("Data type of the weights; auto: float32 on a CPU, bfloat16 on a GPU that supports it.")
+    ] = "auto"
+    device: Annotated[str, Opt("cpu, cuda, cuda:1 or mps; auto uses the best one found.", metavar="NAME")] = "auto"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How models answer prompts that were not trained on."""
+
+    GROUP = SAMPLING
+
+    max_prompts: Annotated[int | None, Opt("Use only the first N prompts.", min=1)] = None
+    max_new_tokens: MaxNewTokens = 53
+    temperature: Temperature = 0.7
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class Sampling(Answering):
+    """The same, of prompts of any length and number."""
+
+    GROUP = SAMPLING
+
+    max_prompt_length: Annotated[
+        int, Opt("Skip prompts longer than N tokens; the number skipped is printed.", min=1)
+    ] = 512
+    batch_size: Annotated[int, Opt("Number of answers sampled at a time; less needs less memory.", min=1)] = 64
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How results and errors are shown."""
+
+    GROUP = OUTPUT
+
+    json: Annotated[bool, Opt("Print the result as JSON."), INCIDENTAL] = False
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class Stored(Printing):
+    """Of commands that read artifacts or write some."""
+
+    GROUP = OUTPUT
+
+    runs: Runs = None
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """Of commands whose options may come from a file."""
+
+    GROUP = OUTPUT
+
+    config: Annotated[
+        str | None,
+        Opt("YAML file of options; the command line overrides it. `prefcli config` prints one.", metavar="FILE"),
+        INCIDENTAL,
+    ] = None
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """Of commands that take long."""
+
+    GROUP = OUTPUT
+
+    quiet: QuietFlag = False

@@ -5,137 +5,71 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-import typer
+from prefcli.config.base import INCIDENTAL, Opt
+from prefcli.config.shared import DATA, MODEL, READING, RUN, TRAINING, FromFile, Machine, Quiet, Reading, Split, Stored
 
-from prefcli.config.base import INCIDENTAL
-
-WHERE, DATA, TRAINING, MODEL, SAMPLING = "Output", "Data", "Training", "Model", "Sampling"
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
 Adapter = Literal["lora", "rslora", "dora"]
 
-# How rows are read, by every command that reads some (config/shared.py hands them on).
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out rows that do not fit, and say how many.", rich_help_panel=DATA)
-]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        help="Which split of a saved or hub data set. Default: train, or the only one.",
-        metavar="NAME",
-        rich_help_panel=DATA,
-    ),
-]
-Map = Annotated[
-    list[str],
-    typer.Option(
-        help="A column under our name for it: chosen=good reads the column good as chosen; repeat for more.",
-        metavar="OURS=THEIRS",
-        rich_help_panel=DATA,
-    ),
-]
-
-Label = Annotated[
-    str | None,
-    typer.Option(
-        help="Of a reward model with several labels: the one that is the score, by name or number, or a weighted sum: "
-        "helpfulness=0.7,verbosity=-0.3.",
-        metavar="LABEL",
-        rich_help_panel=MODEL,
-    ),
-]
-
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Machine):
     """Which model is trained, and how it is held in memory."""
+
+    GROUP = MODEL
 
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Artifact (sft, sft@v2), directory, GGUF file, 'tiny' or hub id to start from. "
+        Opt(
+            "Model to start from: artifact (sft, sft@v2), directory, GGUF file, hub id or 'tiny'. "
             "Default: the highest version of sft, else tiny.",
-            rich_help_panel=MODEL,
+            metavar="REF",
         ),
         INCIDENTAL,  # its digest is in the key
     ] = None
-    lora_rank: Annotated[
-        int, typer.Option(min=0, help="Train a LoRA adapter of this rank; 0 trains all weights.", rich_help_panel=MODEL)
-    ] = 0
-    lora_alpha: Annotated[
-        float | None,
-        typer.Option(min=0, help="LoRA scale numerator. Default: twice the rank.", rich_help_panel=MODEL),
-    ] = None
+    lora_rank: Annotated[int, Opt("Train a LoRA adapter of this rank; 0 trains all weights.", min=0)] = 0
+    lora_alpha: Annotated[float | None, Opt("LoRA scale is alpha / rank. Default: twice the rank.", min=0)] = None
     lora_target: Annotated[
         list[str],
-        typer.Option(
-            help="Layers that LoRA adapts, by the last part of their names: q_proj; repeat for more. "
-            "Default: all-linear, every linear layer but heads and routers.",
+        Opt(
+            "Layers that LoRA adapts, by the last part of their name, e.g. q_proj. Repeatable. "
+            "Default: all-linear, every linear layer except heads and routers.",
             metavar="NAME",
-            rich_help_panel=MODEL,
         ),
     ] = field(default_factory=list)
-    lora_dropout: Annotated[
-        float,
-        typer.Option(min=0, max=0.99, help="Dropout of the adapter's input while it trains.", rich_help_panel=MODEL),
-    ] = 0.0
+    lora_dropout: Annotated[float, Opt("Dropout on the adapter's input during training.", min=0, max=0.99)] = 0.0
     adapter: Annotated[
         Adapter,
-        typer.Option(
-            help="lora; rslora: scaled by the root of the rank, for high ranks; dora: direction and length apart.",
-            rich_help_panel=MODEL,
-        ),
+        Opt("lora; rslora: scaled by alpha / sqrt(rank), for high ranks; dora: direction and magnitude separately."),
     ] = "lora"
     load_in_4bit: Annotated[
         bool,
-        typer.Option(
-            "--load-in-4bit",
-            help="QLoRA: hold the base below the adapter, and the reference, in 4 bits (needs prefcli[qlora]).",
-            rich_help_panel=MODEL,
-        ),
+        Opt("QLoRA: hold the base model and the reference in 4 bits (needs prefcli[qlora])."),
     ] = False
-    dtype: Annotated[
-        Dtype,
-        typer.Option(
-            help="Weights' type; auto is float32 on a CPU, bfloat16 on a GPU that has it.", rich_help_panel=MODEL
-        ),
-    ] = "auto"
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the best there is.", rich_help_panel=MODEL)
-    ] = "auto"
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option(help="Recompute activations in the backward pass: less memory, slower.", rich_help_panel=MODEL),
-    ] = False
-    packed: Annotated[
-        bool,
-        typer.Option(
-            help="Run each prompt once and no padding; --no-packed is the padded forward.", rich_help_panel=MODEL
-        ),
-    ] = True
+    gradient_checkpointing: Annotated[bool, Opt("Recompute activations in the backward pass: less memory, slower.")] = (
+        False
+    )
+    packed: Annotated[bool, Opt("Compute each prompt once and no padding; --no-packed pads every row instead.")] = True
     tokens_per_row: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Tokens of a packed row: a batch runs in rows of so many. Default: by device.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None
+        Opt("Maximum tokens in one forward pass; smaller: less memory, slower. Default: 768; 16384 on CUDA.",
+            min=1),
+    ] = None  # fmt: skip
 
 
 @dataclass(frozen=True)
 class PolicyConfig(ModelConfig):
     """A language model that is trained."""
 
+    GROUP = MODEL
+
     router_loss: Annotated[
         float,
-        typer.Option(
+        Opt(
+            "Mixture of experts: weight of the loss that balances the routers (Switch Transformers, arXiv 2101.03961, "
+            "equation 4); logged as router_loss, not in loss.",
             min=0,
-            help="Mixtures of experts: weight of the loss that balances the routers (Switch Transformers, arXiv "
-            "2101.03961, equation 4); logged as router_loss, not in loss.",
-            rich_help_panel=MODEL,
         ),
     ] = 0.0
 
@@ -144,171 +78,100 @@ class PolicyConfig(ModelConfig):
 class OptimizerConfig:
     """How long and how hard it is trained."""
 
-    epochs: Annotated[float, typer.Option(min=0.001, help="Passes over the data.", rich_help_panel=TRAINING)] = 1.0
-    max_steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Stop after this many optimizer steps, whatever --epochs says.", rich_help_panel=TRAINING
-        ),
-    ] = None
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Rows in one optimizer step, over all processes.", rich_help_panel=TRAINING)
-    ] = 16
-    grad_accum: Annotated[
-        int, typer.Option(min=1, help="Split each batch into this many parts: less memory.", rich_help_panel=TRAINING)
-    ] = 1
-    lr: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Learning rate. Default: by stage and model size; the plan shows it.", rich_help_panel=TRAINING
-        ),
-    ] = None
-    optim: Annotated[Optimizer, typer.Option(help="Optimizer.", rich_help_panel=TRAINING)] = "adamw"
-    lr_scheduler: Annotated[
-        Scheduler, typer.Option(help="Shape of the learning rate over the run.", rich_help_panel=TRAINING)
-    ] = "linear"
-    warmup: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the steps in which the rate rises.", rich_help_panel=TRAINING)
-    ] = 0.05
-    weight_decay: Annotated[float, typer.Option(min=0, help="Weight decay.", rich_help_panel=TRAINING)] = 0.0
-    max_grad_norm: Annotated[
-        float, typer.Option(min=0, help="Clip the gradient to this norm; 0 does not clip.", rich_help_panel=TRAINING)
-    ] = 1.0
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.", rich_help_panel=TRAINING)] = 0
+    GROUP = TRAINING
+
+    epochs: Annotated[float, Opt("Number of passes over the data.", min=0.001)] = 1.0
+    max_steps: Annotated[int | None, Opt("Stop after N optimizer steps; overrides --epochs.", min=1)] = None
+    batch_size: Annotated[int, Opt("Rows per optimizer step, summed over all processes.", min=1)] = 16
+    grad_accum: Annotated[int, Opt("Split each batch into N parts: less memory, slower.", min=1)] = 1
+    lr: Annotated[float | None, Opt("Learning rate. Default: by stage and model size; the plan shows it.", min=0)] = (
+        None
+    )
+    optim: Annotated[Optimizer, Opt("Optimizer.")] = "adamw"
+    lr_scheduler: Annotated[Scheduler, Opt("How the learning rate changes over the run.")] = "linear"
+    warmup: Annotated[float, Opt("Fraction of the steps in which the learning rate rises.", min=0, max=1)] = 0.05
+    weight_decay: Annotated[float, Opt("Weight decay.", min=0)] = 0.0
+    max_grad_norm: Annotated[float, Opt("Clip the gradient to this norm; 0 does not clip.", min=0)] = 1.0
+    seed: Annotated[int, Opt("Random seed.", min=0, max=2**32 - 1)] = 0
     on_alarm: Annotated[
         Literal["warn", "stop"],
-        typer.Option(
-            help="On a serious alarm of a watcher: go on, or stop (exit 6; what was trained stays).",
-            rich_help_panel=TRAINING,
-        ),
+        Opt("On a serious alarm of a training monitor: warn and continue, or stop (exit 6; the result so far stays)."),
     ] = "warn"
 
 
 @dataclass(frozen=True)
-class OutputConfig:
+class OutputConfig(Quiet, FromFile, Stored):
     """Where the result goes and what is shown meanwhile: nothing here changes the result."""
 
-    name: Annotated[
-        str | None,
-        typer.Option(help="The artifact's name. Default: the stage's.", rich_help_panel=WHERE),
-        INCIDENTAL,
-    ] = None
-    runs: Annotated[
-        str | None,
-        typer.Option(help="Where artifacts live. Default: $PREFCLI_RUNS, else ./runs.", rich_help_panel=WHERE),
-        INCIDENTAL,
-    ] = None
-    config: Annotated[
-        str | None,
-        typer.Option(
-            help="YAML file of options; the command line overrides it.", metavar="FILE", rich_help_panel=WHERE
-        ),
-        INCIDENTAL,
-    ] = None
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and train nothing.", rich_help_panel=WHERE), INCIDENTAL
-    ] = False
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Make a new version even where the same run exists.", rich_help_panel=WHERE),
-        INCIDENTAL,
-    ] = False
+    GROUP = RUN
+
+    name: Annotated[str | None, Opt("The artifact's name. Default: the stage's.", metavar="NAME"), INCIDENTAL] = None
+    dry_run: Annotated[bool, Opt("Show the plan and train nothing."), INCIDENTAL] = False
+    force: Annotated[bool, Opt("Train a new version even if the same run exists."), INCIDENTAL] = False
     save_every: Annotated[
         int | None,
-        typer.Option(
+        Opt(
+            "Save a checkpoint every N steps (ppo: rollouts); the same command resumes from it. "
+            "Default: every ten minutes.",
             min=1,
-            help="Steps (ppo: rollouts) between two saved states, from which the same command goes on after a stop. "
-            "Default: after every ten minutes.",
-            rich_help_panel=WHERE,
         ),
         INCIDENTAL,
     ] = None
     keep_state: Annotated[
-        bool,
-        typer.Option(
-            "--keep-state",
-            help="Keep every saved state with the artifact; each is a model too: NAME@vN:stepK.",
-            rich_help_panel=WHERE,
-        ),
-        INCIDENTAL,
+        bool, Opt("Keep every checkpoint with the artifact; each is a model too: NAME@vN:stepK."), INCIDENTAL
     ] = False
     force_memory: Annotated[
-        bool,
-        typer.Option(
-            "--force-memory",
-            help="Try a run that is estimated not to fit in the device's memory.",
-            rich_help_panel=WHERE,
-        ),
-        INCIDENTAL,
+        bool, Opt("Start a run even if its memory estimate exceeds the device's memory."), INCIDENTAL
     ] = False
     report_to: Annotated[
         Literal["none", "tensorboard", "wandb", "mlflow", "trackio"],
-        typer.Option(help="Also send metrics to this tracker.", rich_help_panel=WHERE),
+        Opt("Also send metrics to this tracker."),
         INCIDENTAL,
     ] = "none"
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, not a path.", rich_help_panel=WHERE), INCIDENTAL
-    ] = False
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No plan, progress or summary.", rich_help_panel=WHERE), INCIDENTAL
-    ] = False
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=WHERE), INCIDENTAL
-    ] = False
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class TrainingRows(Reading):
+    """How the rows to train on are read."""
+
+    GROUP = READING
+
+    split: Annotated[Split, INCIDENTAL] = None  # the digest is of the split's own rows
+
+
+@dataclass(frozen=True)
+class DataConfig(TrainingRows):
     """What it is trained on."""
+
+    GROUP = DATA
 
     data: Annotated[
         list[str],
-        typer.Option(
-            help="Training rows: .jsonl(.gz), .json, .csv, .parquet, .arrow, a saved data set, a folder of such "
-            "files or a hub id; repeat to mix.",
+        Opt(
+            "Training rows: .jsonl(.gz), .json, .csv, .parquet, .arrow, a saved data set, a folder of such "
+            "files or a hub id. Repeat to mix several.",
             metavar="FILE",
-            rich_help_panel=DATA,
         ),
         INCIDENTAL,  # its digest is in the key, its path is not
     ] = field(default_factory=list)
     data_weight: Annotated[
         list[float],
-        typer.Option(
-            help="Share of each --data file in a pass, in their order, by drawing rows. Default: every row once.",
+        Opt(
+            "Fraction of each --data file in one pass, in their order; rows are sampled. Default: every row once.",
             metavar="NUMBER",
-            rich_help_panel=DATA,
         ),
     ] = field(default_factory=list)
-    max_rows: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Use only the first so many rows of --data. Default: all.", metavar="N", rich_help_panel=DATA
-        ),
-    ] = None
+    max_rows: Annotated[int | None, Opt("Use only the first N rows of --data. Default: all.", min=1)] = None
     eval_data: Annotated[
         str | None,
-        typer.Option(help="Held-out rows, measured while training.", metavar="FILE", rich_help_panel=DATA),
+        Opt("Held-out rows, evaluated during training.", metavar="FILE"),
         INCIDENTAL,  # its digest is in the key where it decides anything
     ] = None
     eval_every: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Steps between two measurements on the held-out rows. Default: at the end.",
-            rich_help_panel=DATA,
-        ),
-        INCIDENTAL,
+        int | None, Opt("Evaluate on the held-out rows every N steps. Default: at the end.", min=1), INCIDENTAL
     ] = None
-    split: Annotated[Split, INCIDENTAL] = None  # the digest is of the split's own rows
-    map: Map = field(default_factory=list)
-    skip_bad: SkipBad = False
     max_length: Annotated[
-        int,
-        typer.Option(
-            min=8,
-            help="Longest prompt and answer together, in tokens; answers are cut at the end.",
-            rich_help_panel=DATA,
-        ),
+        int, Opt("Maximum tokens of prompt and answer together; longer answers are cut at the end.", min=8)
     ] = 1024
 
 

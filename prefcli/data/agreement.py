@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prefcli.data.fingerprints import fingerprint
-from prefcli.data.formats import Row
-from prefcli.figures.shares import wilson_interval
+from prefcli.data.row import Row
+from prefcli.statistics.intervals import wilson_interval
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.scan import scan_all
 from prefcli.progress import Reporter
 

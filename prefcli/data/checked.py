@@ -6,10 +6,11 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prefcli.config.stages import Purpose
 from prefcli.data.dataset import Dataset, check_split, plain_prompts, source_of
-from prefcli.data.formats import BadRow, Purpose, Row
 from prefcli.data.lazy import LazyRows, Source
 from prefcli.data.records import raise_for
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import Scan, scan_all
 
 SHOWN = 3  # bad rows of a file that are named

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefcli.data.formats import BadRow, Row
 from prefcli.data.lazy import halves_of
 from prefcli.data.records import raise_for
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import Scan, scan
 from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, write_rows, writing_to
 

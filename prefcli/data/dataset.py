@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data import records
-from prefcli.data.formats import Purpose, Row
 from prefcli.data.lazy import CHECKED, LazyRows, Source, halves_of
 from prefcli.data.reading import has_splits
+from prefcli.data.row import Row
 from prefcli.data.scan import Scan, scan_all
 from prefcli.errors import DataError, UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 
 
 def fingerprint(*parts: str) -> int:

@@ -10,6 +10,7 @@ from prefcli.data.records import Records, TableRecords
 from prefcli.data.splits import choose
 from prefcli.data.tables import read_arrow
 from prefcli.errors import DataError, SurroundingsError
+from prefcli.text import first_line
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]*[\w-]")  # owner/name
 
@@ -21,25 +22,20 @@ def read_hub(name: str, split: str | None, held_out: bool) -> Records:
         found = datasets.load_dataset(name)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
-            f"{name}: no such file, and the hub has no such data set, or asks for a login ({_first(error)})",
+            f"{name}: no such file, and the hub has no such data set, or asks for a login ({first_line(error)})",
             "check the name; for a gated one: hf auth login",
         ) from error
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:  # ConnectionError is an OSError
         raise SurroundingsError(
-            f"{name}: no such file, and the hub does not hand over a data set of this name ({_first(error)})",
+            f"{name}: no such file, and the hub does not hand over a data set of this name ({first_line(error)})",
             "check the path or the network (HF_HUB_OFFLINE forbids it); or fetch it where there is one, "
             f"hf download {name} --repo-type dataset --local-dir DIR, and give DIR",
         ) from error
     except (ValueError, RuntimeError) as error:  # it has several configurations, or is a script
         raise DataError(
-            f"{name}: {_first(error)}", "fetch the part that you mean as files, and give their folder"
+            f"{name}: {first_line(error)}", "fetch the part that you mean as files, and give their folder"
         ) from error
     part = found[choose(name, list(found), split, held_out)]
     if files := [file["filename"] for file in part.cache_files]:
         return read_arrow(*files, where=name)
     return TableRecords(name, part._fingerprint, part.data.table.to_batches())
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import accumulate, islice
 from typing import Any, TypeVar, overload
 
-from prefcli.data.formats import BadRow, Row
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import Scan
 from prefcli.errors import DataError
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from prefcli.figures.shares import Z95, wilson_interval
+from prefcli.statistics.intervals import Z95, wilson_interval
 
 LONGER, LONGER_BY = 0.6, 0.1  # share of pairs, and of the rejected answers' mean length: measured, see docs/watchers.md
 

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.data import records
-from prefcli.data.formats import BadRow
 from prefcli.data.records import LineRecords, ListRecords, Raw, Records, an_object, name_of
+from prefcli.data.row import BadRow
 from prefcli.data.unchanged import Watched
 from prefcli.errors import DataError
+from prefcli.files import digest_file
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_CSV_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is shorter than some dialogues
@@ -64,9 +64,9 @@ def _json_row(piece: bytes) -> Raw:
     try:
         return an_object(json.loads(piece.decode()))
     except UnicodeDecodeError as error:
-        raise BadRow("not valid UTF-8") from error
+        raise BadRow("not UTF-8", "not valid UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise BadRow(f"not valid JSON ({getattr(error, 'msg', error)})") from error
+        raise BadRow("broken line", f"not valid JSON ({getattr(error, 'msg', error)})") from error
 
 
 def read_csv(path: str) -> Records:
@@ -135,9 +135,9 @@ class _Fed:
 def _csv_row(header: list[str], piece: bytes) -> Raw:
     cells = next(csv.reader(io.StringIO(_text(piece), newline=""), strict=True))
     if len(cells) != len(header):
-        raise BadRow(f"{len(cells)} columns, and the header has {len(header)}")
+        raise BadRow("broken line", f"{len(cells)} columns, and the header has {len(header)}")
     if not all(map(_is_utf8, cells)):
-        raise BadRow("not valid UTF-8")
+        raise BadRow("not UTF-8", "not valid UTF-8")
     return dict(zip(header, cells))
 
 

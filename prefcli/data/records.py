@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from prefcli.data.formats import BadRow
+from prefcli.data.row import BadRow
 from prefcli.data.unchanged import Watched, changed
 from prefcli.errors import DataError
 
@@ -125,7 +125,7 @@ class TableRecords(Records):
         try:
             found: Raw = self._batches[at].slice(position - self._starts[at], 1).to_pylist()[0]
         except UnicodeDecodeError as error:
-            raise BadRow("not valid UTF-8") from error
+            raise BadRow("not UTF-8", "not valid UTF-8") from error
         for column, names in self._classes.items():  # 0 may be called "good"
             if isinstance(number := found.get(column), int) and 0 <= number < len(names):
                 found[column] = names[number]
@@ -172,7 +172,7 @@ class JoinedRecords(Records):
 def an_object(value: Any) -> Raw:
     """Raises BadRow for a JSON value that is no row."""
     if not isinstance(value, dict):
-        raise BadRow(f"expected an object {{…}}, found {name_of(value)}")
+        raise BadRow("broken line", f"expected an object {{…}}, found {name_of(value)}")
     return value
 
 

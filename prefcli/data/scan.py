@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from prefcli.data.formats import FORMS, BadRow, Purpose, Recognised, Row, recognise, whole
+from prefcli.config.stages import Purpose
+from prefcli.data.formats.registry import FORMS, Recognised, recognise
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
+from prefcli.data.row import BadRow, Row, whole
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from prefcli.artifacts.digests import written_whole
 from prefcli.data.fingerprints import asked, fingerprint, loosely
-from prefcli.data.formats import BadRow
 from prefcli.data.records import LineRecords, raise_for
+from prefcli.data.row import BadRow
 from prefcli.data.scan import Scan
 from prefcli.data.writing import ending, write_rows
 from prefcli.errors import DataError
+from prefcli.files import written_whole
 
 
 @dataclass(frozen=True)

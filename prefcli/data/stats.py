@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from prefcli.config.stages import Purpose
 from prefcli.data.checks.gathered import Gathered, duplicates
 from prefcli.data.dataset import check_split
-from prefcli.data.formats import BadRow, Purpose, Row
 from prefcli.data.lengths import length_bias
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import scan_all
 from prefcli.progress import SILENT, Reporter
 

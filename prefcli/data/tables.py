@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from prefcli.artifacts.digests import digest_file
 from prefcli.data import records
 from prefcli.data.records import Records, TableRecords
 from prefcli.data.unchanged import Watched
 from prefcli.errors import DataError
+from prefcli.files import digest_file
 
 BATCH = 1000  # rows that are unpacked at a time
 _BROKEN = (pyarrow.lib.ArrowException, OSError)

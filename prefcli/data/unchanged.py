@@ -8,7 +8,6 @@ from typing import IO
 
 from prefcli.errors import DataError
 
-CHUNK = 1 << 20
 HINT = (
     "leave a file alone while a run reads it: put back what it was, and the same command goes on from the last state; "
     "as it is now, it makes another run"
@@ -41,11 +40,8 @@ class Watched:
         return now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino
 
     def _digest(self) -> str:
-        found = hashlib.sha256()
         self._handle.seek(0)
-        while block := self._handle.read(CHUNK):
-            found.update(block)
-        return found.hexdigest()
+        return hashlib.file_digest(self._handle, "sha256").hexdigest()  # type: ignore[arg-type]  # a file on a disk
 
 
 def changed(path: str, place: str = "") -> DataError:

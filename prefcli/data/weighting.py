@@ -11,8 +11,8 @@ from itertools import islice
 
 from prefcli.data import records
 from prefcli.data.dataset import Dataset
-from prefcli.data.formats import BadRow, Row
 from prefcli.data.lazy import CHECKED, LazyRows, take
+from prefcli.data.row import BadRow, Row
 from prefcli.errors import DataError, UsageError
 
 
@@ -135,11 +135,11 @@ def _weight(row: Row, column: str, unit: float = 1.0) -> float:
 def _number(row: Row, column: str, option: str, least: float) -> float:
     if column not in row.columns:
         found = ", ".join(sorted(row.columns)) or "none"
-        raise BadRow(f"there is no column {column!r} ({option}); there is: {found}")
+        raise BadRow("missing column", f"there is no column {column!r} ({option}); there is: {found}")
     try:
         value = float(row.columns[column])
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value >= least):
-        raise BadRow(f"{option} {column} is {row.columns[column]!r}")
+        raise BadRow("wrong type", f"{option} {column} is {row.columns[column]!r}")
     return value

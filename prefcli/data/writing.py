@@ -15,9 +15,10 @@ from typing import IO, Any, Literal
 import pyarrow
 import pyarrow.parquet
 
-from prefcli.artifacts.digests import written_whole
-from prefcli.data.formats import BadRow, Message, Prompt, Purpose, Row
+from prefcli.config.stages import Purpose
+from prefcli.data.row import BadRow, Message, Prompt, Row
 from prefcli.errors import DataError, SurroundingsError
+from prefcli.files import written_whole
 
 Target = Literal["pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
 READ_AS: dict[Target, Purpose] = {
@@ -54,12 +55,12 @@ def in_form(row: Row, target: Target) -> Made:
         made = {"messages": [*_dialogue(prompt), *_said(row.completion)]}
     elif target == "text":
         if prompt:
-            raise BadRow("a row with a prompt is no text alone (--to prompt-completion keeps both)")
+            raise BadRow("does not fit", "a row with a prompt is no text alone (--to prompt-completion keeps both)")
         made = {"text": row.completion}
     else:
         made = {"prompt": prompt}
         if not prompt:
-            raise BadRow("a row of text alone has no prompt (--to text keeps it)")
+            raise BadRow("does not fit", "a row of text alone has no prompt (--to text keeps it)")
         if target != "prompts":
             made["completion"] = row.completion if isinstance(prompt, str) else _said(row.completion)
         if target == "labelled":
@@ -74,7 +75,7 @@ def _said(answer: str | None) -> list[Message]:
 
 def _dialogue(prompt: Prompt) -> list[Message]:
     if not prompt:
-        raise BadRow("a row of text alone has no prompt (--to text keeps it)")
+        raise BadRow("does not fit", "a row of text alone has no prompt (--to text keeps it)")
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
@@ -82,7 +83,7 @@ def _plain(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) > 1 or prompt[0]["role"] != "user":
-        raise BadRow("a dialogue of several messages is no plain prompt (--to pairs keeps it)")
+        raise BadRow("does not fit", "a dialogue of several messages is no plain prompt (--to pairs keeps it)")
     return prompt[0]["content"]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import percentile_interval, resample_counts
-from prefcli.figures import ranks
+from prefcli.statistics import ranks
+from prefcli.statistics.bootstrap import percentile_interval, resample_counts
 
 ROOM = 200_000  # numbers in one block of resamples: what a cache holds
 
@@ -41,7 +41,7 @@ def rank_correlation(
 
 
 def _spearman(scores: list[Tensor], weights: Tensor) -> Tensor:
-    """[resamples] `figures.ranks.rank_correlation` of all resamples at once, from scores, two times [N]; `weights`
+    """[resamples] `statistics.ranks.rank_correlation` of all resamples at once, from scores, two times [N]; `weights`
     [N, resamples]: how often each answer counts. NaN where a resample has one value alone."""
     total = weights.sum(0)
     centred = []

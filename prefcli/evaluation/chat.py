@@ -9,8 +9,8 @@ from typing import Any
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.chat import ChatConfig
-from prefcli.data.formats import Message, Prompt, Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Message, Prompt, Row
 from prefcli.errors import UsageError
 from prefcli.evaluation.models import answer
 from prefcli.models.devices import pick_device, pick_dtype

@@ -19,9 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, KEY_ENV
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, DataError, SurroundingsError, UsageError
-from prefcli.evaluation.statistics import wilson_interval
 from prefcli.models.loading import is_scorer, load_policy
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
@@ -30,6 +29,7 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import is_url, service
 from prefcli.rewards.http import Endpoint, Refused, may_pass
+from prefcli.statistics.intervals import wilson_interval
 
 Verdict = float | None  # 1.0: the answer in the first place is better; 0.0: the second; 0.5: tie; None: no verdict
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from prefcli.evaluation.judge import QUESTION, Judge, Tally, Verdict, fill
-from prefcli.evaluation.statistics import wilson_interval
+from prefcli.statistics.intervals import wilson_interval
 
 PROMPTS_AT_A_TIME = 16
 Both = tuple[Verdict, Verdict] | None  # on an answer against the baseline's, and the other way round; None: identical

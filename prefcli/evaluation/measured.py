@@ -15,7 +15,7 @@ from prefcli.artifacts.places import noted, own_store
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
 from prefcli.evaluation import models
 from prefcli.models.loading import load_policy

@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.evaluation.statistics import bootstrap_interval, wilson_interval
 from prefcli.evaluation.variety import Distinct
-from prefcli.figures.pairs import right
-from prefcli.models.generation import NOT_FINITE, generate
+from prefcli.models.generation import NotFiniteError, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
@@ -24,6 +22,9 @@ from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
+from prefcli.statistics.bootstrap import bootstrap_interval
+from prefcli.statistics.intervals import wilson_interval
+from prefcli.statistics.pairs import right
 
 
 @dataclass
@@ -77,9 +78,7 @@ def answer(
             progress=progress,
             on_token=on_token,
         )
-    except RuntimeError as error:
-        if NOT_FINITE not in str(error):
-            raise
+    except NotFiniteError as error:
         raise ArtifactError(
             "the model's logits are not finite", "its weights are damaged, or its --dtype is too narrow"
         ) from error

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from prefcli.evaluation.statistics import bootstrap_interval, percentile_interval, resample_counts
+from prefcli.statistics.bootstrap import bootstrap_interval, percentile_interval, resample_counts
 
 Form = Literal["best-of-n", "rl"]
 LEAST = 3  # points beside the start: two parameters go through any two
@@ -89,32 +89,9 @@ def training_curve(
     return _curve("rl", [{"ref": name} for name in names], nats, scores, judged, seed)
 
 
-def fit_best_of_n(kl: Sequence[float], reward: Sequence[float]) -> dict[str, float] | None:
-    """Least squares of R = d (α − β d): {"alpha", "beta", "turn": d* or inf where R does not turn}.
-
-    `kl` in nats, `reward` above that at the start (KL 0). None where fewer than two points differ from the start.
-    """
-    return _fitted(kl, reward, "best-of-n")
-
-
-def fit_rl(kl: Sequence[float], reward: Sequence[float]) -> dict[str, float] | None:
-    """Least squares of R = d (α − β log d), as `fit_best_of_n`."""
-    return _fitted(kl, reward, "rl")
-
-
 def height(fit: dict[str, Any], kind: Form, d: float) -> float:
     """R at d > 0 by a fit."""
     return float(d * (fit["alpha"] - fit["beta"] * (d if kind == "best-of-n" else math.log(d))))
-
-
-def _fitted(kl: Sequence[float], reward: Sequence[float], form: Form) -> dict[str, float] | None:
-    d = torch.tensor(list(kl), dtype=torch.float64).sqrt()
-    if len(d) != len(reward):
-        raise ValueError("there must be as many rewards as KLs")
-    alpha, beta = _solve(d, torch.tensor(list(reward), dtype=torch.float64), form)
-    if not (alpha.isfinite() and beta.isfinite()):
-        return None
-    return {"alpha": float(alpha), "beta": float(beta), "turn": float(_turn(alpha, beta, form))}
 
 
 def _solve(d: Tensor, reward: Tensor, form: Form) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,11 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data.dataset import read_dataset
-from prefcli.data.formats import Purpose, Row
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import LazyRows
-from prefcli.data.tokenising import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 

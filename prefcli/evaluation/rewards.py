@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from prefcli.data.formats import Row
-from prefcli.figures.pairs import accuracy
+from prefcli.data.row import Row
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
+from prefcli.statistics.pairs import accuracy
 
 
 def pair_scores(source: RewardSource, rows: Sequence[Row]) -> torch.Tensor:
@@ -24,11 +24,6 @@ def pair_scores(source: RewardSource, rows: Sequence[Row]) -> torch.Tensor:
     return torch.stack(sides, dim=1)
 
 
-def pair_accuracy(source: RewardSource, rows: Sequence[Row]) -> dict[str, Any]:
-    """Accuracy (ties as halves) with its 95 % interval, and the mean margin."""
-    return accuracy_of(pair_scores(source, rows))
-
-
 def accuracy_of(scores: torch.Tensor) -> dict[str, Any]:
-    """`pair_accuracy` of what `pair_scores` gives."""
+    """Accuracy (ties as halves) with its 95 % interval, and the mean margin, of what `pair_scores` gives."""
     return accuracy((scores[:, 0] - scores[:, 1]).tolist())

@@ -15,8 +15,9 @@ from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
+from prefcli.config.stages import Purpose
 from prefcli.data.checked import Checked, read_again, read_checked
-from prefcli.data.formats import Purpose, Row
+from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.evaluation import curves, models, prompts
 from prefcli.evaluation.agreement import agreement
@@ -24,7 +25,6 @@ from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, load_judge
 from prefcli.evaluation.judged import PROMPTS_AT_A_TIME, Wins, ask_both
 from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure, measuring
-from prefcli.evaluation.paired import differences
 from prefcli.evaluation.rewards import accuracy_of, pair_scores
 from prefcli.evaluation.score import A_PART
 from prefcli.evaluation.together import tell, together
@@ -34,6 +34,7 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.statistics.paired import differences
 
 PURPOSES: tuple[Purpose, Purpose] = ("prompts", "pairs")
 

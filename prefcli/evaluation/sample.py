@@ -14,7 +14,7 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
 from prefcli.data.checked import read_again, read_checked
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts

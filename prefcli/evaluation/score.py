@@ -13,12 +13,11 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.checked import read_again, read_checked
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import UsageError
 from prefcli.evaluation.causes import causes, of_model, of_rewards
 from prefcli.evaluation.together import tell, together
-from prefcli.figures.pairs import accuracy
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -26,6 +25,7 @@ from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import Answer, RewardSource, load_reward
+from prefcli.statistics.pairs import accuracy
 
 AT_A_TIME = 64  # rows that a source is handed
 A_PART = 8 * AT_A_TIME

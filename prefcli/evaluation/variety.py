@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from prefcli.figures.variety import runs
+from prefcli.statistics.variety import runs
 
 ROOM = 50_000  # n-grams that wait to be sorted in: some 5 MB
 

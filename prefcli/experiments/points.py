@@ -11,10 +11,10 @@ from typing import Any
 from prefcli.artifacts.references import default_model, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.base import option
+from prefcli.config.stages import Stage
 from prefcli.errors import PrefcliError, UsageError
 from prefcli.experiments.retrained import on_reward_model, retrained, reward_model, rows_at_hand
 from prefcli.stages.inputs import Inputs, prepare
-from prefcli.stages.table import STAGES, Stage
 
 MOST_SEED = 2**32 - 1
 _REWARD = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_-]*=)?(?P<ref>[^:@/\\]+)")
@@ -38,7 +38,7 @@ class Point:
     @property
     def retrains(self) -> bool:
         """Whether a reward model of its own is trained before it."""
-        return self.rows is not None and self.stage.name == "ppo"
+        return self.rows is not None and self.stage.samples
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def points_of(stage: Stage, base: Any, grid: dict[str, list[Any]], seeds: int, r
         options = dict(zip(grid, values))
         for number in limits:
             for seed in range(base.seed, base.seed + seeds):
-                limit = {"max_rows": number} if number and stage.name != "ppo" else {}
+                limit = {"max_rows": number} if number and not stage.samples else {}
                 config = dataclasses.replace(base, **options, **limit, seed=seed)
                 found.append(Point(stage, options, number, seed, _pinned(config, stage)))
     return found
@@ -84,35 +84,31 @@ def plan(point: Point) -> Planned:
     """What there is of a point already; all its options and inputs are checked. Raises PrefcliError, naming it."""
     try:
         if not point.retrains:
-            inputs = prepared(point.stage, point.config)
+            inputs = prepare(point.config)
             _refuse_too_many(point, sum(s.get("rows_in_file", s["rows"]) for s in inputs.data.sources), "rows")
             return Planned(point, inputs.existing)
-        prepared(point.stage, point.config)  # its own options, before a reward model is trained for it
+        prepare(point.config)  # its own options, before a reward model is trained for it
         parent = reward_model(point.config)
         _refuse_too_many(point, rows_at_hand(parent), f"pairs behind {parent.ref}")
         scored_by = reward_inputs(point)
         rm = made_before(scored_by, parent)
         if rm is None:
             return Planned(point, None)
-        return Planned(point, prepared(point.stage, on_reward_model(point.config, rm)).existing, rm)
+        return Planned(point, prepare(on_reward_model(point.config, rm)).existing, rm)
     except PrefcliError as error:
         error.message = f"point {point.shown}: {error.message}"
         raise
 
 
-def prepared(stage: Stage, config: Any) -> Inputs:
-    return prepare(stage.name, config, purpose=stage.purpose, rates=stage.rates)
-
-
 def reward_inputs(point: Point) -> Inputs:
     """Of the reward model that a ppo point with --rows runs against. Raises PrefcliError."""
     parent = reward_model(point.config)
-    rm = STAGES["rm"]
-    inputs = prepared(rm, retrained(parent, point.rows, point.seed, point.config))
+    config = retrained(parent, point.rows, point.seed, point.config)
+    inputs = prepare(config)
     digests = [source["digest"] for source in inputs.data.sources]
     if digests != [source["digest"] for source in parent.manifest.data[: len(digests)]]:
         raise UsageError(
-            f"--rows: the pairs of {parent.ref} are not what they were ({', '.join(inputs.config.data)})",
+            f"--rows: the pairs of {parent.ref} are not what they were ({', '.join(config.data)})",
             "restore the file, or train a reward model on it as it is now",
         )
     return inputs

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from prefcli.artifacts.store import Artifact
+from prefcli.config.stages import Better, Stage
 from prefcli.errors import ArtifactError
-from prefcli.stages.table import Stage
-
-Better = Literal["higher", "lower"]
-# Stage → (metric on held-out rows, metric without them, which way is better). PPO's is the reward it is trained on.
-RECORDED: dict[str, tuple[str, str, Better]] = {
-    "sft": ("eval_loss", "loss", "lower"),
-    "rm": ("accuracy", "accuracy", "higher"),
-    "dpo": ("eval_rewards/accuracies", "rewards/accuracies", "higher"),
-    "kto": ("eval_loss", "loss", "lower"),
-    "ppo": ("objective/scores", "objective/scores", "higher"),
-}
 
 
 @dataclass(frozen=True)
@@ -40,15 +30,14 @@ class Figure:
 
 def recorded_score(stage: Stage, config: Any) -> Score:
     """The figure of the manifest that stands for a point where nothing else is asked for."""
-    held_out, training, better = RECORDED[stage.name]
-    if stage.name in ("rm", "ppo"):
-        where = "on the pairs that train-rm held out" if stage.name == "rm" else "the reward it is trained on"
-        return Score(training, f"the manifest: {where}", better)
+    of = stage.recorded
+    if of.where:
+        return Score(of.training, f"the manifest: {of.where}", of.better)
     measured = getattr(config, "eval_data", None) is not None
     return Score(
-        held_out if measured else training,
+        of.held_out if measured else of.training,
         f"the manifest: {'on --eval-data' if measured else 'on the last training step, which is noisy'}",
-        better,
+        of.better,
     )
 
 

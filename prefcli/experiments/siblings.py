@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal, get_args, get_type_hints
 
-from prefcli.artifacts.commands import COMMANDS, REWARD
-from prefcli.artifacts.digests import digest_json
+from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.base import INCIDENTAL
+from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_json
 
 SEED, ROWS = "seed", "max_rows"
 FREE = {"seed": frozenset({SEED}), "rows": frozenset({SEED, ROWS})}
@@ -52,7 +53,7 @@ def varied(artifact: Artifact, store: Store) -> dict[str, list[Artifact]]:
 
 def causal_options(manifest: Manifest) -> dict[str, Any]:
     """The options of a run that are in its key; one that is younger than the manifest has its default."""
-    _, config = COMMANDS[manifest.stage]
+    config = STAGES[manifest.stage].config
     hints = get_type_hints(config, include_extras=True)
     found = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
@@ -69,7 +70,7 @@ def seed_of(artifact: Artifact) -> int:
 def rows_of(artifact: Artifact, store: Store) -> int | None:
     """How many rows it was trained on: its own; for ppo, its first reward model's pairs (None where there is none)."""
     manifest = artifact.manifest
-    if manifest.stage == "ppo":
+    if STAGES[manifest.stage].samples:
         return next((rows_of(reward, store) for reward in reward_models(manifest, store)), None)
     paths = manifest.config.get("data")
     trained_on = len(paths) if isinstance(paths, list) and paths else 1  # held-out files stand behind

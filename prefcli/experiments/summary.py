@@ -13,8 +13,9 @@ from typing import Any
 from prefcli.artifacts.commands import command
 from prefcli.experiments.points import shown
 from prefcli.experiments.scores import Score
-from prefcli.experiments.statistics import area_under, slope_per_factor, spread
 from prefcli.experiments.sweep import Outcome
+from prefcli.statistics.intervals import spread
+from prefcli.statistics.trends import area_under, slope_per_factor
 
 Cell = tuple[Any, ...]
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 from prefcli.artifacts.store import Artifact
 from prefcli.errors import MemoryShortError, PrefcliError, SurroundingsError, from_foreign
-from prefcli.experiments.points import Point, made_before, prepared, reward_inputs
+from prefcli.experiments.points import Point, made_before, reward_inputs
 from prefcli.experiments.retrained import on_reward_model, reward_model
 from prefcli.experiments.scores import Figure
 from prefcli.progress import Reporter
-from prefcli.stages.inputs import Inputs
-from prefcli.stages.table import STAGES, Stage
+from prefcli.stages.inputs import prepare
+from prefcli.stages.run import made
 
-Make = Callable[[Stage, Inputs], Artifact]
 Measure = Callable[[Artifact], Figure]
 
 
@@ -30,7 +29,7 @@ class Outcome:
     reason: str | None = None
 
 
-def run(points: list[Point], make: Make, measure: Measure, reporter: Reporter) -> list[Outcome]:
+def run(points: list[Point], measure: Measure, reporter: Reporter) -> list[Outcome]:
     """One outcome a point, in order.
 
     A point that goes wrong (a loss that is not a number, too little memory) is told and counted as failed. What would
@@ -40,7 +39,7 @@ def run(points: list[Point], make: Make, measure: Measure, reporter: Reporter) -
     for number, point in enumerate(points, 1):
         artifact = None
         try:
-            artifact = _trained(point, make)
+            artifact = _trained(point, reporter)
             figure = measure(artifact)
             finite = math.isfinite(figure.value)
             outcome = Outcome(point, artifact, *((figure, None) if finite else (None, "its score is not a number")))
@@ -57,13 +56,13 @@ def run(points: list[Point], make: Make, measure: Measure, reporter: Reporter) -
     return outcomes
 
 
-def _trained(point: Point, make: Make) -> Artifact:
+def _trained(point: Point, reporter: Reporter) -> Artifact:
     config = point.config
     if point.retrains:
         inputs = reward_inputs(point)
-        config = on_reward_model(config, made_before(inputs, reward_model(config)) or make(STAGES["rm"], inputs))
-    inputs = prepared(point.stage, config)
-    return inputs.existing or make(point.stage, inputs)
+        config = on_reward_model(config, made_before(inputs, reward_model(config)) or made(inputs, reporter))
+    inputs = prepare(config)
+    return inputs.existing or made(inputs, reporter)
 
 
 def _told(outcome: Outcome) -> str:

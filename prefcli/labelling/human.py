@@ -29,14 +29,15 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from prefcli.artifacts.digests import digest_json
 from prefcli.data.answers import read_rows
 from prefcli.data.appending import JsonLines
-from prefcli.data.formats import Prompt, text_of
-from prefcli.data.shown import shown, side_by_side
+from prefcli.data.row import Prompt, text_of
 from prefcli.errors import DataError
+from prefcli.files import digest_json
 from prefcli.labelling.preferences import different_answers
+from prefcli.labelling.side_by_side import side_by_side
 from prefcli.progress import Reporter
+from prefcli.text import shown
 
 try:
     import termios

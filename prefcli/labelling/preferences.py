@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 
 Place = tuple[int, int]  # a row, and which of its answers
 Values = Sequence[dict[str, float]]

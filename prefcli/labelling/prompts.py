@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from prefcli.data.fingerprints import fingerprint
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.evaluation.score import texts_of
 from prefcli.labelling.preferences import Place
 

@@ -8,20 +8,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.parts import ALONE, Job, Make, Share, Work, open_beside, write_file
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.checked import Checked, read_again, read_checked
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, DataError
 from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, Tally, load_judge, read_template
 from prefcli.evaluation.score import A_PART, Scores, scorer
-from prefcli.evaluation.statistics import wilson_interval
 from prefcli.evaluation.together import tell, together
+from prefcli.files import digest_json
 from prefcli.labelling.preferences import Place, Values, as_best, as_binary, as_pairs, extremes
 from prefcli.labelling.prompts import Loaded, Prompts
 from prefcli.labelling.shares import ask, win_shares
@@ -32,6 +31,7 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.statistics.intervals import wilson_interval
 
 # Of two answers: above 0 where the first is better, below 0 where the second is, 0 where neither is known to be.
 Preference = Callable[[Place, Place], float]

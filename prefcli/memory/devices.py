@@ -7,8 +7,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 
-from prefcli.artifacts.alive import memory_limit
 from prefcli.errors import UsageError
+from prefcli.machine import memory_limit
 from prefcli.memory.gpus import MIB, USABLE_SHARE, find_gpu
 from prefcli.memory.sizes import format_bytes
 

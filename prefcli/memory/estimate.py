@@ -92,12 +92,12 @@ def _roles(run: Run, moment: Moment) -> dict[str, RoleEstimate]:
 def _moments(run: Run) -> Iterator[Moment]:
     """A step in its order. No gradients are there before its first backward pass."""
     trained = [role.name for role in run.roles if role.trained]
-    if run.stage == "ppo":
+    if run.about.samples:
         yield from _rollout(run)
     whole, rest = divmod(run.rows_of_batch, run.rows_of_pass)
     yield from _pass(run, frozenset(trained) if whole > 1 or run.accumulates else frozenset())
     if whole == 1 and rest:  # the first, wider one meets no gradients
-        unit = run.answers_per_row if run.stage == "ppo" else 1
+        unit = run.answers_per_row if run.about.samples else 1
         yield from _pass(
             replace(run, batch_size=rest * unit, rollout=activations.rollout_answers(run)), frozenset(trained)
         )
@@ -106,7 +106,7 @@ def _moments(run: Run) -> Iterator[Moment]:
 
 def _pass(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
     """What goes through the models together: the reference's forward pass, then each trained role's both."""
-    if run.stage != "ppo":
+    if not run.about.samples:
         yield from _reference(run, earlier)
     trained = [role for role in run.roles if role.trained]
     for number, role in enumerate(trained):

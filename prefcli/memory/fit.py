@@ -34,7 +34,7 @@ def _fewer_tokens(run: Run) -> Run | None:
 def _adapters(run: Run) -> Run | None:
     if run.lora_rank:
         return None
-    return replace(run, lora_rank=16, shared_base=run.stage in ("dpo", "kto", "ppo"))
+    return replace(run, lora_rank=16, shared_base=run.about.reference)
 
 
 # (option, what it costs, the run with it; None where it has it already), the cheapest first.
@@ -53,7 +53,7 @@ CHANGES: tuple[tuple[Callable[[Run], str], str, Callable[[Run], Run | None]], ..
         lambda run: "--layout shared",
         "the roles become adapters on one base",
         lambda run: (
-            replace(run, shared_base=True) if run.stage == "ppo" and run.lora_rank and not run.shared_base else None
+            replace(run, shared_base=True) if run.about.samples and run.lora_rank and not run.shared_base else None
         ),
     ),
     (
@@ -70,14 +70,14 @@ CHANGES: tuple[tuple[Callable[[Run], str], str, Callable[[Run], Run | None]], ..
     (
         lambda run: "--advantage rloo",
         "no value model; several answers a prompt in its place",
-        lambda run: replace(run, value_model=False, answers=4) if run.stage == "ppo" and run.value_model else None,
+        lambda run: replace(run, value_model=False, answers=4) if run.about.samples and run.value_model else None,
     ),
     (
         lambda run: f"--max-length {run.max_length // 2}",
         "longer rows are cut",
         lambda run: (
             replace(run, max_length=run.max_length // 2, shared_prompt=min(run.shared_prompt, run.max_length // 2))
-            if run.max_length > 128 and run.stage != "ppo"
+            if run.max_length > 128 and not run.about.samples
             else None
         ),
     ),

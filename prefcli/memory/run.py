@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from prefcli.config.stages import BY_COMMAND, Role, Stage
+from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
 
-Stage = Literal["sft", "train-rm", "dpo", "kto", "ppo"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
+Kind = Literal["cuda", "cpu"]
 
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 CHUNK_BYTES = 2**28  # of float32 logits that exist at a time: models/logps.py
-
-
-@dataclass(frozen=True)
-class Role:
-    """A part that a model plays in a stage, and whether it scores (one number) or speaks (a vocabulary)."""
-
-    name: str
-    trained: bool
-    scores: bool = False
-
-
-_POLICY, _REFERENCE = Role("policy", trained=True), Role("reference", trained=False)
-ROLES: dict[str, tuple[Role, ...]] = {
-    "sft": (_POLICY,),
-    "train-rm": (Role("reward", trained=True, scores=True),),
-    "dpo": (_POLICY, _REFERENCE),
-    "kto": (_POLICY, _REFERENCE),
-    "ppo": (
-        _POLICY,
-        Role("value", trained=True, scores=True),
-        Role("reward", trained=False, scores=True),
-        _REFERENCE,
-    ),
-}
-# A row of pairs is two sequences: chosen and rejected.
-ANSWERS: dict[str, int] = {"sft": 1, "train-rm": 2, "dpo": 2, "kto": 1, "ppo": 1}
 
 
 @dataclass(frozen=True)
@@ -60,7 +36,7 @@ class Run:
     `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
 
-    stage: Stage
+    stage: str  # its command
     architecture: Architecture
     lora_rank: int = 0  # 0 trains all weights
     shared_base: bool = False
@@ -84,7 +60,42 @@ class Run:
     reward_model: bool = True
     zero: int = 0
     shards: int = 1
-    device: Literal["cuda", "cpu"] = "cuda"
+    device: Kind = "cuda"
+
+    @classmethod
+    def of(
+        cls,
+        stage: Stage,
+        options: Any,
+        architecture: Architecture,
+        device: Kind,
+        length: int,
+        prompt: int = 0,
+        **more: Any,
+    ) -> Run:
+        """A stage with these options, its own or mem-estimate's, as its command runs it.
+
+        `length` are the tokens of prompt and answer together, `prompt` those of them that answers share; both end where
+        the model's positions do. `more` are fields that the caller knows better than the options say.
+        """
+        longest = max(1, min(length, architecture.positions or length))
+        adapters_on_one = not (stage.samples and options.layout == "separate")
+        auto = "float32" if device == "cpu" else "bfloat16"
+        said: dict[str, Any] = {
+            "lora_rank": options.lora_rank,
+            "shared_base": options.lora_rank > 0 and stage.reference and adapters_on_one,
+            "in_4bit": options.load_in_4bit,
+            "dtype": auto if options.dtype == "auto" else options.dtype,
+            "optimizer": options.optim,
+            "batch_size": options.batch_size,
+            "answers": options.num_generations or 0 if stage.samples else 0,
+            "max_length": longest,
+            "shared_prompt": min(prompt, longest),
+            "tokens_per_row": options.tokens_per_row or TOKENS_PER_ROW[device],
+            "packed": options.packed,
+            "checkpointing": options.gradient_checkpointing,
+        }
+        return cls(stage.command, architecture, autocast=True, device=device, **said | more)
 
     def __post_init__(self) -> None:
         if self.shared_base and not self.lora_rank:
@@ -93,13 +104,17 @@ class Run:
             raise ValueError("shared_prompt is a part of max_length")
 
     @property
+    def about(self) -> Stage:
+        return BY_COMMAND[self.stage]
+
+    @property
     def roles(self) -> tuple[Role, ...]:
         absent = {
             "reference": self.cached_reference,
             "value": not self.value_model,
-            "reward": self.stage == "ppo" and not self.reward_model,
+            "reward": self.about.samples and not self.reward_model,
         }
-        return tuple(role for role in ROLES[self.stage] if not absent.get(role.name, False))
+        return tuple(role for role in self.about.roles if not absent.get(role.name, False))
 
     @property
     def dtype_bytes(self) -> int:
@@ -117,7 +132,7 @@ class Run:
 
     @property
     def answers_per_row(self) -> int:
-        return self.answers or ANSWERS[self.stage]
+        return self.answers or self.about.answers
 
     @property
     def row_tokens(self) -> int:
@@ -127,12 +142,12 @@ class Run:
     @property
     def rows_of_batch(self) -> int:
         """Rows in a batch; ppo counts its batch in answers."""
-        return -(-self.batch_size // (self.answers_per_row if self.stage == "ppo" else 1))
+        return -(-self.batch_size // (self.answers_per_row if self.about.samples else 1))
 
     @property
     def rows_of_pass(self) -> int:
         """Rows that go through a model together."""
-        if self.tokens_per_row is None or (not self.packed and self.stage == "ppo"):
+        if self.tokens_per_row is None or (not self.packed and self.about.samples):
             return self.rows_of_batch
         return min(self.rows_of_batch, max(1, self.tokens_per_row // self.row_tokens))
 

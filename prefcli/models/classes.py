@@ -163,11 +163,13 @@ def backbone_of(model: Any) -> Any:
 
 def opens_as(config: PretrainedConfig, scorer: bool) -> tuple[str, str | None]:
     """For a model card: the Auto class that opens its files, and of a class of ours the backbone's name in it."""
-    language_model = language_model_class(config)
     if not scorer:
-        return str(language_model.__name__), None
+        return str(language_model_class(config).__name__), None
     kind = scorer_class(config)
-    return (str(language_model.__name__), kind.base_model_prefix) if is_made(kind) else (str(kind.__name__), None)
+    if not is_made(kind):
+        return str(kind.__name__), None
+    text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING  # what `scorer_class` makes it of
+    return (AutoModelForCausalLM if text else AutoModelForImageTextToText).__name__, kind.base_model_prefix
 
 
 def is_made(kind: Any) -> bool:

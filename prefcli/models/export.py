@@ -22,8 +22,9 @@ from prefcli.models.adapters import merged
 from prefcli.models.classes import is_made, language_model_class, load_head, opens_as, scorer_class
 from prefcli.models.loading import SAFE, Model, configuration, is_adapter, is_scorer, load_policy, load_scorer
 from prefcli.models.templates import end_at_the_score
-from prefcli.models.tokenizers import end_ids, first_line, stored_tokenizer, template_digest, tokenizer_digest
+from prefcli.models.tokenizers import end_ids, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
+from prefcli.text import first_line
 
 CPU = torch.device("cpu")
 

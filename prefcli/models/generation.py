@@ -3,7 +3,8 @@
 No top-k, top-p or penalties: what is drawn has exactly the probability that `models.logps` gives it later, which is
 what makes the first ratio of PPO 1. A model that was packed reads its prompts without padding; equal prompts that
 follow each other are read once; keys and values are written into buffers of their final size; finished rows leave the
-batch, so that a long answer does not pay for short ones.
+batch, so that a long answer does not pay for short ones. A model that does not answer a padded prompt as it answers it
+alone gets prompts of one length at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain, cycle, groupby, islice
 from typing import Any
 
 import torch
@@ -20,10 +22,12 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefcli.errors import DataError
-from prefcli.models.logps import completion_logits, runs_packed, unwrap
+from prefcli.models.logps import completion_logits, runs_packed, tolerance, unwrap
 from prefcli.models.rows import pad_rows
 
-NOT_FINITE = "the logits are not finite"
+
+class NotFiniteError(RuntimeError):
+    """The logits are not finite: no token can be drawn."""
 
 
 @torch.no_grad()
@@ -48,7 +52,7 @@ def generate(
     prompts run together, shortest first; `progress` is told the number of answers that a batch has finished, `on_token`
     each token as it is drawn: which completion's, and its id.
 
-    Raises RuntimeError where the logits are not finite.
+    Raises NotFiniteError where the logits are not finite.
     """
     if not all(prompts):
         raise DataError("a prompt has no tokens", "every prompt needs at least one token, such as the tokenizer's BOS")
@@ -62,7 +66,7 @@ def generate(
         below = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
         total = below[:, -1:]
         if not bool(torch.isfinite(total).all()):
-            raise RuntimeError(NOT_FINITE)
+            raise NotFiniteError("the logits are not finite")
         u = draws[[part[row] for row in rows], step, None].to(below)
         return torch.searchsorted(below, u * total, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
@@ -72,8 +76,10 @@ def generate(
 
     completions: list[list[int]] = [[] for _ in prompts]
     with evaluation_mode(model):
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
+        groups = [order]
+        if len({len(p) for p in prompts}) > 1 and not _pads_exactly(model, prompts, pad_id):
+            groups = [list(group) for _, group in groupby(order, lambda i: len(prompts[i]))]
+        for part in (group[start : start + size] for group in groups for start in range(0, len(group), size)):
             found = _decode(
                 model,
                 [prompts[i] for i in part],
@@ -173,6 +179,36 @@ def _decode_anew(
     return completions
 
 
+PADS = "answers_padded_prompts_exactly"
+
+
+def _pads_exactly(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
+    """Whether this model continues a prompt padded on the left as it continues it alone.
+
+    A cache of keys and values does. One of a model's own kind is tried, once: a state may take padding in, or give the
+    mask another length than it has. `prompts` are where the tokens of that come from.
+    """
+    if _buffers(model, 1) is not None:
+        return True
+    if not hasattr(model, PADS):
+        tokens = list(islice(cycle(chain.from_iterable(prompts)), 32))
+        short, long, answer = tokens[:5], tokens[5:28], tokens[28:]
+
+        def continued(beside: list[Sequence[int]]) -> Tensor:
+            seen: list[Tensor] = []
+
+            def pick(logits: Tensor, rows: list[int], step: int) -> Tensor:
+                seen.append(logits[0].float())
+                return torch.full((len(rows),), answer[step], device=logits.device)
+
+            _decode(model, [short, *beside], pick, len(answer), frozenset(), pad_id, lambda row, token: None)
+            return torch.stack(seen)
+
+        alone = continued([])
+        setattr(model, PADS, float((continued([long]) - alone).abs().max()) <= tolerance(model, alone))
+    return bool(getattr(model, PADS))
+
+
 def _read_packed(model: nn.Module, prompts: list[Sequence[int]], cache: Any, width: int) -> Tensor:
     """[B, V] logits of the first new tokens; the prompts' keys and values are in the cache then, padded on the left."""
     rows = pad_rows(prompts, [[0]] * len(prompts), device=next(model.parameters()).device)  # predicted, not read
@@ -242,8 +278,8 @@ def _unique(prompts: list[Sequence[int]]) -> tuple[list[Sequence[int]], list[int
 
 
 def _can_shrink(cache: Any) -> bool:
-    """Whether its rows are all in keys and values: a layer with a state beside them leaves that as it is."""
-    return isinstance(cache, DynamicCache) and all(type(layer) in ROWS_ALONE for layer in cache.layers)
+    """Whether its rows are all in keys and values: a model's own cache may leave a state beside them as it is."""
+    return type(cache) is DynamicCache and all(type(layer) in ROWS_ALONE for layer in cache.layers)
 
 
 def _accepted_arguments(model: nn.Module) -> set[str]:

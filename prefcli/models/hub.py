@@ -10,7 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from prefcli.errors import SurroundingsError, UsageError
-from prefcli.models.tokenizers import first_line
+from prefcli.text import first_line
 
 TOKEN = "HF_TOKEN"
 # What an earlier export may have left in the repository: of an adapter and a whole model transformers opens the former.

@@ -6,9 +6,12 @@ and no pickle is opened.
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from peft import PeftModel
@@ -33,13 +36,23 @@ from prefcli.models.classes import (
 )
 from prefcli.models.failures import not_opened, refuse_unfit
 from prefcli.models.labels import labels_of, one_label
-from prefcli.models.tokenizers import first_line, source
+from prefcli.models.tokenizers import source
+from prefcli.text import first_line
 
 # Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
 SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
 
 # A transformers model, or a PeftModel around one: neither library is typed.
 Model = Any
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and whether it `has_grown`: it has the embedding of a token that its files lack."""
+
+    model: Model
+    has_grown: bool
 
 
 def is_adapter(reference: Reference) -> bool:
@@ -55,7 +68,7 @@ def base_of(reference: Reference) -> str | None:
 def is_scorer(reference: Reference) -> bool:
     """Whether it is a reward model (by its manifest, its head's file, or the architecture in its config)."""
     if reference.artifact is not None:
-        return reference.artifact.manifest.stage == "rm"
+        return reference.artifact.manifest.scores
     if reference.kind == "hub":
         where, extra = source(reference)
         refuse_hub_adapter(reference.text, where, extra)
@@ -86,7 +99,7 @@ def configuration(reference: Reference) -> PretrainedConfig:
 
 
 @from_cache
-def load_policy(
+def loaded_policy(
     reference: Reference,
     *,
     dtype: torch.dtype | str,
@@ -94,7 +107,7 @@ def load_policy(
     trainable: bool,
     tokenizer_size: int = 0,
     in_4bit: bool = False,
-) -> Model:
+) -> Loaded:
     """A causal language model. `tokenizer_size` grows its embeddings where the tokenizer was given a new token.
 
     `dtype` may be "auto": that of its files. `in_4bit` holds its linear layers, below an adapter, in 4 bits.
@@ -123,13 +136,13 @@ def load_policy(
         raise not_opened(reference, error) from error
     if reference.kind == "gguf":
         model = _without_quantization(model)
-    _grow(model, tokenizer_size)
+    has_grown = _grow(model, tokenizer_size)
     _train_padding(model)
-    return _placed(model, device)
+    return Loaded(_placed(model, device), has_grown)
 
 
 @from_cache
-def load_scorer(
+def loaded_scorer(
     reference: Reference,
     tokenizer: PreTrainedTokenizerBase,
     *,
@@ -140,7 +153,7 @@ def load_scorer(
     seed: int = 0,
     in_4bit: bool = False,
     label: str | None = None,
-) -> Model:
+) -> Loaded:
     """A sequence classifier with one label and the head `score`, read at an answer's last token.
 
     With `new_head` a language model is given a fresh head; without, a head that is not in the file is refused: a
@@ -153,6 +166,7 @@ def load_scorer(
         refuse_hub_adapter(reference.text, where, extra)
     options: dict[str, Any] = SAFE | {"dtype": dtype} | (_four_bits(dtype, device) if in_4bit else {})
     torch.manual_seed(seed)
+    has_grown = False
     try:
         config = configuration(reference)
         kind = scorer_class(config)
@@ -166,7 +180,7 @@ def load_scorer(
         if is_adapter(reference) and is_scorer(reference):
             _refuse_headless_adapter(reference)
             scorer = _base_model(reference, kind, options, allowed=("score",))
-            _grow(scorer, len(tokenizer))
+            has_grown = _grow(scorer, len(tokenizer))
             scorer = _opened_on(scorer, reference, scorer=True, trainable=trainable)
         elif is_adapter(reference) or reference.kind == "gguf":
             policy = load_policy(reference, dtype=dtype, device=torch.device("cpu"), trainable=False)
@@ -186,10 +200,21 @@ def load_scorer(
             f"{reference.text}: {type(scorer).__name__} has no head named 'score'",
             "reward models are decoder models opened by AutoModelForSequenceClassification",
         )
-    _grow(scorer, len(tokenizer))
+    has_grown |= _grow(scorer, len(tokenizer))
     _train_padding(scorer)
     pad_with(scorer, tokenizer)
-    return _placed(scorer, device)
+    return Loaded(_placed(scorer, device), has_grown)
+
+
+def _model_alone(load: Callable[P, Loaded]) -> Callable[P, Model]:
+    @functools.wraps(load)
+    def model_alone(*args: P.args, **options: P.kwargs) -> Model:
+        return load(*args, **options).model
+
+    return model_alone
+
+
+load_policy, load_scorer = _model_alone(loaded_policy), _model_alone(loaded_scorer)
 
 
 def pad_with(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -199,25 +224,6 @@ def pad_with(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
     for config in (model.config.get_text_config(), model.config, getattr(model, "generation_config", None)):
         if config is not None:
             config.pad_token_id = token
-
-
-def count_parameters(reference: Reference) -> int | None:
-    """Parameters of the model at a reference from the headers of its files; None where they are not on this disk.
-
-    An adapter counts its base, since that is what a learning rate goes by.
-    """
-    path = reference.base.path if reference.base is not None else None
-    if path is None or not path.is_dir():
-        return None
-    total = 0
-    for file in path.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():
-                count = 1
-                for size in tensors.get_slice(name).get_shape():
-                    count *= size
-                total += count
-    return total or None
 
 
 def _base(reference: Reference) -> Base:
@@ -282,21 +288,21 @@ def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
     return plain
 
 
-def _grow(model: Any, size: int) -> None:
+def _grow(model: Any, size: int) -> bool:
     """Room for a token that the tokenizer was given. What is on disk stays as it is, which an adapter must know.
 
     Its rows are the mean of the others: transformers adds noise to that, and policy and reference would differ.
     """
     had = model.get_input_embeddings().weight.shape[0]
     if size <= had:
-        return
+        return False
     model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             for weights in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
                 if weights is not None:
                     weights[had:] = weights[:had].float().mean(0)
-    model.grown_from = had
+    return True
 
 
 def _train_padding(model: Any) -> None:

@@ -23,6 +23,8 @@ from prefcli.models.rows import Rows
 
 CHUNK_BYTES = 2**28  # logits in float32 that exist at a time
 ROWS_IN_CACHE = 2**20  # numbers of them that one pass of the softmax works on
+# How far a figure may be from that of another layout of the same rows, relative to 1 + the largest of them.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class TokenLogps(NamedTuple):
@@ -252,6 +254,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model
+
+
+def tolerance(model: nn.Module, expected: Tensor) -> float:
+    """How far figures of this model may be from `expected` ones, of the same rows in another layout."""
+    weights = next(model.parameters())
+    computed_in, kind = weights.dtype, weights.device.type
+    if weights.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        computed_in = torch.get_autocast_dtype(kind)
+    return TOLERANCES.get(computed_in, 5e-2) * (1 + float(expected.abs().max()))
 
 
 def language_model_head(model: nn.Module) -> nn.Module | None:

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from prefcli.models.generation import evaluation_mode
-from prefcli.models.logps import sequence_scores, token_logps, token_values, unwrap
+from prefcli.models.logps import sequence_scores, token_logps, token_values, tolerance, unwrap
 from prefcli.models.packed_attention import PACKED
 from prefcli.models.rows import Rows, pad_rows
-
-# How far a packed figure may be from the padded one, relative to 1 + the largest of them.
-TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+from prefcli.text import first_line
 
 
 def pack(model: nn.Module) -> str | None:
@@ -57,23 +55,22 @@ def _tried(model: nn.Module, base: Any) -> str | None:
             found, other = _figures(model, rows), _figures(model, changed)
         except Exception as error:  # a model that does not take position_ids, or does not hand the layout down
             base.set_attn_implementation(before)
-            said = str(error).splitlines() or [type(error).__name__]
-            return f"its forward fails on packed rows ({said[0]})"
-        tolerance = TOLERANCES.get(_computed_in(model), 5e-2) * (1 + float(expected.abs().max()))
+            return f"its forward fails on packed rows ({first_line(error)})"
+        allowed = tolerance(model, expected)
         off = float((found - expected).abs().max())
         leak = float((found[SIBLINGS] - other[SIBLINGS]).abs().max())
         reason = None
-        if leak > tolerance:
+        if leak > allowed:
             reason = f"its answers see each other on packed rows (by {leak:.2g})"
-        elif not off <= tolerance:  # NaN too
+        elif not off <= allowed:  # NaN too
             reason = f"its figures on packed rows are off by {off:.2g}"
         else:
-            reason = _off_at_a_limit(model, rows, before, tolerance)
+            reason = _off_at_a_limit(model, rows, before, allowed)
     base.set_attn_implementation(before if reason else PACKED)
     return reason
 
 
-def _off_at_a_limit(model: nn.Module, rows: Rows, unpacked: str, tolerance: float) -> str | None:
+def _off_at_a_limit(model: nn.Module, rows: Rows, unpacked: str, allowed: float) -> str | None:
     base: Any = _base(model)
     for name in _limits(base):
         with _lowered(base, name):
@@ -84,7 +81,7 @@ def _off_at_a_limit(model: nn.Module, rows: Rows, unpacked: str, tolerance: floa
                     figures.append(_figures(model, rows))
                 except Exception:  # it does not run with another: a size, not a limit
                     break
-        if len(figures) == 2 and not (off := float((figures[0] - figures[1]).abs().max())) <= tolerance:
+        if len(figures) == 2 and not (off := float((figures[0] - figures[1]).abs().max())) <= allowed:
             return f"its figures on packed rows are off by {off:.2g} beyond {name}"
     return None
 
@@ -140,15 +137,6 @@ def _figures(model: nn.Module, rows: Rows) -> Tensor:
     if hasattr(unwrap(model), "score"):
         return torch.cat([token_values(model, rows), sequence_scores(model, rows)[:, None]], dim=1)
     return token_logps(model, rows).logps
-
-
-def _computed_in(model: nn.Module) -> torch.dtype:
-    """The type of its products: that of its weights, or autocast's where that is on and narrower."""
-    weights = next(model.parameters())
-    kind = weights.device.type
-    if weights.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return weights.dtype
 
 
 def _base(model: nn.Module) -> nn.Module:

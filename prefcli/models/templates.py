@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 
 BEFORE, AFTER = "{% set whole_dialogue %}", "{% endset %}"
 NEWLINE = "{# the template ended with a newline #}"  # jinja drops one there, and would not within a block

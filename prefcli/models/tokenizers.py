@@ -155,8 +155,3 @@ def source(reference: Reference) -> tuple[str, dict[str, Any]]:
         return name, {"revision": revision} if revision else {}
     assert reference.path is not None
     return str(reference.path.resolve()), {}  # which a new adapter's configuration names as its base
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefcli.evaluation.statistics import bootstrap_interval
+from prefcli.statistics.bootstrap import bootstrap_interval
 
 
 @dataclass(frozen=True)

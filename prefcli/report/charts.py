@@ -9,9 +9,9 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from prefcli.report.series import Panel, Series
 from prefcli.report.svg import ALARM, INK, SERIES, About, chart
 from prefcli.report.text import number, shortened
+from prefcli.stages.series import Panel, Series
 
 MANY = 40  # points; a line of more is drawn faint, with its running mean over it
 LABEL = 12.0  # pixels from one label to the next

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from prefcli.report.curves import COLOURS
+from prefcli.stages.curves import COLOURS
 
 BINS = 40
 

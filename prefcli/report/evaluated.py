@@ -63,4 +63,4 @@ def baseline(named: list[str], facts: Facts) -> str | None:
 
 
 def _is_reward_model(reference: Reference) -> bool:
-    return reference.artifact is not None and reference.artifact.manifest.stage == "rm"
+    return reference.artifact is not None and reference.artifact.manifest.scores

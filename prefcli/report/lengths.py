@@ -9,14 +9,14 @@ from typing import Any
 from prefcli.artifacts.facts import Run
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.config.stages import STAGES
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import PrefcliError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.report.facts import Facts
-from prefcli.stages.table import STAGES
 
 ROWS = 2000  # at most so many are tokenised, drawn from all
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from prefcli.artifacts.lineage import Node
+from prefcli.config.stages import STAGES
 from prefcli.report.text import clean, shortened
 
 BOX, NARROW, GAP, TALL, BETWEEN, EDGE = 124.0, 40.0, 16.0, 40.0, 46.0, 2.0  # pixels
@@ -152,10 +153,9 @@ def _kind(node: Node) -> str:
         return "a Python function"
     if "://" in node.ref:
         return "a service"
-    return STAGES.get(node.stage or "", "a model of the hub" if node.hub else "a model")
-
-
-STAGES = {"sft": "fine-tuned", "rm": "reward model", "ppo": "PPO", "dpo": "DPO", "kto": "KTO"}
+    if node.stage in STAGES:
+        return STAGES[node.stage].short
+    return "a model of the hub" if node.hub else "a model"
 
 
 def _text(root: ElementTree.Element, tag: str, text: str, **attributes: str) -> None:

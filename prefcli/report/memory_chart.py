@@ -1,4 +1,4 @@
-"""The picture of PPO's four models beside DPO's two, one bar a model, as a PNG or SVG file."""
+"""The pictures of mem-estimate as PNG or SVG files: PPO's models beside DPO's, and methods by their parts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from prefcli.memory.comparison import Comparison
-from prefcli.memory.comparison import Method as Route
 from prefcli.memory.estimate import PARTS
-from prefcli.memory.gpus import Gpu
-from prefcli.memory.methods import Method
+from prefcli.memory.methods import Method, Routes
+from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes, format_count
 
 # Blue and orange of Okabe and Ito's palette, apart for every common colour blindness; the hatch tells them apart
@@ -20,23 +18,26 @@ from prefcli.memory.sizes import format_bytes, format_count
 TRAINED, FROZEN = "#0072B2", "#E69F00"
 INK, FAINT = "#222222", "#6b6b6b"
 PART_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
-NAMES = {"ppo": "PPO", "dpo": "DPO"}
 
 
-def draw(comparison: Comparison, path: Path) -> None:
+def draw(found: Routes | list[Method], path: Path) -> None:
     """Write the picture to `path`; its suffix (.png or .svg) says the format. OSError where it cannot be written."""
-    methods = comparison.methods
+    figure = _routes(found) if isinstance(found, Routes) else _methods(found)
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _routes(routes: Routes) -> Figure:
+    """A panel a route, one bar a model."""
     figure = Figure(figsize=(10, 5.4), layout="none")
     # Panels as wide as they have models, so that a bar is equally wide in both: area is memory.
-    widths = [method.models for method in methods.values()]
-    panels = figure.subplots(1, len(methods), sharey=True, width_ratios=widths)
+    panels = figure.subplots(1, len(routes), sharey=True, width_ratios=[method.models for method in routes])
     figure.subplots_adjust(left=0.085, right=0.985, top=0.74, bottom=0.205, wspace=0.08)
-    for axes, (name, method) in zip(panels, methods.items()):
-        _panel(axes, NAMES[name], method, comparison.gpu)
+    for axes, method in zip(panels, routes):
+        _panel(axes, method)
     panels[0].set_ylabel("size, in base models", color=INK, fontsize=11)
-    base = comparison.architecture.parameters
+    base = routes.ppo.run.architecture.parameters
     figure.suptitle(
-        f"Models in memory for a base of {format_count(base)} parameters: DPO holds {comparison.saving:.0%} less",
+        f"Models in memory for a base of {format_count(base)} parameters: DPO holds {routes.saving:.0%} less",
         x=0.085,
         y=0.96,
         ha="left",
@@ -55,12 +56,13 @@ def draw(comparison: Comparison, path: Path) -> None:
         frameon=False,
         fontsize=10.5,
     )
-    figure.text(0.085, 0.03, _footnote(comparison), fontsize=9, color=FAINT)
-    figure.savefig(path, dpi=150, facecolor="white")
+    figure.text(0.085, 0.03, _footnote(routes.ppo.run), fontsize=9, color=FAINT)
+    return figure
 
 
-def draw_methods(methods: list[Method], gpu: Gpu, path: Path) -> None:
-    """One bar a method, its parts side by side, and a line where the GPU ends. OSError where it cannot be written."""
+def _methods(methods: list[Method]) -> Figure:
+    """One bar a method, its parts side by side, and a line where the GPU ends."""
+    gpu = methods[0].gpu
     figure = Figure(figsize=(10, 1.6 + 0.55 * len(methods)), layout="constrained")
     axes = figure.subplots()
     names = [method.name for method in methods]
@@ -79,18 +81,18 @@ def draw_methods(methods: list[Method], gpu: Gpu, path: Path) -> None:
         label += f"; the line is what {gpu.name} has for tensors"
     axes.invert_yaxis()
     axes.set_xlabel(label, color=INK, fontsize=11)
-    base = methods[0].estimate.run.architecture.parameters
+    base = methods[0].run.architecture.parameters
     what = "by method" if len(methods) > 1 else f"of {methods[0].name}"
     axes.set_title(f"Memory {what} for a base of {format_count(base)} parameters", loc="left", fontweight="bold")
     figure.legend(ncols=len(PARTS), frameon=False, loc="outside lower center", fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=150, facecolor="white")
+    return figure
 
 
-def _panel(axes: Axes, name: str, method: Route, gpu: Gpu) -> None:
+def _panel(axes: Axes, method: Method) -> None:
     roles = method.estimate.roles
-    base = method.estimate.run.architecture.parameters
+    base = method.run.architecture.parameters
     heights = [role.parameters / base for role in roles.values()]
     bars = axes.bar(
         range(len(roles)),
@@ -115,12 +117,14 @@ def _panel(axes: Axes, name: str, method: Route, gpu: Gpu) -> None:
             color="white" if role.trained else INK,
             bbox={"facecolor": TRAINED if role.trained else FROZEN, "edgecolor": "none", "pad": 5},
         )
-    axes.set_title(f"{name}: {method.models} models", loc="left", fontsize=13, fontweight="bold", color=INK, pad=40)
+    axes.set_title(
+        f"{method.name}: {method.models} models", loc="left", fontsize=13, fontweight="bold", color=INK, pad=40
+    )
     axes.text(
         0,
         1.035,
         f"{format_count(method.parameters)} parameters' worth\n"
-        f"{format_bytes(method.estimate.bytes)}, {method.gpus:,} × {gpu.name}",
+        f"{format_bytes(method.estimate.bytes)}, {method.gpus:,} × {method.gpu.name}",
         transform=axes.transAxes,
         fontsize=11.5,
         linespacing=1.35,
@@ -136,8 +140,7 @@ def _panel(axes: Axes, name: str, method: Route, gpu: Gpu) -> None:
     axes.spines["bottom"].set_color(FAINT)
 
 
-def _footnote(comparison: Comparison) -> str:
-    run = comparison.methods["ppo"].estimate.run
+def _footnote(run: Run) -> str:
     checkpointing = "gradient checkpointing" if run.checkpointing else "no gradient checkpointing"
     return (
         f"Calculated, not measured: {run.dtype}, fp32 master weights, AdamW, batch {run.batch_size:,} × "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from prefcli.files import written_whole
 
 # Of Okabe and Ito's palette, told apart with every common colour blindness; the markers tell them apart in grey.
 COLOURS = {"proxy": "#0072B2", "gold": "#E69F00"}
@@ -33,9 +34,8 @@ def draw(curves: Sequence[dict[str, Any]], path: Path) -> None:
         _panel(axes, curve)
     for axes in list(grid.flat)[len(curves) :]:
         axes.set_axis_off()
-    aside = path.with_name("." + path.name)  # so that there is a whole picture or none
-    figure.savefig(aside, dpi=150, facecolor="white", format=path.suffix[1:].lower())
-    os.replace(aside, path)
+    with written_whole(path) as file:
+        figure.savefig(file, dpi=150, facecolor="white", format=path.suffix[1:].lower())
 
 
 def _panel(axes: Axes, curve: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import jinja2
 
 from prefcli import __version__
 from prefcli.artifacts.facts import Figure, Run
+from prefcli.config.stages import STAGES
 from prefcli.report import lineage_chart
 from prefcli.report.facts import Facts
 from prefcli.report.lengths import DataFile
@@ -90,7 +91,7 @@ def _tile(facts: Facts, run: Run) -> dict[str, Any]:
 
 def _fill(facts: Facts) -> str:
     """The command that measures what this page has not."""
-    reward = next((run.ref for run in facts.runs if run.stage == "rm"), "rm")
+    reward = next((run.ref for run in facts.runs if STAGES[run.stage].scores), "rm")
     refs = shlex.join(facts.asked)
     return f"prefcli report {refs} --prompts held_out_prompts.jsonl --reward {reward}"
 

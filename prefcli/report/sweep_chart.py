@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from prefcli.experiments.points import shown
-from prefcli.report.curves import COLOURS
+from prefcli.files import written_whole
+from prefcli.stages.curves import COLOURS
 
 COLUMNS = 3
 FAINT = "#6b6b6b"
@@ -41,9 +41,8 @@ def draw(result: dict[str, Any], path: Path) -> bool:
         axes.set_axis_off()
     for row in grid:
         row[0].set_ylabel(f"{result['score']['name']} ({result['score']['better']} is better)", fontsize=9)
-    aside = path.with_name("." + path.name)  # so that there is a whole picture or none
-    figure.savefig(aside, dpi=130, format=path.suffix[1:].lower(), facecolor="white")
-    os.replace(aside, path)
+    with written_whole(path) as file:
+        figure.savefig(file, dpi=130, format=path.suffix[1:].lower(), facecolor="white")
     return True
 
 

@@ -14,9 +14,9 @@ from prefcli.report import charts
 from prefcli.report.charts import Dot
 from prefcli.report.facts import Facts
 from prefcli.report.lengths import DataFile
-from prefcli.report.series import Panel, Series, panels
 from prefcli.report.svg import About
 from prefcli.report.text import UNITS, number, share, short, size
+from prefcli.stages.series import Panel, Series, panels
 
 Sentence = list[str | Figure]
 # What is shown of each run beside its curves: section, name, what it is called, unit.

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
+from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError, UsageError, without_secrets
 from prefcli.rewards.siblings import digest_with_siblings
 
@@ -198,7 +199,7 @@ def _number(value: object) -> float | None:
 
 def refuse_reward_model(reference: Reference) -> None:
     """Raise ArtifactError where a reward-model artifact stands in a language model's place."""
-    if reference.artifact is not None and reference.artifact.manifest.stage == "rm":
+    if reference.artifact is not None and reference.artifact.manifest.scores:
         raise ArtifactError(
             f"{reference.text} is a reward model, not a language model",
             "give an sft, dpo or ppo artifact; reward models go to --reward",
@@ -209,7 +210,7 @@ def refuse_language_model(spec: RewardSpec) -> None:
     """Raise ArtifactError where an artifact that gives no score stands in a reward model's place."""
     if spec.reference is not None and spec.reference.artifact is not None:
         stage = spec.reference.artifact.manifest.stage
-        if stage != "rm":
+        if not STAGES[stage].scores:
             raise ArtifactError(
                 f"{spec.option} {spec.text} is not a reward model: {spec.reference.artifact.ref} was made by {stage}",
                 "train one with: prefcli train-rm --data pairs.jsonl, or give python:FILE:FUNCTION",

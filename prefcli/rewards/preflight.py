@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
 from prefcli.progress import Reporter
 from prefcli.rewards.sources import Answer, HTTPReward, ModelReward, RewardSource

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.home import Home

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from prefcli.artifacts.digests import DigestCache, digest_json
+from prefcli.files import DigestCache, digest_json
 
 _OURS = __name__.partition(".")[0]  # beside a reward in a checkout of this project
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.formats import Prompt, text_of
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Prompt, text_of
 from prefcli.errors import ArtifactError, DataError
 from prefcli.models.loading import is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores

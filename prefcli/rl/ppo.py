@@ -20,12 +20,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from prefcli import losses
 from prefcli.config.ppo import PPOConfig
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models.dropout import train_without_dropout
-from prefcli.models.generation import NOT_FINITE
+from prefcli.models.generation import NotFiniteError
 from prefcli.models.logps import token_logps, token_values
-from prefcli.rl import kl, losses, metrics
+from prefcli.rl import kl, metrics
 from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
 from prefcli.rl.optimizer import clip_each, make_optimizer, make_scheduler, trained_parameters
 from prefcli.rl.roles import Prompt, Roles
@@ -135,9 +136,7 @@ class PPO:
                     device=self.accelerator.device,
                     progress=progress,
                 )
-        except RuntimeError as error:
-            if NOT_FINITE not in str(error):
-                raise
+        except NotFiniteError as error:
             raise AlarmError(f"the policy's logits are not finite at rollout {self.rollouts}", LOWER_LR) from error
 
     def _draws(self, answers: int) -> Tensor:
@@ -185,7 +184,7 @@ class PPO:
         means["grad_norm"] = math.hypot(*norms.values())
         if accelerator.scaler is None:  # a loss scaler leaves such a step out by itself
             self._check(means, "the gradient is not finite", LOWER_LR)
-        means["lr"] = self.scheduler.get_last_lr()[0]
+        means["lr"] = self.optimizer.param_groups[0]["lr"]  # after `soften` the schedule does not know it yet
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 
 
 @dataclass(frozen=True)

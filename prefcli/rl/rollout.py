@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from prefcli.config.ppo import PPOConfig
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from prefcli.models.generation import evaluation_mode, generate
 from prefcli.models.logps import token_logps, token_values
 from prefcli.models.rows import Rows, pad_rows, parts

@@ -1,4 +1,4 @@
-"""The short route: direct preference optimization on pairs, with DPO's loss or one of its family (losses/pairs.py)."""
+"""The short route: direct preference optimization on pairs, with DPO's loss or one of its family (losses.py)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
 from trl import DPOConfig as TRLConfig
 from trl import DPOTrainer
 
 from prefcli.artifacts.store import Artifact
-from prefcli.config.dpo import DPOConfig
-from prefcli.data.formats import Row
-from prefcli.data.lazy import LazyExamples, looked_at, set_margins
-from prefcli.data.tokenising import Encoder, encode_pairs
+from prefcli.config.dpo import LOSSES, DPOConfig
+from prefcli.data.encoder import Encoder
+from prefcli.data.lazy import LazyExamples, set_margins
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_pairs
 from prefcli.errors import UsageError
+from prefcli.losses import PAIR_LOSSES, Terms
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import reward_scales
 from prefcli.rewards.sources import Answer, load_reward
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
-from prefcli.stages.packed_preferences import PackedDPO
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.resuming import Resuming
-from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.session import Session, session
+from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import right
 
 FINAL = (
     "loss",
@@ -39,18 +44,8 @@ FINAL = (
     "logps/chosen",
     "logps/rejected",
 )
+ROUNDING = 1e-6  # of a log-probability: what float32 makes of sums in another order is a few times less
 AT_A_TIME = 32  # pairs between two steps of the progress bar
-
-# Our --loss, and whether it is --length-normalise → TRL's.
-IN_TRL = {
-    ("sigmoid", False): "sigmoid",
-    ("sigmoid", True): "sigmoid_norm",
-    ("ipo", True): "ipo",
-    ("hinge", False): "hinge",
-    ("robust", False): "robust",
-    ("apo-zero", False): "apo_zero",
-    ("apo-down", False): "apo_down",
-}
 
 
 class PairTrainer(Resuming, DPOTrainer):
@@ -60,39 +55,91 @@ class PairTrainer(Resuming, DPOTrainer):
         return dataset
 
 
+class DPOSteps(Steps, DPOTrainer):
+    """The loss that the options say, averaged over pairs. Without `references` log-ratios are log-probabilities.
+
+    An example's "margin" is what other rewards say of the pair, and `share` the weight of its own label beside them.
+    """
+
+    def __init__(
+        self, *args: Any, config: DPOConfig, references: list[ReferenceLogps], share: float = 1.0, **kwargs: Any
+    ) -> None:
+        self.references = references  # of the training rows, and of the held-out ones
+        self._config, self._share = config, share
+        super().__init__(*args, router_loss=config.router_loss, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
+        config, rows = self._config, pair_rows(examples, self.accelerator.device)
+        ratios = torch.zeros(len(rows.lengths), device=self.accelerator.device)
+        if self.references:
+            which = self.references[0 if model.training else 1]
+            ratios = ratios - which.of([example["row"] for example in examples], rows)
+        found, more = self.logps(model, rows)
+        logps, lengths = found.logps.sum(1), rows.completion_lengths
+        ratios = ratios + logps
+        # Before the first update policy and reference are one model: what is left of a margin has rounding's sign.
+        rounding = self.beta * ROUNDING * logps.detach().abs()
+        if config.length_normalise:
+            ratios, rounding = ratios / lengths, rounding / lengths
+        margin = ratios.new_tensor([example.get("margin", 0.0) for example in examples])
+        terms = Terms(ratios[0::2], ratios[1::2], self.beta, margin, self._share)
+        losses = PAIR_LOSSES[config.loss](terms, **config.parameters)
+        if config.sft_weight:
+            losses = losses - config.sft_weight * (logps / lengths)[0::2]
+        losses = losses * ratios.new_tensor([example.get("weight", 1.0) for example in examples])
+        chosen, rejected = self.beta * terms.chosen, self.beta * terms.rejected
+        pairs, tokens = len(examples), rows.mask.sum().item()
+        return losses.sum(), {
+            "entropy": (found.entropy.sum(), tokens),
+            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
+            "rewards/chosen": (chosen.sum(), pairs),
+            "rewards/rejected": (rejected.sum(), pairs),
+            "rewards/margins": ((chosen - rejected).sum(), pairs),
+            "rewards/accuracies": (right(chosen - rejected, rounding[0::2] + rounding[1::2]).sum(), pairs),
+            "logps/chosen": (logps[0::2].sum(), pairs),
+            "logps/rejected": (logps[1::2].sum(), pairs),
+            **more,
+        }
+
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"references": [reference.logps for reference in self.references]}
+
+    def mark(self) -> None:
+        for reference in self.references:
+            reference.newest.clear()
+
+    def drop_step(self) -> None:
+        for reference in self.references:
+            reference.drop_newest()
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # `references` has them, as they are asked for
+
+
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, DPOConfig)
     with session(inputs, reporter) as run:
-        held_out_rows = inputs.eval_data.rows if inputs.eval_data else []
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
-        share = add_margins(run, [inputs.data.rows, held_out_rows], tokenizer)
+        share = add_margins(run, [inputs.data.rows, inputs.held_out_rows], tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_pairs(inputs.data.rows, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
+        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
-        held_out, _, _ = encode_pairs(held_out_rows, encoder, config.max_length)
-        refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
-        with trl_trainer.unchanged(opened.model):
-            trainer = _trainer(run, opened, rows, held_out, share)
-        steps, tokens = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
+        trainer = _trainer(run, opened, rows, held_out, share)
+        done = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
         for logps in getattr(trainer, "references", []):
             logps.save()
-        wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
-        metrics = {name: run.log.last[name] for name in wanted if name in run.log.last}
-        return run.finish(
-            trainer.model,
-            opened.tokenizer,
-            metrics=metrics,
-            steps=steps,
-            tokens=tokens,
-            about=opened.about,
-            weights=trl_trainer.whole_weights(trainer),
-            saves_merged=opened.saves_merged,
-        )
+        return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 
 def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) -> float:
@@ -102,6 +149,7 @@ def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) ->
     Returns the weight that the pairs' own labels have: 1 less those of the rewards (MODPO, arXiv 2310.03708).
     """
     config, inputs = run.inputs.config, run.inputs
+    assert isinstance(config, DPOConfig)
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
     margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
@@ -127,7 +175,7 @@ def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) ->
 
 def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     """What TRL's own trainer is told where it has this loss; None where it has not."""
-    loss = IN_TRL.get((config.loss, config.length_normalise))
+    loss = LOSSES[config.loss].in_trl[config.length_normalise]
     more = config.sft_weight or config.reference_free or config.reward or config.weight_column
     if loss is None or more or (config.label_smoothing and config.loss != "robust"):
         return None
@@ -139,9 +187,10 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     }
 
 
-def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> DPOTrainer:
+def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> Any:
     """Ours; where weights are sharded TRL's own."""
-    config: DPOConfig = run.inputs.config
+    config = run.inputs.config
+    assert isinstance(config, DPOConfig)
     packed = run.packs(opened.model, "policy")
     theirs = None if trl_trainer.own_steps() else trl_options(config)
     if theirs is None and (wrapper := sharded()):
@@ -153,33 +202,17 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
         if packed and reference is not None:
             run.packs(reference, "reference")
     if theirs:
-        return PairTrainer(
-            model=opened.model,
-            ref_model=reference,
-            args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, False))),
-            train_dataset=trl_trainer.dataset(rows),
-            eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-            processing_class=opened.tokenizer,
-        )
+        args = TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, False)))
+        return trl_trainer.build(PairTrainer, opened.model, opened.tokenizer, args, rows, held_out, ref_model=reference)
     numbered = [part if isinstance(part, LazyExamples) else [{**row, "row": i} for i, row in enumerate(part)]
                 for part in (rows, held_out)]  # fmt: skip
-    trainer = PackedDPO(
-        model=opened.model,
-        ref_model=reference,
-        # In TRL's words: it shall load no reference of its own.
-        args=TRLConfig(
-            **trl_trainer.arguments(
-                run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
-            )
-        ),
-        train_dataset=trl_trainer.dataset(numbered[0]),
-        eval_dataset=trl_trainer.dataset(numbered[1]) if held_out else None,
-        processing_class=opened.tokenizer,
-        tokens_per_row=run.tokens_per_row,
-        config=config,
-        references=references,
-        share=share,
+    # In TRL's words: it shall load no reference of its own.
+    arguments = trl_trainer.arguments(
+        run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
     )
+    kind = partial(DPOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config,
+                   references=references, share=share)  # fmt: skip
+    trainer = trl_trainer.build(kind, opened.model, opened.tokenizer, TRLConfig(**arguments), numbered[0], numbered[1])
     for logps in references:
         logps.model = opened.model if reference is None else reference
         logps.run = partial(reference_at_work, logps.model, trainer.accelerator, reference is None)

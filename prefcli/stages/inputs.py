@@ -7,22 +7,31 @@ handed back at once and a mistake costs a second and not a model load.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from prefcli.artifacts.commands import REWARD
-from prefcli.artifacts.digests import digest_json
 from prefcli.artifacts.hub import at_hand
 from prefcli.artifacts.places import own_store, places_of
 from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
 from prefcli.config.base import key_fields, option
-from prefcli.config.training import SMALL_MODEL_PARAMETERS
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.config.orpo import ORPOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.preference import WeightConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import Stage, stage_of
+from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.formats import Purpose
+from prefcli.data.row import Row
 from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
+from prefcli.files import digest_json
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
 from prefcli.models import four_bits
@@ -36,13 +45,16 @@ from prefcli.rewards.grammar import (
 from prefcli.rewards.python import try_functions
 from prefcli.stages.trackers import require
 
+# The options of any stage, for the type checker alone: the table in config/stages.py has the stages.
+StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PPOConfig
+
 
 @dataclass
 class Inputs:
     """Everything a stage was told, resolved. `existing` is the finished artifact of this very run, if there is one."""
 
-    stage: str
-    config: Any
+    stage: Stage
+    config: StageConfig
     store: Store
     name: str
     data: Dataset
@@ -58,6 +70,11 @@ class Inputs:
     def model(self) -> Reference:
         return self.references["model"]
 
+    @property
+    def held_out_rows(self) -> Sequence[Row]:
+        """Of --eval-data; empty without it."""
+        return self.eval_data.rows if self.eval_data is not None else []
+
     def check_rows(self) -> None:
         """Raise DataError where a file whose rows are read as they are needed is not what it was at the start."""
         for data in (self.data, self.eval_data):
@@ -65,43 +82,42 @@ class Inputs:
                 data.check()
 
 
-def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, float]) -> Inputs:
-    """Resolve and check everything that the options name.
-
-    `rates` are the learning rates, of a model of ordinary size and of a small one, where --lr is not given.
-    Raises UsageError, DataError, ArtifactError.
-    """
+def prepare(config: StageConfig) -> Inputs:
+    """Resolve and check everything that the options of a stage name. Raises UsageError, DataError, ArtifactError."""
+    stage = stage_of(config)
     require(config.report_to)
     config = config.resolved() if hasattr(config, "resolved") else config
     _refuse_odd_adapter(config)
-    name = check_name(stage if config.name is None else config.name)
+    name = check_name(stage.name if config.name is None else config.name)
     store = Store(config.runs)
-    files = "prompts" if purpose == "prompts" else "data"
+    files = "prompts" if stage.samples else "data"
     if not getattr(config, files):
         raise UsageError(f"{option(files)} is missing", f"name a file: {option(files)} FILE")
     notes: list[str] = []
-    references = _references(config, store, notes, reward_model_may_start=stage == "rm")
-    rewards = _rewards(config, store, wanted=purpose == "prompts")
+    references = _references(config, stage, store, notes)
+    rewards = _rewards(config, store, wanted=stage.samples)
     read: Any = partial(
-        read_dataset, purpose=purpose, skip_bad=config.skip_bad, split=config.split, names=config.map, lazily=True
+        read_dataset, purpose=stage.purpose, skip_bad=config.skip_bad, split=config.split, names=config.map, lazily=True
     )
     data = read(getattr(config, files))
-    if (most := getattr(config, "max_rows", None)) is not None:
-        if most >= len(data.rows):
+    eval_data = None
+    if isinstance(config, DataConfig):
+        most = config.max_rows
+        if most is not None and most >= len(data.rows):
             config = replace(config, max_rows=None)  # all of them: the very run that is made without it
         data = first(data, most)
-    weigh(data, getattr(config, "weight_column", None))
-    eval_path = getattr(config, "eval_data", None)
-    eval_data = read([eval_path], held_out=True) if eval_path else None
-    if stage == "rm" and (column := set_apart(data, config.margin_column)):
+        weigh(data, config.weight_column if isinstance(config, WeightConfig) else None)
+        eval_data = read([config.eval_data], held_out=True) if config.eval_data else None
+    if isinstance(config, RewardConfig) and (column := set_apart(data, config.margin_column)):
         notes.append(f"each pair's margin is in the column {column!r}")
         if eval_data is not None:
             set_apart(eval_data, config.margin_column)
-    data = mix(data, getattr(config, "data_weight", []), config.seed)
+    if isinstance(config, DataConfig):
+        data = mix(data, config.data_weight, config.seed)
     architecture = _architecture(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS
-        config = replace(config, lr=rates[1] if small else rates[0])
+        config = replace(config, lr=stage.rates[1] if small else stage.rates[0])
     inputs = Inputs(stage, config, store, name, data, eval_data, references, architecture, "", rewards)
     inputs.notes = notes + [r.note for r in references.values() if r.note] + data.notes
     inputs.key = _key(inputs)
@@ -112,7 +128,7 @@ def prepare(stage: str, config: Any, *, purpose: Purpose, rates: tuple[float, fl
     return inputs
 
 
-def _refuse_odd_adapter(config: Any) -> None:
+def _refuse_odd_adapter(config: StageConfig) -> None:
     asks = {
         "adapter": config.adapter != "lora",
         "load_in_4bit": config.load_in_4bit,
@@ -126,32 +142,32 @@ def _refuse_odd_adapter(config: Any) -> None:
         raise UsageError("--load-in-4bit needs bitsandbytes", "pip install 'prefcli[qlora]'")
 
 
-def _references(config: Any, store: Store, notes: list[str], reward_model_may_start: bool) -> dict[str, Reference]:
+def _references(config: StageConfig, stage: Stage, store: Store, notes: list[str]) -> dict[str, Reference]:
     text = config.model
     if text is None:
         text, note = default_model(store)
         notes.append(note)
     found = {"model": resolve(text, store)}
     for role in ("reference", "value_init"):
-        if getattr(config, role, None):
-            found[role] = resolve(getattr(config, role), store)
-    if hasattr(config, "reference") and not getattr(config, "reference_free", False):
+        if named := getattr(config, role, None):
+            found[role] = resolve(named, store)
+    if stage.reference and not (isinstance(config, DPOConfig) and config.reference_free):
         found.setdefault("reference", found["model"])
     found = {role: at_hand(reference) for role, reference in found.items()}
     for role, reference in found.items():
-        if role in ("model", "reference") and not reward_model_may_start:
+        if role in ("model", "reference") and not stage.scores:
             refuse_reward_model(reference)
     return found
 
 
-def _rewards(config: Any, store: Store, wanted: bool) -> list[RewardSpec]:
-    if not getattr(config, "reward", None):
+def _rewards(config: StageConfig, store: Store, wanted: bool) -> list[RewardSpec]:
+    if not isinstance(config, DPOConfig | PPOConfig) or not config.reward:
         if not wanted:
             return []
         raise UsageError(
             "--reward is missing", "name a reward model (train one: prefcli train-rm) or python:FILE:FUNCTION"
         )
-    specs = parse_rewards(config.reward, store, label=getattr(config, "label", None))
+    specs = parse_rewards(config.reward, store, label=config.label if isinstance(config, PPOConfig) else None)
     for spec in specs:
         refuse_language_model(spec)
         if spec.reference is not None:
@@ -185,7 +201,7 @@ def _key(inputs: Inputs) -> str:
     parents |= {f"{REWARD}{spec.name}": spec.digest for spec in inputs.rewards}
     return digest_json(
         {
-            "stage": inputs.stage,
+            "stage": inputs.stage.name,
             "config": key_fields(inputs.config),
             # What cannot be pinned is never the same twice.
             "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},

@@ -1,50 +1,194 @@
-"""KTO: learning from answers that are labelled desirable or not, one by one (losses/binary.py)."""
+"""KTO: learning from answers that are labelled desirable or not, one by one (losses.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import RandomSampler
 from trl import KTOConfig as TRLConfig
+from trl import KTOTrainer
 
 from prefcli.artifacts.store import Artifact
 from prefcli.config.kto import KTOConfig
-from prefcli.data.lazy import Example, looked_at
-from prefcli.data.tokenising import Encoder, encode_labelled
+from prefcli.data.encoder import Encoder
+from prefcli.data.lazy import looked_at
+from prefcli.data.tokenising import encode_labelled
 from prefcli.errors import DataError, UsageError
+from prefcli.losses import kto, reference_point, shifted
+from prefcli.models.generation import evaluation_mode
+from prefcli.models.logps import token_logps
+from prefcli.models.rows import pad_rows
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
-from prefcli.stages.packed_preferences import PackedKTO
+from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.reference import open_reference, reference_at_work
-from prefcli.stages.session import Session, session, sharded
+from prefcli.stages.session import Session, session
+from prefcli.stages.steps import Example, Found, Steps
+from prefcli.statistics.sums import Sums
 
 FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 # Where λ_D·(desirable answers) lies outside this many times λ_U·(undesirable ones) (arXiv 2402.01306, equation 9).
 BALANCE = (1.0, 4 / 3)
 
 
+class KTOSteps(Steps, KTOTrainer):
+    """KTO's loss, averaged over answers; z₀ is that of the whole optimizer step, over its parts and all processes, and
+    of held-out rows that of all of them.
+
+    A held-out example may bring the answer that its prompt is mismatched with ("other_ids"), so that this is the same
+    however the rows come in batches.
+    """
+
+    def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
+        self._config = config
+        # The frozen model, and the mode in which it is one; set once the trainer has prepared it.
+        self.reference: Any = None
+        self.at_work: Callable[[], AbstractContextManager[Any]] | None = None
+        self._kl = torch.zeros(())
+        super().__init__(*args, router_loss=config.router_loss, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return len(example["prompt_ids"]) + len(example["completion_ids"])
+
+    def begin(self, model: Any, parts: list[list[Example]]) -> None:
+        """z₀ of a step, over all its rows at once: max(0, ·) is biased upward, the more the fewer it is taken over."""
+        examples = [example for part in parts for example in part]
+        before = self._before([part[-1]["completion_ids"] for part in parts])
+        others = [ids for part, last in zip(parts, before) for ids in (last, *_columns(part, "completion_ids")[0][:-1])]
+        for example, other in zip(examples, others, strict=True):
+            example["other_ids"] = other
+        self._kl = self._point(self._mismatched(model, examples))
+
+    def _before(self, last: list[list[int]]) -> list[list[int]]:
+        """The answer before each of this process's parts, whose last ones are given: as one process has the rows, where
+        all processes' first parts come first, then the second ones."""
+        every = gather_object([last]) if self.accelerator.num_processes > 1 else [last]
+        in_order = [lasts[part] for part in range(len(last)) for lasts in every]
+        own = range(self.accelerator.process_index, len(in_order), len(every))
+        return [in_order[place - 1] for place in own]
+
+    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
+        """The reference's figures of a batch; z₀ is known (`evaluation_loop`)."""
+        assert self.at_work is not None
+        for piece in self._pieces(examples):
+            rows = pad_rows(*_columns(piece, "prompt_ids", "completion_ids"), device=self.accelerator.device)
+            with self.at_work(), torch.no_grad():
+                _note(piece, token_logps(self.reference, rows).logps.sum(1))
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """z₀ of all held-out rows first, for their losses depend on it."""
+        found = Sums()
+        for batch in dataloader:
+            if examples := self.own_rows(batch["examples"]):
+                others = shifted([example["completion_ids"] for example in examples])
+                for example, other in zip(examples, others):
+                    example.setdefault("other_ids", other)
+                found.add(self._mismatched(self.model, examples))
+        self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
+        return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
+
+    @torch.no_grad()
+    def _mismatched(self, model: Any, examples: list[Example]) -> Found:
+        """Σ r of each prompt with another's answer, and of how many; the examples get the reference's figures of their
+        own answers on the way, which share their prompt's pass."""
+        assert self.at_work is not None
+        device, ratios = self.accelerator.device, []
+        for piece in self._pieces(examples, lambda example: self.cost(example) + len(example["other_ids"])):
+            both = pad_rows(
+                [example["prompt_ids"] for example in piece for _ in range(2)],
+                [example[name] for example in piece for name in ("completion_ids", "other_ids")],
+                device=device,
+            )
+            with self.at_work():
+                reference = token_logps(self.reference, both).logps.sum(1)
+            with evaluation_mode(model), self.accelerator.autocast():
+                mismatched = both.select(torch.arange(1, 2 * len(piece), 2, device=device))
+                ratios.append(token_logps(model, mismatched).logps.sum(1) - reference[1::2])
+            _note(piece, reference[0::2])
+        found = torch.cat(ratios)
+        return {"ratio": (found.sum(), len(found))}
+
+    def _point(self, found: Found) -> Tensor:
+        """z₀ of the rows of all processes."""
+        total, count = found["ratio"]
+        sums = torch.tensor([float(total), float(count)], device=self.accelerator.device)
+        total, count = self.accelerator.reduce(sums, reduction="sum")
+        return reference_point(total / count.clamp(min=1))
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
+        config, device = self._config, self.accelerator.device
+        rows = pad_rows(*_columns(examples, "prompt_ids", "completion_ids"), device=device)
+        found, more = self.logps(model, rows)
+        logps = found.logps.sum(1)
+        ratios = logps - logps.new_tensor([example["reference_logps"] for example in examples])
+        labels = torch.tensor([example["label"] for example in examples], device=device)
+        losses = kto(
+            ratios, labels, self._kl, beta=config.beta,
+            desirable=config.desirable_weight, undesirable=config.undesirable_weight,
+        )  # fmt: skip
+        losses = losses * ratios.new_tensor([example.get("weight", 1.0) for example in examples])
+        rewards, good, tokens = config.beta * ratios.detach(), int(labels.sum()), rows.mask.sum().item()
+        bad = len(examples) - good
+        return losses.sum(), {
+            "kl": (self._kl * len(examples), len(examples)),
+            "entropy": (found.entropy.sum(), tokens),
+            "rewards/chosen": (rewards[labels].sum(), good),
+            "rewards/rejected": (rewards[~labels].sum(), bad),
+            "logps/chosen": (logps[labels].sum(), good),
+            "logps/rejected": (logps[~labels].sum(), bad),
+            **more,
+        }
+
+    def of_rows(self, means: dict[str, float]) -> dict[str, float]:
+        if "rewards/chosen" in means and "rewards/rejected" in means:  # a batch may have one kind alone
+            return means | {"rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
+        return means
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [*self.train_dataset.column_names, "other_ids"]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
+        return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+def _columns(examples: list[Example], *names: str) -> list[list[Any]]:
+    return [[example[name] for example in examples] for name in names]
+
+
+def _note(examples: list[Example], logps: Tensor) -> None:
+    """What the reference gives each example's own answer."""
+    for example, value in zip(examples, logps.tolist()):
+        example["reference_logps"] = value
+
+
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on labelled answers and return the finished artifact; None in all processes but the first."""
-    config: KTOConfig = inputs.config
+    config = inputs.config
+    assert isinstance(config, KTOConfig)
     if wrapper := sharded():
         raise UsageError(f"kto does not run under {wrapper}", "run it in processes that hold the whole model")
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_labelled(inputs.data.rows, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
+        encode = partial(encode_labelled, encoder=encoder, max_length=config.max_length)
+        rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         _check_labels(run, rows)
-        held_out, _, _ = encode_labelled(inputs.eval_data.rows if inputs.eval_data else [], encoder, config.max_length)
         if isinstance(held_out, list):
             for row, before in zip(held_out, held_out[-1:] + held_out[:-1]):
                 row["other_ids"] = before["completion_ids"]
-        refuse_long_rows(inputs, rows, held_out)
         opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)
@@ -62,35 +206,18 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "kto takes its KL from the other answers of a step, and takes no parts of one answer",
                 "raise --batch-size, or lower --grad-accum",
             )
-        with trl_trainer.unchanged(opened.model):
-            trainer = PackedKTO(
-                model=opened.model,
-                ref_model=reference,
-                args=TRLConfig(**arguments),
-                train_dataset=trl_trainer.dataset(rows),
-                eval_dataset=trl_trainer.dataset(held_out) if held_out else None,
-                processing_class=opened.tokenizer,
-                tokens_per_row=run.tokens_per_row,
-                config=config,
-            )
+        kind = partial(KTOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config)
+        trainer = trl_trainer.build(kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out)
         trainer.reference = opened.model if reference is None else reference
         trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
-        steps, tokens = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
-        wanted = (*FINAL, *(f"eval_{name}" for name in FINAL))
-        return run.finish(
-            trainer.model,
-            opened.tokenizer,
-            metrics={name: run.log.last[name] for name in wanted if name in run.log.last},
-            steps=steps,
-            tokens=tokens,
-            about=opened.about,
-            saves_merged=opened.saves_merged,
-        )
+        done = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
+        return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 
 def _check_labels(run: Session, rows: Sequence[Example]) -> None:
     """Say where the two kinds weigh very differently. Raises DataError where there is one kind alone."""
-    config: KTOConfig = run.inputs.config
+    config = run.inputs.config
+    assert isinstance(config, KTOConfig)
     labels = [row["label"] for row in looked_at(rows)]
     good, bad = sum(labels), len(labels) - sum(labels)
     among = f" among the first {len(labels)} rows" if len(labels) < len(rows) else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.training import DataConfig
 from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.models.positions import refuse_longer
 from prefcli.stages.inputs import Inputs
@@ -11,6 +13,7 @@ from prefcli.stages.inputs import Inputs
 
 def refuse_long_rows(inputs: Inputs, *parts: Sequence[Example]) -> None:
     """Raise UsageError where a row has more tokens than the model, or its reference, has positions for."""
+    assert isinstance(inputs.config, DataConfig)
     limit = inputs.config.max_length
     longest = max((_length(example) for examples in parts for example in looked_at(examples)), default=0)
     if any(isinstance(examples, LazyExamples) for examples in parts):
@@ -20,6 +23,7 @@ def refuse_long_rows(inputs: Inputs, *parts: Sequence[Example]) -> None:
 
 def refuse_long_answers(inputs: Inputs, longest_prompt: int) -> None:
     """Raise UsageError where a prompt with its answer may have more tokens than a model has positions for."""
+    assert isinstance(inputs.config, PPOConfig)
     refuse_longer(
         inputs.references,
         longest_prompt + inputs.config.max_new_tokens,

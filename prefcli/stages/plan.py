@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from prefcli.artifacts.alive import memory_limit
-from prefcli.config.training import TOKENS_PER_ROW
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.config.training import DataConfig, PolicyConfig
 from prefcli.data.lazy import LazyRows
-from prefcli.data.shown import counted
 from prefcli.errors import MemoryShortError
+from prefcli.machine import memory_limit
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.inputs import Inputs
+from prefcli.text import counted
 
 ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
-MEMORY_STAGE: dict[str, Any] = {"sft": "sft", "rm": "train-rm", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
 
 WARNS, STOPS = 0.9, 1.05  # of the device's memory
 TEMPLATE_TOKENS = 64
 IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/layouts.json
 
 
-def rollouts(config: Any, prompts: int) -> int:
+def rollouts(config: PPOConfig, prompts: int) -> int:
     """How many rollouts a ppo run makes."""
     answers = prompts * (config.num_generations or 1)
     return config.max_steps or max(1, math.ceil(config.epochs * answers / config.batch_size))
@@ -33,9 +35,10 @@ def rollouts(config: Any, prompts: int) -> int:
 def steps(inputs: Inputs) -> int:
     """Optimizer steps (rollouts, for ppo), before rows that do not fit are left out."""
     config, rows = inputs.config, len(inputs.data.rows)
-    if inputs.stage == "ppo":
+    if inputs.stage.samples:
+        assert isinstance(config, PPOConfig)
         return rollouts(config, rows)
-    if inputs.stage == "rm" and inputs.eval_data is None and config.eval_share and rows > 1:
+    if isinstance(config, RewardConfig) and inputs.eval_data is None and config.eval_share and rows > 1:
         rows -= max(1, round(config.eval_share * rows))
     return config.max_steps or math.ceil(config.epochs * math.ceil(rows / config.batch_size))
 
@@ -43,7 +46,7 @@ def steps(inputs: Inputs) -> int:
 def summary(inputs: Inputs) -> dict[str, str]:
     """The plan as shown: one short text for each line."""
     config = inputs.config
-    lines = {"stage": inputs.stage}
+    lines = {"stage": inputs.stage.name}
     for role, reference in inputs.references.items():
         lines[role.replace("_", " ")] = reference.shown
     if inputs.architecture:
@@ -58,9 +61,10 @@ def summary(inputs: Inputs) -> dict[str, str]:
         lines["loss"] = config.in_words
     trained = ADAPTERS[config.adapter] + f" rank {config.lora_rank}" if config.lora_rank else "all weights"
     trained += " on a base in 4 bits" if config.load_in_4bit else ""
-    if router := getattr(config, "router_loss", 0.0):
-        lines["router loss"] = f"{router:g} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
-    unit = "rollouts" if inputs.stage == "ppo" else "steps"
+    if isinstance(config, PolicyConfig) and config.router_loss:
+        weight = f"{config.router_loss:g}"
+        lines["router loss"] = f"{weight} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
+    unit = "rollouts" if inputs.stage.samples else "steps"
     lines["training"] = (
         f"{steps(inputs):,} {unit} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "
         f"({config.lr_scheduler}), seed {config.seed}"
@@ -87,34 +91,27 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
     """
     if inputs.architecture is None:
         return None
-    config, ppo = inputs.config, inputs.stage == "ppo"
-    kind: Literal["cuda", "cpu"] = "cpu" if device == "cpu" else "cuda"
-    longest = config.max_prompt_length + config.max_new_tokens if ppo else _longest(inputs)
-    parts = config.grad_accum * (config.minibatches if ppo else 1)
-    default: Any = config.dtype if config.dtype != "auto" else "float32" if kind == "cpu" else "bfloat16"
-    longest = max(1, min(longest, inputs.architecture.positions or longest))
-    return Run(
-        stage=MEMORY_STAGE[inputs.stage],
-        architecture=inputs.architecture,
-        lora_rank=config.lora_rank,
+    config, more = inputs.config, {}
+    if inputs.stage.samples:
+        assert isinstance(config, PPOConfig)
+        parts, prompt = config.grad_accum * config.minibatches, config.max_prompt_length
+        length = prompt + config.max_new_tokens
+        more = {"rollout": config.batch_size, "value_model": config.advantage == "gae"}
+    else:
+        parts, prompt, length = config.grad_accum, 0, _longest(inputs)
+    return Run.of(
+        inputs.stage,
+        config if dtype is None else replace(config, dtype=dtype),
+        inputs.architecture,
+        "cpu" if device == "cpu" else "cuda",
+        length,
+        prompt,
         shared_base=_shares(inputs),
-        in_4bit=config.load_in_4bit,
-        dtype=dtype or default,
-        autocast=True,
-        optimizer=config.optim,
         batch_size=max(1, config.batch_size // parts),
-        rollout=config.batch_size if ppo else 0,
         accumulates=config.grad_accum > 1,
-        answers=config.num_generations if ppo else 0,
-        max_length=longest,
-        shared_prompt=min(config.max_prompt_length, longest) if ppo else 0,
-        tokens_per_row=config.tokens_per_row or TOKENS_PER_ROW[kind],
-        packed=config.packed,
-        checkpointing=config.gradient_checkpointing,
-        cached_reference=getattr(config, "reference_free", False),
-        value_model=getattr(config, "advantage", "gae") == "gae",
+        cached_reference=inputs.stage.reference and "reference" not in inputs.references,
         reward_model=any(spec.reference is not None for spec in inputs.rewards),
-        device=kind,
+        **more,
     )
 
 
@@ -170,24 +167,23 @@ def _longest(inputs: Inputs) -> int:
 
     Rows that are read when a step needs them are not read for this.
     """
+    assert isinstance(inputs.config, DataConfig)
     if isinstance(inputs.data.rows, LazyRows):
-        return int(inputs.config.max_length)
+        return inputs.config.max_length
     texts = (row.prompt_text + max(row.completion or "", row.chosen or "", row.rejected or "", key=len)
              for row in inputs.data.rows)  # fmt: skip
     most = max((len(text.encode("utf-8", "surrogatepass")) for text in texts), default=0) + TEMPLATE_TOKENS
-    return min(int(inputs.config.max_length), most)
+    return min(inputs.config.max_length, most)
 
 
 def _shares(inputs: Inputs) -> bool:
-    """Whether a frozen model stands on the base that is trained: dpo's and kto's without the adapter, ppo's roles."""
-    if inputs.stage in ("dpo", "kto"):
-        return inputs.config.lora_rank > 0 and inputs.references.get("reference") == inputs.model
-    return _shares_all(inputs)
-
-
-def _shares_all(inputs: Inputs) -> bool:
-    """Whether ppo's roles stand on one base: a reward model with weights of its own is a second."""
-    if getattr(inputs.config, "layout", None) != "shared":
-        return False
+    """Whether a frozen model stands on the base that is trained: dpo's and kto's without the adapter; ppo's roles,
+    unless a reward model has weights of its own."""
+    config = inputs.config
+    if not inputs.stage.samples:
+        start = inputs.references.get("reference") == inputs.model
+        return inputs.stage.reference and config.lora_rank > 0 and start
+    assert isinstance(config, PPOConfig)
     paths = [spec.reference.path for spec in inputs.rewards if spec.reference is not None]
-    return all(path is not None and (path / "adapter_config.json").is_file() for path in paths)
+    adapters = all(path is not None and (path / "adapter_config.json").is_file() for path in paths)
+    return config.layout == "shared" and adapters

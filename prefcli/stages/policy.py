@@ -8,14 +8,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
-from prefcli.config.training import ModelConfig
+from prefcli.config.training import ModelConfig, PolicyConfig
 from prefcli.errors import UsageError
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.classes import balances_routers
-from prefcli.models.loading import base_of, configuration, is_adapter, load_policy, pad_with
+from prefcli.models.loading import Loaded, base_of, configuration, is_adapter, loaded_policy, pad_with
 from prefcli.models.tokenizers import load_tokenizer
-from prefcli.stages.session import Session, sharded
+from prefcli.progress import Reporter
+from prefcli.stages.processes import sharded
+from prefcli.stages.session import Session
 
 
 @dataclass
@@ -44,7 +46,7 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     inputs, config = session.inputs, session.inputs.config
     _refuse_no_routers(session)
     session.reporter.begin(f"loading {inputs.model.shown}", None)
-    model = load_policy(
+    loaded = loaded_policy(
         inputs.model,
         dtype=session.trained_dtype,
         device=session.device,
@@ -52,13 +54,10 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
         tokenizer_size=len(tokenizer),
         in_4bit=config.load_in_4bit,
     )
-    pad_with(model, tokenizer)
-    trained = with_adapter(model, config, scorer=False, reporter=session.reporter)
-    name_base(trained, inputs.model.base)
-    continued = is_adapter(inputs.model) and trained is model
+    pad_with(loaded.model, tokenizer)
+    trained, saves_merged = adapted(config, inputs.model, loaded, session.reporter, scorer=False)
+    continued = is_adapter(inputs.model) and trained is loaded.model
     session.reporter.end()
-    saves_merged = on_no_disk(config, inputs.model, model, trained)
-    refuse_merged_4bit(config, inputs.model, saves_merged)
     about = {"parameters": count(trained), "trained": count(trained, True)}
     base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
     return Opened(trained, tokenizer, saves_merged, about, base, continued)
@@ -66,7 +65,8 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
 
 def _refuse_no_routers(session: Session) -> None:
     """Raise UsageError for --router-loss of a model without such a loss, or where TRL's trainers make the steps."""
-    asked = getattr(session.inputs.config, "router_loss", 0.0)
+    config = session.inputs.config
+    asked = config.router_loss if isinstance(config, PolicyConfig) else 0.0
     if asked and (wrapper := sharded()):
         raise UsageError(f"--router-loss does not run under {wrapper}", "leave it out there")
     if asked and not balances_routers(configuration(session.inputs.model)):
@@ -77,23 +77,25 @@ def _refuse_no_routers(session: Session) -> None:
         )
 
 
-def on_no_disk(config: ModelConfig, start: Reference, opened: Any, trained: Any, label: str | None = None) -> bool:
-    """Whether what the trained adapter sits on is on no disk, so that it could not be opened again on it.
+def adapted(
+    config: ModelConfig, start: Reference, loaded: Loaded, reporter: Reporter, *, scorer: bool, label: str | None = None
+) -> tuple[Any, bool]:
+    """The model that is trained, as --lora-rank says, and whether an adapter must be saved merged into what it sits on.
 
-    A GGUF file, a token or another head (`label`) given to what was `opened`, an adapter that was merged into it.
+    That is on no disk, and the adapter could not be opened on it again: a GGUF file, a token or another head (`label`)
+    given to what was loaded, an adapter that was merged into it. Raises UsageError where that is held in 4 bits.
     """
-    merged_first = is_adapter(start) and trained is not opened
-    changed = start.kind == "gguf" or getattr(opened, "grown_from", None) is not None or label is not None
-    return config.lora_rank > 0 and (merged_first or changed)
-
-
-def refuse_merged_4bit(config: ModelConfig, model: Reference, saves_merged: bool) -> None:
-    """Raise UsageError where an adapter would have to be saved merged into weights of 4 bits."""
+    trained = with_adapter(loaded.model, config, scorer=scorer, reporter=reporter)
+    name_base(trained, start.base)
+    merged_first = is_adapter(start) and trained is not loaded.model
+    changed = start.kind == "gguf" or loaded.has_grown or label is not None
+    saves_merged = config.lora_rank > 0 and (merged_first or changed)
     if saves_merged and config.load_in_4bit:
         raise UsageError(
-            f"--load-in-4bit needs {model.shown} on a disk as it is trained, and this changes it first",
+            f"--load-in-4bit needs {start.shown} on a disk as it is trained, and this changes it first",
             "write a plain model and start from that: prefcli export",
         )
+    return trained, saves_merged
 
 
 def count(model: Any, trained_only: bool = False) -> int:

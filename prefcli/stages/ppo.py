@@ -18,9 +18,10 @@ from accelerate.utils import gather_object
 from prefcli import stopping
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
-from prefcli.data.formats import Row
+from prefcli.config.ppo import PPOConfig
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import LazyRows, looked_at
-from prefcli.data.tokenising import Encoder
+from prefcli.data.row import Row
 from prefcli.errors import AlarmError, ArtifactError, UsageError
 from prefcli.evaluation.prompts import short_enough
 from prefcli.models.tokenizers import end_ids
@@ -35,8 +36,10 @@ from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
 from prefcli.stages.roles import OpenedRoles, open_roles
-from prefcli.stages.session import Session, save_step, session, sharded
+from prefcli.stages.saving import save_step
+from prefcli.stages.session import Session, session
 from prefcli.stages.state import VALUES, random_state, read_state, set_random_state, write_state
 from prefcli.stopping import Phase
 from prefcli.watch.records import Answers
@@ -62,6 +65,7 @@ TAIL = 5  # the manifest's final metrics are means over so many last rollouts: o
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train against the reward and return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, PPOConfig) and config.num_generations and config.lr is not None
     wrapper = sharded()
     if wrapper:
         raise UsageError(

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.config.training import DataConfig
 from prefcli.data.checks.found import Finding, shortened
 from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples
 from prefcli.data.checks.run import check
 from prefcli.data.checks.tokens import Tokens
+from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import looked_at
 from prefcli.data.lengths import length_bias
-from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
+from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
 from prefcli.errors import DataError
 from prefcli.models.adapters import planned
 from prefcli.models.loading import is_adapter
@@ -21,7 +25,6 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_answers, refuse_long_rows
-from prefcli.stages.table import STAGES
 
 OPEN, CLOSE = "⟦", "⟧"
 
@@ -41,13 +44,13 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     rows = looked_at(inputs.data.rows)
     adapter = {}
     if config.lora_rank and not is_adapter(inputs.model):
-        adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage == "rm")}
-    lines, cut, dropped = _PREVIEWS[inputs.stage](rows, encoder, inputs)
+        adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage.scores)}
+    lines, cut, dropped = _PREVIEWS[inputs.stage.purpose](rows, encoder, inputs)
     checked = check(
         list(dict.fromkeys(source["path"] for source in inputs.data.sources)),
-        STAGES[inputs.stage].purpose,
-        [config.eval_data] if getattr(config, "eval_data", None) else [],
-        of_row=Tokens(encoder, None, getattr(config, "train_on_prompt", False)),
+        inputs.stage.purpose,
+        [config.eval_data] if isinstance(config, DataConfig) and config.eval_data else [],
+        of_row=Tokens(encoder, None, _on_prompt(inputs)),
         split=config.split,
         names=config.map,
     )
@@ -57,16 +60,21 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
 
 def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
     """Notice what looks odd about the first rows as the model is shown them. Raises DataError: nothing is trained."""
-    on_prompt = getattr(inputs.config, "train_on_prompt", False)
-    for name, example in of_examples(inputs.data.rows, encoder, on_prompt):
+    for name, example in of_examples(inputs.data.rows, encoder, _on_prompt(inputs)):
         kind = KINDS[name]
         if kind.severity == "error":
             raise DataError(f"{name}: {example}", kind.remedy)
         reporter.notice(f"{name}: {kind.means} ({shortened(example)})")
 
 
+def _on_prompt(inputs: Inputs) -> bool:
+    return isinstance(inputs.config, SFTConfig) and inputs.config.train_on_prompt
+
+
 def _prompts(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
-    config, most = inputs.config, inputs.config.max_prompt_length
+    config = inputs.config
+    assert isinstance(config, PPOConfig)
+    most = config.max_prompt_length
     lengths = [len(encoder.prompt_ids(row.prompt, most)) for row in rows]
     fits = sum(length <= config.max_prompt_length for length in lengths)
     refuse_nothing_left(fits, len(rows), config.max_prompt_length)
@@ -80,7 +88,8 @@ def _prompts(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
 
 def _demos(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
     config = inputs.config
-    demos, cut, dropped = encode_demos(rows, encoder, config.max_length, config.train_on_prompt)
+    assert isinstance(config, DataConfig)
+    demos, cut, dropped = encode_demos(rows, encoder, config.max_length, _on_prompt(inputs))
     refuse_nothing_left(len(demos), dropped, config.max_length)
     refuse_long_rows(inputs, demos)
     return {
@@ -91,6 +100,7 @@ def _demos(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
 
 def _labelled(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
     config = inputs.config
+    assert isinstance(config, DataConfig)
     answers, cut, dropped = encode_labelled(rows, encoder, config.max_length)
     refuse_nothing_left(len(answers), dropped, config.max_length)
     refuse_long_rows(inputs, answers)
@@ -105,6 +115,7 @@ def _labelled(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
 
 def _pairs(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
     config = inputs.config
+    assert isinstance(config, DataConfig)
     pairs, cut, dropped = encode_pairs(rows, encoder, config.max_length)
     refuse_nothing_left(len(pairs), dropped, config.max_length)
     refuse_long_rows(inputs, pairs)
@@ -119,7 +130,7 @@ def _pairs(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
 
 
 Made = tuple[dict[str, str], int, int]  # lines, how many rows are cut, how many left out
-_PREVIEWS = {"sft": _demos, "rm": _pairs, "dpo": _pairs, "kto": _labelled, "ppo": _prompts}
+_PREVIEWS = {"demos": _demos, "pairs": _pairs, "labelled": _labelled, "prompts": _prompts}
 
 
 def _answered(encoder: Encoder, example: dict[str, Any], answer: str) -> str:

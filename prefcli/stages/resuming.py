@@ -18,7 +18,9 @@ from transformers.trainer_callback import TrainerState
 
 from prefcli import stopping
 from prefcli.progress import is_main_process
-from prefcli.stages.session import Session, save_step, sharded
+from prefcli.stages.processes import sharded
+from prefcli.stages.saving import save_step
+from prefcli.stages.session import Session
 from prefcli.stages.state import random_state, set_random_state, write_state
 from prefcli.stopping import Phase
 from prefcli.watch.watchers import Watchers

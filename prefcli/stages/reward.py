@@ -9,28 +9,29 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer
 
 from prefcli.artifacts.store import Artifact
-from prefcli.data.formats import Row
-from prefcli.data.lazy import identities, looked_at, take
-from prefcli.data.tokenising import Encoder, encode_pairs
-from prefcli.figures.pairs import accuracy
-from prefcli.models.adapter_files import name_base
-from prefcli.models.adapters import with_adapter
-from prefcli.models.loading import is_scorer, load_scorer
+from prefcli.config.reward import RewardConfig
+from prefcli.data.encoder import Encoder
+from prefcli.data.lazy import identities, take
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_pairs
+from prefcli.losses import bradley_terry
+from prefcli.models.loading import is_scorer, loaded_scorer
 from prefcli.models.logps import sequence_scores
 from prefcli.models.templates import end_at_the_score
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
-from prefcli.stages.long_rows import refuse_long_rows
-from prefcli.stages.packed_trainer import PackedReward, pair_rows
-from prefcli.stages.policy import count, on_no_disk, open_tokenizer, refuse_merged_4bit
+from prefcli.stages.inputs import Inputs
+from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
+from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import accuracy, right
 
 
 class PaddedReward(Resuming, RewardTrainer):
@@ -40,27 +41,47 @@ class PaddedReward(Resuming, RewardTrainer):
         return dataset
 
 
+class RewardSteps(Steps, RewardTrainer):
+    """Bradley–Terry's loss, averaged over pairs, with --center-rewards as `center`."""
+
+    def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
+        self._center = center
+        super().__init__(*args, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
+        scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))
+        chosen, rejected, pairs = scores[0::2], scores[1::2], len(examples)
+        margins = chosen - rejected
+        asked = margins.new_tensor([example.get("margin", 0.0) for example in examples])
+        return bradley_terry(chosen, rejected, asked, self._center).sum(), {
+            "accuracy": (right(margins).sum(), pairs),
+            "margin": (margins.sum(), pairs),
+            "mean_reward": (scores.sum(), 2 * pairs),
+        }
+
+
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs, measure on held-out ones, return the finished artifact; None in all processes but the first."""
     config = inputs.config
+    assert isinstance(config, RewardConfig)
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         if (why := end_at_the_score(tokenizer)) is not None:
             reporter.notice(f"used as transformers does, this reward model would be read elsewhere than here: {why}")
-        held_out: Sequence[Row]
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
-        if inputs.eval_data:
-            held_out = inputs.eval_data.rows
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        rows, cut, dropped = encode_pairs(training, encoder, config.max_length)
-        refuse_nothing_left(len(looked_at(rows)), dropped, config.max_length)
-        trl_trainer.say_cut(run, cut, dropped, rows)
+        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        rows, measured = trl_trainer.encoded(run, encode, training, held_out or inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
-        measured, _, _ = encode_pairs(held_out, encoder, config.max_length)
-        refuse_long_rows(inputs, rows, measured)
         reporter.begin(f"loading {inputs.model.shown}", None)
-        model = load_scorer(
+        loaded = loaded_scorer(
             inputs.model,
             tokenizer,
             dtype=run.trained_dtype,
@@ -71,25 +92,17 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             in_4bit=config.load_in_4bit,
             label=config.label,
         )
-        trained = with_adapter(model, config, scorer=True, reporter=reporter)
-        name_base(trained, inputs.model.base)
+        trained, saves_merged = adapted(config, inputs.model, loaded, reporter, scorer=True, label=config.label)
         reporter.end()
-        saves_merged = on_no_disk(config, inputs.model, model, trained, config.label)
-        refuse_merged_4bit(config, inputs.model, saves_merged)
         run.packs(trained, "reward model")
         own = trl_trainer.own_steps()
-        packed = partial(PackedReward, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
+        packed = partial(RewardSteps, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
         trainer_class: Any = packed if own else PaddedReward
         theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole
-        with trl_trainer.unchanged(trained):
-            trainer = trainer_class(
-                model=trained,
-                args=TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))),
-                train_dataset=trl_trainer.dataset(rows, sides),
-                eval_dataset=trl_trainer.dataset(measured, sides) if inputs.eval_data else None,
-                processing_class=tokenizer,
-            )
+        arguments = trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))
+        in_training = measured if inputs.eval_data else []
+        trainer = trl_trainer.build(trainer_class, trained, tokenizer, TRLConfig(**arguments), rows, in_training, sides)
         steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
         metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
@@ -141,7 +154,7 @@ def whole(pair: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy (`figures.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
     if not rows:
         return {}
     model.eval()

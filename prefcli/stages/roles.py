@@ -17,16 +17,15 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference, value_beside
+from prefcli.config.ppo import PPOConfig
 from prefcli.models import shared
-from prefcli.models.adapter_files import name_base
-from prefcli.models.adapters import with_adapter
 from prefcli.models.labels import how_many
-from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, load_scorer
+from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, loaded_scorer
 from prefcli.models.shared import SharedRole
 from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.sources import ModelReward, RewardSource, load_reward
-from prefcli.stages.policy import Opened, on_no_disk, refuse_merged_4bit
+from prefcli.stages.policy import Opened, adapted
 from prefcli.stages.reference import load_reference
 from prefcli.stages.session import Session
 
@@ -62,13 +61,18 @@ class OpenedRoles:
 
 def open_roles(run: Session, opened: Opened) -> OpenedRoles:
     """Policy, value model, reference and reward sources. Raises as `load_policy`, `load_scorer`, `load_reward` do."""
-    return (_shared if run.inputs.config.layout == "shared" else _separate)(run, opened)
+    return (_shared if _config(run).layout == "shared" else _separate)(run, opened)
+
+
+def _config(run: Session) -> PPOConfig:
+    assert isinstance(run.inputs.config, PPOConfig)
+    return run.inputs.config
 
 
 def _separate(run: Session, opened: Opened) -> OpenedRoles:
     rewards = [_reward(run, opened, spec) for spec in run.inputs.rewards]
     value, value_from, merges = None, None, False
-    if run.inputs.config.advantage == "gae":
+    if _config(run).advantage == "gae":
         start = _value_start(run, opened.tokenizer)
         value_from = start.shown
         value, _, merges = _value(run, opened, start)
@@ -78,7 +82,7 @@ def _separate(run: Session, opened: Opened) -> OpenedRoles:
 
 def _shared(run: Session, opened: Opened) -> OpenedRoles:
     policy, reference = opened.model, _shared_reference(run, opened)
-    start = _value_start(run, opened.tokenizer) if run.inputs.config.advantage == "gae" else None
+    start = _value_start(run, opened.tokenizer) if _config(run).advantage == "gae" else None
     value, merges = None, False
     rewards: list[RewardSource] = []
     for number, spec in enumerate(run.inputs.rewards):
@@ -168,7 +172,7 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     """The value model, whether it is trained on in the adapter of `start`, and whether it is to be saved merged."""
     config = run.inputs.config
     label = _label(run, start)
-    model = load_scorer(
+    loaded = loaded_scorer(
         start,
         opened.tokenizer,
         dtype=run.trained_dtype,
@@ -181,11 +185,8 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     )
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
-    trained = with_adapter(model, config, scorer=True, reporter=run.reporter)
-    name_base(trained, start.base)
-    merges = on_no_disk(config, start, model, trained, label)
-    refuse_merged_4bit(config, start, merges)
-    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is model, merges
+    trained, merges = adapted(config, start, loaded, run.reporter, scorer=True, label=label)
+    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is loaded.model, merges
 
 
 def _label(run: Session, start: Reference) -> str | None:
@@ -194,7 +195,7 @@ def _label(run: Session, start: Reference) -> str | None:
         if spec.reference == start:
             return spec.label
     several = is_scorer(start) and how_many(start, configuration(start)) > 1
-    return run.inputs.config.label if several else None
+    return _config(run).label if several else None
 
 
 def _value_start(run: Session, tokenizer: PreTrainedTokenizerBase) -> Reference:

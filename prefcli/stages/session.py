@@ -1,99 +1,43 @@
-"""What all training stages do around the training itself: plan, metrics, measuring, the artifact and its card."""
+"""A run of any stage, from its inputs to its artifact: what all stages do around the training itself."""
 
 from __future__ import annotations
 
-import copy
 import datetime
 import functools
 import gc
-import json
-import math
-import os
-import platform
-import resource
-import shutil
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import peft
 import torch
-import transformers
-import trl
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
-from prefcli import __version__, stopping
-from prefcli.artifacts.alive import memory_limit
-from prefcli.artifacts.bases import Base, base_at
-from prefcli.artifacts.digests import write_atomically
-from prefcli.artifacts.hub import unasked
-from prefcli.artifacts.lineage import hub_root, lineage
+from prefcli import stopping
 from prefcli.artifacts.manifest import Manifest
-from prefcli.artifacts.store import LOG, RUN, STOP, Artifact, Draft
+from prefcli.artifacts.store import LOG, STOP, Artifact, Draft
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
-from prefcli.errors import AlarmError, ArtifactError, MemoryShortError, from_foreign
+from prefcli.errors import AlarmError
 from prefcli.memory.run import Run
-from prefcli.memory.sizes import format_bytes
-from prefcli.models.adapters import config_of, merged
-from prefcli.models.classes import opens_as
+from prefcli.models.adapters import merged
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process
-from prefcli.stages.card import Weights, model_card
+from prefcli.stages.environment import environment, refuse_elsewhere
 from prefcli.stages.inputs import Inputs, parents_of
-from prefcli.stages.plan import WARNS, advice, by_part, check_memory, peak, run_of
+from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
+from prefcli.stages.metrics_log import MetricsLog, is_number
+from prefcli.stages.plan import check_memory, peak, run_of
+from prefcli.stages.processes import draft_of, sharded
+from prefcli.stages.saving import bases_of, save_model, write_card
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
 from prefcli.stopping import Phase
 
 SAVE_SECONDS = 600.0
-
-
-class MetricsLog:
-    """metrics.jsonl: one object a logged step. A run that goes on keeps the lines up to the step it goes on from."""
-
-    def __init__(self, path: Path, kept: int = 0, tracker: Tracker | None = None) -> None:
-        self.tracker = tracker
-        lines = path.read_text(encoding="utf-8").splitlines() if kept else []
-        # A line that was cut is of a later step: a state is saved after its step was logged.
-        self.rows = [row for row in map(_read, lines) if row is not None and row["step"] <= kept]
-        self._path = path
-        self._file = self._opened()
-        self.last: dict[str, float] = {
-            name: value for row in self.rows for name, value in row.items() if name != "step" and _is_number(value)
-        }
-
-    def cut(self, step: int) -> None:
-        """Forget what came after `step`: the run has gone back to it."""
-        self.rows = [row for row in self.rows if row["step"] <= step]
-        self._file.close()
-        self._file = self._opened()
-
-    def _opened(self) -> TextIO:
-        """The file with `rows` in it, at no moment with fewer: a run may be killed now."""
-        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        return self._path.open("a", encoding="utf-8")
-
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        numbers = {name: float(value) for name, value in metrics.items() if _is_number(value)}
-        self.last |= {name: value for name, value in numbers.items() if math.isfinite(value)}
-        row = {"step": step} | {n: v if math.isfinite(v) else str(v) for n, v in numbers.items()}  # JSON has no NaN
-        self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        if self.tracker is not None:
-            self.tracker.log(step, numbers)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 @dataclass
@@ -222,9 +166,9 @@ class Session:
             save_model(value, self.draft.path / "value")
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
-        bases = {} if saves_merged else self._bases(model=model, value=value)
+        bases = {} if saves_merged else bases_of(self.inputs, model=model, value=value)
         manifest = Manifest(
-            stage=self.inputs.stage,
+            stage=self.inputs.stage.name,
             name=self.inputs.name,
             version=self.draft.version,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -251,39 +195,16 @@ class Session:
             status="stopped" if self.alarm else "complete",
         )
         base = bases["model"].place if "model" in bases else None
-        tree = lineage(Artifact(self.draft.path, manifest), self.inputs.store)
-        plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-        opens, backbone = opens_as(plain.config, manifest.stage == "rm")
-        weights_of = Weights("model", manifest.stage == "rm", base, hub_root(tree), opens, backbone)
-        card = model_card(manifest, weights_of, tree=tree, rows=self.log.rows)
-        (self.draft.path / "README.md").write_text(card, encoding="utf-8", errors="replace")
+        write_card(self.draft.path, manifest, model, base, self.inputs.store, self.log.rows)
         artifact = self.draft.finish(manifest, keep_state=self.inputs.config.keep_state)
         if self.log.tracker is not None:
-            self.log.tracker.log(steps, {f"final/{n}": float(v) for n, v in metrics.items() if _is_number(v)})
+            self.log.tracker.log(steps, {f"final/{n}": float(v) for n, v in metrics.items() if is_number(v)})
         if self.alarm is not None:
             told = f"{self.alarm.message}. What was trained until then is {artifact.ref}"
             stopped = AlarmError(told, self.alarm.hint)
             stopped.kept = artifact
             raise stopped
         return artifact
-
-    def _bases(self, **saved: Any) -> dict[str, Base]:
-        """What the adapters among what is saved stand on, with the digest that was taken before it was trained."""
-        references = [*self.inputs.references.values(), *(spec.reference for spec in self.inputs.rewards)]
-        known = {(r.base.place, r.base.revision): r.base for r in references if r is not None and r.base is not None}
-        configs = {part: config for part, model in saved.items() if (config := config_of(model)) is not None}
-        return {
-            part: known.get((config.base_model_name_or_path, config.revision))
-            or base_at(config.base_model_name_or_path, config.revision, self.inputs.store)
-            for part, config in configs.items()
-        }
-
-
-def sharded() -> str | None:
-    """What splits the weights over processes, as `accelerate launch` was told; on a CPU it splits nothing."""
-    if os.environ.get("ACCELERATE_USE_CPU") == "true":
-        return None
-    return next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)
 
 
 @contextmanager
@@ -294,19 +215,19 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     if device.type == "cpu":
         prepare_cpu(thrifty=inputs.config.gradient_checkpointing)
     memory = run_of(inputs, device.type, str(dtype).removeprefix("torch."))
-    have = _bytes_of(device)
+    have = bytes_of(device)
     if warning := check_memory(inputs, memory, have, "this machine" if device.type == "cpu" else str(device)):
         reporter.notice(warning)
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
-    with _draft(inputs, device) as draft:
+    with draft_of(inputs, device) as draft:
         under = environment(device, dtype)
         if draft.before:
             reporter.notice(draft.before)
         last = draft.steps[-1] if draft.run else 0
         if last:
-            _refuse_elsewhere(draft, under)
+            refuse_elsewhere(draft, under)
             draft.check(last)
             reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
             stopping.kept = last
@@ -325,7 +246,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         except BaseException as error:
             if draft.steps and not draft.finished:
                 reporter.notice(f"kept up to step {draft.steps[-1]}: the same command resumes there")
-            if isinstance(error, Exception) and (short := _memory_short(error, memory, have)) is not None:
+            if isinstance(error, Exception) and (short := memory_short(error, memory, have)) is not None:
                 raise short from error
             raise
         finally:
@@ -356,149 +277,13 @@ def _what_is_kept(run: Session) -> str:
     return "interrupted before the first step ended: nothing was kept"
 
 
-def _bytes_of(device: torch.device) -> int | None:
-    """All memory that a device has; a CPU's is the machine's, or the limit that is set on it."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return memory_limit() if device.type == "cpu" else None
-
-
-def _memory_short(error: Exception, memory: Run | None, have: int | None) -> MemoryShortError | None:
-    """For an allocation that failed: with what the estimate says of its parts, and what to change."""
-    known = from_foreign(error)
-    if not isinstance(known, MemoryShortError) or memory is None or not have:
-        return None
-    message = f"{known.message.splitlines()[0]} (estimated: {format_bytes(peak(memory))}; {by_part(memory)})"
-    # Where the estimate fits, others hold memory or a limit is set: less is needed all the same.
-    return MemoryShortError(message, advice(memory, min(have, int(peak(memory) / WARNS * 0.8))))
-
-
 def _tracker(inputs: Inputs, draft: Draft, last: int, reporter: Reporter) -> Tracker | None:
     return open_tracker(
         inputs.config.report_to,
         root=inputs.store.root,
         ref=f"{inputs.name}@v{draft.version}",
         config=as_dict(inputs.config),
-        lineage=lineage_tags(inputs.stage, inputs.name, inputs.key, parents_of(inputs)),
+        lineage=lineage_tags(inputs.stage.name, inputs.name, inputs.key, parents_of(inputs)),
         resumed_at=last,
         reporter=reporter,
     )
-
-
-@contextmanager
-def _draft(inputs: Inputs, device: torch.device) -> Iterator[Draft]:
-    """The version to write. Of several processes the first writes it, the others a folder that is thrown away.
-
-    Those go on from the state that the first goes on from.
-    """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if is_main_process():
-        with inputs.store.writer(inputs.name, None if inputs.config.force else inputs.key) as draft:
-            if several:
-                _told(device, draft.path if draft.run else None)
-            yield draft
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        before = _told(device)
-        if before is not None:
-            os.symlink((before / "state").resolve(), Path(folder) / "state")
-            for name in (RUN, LOG):
-                if (before / name).is_file():  # else it is named where the state is checked
-                    shutil.copy(before / name, folder)
-        yield Draft(Path(folder), 0, None)
-
-
-def _told(device: torch.device, unfinished: Path | None = None) -> Path | None:
-    """The unfinished version that the first process takes up, in all of them."""
-    PartialState(cpu=device.type == "cpu")  # makes them a group; whoever comes later finds it made
-    said: list[Path | None] = [unfinished]
-    broadcast_object_list(said)
-    return said[0]
-
-
-def _refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
-    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads."""
-    before = draft.run.get("environment", {})
-    changed = [f"{name} {before.get(name)}, now {value}" for name, value in under.items() if before.get(name) != value]
-    if changed:
-        raise ArtifactError(
-            f"{draft.path} was begun under {'; '.join(changed)}",
-            "run it under those again, or start anew with --force",
-        )
-
-
-class PeakMemory:
-    """The most memory that was in use while it ran: allocated on a GPU, resident on a CPU.
-
-    On Linux the kernel's own high-water mark is reset first.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self.bytes = device, 0
-
-    def __enter__(self) -> PeakMemory:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        except OSError:
-            pass
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self._device)
-        else:
-            self.bytes = _resident_peak()
-
-
-def _resident_peak() -> int:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) -> None:
-    """safetensors, in a form that plain transformers or peft opens."""
-    options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
-    if isinstance(model, peft.PeftModel):
-        options["selected_adapters"] = ["default"]
-    with unasked():
-        model.save_pretrained(path, **options)
-
-
-def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None) -> None:
-    """A model in the middle of its training, in the form that the finished one will have."""
-    save_model(merged(copy.deepcopy(model)) if saves_merged else model, path)  # of what is trained on a copy is merged
-    if tokenizer is not None:
-        tokenizer.save_pretrained(path)
-
-
-def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "prefcli": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "trl": trl.__version__,
-        "peft": peft.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-
-
-def _read(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

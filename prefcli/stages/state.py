@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefcli.errors import ArtifactError
-from prefcli.models.tokenizers import first_line
+from prefcli.text import first_line
 
 VALUES = "training.json"
 PART = 4 << 30

@@ -1,6 +1,6 @@
 """`--report-to`: the metrics of metrics.jsonl sent to a tracker too, with the run's options and lineage. No torch here.
 
-All stages log through one place (session.MetricsLog), and so does this: the same names at the same steps. What a
+All stages log through one place (metrics_log.MetricsLog), and so does this: the same names at the same steps. What a
 tracker writes lies in RUNS/TRACKER/, outside the artifact; one that fails while training goes on is left out.
 """
 

@@ -16,12 +16,18 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prefcli.config.preference import PreferenceConfig
+from prefcli.config.training import DataConfig
 from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.data.lengths import length_bias
+from prefcli.data.row import Row
 from prefcli.errors import AlarmError, UsageError
-from prefcli.stages.inputs import Inputs
+from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.long_rows import refuse_long_rows
+from prefcli.stages.policy import Opened
+from prefcli.stages.processes import sharded
 from prefcli.stages.resuming import position
-from prefcli.stages.session import Session, sharded
+from prefcli.stages.session import Session
 from prefcli.stopping import Phase
 from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, logged, of_training
@@ -32,6 +38,7 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 def arguments(session: Session, **more: Any) -> dict[str, Any]:
     """Keyword arguments of a TRL config, from the options that all stages share."""
     config = session.inputs.config
+    assert isinstance(config, DataConfig)
     processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun and `accelerate launch`
     parts = config.grad_accum * processes
     if config.batch_size % parts:
@@ -62,7 +69,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "bf16": session.dtype == torch.bfloat16,
         "fp16": session.dtype == torch.float16,
         "use_cpu": session.device.type == "cpu",
-        "report_to": "none",  # session.MetricsLog sends what it writes (stages/trackers.py)
+        "report_to": "none",  # MetricsLog sends what it writes (stages/trackers.py)
         "run_name": f"{session.inputs.name}@v{session.draft.version}",
         "eval_strategy": "steps" if eval_every else "no",
         "eval_steps": eval_every,
@@ -107,8 +114,33 @@ class _Made:
         return {}  # `datasets` hashes what it is given, and a million offsets need not be
 
 
+def build(
+    kind: Callable[..., Any],
+    model: Any,
+    tokenizer: Any,
+    args: Any,
+    rows: Sequence[Example],
+    held_out: Sequence[Example],
+    change: Callable[[Example], Example] | None = None,
+    **more: Any,
+) -> Any:
+    """A trainer of this kind, TRL's or ours, on these examples, each changed.
+
+    The model is ready to be trained before (`Session.packs`): what is done to it here is undone.
+    """
+    with _unchanged(model):
+        return kind(
+            model=model,
+            args=args,
+            train_dataset=dataset(rows, change),
+            eval_dataset=dataset(held_out, change) if held_out else None,
+            processing_class=tokenizer,
+            **more,
+        )
+
+
 @contextmanager
-def unchanged(model: Any) -> Iterator[None]:
+def _unchanged(model: Any) -> Iterator[None]:
     """While a trainer is made: what TRL changes in the model is undone, but for the padding token's id.
 
     It has mixtures of experts return their routers' figures, which would be saved with the model; rounds an adapter on
@@ -188,7 +220,7 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
 
 def watchers_of(inputs: Inputs) -> Watchers:
     config = inputs.config
-    beta = None if getattr(config, "reference_free", False) else getattr(config, "beta", None)
+    beta = config.beta if isinstance(config, PreferenceConfig) and "reference" in inputs.references else None
     from_reference = inputs.references.get("reference") == inputs.model
     return Watchers(of_training(config.batch_size, beta, from_reference=from_reference), unit="step")
 
@@ -217,7 +249,7 @@ class _Progress(TrainerCallback):
         if not logs or "train_runtime" in logs:
             return
         step, session = state.global_step, self._session
-        logs = {name: value for name, value in logs.items() if not name.endswith("_per_second")}
+        logs = {name: value for name, value in logs.items() if not name.endswith(("_per_second", "_preparation_time"))}
         if "eval_runtime" in logs:
             logs["time/eval"] = logs.pop("eval_runtime")
         # A gradient norm may be infinite and mean nothing: float16's loss scale is found so.
@@ -237,8 +269,47 @@ class _Progress(TrainerCallback):
             control.should_training_stop = True
 
 
+Encoded = tuple[Sequence[Example], int, int]  # the examples, how many rows were cut, how many left out
+
+
+def encoded(
+    session: Session, encode: Callable[[Sequence[Row]], Encoded], rows: Sequence[Row], held_out: Sequence[Row]
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """(training, held out) rows as token ids; what was cut or left out is noticed. Raises DataError: no row is left,
+    or one is longer than the model's positions."""
+    examples, cut, dropped = encode(rows)
+    refuse_nothing_left(len(looked_at(examples)), dropped, _longest(session))
+    say_cut(session, cut, dropped, examples)
+    measured, _, _ = encode(held_out)
+    refuse_long_rows(session.inputs, examples, measured)
+    return examples, measured
+
+
+def finish(session: Session, trainer: Any, opened: Opened, wanted: Sequence[str], done: tuple[int, int]) -> Any:
+    """The artifact of a trained policy, with the last of the `wanted` metrics and of their held-out ones.
+
+    `done`: what `run` returned.
+    """
+    last = session.log.last
+    return session.finish(
+        trainer.model,
+        opened.tokenizer,
+        metrics={name: last[name] for name in (*wanted, *(f"eval_{name}" for name in wanted)) if name in last},
+        steps=done[0],
+        tokens=done[1],
+        about=opened.about,
+        weights=whole_weights(trainer),
+        saves_merged=opened.saves_merged,
+    )
+
+
+def _longest(session: Session) -> int:
+    assert isinstance(session.inputs.config, DataConfig)
+    return session.inputs.config.max_length
+
+
 def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -> None:
-    limit = session.inputs.config.max_length
+    limit = _longest(session)
     of = f"of the first {len(rows.first) + dropped}" if isinstance(rows, LazyExamples) else f"of {len(rows) + dropped}"
     if cut:
         session.reporter.notice(f"{cut} {of} rows were longer than --max-length {limit}: answers cut")

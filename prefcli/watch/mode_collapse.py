@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from prefcli.figures.variety import distinct
+from prefcli.statistics.variety import distinct
 from prefcli.watch.records import Alarm, Answers, Sign
 from prefcli.watch.series import Track, mean
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from prefcli.figures.ranks import rank_correlation
+from prefcli.statistics.ranks import rank_correlation
 from prefcli.watch.records import Alarm, Answers, Sign
 from prefcli.watch.series import Sample, Track, mean, pooled, summary, z_score
 from prefcli.watch.texts import answers_with

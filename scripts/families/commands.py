@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from typer.testing import CliRunner
 
-from prefcli.cli import train
 from prefcli.cli.main import app
 
 _PADDED = re.compile(r"the (\S.*?) runs on padded rows: (.*)")
@@ -51,10 +51,10 @@ class Ran:
 
 
 def prefcli(*words: Any, runs: Path) -> Ran:
-    train.draw_curves = lambda _: None  # a second of each run, and nothing that is judged here
     spelt = [str(word) for word in (*words, "--runs", runs)]
     before = {path for path in runs.glob("*/*") if path.is_dir()}
-    result = CliRunner().invoke(app, spelt, prog_name="prefcli")
+    with patch("prefcli.stages.curves.draw", return_value=None):  # a second of each run, and nothing that is judged
+        result = CliRunner().invoke(app, spelt, prog_name="prefcli")
     err = result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         err += f"Traceback: {type(result.exception).__name__}: {result.exception}\n"

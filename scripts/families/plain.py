@@ -6,6 +6,7 @@ Nothing of prefcli's models is used here. Its encoder is, for the ids: how text 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,33 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 from scripts.families.rows import DEMOS, LABELLED, PAIRS, PROMPTS
 
 
 def open_model(folder: Path, *, scorer: bool = False) -> Any:
     """The model of a directory, an adapter on its base, as a user of transformers and peft opens them.
 
-    Raises ValueError where its files lack weights.
+    Raises ValueError where its files lack weights, or an adapter's tensors have no place in its base.
     """
     if (folder / "adapter_config.json").is_file():
         base = open_plain(Path(str(PeftConfig.from_pretrained(folder).base_model_name_or_path)), scorer, headless=True)
-        return PeftModel.from_pretrained(base, folder).eval()
+        return _adapted(base, folder)
     return open_plain(folder, scorer)
+
+
+def _adapted(base: Any, folder: Path) -> Any:
+    """peft only warns of an adapter of which it has loaded nothing."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(base, folder).eval()
+    if lost := [str(warning.message) for warning in told if "adapter keys" in str(warning.message)]:
+        raise ValueError(f"the adapter is not loaded: {lost[0][:200]}")
+    return model
 
 
 def open_plain(folder: Path, scorer: bool = False, headless: bool = False) -> Any:
@@ -51,15 +63,20 @@ def open_plain(folder: Path, scorer: bool = False, headless: bool = False) -> An
         more = {"num_labels": 1}
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise LookupError(f"transformers has no sequence classifier for {config.model_type}")
-    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not _names(config, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         kind = AutoModelForCausalLM
-    else:
+    else:  # Llama 4's language model alone would open too, and know none of an adapter's names
         kind = AutoModelForImageTextToText
     model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **more)
     missing = [name for name in info["missing_keys"] if not (headless and name.startswith("score"))]
     if missing or info["mismatched_keys"]:
         raise ValueError(f"the files lack weights: {sorted(missing)[:3] or info['mismatched_keys']}")
     return model.eval()
+
+
+def _names(config: Any, mapping: Any) -> bool:
+    """Whether a checkpoint says that it is the class that `mapping` has for it."""
+    return type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or [])
 
 
 @torch.no_grad()
@@ -148,9 +165,11 @@ def _body_and_head(folder: Path) -> tuple[Any, Any]:
         head = torch.nn.Linear(weight.shape[1], 1, bias=False)
         head.weight.data = weight
         return AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), head
-    base = open_plain(Path(str(PeftConfig.from_pretrained(folder).base_model_name_or_path)))
+    card = (folder.parent / "README.md").read_text(encoding="utf-8")
+    kind = AutoModelForCausalLM if "import AutoModelForCausalLM" in card else AutoModelForImageTextToText
+    base = kind.from_pretrained(PeftConfig.from_pretrained(folder).base_model_name_or_path, dtype=torch.float32)
     base.score = torch.nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False)
-    PeftModel.from_pretrained(base, folder).eval()
+    _adapted(base, folder)
     return getattr(base, base.base_model_prefix, None) or base.model, base.score
 
 

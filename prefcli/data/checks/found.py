@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefcli.data.checks.kinds import KINDS, Kind
-from prefcli.data.shown import shown
+from prefcli.text import shown
 
 PLACES = 3  # of a finding in each file
 EXAMPLE = 100  # characters

@@ -12,8 +12,8 @@ from prefcli.data.agreement import Labels
 from prefcli.data.checks.found import Found
 from prefcli.data.checks.rows import margin_of
 from prefcli.data.fingerprints import asked, fingerprint, loosely
-from prefcli.data.formats import Row
 from prefcli.data.lengths import length_bias
+from prefcli.data.row import Row
 
 # A prompt with more than this share of the rows is in nearly every batch of 16 (1 − 0.95¹⁶ = 56 %), and what is learnt
 # of it outweighs the rest. Fewer than 10 are no matter, whatever their share.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from prefcli.data.formats import Row
+from prefcli.data.row import Row
 
 EXAMPLES = 8  # rows looked at: dialogues with and without a system message or earlier turns
 LOOKED_AT = 8192  # tokens of each

@@ -1,38 +1,15 @@
-"""What is wrong with a row alone: why it is none, or what looks odd about it."""
+"""What looks odd about a row alone. Why it is none, a BadRow says."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from prefcli.data.formats import BadRow, Row
+from prefcli.data.row import BadKind, Row
 
-# What a BadRow says → the kind it is of; the first that fits. "does not fit" is what none fits.
-_BAD = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"not valid UTF-8|surrogate", "not UTF-8"),
-        (r"not valid JSON|expected an object|columns, and the header", "broken line"),
-        (r"^there is no '|there is no 'prompt' column|needs two$", "missing column"),
-        (r"are the same$|have the score", "same sides"),
-        (r"differ before|no user says", "prompts differ"),
-        (r"has the role|has a turn from|must be one assistant message", "bad role"),
-        (r"must end (with|before)|ends with the assistant|and no question|must start with", "bad turns"),
-        (r"must be true or false", "bad label"),
-        (r"not to be trained", "not to be trained"),
-        (r"is empty|that is not empty", "empty"),
-        (r"must be|must hold|must have", "wrong type"),
-    )
-)
-SKIPPABLE = frozenset(name for _, name in _BAD) | {"does not fit"}  # what --skip-bad leaves out
+SKIPPABLE = frozenset(get_args(BadKind))  # what --skip-bad leaves out
 REPEATED = 12  # a shorter prompt may well be how an answer begins
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
-
-
-def bad(error: BadRow) -> str:
-    """The kind of finding that a row's error is."""
-    return next((name for pattern, name in _BAD if pattern.search(str(error))), "does not fit")
 
 
 def odd(row: Row) -> Iterator[tuple[str, str]]:

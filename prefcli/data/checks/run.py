@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data.checks.found import Finding, Found
 from prefcli.data.checks.gathered import Gathered, find
-from prefcli.data.checks.rows import bad, odd
+from prefcli.data.checks.rows import odd
 from prefcli.data.dataset import check_split
-from prefcli.data.formats import BadRow, Purpose, Row
+from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import scan, scan_all
 from prefcli.errors import DataError
 from prefcli.progress import SILENT, Reporter
@@ -50,7 +51,7 @@ def check(
         reporter.begin(f"checking {path}", len(source), "rows")
         for count, (number, row) in enumerate(source, 1):
             if isinstance(row, BadRow):
-                found.add(bad(row), str(row), path, number)
+                found.add(row.kind, str(row), path, number)
             else:
                 gathered.add(number, row)
                 for name, example in (*odd(row), *(of_row(row) if of_row else ())):

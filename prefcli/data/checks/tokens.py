@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from prefcli.data.checks.rendering import EXAMPLES, of_row
-from prefcli.data.formats import Row
-from prefcli.data.tokenising import Encoder, encode_demos, encode_labelled, encode_pairs
+from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
+from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
 from prefcli.errors import DataError
 
 

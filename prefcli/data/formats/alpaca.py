@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from prefcli.data.formats.fields import Raw, answer_in, label_in, optional_in, others, pair, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Row
 
 _PROMPT = ("instruction", "input", "system", "history")
 
@@ -23,10 +23,10 @@ def dialogue(raw: Raw, question: str, further: str | None = None) -> list[Messag
         messages.append({"role": "system", "content": system})
     history = raw.get("history")
     if not isinstance(history, list | None):
-        raise BadRow("'history' must be a list of [question, answer]")
+        raise BadRow("wrong type", "'history' must be a list of [question, answer]")
     for turn in history or []:
         if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(text, str) for text in turn):
-            raise BadRow("'history' must hold pairs [question, answer] of text")
+            raise BadRow("wrong type", "'history' must hold pairs [question, answer] of text")
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     return [*messages, {"role": "user", "content": text}]
 
@@ -53,7 +53,7 @@ def _pair(raw: Raw) -> Row:
 def _listed(raw: Raw) -> Row:
     sides = raw.get("output")
     if not isinstance(sides, list) or len(sides) != 2:
-        raise BadRow("'output' must be a list of two answers, the better one first")
+        raise BadRow("wrong type", "'output' must be a list of two answers, the better one first")
     chosen, rejected = (answer_in({"output": side}, "output") for side in sides)
     return pair(_prompt(raw), chosen, rejected, others(raw, *_PROMPT, "output"))
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from prefcli.data.formats.row import ROLES, BadRow, Message, Prompt, Row, Tie
+from prefcli.data.row import ROLES, BadRow, Message, Prompt, Row
 
 Raw = dict[str, Any]
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # as CSV and JSON spell them
+
+
+def _given(raw: Raw, column: str) -> Any:
+    if column not in raw:
+        raise BadRow("missing column", f"there is no '{column}'")
+    return raw[column]
 
 
 def prompt_in(raw: Raw, column: str) -> Prompt:
     value = raw.get(column)
     if isinstance(value, str):
         if not value.strip():
-            raise BadRow(f"'{column}' is empty")
+            raise BadRow("empty", f"'{column}' is empty")
         return value
     return awaiting(messages_in(raw, column), column)
 
@@ -23,45 +29,38 @@ def prompt_in(raw: Raw, column: str) -> Prompt:
 def awaiting(messages: list[Message], column: str) -> list[Message]:
     """A dialogue that the assistant has not answered yet."""
     if messages[-1]["role"] == "assistant":
-        raise BadRow(f"'{column}' must end before the assistant's answer")
+        raise BadRow("bad turns", f"'{column}' must end before the assistant's answer")
     return messages
 
 
 def answer_in(raw: Raw, column: str) -> str:
     """An answer: a string, or a list of one assistant message."""
-    value = raw.get(column)
+    value = _given(raw, column)
     if isinstance(value, list):
         messages = messages_in(raw, column)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
-            raise BadRow(f"'{column}' must be one assistant message (or a string)")
+            raise BadRow("bad role", f"'{column}' must be one assistant message (or a string)")
         value = messages[0]["content"]
     if not isinstance(value, str):
-        raise BadRow(
-            f"'{column}' must be a string or a list of messages, not {type(value).__name__}"
-            if column in raw
-            else f"there is no '{column}'"
-        )
+        raise BadRow("wrong type", f"'{column}' must be a string or a list of messages, not {type(value).__name__}")
     if not value.strip():
-        raise BadRow(f"'{column}' is empty")
+        raise BadRow("empty", f"'{column}' is empty")
     return value
 
 
 def messages_in(raw: Raw, column: str) -> list[Message]:
-    value = raw.get(column)
-    if column not in raw:
-        raise BadRow(f"there is no '{column}'")
-    value = as_list(value)
+    value = as_list(_given(raw, column))
     if not isinstance(value, list) or not value:
-        raise BadRow(f"'{column}' must be a list of messages")
+        raise BadRow("wrong type", f"'{column}' must be a list of messages")
     messages = []
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise BadRow(f'\'{column}\' must hold messages {{"role": …, "content": …}} with text in them')
+            raise BadRow("wrong type", f'\'{column}\' must hold messages {{"role": …, "content": …}} with text in them')
         if message.get("role") not in ROLES:
-            raise BadRow(f"'{column}' has the role {message.get('role')!r}; known: {', '.join(ROLES)}")
+            raise BadRow("bad role", f"'{column}' has the role {message.get('role')!r}; known: {', '.join(ROLES)}")
         messages.append({"role": message["role"], "content": message["content"]})
     if not messages[-1]["content"].strip():
-        raise BadRow(f"the last message of '{column}' is empty")
+        raise BadRow("empty", f"the last message of '{column}' is empty")
     return messages
 
 
@@ -75,7 +74,9 @@ def trained(raw: Raw, *columns: str) -> Raw:
             for name, value in (("weight", message.get("weight")), ("loss", message.get("loss"))):
                 if value is not None and not value:
                     which = "its answer" if message is messages[-1] else f"an earlier answer of '{column}'"
-                    raise BadRow(f"{which} is marked as not to be trained ({name!r}: {json.dumps(value)})")
+                    raise BadRow(
+                        "not to be trained", f"{which} is marked as not to be trained ({name!r}: {json.dumps(value)})"
+                    )
     return raw
 
 
@@ -89,16 +90,16 @@ def as_list(value: Any) -> Any:
 def answered(messages: list[Message], column: str) -> tuple[list[Message], str]:
     """A dialogue and the assistant's answer that ends it."""
     if messages[-1]["role"] != "assistant":
-        raise BadRow(f"'{column}' must end with the assistant's answer")
+        raise BadRow("bad turns", f"'{column}' must end with the assistant's answer")
     if len(messages) == 1:
-        raise BadRow(f"'{column}' holds an answer and no question")
+        raise BadRow("bad turns", f"'{column}' holds an answer and no question")
     return messages[:-1], messages[-1]["content"]
 
 
 def string_in(raw: Raw, column: str) -> str:
-    value = raw.get(column)
+    value = _given(raw, column)
     if not isinstance(value, str) or not value.strip():
-        raise BadRow(f"'{column}' must be a string that is not empty" if column in raw else f"there is no '{column}'")
+        raise BadRow("empty", f"'{column}' must be a string that is not empty")
     return value
 
 
@@ -106,20 +107,20 @@ def optional_in(raw: Raw, column: str) -> str:
     """A text that may be missing, null or empty."""
     value = raw.get(column)
     if value is not None and not isinstance(value, str):
-        raise BadRow(f"'{column}' must be a string, not {type(value).__name__}")
+        raise BadRow("wrong type", f"'{column}' must be a string, not {type(value).__name__}")
     return value if value and value.strip() else ""
 
 
 def label_in(raw: Raw, column: str) -> bool:
     label = LABELS.get(str(raw.get(column)).strip().lower())
     if label is None:
-        raise BadRow(f"'{column}' must be true or false, and is {raw.get(column)!r}")
+        raise BadRow("bad label", f"'{column}' must be true or false, and is {raw.get(column)!r}")
     return label
 
 
 def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
     if chosen == rejected:
-        raise Tie("'chosen' and 'rejected' are the same")
+        raise BadRow("same sides", "'chosen' and 'rejected' are the same")
     return Row(prompt, chosen=chosen, rejected=rejected, columns=columns)
 
 
@@ -127,9 +128,9 @@ def split_common(chosen: list[Message], rejected: list[Message], columns: Raw) -
     """Whole dialogues: the prompt is all but the last turn, and must be the same on both sides."""
     for side, messages in (("chosen", chosen), ("rejected", rejected)):
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
-            raise BadRow(f"'{side}' must be a dialogue that ends with the assistant's answer")
+            raise BadRow("bad turns", f"'{side}' must be a dialogue that ends with the assistant's answer")
     if chosen[:-1] != rejected[:-1]:
-        raise BadRow("'chosen' and 'rejected' differ before their last answer")
+        raise BadRow("prompts differ", "'chosen' and 'rejected' differ before their last answer")
     return pair(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], columns)
 
 

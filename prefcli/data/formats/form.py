@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from prefcli.data.formats.row import Purpose, Row
+from prefcli.config.stages import Purpose
+from prefcli.data.row import Row
 
 
 @dataclass(frozen=True)

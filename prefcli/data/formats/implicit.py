@@ -6,7 +6,7 @@ import re
 
 from prefcli.data.formats.fields import Raw, messages_in, others, split_common, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Row
 
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -14,7 +14,7 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 def from_dialogues(raw: Raw) -> Row:
     if isinstance(raw.get("chosen"), str) and isinstance(raw.get("rejected"), str):
-        raise BadRow("'chosen' and 'rejected' are plain strings and there is no 'prompt' column")
+        raise BadRow("missing column", "'chosen' and 'rejected' are plain strings and there is no 'prompt' column")
     return split_common(messages_in(raw, "chosen"), messages_in(raw, "rejected"), others(raw, "chosen", "rejected"))
 
 
@@ -27,7 +27,7 @@ def _hh_messages(raw: Raw, side: str) -> list[Message]:
     text = string_in(raw, side)
     parts = _TURN.split(text)
     if parts[0].strip() or len(parts) < 3:
-        raise BadRow(f"'{side}' must start with '\\n\\nHuman:'")
+        raise BadRow("bad turns", f"'{side}' must start with '\\n\\nHuman:'")
     messages: list[Message] = []
     for speaker, content in zip(parts[1::2], parts[2::2]):
         role, content = _ROLES[speaker], content.strip()
@@ -37,7 +37,7 @@ def _hh_messages(raw: Raw, side: str) -> list[Message]:
         else:
             messages.append({"role": role, "content": content})
     if not messages[-1]["content"]:
-        raise BadRow(f"the last answer of '{side}' is empty")
+        raise BadRow("empty", f"the last answer of '{side}' is empty")
     return messages
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from prefcli.data.formats.fields import Raw, answered, label_in, messages_in, others, trained
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import Row
+from prefcli.data.row import Row
 
 
 def convert(raw: Raw) -> Row:

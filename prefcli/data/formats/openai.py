@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefcli.data.formats.fields import Raw, answer_in, awaiting, messages_in, others, pair
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 _SIDES = ("preferred_output", "non_preferred_output")
 
@@ -12,7 +12,7 @@ _SIDES = ("preferred_output", "non_preferred_output")
 def _convert(raw: Raw) -> Row:
     asked = raw.get("input")
     if not isinstance(asked, dict):
-        raise BadRow("'input' must be an object {\"messages\": […]}")
+        raise BadRow("wrong type", "'input' must be an object {\"messages\": […]}")
     prompt = awaiting(messages_in(asked, "messages"), "input.messages")
     chosen, rejected = (answer_in(raw, side) for side in _SIDES)
     return pair(prompt, chosen, rejected, others(raw, "input", *_SIDES))

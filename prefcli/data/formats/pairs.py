@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefcli.data.formats.fields import Raw, answer_in, messages_in, others, pair, prompt_in
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.implicit import from_dialogues
-from prefcli.data.formats.row import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 
 def convert(raw: Raw) -> Row:
@@ -30,7 +30,7 @@ def _from_repeated(prompt: str, raw: Raw) -> Row:
     found = from_dialogues({name: value for name, value in raw.items() if name != "prompt"})
     assert isinstance(found.prompt, list)
     if not any(turn["role"] == "user" and turn["content"].strip() == prompt.strip() for turn in found.prompt):
-        raise BadRow("'chosen' and 'rejected' are dialogues in which no user says the 'prompt'")
+        raise BadRow("prompts differ", "'chosen' and 'rejected' are dialogues in which no user says the 'prompt'")
     return found
 
 

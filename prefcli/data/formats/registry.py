@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data.formats import (
     alpaca,
     completions,
@@ -20,7 +21,7 @@ from prefcli.data.formats import (
     ultrafeedback,
 )
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import Purpose, Row
+from prefcli.data.row import Row
 from prefcli.errors import DataError
 
 # Of several that fit the first is taken: what many tools write, then what one does; the plainest last.

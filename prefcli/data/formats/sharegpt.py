@@ -17,7 +17,7 @@ from prefcli.data.formats.fields import (
     pair,
 )
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Row
 
 _ROLES = {
     "human": "user",
@@ -43,10 +43,10 @@ def _turns(raw: Raw, column: str) -> list[Message]:
 
 def _turn(turn: Any, column: str) -> Message:
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-        raise BadRow(f'\'{column}\' must hold turns {{"from": …, "value": …}} with text in them')
+        raise BadRow("wrong type", f'\'{column}\' must hold turns {{"from": …, "value": …}} with text in them')
     speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in _ROLES:
-        raise BadRow(f"'{column}' has a turn from {speaker!r}; known: {', '.join(_ROLES)}")
+        raise BadRow("bad role", f"'{column}' has a turn from {speaker!r}; known: {', '.join(_ROLES)}")
     return {"role": _ROLES[speaker], "content": turn["value"]}
 
 

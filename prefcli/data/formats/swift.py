@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefcli.data.formats.alpaca import dialogue
 from prefcli.data.formats.fields import Raw, answer_in, answered, messages_in, others, pair
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Row
+from prefcli.data.row import BadRow, Row
 
 _PROMPT = ("query", "system", "history")
 
@@ -19,7 +19,7 @@ def _whole_pair(raw: Raw) -> Row:
     prompt, chosen = answered(messages_in(raw, "messages"), "messages")
     other, rejected = answered(messages_in(raw, "rejected_messages"), "rejected_messages")
     if prompt != other:
-        raise BadRow("'messages' and 'rejected_messages' differ before their last answer")
+        raise BadRow("prompts differ", "'messages' and 'rejected_messages' differ before their last answer")
     return pair(prompt, chosen, rejected, others(raw, "messages", "rejected_messages"))
 
 

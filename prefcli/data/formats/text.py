@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefcli.data.formats.fields import Raw, others, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import Row
+from prefcli.data.row import Row
 
 
 def _convert(raw: Raw) -> Row:

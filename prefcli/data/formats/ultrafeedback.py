@@ -13,7 +13,7 @@ from typing import Any
 
 from prefcli.data.formats.fields import Raw, answer_in, as_list, optional_in, others, pair, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.row import BadRow, Message, Row, Tie
+from prefcli.data.row import BadRow, Message, Row
 
 _SCORES = ("fine-grained_score", "overall_score", "score")
 
@@ -24,17 +24,20 @@ def _convert(raw: Raw, question: str = "instruction") -> Row:
         prompt.insert(0, {"role": "system", "content": system})
     found = as_list(raw.get("completions"))
     if not isinstance(found, list):
-        raise BadRow("'completions' must be a list of answers with scores")
+        raise BadRow("wrong type", "'completions' must be a list of answers with scores")
     given = [(scores, one) for one in found if (scores := _scores(one))]
     scale = next((name for name in _SCORES if all(name in scores for scores, _ in given)), None)
+    known = ", ".join(_SCORES)
     if scale is None:
-        raise BadRow(f"'completions' must have one score in common ({', '.join(_SCORES)}): two scales do not compare")
+        raise BadRow("wrong type", f"'completions' must have one score in common ({known}): two scales do not compare")
     scored = [(scores[scale], one) for scores, one in given]
     if len(scored) < 2:
-        raise BadRow(f"'completions' holds {len(scored)} answers with a score ({', '.join(_SCORES)}): a pair needs two")
+        raise BadRow(
+            "missing column", f"'completions' holds {len(scored)} answers with a score ({known}): a pair needs two"
+        )
     best, worst = max(scored, key=lambda one: one[0]), min(scored, key=lambda one: one[0])
     if best[0] == worst[0]:
-        raise Tie(f"all completions have the score {best[0]:g}")
+        raise BadRow("same sides", f"all completions have the score {best[0]:g}")
     columns = others(raw, question, "system", "completions") | {"score_chosen": best[0], "score_rejected": worst[0]}
     return pair(prompt, answer_in(best[1], "response"), answer_in(worst[1], "response"), columns)
 
@@ -42,7 +45,7 @@ def _convert(raw: Raw, question: str = "instruction") -> Row:
 def _scores(completion: Any) -> dict[str, float]:
     """The scores that are finite numbers (a missing one is text there, or null)."""
     if not isinstance(completion, dict):
-        raise BadRow('\'completions\' must hold objects {"response": …, "fine-grained_score": …}')
+        raise BadRow("wrong type", '\'completions\' must hold objects {"response": …, "fine-grained_score": …}')
     found = {}
     for name in _SCORES:
         try:

@@ -1,0 +1,187 @@
+"""From rows to token ids. The boundary between prompt and answer is the same in training, scoring and sampling.
+
+The prompt is tokenised alone, as it is when the model is sampled, and the answer apart: no token spans the two. An
+answer is tokenised as what it is, the continuation of a text: tokenizers after SentencePiece's fashion put a space
+before every text they are given, which a sampled answer does not have. It ends with the end-of-sequence token and
+nothing after it (chat templates like to add a newline there, which a sampled answer never has).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prefcli.data.row import Message, Prompt, Row
+from prefcli.errors import DataError
+
+# Of a text that is cut to so many tokens, its first characters are tokenised alone: more where they are not enough.
+CHARACTERS = 8  # a token
+SPARE = 64  # tokens behind the cut, which the end of what was tokenised may have changed
+LEADS = ("\n", ".", ":")  # characters to set before a text so that it is a continuation
+
+
+@dataclass
+class Encoder:
+    """A tokenizer, used the one way the project uses it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    _rendered: tuple[Prompt, str] = field(default=("", ""), repr=False)
+
+    def prompt_ids(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Ids of a prompt that awaits an answer; never none, since a token must stand before the first that is
+        predicted. With `most`, of a text that is far longer only the beginning, but more than so many."""
+        if not isinstance(prompt, str):
+            return self.text_ids(self._beginning(self.render(prompt), most)) or _bos(self.tokenizer)
+        ids, first = self.text_ids(self._beginning(prompt, most)), self.first
+        # A text that was rendered elsewhere may bring its own.
+        return (ids if ids[: len(first)] == first else first + ids) or _bos(self.tokenizer)
+
+    def completion_ids(
+        self, prompt: Prompt, completion: str, most: int | None = None, *, ended: bool = True
+    ) -> list[int]:
+        """Ids of an answer, ending with the end-of-sequence token; of one that was cut (not `ended`) without it. With
+        `most` as `prompt_ids`."""
+        if not ended:
+            return self.text_ids(completion) if prompt == "" else self.continued_ids(completion)
+        text = completion
+        if not isinstance(prompt, str):
+            rendered, before = self.render(prompt, completion), self.render(prompt)
+            # A template that renders the prompt otherwise once an answer follows (it drops thoughts, say) is not
+            # used for the answer: what the model would be sampled after is the generation prompt.
+            text = rendered[len(before) :] if rendered.startswith(before) else completion
+        beginning = self._beginning(text, most)
+        ids = self.text_ids(beginning) if prompt == "" else self.continued_ids(beginning)
+        eos, rest = self.tokenizer.eos_token_id, text[len(beginning) :]
+        if rest and (eos not in ids or str(self.tokenizer.eos_token) in rest):
+            return ids
+        if eos in ids:
+            ids = ids[: len(ids) - ids[::-1].index(eos)]
+            return ids
+        return [*ids, eos]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text as it stands: nothing is added."""
+        if self._backend is not None and self._backend.truncation is None and self._backend.padding is None:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _beginning(self, text: str, most: int | None) -> str:
+        """The text, or, of one far longer than `most` tokens, as much of it as has more than them, up to a space."""
+        size = len(text) if most is None else (most + SPARE) * CHARACTERS
+        while size < len(text):
+            space = text.rfind(" ", size - size // 4, size)
+            beginning = text[: space if space > 0 else size]
+            if len(self.text_ids(beginning)) > (most or 0) + SPARE:
+                return beginning
+            size *= 4
+        return text
+
+    def continued_ids(self, text: str) -> list[int]:
+        """Ids of a text that goes on from another: without the space that some tokenizers put before a first word."""
+        for lead, ids in self._leads if text else ():
+            both = self.text_ids(lead + text)
+            if both[: len(ids)] == ids:
+                return both[len(ids) :]
+        return self.text_ids(text)
+
+    def answer_text(self, ids: list[int]) -> str:
+        """The text of a sampled answer: what `completion_ids` of it came from, its special tokens left out.
+
+        Tokenizers that put a space before a text take one away from what they decode: it may have been the answer's.
+        """
+        for lead, before in self._leads[:1]:
+            text = str(self.tokenizer.decode(before + ids, skip_special_tokens=True))
+            if text.startswith(lead):
+                return text[len(lead) :]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def render(self, prompt: list[Message], completion: str | None = None) -> str:
+        """A dialogue in the chat template's words: awaiting an answer, or with one.
+
+        Raises DataError: the template refuses it.
+        """
+        if completion is not None:
+            return self._template([*prompt, {"role": "assistant", "content": completion}], False)
+        if prompt != self._rendered[0]:  # both sides of a pair ask for it
+            self._rendered = ([dict(message) for message in prompt], self._template(prompt, True))
+        return self._rendered[1]
+
+    @cached_property
+    def _backend(self) -> Any:
+        """What the tokenizer itself calls, where it does nothing else: asking it takes a third of the time."""
+        plain = getattr(self.tokenizer, "is_fast", False) and not self.tokenizer.split_special_tokens
+        return self.tokenizer.backend_tokenizer if plain else None
+
+    @cached_property
+    def first(self) -> list[int]:
+        """What the tokenizer puts before every text: BOS, [CLS], or nothing."""
+        whole, bare = list(self.tokenizer("a")["input_ids"]), self.text_ids("a")
+        starts = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
+        return whole[: starts[0]] if starts else []
+
+    @cached_property
+    def _leads(self) -> list[tuple[str, list[int]]]:
+        """Leads with their ids; none for a tokenizer that reads a continuation as it reads any text."""
+        unknown = self.tokenizer.unk_token_id  # would melt into an unknown letter behind it
+        found = [(lead, ids) for lead in LEADS if (ids := self.text_ids(lead)) and unknown not in ids]
+        found = [(lead, ids) for lead, ids in found if self.text_ids(lead + "a")[: len(ids)] == ids]
+        alone = self.text_ids("a")
+        return found if any(self.text_ids(lead + "a")[len(ids) :] != alone for lead, ids in found) else []
+
+    def demo(self, row: Row, train_on_prompt: bool, most: int | None = None) -> tuple[list[int], list[int]]:
+        """(ids, mask) of a demonstration; the mask is 1 where the loss reads: every answer of a dialogue. With `most`,
+        the first so many are right, and there are more where there would be."""
+        assert row.completion is not None
+        prompt = self.prompt_ids(row.prompt, most)
+        answer = self.completion_ids(row.prompt, row.completion, most and max(1, most - len(prompt)))
+        mask = [1] * len(prompt) if train_on_prompt else self._earlier_answers(row.prompt, prompt, most)
+        return prompt + answer, mask + [1] * len(answer)
+
+    def _earlier_answers(self, prompt: Prompt, ids: list[int], most: int | None = None) -> list[int]:
+        mask = [0] * len(ids)
+        if isinstance(prompt, str):
+            return mask
+        for position, message in enumerate(prompt):
+            if message["role"] == "assistant" and position:
+                before = self._beginning(self._template(prompt[:position], True), most)
+                start = _common(self.text_ids(before), ids)
+                if most is not None and start >= most:
+                    break  # all further ones stand behind what is kept
+                answer = self.completion_ids(prompt[:position], message["content"], most)
+                if most is not None:
+                    answer = answer[: most - start]
+                if ids[start : start + len(answer)] == answer:
+                    mask[start : start + len(answer)] = [1] * len(answer)
+        return mask
+
+    def _template(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=add_generation_prompt, tokenize=False
+                )
+            )
+        except Exception as error:  # the template's own raise_exception, or any jinja error
+            raise DataError(
+                f"the model's chat template refuses a dialogue ({error}): roles "
+                + ", ".join(message["role"] for message in messages),
+                "most templates want user and assistant to take turns, with at most one system message first",
+            ) from error
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a plain text without a prompt starts with: a token must stand before the first that is predicted."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [first]
+
+
+def _common(first: list[int], second: list[int]) -> int:
+    length = 0
+    for a, b in zip(first, second):
+        if a != b:
+            break
+        length += 1
+    return length

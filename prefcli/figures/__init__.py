@@ -1,1 +1,0 @@
-"""The figures that prefcli reports, each defined once: what is counted, and how sure it is. No torch, no paths."""

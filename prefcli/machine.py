@@ -1,0 +1,71 @@
+"""What the system says of this machine and process: memory, its limits, and whom the kernel killed for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def memory_limit() -> int | None:
+    """Bytes that this process may use: the machine's, or its control group's where that is less. None: unknown."""
+    try:
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (ValueError, OSError, AttributeError):
+        limits = []
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        limits += [int(text) for text in _group_files(name).values() if text.strip().isdigit()]
+    return min(limits, default=None)
+
+
+def resident() -> int | None:
+    """Bytes that this process holds. None: unknown."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def boot() -> str | None:
+    """What tells this start of the machine from others. None: unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def oom_kills() -> dict[str, int]:
+    """How many processes the kernel has killed for memory, by the file that counts them."""
+    texts = _group_files("memory.oom_control") | _group_files("memory.events")
+    try:
+        texts["/proc/vmstat"] = Path("/proc/vmstat").read_text()  # of the whole machine
+    except OSError:
+        pass
+    found = {}
+    for counter, text in texts.items():
+        for line in text.splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill" and count.strip().isdigit():
+                found[counter] = int(count)
+    return found
+
+
+def _group_files(name: str) -> dict[str, str]:
+    """Path → text of a file of this process's memory control groups and those above, of version 1 or 2."""
+    try:
+        groups = [line.strip().split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return {}
+    found = {}
+    for _, controllers, group in groups:
+        root = _CGROUPS / controllers
+        own = root / group.lstrip("/")
+        for folder in (own, *own.parents) if controllers in ("", "memory") else ():
+            try:
+                found[str(folder / name)] = (folder / name).read_text()
+            except OSError:
+                pass
+            if folder == root:
+                break
+    return found

@@ -1,0 +1,42 @@
+"""What a run is made under (versions, device, threads), without which it would not end as it does."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import peft
+import torch
+import transformers
+import trl
+
+from prefcli import __version__
+from prefcli.artifacts.store import Draft
+from prefcli.errors import ArtifactError
+
+
+def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "prefcli": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": trl.__version__,
+        "peft": peft.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
+    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads."""
+    before = draft.run.get("environment", {})
+    changed = [f"{name} {before.get(name)}, now {value}" for name, value in under.items() if before.get(name) != value]
+    if changed:
+        raise ArtifactError(
+            f"{draft.path} was begun under {'; '.join(changed)}",
+            "run it under those again, or start anew with --force",
+        )

@@ -1,0 +1,107 @@
+"""ORPO: fine-tuning on the chosen answers and preferring them, in one loss and without a reference (losses.py)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from trl import DPOConfig as TRLConfig
+from trl import DPOTrainer
+
+from prefcli.artifacts.store import Artifact
+from prefcli.config.orpo import ORPOConfig
+from prefcli.data.encoder import Encoder
+from prefcli.data.tokenising import encode_pairs
+from prefcli.errors import UsageError
+from prefcli.losses import next_token, odds_ratio
+from prefcli.progress import Reporter
+from prefcli.stages import trl_trainer
+from prefcli.stages.inputs import Inputs
+from prefcli.stages.policy import open_policy, open_tokenizer
+from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import sharded
+from prefcli.stages.session import session
+from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.statistics.pairs import right
+
+FINAL = (
+    "loss",
+    "sft_loss",
+    "log_odds_ratio",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
+
+
+class ORPOSteps(Steps, DPOTrainer):
+    """Mean −log π a token of the chosen answer plus β times the odds-ratio loss, averaged over pairs.
+
+    arXiv 2403.07691, equation 6. The SFT term is the mean over each answer's own tokens, so that every pair counts
+    alike; TRL's reads the prompt's tokens too. "rewards" are β times the mean log-probability a token, as in TRL.
+    """
+
+    def __init__(self, *args: Any, config: ORPOConfig, **kwargs: Any) -> None:
+        super().__init__(*args, router_loss=config.router_loss, **kwargs)
+
+    def cost(self, example: Example) -> int:
+        return pair_cost(example)
+
+    def padded_tokens(self, example: Example) -> int:
+        return pair_cost(example) + len(example["prompt_ids"])
+
+    def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
+        rows = pair_rows(examples, self.accelerator.device)
+        found, more = self.logps(model, rows)
+        logps = found.logps.sum(1)
+        means = logps / rows.completion_lengths
+        chosen, rejected = means[0::2], means[1::2]
+        sft, odds = next_token(chosen), odds_ratio(chosen, rejected)
+        weights = logps.new_tensor([example.get("weight", 1.0) for example in examples])
+        losses = (sft + self.beta * odds) * weights
+        margins, pairs, tokens = self.beta * (chosen - rejected), len(examples), rows.mask.sum().item()
+        return losses.sum(), {
+            "sft_loss": (sft.sum(), pairs),
+            "log_odds_ratio": (-odds.sum(), pairs),
+            "entropy": (found.entropy.sum(), tokens),
+            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
+            "rewards/chosen": (self.beta * chosen.sum(), pairs),
+            "rewards/rejected": (self.beta * rejected.sum(), pairs),
+            "rewards/margins": (margins.sum(), pairs),
+            "rewards/accuracies": (right(margins).sum(), pairs),
+            "logps/chosen": (logps[0::2].sum(), pairs),
+            "logps/rejected": (logps[1::2].sum(), pairs),
+            **more,
+        }
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # there is no reference
+
+
+def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
+    """Train on pairs and return the finished artifact; None in all processes but the first."""
+    config = inputs.config
+    assert isinstance(config, ORPOConfig)
+    if wrapper := sharded():
+        raise UsageError(f"orpo does not run under {wrapper}", "run it in processes that hold the whole model")
+    with session(inputs, reporter) as run:
+        tokenizer = open_tokenizer(run)
+        encoder = Encoder(tokenizer)
+        say_rendered(inputs, encoder, reporter)
+        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
+        trl_trainer.say_longer(run, rows)
+        opened = open_policy(run, tokenizer)
+        run.packs(opened.model, "policy")
+        # In TRL's words: it shall load no reference of its own.
+        arguments = trl_trainer.arguments(
+            run, precompute_ref_log_probs=True, beta=config.beta, router_aux_loss_coef=0.0
+        )
+        kind = partial(ORPOSteps, tokens_per_row=run.tokens_per_row, config=config)
+        trainer = trl_trainer.build(kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out)
+        done = trl_trainer.run(run, trainer, "orpo", opened.saves_merged)
+        return trl_trainer.finish(run, trainer, opened, FINAL, done)

@@ -1,0 +1,56 @@
+"""A run in several processes: which one writes, what the others resume from, and what splits the weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from prefcli.artifacts.store import LOG, RUN, Draft
+from prefcli.progress import is_main_process
+from prefcli.stages.inputs import Inputs
+
+
+def sharded() -> str | None:
+    """What splits the weights over processes, as `accelerate launch` was told; on a CPU it splits nothing."""
+    if os.environ.get("ACCELERATE_USE_CPU") == "true":
+        return None
+    return next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)
+
+
+@contextmanager
+def draft_of(inputs: Inputs, device: torch.device) -> Iterator[Draft]:
+    """The version to write. Of several processes the first writes it, the others a folder that is thrown away.
+
+    Those resume from the state that the first resumes from.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if is_main_process():
+        with inputs.store.writer(inputs.name, None if inputs.config.force else inputs.key) as draft:
+            if several:
+                _told(device, draft.path if draft.run else None)
+            yield draft
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        before = _told(device)
+        if before is not None:
+            os.symlink((before / "state").resolve(), Path(folder) / "state")
+            for name in (RUN, LOG):
+                if (before / name).is_file():  # else it is named where the state is checked
+                    shutil.copy(before / name, folder)
+        yield Draft(Path(folder), 0, None)
+
+
+def _told(device: torch.device, unfinished: Path | None = None) -> Path | None:
+    """The unfinished version that the first process resumes, in all of them."""
+    PartialState(cpu=device.type == "cpu")  # makes them a group; whoever comes later finds it made
+    said: list[Path | None] = [unfinished]
+    broadcast_object_list(said)
+    return said[0]

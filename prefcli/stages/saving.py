@@ -1,0 +1,59 @@
+"""What a run leaves in its version: models that plain transformers or peft opens, what they stand on, the card."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import peft
+
+from prefcli.artifacts.bases import Base, base_at
+from prefcli.artifacts.hub import unasked
+from prefcli.artifacts.lineage import hub_root, lineage
+from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.models.adapters import config_of, merged
+from prefcli.models.classes import opens_as
+from prefcli.stages.card import Weights, model_card
+from prefcli.stages.inputs import Inputs
+
+
+def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) -> None:
+    """safetensors, in a form that plain transformers or peft opens."""
+    options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    if isinstance(model, peft.PeftModel):
+        options["selected_adapters"] = ["default"]
+    with unasked():
+        model.save_pretrained(path, **options)
+
+
+def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None) -> None:
+    """A model in the middle of its training, in the form that the finished one will have."""
+    save_model(merged(copy.deepcopy(model)) if saves_merged else model, path)  # of what is trained on a copy is merged
+    if tokenizer is not None:
+        tokenizer.save_pretrained(path)
+
+
+def bases_of(inputs: Inputs, **saved: Any) -> dict[str, Base]:
+    """What the adapters among what is saved stand on, with the digest that was taken before it was trained."""
+    references = [*inputs.references.values(), *(spec.reference for spec in inputs.rewards)]
+    known = {(r.base.place, r.base.revision): r.base for r in references if r is not None and r.base is not None}
+    configs = {part: config for part, model in saved.items() if (config := config_of(model)) is not None}
+    return {
+        part: known.get((config.base_model_name_or_path, config.revision))
+        or base_at(config.base_model_name_or_path, config.revision, inputs.store)
+        for part, config in configs.items()
+    }
+
+
+def write_card(
+    folder: Path, manifest: Manifest, model: Any, base: str | None, store: Store, rows: list[dict[str, Any]]
+) -> None:
+    """README.md of a version that is about to be finished. `rows` are those of its metrics log."""
+    tree = lineage(Artifact(folder, manifest), store)
+    plain = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    opens, backbone = opens_as(plain.config, manifest.scores)
+    weights = Weights("model", manifest.scores, base, hub_root(tree), opens, backbone)
+    card = model_card(manifest, weights, tree=tree, rows=rows)
+    (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")

@@ -1,0 +1,277 @@
+"""What is kept under a key, part by part: whatever decides the figures has another key, and nothing else has."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DEMO, PAIR, write
+
+from prefcli.artifacts.references import Reference
+from prefcli.artifacts.store import Store
+from prefcli.comparison.scores import Scores
+from prefcli.config.base import key_fields
+from prefcli.config.compare import CompareConfig
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.evaluate import EvalConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.config.label import LabelConfig
+from prefcli.config.orpo import ORPOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.config.sample import SampleConfig
+from prefcli.config.score import ScoreConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES as ALL_STAGES
+from prefcli.evaluation.causes import causes, of_judge, of_rewards
+from prefcli.rewards.grammar import RewardSpec
+from prefcli.stages.inputs import prepare
+from prefcli.stages.reference import cache_file
+
+# compare: a model's answers to the prompts, and their scores
+
+SPEC = RewardSpec("gold", "python:g.py:score", None, Path("g.py"), "score", "digest of g.py")
+OTHER_OPTIONS = {
+    "max_prompts": 5,
+    "max_prompt_length": 100,
+    "max_new_tokens": 9,
+    "temperature": 0.9,
+    "seed": 1,
+    "dtype": "bfloat16",
+    "device": "cuda",
+}
+# By their digests (prompts, reward), or only how it is asked for and shown, or run first.
+NO_OPTIONS = {"refs", "data", "model", "train_prompts", "budget", "set", "prompts", "reward", "skip_bad", "batch_size",
+              "runs", "config", "json", "quiet", "debug"}  # fmt: skip
+
+
+def scores_key(store, model="m", start="s", specs=(SPEC,), data=("d",), **options):
+    config = CompareConfig(**options)
+    scores = Scores(config, store, reference(start), list(specs), frozenset(), [], None, list(data))
+    return scores._key(reference(model))
+
+
+def reference(digest):
+    return Reference("x", "directory", Path("x"), digest)
+
+
+def test_every_option_of_compare_is_in_the_key_of_its_scores_or_known_not_to_matter():
+    assert set(OTHER_OPTIONS) | NO_OPTIONS == set(CompareConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", OTHER_OPTIONS)
+def test_another_option_gives_other_scores(store, name):
+    assert getattr(CompareConfig(), name) != OTHER_OPTIONS[name]
+    assert scores_key(store, **{name: OTHER_OPTIONS[name]}) != scores_key(store)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "another"},
+        {"start": "another"},
+        {"model": "s", "start": "m"},
+        {"data": ("e",)},
+        {"data": ("d", "e")},
+        {"specs": ()},
+        {"specs": (SPEC, dataclasses.replace(SPEC, name="more"))},
+        {"specs": (dataclasses.replace(SPEC, digest="another file"),)},
+        {"specs": (dataclasses.replace(SPEC, function="another"),)},
+        {"specs": (dataclasses.replace(SPEC, name="another"),)},
+    ],
+    ids=str,
+)
+def test_another_model_start_prompt_or_source_gives_other_scores(store, other):
+    assert scores_key(store, **other) not in (None, scores_key(store))
+    assert scores_key(store) == scores_key(store, batch_size=3, quiet=True)
+
+
+@pytest.mark.parametrize(
+    "unpinned", [{"model": None}, {"start": None}, {"specs": (dataclasses.replace(SPEC, digest=None),)}]
+)
+def test_what_cannot_be_pinned_is_not_kept(store, unpinned):
+    assert scores_key(store, **unpinned) is None
+
+
+# dpo: the reference's log-probabilities
+
+IDS = [{"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]},
+       {"prompt_ids": [6], "chosen_ids": [7], "rejected_ids": [8, 9]}]  # fmt: skip
+
+
+def logps_file(digest="r", dtype=torch.float32, pairs=IDS, **how):
+    return cache_file(Path("runs"), digest, dtype, pairs, **how)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"digest": "another"},
+        {"dtype": torch.bfloat16},
+        {"in_4bit": True},
+        {"packed": False},
+        {"pairs": IDS[:1]},
+        {"pairs": IDS[::-1]},
+        *({"pairs": [IDS[0] | {name: [0]}, IDS[1]]} for name in IDS[0]),
+        *({"pairs": [IDS[0], IDS[1] | {name: [0]}]} for name in IDS[0]),
+        {
+            "pairs": [{"prompt_ids": [1], "chosen_ids": [2, 3, 4], "rejected_ids": [5]}, IDS[1]]
+        },  # a token over the border
+        {"pairs": [{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5]}, IDS[1]]},
+        {"pairs": [IDS[0] | {"rejected_ids": [5, 6]}, IDS[1] | {"prompt_ids": []}]},
+    ],
+    ids=str,
+)
+def test_other_ids_or_another_reference_have_figures_of_their_own(other):
+    assert logps_file(**other) != logps_file()
+    assert logps_file(pairs=[pair | {"weight": 3.0, "margin": 1.0} for pair in IDS]) == logps_file()
+
+
+def test_a_reference_that_cannot_be_pinned_keeps_no_figures():
+    assert logps_file(digest=None) is None
+
+
+# An artifact: all causes of a run
+
+STAGES = {
+    "sft": (SFTConfig, "demos", "data"),
+    "rm": (RewardConfig, "pairs", "data"),
+    "dpo": (DPOConfig, "pairs", "data"),
+    "kto": (KTOConfig, "labelled", "data"),
+    "orpo": (ORPOConfig, "pairs", "data"),
+    "ppo": (PPOConfig, "prompts", "prompts"),
+}
+GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n\n\nother = score\n"
+
+
+@pytest.fixture
+def key_of(jsonl, own_folder, make_artifact):
+    """`key_of("dpo", beta=0.5)` is the key of that run; files and artifacts are there already."""
+    jsonl("demos.jsonl", DEMO, DEMO | {"prompt": "Who?"})
+    jsonl("pairs.jsonl", PAIR, PAIR | {"prompt": "Who?"})
+    jsonl("labelled.jsonl", PAIR, PAIR | {"prompt": "Who?"})
+    jsonl("prompts.jsonl", {"prompt": "Where?"}, {"prompt": "Who?"})
+    for name in ("demos", "pairs", "labelled", "prompts"):
+        write(own_folder / f"held-{name}.jsonl", (own_folder / f"{name}.jsonl").read_text())
+    write(own_folder / "gold.py", GOLD)
+    for name in ("one", "two"):
+        make_artifact(name, stage="sft", files={"model/config.json": "{}", "model/model.safetensors": name})
+        make_artifact(f"rm-{name}", stage="rm", files={"model/config.json": "{}", "model/model.safetensors": name})
+
+    def key(stage, **options):
+        config, purpose, files = STAGES[stage]
+        given = {files: [f"{purpose}.jsonl"], "model": "one", "force": True}
+        given |= {"reward": ["gold=python:gold.py:score"]} if stage == "ppo" else {}
+        return prepare(config(**given | options)).key
+
+    return key
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_same_run_has_the_same_key_however_it_is_shown(key_of, own_folder, stage):
+    usual = key_of(stage)
+    assert usual == key_of(stage) == key_of(stage, quiet=True, name="another", report_to="none")
+    _, purpose, files = STAGES[stage]
+    write(own_folder / "copy.jsonl", (own_folder / f"{purpose}.jsonl").read_text())
+    assert usual == key_of(stage, **{files: ["copy.jsonl"]})  # by what is in it, not by its path
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_cause_of_a_run_is_in_its_key(key_of, own_folder, stage):
+    usual, seen = key_of(stage), {}
+    _, purpose, files = STAGES[stage]
+    seen["model"] = key_of(stage, model="two")
+    seen["seed"] = key_of(stage, seed=1)
+    seen["files"] = key_of(stage, **{files: [f"{purpose}.jsonl"] * 2})
+    if stage != "ppo":
+        held_out = own_folder / f"held-{purpose}.jsonl"
+        seen["held out"] = key_of(stage, eval_data=str(held_out))
+        held_out.write_text(held_out.read_text() * 2)
+        seen["other held out"] = key_of(stage, eval_data=str(held_out))
+    if stage in ("dpo", "kto", "ppo"):
+        seen["reference"] = key_of(stage, reference="two")
+    if stage == "ppo":
+        seen["value"] = key_of(stage, value_init="two")
+    if stage in ("dpo", "ppo"):
+        weight = {"reward_weight": ["r=0.5"]}
+        for name, text in {
+            "function": "r=python:gold.py:score",
+            "another function": "r=python:gold.py:other",
+            "model": "r=rm-one",
+            "another model": "r=rm-two",
+            "label": "r=rm-one#label=a",
+            "another label": "r=rm-one#label=b",
+        }.items():
+            seen[f"reward: {name}"] = key_of(stage, reward=[text], **weight)
+        seen["reward: weight"] = key_of(stage, reward=["r=rm-one"], reward_weight=["r=0.25"])
+        seen["reward: name"] = key_of(stage, reward=["s=rm-one"], reward_weight=["s=0.5"])
+        (own_folder / "gold.py").write_text(GOLD + "# another file\n")
+        seen["reward: file"] = key_of(stage, reward=["r=python:gold.py:score"], **weight)
+    path = own_folder / f"{purpose}.jsonl"
+    path.write_text(path.read_text() * 2)
+    seen["rows"] = key_of(stage)
+    found = [usual, *seen.values()]
+    same = [name for name, key in seen.items() if found.count(key) > 1 and name not in ("files", "rows")]
+    assert not same and seen["rows"] != usual and seen["files"] != usual
+
+
+def test_a_stage_is_in_the_key(key_of):
+    keys = [key_of(stage, data=["pairs.jsonl"]) for stage in ("rm", "dpo", "orpo", "kto")]
+    assert len(set(keys)) == 4 and set(STAGES) == set(ALL_STAGES)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        ("ppo", {"reward": ["r=http://127.0.0.1:1/score"]}),
+        ("dpo", {"reward": ["r=http://127.0.0.1:1/score"], "reward_weight": ["r=0.5"]}),
+    ],
+)
+def test_a_run_against_what_cannot_be_pinned_is_never_the_same_twice(key_of, stage, options):
+    assert key_of(stage, **options) != key_of(stage, **options)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_that_can_change_a_result_changes_the_key(stage):
+    """On the options alone, whatever else they may ask for: `test_options` has which are marked as incidental."""
+    config, *_ = STAGES[stage]
+    usual = key_fields(config())
+    for name, value in usual.items():
+        other = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v + 0.5}.get(type(value), lambda v: "x")(
+            value
+        )
+        assert key_fields(dataclasses.replace(config(), **{name: other})) != usual, name
+    assert {"seed", "lr", "batch_size"} <= set(usual)
+
+
+# sample, score, label, eval: what unfinished work is resumed by
+
+
+@pytest.mark.parametrize("config", [SampleConfig, ScoreConfig, LabelConfig, EvalConfig])
+def test_unfinished_work_is_of_every_option_that_decides_it_and_of_what_it_runs_on(config):
+    cpu = torch.device("cpu")
+    usual = causes("one", config(), cpu, torch.float32, data=["d"])
+    others = [
+        causes("two", config(), cpu, torch.float32, data=["d"]),
+        causes("one", config(), torch.device("meta"), torch.float32, data=["d"]),
+        causes("one", config(), cpu, torch.bfloat16, data=["d"]),
+        causes("one", config(), cpu, torch.float32, data=["other"]),
+    ]
+    named = key_fields(config())
+    others += [causes("one", dataclasses.replace(config(), **{name: "another"}), cpu, torch.float32, data=["d"])
+               for name in named if name not in ("data", "dtype", "device")]  # fmt: skip
+    assert all(other != usual for other in others) and len(named) > 5
+    for name in ("json", "quiet", "debug", "runs"):
+        assert causes("one", dataclasses.replace(config(), **{name: "x"}), cpu, torch.float32, data=["d"]) == usual
+
+
+def test_a_reward_and_a_judge_count_by_what_they_are(tmp_path):
+    def of(**changed):
+        return of_rewards([dataclasses.replace(SPEC, **changed)])
+
+    assert all(of(**{name: "another"}) != of() for name in ("name", "text", "function", "label", "digest"))
+    assert of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))) != of_judge("https://here/v2#m", Store(None))
+    assert "secret" not in json.dumps(of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))))

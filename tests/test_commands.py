@@ -1,0 +1,110 @@
+"""The command line of an artifact, read again by the command itself: it makes the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+
+import pytest
+from conftest import artifact_in
+
+from prefcli.artifacts.commands import NOT_REPEATED, altered, command
+from prefcli.artifacts.lineage import lineage
+from prefcli.artifacts.manifest import Manifest
+from prefcli.cli.main import COMMANDS as CLI
+from prefcli.config.base import as_dict, option
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.stages import STAGES
+from prefcli.stages.card import Weights, model_card
+
+
+def manifest(stage, config, parents=None, **more):
+    parents = {role: {"ref": ref, "digest": "d"} for role, ref in (parents or {"model": "sft@v3"}).items()}
+    return Manifest(stage=stage, name=stage, version=1, created="2026-01-01", key="k", parents=parents,
+                    config=as_dict(config), **more)  # fmt: skip
+
+
+@pytest.fixture
+def read_again(prefcli, monkeypatch):
+    """The config that a printed command line gives."""
+
+    def read(stage, line):
+        words, seen = shlex.split(line), []
+        assert words[0] == "prefcli" and words[1] == STAGES[stage].command
+        monkeypatch.setattr(f"prefcli.cli.{CLI[words[1]][0]}.run", seen.append)
+        result = prefcli(*words[1:])
+        assert result.exit_code == 0, result.stderr
+        return seen[0]
+
+    return read
+
+
+OTHER = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 if v > 0.5 else v + 0.125}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_that_is_not_the_default_is_in_the_command_and_no_other(read_again, stage):
+    kind = STAGES[stage].config
+    usual = kind()
+    files = {"data": ["a b.jsonl", "c.jsonl"]} if hasattr(usual, "data") else {"prompts": ["p'q.jsonl"]}
+    changed = {f.name: OTHER[type(v)](v) for f in dataclasses.fields(kind)
+               if type(v := getattr(usual, f.name)) in OTHER and f.name not in NOT_REPEATED}  # fmt: skip
+    config = dataclasses.replace(usual, **files, **changed, model="sft", name="mine")
+    line = command(manifest(stage, config))
+    found = read_again(stage, line)
+    assert found.model == "sft@v3"  # by its version: the name means another by and by
+    different = [f.name for f in dataclasses.fields(kind)
+                 if getattr(found, f.name) != getattr(config, f.name) and f.name != "model"]  # fmt: skip
+    assert different == [] and len(changed) > 5
+    bare = shlex.split(command(manifest(stage, dataclasses.replace(usual, **files))))
+    assert {word for word in bare if word.startswith("--")} == {"--model", option(next(iter(files)))}
+
+
+def test_a_reward_is_named_as_its_weight_names_it_and_by_its_version(read_again):
+    config = PPOConfig(prompts=["p.jsonl"], reward=["a=rm", "python:g.py:score"], reward_weight=["a=0.5", "score=2"])
+    parents = {"model": "sft@v3", "reward/a": "rm@v2", "reward/score": "python:g.py:score"}
+    found = read_again("ppo", command(manifest("ppo", config, parents)))
+    assert sorted(found.reward) == ["a=rm@v2", "score=python:g.py:score"] and found.reward_weight == [
+        "a=0.5",
+        "score=2",
+    ]
+
+
+def test_a_flag_that_was_turned_off_is_turned_off_again(read_again):
+    on, off = (command(manifest("dpo", DPOConfig(data=["p"], packed=packed))) for packed in (True, False))
+    assert "--no-packed" in off and "packed" not in on
+    assert not read_again("dpo", off).packed and read_again("dpo", on).packed
+
+
+def test_words_are_altered_by_option_and_the_others_stay():
+    config = DPOConfig(data=["a.jsonl", "b.jsonl"], beta=0.3)
+    found = altered(manifest("dpo", config), {"data": ["new.jsonl"], "model": ["dpo@v1"]})
+    assert found == ["--beta", "0.3", "--data", "new.jsonl", "--model", "dpo@v1"]
+    assert altered(manifest("dpo", config), {"beta": []}).count("--data") == 2
+
+
+# The card
+
+
+@pytest.mark.parametrize("status", ["complete", "stopped"])
+@pytest.mark.parametrize("alarm", [False, True])
+def test_the_card_says_first_that_a_run_was_stopped_and_what_alarmed(status, alarm):
+    made = manifest("dpo", DPOConfig(data=["p"]), status=status, metrics={"loss": 0.25},
+                    resources={"steps": 7, "train_seconds": 3.0, "predicted_peak_bytes": 2_000_000_000})  # fmt: skip
+    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5} | ({"alarm/pairs": 1.0} if alarm else {})]
+    text = model_card(made, Weights("model", False), rows=rows)
+    assert ("stopped by a watcher" in text) == (status == "stopped")
+    assert ("Alarms while it was trained" in text) == alarm
+    assert "| loss | 0.25 |" in text and "| steps | 7 |" in text and "2 GB" in text
+
+
+def test_a_parent_that_is_gone_or_another_now_is_said_in_the_lineage(store):
+    sft = artifact_in(store, "sft")
+    dpo = artifact_in(store, "dpo", parents={"model": sft, "reference": sft})
+    assert {node.state for node in lineage(dpo, store).parents} == {"ok"}
+    dpo.manifest.parents["reference"]["digest"] = "another"
+    states = {node.role: node.state for node in lineage(dpo, store).parents}
+    assert states == {"model": "ok", "reference": "changed"}
+    dpo.manifest.parents["model"]["ref"] = "sft@v9"
+    assert {node.role: node.state for node in lineage(dpo, store).parents}["model"] == "missing"

@@ -1,0 +1,119 @@
+"""What a run's plan says against what its options say: steps, rollouts, and what the memory model reads of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from conftest import DEMO, PAIR
+
+from prefcli.config.dpo import DPOConfig
+from prefcli.config.kto import KTOConfig
+from prefcli.config.orpo import ORPOConfig
+from prefcli.config.ppo import PPOConfig
+from prefcli.config.reward import RewardConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES
+from prefcli.stages.inputs import prepare
+from prefcli.stages.plan import rollouts, run_of, steps, summary
+
+GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n"
+
+
+@pytest.fixture
+def planned(jsonl, own_folder):
+    """`planned("dpo", batch_size=8)`: the inputs of that run on 21 rows."""
+    pairs = str(jsonl("pairs.jsonl", *[PAIR | {"prompt": f"Where is {i}?"} for i in range(21)]))
+    demos = str(jsonl("demos.jsonl", *[DEMO | {"prompt": f"Where is {i}?"} for i in range(21)]))
+    (own_folder / "gold.py").write_text(GOLD)
+    kinds = {
+        "sft": (SFTConfig, {"data": [demos]}),
+        "rm": (RewardConfig, {"data": [pairs]}),
+        "dpo": (DPOConfig, {"data": [pairs]}),
+        "kto": (KTOConfig, {"data": [pairs]}),
+        "orpo": (ORPOConfig, {"data": [pairs]}),
+        "ppo": (PPOConfig, {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
+    }
+
+    def make(stage, **options):
+        config, given = kinds[stage]
+        return prepare(config(**{"model": "tiny", **given, **options}))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "expected"),
+    [
+        ("sft", {"batch_size": 8, "epochs": 1}, 3),  # 21 rows: 8, 8 and 5
+        ("sft", {"batch_size": 8, "epochs": 2.5}, 8),
+        ("sft", {"batch_size": 8, "max_steps": 5}, 5),
+        ("dpo", {"batch_size": 7, "epochs": 1}, 3),
+        ("orpo", {"batch_size": 7, "epochs": 1}, 3),
+        ("kto", {"batch_size": 7, "epochs": 1}, 6),  # a pair is two labelled answers
+        ("rm", {"batch_size": 7, "epochs": 1, "eval_share": 0.0}, 3),
+        ("rm", {"batch_size": 7, "epochs": 1, "eval_share": 0.34}, 2),  # 7 are kept back
+        ("rm", {"batch_size": 10, "epochs": 1, "eval_share": 0.01}, 2),  # one at least
+        ("ppo", {"batch_size": 7, "epochs": 1}, 3),
+        ("ppo", {"batch_size": 8, "epochs": 1, "num_generations": 4, "advantage": "rloo"}, 11),  # 84 answers
+        ("ppo", {"batch_size": 8, "epochs": 1, "max_steps": 2}, 2),
+    ],
+)
+def test_the_steps_of_a_run(planned, stage, options, expected):
+    inputs = planned(stage, **options)
+    assert steps(inputs) == expected
+    unit = "rollouts" if stage == "ppo" else "steps"
+    assert summary(inputs)["training"].startswith(f"{expected} {unit} of {options['batch_size']}, all weights")
+
+
+def test_rollouts_answer_every_prompt_so_many_times_an_epoch():
+    config = SimpleNamespace(num_generations=None, max_steps=None, epochs=1, batch_size=8)
+    assert [rollouts(config, prompts) for prompts in (1, 8, 9, 16)] == [1, 1, 2, 2]
+    config.num_generations = 4
+    assert [rollouts(config, prompts) for prompts in (1, 8, 9, 16)] == [1, 4, 5, 8]
+
+
+def test_a_small_model_learns_at_the_rate_of_small_models_unless_another_is_given(planned, monkeypatch):
+    usual, small = STAGES["sft"].rates
+    assert usual < small and planned("sft").config.lr == small
+    assert planned("sft", lr=0.5).config.lr == 0.5
+    monkeypatch.setattr("prefcli.stages.inputs.SMALL_MODEL_PARAMETERS", 10)
+    assert planned("sft").config.lr == usual
+
+
+def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model(planned):
+    whole, split = (run_of(planned("dpo", batch_size=8, grad_accum=parts), "cpu") for parts in (1, 4))
+    assert (whole.batch_size, whole.accumulates, split.batch_size, split.accumulates) == (8, False, 2, True)
+    ppo = run_of(
+        planned("ppo", batch_size=8, grad_accum=2, minibatches=2, max_prompt_length=40, max_new_tokens=30), "cpu"
+    )
+    assert (ppo.batch_size, ppo.rollout, ppo.max_length, ppo.shared_prompt) == (2, 8, 70, 40)
+    assert ppo.value_model and not ppo.reward_model  # the reward is a function
+    rloo = run_of(planned("ppo", batch_size=8, advantage="rloo", num_generations=4), "cpu")
+    assert not rloo.value_model and rloo.answers == 4
+    assert run_of(planned("dpo", max_length=9), "cpu").max_length == 9
+
+
+def test_what_shares_a_base_with_the_policy_is_held_once(planned, make_artifact):
+    other = make_artifact("other", stage="sft", files={"model/config.json": "{}", "model/model.safetensors": "x"})
+    adapter = {"lora_rank": 4}
+    assert not run_of(planned("dpo"), "cpu").shared_base
+    assert run_of(planned("dpo", **adapter), "cpu").shared_base and run_of(planned("kto", **adapter), "cpu").shared_base
+    assert not run_of(planned("dpo", reference=other.ref, **adapter), "cpu").shared_base  # a second model
+    assert run_of(planned("dpo", loss="simpo"), "cpu").cached_reference
+    assert run_of(planned("ppo", **adapter), "cpu").shared_base
+    assert not run_of(planned("ppo", layout="separate", **adapter), "cpu").shared_base
+    assert (run_of(planned("dpo", dtype="bfloat16"), "cpu").dtype, run_of(planned("dpo"), "cuda").dtype) == (
+        "bfloat16",
+    ) * 2
+
+
+def test_the_seed_decides_what_is_drawn_where_files_are_mixed(planned, jsonl):
+    more = str(jsonl("more.jsonl", *[PAIR | {"prompt": f"Who is {i}?"} for i in range(21)]))
+
+    def drawn(seed):
+        inputs = planned("dpo", data=["pairs.jsonl", more], data_weight=[0.2, 0.8], seed=seed)
+        return [row.prompt for row in inputs.data.rows]
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert sorted(drawn(1)) != sorted(drawn(2)) and len(drawn(1)) == 42

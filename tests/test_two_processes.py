@@ -1,0 +1,138 @@
+"""What one of two processes does, played in one: what it adds up, which rows, draws and prompts are its own.
+
+tests/test_processes.py starts two, and holds the whole runs against those of one.
+"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_preference_losses import ANSWERS, MODELS, PAIRS, our_dpo, our_kto
+from test_rl_ppo import PROMPTS, make
+from tiny_models import tiny_lm
+
+from prefcli.config.dpo import DPOConfig
+from prefcli.errors import UsageError
+from prefcli.stages.ppo import _share, answers_of
+from prefcli.stages.steps import Steps
+
+
+class OneOfTwo:
+    """An accelerator of process `rank`, where the other one adds `others` to every sum."""
+
+    def __init__(self, inner, rank=0, others=0.0):
+        self._inner, self.num_processes, self.process_index, self._others = inner, 2, rank, others
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def reduce(self, tensor, reduction="sum"):
+        assert reduction == "sum"
+        return tensor + torch.as_tensor(self._others)
+
+
+def gradients_as_one_of_two(trainer, batch, others):
+    """(loss, gradients) of a step whose other process has so many units."""
+    trainer.accelerator = OneOfTwo(trainer.accelerator, others=others)
+    trainer._over_processes = lambda sums: sums
+    trainer.model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 1
+    parts, units = trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))
+    loss = trainer.training_step(trainer.model, parts[0], units)
+    return float(loss), [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("others", [3.0, 9.0])
+def test_a_step_is_averaged_over_the_units_of_all_processes_whose_gradients_are_averaged(others, tmp_path):
+    """DDP takes the mean of the two gradients, so each is twice its share: 2/(3 + others) of its rows' sum."""
+    policy, reference = tiny_lm(seed=1, **MODELS), tiny_lm(seed=2, **MODELS)
+    config = DPOConfig(beta=0.5).resolved()
+    (alone, slopes), _ = our_dpo(tmp_path, config, copy.deepcopy(policy), reference)
+    _, trainer = our_dpo(tmp_path, config, policy, reference)
+    rows = [{**pair, "row": i} for i, pair in enumerate(PAIRS)]
+    loss, found = gradients_as_one_of_two(trainer, {"examples": rows}, others)
+    times = 2 * 3 / (3 + others)
+    assert loss == pytest.approx(times * alone, rel=1e-5)
+    torch.testing.assert_close(found, [times * slope for slope in slopes], atol=1e-6, rtol=1e-4)
+
+
+def test_ktos_reference_point_is_over_the_answers_of_all_processes(tmp_path):
+    policy, reference = tiny_lm(seed=5, **MODELS), tiny_lm(seed=1, **MODELS)
+    trainer = our_kto(tmp_path, policy, reference, len(ANSWERS))
+    alone = float(trainer._point({"ratio": (torch.tensor(3.0), 6)}))
+    trainer.accelerator = OneOfTwo(trainer.accelerator, others=[9.0, 2.0])
+    assert alone == 0.5 and float(trainer._point({"ratio": (torch.tensor(3.0), 6)})) == pytest.approx(12 / 8)
+
+
+@pytest.mark.parametrize(
+    ("rank", "remainder", "end", "kept"),
+    [(0, 5, True, 4), (1, 5, True, 1), (0, 3, True, 3), (1, 3, True, 0), (1, 0, True, 4), (1, 5, False, 4)],
+)
+def test_held_out_rows_that_fill_up_the_last_batch_are_left_out(rank, remainder, end, kept):
+    """Five rows in batches of four in each of two processes: the second has one of its own."""
+    state = SimpleNamespace(end_of_dataloader=end, remainder=remainder)
+    stub = SimpleNamespace(
+        accelerator=SimpleNamespace(gradient_state=state, process_index=rank),
+        args=SimpleNamespace(per_device_eval_batch_size=4),
+    )
+    assert Steps.own_rows(stub, [{"n": n} for n in range(4)]) == [{"n": n} for n in range(kept)]
+
+
+def test_each_process_draws_and_shuffles_its_own_out_of_what_one_would():
+    whole = make()
+    everyone, order = whole._draws(24), whole._shuffled(12).flatten().tolist()
+    parts, orders = [], []
+    for rank in (0, 1):
+        ppo = make()
+        ppo.accelerator = OneOfTwo(ppo.accelerator, rank)
+        parts.append(ppo._draws(12))
+        orders.append(ppo._shuffled(6).flatten().tolist())
+    assert torch.equal(torch.cat(parts), everyone) and not torch.equal(*parts)
+    assert orders == [[i - 6 * rank for i in order if i // 6 == rank] for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_process_answers_its_own_share_of_a_rollouts_prompts(rank, chain, prefcli, monkeypatch):
+    """Through `ppo`: the prompts of the first rollout, told to be one of two processes."""
+    from accelerate import Accelerator
+
+    from prefcli.rl.ppo import PPO
+
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def step(self, prompts, progress=None):
+        seen.extend(prompt.row.prompt_text for prompt in prompts)
+        raise Stop
+
+    monkeypatch.setattr(PPO, "step", step)
+    prefcli(*chain.args("ppo"), "--force", "--name", "one")
+    whole = list(seen)
+    seen.clear()
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda _: 2))
+    monkeypatch.setattr(Accelerator, "process_index", property(lambda _: rank))
+    prefcli(*chain.args("ppo"), "--force", "--name", "two")
+    assert len(whole) == 8 and seen == whole[4 * rank : 4 * rank + 4]
+
+
+def test_prompts_that_cannot_be_shared_out_are_refused():
+    assert _share(8, 2) == 4
+    with pytest.raises(UsageError, match="divided over 3 processes"):
+        _share(8, 3)
+
+
+def test_the_watchers_of_each_process_see_the_answers_of_all(monkeypatch):
+    ppo = make()
+    ppo.step(PROMPTS)
+    mine = answers_of(ppo, {"judge": [1.0] * 12})
+    ppo.accelerator = OneOfTwo(ppo.accelerator)
+    monkeypatch.setattr("prefcli.stages.ppo.gather_object", lambda found: [*found, *found])
+    both = answers_of(ppo, {"judge": [1.0] * 12})
+    for name in ("prompts", "completions", "totals", "lengths", "ended"):
+        assert getattr(both, name) == getattr(mine, name) * 2, name
+    assert both.judges == {"judge": [1.0] * 24} and len(both.scores["c"]) == 24
