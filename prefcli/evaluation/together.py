@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from prefcli.artifacts.parts import ALONE, POLL, Share, Work, unfinished
+from prefcli.errors import SurroundingsError
 from prefcli.progress import Reporter
 
 _calls = itertools.count()  # the same in all processes, which run the same commands
@@ -34,11 +35,16 @@ def share() -> Share:
 def together(mine: Share, reporter: Reporter) -> Iterator[tuple[Work, Any]]:
     """`unfinished` work, and in all processes but the first the plan that the first one tells, awaited."""
     plan, key = None, f"prefcli/plan/{next(_calls)}"
-    if not mine.first:
-        store = _store(mine)
-        while not store.check([key]):
-            time.sleep(POLL)
-        folder, there, plan = pickle.loads(store.get(key))
+    store = _store(mine) if mine.world > 1 else None  # the first may be the one that holds it
+    if store is not None and not mine.first:
+        try:
+            while not store.check([key]):
+                time.sleep(POLL)
+            folder, there, plan = pickle.loads(store.get(key))
+        except RuntimeError as error:  # the connection is lost
+            gone = SurroundingsError("the first process has ended")
+            gone.told = True
+            raise gone from error
     with unfinished(mine, reporter) as work:
         if mine.first:
             work.tells = key
