@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from prefcli.config.score import ScoreConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES as ALL_STAGES
 from prefcli.evaluation.causes import causes, of_judge, of_rewards
+from prefcli.labelling import run as labelling
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import prepare
 from prefcli.stages.reference import cache_file
@@ -275,3 +277,25 @@ def test_a_reward_and_a_judge_count_by_what_they_are(tmp_path):
     assert all(of(**{name: "another"}) != of() for name in ("name", "text", "function", "label", "digest"))
     assert of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))) != of_judge("https://here/v2#m", Store(None))
     assert "secret" not in json.dumps(of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))))
+
+
+def test_labelling_is_resumed_for_the_same_judge_question_rows_and_gold_alone(monkeypatch, store, tmp_path):
+    seen = []
+    monkeypatch.setattr(labelling, "open_beside", lambda work, path, causes: seen.append(causes))
+    (tmp_path / "question.txt").write_text("{prompt} {a} {b}?")
+
+    def of(by="judge:https://host/v1#a", data="d", specs=(), **options):
+        config = LabelConfig(by=by, out="out.jsonl", **options)
+        labelling._open(None, config, list(specs), None, SimpleNamespace(digests=[data]), store)
+        return seen.pop()
+
+    other = {
+        "judge": of("judge:https://host/v1#b"),
+        "data": of(data="e"),
+        "question": of(judge_prompt=str(tmp_path / "question.txt")),
+        "reward": of("gold", specs=[SPEC]),
+        "another reward": of("gold", specs=[dataclasses.replace(SPEC, digest="another")]),
+        "gold": of(gold="gold", specs=[SPEC]),
+    }
+    found = [json.dumps(causes, sort_keys=True) for causes in (of(), *other.values())]
+    assert len(set(found)) == len(found) and of() == of()

@@ -16,6 +16,7 @@ from prefcli.evaluation import measured as measuring
 from prefcli.evaluation import models, run
 from prefcli.evaluation.measured import Measured, Setting
 from prefcli.evaluation.score import Scores
+from prefcli.labelling.run import _carried
 from prefcli.progress import SILENT
 from prefcli.report.overoptimisation import _panel
 from prefcli.stages.series import panels
@@ -175,3 +176,13 @@ def test_by_how_much_chosen_answers_are_longer_has_a_sign(longer):
     assert found.share == (0.875 if longer > 0 else 0.125) and found.pairs == 40
     assert found.difference_ci95[0] < found.difference < found.difference_ci95[1]
     assert found.large == (longer > 0)
+
+
+@pytest.mark.parametrize(("one_label", "other", "preferred"), [(True, False, 1), (False, True, -1), (True, True, 0),
+                                                               (None, True, 0)])  # fmt: skip
+def test_the_rows_own_labels_prefer_the_good_answer_and_a_pairs_first_side(one_label, other, preferred):
+    rows = [Row("p", completion="a", columns={} if one_label is None else {"label": one_label}),
+            Row("p", completion="b", columns={"label": other})]  # fmt: skip
+    prefers = _carried(rows)
+    assert prefers((0, 0), (1, 0)) == preferred and prefers((1, 0), (0, 0)) == -preferred
+    assert prefers((0, 0), (0, 1)) > 0 > prefers((0, 1), (0, 0))  # the chosen side stands first

@@ -14,8 +14,10 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES
+from prefcli.data.row import Row
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import rollouts, run_of, steps, summary
+from prefcli.stages.reward import split
 
 GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n"
 
@@ -117,3 +119,15 @@ def test_the_seed_decides_what_is_drawn_where_files_are_mixed(planned, jsonl):
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert sorted(drawn(1)) != sorted(drawn(2)) and len(drawn(1)) == 42
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_which_pairs_are_held_out_is_a_draw_of_the_seed(seed):
+    rows = [Row(f"q{i}", chosen="a", rejected="b") for i in range(40)]
+    training, held_out = split(rows, 0.25, seed, False)
+    other = split(rows, 0.25, seed + 1, False)[1]
+    assert (
+        len(held_out) == 10 and len(training) == 30 and not {r.prompt for r in held_out} & {r.prompt for r in training}
+    )
+    assert [r.prompt for r in split(rows, 0.25, seed, False)[1]] == [r.prompt for r in held_out]
+    assert {r.prompt for r in other} != {r.prompt for r in held_out}

@@ -159,6 +159,13 @@ def test_ktos_weights_of_rows_and_of_kinds_reach_its_loss(world, prefcli, jsonl)
     assert step["loss"] == pytest.approx(expected, rel=1e-4)
     apart = [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
              for pair in world.held_out for side in ("chosen", "rejected")]  # fmt: skip
+    ratios = []
+    for row, before in zip(apart, apart[-1:] + apart[:-1]):  # each prompt with the answer before its own
+        (mine, _), (theirs, _) = (model.of(row["prompt"], before["completion"]) for model in (world.start, tiny))
+        ratios.append(mine - theirs)
+    assert (
+        held_out["eval_kl"] == pytest.approx(max(0.0, fmean(ratios)), rel=1e-4) != pytest.approx(step["kl"], rel=0.05)
+    )
     expected = fmean(loss(row, held_out["eval_kl"], 1.0) for row in apart)
     assert held_out["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
