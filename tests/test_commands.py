@@ -11,6 +11,7 @@ from conftest import artifact_in
 from markdown_it import MarkdownIt
 
 from prefcli.artifacts.commands import NOT_REPEATED, altered, command
+from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.cli.main import COMMANDS as CLI
@@ -84,6 +85,19 @@ def test_words_are_altered_by_option_and_the_others_stay():
     found = altered(manifest("dpo", config), {"data": ["new.jsonl"], "model": ["dpo@v1"]})
     assert found == ["--beta", "0.3", "--data", "new.jsonl", "--model", "dpo@v1"]
     assert altered(manifest("dpo", config), {"beta": []}).count("--data") == 2
+
+
+# The figures in a line
+
+
+def test_a_line_begins_with_what_was_held_out():
+    batch = {"loss": 0.6414, "rewards/chosen": 0.16, "rewards/accuracies": 0.75}
+    held_out = {"eval_loss": 0.543, "eval_rewards/chosen": 0.1, "eval_rewards/accuracies": 0.875}
+    found = in_a_line(manifest("dpo", DPOConfig(data=["p"]), metrics=batch | held_out), 3, 3)
+    assert found == "eval_rewards/accuracies 0.875, eval_loss 0.543, rewards/accuracies 0.75"
+    measured = {"loss": 0.5, "accuracy": 0.625, "accuracy_ci95": [0.306, 0.9]}
+    made = manifest("rm", DPOConfig(data=["p"]), metrics=measured)
+    assert in_a_line(made, 2, 4) == "accuracy 0.625 [0.31, 0.9], loss 0.5"
 
 
 # The card
