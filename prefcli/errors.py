@@ -22,6 +22,7 @@ class PrefcliError(Exception):
     """Base of every error that is shown without a traceback."""
 
     exit_code = 1
+    told = False  # another process shows it
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

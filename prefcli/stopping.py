@@ -31,6 +31,7 @@ class Phase(Enum):
 
 asked: int | None = None  # the first signal
 kept: int | None = None  # the step of the last saved state of what runs
+made: str | None = None  # what a command that answers or scores has on disk, in words
 phase = Phase.IDLE
 changed = 0.0  # when the phase last did
 left: float | None = None  # when the stop was raised

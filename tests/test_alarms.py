@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from prefcli.rl.ppo import PPO
 from prefcli.watch.watchers import Watchers
 
 # A rate so high that the ratio leaves its range at once.
@@ -60,7 +61,14 @@ def test_rollback_goes_back_softer_and_gives_up_after_three(chain, prefcli):
     assert [row["step"] for row in rows(chain.runs / "back/v1")] == [1, 2]
 
 
-def test_a_rollback_can_bring_the_run_home(chain, prefcli):
+def test_a_rollback_can_bring_the_run_home(chain, prefcli, monkeypatch):
+    asked, step = [], PPO.step
+
+    def asking(self, prompts, *more):
+        asked.append([prompt.row.prompt_text for prompt in prompts])
+        return step(self, prompts, *more)
+
+    monkeypatch.setattr(PPO, "step", asking)
     source = chain.folder / "once.py"
     source.write_text(
         "def score(prompts, completions, **columns):\n"
@@ -76,13 +84,16 @@ def test_a_rollback_can_bring_the_run_home(chain, prefcli):
     assert [row["step"] for row in found] == [1, 2, 3, 4]
     assert [row["lr"] for row in found] == pytest.approx([1e-5, 1e-5, 5e-6, 5e-6])
     assert [row["objective/kl_coef"] for row in found] == pytest.approx([0.05, 0.05, 0.1, 0.1])
+    third = asked[2]  # its alarm sent the run back to the second, from where the same prompts come again
+    assert len(asked) == 5 and asked[3] == third and third not in (asked[0], asked[1], asked[4])
 
 
 def test_a_reward_of_weight_0_judges_and_moves_nothing(chain, prefcli, monkeypatch):
     shown, observe = [], Watchers.observe
 
     def seeing(self, step, metrics, answers):
-        shown.append(answers)
+        lengths = [float(len(text)) for text in answers.completions]
+        shown.append((dict(answers.judges), {"judge": lengths}, list(answers.scores), len(answers.totals)))
         return observe(self, step, metrics, answers)
 
     source = chain.folder / "judge.py"
@@ -91,9 +102,8 @@ def test_a_reward_of_weight_0_judges_and_moves_nothing(chain, prefcli, monkeypat
     judged = [*chain.args("ppo"), "--reward", f"judge=python:{source}:score", "--reward-weight", "judge=0"]
     monkeypatch.setattr(Watchers, "observe", seeing)
     path = chain.path_of(prefcli(*judged, "--name", "judged"))
-    for answers in shown:  # what the watchers are there to compare
-        assert answers.judges == {"judge": [float(len(text)) for text in answers.completions]}
-        assert list(answers.scores) == ["rm"] and len(answers.totals) == len(answers.prompts) == 8
+    for judges, expected, sources, count in shown:  # what the watchers are there to compare
+        assert judges == expected and (sources, count) == (["rm"], 8)
     assert len(shown) == 2
     for mine, theirs in zip(rows(path), rows(plain)):
         assert mine["objective/scores"] == theirs["objective/scores"] and mine["grad_norm"] == theirs["grad_norm"]

@@ -5,22 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import DEMO, PAIR, write
 
 from prefcli.artifacts.references import Reference
+from prefcli.artifacts.store import Store
 from prefcli.comparison.scores import Scores
 from prefcli.config.base import key_fields
 from prefcli.config.compare import CompareConfig
 from prefcli.config.dpo import DPOConfig
+from prefcli.config.evaluate import EvalConfig
 from prefcli.config.kto import KTOConfig
+from prefcli.config.label import LabelConfig
+from prefcli.config.orpo import ORPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
+from prefcli.config.sample import SampleConfig
+from prefcli.config.score import ScoreConfig
 from prefcli.config.sft import SFTConfig
-from prefcli.evaluation.judge import Verdict
-from prefcli.labelling.verdicts import Verdicts
+from prefcli.config.stages import STAGES as ALL_STAGES
+from prefcli.evaluation.causes import causes, of_judge, of_rewards
+from prefcli.labelling import run as labelling
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import prepare
 from prefcli.stages.reference import cache_file
@@ -135,6 +143,7 @@ STAGES = {
     "rm": (RewardConfig, "pairs", "data"),
     "dpo": (DPOConfig, "pairs", "data"),
     "kto": (KTOConfig, "labelled", "data"),
+    "orpo": (ORPOConfig, "pairs", "data"),
     "ppo": (PPOConfig, "prompts", "prompts"),
 }
 GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n\n\nother = score\n"
@@ -158,7 +167,7 @@ def key_of(jsonl, own_folder, make_artifact):
         config, purpose, files = STAGES[stage]
         given = {files: [f"{purpose}.jsonl"], "model": "one", "force": True}
         given |= {"reward": ["gold=python:gold.py:score"]} if stage == "ppo" else {}
-        return prepare(stage, config(**given | options), purpose=purpose, rates=(1e-5, 1e-4)).key
+        return prepare(config(**given | options)).key
 
     return key
 
@@ -212,7 +221,8 @@ def test_every_cause_of_a_run_is_in_its_key(key_of, own_folder, stage):
 
 
 def test_a_stage_is_in_the_key(key_of):
-    assert key_of("dpo", data=["pairs.jsonl"]) != key_of("rm", data=["pairs.jsonl"])
+    keys = [key_of(stage, data=["pairs.jsonl"]) for stage in ("rm", "dpo", "orpo", "kto")]
+    assert len(set(keys)) == 4 and set(STAGES) == set(ALL_STAGES)
 
 
 @pytest.mark.parametrize(
@@ -239,20 +249,53 @@ def test_every_option_that_can_change_a_result_changes_the_key(stage):
     assert {"seed", "lr", "batch_size"} <= set(usual)
 
 
-# label: a judge's verdicts
+# sample, score, label, eval: what unfinished work is resumed by
 
 
-def test_a_verdict_is_of_one_judge_and_one_question(tmp_path):
-    asked: list[str] = []
+@pytest.mark.parametrize("config", [SampleConfig, ScoreConfig, LabelConfig, EvalConfig])
+def test_unfinished_work_is_of_every_option_that_decides_it_and_of_what_it_runs_on(config):
+    cpu = torch.device("cpu")
+    usual = causes("one", config(), cpu, torch.float32, data=["d"])
+    others = [
+        causes("two", config(), cpu, torch.float32, data=["d"]),
+        causes("one", config(), torch.device("meta"), torch.float32, data=["d"]),
+        causes("one", config(), cpu, torch.bfloat16, data=["d"]),
+        causes("one", config(), cpu, torch.float32, data=["other"]),
+    ]
+    named = key_fields(config())
+    others += [causes("one", dataclasses.replace(config(), **{name: "another"}), cpu, torch.float32, data=["d"])
+               for name in named if name not in ("data", "dtype", "device")]  # fmt: skip
+    assert all(other != usual for other in others) and len(named) > 5
+    for name in ("json", "quiet", "debug", "runs"):
+        assert causes("one", dataclasses.replace(config(), **{name: "x"}), cpu, torch.float32, data=["d"]) == usual
 
-    def ask(questions: list[str]) -> list[Verdict]:
-        asked.extend(questions)
-        return [1.0 if "one" in question else 0.0 for question in questions]
 
-    out = str(tmp_path / "out.jsonl")
-    assert Verdicts(out, "a").of(["one", "two", "one"], ask) == [1.0, 0.0, 1.0] and asked == ["one", "two"]
-    assert Verdicts(out, "a").of(["two", "three"], ask) == [0.0, 0.0] and asked == ["one", "two", "three"]
-    assert Verdicts(out, "b").of(["one"], lambda questions: [0.5]) == [0.5]
-    assert Verdicts(out, "a").of(["one"], ask) == [1.0] and len(asked) == 3
-    lines = [json.loads(line) for line in Path(f"{out}.verdicts").read_text().splitlines() if line]
-    assert sorted(verdict for _, verdict in lines) == [0.0, 0.0, 0.5, 1.0]
+def test_a_reward_and_a_judge_count_by_what_they_are(tmp_path):
+    def of(**changed):
+        return of_rewards([dataclasses.replace(SPEC, **changed)])
+
+    assert all(of(**{name: "another"}) != of() for name in ("name", "text", "function", "label", "digest"))
+    assert of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))) != of_judge("https://here/v2#m", Store(None))
+    assert "secret" not in json.dumps(of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))))
+
+
+def test_labelling_is_resumed_for_the_same_judge_question_rows_and_gold_alone(monkeypatch, store, tmp_path):
+    seen = []
+    monkeypatch.setattr(labelling, "open_beside", lambda work, path, causes: seen.append(causes))
+    (tmp_path / "question.txt").write_text("{prompt} {a} {b}?")
+
+    def of(by="judge:https://host/v1#a", data="d", specs=(), **options):
+        config = LabelConfig(by=by, out="out.jsonl", **options)
+        labelling._open(None, config, list(specs), None, SimpleNamespace(digests=[data]), store)
+        return seen.pop()
+
+    other = {
+        "judge": of("judge:https://host/v1#b"),
+        "data": of(data="e"),
+        "question": of(judge_prompt=str(tmp_path / "question.txt")),
+        "reward": of("gold", specs=[SPEC]),
+        "another reward": of("gold", specs=[dataclasses.replace(SPEC, digest="another")]),
+        "gold": of(gold="gold", specs=[SPEC]),
+    }
+    found = [json.dumps(causes, sort_keys=True) for causes in (of(), *other.values())]
+    assert len(set(found)) == len(found) and of() == of()

@@ -22,6 +22,7 @@ from prefcli.comparison.run import CRITERIA, tally
 from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.training_time import by_steps
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.evaluation import models
 from prefcli.rewards.grammar import parse_rewards
 
 
@@ -227,7 +228,7 @@ def test_the_proxy_is_the_routes_own_reward_wherever_it_stands():
 
 def test_a_second_look_samples_nothing(chain, prefcli, monkeypatch):
     first = prefcli(*args(chain), "--json").stdout
-    monkeypatch.setattr(scores.models, "answer", lambda *a, **k: pytest.fail("sampled again"))
+    monkeypatch.setattr(models, "answer", lambda *a, **k: pytest.fail("sampled again"))
     assert json.loads(prefcli(*args(chain), "--json").stdout) == json.loads(first)
     shown = prefcli(*args(chain)).stdout
     assert "of 8; " in shown and "prefcli sweep dpo" in shown and "claimed" in shown

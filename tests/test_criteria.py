@@ -20,7 +20,7 @@ from prefcli.comparison.routes import read_routes
 from prefcli.comparison.sample_efficiency import sample_efficiency
 from prefcli.comparison.scores import Scored, open_scores
 from prefcli.comparison.simplicity import models_of, simplicity
-from prefcli.comparison.stability import stability
+from prefcli.comparison.stability import outliers, stability
 from prefcli.comparison.training_time import training_time
 from prefcli.config.compare import CompareConfig
 from prefcli.progress import SILENT
@@ -507,3 +507,18 @@ def test_welchs_interval_has_the_smaller_samples_degrees_of_freedom(counts):
     low, high = welch_interval(a, b)
     assert (low + high) / 2 == pytest.approx(fmean(a) - fmean(b)) and low < high
     assert (high - low) / 2 == pytest.approx(12.7062 * sum(variances) ** 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("norms", "leaps"),
+    [
+        ([1.0, 1.1, 0.9, 1.0, 1.1, 0.9, 9.0], 1),
+        ([1.0, 0.2, 1.8, 0.2, 1.8, 1.0, 6.0], 0),  # six medians, in a run whose norms lie far apart
+        ([1.0, 1.01, 0.99, 1.0, 1.01, 0.99, 3.0], 0),  # many deviations of a run that is very even, and three medians
+        ([9.0, 9.1, 8.9, 9.0, 9.1, 8.9, 0.1], 0),  # far below
+        ([1.0, 1.1, 0.9, 1.0, 1.1, 30.0, 40.0], 2),
+        ([], 0),
+    ],
+)
+def test_a_leap_is_beyond_five_medians_and_ten_deviations(norms, leaps):
+    assert outliers(norms) == leaps

@@ -17,7 +17,7 @@ from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import expand
 from prefcli.artifacts.store import Store, open_artifact
 from prefcli.errors import ArtifactError
-from prefcli.evaluation.judged import judged_win_rate
+from prefcli.evaluation.judged import Wins, ask_both
 from prefcli.evaluation.models import win_rate_of_many
 from prefcli.files import digest_file
 from prefcli.rewards.sources import ModelReward
@@ -135,28 +135,33 @@ class Stub:
         return [self.verdict(*answers) for answers in both]
 
 
+def judged_win_rate(judge, *texts):
+    wins = Wins()
+    wins.add(ask_both(judge, *texts))
+    return wins.summary()
+
+
 def test_a_judged_win_needs_both_orders_and_identical_answers_are_not_asked():
     answers = [f"{'long' if i % 3 else ''}mine" for i in range(40)]
     baseline = ["mine" if i % 4 == 0 else "middle" for i in range(40)]
-    said = []
     judge = Stub(lambda a, b: 1.0 if len(a) > len(b) else 0.0 if len(a) < len(b) else None)
-    found = judged_win_rate(judge, ["p"] * 40, answers, baseline, said.append)
+    found = judged_win_rate(judge, ["p"] * 40, answers, baseline)
     outcomes = [(len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in zip(answers, baseline)]
     same = sum(a == b for a, b in zip(answers, baseline))
     assert found["win_rate"] == sum(outcomes) / 40 and found["win_rate_ci95"] == list(
         wilson_interval(sum(outcomes), 40)
     )
-    assert found["identical"] == same > 0 and len(judge.asked) == 2 * (40 - same) and sum(said) == 40
+    assert found["identical"] == same > 0 and len(judge.asked) == 2 * (40 - same)
     assert {(b, a) for a, b in judge.asked} == set(judge.asked)
     assert (found["first_place"], found["same_place"], found["ties"]) == (0.5, 0.0, 0)
 
 
 def test_a_judge_that_sees_the_place_alone_wins_nothing_and_shows():
     answers, baseline = ["a"] * 20, ["b"] * 20
-    found = judged_win_rate(Stub(lambda *_: 0.0), ["p"] * 20, answers, baseline, lambda _: None)
+    found = judged_win_rate(Stub(lambda *_: 0.0), ["p"] * 20, answers, baseline)
     assert (found["win_rate"], found["ties"], found["first_place"], found["same_place"]) == (0.5, 20, 0.0, 1.0)
     assert found["same_place_ci95"] == list(wilson_interval(20, 20))
-    none = judged_win_rate(Stub(lambda *_: 1 / 0), ["p"] * 20, answers, answers, lambda _: None)
+    none = judged_win_rate(Stub(lambda *_: 1 / 0), ["p"] * 20, answers, answers)
     assert none["win_rate"] == 0.5 and none["identical"] == 20 and none["first_place"] is none["same_place"] is None
 
 

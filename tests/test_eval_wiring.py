@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,8 @@ from prefcli.data.row import Row
 from prefcli.evaluation import measured as measuring
 from prefcli.evaluation import models, run
 from prefcli.evaluation.measured import Measured, Setting
-from prefcli.evaluation.score import summary
+from prefcli.evaluation.score import Scores
+from prefcli.labelling.run import _carried
 from prefcli.progress import SILENT
 from prefcli.report.overoptimisation import _panel
 from prefcli.stages.series import panels
@@ -39,13 +41,46 @@ def test_a_win_rate_is_the_models_against_the_baseline_by_the_first_reward():
     assert run._entry(BASELINE, BASELINE)["win_rate"] is None and run._entry(BETTER, None)["win_rate"] is None
 
 
-def test_a_judge_is_asked_for_each_model_against_the_baseline(monkeypatch):
+class Job:
+    """Work in one part, made at once."""
+
+    todo, size = True, 100
+
+    def __init__(self, items):
+        self.items = items
+
+    def run(self, make):
+        lines, noted = make(range(self.items))
+        self.made = SimpleNamespace(lines=lines, noted=json.loads(json.dumps(noted)))
+        return [self.made]
+
+    def part(self, number):
+        return self.made
+
+    def tick(self, done):
+        pass
+
+
+def work():
+    return SimpleNamespace(
+        job=lambda name, items, size, unit: Job(items), begin=lambda *_: None, share=SimpleNamespace(first=True)
+    )
+
+
+def test_a_judge_is_asked_for_each_model_against_the_baseline_in_both_orders():
     asked = []
-    monkeypatch.setattr(run, "judged_win_rate", lambda *args: asked.append(args[1:4]) or {"win_rate": 0.5})
+
+    def verdicts(questions):
+        asked.extend(questions)
+        return [1.0, 0.0] * (len(questions) // 2)  # for the model, whichever place it has
+
     rows = [Row(f"q{i}") for i in range(4)]
-    found = run._judged(SimpleNamespace(ref="judge"), [BASELINE, BETTER], rows, SILENT)
-    assert found == {"ref": "judge", "against": "sft", "models": [{"ref": "ppo", "win_rate": 0.5}]}
-    assert asked == [(["q0", "q1", "q2", "q3"], [f"ppo {i}" for i in range(4)], [f"sft {i}" for i in range(4)])]
+    found = run._judged(SimpleNamespace(ref="judge", verdicts=verdicts), [BASELINE, BETTER], rows, work())
+    assert (found["ref"], found["against"]) == ("judge", "sft")
+    (model,) = found["models"]
+    assert (model["ref"], model["win_rate"], model["ties"]) == ("ppo", 1.0, 0)
+    orders = [(question.index("ppo 2") < question.index("sft 2")) for question in asked if "q2" in question]
+    assert len(asked) == 8 and orders == [True, False]
 
 
 def test_samples_have_each_models_first_answer_to_the_prompt():
@@ -54,16 +89,13 @@ def test_samples_have_each_models_first_answer_to_the_prompt():
     assert found[1]["answers"][1] == {"ref": "ppo", "text": "ppo 1", "reward": {"gold": 1.0, "rm": 4.0}}
 
 
-@pytest.mark.parametrize(("anchor", "against", "to"), [("ref", "sft", "ref"), (None, "sft", "sft"), (None, None, None)])
-def test_kl_is_to_what_a_model_was_tied_to_else_to_the_baseline(monkeypatch, anchor, against, to):
+def test_each_model_is_measured_against_its_own_anchor(monkeypatch):
     seen = []
-    monkeypatch.setattr(run, "anchor_of", lambda reference, store: anchor)
-    monkeypatch.setattr(run, "measure", lambda reference, to, *_: seen.append((reference.shown, to)))
+    monkeypatch.setattr(run, "measure", lambda reference, anchor, *_: seen.append((reference.shown, anchor)))
     references = [SimpleNamespace(shown=name, note=None) for name in ("sft", "ppo")]
-    setting = SimpleNamespace(config=SimpleNamespace(against=against, best_of=1), store=None, reporter=SILENT)
-    run._measured(references, [], [], setting)
-    expected = references[0] if to == "sft" else to
-    assert [found for _, found in seen] == [expected, expected] and [name for name, _ in seen] == ["sft", "ppo"]
+    setting = SimpleNamespace(config=EvalConfig(against="sft"), store=None, reporter=SILENT)
+    run._measured(references, [None, "ref"], [], [], setting, work())
+    assert seen == [("sft", None), ("ppo", "ref")]
 
 
 def test_the_options_of_eval_reach_the_sampling_and_the_answers_their_prompts(monkeypatch):
@@ -79,14 +111,12 @@ def test_the_options_of_eval_reach_the_sampling_and_the_answers_their_prompts(mo
     monkeypatch.setattr(measuring, "_load", lambda *_: None)
     config = EvalConfig(seed=7, temperature=0.9, max_new_tokens=5, batch_size=3, best_of=2)
     setting = Setting(config, None, torch.float32, torch.device("cpu"), SILENT)
-    monkeypatch.setattr(
-        measuring.models, "scores", lambda source, rows, answers, _: [float(i) for i in range(len(rows))]
-    )
-    found = measuring.measure(SimpleNamespace(shown="m"), None, [Row("a"), Row("b")], [SimpleNamespace(name="r")],
-                              setting, lambda _: None)  # fmt: skip
-    asked.pop("progress")
+    monkeypatch.setattr(measuring.models, "scores", lambda source, rows, answers: [float(i) for i in range(len(rows))])
+    source = SimpleNamespace(name="r", reading=lambda tokenizer: source)
+    found = measuring.measure(SimpleNamespace(shown="m"), None, [Row("a"), Row("b")], [source], setting, Job(2))
+    asked.pop("progress"), asked.pop("draws")
     assert asked == {"seed": 7, "temperature": 0.9, "max_new_tokens": 5, "batch_size": 3, "rows": ["a", "a", "b", "b"]}
-    assert found.texts == [["a-0", "a-1"], ["b-2", "b-3"]] and found.scores == {"r": [[0.0, 1.0], [2.0, 3.0]]}
+    assert list(found.texts) == [["a-0", "a-1"], ["b-2", "b-3"]] and found.scores == {"r": [[0.0, 1.0], [2.0, 3.0]]}
     assert found.means == {"r": [0.5, 2.5]} and found.kl is None
 
 
@@ -96,7 +126,7 @@ def test_a_score_is_asked_with_the_ids_that_were_sampled_and_whether_they_ended(
                              score=lambda answers: seen.extend(answers) or torch.tensor([0.5, -1.5]))  # fmt: skip
     answers = models.Answers([[1, 2], [3]], [[4], [5, 6]], ["x", "y"], [True, False], 0.0)
     rows = [Row("p", columns={"n": 1}), Row("q", columns={"n": 2})]
-    assert models.scores(source, rows, answers, None) == [0.5, -1.5]
+    assert models.scores(source, rows, answers) == [0.5, -1.5]
     assert [(a.prompt, a.completion, a.prompt_ids, a.completion_ids, a.columns, a.ended) for a in seen] == [
         ("p", "x", [1, 2], [4], {"n": 1}, True), ("q", "y", [3], [5, 6], {"n": 2}, False),
     ]  # fmt: skip
@@ -110,11 +140,13 @@ def test_differences_are_of_the_later_model_less_the_earlier_and_holm_steps_down
 
 
 def test_a_summary_has_the_populations_deviation_and_margins_the_chosen_sides_sign():
-    rows = [Row("p", chosen="x", rejected="y"), Row("q", chosen="x", rejected="y")]
-    found = summary(rows, [(3.0, 1.0), (0.0, 2.0)])
+    scores = Scores(["r"])
+    scores.add({"r": [(3.0, 1.0)]})
+    assert scores.summary("r")["margin"] == 2.0
+    scores.add({"r": [(0.0, 2.0)]})
+    found = scores.summary("r")
     assert (found["mean"], found["std"], found["min"], found["max"]) == (1.5, pytest.approx(1.25**0.5), 0.0, 3.0)
     assert (found["accuracy"], found["margin"], found["pairs"]) == (0.5, 0.0, 2)
-    assert summary(rows[:1], [(3.0, 1.0)])["margin"] == 2.0
 
 
 # What is drawn, and what is counted in the rows
@@ -144,3 +176,13 @@ def test_by_how_much_chosen_answers_are_longer_has_a_sign(longer):
     assert found.share == (0.875 if longer > 0 else 0.125) and found.pairs == 40
     assert found.difference_ci95[0] < found.difference < found.difference_ci95[1]
     assert found.large == (longer > 0)
+
+
+@pytest.mark.parametrize(("one_label", "other", "preferred"), [(True, False, 1), (False, True, -1), (True, True, 0),
+                                                               (None, True, 0)])  # fmt: skip
+def test_the_rows_own_labels_prefer_the_good_answer_and_a_pairs_first_side(one_label, other, preferred):
+    rows = [Row("p", completion="a", columns={} if one_label is None else {"label": one_label}),
+            Row("p", completion="b", columns={"label": other})]  # fmt: skip
+    prefers = _carried(rows)
+    assert prefers((0, 0), (1, 0)) == preferred and prefers((1, 0), (0, 0)) == -preferred
+    assert prefers((0, 0), (0, 1)) > 0 > prefers((0, 1), (0, 0))  # the chosen side stands first

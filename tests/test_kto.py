@@ -192,7 +192,7 @@ def test_without_a_reference_none_is_named_or_opened(chain, prefcli, monkeypatch
     result = prefcli("dpo", "--data", chain.data("pairs"), *FEW, "--loss", "simpo")
     path = chain.path_of(result)
     assert list(json.loads((path / "manifest.json").read_text())["parents"]) == ["model"]
-    assert "simpo, beta 2, on log-probabilities (mean a token); gamma 1" in result.stderr
+    assert "simpo, beta 2, on log-probabilities (mean a token); simpo-gamma 1" in result.stderr
 
 
 def test_padded_rows_make_the_same_steps_where_trl_has_no_such_loss(chain, prefcli):

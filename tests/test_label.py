@@ -17,9 +17,8 @@ from test_rewards_http import closed_port, running
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
-from prefcli.evaluation.judge import QUESTION, ModelJudge, fill, parse_verdict
-from prefcli.labelling.shares import win_shares
-from prefcli.labelling.verdicts import Verdicts, kept_at
+from prefcli.evaluation.judge import QUESTION, ModelJudge, Tally, fill, parse_verdict
+from prefcli.labelling.shares import ask, win_shares
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
@@ -223,16 +222,17 @@ class FakeJudge:
         return [self.verdict(*question.split("|")) for question in questions]
 
 
-def judged(verdict, asked, own_folder):
-    judge = FakeJudge(verdict)
-    return judge, *win_shares(judge, asked, "{prompt}|{a}|{b}", Verdicts(str(own_folder / "x.jsonl"), "fake"), SILENT)
+def judged(verdict, asked):
+    judge, tally = FakeJudge(verdict), Tally()
+    said = ask(judge, asked, "{prompt}|{a}|{b}")
+    return judge, [win_shares(texts, found, tally) for (_, texts), found in zip(asked, said)], tally
 
 
-def test_all_pairs_are_asked_in_both_orders_and_shares_are_those_of_a_count(own_folder):
+def test_all_pairs_are_asked_in_both_orders_and_shares_are_those_of_a_count():
     draw = random.Random(3)
     asked = [(f"p{i}", [f"a{j}" for j in range(n)]) for i, n in enumerate([1, 2, 3, 4, 5, *[3] * 20])]
     said = {(p, a, b): draw.choice([1.0, 0.0, 0.5, None]) for p, texts in asked for a in texts for b in texts if a != b}
-    judge, shares, tally = judged(lambda *question: said[question], asked, own_folder)
+    judge, shares, tally = judged(lambda *question: said[question], asked)
     assert sorted(judge.asked) == sorted("|".join(question) for question in said)
     beats = {"p": 0}
     for (prompt, texts), share in zip(asked, shares):
@@ -249,36 +249,33 @@ def test_all_pairs_are_asked_in_both_orders_and_shares_are_those_of_a_count(own_
     assert tally.no_verdict == list(said.values()).count(None)
 
 
-def test_a_judge_that_sees_the_place_alone_gives_ties_and_its_bias_shows(own_folder):
+def test_a_judge_that_sees_the_place_alone_gives_ties_and_its_bias_shows():
     asked = [(f"p{i}", ["a", "b"]) for i in range(50)]
-    _, shares, tally = judged(lambda *_: 1.0, asked, own_folder)
+    _, shares, tally = judged(lambda *_: 1.0, asked)
     assert all(share == {"a": 0.5, "b": 0.5} for share in shares) and tally.ties == 50
     assert tally.summary()["first_place"] == 1 and tally.summary()["first_place_ci95"] == list(wilson_interval(50, 50))
-    _, _, fair = judged(lambda _, a, b: float(a > b), [("q", ["a", "b"])], own_folder)
+    _, _, fair = judged(lambda _, a, b: float(a > b), [("q", ["a", "b"])])
     assert (fair.summary()["first_place"], fair.ties) == (0.5, 0)
 
 
-def test_verdicts_are_kept_when_a_judge_stops_and_asked_once(own_folder):
-    asked = [(f"p{i}", ["a", "b"]) for i in range(40)]
-    calls = []
+def test_verdicts_are_kept_when_a_judge_stops_and_asked_once(prefcli, jsonl, endpoint, asking, own_folder, monkeypatch):
+    """Whatever is made of them: another --to asks nothing again."""
+    stop = [True]
 
-    def stops(prompt, a, b):
-        calls.append(prompt)
-        if len(calls) > 40:
-            raise KeyboardInterrupt
-        return float(a > b)
+    def stops(question):
+        return (401, b"no credit left") if stop[0] and question.startswith("p35") else longer(question)
 
-    with pytest.raises(KeyboardInterrupt):
-        judged(stops, asked, own_folder)
-    file = kept_at(str(own_folder / "x.jsonl"))
-    assert len(file.read_text().split()) == 2 * 32  # the 16 prompts that were finished
-    file.write_text(file.read_text() + '\n["cut o')
-    judge, shares, tally = judged(lambda _, a, b: float(a > b), asked, own_folder)
-    assert len(judge.asked) == 80 - 32 and tally.comparisons == 40
-    assert all(share == {"a": 0.0, "b": 1.0} for share in shares)
-    assert judged(lambda *_: 1 / 0, asked, own_folder)[1] == shares  # nothing is left to ask
-    other = Verdicts(str(own_folder / "x.jsonl"), "another judge")
-    assert other.of(["p0|a|b"], lambda new: [0.5] * len(new)) == [0.5]
+    url, seen = endpoint(stops)
+    rows = [{"prompt": f"p{i:02}", "completion": text} for i in range(40) for text in ("a", "ab")]
+    args = ["label", "--data", jsonl("a.jsonl", *rows), "--by", url, *asking, "--out", "made.jsonl"]
+    stopped = prefcli(*args)
+    assert stopped.exit_code == 4 and "kept 32 of 40 prompts" in stopped.stderr and "same command" in stopped.stderr
+    stop[0], before = False, len(seen)
+    result = prefcli(*args, "--to", "best")
+    assert result.exit_code == 0, result.stderr
+    assert len(seen) - before == 2 * (40 - 32)
+    assert [row["completion"] for row in rows_in(own_folder / "made.jsonl")] == ["ab"] * 40
+    assert not list(own_folder.glob("*.partial"))
 
 
 def test_what_looks_like_a_placeholder_in_an_answer_stays():
@@ -415,7 +412,7 @@ def test_an_endpoint_is_asked_in_both_orders_with_the_key_that_is_shown_nowhere(
     assert {"q|aa|bb", "q|bb|aa", "p|ab|abcd", "p|abcd|ab"} <= asked
     assert "busy" in result.stderr and "2 questions without a verdict" in result.stderr
     assert "very-secret" not in result.output + (own_folder / "made.jsonl").read_text()
-    assert not kept_at("made.jsonl").exists()
+    assert not list(own_folder.glob("*.partial"))
     made, _ = label(*args, "--to", "binary")
     assert [(row["completion"], row["label"]) for row in made] == [("ab", False), ("abcd", True)]
     assert [row["completion"] for row in label(*args, "--to", "best")[0]] == ["abcd", "alone", "aa", "same"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefcli.cli.launched import ALONE, SRUN, TOGETHER
+from prefcli.cli.launched import SRUN, TOGETHER
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 
@@ -26,7 +26,7 @@ def refused(prefcli, command, env, *parts):
         assert part in result.stderr
 
 
-@pytest.mark.parametrize("command", sorted(ALONE | TOGETHER))
+@pytest.mark.parametrize("command", sorted(TOGETHER))
 def test_a_command_that_srun_started_twice_is_refused(prefcli, command):
     refused(prefcli, command, {SRUN: "2"}, "srun started", "2 times", "srun -n 1")
 
@@ -40,11 +40,6 @@ def test_half_of_torchruns_variables_are_refused(prefcli, command, name):
 @pytest.mark.parametrize("size", ["0", "two", "", "-1"])
 def test_a_number_of_processes_that_is_none_is_refused(prefcli, size):
     refused(prefcli, "dpo", {"WORLD_SIZE": size}, "WORLD_SIZE is")
-
-
-@pytest.mark.parametrize("command", sorted(ALONE))
-def test_a_command_for_one_process_is_refused_in_two(prefcli, command):
-    refused(prefcli, command, WHOLE, "each would do all of its work", "one process")
 
 
 @pytest.mark.parametrize("env", [

@@ -9,13 +9,16 @@ from conftest import DEMO, PAIR
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
+from prefcli.config.orpo import ORPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
+from prefcli.config.stages import STAGES
+from prefcli.data.row import Row
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import rollouts, run_of, steps, summary
+from prefcli.stages.reward import split
 
-RATES = (1e-5, 1e-4)
 GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completions]\n"
 
 
@@ -26,16 +29,17 @@ def planned(jsonl, own_folder):
     demos = str(jsonl("demos.jsonl", *[DEMO | {"prompt": f"Where is {i}?"} for i in range(21)]))
     (own_folder / "gold.py").write_text(GOLD)
     kinds = {
-        "sft": (SFTConfig, "demos", {"data": [demos]}),
-        "rm": (RewardConfig, "pairs", {"data": [pairs]}),
-        "dpo": (DPOConfig, "pairs", {"data": [pairs]}),
-        "kto": (KTOConfig, "labelled", {"data": [pairs]}),
-        "ppo": (PPOConfig, "prompts", {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
+        "sft": (SFTConfig, {"data": [demos]}),
+        "rm": (RewardConfig, {"data": [pairs]}),
+        "dpo": (DPOConfig, {"data": [pairs]}),
+        "kto": (KTOConfig, {"data": [pairs]}),
+        "orpo": (ORPOConfig, {"data": [pairs]}),
+        "ppo": (PPOConfig, {"prompts": [pairs], "reward": ["python:gold.py:score"]}),
     }
 
     def make(stage, **options):
-        config, purpose, given = kinds[stage]
-        return prepare(stage, config(**{"model": "tiny", **given, **options}), purpose=purpose, rates=RATES)
+        config, given = kinds[stage]
+        return prepare(config(**{"model": "tiny", **given, **options}))
 
     return make
 
@@ -47,6 +51,7 @@ def planned(jsonl, own_folder):
         ("sft", {"batch_size": 8, "epochs": 2.5}, 8),
         ("sft", {"batch_size": 8, "max_steps": 5}, 5),
         ("dpo", {"batch_size": 7, "epochs": 1}, 3),
+        ("orpo", {"batch_size": 7, "epochs": 1}, 3),
         ("kto", {"batch_size": 7, "epochs": 1}, 6),  # a pair is two labelled answers
         ("rm", {"batch_size": 7, "epochs": 1, "eval_share": 0.0}, 3),
         ("rm", {"batch_size": 7, "epochs": 1, "eval_share": 0.34}, 2),  # 7 are kept back
@@ -71,10 +76,11 @@ def test_rollouts_answer_every_prompt_so_many_times_an_epoch():
 
 
 def test_a_small_model_learns_at_the_rate_of_small_models_unless_another_is_given(planned, monkeypatch):
-    assert planned("sft").config.lr == 1e-4
+    usual, small = STAGES["sft"].rates
+    assert usual < small and planned("sft").config.lr == small
     assert planned("sft", lr=0.5).config.lr == 0.5
     monkeypatch.setattr("prefcli.stages.inputs.SMALL_MODEL_PARAMETERS", 10)
-    assert planned("sft").config.lr == 1e-5
+    assert planned("sft").config.lr == usual
 
 
 def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model(planned):
@@ -113,3 +119,15 @@ def test_the_seed_decides_what_is_drawn_where_files_are_mixed(planned, jsonl):
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert sorted(drawn(1)) != sorted(drawn(2)) and len(drawn(1)) == 42
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_which_pairs_are_held_out_is_a_draw_of_the_seed(seed):
+    rows = [Row(f"q{i}", chosen="a", rejected="b") for i in range(40)]
+    training, held_out = split(rows, 0.25, seed, False)
+    other = split(rows, 0.25, seed + 1, False)[1]
+    assert (
+        len(held_out) == 10 and len(training) == 30 and not {r.prompt for r in held_out} & {r.prompt for r in training}
+    )
+    assert [r.prompt for r in split(rows, 0.25, seed, False)[1]] == [r.prompt for r in held_out]
+    assert {r.prompt for r in other} != {r.prompt for r in held_out}

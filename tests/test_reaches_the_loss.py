@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefcli.artifacts.places import TINY
-from prefcli.data.tokenising import Encoder
+from prefcli.data.encoder import Encoder
 
 NEXT_TO_NOTHING = ["--lr", "1e-30", "--warmup", "0", "--lr-scheduler", "constant", "--max-steps", "1"]
 WEIGHTS, OTHER_REWARD = (3.0, 0.0, 1.0, 2.0, 0.0, 1.0), (0.5, -1.0, 2.0, 0.0, 1.0, -0.25)
@@ -122,6 +122,21 @@ def test_another_reference_is_the_one_that_dpo_is_held_against_on_held_out_rows_
         assert found[f"{prefix}rewards/margins"] == pytest.approx(margin, abs=1e-5) and abs(margin) > 1e-4
 
 
+def test_orpos_weight_of_a_row_and_beta_reach_its_loss(world, prefcli):
+    step, held_out = first(
+        world, prefcli, "orpo", "--data", world.train, "--model", "sft@v1", "--beta", "0.4", "--weight-column", "w"
+    )
+
+    def loss(pair):
+        (c, n), (r, m) = (world.start.of(pair["prompt"], pair[side]) for side in ("chosen", "rejected"))
+        odds = [p / (1 - p) for p in (math.exp(c / n), math.exp(r / m))]
+        return -c / n - 0.4 * math.log(sig(math.log(odds[0] / odds[1])))
+
+    expected = fmean(pair["w"] / fmean(WEIGHTS) * loss(pair) for pair in world.pairs)
+    assert step["loss"] == pytest.approx(expected, rel=1e-4)
+    assert held_out["eval_loss"] == pytest.approx(fmean(map(loss, world.held_out)), rel=1e-4)
+
+
 def test_ktos_weights_of_rows_and_of_kinds_reach_its_loss(world, prefcli, jsonl):
     """Against another reference, from which the mismatched answers are far enough for z₀ to be above 0."""
     rows = []
@@ -144,6 +159,13 @@ def test_ktos_weights_of_rows_and_of_kinds_reach_its_loss(world, prefcli, jsonl)
     assert step["loss"] == pytest.approx(expected, rel=1e-4)
     apart = [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
              for pair in world.held_out for side in ("chosen", "rejected")]  # fmt: skip
+    ratios = []
+    for row, before in zip(apart, apart[-1:] + apart[:-1]):  # each prompt with the answer before its own
+        (mine, _), (theirs, _) = (model.of(row["prompt"], before["completion"]) for model in (world.start, tiny))
+        ratios.append(mine - theirs)
+    assert (
+        held_out["eval_kl"] == pytest.approx(max(0.0, fmean(ratios)), rel=1e-4) != pytest.approx(step["kl"], rel=0.05)
+    )
     expected = fmean(loss(row, held_out["eval_kl"], 1.0) for row in apart)
     assert held_out["eval_loss"] == pytest.approx(expected, rel=1e-4)
 

@@ -178,7 +178,7 @@ def test_eval_scores_an_answer_as_ppo_does(chain, longest):
     prompts = [Prompt(ids, row) for ids, row in zip(answers.prompt_ids, rows)]
     expected = score(prompts, answers.completion_ids, answers.completions)["rm"]
     in_eval = load_reward(parse_rewards(["rm"], store)[0], None, reporter=SILENT, **CPU)
-    found = models.scores(in_eval, rows, answers, tokenizer)
+    found = models.scores(in_eval.reading(tokenizer), rows, answers)
     assert found == pytest.approx(expected.tolist(), abs=1e-6)
     # an end token behind what was cut, as it was before, is another text
     texts = in_eval.score([Answer(row.prompt, text) for row, text in zip(rows, answers.completions)])
@@ -206,6 +206,6 @@ def test_eval_and_the_command_agree(chain, prefcli):
     assert result.exit_code == 0, result.stderr
     rows, tokenizer, answers, _ = sampled(chain, "sft", 4)
     source = load_reward(parse_rewards(["rm"], Store(chain.runs))[0], None, reporter=SILENT, **CPU)
-    expected = models.scores(source, rows, answers, tokenizer)
+    expected = models.scores(source.reading(tokenizer), rows, answers)
     (entry,) = json.loads(result.stdout)["models"]
     assert entry["reward"]["rm"]["mean"] == pytest.approx(sum(expected) / len(expected), abs=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from prefcli.config.stages import STAGES
 from prefcli.experiments.retrained import retrained
 from prefcli.experiments.scores import recorded_score
-from prefcli.experiments.siblings import rows_of, seed_of, siblings, varied
+from prefcli.experiments.siblings import parent_of, rows_of, seed_of, siblings, varied
 
 FILE = {"path": "pairs.jsonl", "format": "pairs", "rows": 100, "digest": "d1"}
 
@@ -171,3 +171,13 @@ def test_what_a_point_is_known_by_and_which_way_is_better(stage, name, held_out,
     assert (score.name, score.better) == (name, better)
     if held_out:
         assert recorded_score(STAGES[stage], SimpleNamespace(eval_data="f")).name == held_out
+
+
+def test_a_parent_is_the_artifact_that_it_was_and_no_other_of_its_name(made, store):
+    child = made("dpo", parents={"model": made("sft")}).manifest
+    assert parent_of(child, "model", store).ref == "sft@v1" and parent_of(child, "reference", store) is None
+    child.parents["model"]["digest"] = "another"
+    assert parent_of(child, "model", store) is None
+    for ref in ("sft@v2", "tiny", "a/b", "sft"):
+        child.parents["model"] = {"ref": ref, "digest": None}
+        assert parent_of(child, "model", store) is None

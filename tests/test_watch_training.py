@@ -14,6 +14,7 @@ import torch
 
 from prefcli import losses
 from prefcli.config.dpo import DPOConfig
+from prefcli.config.reward import RewardConfig
 from prefcli.config.stages import STAGES
 from prefcli.data.lengths import length_bias
 from prefcli.stages import trl_trainer
@@ -172,15 +173,15 @@ def test_another_reference_is_no_alarm_where_it_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    "reference, options, expected",
-    [("start", {}, 1), ("other", {}, 0), ("start", {"reference_free": True}, 0)],
+    "references, expected",
+    [({"reference": "start"}, 1), ({"reference": "other"}, 0), ({}, 0)],
 )
-def test_the_reference_is_checked_where_it_is_the_starting_model(reference, options, expected):
+def test_the_reference_is_checked_where_it_is_the_starting_model(references, expected):
     """`stages/trl_trainer.py` tells the watchers so."""
-    inputs = SimpleNamespace(config=SimpleNamespace(batch_size=BATCH, beta=BETA, **options),
-                             references={"model": "start", "reference": reference}, model="start")  # fmt: skip
+    config = DPOConfig(batch_size=BATCH, beta=BETA)
+    inputs = SimpleNamespace(config=config, references={"model": "start", **references}, model="start")
     assert len(watchers_of(inputs).observe(1, apart(dpo(1, 0), 1))) == expected
-    scorer = SimpleNamespace(config=SimpleNamespace(batch_size=BATCH), references={"model": "start"}, model="start")
+    scorer = SimpleNamespace(config=RewardConfig(batch_size=BATCH), references={"model": "start"}, model="start")
     assert watchers_of(scorer).observe(1, rm(1, 0)) == []
 
 

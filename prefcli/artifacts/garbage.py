@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefcli.artifacts.manifest import NAME, read_manifest
+from prefcli.artifacts.parts import held
 from prefcli.artifacts.removing import Version, all_versions, delete, remove, size, users
 from prefcli.artifacts.store import Store, hold, is_ours, saved_steps
 from prefcli.errors import ArtifactError
 
-CACHES = ("reference-logps", "scores")  # below RUNS/.cache: what stages and comparison keep between runs
-_CACHED = re.compile(r"[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
+CACHES = ("reference-logps", "scores", "evaluations")  # below RUNS/.cache: what stages, comparison and eval keep
+_CACHED = re.compile(r"[0-9a-f]{32}|[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
 _REMOVED = re.compile(r"\.v[1-9][0-9]{0,8}(\.partial)?\.[0-9a-f]{8}\.removed")
 _DRAFT = re.compile(r"\.(digests\.json|highest)\.[0-9a-z_]{8}")  # of a file that was to be written whole
 DRAFT_SECONDS = 3600.0  # no process takes so long for a small file
@@ -90,7 +91,7 @@ def _leftovers(root: Path) -> Iterator[Path]:
     for cache in CACHES:
         folder = root / ".cache" / cache
         if not (folder.is_symlink() or folder.parent.is_symlink()):
-            yield from (entry for entry in _entries(folder) if _CACHED.fullmatch(entry.name))
+            yield from (entry for entry in _entries(folder) if _CACHED.fullmatch(entry.name) and not held(entry))
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -235,7 +235,8 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
             _say("`prefcli info` prints:")
             _say("  https://github.com/prefcli/prefcli/issues")
             raise typer.Exit(1) from error
-        _tell(known)
+        if not known.told:
+            _tell(known)
         raise typer.Exit(known.exit_code) from error
 
 

@@ -22,8 +22,11 @@ JUDGE_NOTE = (
 def run(config: EvalConfig) -> None:
     plot = picture_file("--plot", config.plot)
     from prefcli.evaluation.run import evaluate
+    from prefcli.evaluation.together import share
 
-    result = evaluate(config, reporter(config.quiet))
+    result = evaluate(config, reporter(config.quiet), share=share())
+    if not result:
+        return
     if plot is not None and result["overoptimisation"]:
         from prefcli.report.overoptimisation import draw
 

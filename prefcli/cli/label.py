@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from prefcli.cli.console import print_result, reporter
-from prefcli.cli.out import as_lines, out_file, write_out
+from prefcli.cli.out import out_file
 from prefcli.cli.score import score_summary
 from prefcli.config.base import option
 from prefcli.config.label import HUMAN, JUDGE, LabelConfig
 from prefcli.errors import DataError, UsageError
+from prefcli.rewards.grammar import is_url
 
 MADE = {
     "pairs": "the best answer against the worst",
@@ -35,17 +37,19 @@ def run(config: LabelConfig) -> None:
         result = importlib.import_module("prefcli.labelling.human").run(config, report)
         print_result(json.dumps(result, ensure_ascii=False) if config.json else str(out))
         return
+    from prefcli.evaluation.together import share
     from prefcli.labelling.run import label
-    from prefcli.labelling.verdicts import kept_at
 
-    result = label(config, report)
+    result = label(config, report, share=share())
+    if not result:
+        return
     rows, source, gold, left_out = result["rows"], result["by"], result["gold"], result["left_out"]
     none = "; left out: " + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in left_out.items()) if left_out else ""
     if by.startswith(JUDGE):
         shown = {f"judge {source['ref']}": _judge(source)}
     else:
         shown = {f"reward {source['name']}": score_summary(source)}
-    shown[config.to] = f"{len(rows):,} rows: {MADE[config.to]}, of {result['prompts']:,} prompts{none}"
+    shown[config.to] = f"{rows:,} rows: {MADE[config.to]}, of {result['prompts']:,} prompts{none}"
     if gold:
         shown["gold"] = (
             f"agrees in {_share(gold['agreement'], gold['agreement_ci95'])} of {gold['pairs']:,} pairs, "
@@ -57,9 +61,7 @@ def run(config: LabelConfig) -> None:
             f"--by {by} gives nothing to write{none}",
             "sample more answers, at a higher --temperature, or take a source that tells them apart",
         )
-    write_out("--out", out, as_lines(rows))
-    kept_at(str(out)).unlink(missing_ok=True)
-    summary = result | {"rows": len(rows), "out": config.out, "to": config.to}
+    summary = result | {"out": config.out, "to": config.to}
     print_result(json.dumps(summary, ensure_ascii=False) if config.json else str(out))
 
 
@@ -84,6 +86,12 @@ def _checked(config: LabelConfig) -> str:
     for name in unread:
         if getattr(config, name) is not None:
             raise UsageError(f"{option(name)} says nothing to --by {config.by}", "leave it out")
+    alone = config.by == HUMAN or (config.by.startswith(JUDGE) and is_url(config.by.removeprefix(JUDGE)))
+    if alone and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            f"--by {config.by} labels in one process: several would ask no faster",
+            "start it without torchrun or accelerate launch",
+        )
     if config.by == HUMAN and config.to != "pairs":
         raise UsageError(f"--to {config.to}: people compare answers two by two", "take --to pairs")
     return config.by

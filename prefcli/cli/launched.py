@@ -7,8 +7,7 @@ import os
 from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import UsageError
 
-TOGETHER = frozenset(BY_COMMAND)  # train in several processes
-ALONE = frozenset({"sample", "score", "label", "eval"})
+TOGETHER = frozenset(BY_COMMAND) | {"sample", "score", "label", "eval"}  # divide their work
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # by which a process knows the others
 SRUN = "SLURM_STEP_NUM_TASKS"  # which srun alone sets: a batch script that runs once has it not
 
@@ -16,22 +15,16 @@ SRUN = "SLURM_STEP_NUM_TASKS"  # which srun alone sets: a batch script that runs
 def refuse_odd_launch(command: str) -> None:
     """Raise UsageError where several processes of a command would each do all of its work, or halves that do not meet.
 
-    A run that trains is started by `accelerate launch` or torchrun, the commands that answer and score in one process.
+    It is `accelerate launch` or torchrun that starts several.
     """
-    if command not in TOGETHER | ALONE:
+    if command not in TOGETHER:
         return
-    together = command in TOGETHER
-    right = "accelerate launch -m prefcli … starts several (docs/scaling.md)" if together else "start it in one process"
+    right = "accelerate launch -m prefcli … starts several (docs/scaling.md)"
     said = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     size = said.get("WORLD_SIZE", "1")
     if not (size.isascii() and size.isdecimal() and int(size)):
         raise UsageError(f"WORLD_SIZE is {size!r}, which is no number of processes", right)
     several = int(size) > 1 or said.get("RANK", "0") != "0"
-    if several and not together:
-        raise UsageError(
-            f"{command} is one of several processes ({_in_words(said)}), and each would do all of its work",
-            f"{right}: unset {' '.join(said)}",
-        )
     if several and len(said) < len(VARIABLES):
         missing = [name for name in VARIABLES if name not in said]
         raise UsageError(
@@ -42,8 +35,7 @@ def refuse_odd_launch(command: str) -> None:
     if "WORLD_SIZE" not in said and tasks.isdecimal() and int(tasks) > 1:
         raise UsageError(
             f"srun started {command} {tasks} times ({SRUN}={tasks}), and each would do all of its work",
-            f"{'srun -n 1 for each machine, and in it ' if together else 'srun -n 1: '}{right}; "
-            f"if they are to be separate, unset {SRUN}",
+            f"srun -n 1 for each machine, and in it {right}; if they are to be separate, unset {SRUN}",
         )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from prefcli.cli.stdout import write_result
 from prefcli.errors import SurroundingsError, UsageError, from_foreign
-from prefcli.files import write_atomically
 
 
 def out_file(option: str, value: str | None, taken: Mapping[str, Sequence[str | None]]) -> Path | None:
@@ -73,15 +71,14 @@ def _same(a: str, b: str) -> bool:
     return os.path.realpath(a) == os.path.realpath(b)
 
 
-def as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as JSON lines; half of a surrogate pair, which no stream takes, as the escape that JSON has for it."""
-    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    return text.encode("utf-8", "backslashreplace").decode()
+def rows_shown(out: Path | None, summary: bool) -> Callable[[bytes], None]:
+    """What shows rows as they are made: on stdout, where neither a file nor the summary is wanted."""
+    return (lambda lines: None) if out is not None or summary else (lambda lines: write_result(lines.decode()))
 
 
-def write_out(option: str, path: Path, lines: str) -> None:
-    """Raises SurroundingsError where the file cannot be written."""
-    try:
-        write_atomically(path, lines)
-    except OSError as error:
-        raise SurroundingsError(f"{option} {path}: {error.strerror or error}", "choose another place") from error
+def refuse_several(out: Path | None) -> None:
+    """Raise UsageError where several processes have no file beside which each writes its parts."""
+    if out is None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError(
+            "--out is missing: several processes write their parts beside it", "name the file: --out FILE.jsonl"
+        )

@@ -6,26 +6,27 @@ import json
 from typing import Any
 
 from prefcli.cli.console import print_result, reporter
-from prefcli.cli.out import as_lines, out_file, write_out
+from prefcli.cli.out import out_file, refuse_several, rows_shown
 from prefcli.config.score import ScoreConfig
 
 
 def run(config: ScoreConfig) -> None:
     """stdout carries the path of the file that was written; with --json the summary; else the rows."""
     out = out_file("--out", config.out, {"one of the files of --data": config.data})
+    refuse_several(out)
     from prefcli.evaluation.score import score
+    from prefcli.evaluation.together import share
 
     report = reporter(config.quiet)
-    result = score(config, report)
+    result = score(config, report, share=share(), out=out, show=rows_shown(out, config.json))
+    if not result:
+        return
     report.plan({f"reward {entry['name']}": score_summary(entry) for entry in result["rewards"]})
-    lines = as_lines(result["rows"])
-    if out:
-        write_out("--out", out, lines)
     if config.json:
-        summary = {"rows": len(result["rows"]), "out": config.out, "rewards": result["rewards"]}
+        summary = {"rows": result["rows"], "out": config.out, "rewards": result["rewards"]}
         print_result(json.dumps(summary, ensure_ascii=False))
-    else:
-        print_result(str(out) if out else lines.removesuffix("\n"))
+    elif out:
+        print_result(str(out))
 
 
 def score_summary(entry: dict[str, Any]) -> str:

@@ -58,8 +58,13 @@ def _nowhere() -> TextIO:
 
 def print_result(text: str) -> None:
     """The result, unwrapped."""
+    write_result(text + "\n")
+
+
+def write_result(text: str) -> None:
+    """A piece of the result, as it is."""
     stream = result()
-    stream.write(text + "\n")
+    stream.write(text)
     stream.flush()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from prefcli.artifacts.commands import REWARD
+from prefcli.artifacts.parts import ALONE, unfinished
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.routes import Route
@@ -18,8 +19,7 @@ from prefcli.config.compare import CompareConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Row
-from prefcli.evaluation import models
-from prefcli.evaluation.measured import Setting, measure
+from prefcli.evaluation.measured import Setting, measure, measuring
 from prefcli.evaluation.prompts import short_enough
 from prefcli.files import digest_json, write_atomically
 from prefcli.models.devices import pick_device, pick_dtype
@@ -116,11 +116,12 @@ class Scores:
                 load_reward(spec, None, dtype=setting.dtype, device=device, reporter=self.reporter)
                 for spec in self.specs
             ]
-        self.reporter.begin(f"answers of {reference.shown}", len(self.rows))
-        progress = models.adding_up(self.reporter)
-        one = measure(reference, self.start, self.rows, self._sources, setting, progress)
-        self.reporter.end()
-        found = Scored(one.means, one.kl, [texts[0] for texts in one.texts], one.measures)
+        with unfinished(ALONE, self.reporter) as work:
+            work.open_aside()
+            job = measuring(work, 0, self.rows, sampling)
+            work.begin(f"answers of {reference.shown}", job)
+            one = measure(reference, self.start, self.rows, self._sources, setting, job)
+            found = Scored(one.means, one.kl, [texts[0] for texts in one.texts], one.measures)
         self.keep(found, reference)
         return found
 

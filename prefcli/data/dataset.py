@@ -80,8 +80,8 @@ def read_dataset(
         if found.in_halves:
             good = [half for row in good for half in halves_of(row)]
         rows += good
-        sources.append(_source(found, len(good)))
-        notes += _plain(found, good[0])
+        sources.append(source_of(found, len(good)))
+        notes += plain_prompts(found, good[0])
     return Dataset(rows, sources, notes)
 
 
@@ -95,21 +95,23 @@ def _lazy(scans: list[Scan], skip_bad: bool, notes: list[str]) -> Dataset:
     source = Source(scans, skip_bad)
     for found in scans:
         good, note = found.sorted_out(skip_bad, CHECKED)
-        notes += ([note] if note else []) + _plain(found, good[0])
+        notes += ([note] if note else []) + plain_prompts(found, good[0])
     total = sum(source.sizes)
     notes.append(
         f"{total:,} rows are read as they are needed; {min(CHECKED, total):,} of each file are checked now "
         "(prefcli data check FILE checks all)"
     )
-    sources = [_source(found, size) for found, size in zip(scans, source.sizes)]
+    sources = [source_of(found, size) for found, size in zip(scans, source.sizes)]
     return Dataset(LazyRows(source, range(total)), sources, notes)
 
 
-def _source(found: Scan, rows: int) -> dict[str, Any]:
+def source_of(found: Scan, rows: int) -> dict[str, Any]:
+    """What a manifest says of a source of which so many rows are used."""
     return {"path": found.path, "format": found.format, "rows": rows, "digest": found.digest}
 
 
-def _plain(found: Scan, first: Row) -> list[str]:
+def plain_prompts(found: Scan, first: Row) -> list[str]:
+    """The note that a source's prompts are plain strings, where they are."""
     if isinstance(first.prompt, str) and found.format != "text":
         return [f"{found.path}: prompts are plain strings, so no chat template is applied"]
     return []

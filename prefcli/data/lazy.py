@@ -23,10 +23,11 @@ Example = dict[str, Any]
 
 
 class Source:
-    """All rows of several files by position, and what holds for all views of them."""
+    """All rows of several files by position, and what holds for all views of them. `every`: those, too, that are
+    labelled false and so no demonstrations."""
 
-    def __init__(self, scans: Sequence[Scan], skip_bad: bool) -> None:
-        self.scans, self.skip_bad = scans, skip_bad
+    def __init__(self, scans: Sequence[Scan], skip_bad: bool, every: bool = False) -> None:
+        self.scans, self.skip_bad, self._every = scans, skip_bad, every
         self._halves = [2 if scan.in_halves else 1 for scan in scans]
         self.sizes = [len(scan) * halves for scan, halves in zip(scans, self._halves)]
         self._starts = [0, *accumulate(self.sizes)]
@@ -47,7 +48,7 @@ class Source:
                 raise DataError(f"{where}: {row}", scan.hint)
             self.left_out[position] = f"{where}: {row}"
             return None
-        if scan.purpose == "demos" and not row.to_imitate:
+        if scan.purpose == "demos" and not row.to_imitate and not self._every:
             return None
         if halves == 2:
             row = halves_of(row)[half]

@@ -182,9 +182,11 @@ def name_of(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def raise_for(path: str, problems: list[str], hint: str | None = None, shown: int = 3) -> None:
-    """Raise one DataError for all problems of a file: the first few in words, the others counted."""
+def raise_for(path: str, problems: list[str], hint: str | None = None, shown: int = 3, more: int = 0) -> None:
+    """Raise one DataError for all problems of a file: the first few in words, the others counted, with `more` of which
+    only the number is known."""
     if not problems:
         return
-    more = f"\n  … and {len(problems) - shown} more" if len(problems) > shown else ""
-    raise DataError(f"{path}, " + "\n  ".join(problems[:shown]) + more, hint)
+    left = max(len(problems) - shown, 0) + more
+    said = f"\n  … and {left} more" if left else ""
+    raise DataError(f"{path}, " + "\n  ".join(problems[:shown]) + said, hint)

@@ -109,7 +109,7 @@ def ending(path: str) -> str | None:
 
 def _jsonl(file: IO[bytes], rows: Rows) -> None:
     for row in rows():
-        file.write(_json(row) + b"\n")
+        file.write(as_line(row) + b"\n")
 
 
 def _packed(file: IO[bytes], rows: Rows) -> None:
@@ -120,13 +120,16 @@ def _packed(file: IO[bytes], rows: Rows) -> None:
 def _array(file: IO[bytes], rows: Rows) -> None:
     between = b"[\n"
     for row in rows():
-        file.write(between + _json(row))
+        file.write(between + as_line(row))
         between = b",\n"
     file.write(b"\n]\n")
 
 
-def _json(row: Made) -> bytes:
-    """Half of a surrogate pair, which no file takes, stands as JSON's escape for it."""
+def as_line(row: Made) -> bytes:
+    """The row as one JSON line, without its end.
+
+    Half of a surrogate pair, which no file takes, stands as JSON's escape for it.
+    """
     return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace")
 
 

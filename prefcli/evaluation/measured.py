@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 
+from prefcli.artifacts.parts import Job, Make, Part, Work
 from prefcli.artifacts.places import noted, own_store
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
@@ -22,6 +24,7 @@ from prefcli.progress import Reporter
 from prefcli.rewards.sources import RewardSource
 
 T = TypeVar("T")
+BATCHES = 4  # in a part: of so many answers those of like length go together
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Measured:
     """`texts`, and the scores of each source, are [prompts][answers]; `kl` is a mean for each prompt, in nats."""
 
     ref: str
-    texts: list[list[str]]
+    texts: Sequence[list[str]]
     scores: dict[str, list[list[float]]]
     kl: list[float] | None
     kl_to: str | None
@@ -69,42 +72,116 @@ def anchor_of(reference: Reference, store: Store) -> Reference | None:
     return None
 
 
+def measuring(work: Work, number: int, rows: Sequence[Row], config: EvalConfig) -> Job:
+    """The job of `measure` for a model with this number."""
+    a_part = max(1, BATCHES * config.batch_size // config.best_of)
+    return work.job(f"answers-{number}", len(rows), a_part, "prompts")
+
+
 def measure(
     reference: Reference,
     anchor: Reference | None,
     rows: Sequence[Row],
     sources: Sequence[RewardSource],
     setting: Setting,
-    progress: Callable[[int], None],
+    job: Job,
 ) -> Measured:
     """`config.best_of` answers to each row's prompt, their scores, and their KL to `anchor`.
 
-    Raises ArtifactError and UsageError as `models.answer` does.
+    In other processes than the first the texts alone are there. Raises ArtifactError and UsageError as `models.answer`.
     """
     config = setting.config
-    asked = [row for row in rows for _ in range(config.best_of)]
     tokenizer = load_tokenizer(reference, setting.reporter)
-    model = _load(reference, len(tokenizer), setting)
-    answers = models.answer(
-        model,
-        tokenizer,
-        asked,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        progress=progress,
-    )
-    scores = {source.name: models.scores(source, asked, answers, tokenizer) for source in sources}
-    kl, kl_to = _kl(reference, anchor, model, tokenizer, answers, setting)
+    tied = _tied(reference, anchor, tokenizer, setting)
+    scores: dict[str, list[float]] = {source.name: [] for source in sources}
+    kl: list[float] = []
+    measured = models.Measures()
+    for part in job.run(_measurer(reference, tied, tokenizer, rows, sources, setting, job) if job.todo else _nothing):
+        measured.add(part.noted["measures"], (text for texts in _texts(part) for text in texts))
+        for name, values in scores.items():
+            values += part.noted["scores"][name]
+        kl += part.noted["kl"] or []
     return Measured(
         reference.shown,
-        _by_prompt(answers.completions, config.best_of),
+        Texts(job),
         {name: _by_prompt(values, config.best_of) for name, values in scores.items()},
-        None if kl is None else [fmean(values) for values in _by_prompt(kl, config.best_of)],
-        kl_to,
-        models.measures(answers),
+        None if tied is None else [fmean(values) for values in _by_prompt(kl, config.best_of)],
+        None if tied is None else tied.shown,
+        measured.summary() if measured.answers else {},
     )
+
+
+class Texts(Sequence[list[str]]):
+    """The answers to each prompt, read from the job's parts when they are asked for."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._part: tuple[int, list[list[str]]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._job.items
+
+    @overload
+    def __getitem__(self, index: int) -> list[str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[list[str]]: ...
+    def __getitem__(self, index: int | slice) -> list[str] | list[list[str]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number, place = divmod(range(len(self))[index], self._job.size)
+        if number != self._part[0]:
+            self._part = (number, _texts(self._job.part(number)))
+        return self._part[1][place]
+
+
+def _measurer(
+    reference: Reference,
+    tied: Reference | None,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    sources: Sequence[RewardSource],
+    setting: Setting,
+    job: Job,
+) -> Make:
+    config, n = setting.config, setting.config.best_of
+    model = _load(reference, len(tokenizer), setting)
+    frozen = _load(tied, len(tokenizer), setting) if tied and tied.shown != reference.shown else None
+    reading = [source.reading(tokenizer) for source in sources]
+    draws = models.Draws(config.seed, config.max_new_tokens)
+
+    def make(span: range) -> tuple[bytes, Any]:
+        asked = [row for i in span for row in [rows[i]] * n]
+        answers = models.answer(
+            model,
+            tokenizer,
+            asked,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            draws=draws.of(range(span.start * n, span.stop * n)),
+            progress=lambda finished: job.tick(finished / n),
+        )
+        if frozen is not None:
+            kl = models.kl_to(frozen, model, answers, config.temperature, config.batch_size)
+        else:
+            kl = [0.0] * len(asked)
+        noted = {
+            "measures": models.Measures.noted(answers),
+            "scores": {source.name: models.scores(source, asked, answers) for source in reading},
+            "kl": kl if tied is not None else None,
+        }
+        return b"".join(json.dumps(texts).encode() + b"\n" for texts in _by_prompt(answers.completions, n)), noted
+
+    return make
+
+
+def _nothing(span: range) -> tuple[bytes, Any]:
+    raise AssertionError("every part is there")
+
+
+def _texts(part: Part) -> list[list[str]]:
+    return [json.loads(line) for line in part.lines.splitlines()]
 
 
 def _by_prompt(values: list[T], size: int) -> list[list[T]]:
@@ -117,21 +194,9 @@ def _load(reference: Reference, tokenizer_size: int, setting: Setting) -> Any:
     )
 
 
-def _kl(
-    reference: Reference,
-    anchor: Reference | None,
-    model: Any,
-    tokenizer: Any,
-    answers: models.Answers,
-    setting: Setting,
-) -> tuple[list[float] | None, str | None]:
-    """KL of each answer to the anchor, and which it is; (None, None) where there is none, or it reads other ids."""
-    if anchor is None:
-        return None, None
-    if anchor.shown == reference.shown:
-        return [0.0] * len(answers.completions), anchor.shown
-    if tokenizer_digest(load_tokenizer(anchor, setting.reporter)) != tokenizer_digest(tokenizer):
-        return None, None
-    frozen = _load(anchor, len(tokenizer), setting)
-    config = setting.config
-    return models.kl_to(frozen, model, answers, config.temperature, config.batch_size), anchor.shown
+def _tied(reference: Reference, anchor: Reference | None, tokenizer: Any, setting: Setting) -> Reference | None:
+    """What the KL of a model's answers is to: the anchor, where that reads the same ids."""
+    if anchor is None or anchor.shown == reference.shown:
+        return anchor
+    same = tokenizer_digest(load_tokenizer(anchor, setting.reporter)) == tokenizer_digest(tokenizer)
+    return anchor if same else None

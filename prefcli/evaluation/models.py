@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.evaluation.variety import Distinct
 from prefcli.models.generation import NotFiniteError, generate
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
@@ -23,7 +25,6 @@ from prefcli.rewards.sources import Answer, RewardSource
 from prefcli.statistics.bootstrap import bootstrap_interval
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.statistics.pairs import right
-from prefcli.statistics.variety import distinct
 
 
 @dataclass
@@ -46,26 +47,23 @@ def answer(
     temperature: float,
     batch_size: int,
     seed: int,
+    draws: torch.Tensor | None = None,
     progress: Callable[[int], None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Sample one answer to each row's prompt; a row that stands there twice gets two.
 
-    The seed fixes the draws, whatever was sampled before. `progress` is told the number of answers that each batch
-    has finished, `on_token` the row and id of each token as it is drawn. Raises UsageError: prompt and answer may be
-    longer than the model has positions for. ArtifactError: its logits are not finite.
+    The seed fixes the draws, whatever was sampled before, unless they are given: [rows, max_new_tokens]. `progress` is
+    told the number of answers that each batch has finished, `on_token` the row and id of each token as it is drawn.
+    Raises UsageError: prompt and answer may be longer than the model has positions for. ArtifactError: its logits are
+    not finite.
     """
     eos_ids = end_ids(tokenizer, model.generation_config)
     encoder = Encoder(tokenizer)
     prompts = [encoder.prompt_ids(row.prompt) for row in rows]
-    longest = max(map(len, prompts)) + max_new_tokens
-    positions = positions_of(model.config)
-    if positions is not None and longest > positions:
-        raise UsageError(
-            f"prompt and answer may have {longest} tokens, and the model reads {positions}",
-            "lower --max-prompt-length or --max-new-tokens",
-        )
-    draws = torch.rand(len(prompts), max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    refuse_too_long(model, max(map(len, prompts)), max_new_tokens)
+    if draws is None:
+        draws = Draws(seed, max_new_tokens).of(range(len(prompts)))
     started = time.monotonic()
     try:
         ids = generate(
@@ -90,6 +88,41 @@ def answer(
     return Answers(prompts, ids, [encoder.answer_text(c) for c in bare], ended, seconds)
 
 
+class Draws:
+    """The draws of all answers under a seed, [answers, max_new_tokens], a span of them at a time.
+
+    An answer has the same ones however the answers are divided. Spans in order cost no more than all at once.
+    """
+
+    def __init__(self, seed: int, max_new_tokens: int) -> None:
+        self._seed, self._width = seed, max_new_tokens
+        self._rewind()
+
+    def of(self, span: range) -> torch.Tensor:
+        if span.start < self._at:
+            self._rewind()
+        while self._at < span.start:
+            self._next(min(span.start - self._at, 4096))
+        return self._next(len(span))
+
+    def _rewind(self) -> None:
+        self._at, self._generator = 0, torch.Generator().manual_seed(self._seed)
+
+    def _next(self, answers: int) -> torch.Tensor:
+        self._at += answers
+        return torch.rand(answers, self._width, generator=self._generator)
+
+
+def refuse_too_long(model: Any, longest: int, max_new_tokens: int) -> None:
+    """Raise UsageError where a prompt of so many tokens and its answer may be more than the model reads."""
+    positions = positions_of(model.config)
+    if positions is not None and longest + max_new_tokens > positions:
+        raise UsageError(
+            f"prompt and answer may have {longest + max_new_tokens} tokens, and the model reads {positions}",
+            "lower --max-prompt-length or --max-new-tokens",
+        )
+
+
 def adding_up(reporter: Reporter) -> Callable[[int], None]:
     """From the number of answers that a batch has finished to the number that all have: `progress` of `answer`."""
     done = 0
@@ -102,14 +135,14 @@ def adding_up(reporter: Reporter) -> Callable[[int], None]:
     return progress
 
 
-def scores(source: RewardSource, rows: Sequence[Row], answers: Answers, tokenizer: Any) -> list[float]:
-    """One score an answer, as ppo gives it to a policy with this tokenizer, its penalties left out.
+def scores(source: RewardSource, rows: Sequence[Row], answers: Answers) -> list[float]:
+    """One score an answer by a source that is `reading` the policy's tokenizer, as ppo gives it, without penalties.
 
     Raises ArtifactError: a score that is no finite number, or what the source raises.
     """
     columns = zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids, answers.ended)
     asked = [Answer(row.prompt, text, prompt, ids, row.columns, ended) for row, text, prompt, ids, ended in columns]
-    found = [float(value) for value in source.reading(tokenizer).score(asked)]
+    found = [float(value) for value in source.score(asked)]
     refuse_not_finite(source.name, found, asked)
     return found
 
@@ -138,14 +171,38 @@ def kl_to(reference: Any, model: Any, answers: Answers, temperature: float, batc
     return found
 
 
-def measures(answers: Answers) -> dict[str, float]:
-    """Length in tokens, variety, share that ended by themselves, seconds."""
-    return {
-        "length": sum(map(len, answers.completion_ids)) / len(answers.completion_ids),
-        "distinct_2": distinct(answers.completions, 2),
-        "ended": sum(answers.ended) / len(answers.ended),
-        "seconds": answers.seconds,
-    }
+class Measures:
+    """Length in tokens, variety, share that ended by themselves, seconds, of answers that come part by part."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._distinct = Distinct(2)
+
+    @staticmethod
+    def noted(answers: Answers) -> dict[str, float]:
+        """What `add` needs of some answers beside their texts."""
+        return {
+            "answers": len(answers.completions),
+            "tokens": sum(map(len, answers.completion_ids)),
+            "ended": sum(answers.ended),
+            "seconds": answers.seconds,
+        }
+
+    def add(self, noted: dict[str, float], texts: Iterable[str]) -> None:
+        self._sums.update(noted)
+        self._distinct.add(texts)
+
+    @property
+    def answers(self) -> int:
+        return self._sums["answers"]
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "length": self._sums["tokens"] / self.answers,
+            "distinct_2": self._distinct.value,
+            "ended": self._sums["ended"] / self.answers,
+            "seconds": self._sums["seconds"],
+        }
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from prefcli.artifacts.parts import ALONE, Share, Work, open_in_store
 from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
+from prefcli.config.stages import Purpose
+from prefcli.data.checked import Checked, read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.evaluation import curves, models, prompts
 from prefcli.evaluation.agreement import agreement
+from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, load_judge
-from prefcli.evaluation.judged import judged_win_rate
-from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure
+from prefcli.evaluation.judged import PROMPTS_AT_A_TIME, Wins, ask_both
+from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure, measuring
 from prefcli.evaluation.rewards import accuracy_of, pair_scores
+from prefcli.evaluation.score import A_PART
+from prefcli.evaluation.together import tell, together
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -27,77 +36,129 @@ from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
 from prefcli.statistics.paired import differences
 
+PURPOSES: tuple[Purpose, Purpose] = ("prompts", "pairs")
 
-def evaluate(config: EvalConfig, reporter: Reporter) -> dict[str, Any]:
-    """What `eval --json` prints; the shapes are in docs/eval.md.
+
+def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) -> dict[str, Any]:
+    """What `eval --json` prints, the shapes are in docs/eval.md; {} in all processes but the first.
+
+    Until it is finished, answers, scores and verdicts are kept in the artifact store's cache.
 
     Raises UsageError: nothing to measure, or an option that asks for more than is given. DataError, ArtifactError and
     SurroundingsError as everywhere.
     """
-    store = Store(config.runs)
-    references = _named_models(config, store)
-    specs = parse_rewards(config.reward, store, label=config.label)
-    for spec in specs:
-        refuse_language_model(spec)
-    if not (references and config.prompts) and not (specs and config.pairs):
-        raise UsageError(
-            "nothing to measure: give --model with --prompts, or --reward with --pairs",
-            "prefcli eval --model ppo --against sft --prompts held_out_prompts.jsonl --reward rm",
-        )
-    curves.check(config, [reference.shown for reference in references], len(specs))
-    if config.judge is not None and (config.against is None or len(references) < 2):
-        raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
-    rows = prompts.read(config.prompts, "prompts", config, reporter)[: config.max_prompts]
-    pairs = prompts.read(config.pairs, "pairs", config, reporter)
-    try_functions(specs, (rows or pairs)[0])
-    device = pick_device(config.device)
-    setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
-    if references:  # by the first model's tokenizer, so that all models answer the same ones
-        tokenizer = load_tokenizer(references[0], reporter)
-        rows = [row for _, row in prompts.short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
-    sources = [load_reward(spec, None, dtype=setting.dtype, device=device, reporter=reporter) for spec in specs]
-    judge = _judge(config.judge, setting) if config.judge is not None else None
-    result: dict[str, Any] = {
-        "prompts": len(rows),
-        "answers": config.best_of,
-        "temperature": config.temperature,
-        "models": [],
-        "differences": [],
-        "judge": None,
-        "overoptimisation": [],
-        "reward_models": [],
-        "agreement": [],
-        "samples": [],
-    }
-    if references and rows:
-        measured = _measured(references, sources, rows, setting)
-        baseline = measured[0] if config.against else None
-        result["models"] = [_entry(one, baseline) for one in measured]
-        result["differences"] = differences({one.ref: one.means for one in measured})
-        result["agreement"] = agreement(_over_answers(measured), "answers")
-        result["overoptimisation"] = curves.curves(measured, baseline, config.best_of, reporter)
-        if judge is not None:
-            result["judge"] = _judged(judge, measured, rows, reporter)
-        result["samples"] = _samples(measured, rows[: config.samples])
-    if pairs and specs:
-        scores = _on_pairs(sources, pairs, reporter)
-        result["reward_models"] = [
-            {"ref": spec.reference.shown if spec.reference else spec.text, "name": spec.name}
-            | accuracy_of(scores[spec.name])
-            for spec in specs
-        ]
-        result["agreement"] += agreement({name: values.tolist() for name, values in scores.items()}, "pairs")
+    with together(share, reporter) as (work, plan):
+        store = Store(config.runs)
+        references = _named_models(config, store)
+        specs = parse_rewards(config.reward, store, label=config.label)
+        for spec in specs:
+            refuse_language_model(spec)
+        if not (references and config.prompts) and not (specs and config.pairs):
+            raise UsageError(
+                "nothing to measure: give --model with --prompts, or --reward with --pairs",
+                "prefcli eval --model ppo --against sft --prompts held_out_prompts.jsonl --reward rm",
+            )
+        curves.check(config, [reference.shown for reference in references], len(specs))
+        if config.judge is not None and (config.against is None or len(references) < 2):
+            raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
+        device = pick_device(config.device)
+        setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
+        baseline = references[0] if config.against else None
+        anchors = [anchor_of(reference, store) or baseline for reference in references]
+        if plan is None:
+            data, on_pairs = (_read(config, purpose, reporter) for purpose in PURPOSES)
+            rows, pairs = data.rows[: config.max_prompts], on_pairs.rows
+            try_functions(specs, (rows or pairs)[0])
+            if references:  # by the first model's tokenizer, so that all models answer the same ones
+                tokenizer = load_tokenizer(references[0], reporter)
+                rows, _ = prompts.short_ones(rows, tokenizer, config.max_prompt_length, reporter)
+            named = {
+                "model": [of_model(reference) for reference in references],
+                "against": of_model(baseline),
+                "reward": of_rewards(specs),
+                "judge": of_judge(config.judge.removeprefix(JUDGE), store) if config.judge else None,
+                "prompts": data.digests,
+                "pairs": on_pairs.digests,
+                "kl_to": [of_model(anchor) for anchor in anchors],
+            }
+            open_in_store(work, store.root, causes("eval", config, device, setting.dtype, **named))
+            tell(work, (rows.positions, pairs.positions))
+        else:
+            data, on_pairs = (
+                read_again(getattr(config, purpose), purpose, positions, split=config.split, names=config.map)
+                for purpose, positions in zip(PURPOSES, plan)
+            )
+            rows, pairs = data.rows, on_pairs.rows
+
+        def check() -> None:
+            data.check()
+            on_pairs.check()
+
+        work.check = check
+        sources = [load_reward(spec, None, dtype=setting.dtype, device=device, reporter=reporter) for spec in specs]
+        judge = _judge(config.judge, setting) if config.judge is not None else None
+        measured: list[Measured] = []
+        judged, scores = None, None
+        if references and rows:
+            measured = _measured(references, anchors, sources, rows, setting, work)
+            if judge is not None:
+                judged = _judged(judge, measured, rows, work)
+        if pairs and specs:
+            scores = _on_pairs(sources, pairs, work)
+        reporter.end()
+        if not share.first:
+            return {}
+        result: dict[str, Any] = {
+            "prompts": len(rows),
+            "answers": config.best_of,
+            "temperature": config.temperature,
+            "models": [],
+            "differences": [],
+            "judge": judged,
+            "overoptimisation": [],
+            "reward_models": [],
+            "agreement": [],
+            "samples": [],
+        }
+        if measured:
+            first = measured[0] if config.against else None
+            result["models"] = [_entry(one, first) for one in measured]
+            result["differences"] = differences({one.ref: one.means for one in measured})
+            result["agreement"] = agreement(_over_answers(measured), "answers")
+            result["overoptimisation"] = curves.curves(measured, first, config.best_of, reporter)
+            result["samples"] = _samples(measured, rows[: config.samples])
+        if scores is not None:
+            result["reward_models"] = [
+                {"ref": spec.reference.shown if spec.reference else spec.text, "name": spec.name}
+                | accuracy_of(scores[spec.name])
+                for spec in specs
+            ]
+            result["agreement"] += agreement({name: values.tolist() for name, values in scores.items()}, "pairs")
+        work.remove()
     return result
 
 
-def _on_pairs(sources: list[RewardSource], pairs: list[Row], reporter: Reporter) -> dict[str, Tensor]:
-    reporter.begin("scoring pairs", len(sources))
-    found = {}
-    for done, source in enumerate(sources, 1):
-        found[source.name] = pair_scores(source, pairs)
-        reporter.advance(done)
-    reporter.end()
+def _read(config: EvalConfig, purpose: Purpose, reporter: Reporter) -> Checked:
+    found = read_checked(getattr(config, purpose), purpose, config.skip_bad, split=config.split, names=config.map)
+    for note in found.notes:
+        reporter.notice(note)
     return found
+
+
+def _on_pairs(sources: list[RewardSource], pairs: Sequence[Row], work: Work) -> dict[str, Tensor]:
+    """Source → [pairs, 2] scores; of the pairs whose parts this process sees."""
+    job = work.job("pairs", len(pairs), A_PART, "pairs")
+    work.begin("scoring pairs", job)
+
+    def make(span: range) -> tuple[bytes, Any]:
+        some = [pairs[i] for i in span]
+        return b"", {source.name: pair_scores(source, some).tolist() for source in sources}
+
+    found: dict[str, list[Tensor]] = {source.name: [torch.empty(0, 2)] for source in sources}
+    for part in job.run(make):
+        for name, values in part.noted.items():
+            found[name].append(torch.tensor(values))
+    return {name: torch.cat(values) for name, values in found.items()}
 
 
 def _judge(what: str, setting: Setting) -> Judge:
@@ -131,20 +192,22 @@ def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
 
 
 def _measured(
-    references: list[Reference], sources: list[RewardSource], rows: list[Row], setting: Setting
+    references: list[Reference],
+    anchors: Sequence[Reference | None],
+    sources: list[RewardSource],
+    rows: Sequence[Row],
+    setting: Setting,
+    work: Work,
 ) -> list[Measured]:
-    baseline = references[0] if setting.config.against else None
     for reference in references:
         if reference.note:
             setting.reporter.notice(reference.note)
-    setting.reporter.begin("answering", len(rows) * setting.config.best_of * len(references))
-    progress = models.adding_up(setting.reporter)
-    found = [
-        measure(reference, anchor_of(reference, setting.store) or baseline, rows, sources, setting, progress)
-        for reference in references
+    jobs = [measuring(work, number, rows, setting.config) for number in range(len(references))]
+    work.begin("answering", *jobs)
+    return [
+        measure(reference, anchor, rows, sources, setting, job)
+        for reference, anchor, job in zip(references, anchors, jobs)
     ]
-    setting.reporter.end()
-    return found
 
 
 def _entry(one: Measured, baseline: Measured | None) -> dict[str, Any]:
@@ -164,7 +227,7 @@ def _entry(one: Measured, baseline: Measured | None) -> dict[str, Any]:
     return entry
 
 
-def _samples(measured: list[Measured], rows: list[Row]) -> list[dict[str, Any]]:
+def _samples(measured: list[Measured], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Each of these prompts with every model's first answer."""
     return [
         {
@@ -190,16 +253,23 @@ def _over_answers(measured: list[Measured]) -> dict[str, list[list[float]]]:
     }
 
 
-def _judged(judge: Judge, measured: list[Measured], rows: list[Row], reporter: Reporter) -> dict[str, Any]:
+def _judged(judge: Judge, measured: list[Measured], rows: Sequence[Row], work: Work) -> dict[str, Any]:
     """Every model's first answers against the baseline's."""
     baseline, *others = measured
-    prompts = [row.prompt_text for row in rows]
-    reporter.begin("judging", len(rows) * len(others))
-    progress = models.adding_up(reporter)
-    firsts = {one.ref: [texts[0] for texts in one.texts] for one in measured}
-    found = [
-        {"ref": one.ref} | judged_win_rate(judge, prompts, firsts[one.ref], firsts[baseline.ref], progress)
-        for one in others
-    ]
-    reporter.end()
+    jobs = [work.job(f"judge-{number}", len(rows), PROMPTS_AT_A_TIME, "comparisons") for number in range(len(others))]
+    work.begin("judging", *jobs)
+    found = []
+    for one, job in zip(others, jobs):
+        wins = Wins()
+        for part in job.run(partial(_asked, judge, one.texts, baseline.texts, rows)):
+            wins.add(part.noted)
+        if work.share.first:
+            found.append({"ref": one.ref} | wins.summary())
     return {"ref": judge.ref, "against": baseline.ref, "models": found}
+
+
+def _asked(
+    judge: Judge, texts: Sequence[list[str]], baseline: Sequence[list[str]], rows: Sequence[Row], span: range
+) -> tuple[bytes, Any]:
+    firsts = ([answers[i][0] for i in span] for answers in (texts, baseline))
+    return b"", ask_both(judge, [rows[i].prompt_text for i in span], *firsts)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.references import resolve
+import torch
+
+from prefcli.artifacts.parts import ALONE, Job, Make, Share, join, open_beside
+from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
+from prefcli.data.checked import read_again, read_checked
 from prefcli.data.row import Row
+from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
+from prefcli.evaluation.causes import causes, of_model
+from prefcli.evaluation.measured import BATCHES
+from prefcli.evaluation.together import tell, together
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -17,59 +28,116 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import refuse_reward_model
 
 
-def sample(config: SampleConfig, reporter: Reporter) -> dict[str, Any]:
-    """{"ref", "prompts", "rows": [row with an answer, …], "empty", "length", "distinct_2", "ended", "seconds"}.
+def sample(
+    config: SampleConfig,
+    reporter: Reporter,
+    *,
+    share: Share = ALONE,
+    out: Path | None = None,
+    show: Callable[[bytes], None] = lambda lines: None,
+) -> dict[str, Any]:
+    """{"ref", "prompts", "rows": their number, "empty", "length", "distinct_2", "ended", "seconds"}.
 
-    The answers to a prompt stand next to each other. An empty one is no row, since no command reads it, and is counted
-    in "empty"; the four measures are of all answers, as in eval.
+    {} in all processes but the first.
+
+    The answers to a prompt stand next to each other. They are written to `out` when all are there, part by part beside
+    it until then; without it, they are shown. An empty one is no row, since no command reads it, and is counted in
+    "empty"; the four measures are of all answers, as in eval. "seconds" are those of all processes together.
 
     Raises UsageError: no model or no prompts. ArtifactError: a reward model, or only empty answers. DataError as
     everywhere.
     """
-    if not config.model:
-        raise UsageError("--model is missing", "name the model that answers: --model sft")
-    if not config.prompts:
-        raise UsageError("--prompts is missing", "name a file of prompts: --prompts FILE")
-    store = Store(config.runs)
-    reference = resolve(config.model, store)
-    refuse_reward_model(reference)
-    if reference.note:
-        reporter.notice(reference.note)
-    rows = prompts.read(config.prompts, "prompts", config, reporter)[: config.max_prompts]
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    tokenizer = load_tokenizer(reference, reporter)
-    rows = [row for _, row in prompts.short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
-    asked = [row for row in rows for _ in range(config.num_generations)]
+    with together(share, reporter) as (work, plan):
+        if not config.model:
+            raise UsageError("--model is missing", "name the model that answers: --model sft")
+        if not config.prompts:
+            raise UsageError("--prompts is missing", "name a file of prompts: --prompts FILE")
+        store = Store(config.runs)
+        reference = resolve(config.model, store)
+        refuse_reward_model(reference)
+        if reference.note:
+            reporter.notice(reference.note)
+        device = pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
+        if plan is None:
+            data = read_checked(config.prompts, "prompts", config.skip_bad, split=config.split, names=config.map)
+            for note in data.notes:
+                reporter.notice(note)
+            tokenizer = load_tokenizer(reference, reporter)
+            rows, longest = prompts.short_ones(
+                data.rows[: config.max_prompts], tokenizer, config.max_prompt_length, reporter
+            )
+            if out is not None:
+                named = {"model": of_model(reference), "prompts": data.digests}
+                open_beside(work, out, causes("sample", config, device, dtype, **named))
+            tell(work, (rows.positions, longest))
+        else:
+            positions, longest = plan
+            data = read_again(config.prompts, "prompts", positions, split=config.split, names=config.map)
+            tokenizer, rows = load_tokenizer(reference, reporter), data.rows
+        work.check = data.check
+        a_part = max(1, BATCHES * config.batch_size // config.num_generations)
+        job = work.job("answers", len(rows), a_part, "prompts")
+        make = _sampler(config, reference, tokenizer, rows, longest, dtype, device, job)
+        measured, found = models.Measures(), 0
+        work.begin("answering", job)
+        for part in job.run(make):
+            texts = [json.loads(line)["completion"] for line in part.lines.splitlines()]
+            measured.add(part.noted, texts)
+            found += len(texts)
+            show(part.lines)
+        reporter.end()
+        if not share.first:
+            return {}
+        empty = measured.answers - found
+        if not found:
+            work.remove()
+            raise ArtifactError(
+                f"{config.model} gave nothing but empty answers ({empty})",
+                "look at the prompts' form: a chat model wants lists of messages, a base model plain strings",
+            )
+        if empty:
+            reporter.notice(f"{empty} of {measured.answers} answers are empty and left out")
+        if out is not None:
+            join(job, out)
+        work.remove()
+    return {"ref": reference.shown, "prompts": len(rows), "rows": found, "empty": empty, **measured.summary()}
+
+
+def _sampler(
+    config: SampleConfig,
+    reference: Reference,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    longest: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    job: Job,
+) -> Make:
+    """From a span of prompts to their answers, by a model that is loaded when the first is wanted."""
+    if not job.todo:
+        return lambda span: (b"", None)  # is not called
     model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
-    reporter.begin("answering", len(asked))
-    answers = models.answer(
-        model,
-        tokenizer,
-        asked,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        progress=models.adding_up(reporter),
-    )
-    reporter.end()
-    found = [_object(row, text) for row, text in zip(asked, answers.completions) if text.strip()]
-    empty = len(asked) - len(found)
-    if not found:
-        raise ArtifactError(
-            f"{config.model} gave nothing but empty answers ({empty})",
-            "look at the prompts' form: a chat model wants lists of messages, a base model plain strings",
+    models.refuse_too_long(model, longest, config.max_new_tokens)
+    draws, n = models.Draws(config.seed, config.max_new_tokens), config.num_generations
+
+    def make(span: range) -> tuple[bytes, Any]:
+        asked = [row for i in span for row in [rows[i]] * n]
+        answers = models.answer(
+            model,
+            tokenizer,
+            asked,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            draws=draws.of(range(span.start * n, span.stop * n)),
+            progress=lambda finished: job.tick(finished / n),
         )
-    if empty:
-        reporter.notice(f"{empty} of {len(asked)} answers are empty and left out")
-    return {
-        "ref": reference.shown,
-        "prompts": len(rows),
-        "rows": found,
-        "empty": empty,
-        **models.measures(answers),
-    }
+        found = [_object(row, text) for row, text in zip(asked, answers.completions) if text.strip()]
+        return b"".join(as_line(row) + b"\n" for row in found), models.Measures.noted(answers)
+
+    return make
 
 
 def _object(row: Row, completion: str) -> dict[str, Any]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+from prefcli.artifacts.parts import ALONE, Job, Make, Share, join, open_beside
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
-from prefcli.data.answers import read_rows
+from prefcli.data.checked import read_again, read_checked
 from prefcli.data.row import Row
+from prefcli.data.writing import as_line
 from prefcli.errors import UsageError
+from prefcli.evaluation.causes import causes, of_model, of_rewards
+from prefcli.evaluation.together import tell, together
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -21,84 +27,141 @@ from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import Answer, RewardSource, load_reward
 from prefcli.statistics.pairs import accuracy
 
-AT_A_TIME = 64  # rows between two steps of the progress bar
+AT_A_TIME = 64  # rows that a source is handed
+A_PART = 8 * AT_A_TIME
 SIDES = ("chosen", "rejected")
 
 
-def score(config: ScoreConfig, reporter: Reporter) -> dict[str, Any]:
-    """{"rows": [row with its scores, …], "rewards": [summary, …]}; the shapes are in docs/rewards.md.
+def score(
+    config: ScoreConfig,
+    reporter: Reporter,
+    *,
+    share: Share = ALONE,
+    out: Path | None = None,
+    show: Callable[[bytes], None] = lambda lines: None,
+) -> dict[str, Any]:
+    """{"rows": their number, "rewards": [summary, …]}: the shapes are in docs/rewards.md.
+
+    {} in all processes but the first. The rows are written to `out` when all are there, part by part beside it until
+    then; without it, they are shown.
 
     Raises UsageError: no data or no reward. DataError, ArtifactError and SurroundingsError as everywhere.
     """
-    if not config.data:
-        raise UsageError("--data is missing", "name a file of answers or pairs: --data FILE")
-    if not config.reward:
-        raise UsageError("--reward is missing", "name a reward model, python:FILE:FUNCTION or a service's URL")
-    store = Store(config.runs)
-    specs = parse_rewards(config.reward, store, label=config.label)
-    for spec in specs:
-        refuse_language_model(spec)
-    template = resolve(config.tokenizer, store) if config.tokenizer else None
-    rows = read_rows(config.data, config.skip_bad, reporter, split=config.split, names=config.map)
-    try_functions(specs, rows[0])
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    # Reward models render text with their own template; only a service is sent it rendered.
-    tokenizer = load_tokenizer(template, reporter) if template else None
-    sources = [
-        load_reward(spec, tokenizer if spec.url else None, dtype=dtype, device=device, reporter=reporter)
-        for spec in specs
-    ]
-    scores = score_rows(sources, rows, reporter)
+    with together(share, reporter) as (work, plan):
+        if not config.data:
+            raise UsageError("--data is missing", "name a file of answers or pairs: --data FILE")
+        if not config.reward:
+            raise UsageError("--reward is missing", "name a reward model, python:FILE:FUNCTION or a service's URL")
+        store = Store(config.runs)
+        specs = parse_rewards(config.reward, store, label=config.label)
+        for spec in specs:
+            refuse_language_model(spec)
+        template = resolve(config.tokenizer, store) if config.tokenizer else None
+        device = pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
+        if plan is None:
+            data = read_checked(config.data, "demos", config.skip_bad, split=config.split, names=config.map)
+            for note in data.notes:
+                reporter.notice(note)
+            if out is not None:
+                named = {"data": data.digests, "reward": of_rewards(specs), "tokenizer": of_model(template)}
+                open_beside(work, out, causes("score", config, device, dtype, **named))
+            tell(work, data.rows.positions)
+        else:
+            data = read_again(config.data, "demos", plan, split=config.split, names=config.map)
+        work.check = data.check
+        try_functions(specs, data.rows[0])
+        # Reward models render text with their own template; only a service is sent it rendered.
+        tokenizer = load_tokenizer(template, reporter) if template else None
+        sources = [
+            load_reward(spec, tokenizer if spec.url else None, dtype=dtype, device=device, reporter=reporter)
+            for spec in specs
+        ]
+        job = work.job("scores", len(data.rows), A_PART, "rows")
+        found = Scores([spec.name for spec in specs])
+        work.begin("scoring", job)
+        for part in job.run(scorer(sources, data.rows, job)):
+            found.add(part.noted)
+            show(part.lines)
+        reporter.end()
+        if not share.first:
+            return {}
+        if out is not None:
+            join(job, out)
+        work.remove()
     return {
-        "rows": [_object(row, {name: values[i] for name, values in scores.items()}) for i, row in enumerate(rows)],
+        "rows": len(data.rows),
         "rewards": [
-            {"name": spec.name, "ref": spec.reference.shown if spec.reference else spec.text}
-            | summary(rows, scores[spec.name])
+            {"name": spec.name, "ref": spec.reference.shown if spec.reference else spec.text} | found.summary(spec.name)
             for spec in specs
         ],
     }
 
 
-def score_rows(
-    sources: Sequence[RewardSource], rows: Sequence[Row], reporter: Reporter
-) -> dict[str, list[tuple[float, ...]]]:
-    """Source → the scores of each row: (chosen, rejected) of a pair, else (completion,).
+def scorer(sources: Sequence[RewardSource], rows: Sequence[Row], job: Job, *, lines: bool = True) -> Make:
+    """From a span of rows to their scores: {source: [(chosen, rejected) of a pair, else (completion,), …]} is noted of
+    them; with `lines`, the rows with these are written.
 
     Raises ArtifactError: a score that is no finite number, or what a source raises.
     """
-    found: dict[str, list[tuple[float, ...]]] = {source.name: [] for source in sources}
-    reporter.begin("scoring", len(rows) * len(sources))
-    for start in range(0, len(rows), AT_A_TIME):
-        part = rows[start : start + AT_A_TIME]
-        answers = [Answer(row.prompt, text, columns=row.columns) for row in part for text in texts_of(row)]
-        for number, source in enumerate(sources, 1):
-            scores = source.score(answers).tolist()
-            refuse_not_finite(source.name, scores, answers)
-            left = iter(scores)
-            found[source.name] += [tuple(next(left) for _ in texts_of(row)) for row in part]
-            reporter.advance(start * len(sources) + len(part) * number)
-    reporter.end()
-    return found
+
+    def make(span: range) -> tuple[bytes, Any]:
+        found: dict[str, list[tuple[float, ...]]] = {source.name: [] for source in sources}
+        written = []
+        for start in range(span.start, span.stop, AT_A_TIME):
+            part = [rows[i] for i in range(start, min(start + AT_A_TIME, span.stop))]
+            answers = [Answer(row.prompt, text, columns=row.columns) for row in part for text in texts_of(row)]
+            for source in sources:
+                scores = source.score(answers).tolist()
+                refuse_not_finite(source.name, scores, answers)
+                left = iter(scores)
+                found[source.name] += [tuple(next(left) for _ in texts_of(row)) for row in part]
+                job.tick(len(part) / len(sources))
+            for i, row in enumerate(part if lines else (), start - span.start):
+                written.append(as_line(_object(row, {name: values[i] for name, values in found.items()})) + b"\n")
+        return b"".join(written), found
+
+    return make
 
 
-def summary(rows: Sequence[Row], scores: Sequence[tuple[float, ...]]) -> dict[str, Any]:
-    """What one source's scores look like; where there are pairs, how often it prefers the chosen side (ties as halves).
+class Scores:
+    """The scores of rows that come part by part: numbers alone, 8 bytes each."""
 
-    The deviation is the population's, as in a reward model's manifest (`score_std`).
-    """
-    values = [value for row in scores for value in row]
-    found: dict[str, Any] = {
-        "answers": len(values),
-        "mean": fmean(values),
-        "std": pstdev(values),
-        "min": min(values),
-        "max": max(values),
-    }
-    margins = [both[0] - both[1] for row, both in zip(rows, scores) if _is_pair(row)]
-    if margins:
-        found |= accuracy(margins)
-    return found
+    def __init__(self, sources: Sequence[str]) -> None:
+        self._starts = array("Q", [0])  # of a row's answers
+        self._values = {name: array("d") for name in sources}
+
+    @property
+    def sources(self) -> list[str]:
+        return list(self._values)
+
+    def add(self, noted: dict[str, list[list[float]]]) -> None:
+        """What `scorer` noted of the next rows."""
+        for name, rows in noted.items():
+            for row in rows:
+                self._values[name].extend(row)
+        for row in next(iter(noted.values())):
+            self._starts.append(self._starts[-1] + len(row))
+
+    def of(self, source: str, row: int, side: int) -> float:
+        """Of an answer: `side` 0 of a pair is the chosen one."""
+        return self._values[source][self._starts[row] + side]
+
+    def summary(self, source: str) -> dict[str, Any]:
+        """What one source's scores look like; where there are pairs, how often it prefers the chosen side (ties as
+        halves). The deviation is the population's, as in a reward model's manifest (`score_std`)."""
+        values = self._values[source]
+        found: dict[str, Any] = {
+            "answers": len(values),
+            "mean": fmean(values),
+            "std": pstdev(values),
+            "min": min(values),
+            "max": max(values),
+        }
+        pairs = [start for start, end in zip(self._starts, self._starts[1:]) if end - start == len(SIDES)]
+        if pairs:
+            found |= accuracy(array("d", (values[start] - values[start + 1] for start in pairs)))
+        return found
 
 
 def _is_pair(row: Row) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from prefcli.data.row import Row
 
 Place = tuple[int, int]  # a row, and which of its answers
 Values = Sequence[dict[str, float]]
+Rows = Sequence[Row] | Mapping[int, Row]  # at least those that the places name
 
 
 @dataclass
@@ -47,7 +48,7 @@ def extremes(value: dict[str, float]) -> tuple[str, str] | None:
     return (best, worst) if value[best] > value[worst] else None
 
 
-def as_pairs(rows: Sequence[Row], prompts: Sequence[dict[str, Place]], values: Values) -> Made:
+def as_pairs(rows: Rows, prompts: Sequence[dict[str, Place]], values: Values) -> Made:
     """{…, "prompt", "chosen", "rejected", "scores": {"chosen", "rejected"}}: the best answer against the worst.
 
     The other columns are those that both answers' rows agree on.
@@ -66,7 +67,7 @@ def as_pairs(rows: Sequence[Row], prompts: Sequence[dict[str, Place]], values: V
 
 
 def as_binary(
-    rows: Sequence[Row], prompts: Sequence[dict[str, Place]], values: Values, name: str, threshold: float | None
+    rows: Rows, prompts: Sequence[dict[str, Place]], values: Values, name: str, threshold: float | None
 ) -> Made:
     """{…, "prompt", "completion", "label", "scores": {name}}: whether an answer is above the threshold, or below it.
 
@@ -87,7 +88,7 @@ def as_binary(
 
 
 def as_best(
-    rows: Sequence[Row], prompts: Sequence[dict[str, Place]], values: Values, name: str, threshold: float | None
+    rows: Rows, prompts: Sequence[dict[str, Place]], values: Values, name: str, threshold: float | None
 ) -> Made:
     """{…, "prompt", "completion", "scores": {name}}: each prompt's best answer, where it is above the threshold."""
     made = Made()

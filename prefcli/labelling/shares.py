@@ -5,37 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from prefcli.evaluation.judge import Judge, Tally, fill
-from prefcli.labelling.verdicts import Verdicts
-from prefcli.progress import Reporter
-
-PROMPTS_AT_A_TIME = 16  # whose verdicts are on record together
+from prefcli.evaluation.judge import Judge, Tally, Verdict, fill
 
 
-def win_shares(
-    judge: Judge, asked: Sequence[tuple[str, list[str]]], template: str, kept: Verdicts, reporter: Reporter
-) -> tuple[list[dict[str, float]], Tally]:
-    """For each (prompt, its different answers) the share of the other answers that each one beats, ties as halves.
+def ask(judge: Judge, asked: Sequence[tuple[str, list[str]]], template: str) -> list[list[Verdict]]:
+    """For each (prompt, its different answers) the verdicts on all pairs of them, each in both orders.
 
-    All n(n − 1)/2 pairs of a prompt are compared, in both orders: n(n − 1) questions. An answer alone has 0.5.
+    Of n answers there are n(n − 1)/2 pairs, so n(n − 1) verdicts; none of an answer alone.
     """
-    tally, found = Tally(), []
-    total, done = sum(len(texts) * (len(texts) - 1) for _, texts in asked), 0
-    reporter.begin("judging", total)
-    for start in range(0, len(asked), PROMPTS_AT_A_TIME):
-        part = asked[start : start + PROMPTS_AT_A_TIME]
-        pairs = [(n, a, b) for n, (_, texts) in enumerate(part) for a, b in combinations(texts, 2)]
-        questions = [fill(template, part[n][0], *order) for n, a, b in pairs for order in ((a, b), (b, a))]
-        verdicts = kept.of(questions, judge.verdicts)
-        wins = [dict.fromkeys(texts, 0.0) for _, texts in part]
-        for (n, a, b), one, two in zip(pairs, verdicts[0::2], verdicts[1::2]):
-            outcome = tally.add(one, two)
-            wins[n][a] += outcome
-            wins[n][b] += 1 - outcome
-        found += [
-            {text: won / (len(value) - 1) if len(value) > 1 else 0.5 for text, won in value.items()} for value in wins
-        ]
-        done += len(questions)
-        reporter.advance(done)
-    reporter.end()
-    return found, tally
+    pairs = [(prompt, a, b) for prompt, texts in asked for a, b in combinations(texts, 2)]
+    questions = [fill(template, prompt, *order) for prompt, a, b in pairs for order in ((a, b), (b, a))]
+    left = iter(judge.verdicts(questions) if questions else [])
+    return [[next(left) for _ in range(len(texts) * (len(texts) - 1))] for _, texts in asked]
+
+
+def win_shares(texts: Sequence[str], verdicts: Sequence[Verdict], tally: Tally) -> dict[str, float]:
+    """The share of the other answers that each one beats, ties as halves, by what `ask` found; 0.5 of one alone."""
+    wins = dict.fromkeys(texts, 0.0)
+    for (a, b), one, two in zip(combinations(texts, 2), verdicts[0::2], verdicts[1::2], strict=True):
+        outcome = tally.add(one, two)
+        wins[a] += outcome
+        wins[b] += 1 - outcome
+    return {text: won / (len(texts) - 1) if len(texts) > 1 else 0.5 for text, won in wins.items()}

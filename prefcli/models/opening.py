@@ -9,7 +9,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import is_scorer, load_policy, load_scorer
-from prefcli.models.quiet import quieten
+from prefcli.models.quiet import quiet
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 
@@ -27,13 +27,13 @@ def open_model(
     In evaluation mode; an adapter is on its base. A reward model is a sequence classifier with one label, its score
     read at an answer's last token. Raises ArtifactError: it is not there, or damaged. UsageError: no such device.
     """
-    quieten(debug=False)
-    reference = resolve(os.fspath(model), Store(runs))
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
-    tokenizer = load_tokenizer(reference, progress)
-    if is_scorer(reference):
-        opened = load_scorer(reference, tokenizer, dtype=kind, device=where)
-    else:
-        opened = load_policy(reference, dtype=kind, device=where, trainable=False, tokenizer_size=len(tokenizer))
+    with quiet():
+        reference = resolve(os.fspath(model), Store(runs))
+        where = pick_device(device)
+        kind = pick_dtype(dtype, where)
+        tokenizer = load_tokenizer(reference, progress)
+        if is_scorer(reference):
+            opened = load_scorer(reference, tokenizer, dtype=kind, device=where)
+        else:
+            opened = load_policy(reference, dtype=kind, device=where, trainable=False, tokenizer_size=len(tokenizer))
     return opened.eval(), tokenizer

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from prefcli.models.four_bits import hide
 
@@ -40,6 +44,28 @@ def quieten(debug: bool) -> None:
     if last is not None and _is_ours not in last.filters:
         last.addFilter(_is_ours)
     warnings.filterwarnings("ignore")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The same for as long as a function of ours runs in somebody's own process, which gets back what it had."""
+    settings = {name: os.environ.get(name) for name in SETTINGS}
+    levels = {name: logging.getLogger(name).level for name in LIBRARIES}
+    bars: Any = sys.modules.get("transformers.utils.logging")  # it read its setting when it was imported
+    shown = bars is not None and bars.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        quieten(debug=False)
+        if shown:
+            bars.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                bars.enable_progress_bar()
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            for name, value in settings.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})

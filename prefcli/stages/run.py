@@ -9,7 +9,7 @@ from typing import Any
 from prefcli.artifacts.store import CURVES, Artifact
 from prefcli.config.checked import checked
 from prefcli.errors import AlarmError, UsageError
-from prefcli.models.quiet import quieten
+from prefcli.models.quiet import quiet
 from prefcli.progress import SILENT, Reporter
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import summary
@@ -23,14 +23,14 @@ def train(config: Any, progress: Reporter = SILENT) -> Artifact:
     Raises UsageError in several processes, which the command is for; else the errors of prefcli.errors, as the command
     does, and KeyboardInterrupt once the state is saved.
     """
-    quieten(config.debug)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("prefcli.train runs in a single process", "accelerate launch -m prefcli … for several")
-    inputs = prepare(checked(config))
-    if inputs.existing is not None:
-        return reused(inputs.existing)
-    progress.plan(summary(inputs))
-    return made(inputs, progress)
+    with quiet():
+        inputs = prepare(checked(config))
+        if inputs.existing is not None:
+            return reused(inputs.existing)
+        progress.plan(summary(inputs))
+        return made(inputs, progress)
 
 
 def run(inputs: Inputs, reporter: Reporter) -> Artifact | None:

@@ -11,9 +11,10 @@ def distinct(texts: Sequence[str], n: int) -> float:
     A word is what stands between spaces, so Chinese, Japanese and Thai are not seen. It falls as texts grow longer or
     more, so only like batches compare.
     """
-    found = [run for text in texts for run in _runs(text.split(), n)]
+    found = [run for text in texts for run in runs(text.split(), n)]
     return len(set(found)) / len(found) if found else 0.0
 
 
-def _runs(words: list[str], n: int) -> list[tuple[str, ...]]:
+def runs(words: list[str], n: int) -> list[tuple[str, ...]]:
+    """Every n words that follow each other."""
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]

@@ -1,0 +1,46 @@
+"""What decides the result of a command that answers or scores: of the same, its unfinished work is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from prefcli import __version__
+from prefcli.artifacts.references import Reference, resolve
+from prefcli.artifacts.store import Store
+from prefcli.config.base import key_fields
+from prefcli.errors import without_secrets
+from prefcli.rewards.grammar import RewardSpec, is_url
+
+
+def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, **found: Any) -> dict[str, Any]:
+    """A JSON object: the options, those that name a file or a model by what they name (`found`), and what it runs on.
+
+    Threads and processes are not among them: they change a result by rounding alone.
+    """
+    return {
+        "command": command,
+        **key_fields(config),
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "versions": [__version__, torch.__version__, transformers.__version__],
+        **found,
+    }
+
+
+def of_model(reference: Reference | None) -> list[str | None] | None:
+    """How it is shown, and its digest; a model of the hub has none, and counts by its name."""
+    return None if reference is None else [reference.shown, reference.digest]
+
+
+def of_rewards(specs: Sequence[RewardSpec]) -> list[list[str | None]]:
+    """A service has no digest, and counts by its address."""
+    return [[spec.name, without_secrets(spec.text), spec.function, spec.label, spec.digest] for spec in specs]
+
+
+def of_judge(what: str, store: Store) -> list[str | None] | None:
+    """A model, or URL#MODEL."""
+    return [without_secrets(what), None] if is_url(what) else of_model(resolve(what, store))
