@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from xml.etree.ElementTree import fromstring
 
 import pytest
 from conftest import artifact_in
+from markdown_it import MarkdownIt
 
 from prefcli.artifacts.commands import NOT_REPEATED, altered, command
-from prefcli.artifacts.lineage import lineage
+from prefcli.artifacts.facts import in_a_line
+from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.cli.main import COMMANDS as CLI
 from prefcli.config.base import as_dict, option
@@ -84,6 +87,19 @@ def test_words_are_altered_by_option_and_the_others_stay():
     assert altered(manifest("dpo", config), {"beta": []}).count("--data") == 2
 
 
+# The figures in a line
+
+
+def test_a_line_begins_with_what_was_held_out():
+    batch = {"loss": 0.6414, "rewards/chosen": 0.16, "rewards/accuracies": 0.75}
+    held_out = {"eval_loss": 0.543, "eval_rewards/chosen": 0.1, "eval_rewards/accuracies": 0.875}
+    found = in_a_line(manifest("dpo", DPOConfig(data=["p"]), metrics=batch | held_out), 3, 3)
+    assert found == "eval_rewards/accuracies 0.875, eval_loss 0.543, rewards/accuracies 0.75"
+    measured = {"loss": 0.5, "accuracy": 0.625, "accuracy_ci95": [0.306, 0.9]}
+    made = manifest("rm", DPOConfig(data=["p"]), metrics=measured)
+    assert in_a_line(made, 2, 4) == "accuracy 0.625 [0.31, 0.9], loss 0.5"
+
+
 # The card
 
 
@@ -97,6 +113,20 @@ def test_the_card_says_first_that_a_run_was_stopped_and_what_alarmed(status, ala
     assert ("stopped by a watcher" in text) == (status == "stopped")
     assert ("Alarms while it was trained" in text) == alarm
     assert "| loss | 0.25 |" in text and "| steps | 7 |" in text and "2 GB" in text
+
+
+def test_names_of_files_are_text_on_the_card():
+    name = "x\n```\n# <img src=x onerror=alert(1)> [y](z) `a` | b & c.jsonl"
+    made = manifest("dpo", DPOConfig(data=[name]), data=[{"path": name, "format": "pairs", "rows": 1}])
+    made.parents["model"] = {"ref": name, "digest": "d"}
+    tree = Node("", name, "ok")
+    html = MarkdownIt("commonmark").enable("table").render(model_card(made, Weights("model", False), tree=tree))
+    page = fromstring(f"<html>{html}</html>")
+    assert len(page.findall(".//h1")) == 1 and not page.findall(".//img") and not page.findall(".//a[@href='z']")
+    whole = " ".join(name.split())
+    assert whole in ["".join(cell.itertext()) for cell in page.findall(".//td")]
+    assert whole in ["".join(code.itertext()) for code in page.findall(".//li/code")]
+    assert any(name in "".join(code.itertext()) for code in page.findall(".//pre/code"))
 
 
 def test_a_parent_that_is_gone_or_another_now_is_said_in_the_lineage(store):

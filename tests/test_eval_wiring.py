@@ -89,6 +89,12 @@ def test_samples_have_each_models_first_answer_to_the_prompt():
     assert found[1]["answers"][1] == {"ref": "ppo", "text": "ppo 1", "reward": {"gold": 1.0, "rm": 4.0}}
 
 
+def test_kl_is_to_what_a_model_was_tied_to_else_to_the_baseline(monkeypatch):
+    monkeypatch.setattr(run, "anchor_of", lambda reference, store: {"ppo": "its reference"}.get(reference))
+    assert run.anchors_of(["sft", "ppo"], "sft", None) == ["sft", "its reference"]
+    assert run.anchors_of(["sft", "ppo"], None, None) == [None, "its reference"]
+
+
 def test_each_model_is_measured_against_its_own_anchor(monkeypatch):
     seen = []
     monkeypatch.setattr(run, "measure", lambda reference, anchor, *_: seen.append((reference.shown, anchor)))

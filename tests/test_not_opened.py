@@ -206,6 +206,10 @@ MODELS = {
     "of tomorrow": (lambda f: change(f, model_type="llama99"), "does not know the model type 'llama99'"),
     "no type": (lambda f: change(f, model_type=None), "config.json has no model_type"),
     "fewer than no layers": (lambda f: change(f, num_hidden_layers=-1), "config.json says num_hidden_layers: -1"),
+    "a million layers": (
+        lambda f: change(f, num_hidden_layers=10**6),
+        "1,000,000 layers, and its files hold 29 t",
+    ),
     "odd heads": (lambda f: change(f, num_attention_heads=7), "config.json describes no model"),
     "no JSON": (lambda f: write(f / "config.json", "[]"), "config.json is damaged: it holds no JSON object"),
     "half a file": (cut, r"model.safetensors is damaged: it has 200,000 bytes, and its header speaks of [\d,]+"),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -275,3 +276,26 @@ def test_kill_9_at_random_points(chain, prefcli, whole):
         process.send_signal(signal.SIGKILL)
         process.wait()
     check_same(chain.path_of(prefcli(*command)), whole)
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "taken"])
+def test_a_version_that_is_taken_away_while_it_is_written_becomes_a_new_one(chain, prefcli, store, monkeypatch, how):
+    """At the end, or, where another writer has its number by then, at the next state."""
+    name, write, others = chain.runs / "cut", MetricsLog.write, []
+
+    def taken_away(log, step, row):
+        write(log, step, row)
+        if step == 1:
+            name.rename(chain.folder / "elsewhere") if how == "moved" else shutil.rmtree(name)
+            others.append(store.writer("cut") if how == "taken" else nullcontext())
+            others.append(others[0].__enter__())
+
+    monkeypatch.setattr(MetricsLog, "write", taken_away)
+    result = prefcli(*chain.args("sft"), "--name", "cut", *(["--save-every", "1"] if how == "taken" else []))
+    found = chain.path_of(result)
+    assert found.name == ("v2" if how == "taken" else "v1") and "was removed or moved" in result.stderr
+    check_same(found, chain.path("sft"))
+    assert json.loads((found / "manifest.json").read_text())["version"] == int(found.name[1:])
+    if how == "taken":
+        assert {file.name for file in others[1].path.iterdir()} <= {".lock", "alive.json", ".alive.json"}
+    others[0].__exit__(None, None, None)

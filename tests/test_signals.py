@@ -27,8 +27,8 @@ from prefcli import stopping
 from prefcli.cli import interrupts, train
 from prefcli.cli.main import app
 from prefcli.rl.ppo import PPO
+from prefcli.stages import curves, resuming
 from prefcli.stages import ppo as ppo_stage
-from prefcli.stages import resuming
 from prefcli.stages import session as session_module
 from prefcli.stages import sft as sft_stage
 from prefcli.stages.session import MetricsLog, Session
@@ -317,7 +317,7 @@ def test_a_signal_while_a_command_is_imported_says_so_and_has_its_exit_code(run)
 
 
 def test_a_signal_while_the_curves_are_drawn_says_that_the_run_is_finished(chain, run):
-    with sent(TERM, train, "draw_curves"):
+    with sent(TERM, curves, "draw"):
         code, out, text = run(*command(chain, "sft"))
     assert (code, out) == (130, "") and "interrupted as it ended: cut@v1 is finished\n" in text
     shutil.rmtree(chain.runs / "cut/v1/report")

@@ -61,6 +61,23 @@ def test_a_stream_that_is_closed_from_the_start_ends_nothing(make_artifact, clos
     assert ("sft" in done.stdout) == (closed == "2>&-") and "sft" not in done.stderr
 
 
+def test_a_stderr_that_takes_nothing_changes_no_outcome(own_folder, jsonl):
+    with open("/dev/full", "w") as full:
+        assert run("show", "sft", stderr=full, stdout=subprocess.PIPE).returncode == 4
+    write(own_folder / "r.py", "def score(prompts, completions):\n    print('printed')\n    return [1.0, 0.0]\n")
+    reader, writer = os.pipe()
+    os.close(reader)  # whoever read the notes has left
+    done = run("score", "--data", jsonl("p.jsonl", PAIR), "--reward", "python:r.py:score", "--json",
+               stderr=writer, stdout=subprocess.PIPE)  # fmt: skip
+    os.close(writer)
+    assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 1
+
+
+def test_a_usage_error_is_no_result_where_stderr_is_closed():
+    done = subprocess.run(["sh", "-c", f"exec {sys.executable} -m prefcli show 2>&-"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_help_and_version_are_results_too():
     for words in (["--version"], ["--help"], ["ls", "--help"]):
         done = run(*words, capture_output=True)

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -192,6 +193,17 @@ def test_eight_writers_at_once_make_eight_versions(store, kind):
         assert (artifact.model_path / "model.safetensors").read_text() == str(number)
         store.verify(artifact, read_all=True)
     assert not list(store.root.glob("sft/*.partial"))
+
+
+def test_a_writer_whose_folder_was_removed_leaves_another_ones_alone(store):
+    with store.writer("sft") as first:
+        shutil.rmtree(first.path)
+        with store.writer("sft") as second:
+            write(second.path / "model" / "model.safetensors", "theirs")
+            assert first.path == second.path and first.is_gone() and not second.is_gone()
+            first.abandon()
+            assert second.finish(manifest()).path.name == "v1"
+    assert store.versions("sft") == [1]
 
 
 def test_two_drafts_of_one_process_get_two_numbers(store):

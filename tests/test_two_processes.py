@@ -10,14 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
+from safetensors.torch import load_file
 from test_preference_losses import ANSWERS, MODELS, PAIRS, our_dpo, our_kto
 from test_rl_ppo import PROMPTS, make
 from tiny_models import tiny_lm
+from transformers import AutoModelForCausalLM
 
+from prefcli.artifacts.references import TINY
+from prefcli.artifacts.store import Draft
 from prefcli.config.dpo import DPOConfig
-from prefcli.errors import UsageError
+from prefcli.errors import ArtifactError, UsageError
+from prefcli.stages.environment import refuse_elsewhere
 from prefcli.stages.ppo import _share, answers_of
+from prefcli.stages.saving import save_model
 from prefcli.stages.steps import Steps
+from prefcli.stages.trl_trainer import whole_weights
 
 
 class OneOfTwo:
@@ -124,6 +132,35 @@ def test_prompts_that_cannot_be_shared_out_are_refused():
     assert _share(8, 2) == 4
     with pytest.raises(UsageError, match="divided over 3 processes"):
         _share(8, 3)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "dpo"])
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_loaded(chain, prefcli, stage):
+    several = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    result = prefcli(*chain.args(stage), "--batch-size", "9", "--dry-run", env=several)
+    assert result.exit_code == 2 and "multiple of 2" in result.stderr
+    assert "--batch-size 9 cannot be split" in result.stderr
+
+
+def test_tied_weights_that_were_gathered_are_saved_once(tmp_path):
+    """FSDP and DeepSpeed gather each name by itself: no two share memory then."""
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    gathered = {name: weight.clone() for name, weight in model.state_dict().items()}
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, get_state_dict=lambda _: dict(gathered))
+    save_model(model, tmp_path / "one")
+    save_model(model, tmp_path / "all", whole_weights(SimpleNamespace(accelerator=accelerator, model=model)))
+    one, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "all"))
+    assert "lm_head.weight" in gathered and "lm_head.weight" not in one and found.keys() == one.keys()
+
+
+@pytest.mark.parametrize(("version", "said"), [(3, "v3.partial"), (0, "the unfinished version")])
+def test_no_process_names_its_temporary_folder(tmp_path, version, said):
+    draft = Draft(tmp_path / "v3.partial", version, None)
+    with pytest.raises(ArtifactError) as caught:
+        refuse_elsewhere(draft, {"threads": 1})
+    assert f"{said} was begun under threads None, now 1" in caught.value.message and ("v3" in said) == (
+        str(tmp_path) in caught.value.message
+    )
 
 
 def test_the_watchers_of_each_process_see_the_answers_of_all(monkeypatch):

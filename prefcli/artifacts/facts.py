@@ -15,6 +15,20 @@ from prefcli.artifacts.metrics import Row, alarms
 from prefcli.config.stages import STAGES
 
 
+def in_a_line(manifest: Manifest, most: int, digits: int) -> str:
+    """As many metrics as a line has room for: first what its stage is judged by, of held-out rows before those of the
+    last batch, with the 95 % interval where it is recorded."""
+    metrics, stage = manifest.metrics, STAGES.get(manifest.stage)
+    first = [stage.recorded.held_out, "eval_loss", stage.recorded.training] if stage else []
+    names = [name for name in dict.fromkeys([*first, *metrics]) if isinstance(metrics.get(name), (int, float))]
+    parts = []
+    for name in names[:most]:
+        interval = metrics.get(f"{name}_ci95")
+        ends = f" [{', '.join(f'{end:.2g}' for end in interval)}]" if isinstance(interval, list) else ""
+        parts.append(f"{name} {metrics[name]:.{digits}g}{ends}")
+    return ", ".join(parts)
+
+
 @dataclass(frozen=True)
 class Figure:
     """One recorded value. `source`: `REF:section.name` of a manifest, `REF:log@STEP.name` of a metrics log, or a path

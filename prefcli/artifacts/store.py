@@ -294,6 +294,24 @@ class Draft:
         self._unlock()
         return artifact
 
+    def is_gone(self) -> bool:
+        """Whether the folder was removed or moved since it was claimed. One of its name may be another writer's."""
+        try:
+            there = os.stat(self.path / LOCK)
+        except FileNotFoundError:
+            return self._lock is not None or not self.path.is_dir()
+        return self._lock is not None and not os.path.samestat(there, os.fstat(self._lock))
+
+    def claim_anew(self) -> None:
+        """Write to a new version from here on."""
+        folder = self.path.parent
+        self._end_sign()
+        self._unlock()
+        folder.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(folder):
+            self.path, self.version, self._lock = _claim(folder)
+        self.live()
+
     def live(self) -> None:
         """Leave a sign of life, from now to the end."""
         self._sign = alive.Sign(self.path)
@@ -306,7 +324,9 @@ class Draft:
     def abandon(self) -> None:
         """Keep what the same command goes on from; without a saved state that is nothing."""
         self._end_sign()
-        if self.steps:
+        if self.is_gone():
+            pass  # what has its name now is another's
+        elif self.steps:
             _clear_half_written(self.path)
         else:
             shutil.rmtree(self.path, ignore_errors=True)

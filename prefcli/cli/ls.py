@@ -8,6 +8,7 @@ import sys
 from rich.markup import escape
 from rich.table import Table
 
+from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.cli.console import print_result, result_console
 from prefcli.config.store import ListConfig
@@ -42,7 +43,6 @@ def _entry(item: Artifact | tuple[str, str]) -> dict[str, object]:
     if isinstance(item, tuple):
         return {"ref": item[0], "damaged": item[1], "result": f"damaged: {item[1]}"}
     manifest = item.manifest
-    numbers = [(n, v) for n, v in manifest.metrics.items() if isinstance(v, (int, float))]
     parents = {f"{role}={parent['ref']}" for role, parent in manifest.parents.items() if role != "reference"}
     return {
         "ref": item.ref,
@@ -51,6 +51,6 @@ def _entry(item: Artifact | tuple[str, str]) -> dict[str, object]:
         "created": manifest.created,
         "status": manifest.status,
         "from": " ".join(sorted(parents)),
-        "result": ", ".join(f"{name} {value:.3g}" for name, value in numbers[:2]),
+        "result": in_a_line(manifest, 2, 3),
         "metrics": manifest.metrics,
     }

@@ -66,7 +66,8 @@ def _show_one(method: Method) -> None:
         for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
             _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
     else:
-        _write(console, f"It takes {method.gpus:,} of them, split evenly. On one: {_changes(method)}")
+        gpus = f"{method.gpus:,} of them, split evenly{_not_split(method)}"
+        _write(console, f"It takes {gpus}. On one: {_changes(method)}")
 
 
 def _show_all(methods: Sequence[Method]) -> None:
@@ -99,6 +100,12 @@ def _show_all(methods: Sequence[Method]) -> None:
 
 def _base(method: Method) -> str:
     return format_count(method.run.architecture.parameters)
+
+
+def _not_split(method: Method) -> str:
+    """Where the number of GPUs is more than arithmetic allows for now."""
+    two = sum(role.trained for role in method.estimate.roles.values()) > 1
+    return "; prefcli ppo itself is not split yet, docs/scaling.md" if two and method.gpus > 1 else ""
 
 
 def _changes(method: Method) -> str:
@@ -150,7 +157,7 @@ def _remarks(routes: Routes) -> dict[str, str]:
         "States": "weights, gradients and optimizer states alone: "
         f"{format_bytes(ppo.estimate.state_bytes)} for PPO, {format_bytes(dpo.estimate.state_bytes)} for DPO.",
         "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
-        f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them).\n",
+        f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them{_not_split(ppo)}).\n",
         "Assumed": "all weights trained in fp32, computed with in bf16, AdamW: 16 bytes a trained parameter "
         "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
         f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.run.tokens:,}), "

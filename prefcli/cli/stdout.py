@@ -2,6 +2,8 @@
 
 A reward function, a library or a child process may print what it likes, from Python or past it. In a process that is
 not ours (a test's, a notebook's) nothing is moved, and results go to `sys.stdout`.
+
+Nor does it matter to a command of ours whether stderr can be written to: what was said is lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +24,25 @@ def claim() -> None:
     """Called by the entry point: this process is ours, and the command that runs in it may set stdout aside."""
     global _claimed
     _claimed = True
+    if sys.stderr is None:  # what is printed to None goes to stdout
+        sys.stderr = _nowhere()
+    elif isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Unheard(
+            sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=sys.stderr.line_buffering
+        )
+
+
+class _Unheard(io.TextIOWrapper):
+    """A stderr on a full disk, or whose reader left, ends no run and changes no exit code."""
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def result() -> TextIO:
@@ -55,10 +76,9 @@ def set_aside() -> None:
     sys.stdout.flush()
     lines = 1 if sys.stdout.line_buffering else -1
     _result = open(os.dup(1), "w", lines, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-    # A stderr that was closed from the start may have given its number to any file.
-    other = 2 if sys.stderr is not None else os.open(os.devnull, os.O_WRONLY)
-    os.dup2(other, 1)
+    os.dup2(sys.stderr.fileno(), 1)  # 2, or, where that was closed from the start and may be any file, nowhere
     sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout = sys.stderr
     atexit.register(_let_go)
 
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.store import Artifact
 from prefcli.cli.console import ConsoleReporter, print_result, reporter
 from prefcli.cli.findings import refuse, tables
@@ -52,7 +53,7 @@ def _run(config: Any) -> None:
     if artifact is None:  # another process writes it, and says so
         return
     seconds = artifact.manifest.resources["train_seconds"]
-    report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {_shown(artifact)}")
+    report.notice(f"{artifact.ref} finished: {seconds:.0f} s of training; {in_a_line(artifact.manifest, 6, 4)}")
     print_artifact(artifact, config.json, reused=False)
 
 
@@ -100,8 +101,3 @@ def print_artifact(artifact: Artifact, as_json: bool, *, reused: bool) -> None:
         )
     else:
         print_result(str(artifact.path))
-
-
-def _shown(artifact: Artifact) -> str:
-    numbers = {n: v for n, v in artifact.manifest.metrics.items() if isinstance(v, (int, float))}
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:6])

@@ -55,5 +55,7 @@ class LabelConfig(Quiet, FromFile, Stored, Machine, Reading):
     seed: Annotated[
         int, Opt("Seed of the order in which a person sees the answers; unused otherwise.", min=0, max=2**32 - 1)
     ] = 0
-    out: Annotated[str | None, Opt("Write the rows to this file.", metavar="FILE.jsonl"), INCIDENTAL] = None
+    out: Annotated[
+        str | None, Opt("Write the rows to this file; a stopped command resumes.", metavar="FILE.jsonl"), INCIDENTAL
+    ] = None
     json: Annotated[bool, Opt("Print the summary as one JSON object, not a path."), INCIDENTAL] = False

@@ -16,7 +16,9 @@ class SampleConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
     model: Annotated[str | None, Opt("The model that answers.", metavar="REF")] = None
     prompts: Annotated[list[str], Opt("Prompts to answer. Repeatable.", metavar="FILE")] = field(default_factory=list)
     num_generations: Annotated[int, Opt("Answers per prompt.", min=1)] = 1
-    out: Annotated[str | None, Opt("Write the rows to this file, not to stdout.", metavar="FILE.jsonl"), INCIDENTAL] = (
-        None
-    )
+    out: Annotated[
+        str | None,
+        Opt("Write the rows to this file, not to stdout; a stopped command resumes.", metavar="FILE.jsonl"),
+        INCIDENTAL,
+    ] = None
     json: Annotated[bool, Opt("Print the summary as one JSON object, not the rows."), INCIDENTAL] = False

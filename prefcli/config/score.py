@@ -27,6 +27,8 @@ class ScoreConfig(Quiet, FromFile, Stored, Machine, Reading):
     label: Label = None
     tokenizer: Template = None
     out: Annotated[
-        str | None, Opt("Write the scored rows to this file, not to stdout.", metavar="FILE.jsonl"), INCIDENTAL
+        str | None,
+        Opt("Write the rows to this file, not to stdout; a stopped command resumes.", metavar="FILE.jsonl"),
+        INCIDENTAL,
     ] = None
     json: Annotated[bool, Opt("Print the summary as one JSON object, not the rows."), INCIDENTAL] = False

@@ -64,7 +64,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         device = pick_device(config.device)
         setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
         baseline = references[0] if config.against else None
-        anchors = [anchor_of(reference, store) or baseline for reference in references]
+        anchors = anchors_of(references, baseline, store)
         if plan is None:
             data, on_pairs = (_read(config, purpose, reporter) for purpose in PURPOSES)
             rows, pairs = data.rows[: config.max_prompts], on_pairs.rows
@@ -172,6 +172,11 @@ def _judge(what: str, setting: Setting) -> Judge:
         store=setting.store,
         reporter=setting.reporter,
     )
+
+
+def anchors_of(references: Sequence[Reference], baseline: Reference | None, store: Store) -> list[Reference | None]:
+    """What each model's KL is to: what it was tied to while it was trained, else the baseline."""
+    return [anchor_of(reference, store) or baseline for reference in references]
 
 
 def _named_models(config: EvalConfig, store: Store) -> list[Reference]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
-import pickle
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from prefcli.artifacts.parts import ALONE, POLL, Share, Work, unfinished
+from prefcli.errors import SurroundingsError
 from prefcli.progress import Reporter
 
 _calls = itertools.count()  # the same in all processes, which run the same commands
@@ -34,23 +37,39 @@ def share() -> Share:
 def together(mine: Share, reporter: Reporter) -> Iterator[tuple[Work, Any]]:
     """`unfinished` work, and in all processes but the first the plan that the first one tells, awaited."""
     plan, key = None, f"prefcli/plan/{next(_calls)}"
-    if not mine.first:
-        store = _store(mine)
-        while not store.check([key]):
-            time.sleep(POLL)
-        folder, there, plan = pickle.loads(store.get(key))
+    store = _store(mine) if mine.world > 1 else None  # the first may be the one that holds it
+    if store is not None and not mine.first:
+        try:
+            while not store.check([key]):
+                time.sleep(POLL)
+            folder, there, plan = json.loads(store.get(key), object_hook=_numbers)
+        except RuntimeError as error:  # the connection is lost
+            gone = SurroundingsError("the first process has ended")
+            gone.told = True
+            raise gone from error
     with unfinished(mine, reporter) as work:
         if mine.first:
             work.tells = key
         else:
-            work.folder, work.there = folder, there
+            work.folder = Path(folder)
+            work.there = {job: set(numbers) for job, numbers in there.items()}
         yield work, plan
 
 
 def tell(work: Work, plan: Any) -> None:
-    """In the first process, once the work is opened: what the others go by."""
+    """In the first process, once the work is opened: what the others go by, JSON and arrays of whole numbers."""
     if work.share.world > 1:
-        _store(work.share).set(work.tells, pickle.dumps((work.folder, work.there, plan)))
+        there = {job: sorted(numbers) for job, numbers in work.there.items()}
+        _store(work.share).set(work.tells, json.dumps([str(work.folder), there, plan], default=_as_json))
+
+
+def _as_json(numbers: Any) -> dict[str, list[int]]:
+    """An array, a range: positions in a file, say."""
+    return {"numbers": [int(number) for number in numbers]}
+
+
+def _numbers(found: dict[str, Any]) -> Any:
+    return array("Q", found["numbers"]) if found.keys() == {"numbers"} else found
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,17 @@ class Prompts:
         self._starts = np.concatenate([[0], np.bincount(prompt, minlength=len(first)).cumsum()]).astype(np.int64)
         self._keys = array("Q")
         return self
+
+    @property
+    def parts(self) -> tuple[Any, Any]:
+        """All that it is, as arrays: what `of` takes."""
+        return self._rows, self._starts
+
+    @classmethod
+    def of(cls, rows: Sequence[int], starts: Sequence[int]) -> Prompts:
+        made = cls()
+        made._rows, made._starts = np.array(rows, np.int64), np.array(starts, np.int64)
+        return made
 
     def __len__(self) -> int:
         return len(self._starts) - 1

@@ -60,9 +60,10 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
             data, prompts = _read(config, judged, reporter)
             work.check = data.check
             _open(work, config, [spec for spec in (by, gold) if spec], tokenizer, data, store)
-            tell(work, (data.rows.positions, prompts if judged else None))
+            tell(work, (data.rows.positions, prompts.parts if judged else None))
         else:
-            positions, prompts = plan
+            positions, parts = plan
+            prompts = Prompts.of(*parts) if parts is not None else Prompts()
             data = read_again(config.data, "demos", positions, split=config.split, names=config.map)
             work.check = data.check
         rows = data.rows

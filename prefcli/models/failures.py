@@ -24,7 +24,8 @@ from prefcli.models import files
 Cause = tuple[str, str]  # what is wrong, what to do
 _CAUSAL = "give a causal language model: one whose config.json names a …ForCausalLM"
 # Numbers that every model has at least one of; a model with none of its layers would load, and say nothing.
-_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "hidden_size", "n_embd", "num_attention_heads", "n_head",
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_COUNTS = (*_LAYERS, "hidden_size", "n_embd", "num_attention_heads", "n_head",
            "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
         for look in looks:
             if (cause := look(config_of(folder))) is not None:
                 raise _told(reference, cause)
+        if (cause := _too_many_layers(folder)) is not None:
+            raise _told(reference, cause)
 
 
 def not_opened(reference: Reference, error: BaseException) -> BaseException:
@@ -224,6 +227,18 @@ def _nonsense(config: dict[str, Any]) -> Cause | None:
             if isinstance(value, list):  # one for each layer
                 continue
             return f"config.json says {name}: {json.dumps(value)[:60]}, which no model has", files.COPY
+    return None
+
+
+def _too_many_layers(folder: Path) -> Cause | None:
+    """More of them than the files have tensors would be made, one by one, before any is missed."""
+    config = config_of(folder)
+    inner = config.get("text_config")
+    counts = [part.get(name) for part in (config, inner) if isinstance(part, dict) for name in _LAYERS]
+    layers = max((count for count in counts if isinstance(count, int)), default=0)
+    tensors = files.count_tensors(folder)
+    if 0 < tensors < layers:
+        return f"config.json says that it has {layers:,} layers, and its files hold {tensors:,} tensors", files.COPY
     return None
 
 

@@ -71,10 +71,7 @@ def damage(file: Path) -> str | None:
 def rows_of_head(folder: Path) -> int | None:
     """How many scores the head `score` in a directory's files gives; None where there is none. Raises OSError."""
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            header = _object(opened.read(length)) if length <= _LARGEST_HEADER else None
-        for name, entry in (header or {}).items():
+        for name, entry in _header(file).items():
             if name.removeprefix("base_model.model.") in (
                 "score.weight",
                 "classifier.weight",
@@ -83,6 +80,18 @@ def rows_of_head(folder: Path) -> int | None:
                 shape = entry.get("shape") if isinstance(entry, dict) else None
                 return shape[0] if isinstance(shape, list) and shape and isinstance(shape[0], int) else None
     return None
+
+
+def count_tensors(folder: Path) -> int:
+    """How many tensors a directory's .safetensors files hold. Raises OSError."""
+    return sum(len(_header(file).keys() - {"__metadata__"}) for file in folder.glob("*.safetensors"))
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """What a .safetensors file says of its tensors, by their names; empty where that cannot be read."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        return (_object(opened.read(length)) if length <= _LARGEST_HEADER else None) or {}
 
 
 def not_json(file: Path) -> str | None:

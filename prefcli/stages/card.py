@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ def model_card(
         + _table(("metric", "value"), [(name, _shown(value)) for name, value in sorted(run.metrics.items())]),
         "## What it took\n\n" + _table(("", "value"), _took(run)),
         "## Options\n\n" + _table(("option", "value"), list(run.options.items())),
-        f"The same run again:\n\n```sh\n{run.command}\n```",
+        f"The same run again:\n\n{_fenced(run.command)}",
         _use(weights, part != "value"),
     ]
     return "\n\n".join(parts) + "\n"
@@ -92,7 +93,7 @@ def _took(run: Run) -> list[tuple[Any, ...]]:
 
 def plain_card(name: str, weights: Weights) -> str:
     """The card of a model that no artifact tells of: what it is, and how to open it."""
-    return "\n\n".join([_head(weights), f"# {name}", "Exported by prefcli.", _use(weights)]) + "\n"
+    return "\n\n".join([_head(weights), f"# {_plain(name)}", "Exported by prefcli.", _use(weights)]) + "\n"
 
 
 def _head(weights: Weights, stage: str | None = None) -> str:
@@ -187,7 +188,7 @@ def _python(lines: list[str], told: str = "") -> str:
 def _branches(node: Node, depth: int = 0) -> list[str]:
     role = f"{node.role}: " if node.role else ""
     state = "" if node.state == "ok" else f" ({node.state} now)"
-    lines = [f"{'  ' * depth}- {role}`{node.ref}`{state}"]
+    lines = [f"{'  ' * depth}- {role}{_verbatim(node.ref)}{state}"]
     return lines + [line for parent in node.parents for line in _branches(parent, depth + 1)]
 
 
@@ -195,10 +196,32 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     if not rows:
         return "(none)"
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += [
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
-    ]
+    lines += ["| " + " | ".join(_plain(str(cell)).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A text on one line that Markdown shows as it is: names of files are whatever somebody called them."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return text.replace("`", "\\`").replace("](", "]\\(")
+
+
+def _verbatim(text: str) -> str:
+    """As code within a line."""
+    text = " ".join(text.split())
+    ticks = "`" * (_longest_run(text) + 1)
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
+
+
+def _fenced(command: str) -> str:
+    """As a block of code that nothing in it can end."""
+    fence = "`" * max(3, _longest_run(command) + 1)
+    return f"{fence}sh\n{command}\n{fence}"
+
+
+def _longest_run(text: str) -> int:
+    """Of backticks."""
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def _shown(value: Any) -> str:

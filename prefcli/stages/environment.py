@@ -36,7 +36,8 @@ def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
     before = draft.run.get("environment", {})
     changed = [f"{name} {before.get(name)}, now {value}" for name, value in under.items() if before.get(name) != value]
     if changed:
+        where = draft.path if draft.version else "the unfinished version"  # another process's folder is thrown away
         raise ArtifactError(
-            f"{draft.path} was begun under {'; '.join(changed)}",
+            f"{where} was begun under {'; '.join(changed)}",
             "run it under those again, or start anew with --force",
         )

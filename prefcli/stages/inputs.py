@@ -87,6 +87,8 @@ def prepare(config: StageConfig) -> Inputs:
     stage = stage_of(config)
     require(config.report_to)
     config = config.resolved() if hasattr(config, "resolved") else config
+    if isinstance(config, DataConfig):
+        config.micro_batches()  # one that cannot be split is told before anything is loaded
     _refuse_odd_adapter(config)
     name = check_name(stage.name if config.name is None else config.name)
     store = Store(config.runs)

@@ -29,6 +29,11 @@ class MetricsLog:
     def cut(self, step: int) -> None:
         """Forget what came after `step`: the run has gone back to it."""
         self.rows = [row for row in self.rows if row["step"] <= step]
+        self.move(self._path)
+
+    def move(self, path: Path) -> None:
+        """Write to another file from here on, with all rows until now."""
+        self._path = path
         self._file.close()
         self._file = self._opened()
 

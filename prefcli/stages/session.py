@@ -54,6 +54,7 @@ class Session:
     peak_bytes: int = 0
     memory: Run | None = None  # this run as the memory model reads it
     alarm: AlarmError | None = None  # what stopped the training before its end
+    noted: dict[str, Any] = field(default_factory=dict)  # what its version says of it while it is written
     ended: int = 0  # the last step that ended, of this process
     _saved: float = field(default_factory=time.monotonic)
     _began: float | None = None
@@ -85,12 +86,23 @@ class Session:
         """A folder for the state after `step`. One that is not `due` is there for a stop, and goes with the next; with
         `keep` the older ones stay. Raises DataError where a file of rows was changed meanwhile."""
         self.inputs.check_rows()
+        self._make_good()
         with self.draft.save(step, keep=keep or self.inputs.config.keep_state) as folder:
             yield folder
             if not due:
                 (folder / STOP).touch()
         self._saved = time.monotonic()
         stopping.kept = step
+
+    def _make_good(self) -> None:
+        """Go on in a new version where ours was taken away. With its folder went what was written there until now; but
+        the run is in memory, and the log with it."""
+        if self.draft.is_gone():
+            before = self.draft.path
+            self.draft.claim_anew()
+            self.draft.note(self.noted)
+            self.log.move(self.draft.path / LOG)
+            self.reporter.notice(f"{before} was removed or moved meanwhile: the run is written to {self.draft.path}")
 
     def enter(self, phase: Phase) -> None:
         """What a signal meets from now on. Where weights are split no state is written: it is raised at once."""
@@ -155,8 +167,9 @@ class Session:
         Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training. DataError where a file of
         rows was changed meanwhile.
         """
-        self.log.close()
         self.inputs.check_rows()
+        self._make_good()
+        self.log.close()
         if not is_main_process():
             if self.alarm is not None:
                 raise self.alarm
@@ -223,6 +236,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         reporter.notice(note)
     with draft_of(inputs, device) as draft:
         under = environment(device, dtype)
+        noted = {"key": inputs.key, "environment": under, "parents": parents_of(inputs)}
         if draft.before:
             reporter.notice(draft.before)
         last = draft.steps[-1] if draft.run else 0
@@ -232,10 +246,10 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
             stopping.kept = last
         else:
-            draft.note({"key": inputs.key, "environment": under, "parents": parents_of(inputs)})
+            draft.note(noted)
         tracker = _tracker(inputs, draft, last, reporter) if is_main_process() else None
         log = MetricsLog(draft.path / LOG, last, tracker)
-        run = Session(inputs, reporter, draft, log, device, dtype, memory=memory)
+        run = Session(inputs, reporter, draft, log, device, dtype, memory=memory, noted=noted)
         try:
             yield run
             if stopping.asked is not None:  # too late to stop it, and what called it shall not go on with more

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from prefcli.config.training import DataConfig
 from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.data.lengths import length_bias
 from prefcli.data.row import Row
-from prefcli.errors import AlarmError, UsageError
+from prefcli.errors import AlarmError
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
@@ -39,14 +38,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
     """Keyword arguments of a TRL config, from the options that all stages share."""
     config = session.inputs.config
     assert isinstance(config, DataConfig)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun and `accelerate launch`
-    parts = config.grad_accum * processes
-    if config.batch_size % parts:
-        raise UsageError(
-            f"--batch-size {config.batch_size} cannot be split into {config.grad_accum} parts (--grad-accum)"
-            + (f" on each of {processes} processes" if processes > 1 else ""),
-            f"use a multiple of {parts}",
-        )
+    parts = config.micro_batches()
     eval_every = config.eval_every if session.inputs.eval_data else None
     return {
         "output_dir": str(session.draft.path / "state"),
@@ -215,7 +207,8 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
         return None
     model = trainer.model_wrapped if kind == DistributedType.DEEPSPEED else trainer.model
     weights: dict[str, Any] = trainer.accelerator.get_state_dict(model)
-    return weights
+    tied = getattr(trainer.model, "all_tied_weights_keys", None) or {}  # gathered apart, they would be saved twice
+    return {name: weight for name, weight in weights.items() if name not in tied}
 
 
 def watchers_of(inputs: Inputs) -> Watchers:
