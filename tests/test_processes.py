@@ -31,12 +31,13 @@ def test_every_stage_in_two_processes_makes_the_steps_of_one(chain, prefcli):
     rm = [*chain.args("rm"), *steps, "--eval-data", str(few), *at_the_end, "--lr", "1e-3"]
     dpo = [*chain.args("dpo"), *steps, "--eval-data", str(few), *at_the_end]
     kto = [*chain.args("dpo"), *steps, "--eval-data", str(few), *at_the_end, "--reference", "tiny"]
-    kto[0] = "kto"
+    orpo = [*dpo]
+    kto[0], orpo[0] = "kto", "orpo"
     # Not seed 0: there a draw of the second rollout falls so near the border of two tokens that rounding decides.
     ppo = [*chain.args("ppo"), "--max-steps", "3", "--ppo-epochs", "2", "--save-every", "1", "--seed", "1"]
     lora = [*ppo, "--lora-rank", "4", "--lr", "1e-3", "--value-init", "sft@v1"]  # two trained adapters on one base
-    runs = {"sft": sft, "rm": rm, "dpo": dpo, "kto": kto, "ppo": ppo, "lora": lora}
-    held_out = {"sft", "rm", "dpo", "kto"}
+    runs = {"sft": sft, "rm": rm, "dpo": dpo, "kto": kto, "orpo": orpo, "ppo": ppo, "lora": lora}
+    held_out = {"sft", "rm", "dpo", "kto", "orpo"}
     one = [chain.path_of(prefcli(*args, "--name", f"one-{name}")) for name, args in runs.items()]
     script = chain.folder / "both.py"
     script.write_text(SCRIPT)
