@@ -32,18 +32,9 @@ from prefcli.stages.processes import sharded
 from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import Session, session
-from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
-from prefcli.statistics.pairs import right
+from prefcli.stages.steps import PAIR_METRICS, Example, Found, PairSteps, pair_metrics, pair_rows
 
-FINAL = (
-    "loss",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-)
+FINAL = ("loss", *PAIR_METRICS)
 ROUNDING = 1e-6  # of a log-probability: what float32 makes of sums in another order is a few times less
 AT_A_TIME = 32  # pairs between two steps of the progress bar
 
@@ -55,7 +46,7 @@ class PairTrainer(Resuming, DPOTrainer):
         return dataset
 
 
-class DPOSteps(Steps, DPOTrainer):
+class DPOSteps(PairSteps, DPOTrainer):
     """The loss that the options say, averaged over pairs. Without `references` log-ratios are log-probabilities.
 
     An example's "margin" is what other rewards say of the pair, and `share` the weight of its own label beside them.
@@ -67,12 +58,6 @@ class DPOSteps(Steps, DPOTrainer):
         self.references = references  # of the training rows, and of the held-out ones
         self._config, self._share = config, share
         super().__init__(*args, router_loss=config.router_loss, **kwargs)
-
-    def cost(self, example: Example) -> int:
-        return pair_cost(example)
-
-    def padded_tokens(self, example: Example) -> int:
-        return pair_cost(example) + len(example["prompt_ids"])
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         config, rows = self._config, pair_rows(examples, self.accelerator.device)
@@ -94,18 +79,8 @@ class DPOSteps(Steps, DPOTrainer):
             losses = losses - config.sft_weight * (logps / lengths)[0::2]
         losses = losses * ratios.new_tensor([example.get("weight", 1.0) for example in examples])
         chosen, rejected = self.beta * terms.chosen, self.beta * terms.rejected
-        pairs, tokens = len(examples), rows.mask.sum().item()
-        return losses.sum(), {
-            "entropy": (found.entropy.sum(), tokens),
-            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
-            "rewards/chosen": (chosen.sum(), pairs),
-            "rewards/rejected": (rejected.sum(), pairs),
-            "rewards/margins": ((chosen - rejected).sum(), pairs),
-            "rewards/accuracies": (right(chosen - rejected, rounding[0::2] + rounding[1::2]).sum(), pairs),
-            "logps/chosen": (logps[0::2].sum(), pairs),
-            "logps/rejected": (logps[1::2].sum(), pairs),
-            **more,
-        }
+        metrics = pair_metrics(found, rows, chosen, rejected, rounding[0::2] + rounding[1::2])
+        return losses.sum(), metrics | more
 
     def own_state(self) -> dict[str, Any]:
         return super().own_state() | {"references": [reference.logps for reference in self.references]}
@@ -117,9 +92,6 @@ class DPOSteps(Steps, DPOTrainer):
     def drop_step(self) -> None:
         for reference in self.references:
             reference.drop_newest()
-
-    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset  # `references` has them, as they are asked for
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:

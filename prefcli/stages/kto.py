@@ -159,9 +159,6 @@ class KTOSteps(Steps, KTOTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
         return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
 
-    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset
-
 
 def _columns(examples: list[Example], *names: str) -> list[list[Any]]:
     return [[example[name] for example in examples] for name in names]

@@ -22,23 +22,12 @@ from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.processes import sharded
 from prefcli.stages.session import session
-from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
-from prefcli.statistics.pairs import right
+from prefcli.stages.steps import PAIR_METRICS, Example, Found, PairSteps, pair_metrics, pair_rows
 
-FINAL = (
-    "loss",
-    "sft_loss",
-    "log_odds_ratio",
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-)
+FINAL = ("loss", "sft_loss", "log_odds_ratio", *PAIR_METRICS)
 
 
-class ORPOSteps(Steps, DPOTrainer):
+class ORPOSteps(PairSteps, DPOTrainer):
     """Mean −log π a token of the chosen answer plus β times the odds-ratio loss, averaged over pairs.
 
     arXiv 2403.07691, equation 6. The SFT term is the mean over each answer's own tokens, so that every pair counts
@@ -48,38 +37,16 @@ class ORPOSteps(Steps, DPOTrainer):
     def __init__(self, *args: Any, config: ORPOConfig, **kwargs: Any) -> None:
         super().__init__(*args, router_loss=config.router_loss, **kwargs)
 
-    def cost(self, example: Example) -> int:
-        return pair_cost(example)
-
-    def padded_tokens(self, example: Example) -> int:
-        return pair_cost(example) + len(example["prompt_ids"])
-
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         rows = pair_rows(examples, self.accelerator.device)
         found, more = self.logps(model, rows)
-        logps = found.logps.sum(1)
-        means = logps / rows.completion_lengths
+        means = found.logps.sum(1) / rows.completion_lengths
         chosen, rejected = means[0::2], means[1::2]
         sft, odds = next_token(chosen), odds_ratio(chosen, rejected)
-        weights = logps.new_tensor([example.get("weight", 1.0) for example in examples])
+        weights = means.new_tensor([example.get("weight", 1.0) for example in examples])
         losses = (sft + self.beta * odds) * weights
-        margins, pairs, tokens = self.beta * (chosen - rejected), len(examples), rows.mask.sum().item()
-        return losses.sum(), {
-            "sft_loss": (sft.sum(), pairs),
-            "log_odds_ratio": (-odds.sum(), pairs),
-            "entropy": (found.entropy.sum(), tokens),
-            "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
-            "rewards/chosen": (self.beta * chosen.sum(), pairs),
-            "rewards/rejected": (self.beta * rejected.sum(), pairs),
-            "rewards/margins": (margins.sum(), pairs),
-            "rewards/accuracies": (right(margins).sum(), pairs),
-            "logps/chosen": (logps[0::2].sum(), pairs),
-            "logps/rejected": (logps[1::2].sum(), pairs),
-            **more,
-        }
-
-    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset  # there is no reference
+        own = {"sft_loss": (sft.sum(), len(examples)), "log_odds_ratio": (-odds.sum(), len(examples))}
+        return losses.sum(), own | pair_metrics(found, rows, self.beta * chosen, self.beta * rejected) | more
 
 
 def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:

@@ -30,7 +30,7 @@ from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
-from prefcli.stages.steps import Example, Found, Steps, pair_cost, pair_rows
+from prefcli.stages.steps import Example, Found, PairSteps, pair_rows
 from prefcli.statistics.pairs import accuracy, right
 
 
@@ -41,18 +41,12 @@ class PaddedReward(Resuming, RewardTrainer):
         return dataset
 
 
-class RewardSteps(Steps, RewardTrainer):
+class RewardSteps(PairSteps, RewardTrainer):
     """Bradley–Terry's loss, averaged over pairs, with --center-rewards as `center`."""
 
     def __init__(self, *args: Any, center: float = 0.0, **kwargs: Any) -> None:
         self._center = center
         super().__init__(*args, **kwargs)
-
-    def cost(self, example: Example) -> int:
-        return pair_cost(example)
-
-    def padded_tokens(self, example: Example) -> int:
-        return pair_cost(example) + len(example["prompt_ids"])
 
     def summed_loss(self, model: Any, examples: list[Example]) -> tuple[Tensor, Found]:
         scores = sequence_scores(model, pair_rows(examples, self.accelerator.device))

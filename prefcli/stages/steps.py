@@ -20,8 +20,18 @@ from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.stages.resuming import Resuming
+from prefcli.statistics.pairs import right
 from prefcli.statistics.sums import Sums
 
+# What a policy trained on pairs has in its manifest, of `pair_metrics`.
+PAIR_METRICS = (
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+)
 Example = dict[str, Any]
 Found = dict[str, tuple[Any, float]]  # metric → (sum, a tensor of one number, and of how many)
 
@@ -172,6 +182,9 @@ class Steps(Resuming):
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # token ids already
 
+    def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset  # a stage with a reference has its figures when it asks for them
+
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = list(self.train_dataset.column_names)
 
@@ -179,12 +192,36 @@ class Steps(Resuming):
         return 0  # transformers' guess goes by padded tensors
 
 
+class PairSteps(Steps):
+    """On pairs: an example has "prompt_ids", "chosen_ids" and "rejected_ids"."""
+
+    def cost(self, example: Example) -> int:
+        return len(example["prompt_ids"]) + len(example["chosen_ids"]) + len(example["rejected_ids"])
+
+    def padded_tokens(self, example: Example) -> int:
+        return self.cost(example) + len(example["prompt_ids"])
+
+
+def pair_metrics(
+    found: TokenLogps, rows: Rows, chosen: Tensor, rejected: Tensor, rounding: Tensor | float = 0.0
+) -> Found:
+    """Of a policy on `pair_rows`; `chosen` and `rejected` [n] are the rewards that its loss implies, and margins of at
+    most `rounding` are ties."""
+    logps, pairs = found.logps.sum(1), len(chosen)
+    return {
+        "entropy": (found.entropy.sum(), rows.mask.sum().item()),
+        "mean_token_accuracy": (found.top[0::2].sum(), rows.mask[0::2].sum().item()),
+        "rewards/chosen": (chosen.sum(), pairs),
+        "rewards/rejected": (rejected.sum(), pairs),
+        "rewards/margins": ((chosen - rejected).sum(), pairs),
+        "rewards/accuracies": (right(chosen - rejected, rounding).sum(), pairs),
+        "logps/chosen": (logps[0::2].sum(), pairs),
+        "logps/rejected": (logps[1::2].sum(), pairs),
+    }
+
+
 def pair_rows(examples: list[Example], device: torch.device) -> Rows:
     """Pairs as rows: chosen, rejected, chosen, rejected, …, so that the two share their prompt."""
     prompts = [example["prompt_ids"] for example in examples for _ in range(2)]
     completions = [example[side] for example in examples for side in ("chosen_ids", "rejected_ids")]
     return pad_rows(prompts, completions, device=device)
-
-
-def pair_cost(example: Example) -> int:
-    return len(example["prompt_ids"]) + len(example["chosen_ids"]) + len(example["rejected_ids"])
