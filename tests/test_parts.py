@@ -18,7 +18,7 @@ from prefcli import stopping
 from prefcli.artifacts.parts import FAILED, Share, Work, open_beside, unfinished
 from prefcli.data.lazy import Source
 from prefcli.errors import DataError, PrefcliError, SurroundingsError
-from prefcli.evaluation import measured, models, run, score
+from prefcli.evaluation import models, run, score
 from prefcli.evaluation.variety import Distinct
 from prefcli.labelling import run as labelling
 from prefcli.progress import SILENT, Reporter
@@ -316,4 +316,4 @@ def test_work_without_a_folder_keeps_nothing():
     work = Work()
     job, parts = ten(work)
     assert [part.noted[-1] for part in parts] == [2, 5, 8, 9] and job.kept == 10 and work.kept_in_words() is None
-    assert measured.BATCHES > 1
+    assert models.BATCHES > 1

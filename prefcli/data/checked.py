@@ -6,12 +6,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prefcli.config.shared import Reading
 from prefcli.config.stages import Purpose
 from prefcli.data.dataset import Dataset, check_split, plain_prompts, source_of
 from prefcli.data.lazy import LazyRows, Source
 from prefcli.data.records import raise_for
 from prefcli.data.row import BadRow, Row
 from prefcli.data.scan import Scan, scan_all
+from prefcli.progress import Reporter
 
 SHOWN = 3  # bad rows of a file that are named
 
@@ -26,41 +28,36 @@ class Checked(Dataset):
 def read_checked(
     paths: Sequence[str],
     purpose: Purpose,
-    skip_bad: bool,
+    options: Reading,
+    reporter: Reporter,
     *,
-    split: str | None = None,
-    names: Sequence[str] = (),
     look: Callable[[Row], None] = lambda row: None,
 ) -> Checked:
-    """As `read_dataset`, but for the rows, which are read whenever they are asked for; `look` is shown each one once.
+    """As `read_dataset`, but for the rows, which are read whenever they are asked for; `look` is shown each one once,
+    and the reporter the notes.
 
     Of "demos" every row counts that holds an answer, those too that are labelled false and so not to be imitated.
     Raises DataError and UsageError as `read_dataset` does.
     """
-    check_split(paths, split)
-    scans = scan_all(paths, purpose, split=split, names=names)
+    check_split(paths, options.split)
+    scans = scan_all(paths, purpose, split=options.split, names=options.map)
     notes = [note for found in scans for note in found.notes]
     positions: array[int] = array("Q")
     sources, start = [], 0
     for found in scans:
         before = len(positions)
-        first, note = _check(found, skip_bad, start, positions, look)
+        first, note = _check(found, options.skip_bad, start, positions, look)
         notes += ([note] if note else []) + (plain_prompts(found, first) if purpose != "demos" else [])
         sources.append(source_of(found, len(positions) - before))
         start += len(found)
-    return Checked(LazyRows(Source(scans, skip_bad, every=True), positions), sources, notes)
+    for told in notes:
+        reporter.notice(told)
+    return Checked(LazyRows(Source(scans, options.skip_bad, every=True), positions), sources, notes)
 
 
-def read_again(
-    paths: Sequence[str],
-    purpose: Purpose,
-    positions: Sequence[int],
-    *,
-    split: str | None = None,
-    names: Sequence[str] = (),
-) -> Checked:
+def read_again(paths: Sequence[str], purpose: Purpose, positions: Sequence[int], options: Reading) -> Checked:
     """What `read_checked` found in another process, by the positions of its rows."""
-    scans = scan_all(paths, purpose, split=split, names=names)
+    scans = scan_all(paths, purpose, split=options.split, names=options.map)
     return Checked(LazyRows(Source(scans, skip_bad=True, every=True), positions), [], [])
 
 

@@ -24,7 +24,6 @@ from prefcli.progress import Reporter
 from prefcli.rewards.sources import RewardSource
 
 T = TypeVar("T")
-BATCHES = 4  # in a part: of so many answers those of like length go together
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ def anchor_of(reference: Reference, store: Store) -> Reference | None:
 
 def measuring(work: Work, number: int, rows: Sequence[Row], config: EvalConfig) -> Job:
     """The job of `measure` for a model with this number."""
-    a_part = max(1, BATCHES * config.batch_size // config.best_of)
-    return work.job(f"answers-{number}", len(rows), a_part, "prompts")
+    return models.answering(work, f"answers-{number}", rows, config, config.best_of)
 
 
 def measure(
@@ -147,21 +145,10 @@ def _measurer(
     model = _load(reference, len(tokenizer), setting)
     frozen = _load(tied, len(tokenizer), setting) if tied and tied.shown != reference.shown else None
     reading = [source.reading(tokenizer) for source in sources]
-    draws = models.Draws(config.seed, config.max_new_tokens)
+    answered = models.answerer(model, tokenizer, rows, config, n, job)
 
     def make(span: range) -> tuple[bytes, Any]:
-        asked = [row for i in span for row in [rows[i]] * n]
-        answers = models.answer(
-            model,
-            tokenizer,
-            asked,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            draws=draws.of(range(span.start * n, span.stop * n)),
-            progress=lambda finished: job.tick(finished / n),
-        )
+        asked, answers = answered(span)
         if frozen is not None:
             kl = models.kl_to(frozen, model, answers, config.temperature, config.batch_size)
         else:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from prefcli.artifacts.parts import Job, Work
+from prefcli.config.shared import Sampling
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
@@ -19,12 +21,13 @@ from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
 from prefcli.models.tokenizers import end_ids
-from prefcli.progress import Reporter
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, RewardSource
 from prefcli.statistics.bootstrap import bootstrap_interval
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.statistics.pairs import right
+
+BATCHES = 4  # in a part: of N answers those of like length are sampled together
 
 
 @dataclass
@@ -88,6 +91,34 @@ def answer(
     return Answers(prompts, ids, [encoder.answer_text(c) for c in bare], ended, seconds)
 
 
+def answerer(
+    model: Any, tokenizer: Any, rows: Sequence[Row], config: Sampling, n: int, job: Job
+) -> Callable[[range], tuple[list[Row], Answers]]:
+    """From a span of rows to each of them `n` times, and an answer to each; the job is told how far it is."""
+    draws = Draws(config.seed, config.max_new_tokens)
+
+    def answered(span: range) -> tuple[list[Row], Answers]:
+        asked = [row for i in span for row in [rows[i]] * n]
+        return asked, answer(
+            model,
+            tokenizer,
+            asked,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            draws=draws.of(range(span.start * n, span.stop * n)),
+            progress=lambda finished: job.tick(finished / n),
+        )
+
+    return answered
+
+
+def answering(work: Work, name: str, rows: Sequence[Row], config: Sampling, n: int) -> Job:
+    """The job of answering each row's prompt `n` times."""
+    return work.job(name, len(rows), max(1, BATCHES * config.batch_size // n), "prompts")
+
+
 class Draws:
     """The draws of all answers under a seed, [answers, max_new_tokens], a span of them at a time.
 
@@ -121,18 +152,6 @@ def refuse_too_long(model: Any, longest: int, max_new_tokens: int) -> None:
             f"prompt and answer may have {longest + max_new_tokens} tokens, and the model reads {positions}",
             "lower --max-prompt-length or --max-new-tokens",
         )
-
-
-def adding_up(reporter: Reporter) -> Callable[[int], None]:
-    """From the number of answers that a batch has finished to the number that all have: `progress` of `answer`."""
-    done = 0
-
-    def progress(finished: int) -> None:
-        nonlocal done
-        done += finished
-        reporter.advance(done)
-
-    return progress
 
 
 def scores(source: RewardSource, rows: Sequence[Row], answers: Answers) -> list[float]:

@@ -6,24 +6,11 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from prefcli.config.stages import Purpose
-from prefcli.data.dataset import read_dataset
 from prefcli.data.encoder import Encoder
 from prefcli.data.lazy import LazyRows
 from prefcli.data.row import Row
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
-
-
-def read(paths: Sequence[str], purpose: Purpose, config: Any, reporter: Reporter) -> list[Row]:
-    """All rows of the files, as the config's skip_bad, split and map say; what `read_dataset` notes is told.
-
-    Raises DataError and UsageError as it does.
-    """
-    data = read_dataset(paths, purpose, config.skip_bad, split=config.split, names=config.map)
-    for note in data.notes:
-        reporter.notice(note)
-    return list(data.rows)
 
 
 def short_ones(rows: LazyRows, tokenizer: Any, longest: int, reporter: Reporter) -> tuple[LazyRows, int]:

@@ -16,7 +16,7 @@ from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
 from prefcli.config.stages import Purpose
-from prefcli.data.checked import Checked, read_again, read_checked
+from prefcli.data.checked import read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.evaluation import curves, models, prompts
@@ -66,7 +66,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         baseline = references[0] if config.against else None
         anchors = anchors_of(references, baseline, store)
         if plan is None:
-            data, on_pairs = (_read(config, purpose, reporter) for purpose in PURPOSES)
+            data, on_pairs = (read_checked(getattr(config, name), name, config, reporter) for name in PURPOSES)
             rows, pairs = data.rows[: config.max_prompts], on_pairs.rows
             try_functions(specs, (rows or pairs)[0])
             if references:  # by the first model's tokenizer, so that all models answer the same ones
@@ -85,7 +85,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             tell(work, (rows.positions, pairs.positions))
         else:
             data, on_pairs = (
-                read_again(getattr(config, purpose), purpose, positions, split=config.split, names=config.map)
+                read_again(getattr(config, purpose), purpose, positions, config)
                 for purpose, positions in zip(PURPOSES, plan)
             )
             rows, pairs = data.rows, on_pairs.rows
@@ -136,13 +136,6 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             result["agreement"] += agreement({name: values.tolist() for name, values in scores.items()}, "pairs")
         work.remove()
     return result
-
-
-def _read(config: EvalConfig, purpose: Purpose, reporter: Reporter) -> Checked:
-    found = read_checked(getattr(config, purpose), purpose, config.skip_bad, split=config.split, names=config.map)
-    for note in found.notes:
-        reporter.notice(note)
-    return found
 
 
 def _on_pairs(sources: list[RewardSource], pairs: Sequence[Row], work: Work) -> dict[str, Tensor]:

@@ -19,7 +19,6 @@ from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
 from prefcli.evaluation.causes import causes, of_model
-from prefcli.evaluation.measured import BATCHES
 from prefcli.evaluation.together import tell, together
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
@@ -60,9 +59,7 @@ def sample(
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
         if plan is None:
-            data = read_checked(config.prompts, "prompts", config.skip_bad, split=config.split, names=config.map)
-            for note in data.notes:
-                reporter.notice(note)
+            data = read_checked(config.prompts, "prompts", config, reporter)
             tokenizer = load_tokenizer(reference, reporter)
             rows, longest = prompts.short_ones(
                 data.rows[: config.max_prompts], tokenizer, config.max_prompt_length, reporter
@@ -73,11 +70,10 @@ def sample(
             tell(work, (rows.positions, longest))
         else:
             positions, longest = plan
-            data = read_again(config.prompts, "prompts", positions, split=config.split, names=config.map)
+            data = read_again(config.prompts, "prompts", positions, config)
             tokenizer, rows = load_tokenizer(reference, reporter), data.rows
         work.check = data.check
-        a_part = max(1, BATCHES * config.batch_size // config.num_generations)
-        job = work.job("answers", len(rows), a_part, "prompts")
+        job = models.answering(work, "answers", rows, config, config.num_generations)
         make = _sampler(config, reference, tokenizer, rows, longest, dtype, device, job)
         measured, found = models.Measures(), 0
         work.begin("answering", job)
@@ -119,21 +115,10 @@ def _sampler(
         return lambda span: (b"", None)  # is not called
     model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
     models.refuse_too_long(model, longest, config.max_new_tokens)
-    draws, n = models.Draws(config.seed, config.max_new_tokens), config.num_generations
+    answered = models.answerer(model, tokenizer, rows, config, config.num_generations, job)
 
     def make(span: range) -> tuple[bytes, Any]:
-        asked = [row for i in span for row in [rows[i]] * n]
-        answers = models.answer(
-            model,
-            tokenizer,
-            asked,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            draws=draws.of(range(span.start * n, span.stop * n)),
-            progress=lambda finished: job.tick(finished / n),
-        )
+        asked, answers = answered(span)
         found = [_object(row, text) for row, text in zip(asked, answers.completions) if text.strip()]
         return b"".join(as_line(row) + b"\n" for row in found), models.Measures.noted(answers)
 

@@ -60,15 +60,13 @@ def score(
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
         if plan is None:
-            data = read_checked(config.data, "demos", config.skip_bad, split=config.split, names=config.map)
-            for note in data.notes:
-                reporter.notice(note)
+            data = read_checked(config.data, "demos", config, reporter)
             if out is not None:
                 named = {"data": data.digests, "reward": of_rewards(specs), "tokenizer": of_model(template)}
                 open_beside(work, out, causes("score", config, device, dtype, **named))
             tell(work, data.rows.positions)
         else:
-            data = read_again(config.data, "demos", plan, split=config.split, names=config.map)
+            data = read_again(config.data, "demos", plan, config)
         work.check = data.check
         try_functions(specs, data.rows[0])
         # Reward models render text with their own template; only a service is sent it rendered.

@@ -64,7 +64,7 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
         else:
             positions, parts = plan
             prompts = Prompts.of(*parts) if parts is not None else Prompts()
-            data = read_again(config.data, "demos", positions, split=config.split, names=config.map)
+            data = read_again(config.data, "demos", positions, config)
             work.check = data.check
         rows = data.rows
         try_functions([spec for spec in (by, gold) if spec], rows[0])
@@ -162,9 +162,7 @@ class _Rows:
 def _read(config: LabelConfig, judged: bool, reporter: Reporter) -> tuple[Checked, Prompts]:
     """Raises DataError: no prompt has as many different answers as are needed."""
     prompts = Prompts()
-    data = read_checked(config.data, "demos", config.skip_bad, split=config.split, names=config.map, look=prompts.add)
-    for note in data.notes:
-        reporter.notice(note)
+    data = read_checked(config.data, "demos", config, reporter, look=prompts.add)
     prompts.sort()
     needs_two = judged or config.to == "pairs" or (config.to == "binary" and config.threshold is None)
     spans = prompts.spans(PROMPTS_AT_A_TIME)
