@@ -39,7 +39,7 @@ class Scored(NamedTuple):
 
 
 def sample(config: SampleConfig, progress: Reporter = SILENT) -> list[Row]:
-    """Rows with sampled answers, those to one prompt next to each other; an empty answer is no row."""
+    """Rows with sampled answers, those to one prompt next to each other; an empty answer is left out."""
     lines = _Lines()
     out = _out(config.out)
     with quiet():

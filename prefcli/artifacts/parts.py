@@ -5,7 +5,7 @@
       rows-00000012.part      the sha256 of what follows, what was noted of the part, its rows: a line each
 
 A part is a fixed range of items, made by itself: whatever ends the process, and however many processes share the
-work, the parts are the same, and so is what they are joined to. Of several processes each makes every so many-th
+work, the parts are the same, and so is what they are joined to. Of N processes each makes every N-th
 missing part, and the first one reads them all. No torch here.
 """
 
@@ -117,7 +117,7 @@ class Job:
         return Part(self.span(number), *found)
 
     def tick(self, items: float) -> None:
-        """So many more of the part that is being made are done."""
+        """`items` more of the part that is being made are done."""
         self.work.advance(items)
 
     def _made(self, number: int, make: Make) -> Part:
@@ -193,7 +193,7 @@ class Work:
         return job
 
     def begin(self, what: str, *jobs: Job) -> None:
-        """What the progress shows from here on: so many items of these jobs."""
+        """What the progress shows from here on: the items of these jobs."""
         self._shown = list(jobs)
         self.reporter.begin(what, sum(job.items for job in jobs), jobs[0].unit)
         self.ticked = 0

@@ -34,7 +34,7 @@ def run(config: InfoConfig) -> None:
 
 
 def facts(runs: str | None) -> dict[str, Any]:
-    """Name → a text or texts by name. Whatever fails says so in its place: this command runs where others do not."""
+    """Name → a text or texts by name. What fails is named in its place: this command runs where others do not."""
     store = Store(runs)
     return {
         "prefcli": __version__,

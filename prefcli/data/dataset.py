@@ -106,7 +106,7 @@ def _lazy(scans: list[Scan], skip_bad: bool, notes: list[str]) -> Dataset:
 
 
 def source_of(found: Scan, rows: int) -> dict[str, Any]:
-    """What a manifest says of a source of which so many rows are used."""
+    """What a manifest says of a source of which N rows are used."""
     return {"path": found.path, "format": found.format, "rows": rows, "digest": found.digest}
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.data.row import Message, Prompt, Row
 from prefcli.errors import DataError
 
-# Of a text that is cut to so many tokens, its first characters are tokenised alone: more where they are not enough.
+# Of a text that is cut to N tokens, its first characters are tokenised alone: more where they are not enough.
 CHARACTERS = 8  # a token
 SPARE = 64  # tokens behind the cut, which the end of what was tokenised may have changed
 LEADS = ("\n", ".", ":")  # characters to set before a text so that it is a continuation
@@ -32,7 +32,7 @@ class Encoder:
 
     def prompt_ids(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Ids of a prompt that awaits an answer; never none, since a token must stand before the first that is
-        predicted. With `most`, of a text that is far longer only the beginning, but more than so many."""
+        predicted. With `most`, of a text that is far longer only the beginning, but more than `most`."""
         if not isinstance(prompt, str):
             return self.text_ids(self._beginning(self.render(prompt), most)) or _bos(self.tokenizer)
         ids, first = self.text_ids(self._beginning(prompt, most)), self.first
@@ -80,7 +80,7 @@ class Encoder:
         return text
 
     def continued_ids(self, text: str) -> list[int]:
-        """Ids of a text that goes on from another: without the space that some tokenizers put before a first word."""
+        """Ids of a text that continues another: without the space that some tokenizers put before a first word."""
         for lead, ids in self._leads if text else ():
             both = self.text_ids(lead + text)
             if both[: len(ids)] == ids:
@@ -133,7 +133,7 @@ class Encoder:
 
     def demo(self, row: Row, train_on_prompt: bool, most: int | None = None) -> tuple[list[int], list[int]]:
         """(ids, mask) of a demonstration; the mask is 1 where the loss reads: every answer of a dialogue. With `most`,
-        the first so many are right, and there are more where there would be."""
+        the first `most` are right, and there are more where there would be."""
         assert row.completion is not None
         prompt = self.prompt_ids(row.prompt, most)
         answer = self.completion_ids(row.prompt, row.completion, most and max(1, most - len(prompt)))

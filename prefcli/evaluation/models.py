@@ -145,7 +145,7 @@ class Draws:
 
 
 def refuse_too_long(model: Any, longest: int, max_new_tokens: int) -> None:
-    """Raise UsageError where a prompt of so many tokens and its answer may be more than the model reads."""
+    """Raise UsageError where a prompt of `longest` tokens and its answer may be more than the model reads."""
     positions = positions_of(model.config)
     if positions is not None and longest + max_new_tokens > positions:
         raise UsageError(

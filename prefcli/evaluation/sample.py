@@ -40,7 +40,7 @@ def sample(
     {} in all processes but the first.
 
     The answers to a prompt stand next to each other. They are written to `out` when all are there, part by part beside
-    it until then; without it, they are shown. An empty one is no row, since no command reads it, and is counted in
+    it until then; without it, they are shown. An empty one is left out, since no command reads it, and is counted in
     "empty"; the four measures are of all answers, as in eval. "seconds" are those of all processes together.
 
     Raises UsageError: no model or no prompts. ArtifactError: a reward model, or only empty answers. DataError as
