@@ -195,6 +195,7 @@ def test_what_cannot_change_the_result_is_marked_and_stays_out_of_the_key(comman
         "eval_data", "eval_every",  # by digest; when it is measured
         "split",  # the digest is of the rows of that split
         "save_every", "keep_state",
+        "generation_batch",  # the draws are each answer's own
     }  # fmt: skip
     cls = config_class(command)
     in_key = set(key_fields(cls()))

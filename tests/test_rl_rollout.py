@@ -11,6 +11,7 @@ from tiny_models import LetterTokenizer, tiny_lm, tiny_scorer
 
 from prefcli.config.ppo import PPOConfig
 from prefcli.data.row import Row
+from prefcli.models import generation
 from prefcli.rl import kl
 from prefcli.rl.roles import Prompt, Roles
 from prefcli.rl.rollout import collect
@@ -64,6 +65,23 @@ def test_each_role_judges_the_answer_at_the_sampling_temperature(roles):
                     expected = torch.log_softmax(model(before).logits[0, -1] / 0.7, -1)[token]
                     assert found[b, t].item() == pytest.approx(expected.item(), abs=1e-4)
                 assert rollout.values[b, t].item() == pytest.approx(roles.value(before).logits.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5, 23])
+def test_a_rollout_that_is_sampled_in_parts_is_the_same_rollout(roles, at_a_time, monkeypatch):
+    """And no part has more answers in its cache than were asked for."""
+    seen, decode = [], generation._decode
+
+    def counted(model, prompts, *rest):
+        seen.append(len(prompts))
+        return decode(model, prompts, *rest)
+
+    monkeypatch.setattr(generation, "_decode", counted)
+    whole, parts = roll(roles, PROMPTS), roll(roles, PROMPTS, generation_batch=at_a_time)
+    assert seen[0] == len(PROMPTS) and max(seen[1:]) == at_a_time and sum(seen[1:]) == len(PROMPTS)
+    assert whole.completion_ids == parts.completion_ids
+    for name in ("scores", "logps", "reference_logps", "values"):
+        assert torch.allclose(getattr(whole, name), getattr(parts, name), atol=1e-5)
 
 
 def test_scores_are_summed_and_a_missing_eos_costs_its_penalty(roles):

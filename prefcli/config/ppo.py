@@ -89,6 +89,11 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
         INCIDENTAL,  # the digest is in the key
     ] = field(default_factory=list)
     batch_size: Annotated[int, Opt("Answers per rollout, summed over all processes.", min=2)] = 64
+    generation_batch: Annotated[
+        int | None,
+        Opt("Answers that each process samples at a time: less memory, slower. Default: the whole rollout.", min=1),
+        INCIDENTAL,  # the draws decide each answer, whatever stands beside it
+    ] = None
     max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
     max_prompt_length: Annotated[
         int, Opt("Skip prompts longer than N tokens; the number skipped is printed.", min=1)

@@ -67,6 +67,7 @@ def collect(
         eos_ids=eos_ids,
         pad_id=pad_id,
         draws=draws,
+        batch_size=config.generation_batch,
         progress=progress,
     )
     generated = time.perf_counter()
