@@ -6,11 +6,13 @@ import json
 
 import pytest
 
+from prefcli.config.sft import SFTConfig
 from prefcli.errors import ArtifactError
-from prefcli.memory.architecture import causal_parameters
+from prefcli.memory.architecture import causal_parameters, lora_parameters
 from prefcli.memory.families import FAMILIES
 from prefcli.memory.model_files import find_config, read_architecture
 from prefcli.memory.shapes import KNOWN, typical
+from prefcli.models.adapters import _adapted
 
 # Odd sizes, so that no two dimensions can be taken for each other.
 GATED = dict(
@@ -70,6 +72,35 @@ def test_count_equals_the_model_that_transformers_builds(family, values, tmp_pat
     with torch.device("meta"):
         scorer = transformers.AutoModelForSequenceClassification.from_config(config)
     assert architecture.scorer_parameters == scorer.num_parameters()
+
+
+MIXTURE = {**PLAIN, "num_local_experts": 4, "num_experts_per_tok": 2}
+SMALL_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+VISION = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}  # fmt: skip
+# (family, values, the width that a token goes through)
+BUILT = [
+    ("mixtral", MIXTURE, 80),
+    ("qwen3_moe", {**GATED, **SMALL_EXPERTS}, 24),
+    ("qwen2_moe", {**PLAIN, **SMALL_EXPERTS, "shared_expert_intermediate_size": 20}, 44),
+    ("cohere2", PLAIN, 40),
+    ("gemma3", {"text_config": GATED, "vision_config": VISION}, 40),
+]
+
+
+@pytest.mark.parametrize(("family", "values", "width"), BUILT, ids=[family for family, *_ in BUILT])
+def test_any_other_family_is_built_without_weights_and_counted(family, values, width, tmp_path):
+    """Held against the weights that are there, and the adapter that is put on them."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(family, **values)
+    config.save_pretrained(tmp_path)
+    auto = transformers.AutoModelForImageTextToText if family == "gemma3" else transformers.AutoModelForCausalLM
+    model = auto.from_config(config)
+    found = read_architecture(tmp_path / "config.json")
+    assert found.parameters == sum(p.numel() for p in {p.data_ptr(): p for p in model.parameters()}.values())
+    assert (found.layers, found.hidden, found.heads, found.vocab, found.ffn) == (3, 24, 6, 97, width)
+    adapted = _adapted(model, SFTConfig(lora_rank=4), scorer=False)
+    assert lora_parameters(found, 4) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def test_every_known_family_is_held_against_transformers():
@@ -157,7 +188,9 @@ def test_a_directory_without_a_model_is_an_artifact_error(tmp_path):
         ("[" * 100_000, "JSON|nested"),
         ({}, "no model_type"),
         ({"model_type": ["llama"]}, "no model_type"),
-        ({"model_type": "mixtral"}, "'mixtral'"),
+        ({"model_type": "no-such-family"}, "no-such-family"),
+        ({"model_type": "mixtral", "num_attention_heads": 5, "hidden_size": "x"}, "cannot be counted"),
+        ({"model_type": "t5"}, "cannot be counted"),
         ({**LLAMA, "hidden_size": None}, "hidden_size or n_embd is missing"),
         ({**LLAMA, "hidden_size": "24"}, "positive whole number"),
         ({**LLAMA, "num_hidden_layers": 0}, "positive whole number"),

@@ -59,7 +59,8 @@ def test_text_tells_the_whole_comparison(capsys):
         "PPO  4 models, 28B parameters' worth",
         "DPO  2 models, 14B parameters' worth",
         "saves 50% of the parameters",
-        "GPUs    4 for PPO, 2 for DPO (A100-80GB",
+        "GPUs    2 for DPO (A100-80GB",
+        "PPO with all weights fits no number of them",
         "252 GB",
         "126 GB",
         "16 bytes",
@@ -92,7 +93,7 @@ def test_text_of_a_terminal_that_has_ascii_only():
 def test_json_is_one_object_and_nothing_else(capsys):
     found = json.loads(output(capsys, params="7B", json=True))
     assert found["saving"] == 0.5
-    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": 4, "dpo": 2}
+    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": None, "dpo": 2}
     assert found["methods"]["ppo"]["params_equivalent"] == 28_000_000_000
     assert found["assumptions"]["architecture"]["typical_of_the_size"] is True
 
@@ -196,9 +197,10 @@ def test_the_page_shows_what_the_command_prints(capsys):
 
 def test_one_stage_is_answered_with_its_parts_and_what_would_make_it_fit(capsys):
     text = output(capsys, params="8B", stage="dpo", gpu="rtx4090")
-    for part in ("policy", "reference", "gradients", "Phases:", "does not fit", "--lora-rank 16", "16 of them"):
-        assert part in text or part == "16 of them", part
-    fits = output(capsys, params="8B", stage="sft", gpu="H100", lora_rank=8)
+    for part in ("policy", "reference", "gradients", "Phases:", "does not fit", "--lora-rank 16",
+                 "Run: prefcli dpo --model MODEL --data pairs.jsonl --tokens-per-row 2048"):  # fmt: skip
+        assert part in text, part
+    fits = output(capsys, params="8B", stage="sft", gpu="H100", lora_rank=8, tokens_per_row=1024)
     assert ": fits (" in fits and "Largest --max-length that fits:" in fits
     assert max(map(len, text.splitlines() + fits.splitlines())) <= 80
 
@@ -218,26 +220,54 @@ def test_compare_shows_every_method_and_draws_it(capsys, tmp_path):
     assert max(map(len, text.splitlines())) <= 80
     assert xml.etree.ElementTree.parse(tmp_path / "all.svg").getroot().tag.endswith("svg")
     found = json.loads(output(capsys, params="7B", compare=True, gpu="H100", json=True))["methods"]
-    assert found["DPO"]["fits"] is False and found["PPO shared, LoRA 16"]["fits"] is True
+    assert [found[name]["gpus"] for name in ("PPO separate", "DPO", "KTO")] == [None, 2, None]
+    assert found["PPO shared, LoRA 16"]["command"].endswith(
+        "--reward rm --lora-rank 16 --layout shared --tokens-per-row 565"
+    )
     assert found["SFT"]["bytes"] == sum(found["SFT"]["parts"].values())
 
 
-def test_compare_and_stage_and_the_default_say_the_same_of_one_run(capsys):
+def test_compare_and_stage_say_the_same_of_one_run(capsys):
     about = {"params": "7B", "batch_size": 8, "gpu": "H100", "json": True}
     every = json.loads(output(capsys, compare=True, **about))["methods"]
-    routes = json.loads(output(capsys, **about))["methods"]
     for name, stage in (("DPO", "dpo"), ("KTO", "kto"), ("SFT", "sft"), ("PPO separate", "ppo")):
         one = json.loads(output(capsys, stage=stage, **about))["methods"][stage]
         assert every[name] == one
-        assert stage not in routes or routes[stage]["bytes"] == one["bytes"]
+
+
+def test_the_comparison_of_the_routes_takes_no_option_of_one_stage():
+    for more in ({"lora_rank": 16}, {"dtype": "float32"}, {"zero": 3, "gpus": 2}, {"packed": False}):
+        with pytest.raises(UsageError, match="all weights of both"):
+            run(MemoryConfig(params="7B", **more))
+
+
+def test_the_command_that_is_shown_is_what_was_estimated(capsys):
+    """Given back as options, the command's own fit: no further change is named."""
+    for stage, gpu in (("ppo", "RTX4090"), ("dpo", "16GB"), ("sft", "RTX4090"), ("kto", "RTX4090"), ("orpo", "L4")):
+        found = json.loads(output(capsys, params="7B", stage=stage, gpu=gpu, json=True))["methods"][stage]
+        assert not found["fits"] and found["command"].startswith(f"prefcli {stage} --model MODEL")
+        words = found["command"].split()
+        config = typed(MemoryConfig, words[words.index("MODEL") + 1 :])
+        again = json.loads(output(capsys, params="7B", stage=stage, gpu=gpu, json=True, **config))["methods"][stage]
+        assert again["fits"] and again["bytes"] == found["changes"][-1]["bytes"]
+
+
+def typed(config, words):
+    """The options of a command line that this config has too, as its values."""
+    found = {}
+    for word, value in zip(words, [*words[1:], "--"]):
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and hasattr(config, name):
+            found[name] = True if value.startswith("--") else int(value) if value.isdigit() else value
+    return found
 
 
 @pytest.mark.parametrize(
     ("changed", "part"),
     [({"lora_rank": 4}, "optimizer"), ({"load_in_4bit": True}, "weights"),
      ({"dtype": "float32"}, "activations"), ({"optim": "sgd"}, "optimizer"), ({"max_length": 9000}, "activations"),
-     ({"batch_size": 5}, "activations"), ({"gradient_checkpointing": False}, "activations"),
-     ({"zero": 3, "gpus": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 2000}, "activations")],
+     ({"batch_size": 3}, "activations"), ({"gradient_checkpointing": True}, "activations"),
+     ({"zero": 3, "gpus": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 1000}, "activations")],
 )  # fmt: skip
 def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
     asked = {"params": "1B", "stage": "dpo", "lora_rank": 8, "gpu": "H100", "json": True}
@@ -247,7 +277,12 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
 
 @pytest.mark.parametrize(
     "options",
-    [{"load_in_4bit": True}, {"layout": "shared", "stage": "ppo"}, {"prompt_length": 4096}, {"probe": True}],
+    [
+        {"load_in_4bit": True},
+        {"layout": "shared", "stage": "ppo"},
+        {"prompt_length": 4096, "max_length": 2048},
+        {"probe": True},
+    ],
 )
 def test_what_does_not_go_together_is_refused(options):
     with pytest.raises(UsageError):

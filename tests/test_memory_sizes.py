@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prefcli.errors import UsageError
-from prefcli.memory.gpus import GPUS, find_gpu, gpus_needed
+from prefcli.memory.devices import device
+from prefcli.memory.gpus import GPUS, IMPORTS, find_gpu
 from prefcli.memory.sizes import format_bytes, format_count, parse_count
 
 
@@ -107,7 +108,7 @@ def test_find_gpu_by_the_short_name_where_there_is_one():
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("A100-8GB", "A100-80GB"), ("H10-80GB", "H100-80GB"), ("4090", "RTX4090-24GB")]
+    ("name", "near"), [("A100-8GB", "A100-80GB"), ("H10-80GB", "H100-80GB"), ("RTX4095", "RTX4090-24GB")]
 )
 def test_unknown_gpu_names_the_nearest(name, near):
     with pytest.raises(UsageError) as raised:
@@ -130,8 +131,32 @@ def test_known_gpus_have_the_memory_in_their_name_and_a_source():
         assert gpu.source
 
 
-def test_gpus_needed():
-    gpu = find_gpu("A100-80GB")
-    assert gpus_needed(1, gpu) == 1
-    assert gpus_needed(gpu.usable_bytes, gpu) == 1
-    assert gpus_needed(gpu.usable_bytes + 1, gpu) == 2
+@pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("16 gb", 16e9), ("23.5GB", 23.5e9), ("80GiB", 80e9)])
+def test_a_size_is_a_gpu_too(text, size):
+    assert find_gpu(text).bytes == size and device(text).count == 1
+
+
+@pytest.mark.parametrize("text", ["0GB", "99999999GB"])
+def test_a_size_that_no_device_has_is_refused(text):
+    with pytest.raises(UsageError, match="not the memory of a device"):
+        find_gpu(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("RTX A6000", "RTXA6000-48GB"), ("NVIDIA GeForce RTX 3060", "RTX3060-12GB"), ("rtx 4080", "RTX4080-16GB"),
+     ("RTX 5060 Ti 16GB", "RTX5060Ti-16GB"), ("Radeon RX 7900 XTX", "RX7900XTX-24GB"), ("titan rtx", "TitanRTX-24GB"),
+     ("4090", "RTX4090-24GB"), ("A6000", "RTXA6000-48GB")],
+)  # fmt: skip
+def test_cards_that_people_own_are_known_by_what_is_printed_on_them(name, kind):
+    assert find_gpu(name).name == kind
+
+
+def test_a_cpu_and_a_mac_have_this_machines_memory_or_what_is_said(monkeypatch):
+    monkeypatch.setattr("prefcli.memory.devices.memory_limit", lambda: 32 * 10**9)
+    for name, size in (("cpu", 32e9), ("mps", 32e9), ("mps-64GB", 64e9), ("cpu 8GB", 8e9), ("MPS", 32e9)):
+        found = device(name)
+        assert (found.bytes, found.count, found.bf16) == (size, 0, False)
+        assert found.usable_bytes == 0.9 * size - IMPORTS
+    with pytest.raises(UsageError, match="--gpus 2"):
+        device("mps", 2)

@@ -24,6 +24,8 @@ def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
             script.notes.append(
                 f"fsdp.yaml is in the repository's docs/accelerate; it splits one model over {fit.processes} GPUs."
             )
+    if any("--load-in-4bit" in line for line in script.lines):
+        script.notes.append("--load-in-4bit needs bitsandbytes: pip install 'prefcli[qlora]'.")
     return script.lines, script.notes
 
 

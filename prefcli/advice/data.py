@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,12 +26,14 @@ class Measured:
     ties: int
 
 
-def measure(path: str, kind: Kind | None = None) -> Measured:
-    """One file, read as `kind`, or as what its first row's columns say it is.
+def measure(
+    path: str, kind: Kind | None = None, *, split: str | None = None, names: Sequence[str] = (), beside: bool = False
+) -> Measured:
+    """One file, read as `kind`, or as what its first row's columns say it is; the other options are `scan`'s.
 
     Raises DataError as `read_dataset` does; rows that do not fit are counted, as long as one does.
     """
-    found = scan(path, PURPOSE[kind] if kind else None)
+    found = scan(path, PURPOSE[kind] if kind else None, split=split, names=names, beside=beside)
     rows, bad = [], []
     for _, row in found:
         if isinstance(row, BadRow):

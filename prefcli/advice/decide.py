@@ -50,7 +50,7 @@ def decide(facts: Facts) -> Decision:
     left = [method for method in METHODS if method not in ruled_out]
     if not left:
         raise MemoryShortError(
-            f"no method fits into {facts.device}, not even with an adapter",
+            f"no method fits into {facts.device}, not even with an adapter on a base in 4 bits",
             "take a smaller model or a larger kind of GPU: one GPU must hold the whole base (docs/scaling.md)",
         )
     points = {method: sum(rule.favours.get(method, 0) for rule in applied) for method in left}

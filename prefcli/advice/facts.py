@@ -67,6 +67,7 @@ class Facts:
     fits: Mapping[str, Fit | None] = field(default_factory=dict)
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # kind of rows → files
     unclean: frozenset[str] = frozenset()  # files with rows that do not fit
+    reading: tuple[str, ...] = ()  # --map and --split, for the commands that read the files
 
     def fit(self, method: str) -> Fit | None:
         return self.fits.get(METHODS[method].stage)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from prefcli.config.stages import BY_COMMAND
-from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
-from prefcli.memory.devices import Device
 from prefcli.memory.estimate import estimate
-from prefcli.memory.run import Kind, Run
+from prefcli.memory.fit import RANK, changes, split_bytes
+from prefcli.memory.gpus import Device
+from prefcli.memory.run import Run, of_command
 from prefcli.memory.sizes import format_bytes
 
 STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "kto", "ppo", "rloo")
-RANK = 16  # of the adapters in the commands, as in docs/scaling.md
-# What is tried in turn, where the option before was not enough.
-SAVINGS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("--gradient-checkpointing",),
-    ("--gradient-checkpointing", "--tokens-per-row", "2048"),
-)
+# What is tried in turn, the nearest to all weights first: (rank of the adapter, base in 4 bits).
+TRIED = ((0, False), (RANK, False), (RANK, True))
 
 
 @dataclass(frozen=True)
@@ -29,56 +24,47 @@ class Fit:
 
     bytes: int
     lora: bool = False
+    in_4bit: bool = False
     processes: int = 1
     options: tuple[str, ...] = ()
 
     @property
     def shown(self) -> str:
-        weights = f"LoRA rank {RANK}" if self.lora else "all weights"
+        weights = f"LoRA rank {RANK}{' on 4 bits' if self.in_4bit else ''}" if self.lora else "all weights"
         return f"{weights}, {format_bytes(self.bytes)}{f' on each of {self.processes}' if self.processes > 1 else ''}"
 
 
 def fits(architecture: Architecture, where: Device, reward_elsewhere: bool = False) -> dict[str, Fit | None]:
-    """Stage → how it fits, None where it does not.
+    """Stage → how it fits, None where it does not: with the defaults of its command, and as few options as it takes.
 
-    All weights in one process come first, then all weights split over the GPUs (FSDP; not ppo, docs/scaling.md), then
-    an adapter. `reward_elsewhere`: the reward model has weights of its own, and cannot share ppo's base.
+    All weights in one process come first, then all weights split over the GPUs (FSDP, docs/scaling.md), then an
+    adapter, then one on a base in 4 bits. `reward_elsewhere`: the reward model has weights of its own, and cannot share
+    ppo's base.
     """
     return {stage: _fit(stage, architecture, where, reward_elsewhere) for stage in STAGES}
 
 
 def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere: bool) -> Fit | None:
-    for lora in (True,) if stage.endswith("-lora") else (False, True):
-        options = ("--lora-rank", str(RANK)) if lora else ()
-        for saving in SAVINGS:
-            run = _run(stage, architecture, where, lora, saving)
-            beside = _weights(run) if reward_elsewhere and lora and run.about.samples else 0
-            needed = estimate(run).bytes + beside
-            if needed <= where.usable:
-                return Fit(needed, lora, 1, options + saving)
-        if not lora and where.count > 1 and not run.about.samples and (split := _split(run, where)) is not None:
+    for rank, in_4bit in TRIED:
+        if (stage.endswith("-lora") and not rank) or (in_4bit and not where.count):
+            continue
+        run = _run(stage, architecture, where, rank, in_4bit)
+        beside = _weights(run) if reward_elsewhere and rank and run.about.samples else 0
+        needed = changes(run, where.usable_bytes - beside, same=True)
+        if needed is not None:
+            size = needed[-1].bytes if needed else estimate(run).bytes
+            own = ("--lora-rank", str(rank)) if rank else ()
+            options = (*own, *(("--load-in-4bit",) if in_4bit else ()), *(w for c in needed for w in c.option.split()))
+            return Fit(size + beside, bool(rank), in_4bit, 1, options)
+        if not rank and where.count > 1 and run.about.splits and (split := _split(run, where)) is not None:
             return split
     return None
 
 
-def _run(stage: str, architecture: Architecture, where: Device, lora: bool, saving: tuple[str, ...]) -> Run:
-    """The stage with the defaults of its command."""
+def _run(stage: str, architecture: Architecture, where: Device, rank: int, in_4bit: bool) -> Run:
     command = {"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage)
-    about = BY_COMMAND[command]
-    options = about.config(lora_rank=RANK if lora else 0, gradient_checkpointing=bool(saving))
-    kind: Kind = "cuda" if where.count else "cpu"
-    most = TOKENS_PER_ROW[kind]
-    return Run.of(
-        about,
-        options,
-        architecture,
-        kind,
-        options.max_prompt_length + options.max_new_tokens if about.samples else options.max_length,
-        shared_base=lora and about.reference,  # dpo: the reference lacks the adapter
-        dtype="bfloat16" if where.bf16 else "float32",
-        value_model=stage != "rloo",
-        tokens_per_row=min(int(saving[-1]), most) if "--tokens-per-row" in saving else most,
-    )
+    given = {"lora_rank": rank, "load_in_4bit": in_4bit} | ({"advantage": "rloo"} if stage == "rloo" else {})
+    return of_command(BY_COMMAND[command], given, architecture, where)
 
 
 def _weights(run: Run) -> int:
@@ -86,16 +72,13 @@ def _weights(run: Run) -> int:
 
 
 def _split(run: Run, where: Device) -> Fit | None:
-    """All weights over all GPUs, one row at a time on each; a GPU must hold the whole model in float32 once."""
+    """All weights over all GPUs, one row at a time on each."""
+    needed = split_bytes(run, where.count)
+    if needed > where.usable_bytes:
+        return None
     rows = run.about.config().batch_size
     parts = math.ceil(rows / where.count)
-    one = estimate(replace(run, batch_size=1, tokens_per_row=None, checkpointing=True))
-    states = one.state_bytes
-    passing = max(one.bytes - states, 0)
-    needed = max(states // where.count + passing, 4 * run.architecture.parameters)
-    if needed > where.usable:
-        return None
     options: tuple[str, ...] = ("--gradient-checkpointing", "--grad-accum", str(parts))
     if rows % where.count:
         options += ("--batch-size", str(parts * where.count))
-    return Fit(needed, False, where.count, options)
+    return Fit(needed, processes=where.count, options=options)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefcli.advice.facts import Facts
-
-FSDP = "accelerate launch --config_file docs/accelerate/fsdp.yaml --num_processes {} -m prefcli"
+from prefcli.memory.methods import FSDP
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,9 @@ class Script:
         start = FSDP.format(fit.processes) if fit and fit.processes > 1 else "prefcli"
         shown = [f'"${word.name}"' if isinstance(word, Variable) else shlex.quote(word) for word in words]
         line = " ".join([start, command, *shown, *(fit.options if fit else ())])
+        given = {path for paths in self.facts.files.values() for path in paths}
+        if self.facts.reading and any(word in given for word in words if isinstance(word, str)):
+            line += " " + shlex.join(self.facts.reading)
         if any(word in self.facts.unclean for word in words if isinstance(word, str)):
             line += " --skip-bad"
         self.lines.append(f"{into}=$({line})" if into else line)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from prefcli.advice.data import PURPOSE, Measured, measure
@@ -19,7 +20,8 @@ from prefcli.data.agreement import agreement
 from prefcli.data.lengths import length_bias
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.memory.architecture import Architecture
-from prefcli.memory.devices import Device, device
+from prefcli.memory.devices import device
+from prefcli.memory.gpus import Device
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.references import config_file
 from prefcli.memory.shapes import KNOWN, typical
@@ -43,8 +45,9 @@ def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
     judge = judge_of(config.judge)
     where = device(config.gpu, config.gpus)
     specs = parse_rewards(config.reward, store)
-    measured = [measure(path) for path in dict.fromkeys(config.data)]
-    measured += [measure(path, "prompts") for path in dict.fromkeys(config.prompts) if path not in config.data]
+    paths = [*dict.fromkeys(config.data), *(path for path in dict.fromkeys(config.prompts) if path not in config.data)]
+    read = partial(measure, split=config.split, names=config.map, beside=len(paths) > 1)
+    measured = [read(path, None if path in config.data else "prompts") for path in paths]
     counts = {kind: sum(len(m.rows) for m in measured if m.kind == kind) for kind in PURPOSE}
     files: dict[str, tuple[str, ...]] = {kind: tuple(m.path for m in measured if m.kind == kind) for kind in PURPOSE}
     files["answered"] = tuple(m.path for m in measured if m.kind == "demos" and m.form != "text")
@@ -61,6 +64,10 @@ def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
         gpus=where.count,
         files=files,
         unclean=frozenset(m.path for m in measured if m.unread),
+        reading=tuple(
+            [word for name in config.map for word in ("--map", name)]
+            + (["--split", config.split] if config.split else [])
+        ),
     )
     for m in measured:
         if m.unread:

@@ -21,7 +21,7 @@ from prefcli.errors import UsageError
 from prefcli.memory.sizes import format_count
 
 WIDEST = 100  # running text in longer lines is hard to read
-ASIDE = ("runs", "config", "json", "debug")  # options that say nothing of the situation
+ASIDE = ("runs", "config", "json", "debug", "map", "split")  # options that say nothing of the situation
 LONGER = 0.6  # share of pairs, at the lower end of its interval, from which a length bias is spoken of
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from prefcli.advice.data import measure
+from prefcli.advice.data import Kind, measure
 from prefcli.advice.situation import aims_of, judge_of
-from prefcli.artifacts.references import default_model
+from prefcli.artifacts.references import default_model, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.errors import PrefcliError, UsageError
@@ -31,13 +31,13 @@ def ask(config: AdviseConfig, answers: Answers | None = None) -> AdviseConfig | 
     store = Store(config.runs)
     _say("Enter takes what stands in brackets, q leaves.")
     try:
-        data = _ask(read, "Files with pairs, labelled answers or demonstrations", "none", _files)
-        prompts = _ask(read, "Files with prompts alone", "none", _files)
+        data = _ask(read, "Files with pairs, labelled answers or demonstrations", "none", _files(config))
+        prompts = _ask(read, "Files with prompts alone", "none", _files(config, "prompts"))
         reward = _ask(
             read, "What scores answers: a reward model, python:FILE:FUNCTION or URL", "nothing", _reward(store)
         )
         judge = _ask(read, "A language model that can judge answers", "none", _judge)
-        model = _ask(read, "The model to be trained, or a size such as 7B", default_model(store)[0], _model)
+        model = _ask(read, "The model to be trained, or a size such as 7B", default_model(store)[0], _model(store))
         kind = _ask(read, "Kind of GPU, or cpu", device(None, None).shown, _gpu)
         count = _ask(read, "How many of them", "1", _count) if kind and device(kind, None).count else None
         for number, (name, said) in enumerate(AIMS.items(), 1):
@@ -64,14 +64,17 @@ def _ask(read: Answers, question: str, default: str, check: Callable[[str], Any]
             _say(f"  {error.message}" + (f" ({error.hint})" if error.hint else ""))
 
 
-def _files(line: str) -> list[str]:
-    try:
-        files = shlex.split(line)
-    except ValueError as error:
-        raise UsageError(f"a quote is not closed: {line}") from error
-    for file in files:
-        measure(file)
-    return files
+def _files(config: AdviseConfig, kind: Kind | None = None) -> Callable[[str], list[str]]:
+    def check(line: str) -> list[str]:
+        try:
+            files = shlex.split(line)
+        except ValueError as error:
+            raise UsageError(f"a quote is not closed: {line}") from error
+        for file in files:
+            measure(file, kind, split=config.split, names=config.map, beside=True)
+        return files
+
+    return check
 
 
 def _reward(store: Store) -> Callable[[str], list[str]]:
@@ -87,12 +90,17 @@ def _judge(line: str) -> str | None:
     return judge_of(line) if line else None
 
 
-def _model(line: str) -> dict[str, str]:
-    try:
-        parse_count(line)
-    except UsageError:
-        return {"model": line} if line else {}
-    return {"params": line}
+def _model(store: Store) -> Callable[[str], dict[str, str]]:
+    def check(line: str) -> dict[str, str]:
+        try:
+            parse_count(line)
+        except UsageError:
+            if line:
+                resolve(line, store)
+            return {"model": line} if line else {}
+        return {"params": line}
+
+    return check
 
 
 def _gpu(line: str) -> str | None:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -108,7 +108,7 @@ def _parameter(name: str, kind: Any, opt: Opt) -> Any:
         more["autocompletion"] = _artifacts
     if opt.positional:
         return typer.Argument(**more)
-    words = f"{option(name)}/{option('no_' + name)}" if kind is bool else option(name)
+    words = f"{option(name)}/{option('no_' + name)}" if bool in (kind, *get_args(kind)) else option(name)
     return typer.Option(words, *([opt.short] if opt.short else []), **more)
 
 

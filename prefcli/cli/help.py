@@ -111,8 +111,8 @@ def describe(kind: Any, opt: Opt, default: Any, shown: int = 0) -> str:
 
 def _label(name: str, kind: Any, opt: Opt, default: Any) -> str:
     text = f"{opt.short}, {option(name)}" if opt.short else option(name)
-    if kind is bool:
-        return f"{text} / {option('no_' + name)}" if default is True else text
+    if bool in (kind, *get_args(kind)):
+        return f"{text} / {option('no_' + name)}" if default is not False else text
     choices = _choices(kind)
     value = "|".join(choices) if len(", ".join(choices)) <= SHOWN_CHOICES else "NAME"
     return f"{text} {opt.metavar or value or _type(kind)}"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from prefcli.cli.stdout import result
 from prefcli.memory.estimate import PARTS
+from prefcli.memory.fit import whole_bytes
 from prefcli.memory.gpus import USABLE_SHARE
 from prefcli.memory.methods import Method, Routes
 from prefcli.memory.sizes import format_bytes, format_count
@@ -60,14 +61,22 @@ def _show_one(method: Method) -> None:
     console.print(_table("", [method], format_bytes))
     _write(console, "Phases: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in found.phases.items()))
     verdict = "fits" if method.fits else "does not fit"
+    rest = "the rest for the driver's context and fragments" if gpu.count else "less what Python and its libraries hold"
     _write(console, f"On {gpu.name}: {verdict} ({found.bytes / gpu.bytes:.0%} of {format_bytes(gpu.bytes)}; up to "
-                    f"{USABLE_SHARE:.0%} is for tensors, the rest for the driver's context and fragments)")  # fmt: skip
+                    f"{USABLE_SHARE:.0%} is for tensors, {rest})")  # fmt: skip
     if method.fits:
         for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
             _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
+    elif method.gpus is not None:
+        _write(console, f"It takes {method.gpus:,} of them, with FSDP (docs/scaling.md). On one: {_changes(method)}")
     else:
-        gpus = f"{method.gpus:,} of them, split evenly{_not_split(method)}"
-        _write(console, f"It takes {gpus}. On one: {_changes(method)}")
+        _write(console, f"To make it fit: {_changes(method)}")
+    if method.run.zero and not method.splits:
+        _write(console, "prefcli itself cannot run it so: it splits sft, train-rm and dpo, with ZeRO stage 3 or FSDP, "
+                        f"and each process loads the whole model first, {format_bytes(whole_bytes(method.run))} "
+                        "(docs/scaling.md)")  # fmt: skip
+    if method.command:
+        _write(console, f"Run: {method.command}", indent=4)
 
 
 def _show_all(methods: Sequence[Method]) -> None:
@@ -80,20 +89,20 @@ def _show_all(methods: Sequence[Method]) -> None:
     width = max(len(method.name) for method in methods)
     for method in methods:
         bar = "".join(SIGNS[part] * round(BAR * size / most) for part, size in method.estimate.parts.items())
-        fits = "fits" if method.fits else f"{method.gpus:,} GPUs"
+        fits = "fits" if method.fits else "does not fit" if method.gpus is None else f"{method.gpus:,} GPUs"
         _write(console, f"{method.name:<{width}}  {bar:<{BAR + 2}} {format_bytes(method.estimate.bytes):>8}  {fits}")
     _write(console, "")
     for method in methods:
-        if not method.fits:
-            _write(console, f"{method.name}: {_changes(method)}")
+        size = format_bytes(method.changes[-1].bytes if method.changes else method.estimate.bytes)
+        _write(console, f"{method.name}: {method.command} ({size})" if method.command else
+               f"{method.name}: no options make it fit; use a smaller model", indent=4)  # fmt: skip
     one, shared, _, dpo = (method.estimate for method in methods[:4])
     if one.state_bytes < one.bytes / 2:
         return  # so small a base that its models are not what takes the memory
-    frozen = one.roles["reward"].bytes / max(one.roles["policy"].bytes, 1)
     _write(
         console,
-        f"\n4 models against 2 is the simple count. By bytes PPO is {one.bytes / dpo.bytes:.1f} times DPO, since a "
-        f"frozen model costs {frozen:.0%} of a trained one; and with adapters on one base PPO takes "
+        f"\n4 models against 2 is the simple count. By bytes PPO is {one.bytes / dpo.bytes:.1f} times DPO: a frozen "
+        "model has weights alone, and a row of DPO is two answers. With adapters on one base PPO takes "
         f"{format_bytes(shared.bytes)}, {shared.bytes / one.bytes:.0%} of what it takes with four models.",
     )
 
@@ -102,10 +111,19 @@ def _base(method: Method) -> str:
     return format_count(method.run.architecture.parameters)
 
 
-def _not_split(method: Method) -> str:
-    """Where the number of GPUs is more than arithmetic allows for now."""
-    two = sum(role.trained for role in method.estimate.roles.values()) > 1
-    return "; prefcli ppo itself is not split yet, docs/scaling.md" if two and method.gpus > 1 else ""
+def _gpus(routes: Routes) -> str:
+    """How many of a kind: only counts that prefcli itself can use."""
+    gpu = routes.ppo.gpu
+    usable = f"{gpu.name}: {format_bytes(gpu.usable_bytes)} usable of {format_bytes(gpu.bytes)}"
+    shown = [f"{method.gpus:,} for {method.name}" for method in routes if method.gpus]
+    without = [method.name for method in routes if not method.gpus]
+    told = f"{' and '.join(shown) or 'no number is enough'} ({usable}; several hold one model with FSDP)."
+    if without:
+        told += (
+            f" {' and '.join(without)} with all weights fits no number of them: prefcli splits sft, train-rm and dpo "
+        )
+        told += "over GPUs, each of which must load the whole model. --compare shows what fits one."
+    return told
 
 
 def _changes(method: Method) -> str:
@@ -151,13 +169,12 @@ def _table(first: str, methods: Sequence[Method], shown: Callable[[int], str]) -
 def _remarks(routes: Routes) -> dict[str, str]:
     """What stands under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
     ppo, dpo = routes
-    run, gpu, a = ppo.run, ppo.gpu, ppo.run.architecture
+    run, a = ppo.run, ppo.run.architecture
     source = f"typical of {_base(ppo)}, after {a.name}" if a.stated_parameters else a.name
     return {
         "States": "weights, gradients and optimizer states alone: "
         f"{format_bytes(ppo.estimate.state_bytes)} for PPO, {format_bytes(dpo.estimate.state_bytes)} for DPO.",
-        "GPUs": f"{ppo.gpus:,} for PPO, {dpo.gpus:,} for DPO ({gpu.name}: {format_bytes(gpu.usable_bytes)} usable, "
-        f"{USABLE_SHARE:.0%} of {format_bytes(gpu.bytes)}; the total split evenly over them{_not_split(ppo)}).\n",
+        "GPUs": _gpus(routes) + "\n",
         "Assumed": "all weights trained in fp32, computed with in bf16, AdamW: 16 bytes a trained parameter "
         "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
         f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.run.tokens:,}), "

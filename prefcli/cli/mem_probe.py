@@ -14,8 +14,9 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result
 from prefcli.config.memory import MemoryConfig
-from prefcli.config.stages import BY_COMMAND
+from prefcli.config.stages import BY_COMMAND, Purpose
 from prefcli.errors import MemoryShortError, UsageError
+from prefcli.memory.answer import LENGTH
 from prefcli.memory.sizes import format_bytes
 
 REWARD = "def score(prompts, completions, **columns):\n    return [float(len(text)) for text in completions]\n"
@@ -55,14 +56,16 @@ def _words(config: MemoryConfig, folder: Path) -> list[str]:
     """The command's options, after its rows were written."""
     stage = BY_COMMAND[str(config.stage)]
     ppo = stage.samples
-    prompt = config.prompt_length or (config.max_length // 2 if ppo else 1)
+    most, answers = config.max_length or LENGTH, config.batch_size or 1
+    prompt = config.prompt_length or (most // 2 if ppo else 1)
     data = folder / "rows.jsonl"
-    rows = [_row(config, number, prompt) for number in range(max(2, config.batch_size))]
+    rows = [_row(stage.purpose, number, prompt, most) for number in range(max(2, answers))]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["--model", str(config.model), "--runs", str(folder / "runs"), "--max-steps", "1", "--force-memory"]
-    answers = max(2, config.batch_size) if ppo else config.batch_size
+    answers = max(2, answers) if ppo else answers
     words += ["--batch-size", str(answers), "--lora-rank", str(config.lora_rank), "--json", "--quiet"]
-    words += ["--tokens-per-row", str(config.tokens_per_row), "--optim", config.optim]
+    words += ["--tokens-per-row", str(config.tokens_per_row)] if config.tokens_per_row else []
+    words += ["--optim", config.optim]
     words += ["--gradient-checkpointing"] if config.gradient_checkpointing else []
     words += [] if config.packed else ["--no-packed"]
     words += ["--load-in-4bit"] if config.load_in_4bit else []
@@ -70,21 +73,22 @@ def _words(config: MemoryConfig, folder: Path) -> list[str]:
         reward = folder / "reward.py"
         reward.write_text(REWARD, encoding="utf-8")
         words += ["--prompts", str(data), "--reward", f"python:{reward}:score", "--max-prompt-length", str(2 * prompt)]
-        words += ["--max-new-tokens", str(max(1, config.max_length - prompt)), "--ppo-epochs", "1"]
-        words += ["--num-generations", str(config.num_generations)]
+        words += ["--max-new-tokens", str(max(1, most - prompt)), "--ppo-epochs", "1"]
+        words += ["--num-generations", str(config.num_generations)] if config.num_generations else []
+        words += ["--generation-batch", str(config.generation_batch)] if config.generation_batch else []
+        words += ["--advantage", str(config.advantage)]
         return words + (["--layout", config.layout] if config.layout else [])
-    words += ["--data", str(data), "--max-length", str(config.max_length)]
+    words += ["--data", str(data), "--max-length", str(most)]
     return words + (["--eval-share", "0"] if stage.scores else [])
 
 
-def _row(config: MemoryConfig, number: int, prompt: int) -> dict[str, Any]:
+def _row(purpose: Purpose, number: int, prompt: int, most: int) -> dict[str, Any]:
     """One whose answers are longer than --max-length, so that they are cut to it."""
     row: dict[str, Any] = {"prompt": f"{number}" + " a" * (prompt - 1)}
-    purpose = BY_COMMAND[str(config.stage)].purpose
     if purpose in ("demos", "labelled"):
-        row["completion"] = " b" * config.max_length
+        row["completion"] = " b" * most
     if purpose == "labelled":
         row["label"] = number % 2 == 0
     if purpose == "pairs":
-        row |= {"chosen": " b" * config.max_length, "rejected": " c" * config.max_length}
+        row |= {"chosen": " b" * most, "rejected": " c" * most}
     return row

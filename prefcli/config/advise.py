@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from prefcli.config.base import Opt
-from prefcli.config.shared import FromFile, Stored
+from prefcli.config.shared import FromFile, Map, Split, Stored
 
 # What somebody may be after, beside a better model: the name on the command line → in words.
 AIMS = {
@@ -33,6 +33,8 @@ class AdviseConfig(FromFile, Stored):
     prompts: Annotated[list[str], Opt("Prompts without answers. Repeatable.", metavar="FILE")] = field(
         default_factory=list
     )
+    split: Split = None
+    map: Map = field(default_factory=list)
     reward: Annotated[
         list[str],
         Opt(
@@ -51,7 +53,8 @@ class AdviseConfig(FromFile, Stored):
         None
     )
     gpu: Annotated[
-        str | None, Opt("Type of GPU (H100, RTX4090, …), or cpu. Default: this machine's.", metavar="TYPE")
+        str | None,
+        Opt("Type of GPU (H100, RTX4090, …), its memory (16GB), cpu or mps. Default: this machine's.", metavar="TYPE"),
     ] = None
     gpus: Annotated[int | None, Opt("Number of GPUs. Default: 1.", min=1)] = None
     aim: Annotated[list[str], Opt(f"What matters to you: {', '.join(AIMS)}. Repeatable.", metavar="AIM")] = field(

@@ -17,26 +17,35 @@ else:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The run whose memory is estimated."""
+    """The run whose memory is estimated: what is left out is the command's own default."""
 
     GROUP = "The run"
 
-    batch_size: Annotated[int, Opt("Rows on one device at a time.", min=1)] = 1
-    max_length: Annotated[int, Opt("Tokens of prompt and answer together.", min=1)] = 2048
-    prompt_length: Annotated[int, Opt("How many of them are the prompt, which is computed once.", min=0)] = 0
+    batch_size: Annotated[int | None, Opt("Rows per step (ppo: answers per rollout), over all GPUs.", min=1)] = None
+    max_length: Annotated[int | None, Opt("Tokens of prompt and answer together.", min=1)] = None
+    prompt_length: Annotated[
+        int | None, Opt("How many of them are the prompt, which is computed once. Default: 0; 512 for ppo.", min=0)
+    ] = None
     lora_rank: Annotated[int, Opt("Rank of the LoRA adapter; 0 trains all weights.", min=0)] = 0
     load_in_4bit: Annotated[bool, Opt("Hold the base model of the adapter in 4 bits.")] = False
     layout: Annotated[
         Literal["separate", "shared"] | None, Opt("Of PPO's models. Default: shared with --lora-rank, else separate.")
     ] = None
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], Opt("Data type of computation; trained weights are float32.")
-    ] = "bfloat16"
+        Literal["float32", "bfloat16", "float16"] | None,
+        Opt("Data type of computation; trained weights are float32. Default: bfloat16 where the GPU supports it."),
+    ] = None
     optim: Annotated[Literal["adamw", "adamw-8bit", "adafactor", "sgd"], Opt("Optimizer.")] = "adamw"
-    gradient_checkpointing: Annotated[bool, Opt("Recompute activations in the backward pass.")] = True
+    gradient_checkpointing: Annotated[bool | None, Opt("Recompute activations in the backward pass.")] = None
     packed: Annotated[bool, Opt("Compute each prompt once and no padding; --no-packed pads every row.")] = True
-    tokens_per_row: Annotated[int, Opt("Maximum tokens in one forward pass.", min=1)] = 16384
-    num_generations: Annotated[int, Opt("Answers per prompt, for PPO.", min=1)] = 1
+    tokens_per_row: Annotated[int | None, Opt("Maximum tokens in one forward pass.", min=1)] = None
+    generation_batch: Annotated[
+        int | None, Opt("Answers that ppo samples at a time. Default: the whole rollout.", min=1)
+    ] = None
+    num_generations: Annotated[int | None, Opt("Answers per prompt, for PPO.", min=1)] = None
+    advantage: Annotated[Literal["gae", "rloo", "grpo"] | None, Opt("Of PPO; rloo and grpo need no value model.")] = (
+        None
+    )
     zero: Annotated[
         int,
         Opt("ZeRO stage: what the GPUs split: 1 optimizer states, 2 also gradients, 3 also weights.", min=0, max=3),
@@ -66,6 +75,10 @@ class MemoryConfig(FromFile, Stored, RunConfig):
         bool, Opt("Run one real step of --stage at the maximum length and measure it (needs --model).")
     ] = False
     gpu: Annotated[
-        str | None, Opt("Type of GPU. Default: the one in this machine, else A100-80GB.", metavar="TYPE")
+        str | None,
+        Opt(
+            "Type of GPU, the memory of one (16GB), cpu or mps. Default: the one in this machine, else A100-80GB.",
+            metavar="TYPE",
+        ),
     ] = None
     plot: Annotated[str | None, Opt("Plot it into this .png or .svg file.", metavar="FILE")] = None

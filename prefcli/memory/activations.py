@@ -135,18 +135,23 @@ def cache_bytes(run: Run) -> int:
     """
     a = run.architecture
     keys = run.dtype_bytes if a.traits.learned_positions else max(run.dtype_bytes, stream(run))
-    return rollout_answers(run) * run.max_length * a.layers * a.kv_width * (keys + run.dtype_bytes)
+    return sampled_answers(run) * run.max_length * a.layers * a.kv_width * (keys + run.dtype_bytes)
 
 
 def rollout_answers(run: Run) -> int:
     return max(run.rollout, run.batch_size)
 
 
+def sampled_answers(run: Run) -> int:
+    """Those that are in the cache at a time (--generation-batch)."""
+    return min(run.sampled or rollout_answers(run), rollout_answers(run))
+
+
 def sampling_bytes(run: Run) -> int:
     """Logits of a decoding step, and the softmax, its sum and its comparison: in fp32, one row an answer."""
-    return rollout_answers(run) * run.architecture.vocab * (run.dtype_bytes + 4 * 4)
+    return sampled_answers(run) * run.architecture.vocab * (run.dtype_bytes + 4 * 4)
 
 
 def largest_weight(a: Architecture) -> int:
     """Numbers in the largest matrix: the embeddings, or an MLP's."""
-    return max(a.vocab * a.hidden, a.hidden * a.ffn)
+    return a.counted.largest if a.counted else max(a.vocab * a.hidden, a.hidden * a.ffn)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
+from typing import Any
 
 from prefcli.artifacts.store import Store
-from prefcli.config.memory import MemoryConfig
-from prefcli.config.stages import BY_COMMAND
+from prefcli.config.base import default_of, option
+from prefcli.config.memory import MemoryConfig, RunConfig
+from prefcli.config.stages import BY_COMMAND, Stage
 from prefcli.errors import UsageError
 from prefcli.memory.architecture import Architecture
-from prefcli.memory.devices import found_gpu
-from prefcli.memory.gpus import Gpu, find_gpu
+from prefcli.memory.devices import device, found_gpu
+from prefcli.memory.gpus import Device
 from prefcli.memory.methods import Method, Routes, side_by_side, two_routes
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.references import config_file
-from prefcli.memory.run import Run
+from prefcli.memory.run import of_command
 from prefcli.memory.shapes import typical
 from prefcli.memory.sizes import parse_count
 from prefcli.progress import SILENT, Reporter
@@ -22,6 +24,13 @@ from prefcli.progress import SILENT, Reporter
 DEFAULT_GPU = "A100-80GB"
 # Beyond this --batch-size and --max-length are a slip, and floats would run over.
 MOST_TOKENS = 10**12
+# Of PPO against DPO, where nothing is said: what both can be compared at.
+BATCH, LENGTH = 1, 2048
+# Options that the comparison of the two routes has no place for.
+OF_ONE_STAGE = ("prompt_length", "lora_rank", "load_in_4bit", "layout", "dtype", "optim", "packed", "tokens_per_row",
+                "generation_batch", "num_generations", "advantage", "zero", "gpus")  # fmt: skip
+# Those that no stage's command has under the same name.
+ELSEWHERE = ("max_length", "prompt_length", "zero", "gpus")
 
 
 def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[Method]:
@@ -29,38 +38,77 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
 
     Raises UsageError for options that do not go together, ArtifactError for a model that is not there.
     """
-    if config.batch_size * config.max_length > MOST_TOKENS:
-        raise UsageError(f"--batch-size × --max-length is {config.batch_size * config.max_length} tokens: too many")
+    if (tokens := (config.batch_size or 1) * (config.max_length or 1)) > MOST_TOKENS:
+        raise UsageError(f"--batch-size × --max-length is {tokens} tokens: too many")
     if config.compare and config.stage is not None:
         raise UsageError("--compare is of all methods, and --stage names one", "leave one of them out")
     if config.zero and config.gpus == 1:
         raise UsageError(f"--zero {config.zero} splits over GPUs, and --gpus is 1", "give --gpus N")
-    gpu, architecture = _gpu(config.gpu), _architecture(config, reporter)
+    where, architecture = _device(config.gpu), _architecture(config, reporter)
     if config.compare:
-        return side_by_side(_run(config, architecture), gpu)
+        return [_method(*row, config, architecture, where) for row in side_by_side(config.lora_rank)]
     if config.stage is not None:
-        return [Method(config.stage, _run(config, architecture), gpu)]
-    plain = MemoryConfig(batch_size=config.batch_size, gradient_checkpointing=config.gradient_checkpointing)
-    return two_routes(replace(_run(plain, architecture), max_length=config.max_length), gpu)
+        return [_method(config.stage, config.stage, {}, config, architecture, where)]
+    if unread := [field for field in OF_ONE_STAGE if field in _given(config)]:
+        raise UsageError(
+            f"{option(unread[0])}: PPO against DPO is all weights of both, at one batch and length",
+            "give --stage dpo, or --compare for all methods",
+        )
+    return two_routes(
+        architecture, where, config.batch_size or BATCH, config.max_length or LENGTH,
+        config.gradient_checkpointing is not False,
+    )  # fmt: skip
 
 
-def _gpu(kind: str | None) -> Gpu:
+def _device(kind: str | None) -> Device:
     """The kind that is named, or the device that is here. Raises UsageError: unknown."""
-    if kind is not None:
-        return find_gpu(kind)
-    here = found_gpu()
-    return find_gpu(DEFAULT_GPU) if here is None else Gpu(here.name, here.bytes, "nvidia-smi, here")
+    here = found_gpu() if kind is None else None
+    return here or device(kind or DEFAULT_GPU)
 
 
-def _run(config: MemoryConfig, architecture: Architecture) -> Run:
-    """The options as a run. Raises UsageError for what does not go together."""
-    for option, given in (("--load-in-4bit", config.load_in_4bit), ("--layout shared", config.layout == "shared")):
-        if given and config.lora_rank == 0:
-            raise UsageError(f"{option} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    if config.prompt_length > config.max_length:
-        raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {config.max_length}")
-    stage, split = BY_COMMAND[config.stage or "ppo"], {"zero": config.zero, "shards": config.gpus}
-    return Run.of(stage, config, architecture, "cuda", config.max_length, config.prompt_length, **split)
+def _given(config: MemoryConfig) -> dict[str, Any]:
+    """Options of the run that say something else than its command does."""
+    return {
+        field.name: value
+        for field in fields(RunConfig)
+        if (value := getattr(config, field.name)) not in (None, default_of(field))
+    }
+
+
+def _method(
+    name: str, command: str, more: dict[str, Any], config: MemoryConfig, architecture: Architecture, where: Device
+) -> Method:
+    """One row of the answer. Raises UsageError for what does not go together."""
+    stage, given = BY_COMMAND[command], _given(config)
+    rank = given.get("lora_rank", 0)
+    for field in ("load_in_4bit", "layout"):
+        if given.get(field) not in (None, "separate") and not rank:
+            raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+    about = {f.name for f in fields(stage.config)} - set(ELSEWHERE)
+    options = {field: value for field, value in (given | more).items() if field in about} | _lengths(config, stage)
+    rows = options.get("batch_size", stage.config().batch_size)
+    fixed = {"zero": config.zero, "shards": config.gpus, "batch_size": -(-rows // config.gpus)}
+    if config.prompt_length is not None and not stage.samples:
+        fixed["shared_prompt"] = config.prompt_length
+    most = config.max_length or (MOST_TOKENS if stage.samples else stage.config().max_length)
+    if config.prompt_length is not None and config.prompt_length > most:
+        raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {most}", "raise that too")
+    if "cached_reference" in more:
+        fixed["cached_reference"] = True
+    run = of_command(stage, options, architecture, where, **fixed)
+    return Method(name, run, where, config.model, options)
+
+
+def _lengths(config: MemoryConfig, stage: Stage) -> dict[str, Any]:
+    """--max-length and --prompt-length as the stage's own options: ppo bounds the prompt and the answer."""
+    if config.max_length is None and (config.prompt_length is None or not stage.samples):
+        return {}
+    if not stage.samples:
+        return {"max_length": config.max_length}
+    own = stage.config()
+    length = config.max_length or (config.prompt_length or own.max_prompt_length) + own.max_new_tokens
+    prompt = max(1, config.prompt_length or min(own.max_prompt_length, length - own.max_new_tokens))
+    return {"max_prompt_length": prompt, "max_new_tokens": max(1, length - prompt)}
 
 
 def _architecture(config: MemoryConfig, reporter: Reporter) -> Architecture:

@@ -8,11 +8,23 @@ from prefcli.memory.families import FAMILIES, Family
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What was counted in a model that was built without weights (memory/skeleton.py): its parameters as a language
+    model and as a scorer, inputs and outputs of its linear layers together, their weights, the largest tensor."""
+
+    causal: int
+    scorer: int
+    adapted: int
+    linear: int
+    largest: int
+
+
+@dataclass(frozen=True)
 class Architecture:
     """The dimensions of a decoder-only transformer.
 
     `stated_parameters` is set where a size was given and no model: the count is then what was said, and the
-    dimensions are only typical of it.
+    dimensions are only typical of it. `counted` is set for a family without a formula here.
     """
 
     name: str
@@ -30,10 +42,11 @@ class Architecture:
     out_bias: bool = False
     mlp_bias: bool = False
     stated_parameters: int | None = None
+    counted: Counted | None = None
 
     @property
     def traits(self) -> Family:
-        return FAMILIES[self.family]
+        return FAMILIES.get(self.family, FAMILIES["llama"])
 
     @property
     def query_width(self) -> int:
@@ -46,12 +59,12 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """Of the causal language model: policy and reference."""
-        return self.stated_parameters or causal_parameters(self)
+        return self.stated_parameters or (self.counted.causal if self.counted else causal_parameters(self))
 
     @property
     def scorer_parameters(self) -> int:
         """Of the same model with a score in place of the vocabulary: value and reward model."""
-        return self.stated_parameters or scorer_parameters(self)
+        return self.stated_parameters or (self.counted.scorer if self.counted else scorer_parameters(self))
 
 
 def attention_parameters(a: Architecture) -> int:
@@ -86,6 +99,13 @@ def scorer_parameters(a: Architecture) -> int:
 
 def lora_parameters(a: Architecture, rank: int) -> int:
     """An adapter of this rank on every linear layer of every block: r·(in + out) for each (arXiv 2106.09685, 4.1)."""
+    if a.counted:
+        return rank * a.counted.adapted
     attention = 2 * (a.hidden + a.query_width) + 2 * (a.hidden + a.kv_width)
     mlp = (3 if a.traits.gated else 2) * (a.hidden + a.ffn)
     return a.layers * rank * (attention + mlp)
+
+
+def linear_weights(a: Architecture) -> int:
+    """Weights in the linear layers of all blocks, which 4 bits make small; experts in stacked tensors are none."""
+    return a.counted.linear if a.counted else a.layers * (attention_parameters(a) + mlp_parameters(a))

@@ -5,37 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from prefcli.errors import UsageError
 from prefcli.machine import memory_limit
-from prefcli.memory.gpus import MIB, USABLE_SHARE, find_gpu
+from prefcli.memory.gpus import MIB, Device, find_gpu, size_of
 from prefcli.memory.sizes import format_bytes
 
-NO_BF16 = ("T4", "V100")  # compute capability below 8: `--dtype auto` is float32 there
 PATIENCE = 20  # seconds for nvidia-smi, which wakes a driver that sleeps
+SHARED = {"cpu": "CPU", "none": "CPU", "mps": "mps"}  # what has no memory of its own
+LAPTOP = 16 * 10**9  # where the system does not say
 
 
-@dataclass(frozen=True)
-class Device:
-    """`bytes` are one device's. `count` is 0 for a CPU."""
-
-    name: str
-    bytes: int
-    count: int
-    bf16: bool
-
-    @property
-    def usable(self) -> float:
-        return self.bytes * USABLE_SHARE
-
-    @property
-    def shown(self) -> str:
-        return f"{self.count} × {self.name}" if self.count else f"CPU, {format_bytes(self.bytes)} of memory"
-
-
-def device(kind: str | None, count: int | None) -> Device:
-    """The one that the options name, or that is here.
+def device(kind: str | None, count: int | None = None) -> Device:
+    """The one that the options name, or that is here. `cpu` and `mps` have this machine's memory, or that behind their
+    name: `mps-36GB`.
 
     Raises UsageError: an unknown kind, --gpus with a CPU.
     """
@@ -43,12 +27,13 @@ def device(kind: str | None, count: int | None) -> Device:
         return replace(here, count=count or here.count)
     if kind is None and count is not None:
         raise UsageError(f"--gpus {count}: no GPU is found here", "name the kind too: --gpu H100")
-    if kind is None or kind.strip().lower() in ("cpu", "none"):
-        if count is not None:
-            raise UsageError(f"--gpus {count}: --gpu is cpu", "leave one of them out")
-        return Device("CPU", memory_limit() or 16 * 10**9, 0, bf16=False)  # not known: a laptop's
-    gpu = find_gpu(kind)
-    return Device(gpu.name, gpu.bytes, count or 1, bf16=not gpu.name.startswith(NO_BF16))
+    name, _, size = (kind or "cpu").strip().lower().replace(" ", "-").partition("-")
+    if name not in SHARED or (size and size_of(size) is None):
+        return replace(find_gpu(str(kind)), count=count or 1)
+    if count is not None:
+        raise UsageError(f"--gpus {count}: --gpu is {name}", "leave one of them out")
+    memory = size_of(size) or memory_limit() or LAPTOP
+    return Device(f"{SHARED[name]}, {format_bytes(memory)} of memory", memory, count=0, bf16=False)
 
 
 def found_gpu() -> Device | None:
@@ -65,4 +50,4 @@ def found_gpu() -> Device | None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len(found) if visible is None else min(len(found), len([v for v in visible.split(",") if v.strip()]))
-    return Device(found[0][1], found[0][0], count, found[0][2]) if count else None
+    return Device(found[0][1], found[0][0], count, found[0][2], "nvidia-smi, here") if count else None

@@ -173,7 +173,7 @@ def _rollout(run: Run) -> Iterator[Moment]:
     trained weights through all of that."""
     policy = run.roles[0]
     copies = states.copy_bytes(run, policy)
-    cache, answers = activations.cache_bytes(run), activations.rollout_answers(run)
+    cache, answers = activations.cache_bytes(run), activations.sampled_answers(run)
     prompts = -(-answers // run.answers_per_row)
     reading = activations.working_bytes(run, prompts * (run.shared_prompt or run.max_length))
     sampling = activations.sampling_bytes(run)

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from prefcli.memory.activations import sampled_answers
 from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
 
 MOST = 2**20  # rows or tokens: what fits so many has no limit that matters
+RANK = 16  # of the adapters that are proposed
+AT_A_TIME = 8  # answers that are sampled together where a rollout is too large
 LEAST_GAIN = 0.01  # a change that saves less is not worth a word
 
 
@@ -22,6 +25,16 @@ class Change:
     bytes: int  # of the run with this and the changes before it
 
 
+@dataclass(frozen=True)
+class Saving:
+    """An option, what it costs, and the run with it: None where it has it already. `same`: the result stays."""
+
+    option: Callable[[Run], str]
+    costs: str
+    apply: Callable[[Run], Run | None]
+    same: bool = False
+
+
 def _fewer_tokens(run: Run) -> Run | None:
     """One row at a time."""
     if not run.packed:
@@ -31,48 +44,60 @@ def _fewer_tokens(run: Run) -> Run | None:
     return replace(run, tokens_per_row=run.row_tokens, accumulates=True)
 
 
+def _fewer_answers(run: Run) -> Run | None:
+    return replace(run, sampled=AT_A_TIME) if run.about.samples and sampled_answers(run) > AT_A_TIME else None
+
+
 def _adapters(run: Run) -> Run | None:
     if run.lora_rank:
         return None
-    return replace(run, lora_rank=16, shared_base=run.about.reference)
+    return replace(run, lora_rank=RANK, shared_base=run.about.reference)
 
 
-# (option, what it costs, the run with it; None where it has it already), the cheapest first.
-CHANGES: tuple[tuple[Callable[[Run], str], str, Callable[[Run], Run | None]], ...] = (
-    (
+# The cheapest first.
+SAVINGS = (
+    Saving(
         lambda run: f"--tokens-per-row {run.row_tokens}" if run.packed else f"--grad-accum {run.batch_size}",
         "the same result, in smaller passes",
         _fewer_tokens,
+        same=True,
     ),
-    (
+    Saving(
+        lambda run: f"--generation-batch {AT_A_TIME}",
+        "the same answers, sampled in parts; slower",
+        _fewer_answers,
+        same=True,
+    ),
+    Saving(
         lambda run: "--gradient-checkpointing",
         "the same result; the forward pass runs twice",
         lambda run: None if run.checkpointing else replace(run, checkpointing=True),
+        same=True,
     ),
-    (
+    Saving(
         lambda run: "--layout shared",
         "the roles become adapters on one base",
         lambda run: (
             replace(run, shared_base=True) if run.about.samples and run.lora_rank and not run.shared_base else None
         ),
     ),
-    (
+    Saving(
         lambda run: "--optim adafactor",
         "other steps than AdamW's",
         lambda run: None if run.optimizer != "adamw" or run.lora_rank else replace(run, optimizer="adafactor"),
     ),
-    (lambda run: "--lora-rank 16", "an adapter is trained in place of all weights", _adapters),
-    (
+    Saving(lambda run: f"--lora-rank {RANK}", "an adapter is trained in place of all weights", _adapters),
+    Saving(
         lambda run: "--load-in-4bit",
         "the base is rounded to 4 bits; slower",
         lambda run: replace(run, in_4bit=True) if run.lora_rank and not run.in_4bit and run.device == "cuda" else None,
     ),
-    (
+    Saving(
         lambda run: "--advantage rloo",
         "no value model; several answers a prompt in its place",
         lambda run: replace(run, value_model=False, answers=4) if run.about.samples and run.value_model else None,
     ),
-    (
+    Saving(
         lambda run: f"--max-length {run.max_length // 2}",
         "longer rows are cut",
         lambda run: (
@@ -88,41 +113,71 @@ def fits(run: Run, usable: float) -> bool:
     return estimate(run).bytes <= usable
 
 
-def changes(run: Run, usable: float) -> list[Change] | None:
+def changes(run: Run, usable: float, *, same: bool = False) -> list[Change] | None:
     """The cheapest options that make the run fit, in order of their cost; [] where it fits, None where nothing helps.
+    `same`: only those that leave the result as it is.
 
-    They are tried one after the other and kept where they save something; what turns out not to be needed, with those
-    after it there, is left out again.
+    They are tried one after the other and kept where they save something; what turns out not to be needed, with the
+    others there, is left out again, the dearest first.
     """
     kept: list[int] = []
     now = run
-    for number, (_, _, change) in enumerate(CHANGES):
+    for number, saving in [*enumerate(SAVINGS)] * 2:  # what saved nothing may, once another phase has the peak
         if fits(now, usable):
             break
-        changed = change(now)
+        changed = saving.apply(now) if number not in kept and (saving.same or not same) else None
         if changed is not None and estimate(changed).bytes < (1 - LEAST_GAIN) * estimate(now).bytes:
             kept.append(number)
             now = changed
     if not fits(now, usable):
         return None
-    for number in list(kept):
+    for number in sorted(kept, reverse=True):
         without = [one for one in kept if one != number]
         if fits(_all(run, without)[-1][1] if without else run, usable):
             kept = without
     return [
-        Change(CHANGES[number][0](before), CHANGES[number][1], estimate(after).bytes)
+        Change(SAVINGS[number].option(before), SAVINGS[number].costs, estimate(after).bytes)
         for number, (before, after) in zip(kept, _all(run, kept))
     ]
 
 
 def _all(run: Run, numbers: list[int]) -> list[tuple[Run, Run]]:
-    """The run before and after each of these changes."""
+    """The run before and after each of these savings."""
     found = []
     for number in numbers:
-        after = CHANGES[number][2](run) or run
+        after = SAVINGS[number].apply(run) or run
         found.append((run, after))
         run = after
     return found
+
+
+def split(run: Run, gpus: int) -> Run:
+    """The run over several GPUs, as accelerate's FSDP makes it: padded, one row at a time on each, layers computed
+    again (docs/scaling.md)."""
+    return replace(run, zero=3, shards=gpus, packed=False, batch_size=1, accumulates=True, checkpointing=True)
+
+
+def whole_bytes(run: Run) -> int:
+    """The model as each process loads it before it is split: in float32 where it is trained."""
+    return run.architecture.parameters * (run.dtype_bytes if run.lora_rank else run.trained_bytes)
+
+
+def split_bytes(run: Run, gpus: int) -> int:
+    """Bytes on each of them at its peak, loading included."""
+    return max(estimate(split(run, gpus)).bytes, whole_bytes(run))
+
+
+def gpus_needed(run: Run, usable: float) -> int | None:
+    """The fewest GPUs that hold the run, split where one does not; None where no number of them does."""
+    if fits(run, usable):
+        return 1
+    if not run.about.splits or split_bytes(run, MOST) > usable:
+        return None
+    low, high = 1, MOST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if split_bytes(run, middle) <= usable else (middle, high)
+    return high
 
 
 def largest(run: Run, usable: float, what: Literal["batch_size", "max_length"]) -> int | None:

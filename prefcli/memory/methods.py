@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from prefcli.config.base import option
 from prefcli.config.stages import BY_COMMAND
+from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
+from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import Estimate, estimate
-from prefcli.memory.fit import Change, changes, largest
-from prefcli.memory.gpus import USABLE_SHARE, Gpu, gpus_needed
+from prefcli.memory.fit import RANK, Change, changes, gpus_needed, largest, whole_bytes
+from prefcli.memory.gpus import USABLE_SHARE, Device
 from prefcli.memory.run import Run
 
-RANK = 16  # of the adapters where --lora-rank says nothing of its own
+FSDP = "accelerate launch --config_file docs/accelerate/fsdp.yaml --num_processes {} -m prefcli"
+# Files in the commands that are shown, by what a stage reads.
+ROWS = {
+    "demos": "--data demos.jsonl",
+    "pairs": "--data pairs.jsonl",
+    "labelled": "--data labelled.jsonl",
+    "prompts": "--prompts prompts.jsonl --reward rm",
+}
 
 
 @dataclass(frozen=True)
 class Method:
-    """A run by the name that it has among others, and what it takes of a kind of GPU."""
+    """A run by the name that it has among others, and what it takes of a device. `options` are those of its command
+    that differ from its defaults."""
 
     name: str
     run: Run
-    gpu: Gpu
+    gpu: Device
+    model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def estimate(self) -> Estimate:
         return estimate(self.run)
 
+    @cached_property
+    def gpus(self) -> int | None:
+        """How many hold it, split as prefcli can split it; None where no number does."""
+        return gpus_needed(self.run, self.gpu.usable_bytes) if self.gpu.count else None
+
     @property
-    def gpus(self) -> int:
-        return gpus_needed(self.estimate.bytes, self.gpu)
+    def splits(self) -> bool:
+        """Whether prefcli itself can split it: each process loads the whole model first."""
+        return self.run.about.splits and self.run.zero == 3 and whole_bytes(self.run) <= self.gpu.usable_bytes
 
     @property
     def fits(self) -> bool:
@@ -52,6 +73,20 @@ class Method:
     @cached_property
     def largest_length(self) -> int | None:
         return largest(self.run, self.gpu.usable_bytes, "max_length")
+
+    @property
+    def command(self) -> str | None:
+        """What to run, with the options that make it fit; None where none do, or prefcli does not split it."""
+        if self.changes is None or (self.run.zero and not self.splits):
+            return None
+        start = FSDP.format(self.run.shards) if self.run.zero else "prefcli"
+        words = [start, self.run.stage, "--model", shlex.quote(self.model or "MODEL"), ROWS[self.run.about.purpose]]
+        for name, value in self.options.items():
+            words += [
+                option(name if value is not False else f"no_{name}"),
+                *([] if value in (True, False) else [str(value)]),
+            ]
+        return " ".join([*words, *(change.option for change in self.changes)])
 
     @cached_property
     def changes(self) -> list[Change] | None:
@@ -75,29 +110,41 @@ class Routes(NamedTuple):
         return 1 - self.dpo.estimate.bytes / self.ppo.estimate.bytes
 
 
-def two_routes(base: Run, gpu: Gpu) -> Routes:
-    """Both with the same settings, of which the stage is none."""
-    return Routes(*(Method(stage.upper(), replace(base, stage=stage, answers=0), gpu) for stage in Routes._fields))
-
-
-def side_by_side(base: Run, gpu: Gpu) -> list[Method]:
-    """PPO in both layouts, RLOO, DPO with its reference and with that one's figures on disk, KTO, SFT."""
-    rank = base.lora_rank or RANK
-    shared: dict[str, Any] = {"lora_rank": rank, "shared_base": True}
-    # With adapters the reference is the base without them. The answers to a prompt are ppo's alone.
-    alone: dict[str, Any] = {"shared_base": False, "answers": 0}
-    beside = alone | {"shared_base": bool(base.lora_rank)}
-    return [
-        Method(name, replace(base, **about), gpu)
-        for name, about in (
-            ("PPO separate", {"stage": "ppo", "shared_base": False}),
-            (f"PPO shared, LoRA {rank}", {"stage": "ppo", **shared}),
-            ("RLOO", {"stage": "ppo", **beside, "value_model": False, "answers": 4}),
-            ("DPO", {"stage": "dpo", **beside}),
-            ("DPO, cached reference", {"stage": "dpo", **beside, "cached_reference": True}),
-            ("KTO", {"stage": "kto", **beside}),
-            ("SFT", {"stage": "sft", **alone}),
+def two_routes(architecture: Architecture, gpu: Device, batch_size: int, length: int, checkpointing: bool) -> Routes:
+    """Both with all weights trained, in bfloat16, at one batch and length."""
+    return Routes(
+        *(
+            Method(
+                stage.upper(),
+                Run(
+                    stage,
+                    architecture,
+                    autocast=True,
+                    batch_size=batch_size,
+                    max_length=length,
+                    tokens_per_row=TOKENS_PER_ROW["cuda"],
+                    checkpointing=checkpointing,
+                ),
+                gpu,
+            )
+            for stage in Routes._fields
         )
+    )
+
+
+def side_by_side(lora_rank: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, command, options): PPO in both layouts, RLOO, DPO with its reference and with that one's figures on disk,
+    KTO, SFT."""
+    rank = lora_rank or RANK
+    shared = {"lora_rank": rank, "layout": "shared"}
+    return [
+        ("PPO separate", "ppo", {"layout": "separate"} if lora_rank else {}),
+        (f"PPO shared, LoRA {rank}", "ppo", shared),
+        ("RLOO", "ppo", {"advantage": "rloo", "num_generations": 4}),
+        ("DPO", "dpo", {}),
+        ("DPO, cached reference", "dpo", {"cached_reference": True}),
+        ("KTO", "kto", {}),
+        ("SFT", "sft", {}),
     ]
 
 
@@ -131,6 +178,7 @@ def _of_method(method: Method) -> dict[str, Any]:
         "roles": _roles(found),
         "state_bytes": found.state_bytes,
         "gpus": method.gpus,
+        "command": method.command,
         "fits": method.fits,
         "largest_batch_size": method.largest_batch,
         "largest_max_length": method.largest_length,

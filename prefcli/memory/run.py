@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefcli.config.stages import BY_COMMAND, Role, Stage
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
+from prefcli.memory.gpus import Device
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
@@ -23,7 +25,8 @@ class Run:
 
     `batch_size` counts rows (for ppo, answers) that are on the device at a time: after --grad-accum, minibatches and
     processes have divided them; `accumulates` where several such parts make a step. `rollout` are the answers of a
-    whole rollout, where those are more. `answers` of one prompt stand next to each other (ppo's --num-generations).
+    whole rollout, where those are more, and `sampled` those of them that are sampled at a time; 0: all. `answers` of
+    one prompt stand next to each other (ppo's --num-generations).
     `shared_prompt` are the tokens of a row that its answers share and a packed batch holds once; nothing reads their
     logits. `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
     `packed` False is the padded forward. `logit_chunk` is the number of positions whose logits exist at a time; None:
@@ -47,6 +50,7 @@ class Run:
     optimizer: Optimizer = "adamw"
     batch_size: int = 1
     rollout: int = 0
+    sampled: int = 0
     accumulates: bool = False
     answers: int = 0  # 0: the stage's own
     max_length: int = 2048
@@ -89,6 +93,7 @@ class Run:
             "optimizer": options.optim,
             "batch_size": options.batch_size,
             "answers": options.num_generations or 0 if stage.samples else 0,
+            "sampled": options.generation_batch or 0 if stage.samples else 0,
             "max_length": longest,
             "shared_prompt": min(prompt, longest),
             "tokens_per_row": options.tokens_per_row or TOKENS_PER_ROW[device],
@@ -162,3 +167,20 @@ class Run:
     def read(self) -> int:
         """Positions of a pass whose logits a loss reads."""
         return self.rows_of_pass * self.answers_per_row * (self.max_length - self.shared_prompt)
+
+
+def of_command(stage: Stage, given: Mapping[str, Any], architecture: Architecture, device: Device, **more: Any) -> Run:
+    """What `prefcli STAGE` makes of the options that are given, with its own defaults for the rest.
+
+    `more` are fields that the caller knows better. Raises UsageError for options that do not go together.
+    """
+    options = stage.config(**given)
+    kind: Kind = "cuda" if device.count else "cpu"
+    if device.count and options.dtype == "auto":
+        more = {"dtype": "bfloat16" if device.bf16 else "float32"} | more
+    if not stage.samples:
+        return Run.of(stage, options, architecture, kind, options.max_length, **more)
+    options, prompt = options.resolved(), options.max_prompt_length
+    length = prompt + options.max_new_tokens
+    more = {"value_model": options.advantage == "gae"} | more
+    return Run.of(stage, options, architecture, kind, length, prompt, **more)

@@ -6,7 +6,7 @@ Adam takes 2 bytes of weights, 2 of gradients and 12 of optimizer states (an fp3
 
 from __future__ import annotations
 
-from prefcli.memory.architecture import attention_parameters, lora_parameters, mlp_parameters
+from prefcli.memory.architecture import linear_weights, lora_parameters
 from prefcli.memory.run import Role, Run
 
 # NormalFloat in blocks of 64 with constants quantized too: 4 bits and 0.127 (QLoRA, arXiv 2305.14314, section 3).
@@ -52,9 +52,7 @@ def weight_bytes(run: Run, role: Role) -> int:
     whole = (held_parameters(run, role) - trained) * run.dtype_bytes + trained * run.trained_bytes
     holds_base = not run.shared_base or role == run.roles[0]
     if run.in_4bit and holds_base and (role.trained or not role.scores):
-        a = run.architecture
-        linear = a.layers * (attention_parameters(a) + mlp_parameters(a))
-        whole -= round(linear * (run.dtype_bytes - NF4_BYTES))
+        whole -= round(linear_weights(run.architecture) * (run.dtype_bytes - NF4_BYTES))
     return whole // (run.shards if run.zero >= 3 else 1)
 
 
