@@ -13,6 +13,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -28,7 +29,8 @@ from prefcli.config.sft import SFTConfig
 from prefcli.data.dataset import read_dataset
 from prefcli.data.encoder import Encoder
 from prefcli.data.lengths import length_bias
-from prefcli.data.tokenising import encode_pairs
+from prefcli.data.rows import Examples
+from prefcli.data.tokenising import encode_pair
 from prefcli.evaluation.run import evaluate
 from prefcli.models.quiet import quieten
 from prefcli.models.tokenizers import load_tokenizer
@@ -165,8 +167,9 @@ def lengths(work: Path, run: Run, seed: int) -> list[tuple[int, int]]:
     if run.stage == "sft":
         return []
     encoder = Encoder(load_tokenizer(resolve("tiny", Store(None)), SILENT))
-    rows, *_ = encode_pairs(read_dataset([str(data(work, run, seed))], "pairs", False).rows, encoder, 1024)
-    return [(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    rows = read_dataset([str(data(work, run, seed))], "pairs", False).rows
+    examples = Examples(rows, partial(encode_pair, encoder=encoder, max_length=1024))
+    return [(len(example["chosen_ids"]), len(example["rejected_ids"])) for example in examples]
 
 
 def logged(folder: Path) -> list[dict[str, float]]:

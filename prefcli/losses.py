@@ -141,11 +141,6 @@ def reference_point(mismatched: Tensor) -> Tensor:
     return mismatched.detach().mean().clamp(min=0)
 
 
-def shifted(answers: list[list[int]]) -> list[list[int]]:
-    """Each prompt's mismatched answer: the one of the example before it in the step, as in TRL."""
-    return answers[-1:] + answers[:-1]
-
-
 def policy_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
     """−L^CLIP of each token (PPO, arXiv 1707.06347, equation 7): max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)), ρ = π / π_old.
 

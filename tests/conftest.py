@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from typer.testing import CliRunner
 from prefcli.artifacts.manifest import STAGES, Manifest
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.cli.main import app
+from prefcli.data.dataset import Dataset
+from prefcli.data.row import Row
+from prefcli.data.rows import Rows, Source
 
 PAIR = {"prompt": "Where is the cup?", "chosen": "On the shelf.", "rejected": "I do not know."}
 DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
@@ -65,6 +68,29 @@ def jsonl(own_folder) -> Callable[..., Path]:
         return write(own_folder / name, "".join(json.dumps(row) + "\n" for row in rows))
 
     return make
+
+
+class Scanned(list):
+    """Rows that are there, in place of a scan of a file."""
+
+    in_halves, purpose, hint = False, "pairs", ""
+
+    def __init__(self, path: str, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
+        self.path = path
+
+    def row(self, position: int) -> Row:
+        return self[position]
+
+    def place(self, position: int) -> str:
+        return f"row {position + 1}"
+
+
+def data_of(**files: Sequence[Row]) -> Dataset:
+    """The rows of several files, without the files."""
+    source: Any = Source([Scanned(*file) for file in files.items()], skip_bad=False, whole=True)
+    sources = [{"path": name, "rows": len(rows), "digest": ""} for name, rows in files.items()]
+    return Dataset(Rows(source, range(source.starts[-1])), sources, [])
 
 
 def artifact_in(

@@ -11,7 +11,7 @@ from families import LOSSLESS, NAMES, tokenizer_of
 from prefcli.artifacts.references import Reference
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
-from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
+from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
 from prefcli.rewards.sources import Answer, ModelReward
@@ -45,16 +45,14 @@ def test_training_scoring_and_sampling_see_the_same_ids_on_both_sides_of_the_bou
         sampled_after = Encoder(encoder.tokenizer).prompt_ids(prompt)  # evaluation/models.py, rl's prompts
         other = other if other != answer else other + "."
         ids = encoder.completion_ids(prompt, answer)
-        ((demo,), *_) = encode_demos([Row(prompt, completion=answer)], encoder, 999, False)
-        ((labelled,), *_) = encode_labelled([Row(prompt, completion=answer, label=True)], encoder, 999)
+        demo, _ = encode_demo(Row(prompt, completion=answer), encoder, 999, False)
+        labelled, _ = encode_labelled(Row(prompt, completion=answer, label=True), encoder, 999)
         assert demo["input_ids"] == sampled_after + ids
         assert demo["completion_mask"] == [0] * len(sampled_after) + [1] * len(ids)
         assert (labelled["prompt_ids"], labelled["completion_ids"]) == (sampled_after, ids)
         assert scorer._ids(Answer(prompt, answer)) == (sampled_after, ids)
-        pairs, _, dropped = encode_pairs([Row(prompt, chosen=answer, rejected=other)], encoder, 999)
-        for pair in pairs:
-            assert (pair["prompt_ids"], pair["chosen_ids"]) == (sampled_after, ids)
-        assert len(pairs) + dropped == 1
+        pair, _ = encode_pair(Row(prompt, chosen=answer, rejected=other), encoder, 999)
+        assert pair is None or (pair["prompt_ids"], pair["chosen_ids"]) == (sampled_after, ids)
         assert sampled_after and ids[-1] == encoder.tokenizer.eos_token_id != sampled_after[-1]
 
 

@@ -100,7 +100,7 @@ PAIR_FORMS = {
 def test_every_form_of_pair_becomes_the_same_row(read, form):
     raw, prompt, name = PAIR_FORMS[form]
     found = read("pairs", raw | {"score": 3}, raw | {"score": 4})
-    assert found.rows == [Row(prompt, chosen=GOOD, rejected=BAD, columns={"score": n}) for n in (3, 4)]
+    assert list(found.rows) == [Row(prompt, chosen=GOOD, rejected=BAD, columns={"score": n}) for n in (3, 4)]
     assert [(s["path"], s["format"], s["rows"]) for s in found.sources] == [("rows.jsonl", name, 2)]
     assert any("no chat template" in note for note in found.notes) == isinstance(prompt, str)
 
@@ -137,7 +137,7 @@ DEMO_FORMS = {
 def test_every_form_of_demonstration(read, form):
     raw, prompt, completion, name = DEMO_FORMS[form]
     found = read("demos", raw | {"topic": "cups"})
-    assert found.rows == [Row(prompt, completion=completion, columns={"topic": "cups"})]
+    assert list(found.rows) == [Row(prompt, completion=completion, columns={"topic": "cups"})]
     assert found.sources[0]["format"] == name
 
 
@@ -229,13 +229,13 @@ FILES = {
 @pytest.mark.parametrize("file", FILES)
 def test_every_kind_of_file_holds_the_same_rows(read, file):
     found = read("pairs", file=file, content=FILES[file])
-    assert found.rows == [Row(r["prompt"], chosen=r["chosen"], rejected=r["rejected"]) for r in ROWS]
+    assert list(found.rows) == [Row(r["prompt"], chosen=r["chosen"], rejected=r["rejected"]) for r in ROWS]
 
 
 def test_parquet_holds_dialogues(read):
     raw = {"prompt": TALK, "chosen": [assistant(GOOD)], "rejected": [assistant(BAD)], "score": 1.5}
     found = read("pairs", file="rows.parquet", content=as_parquet([raw]))
-    assert found.rows == [Row(TALK, chosen=GOOD, rejected=BAD, columns={"score": 1.5})]
+    assert list(found.rows) == [Row(TALK, chosen=GOOD, rejected=BAD, columns={"score": 1.5})]
 
 
 def test_a_csv_field_may_be_long(read):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import get_args
 
 import pytest
-from conftest import PAIR, write
+from conftest import PAIR, data_of, write
 from families import CHATML, tokenizer_of
 
 from prefcli.cli import train
@@ -307,10 +307,11 @@ def test_every_dry_run_shows_the_findings_and_holds_them_in_its_object(prefcli, 
 
 def test_a_run_says_in_a_line_what_the_quick_checks_find(own_folder):
     rows = [Row("x", chosen="a", rejected="b"), Row("x", chosen="b", rejected="a"), Row("x", chosen="a", rejected="b")]
-    data = SimpleNamespace(rows=rows, sources=[{"path": "a.jsonl"}, {"path": "a.jsonl"}])
+    data = data_of(**{"a.jsonl": rows})
+    data.sources *= 2
     told = train.cautions(SimpleNamespace(data=data, stage=STAGES["dpo"]))
     assert told == ("in the rows: duplicates (1), labelled both ways (1); prefcli data check a.jsonl says where")
-    data.rows = rows[:1] * 3  # drawn again by --data-weight
+    data.rows = data.rows.take([0, 0, 0])  # drawn again by --data-weight
     assert train.cautions(SimpleNamespace(data=data, stage=STAGES["dpo"])) is None
     assert quick([Row("x", completion="a", label=True), Row("x", completion="a", label=False)], labelled=True) == []
 

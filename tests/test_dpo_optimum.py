@@ -95,6 +95,7 @@ def test_the_family_reaches_the_exact_optimum(case, start, tmp_path):
         output_dir=str(tmp_path), per_device_train_batch_size=len(rows), max_steps=120, learning_rate=3e-2, beta=beta,
         max_length=None, lr_scheduler_type="cosine", use_cpu=True, bf16=False, report_to="none", save_strategy="no",
         disable_tqdm=True, gradient_checkpointing=False, logging_strategy="no", precompute_ref_log_probs=True,
+        remove_unused_columns=False,
     )  # fmt: skip
     logps = ReferenceLogps(len(rows), None)
     trainer = DPOSteps(

@@ -145,7 +145,13 @@ def sft(tmp_path, rows):
 def kto(tmp_path, rows):
     policy, reference = tiny_lm(seed=5, **MODELS), tiny_lm(seed=1, **MODELS)
     held_out = [{**row, "other_ids": LABELLED[i - 1]["completion_ids"]} for i, row in enumerate(LABELLED)]
-    trainer = our_kto(tmp_path, policy, reference, rows, eval_dataset=Dataset.from_list(held_out))
+    trainer = our_kto(
+        tmp_path,
+        policy,
+        reference,
+        rows,
+        eval_dataset=Dataset.from_list([{**row, "row": i} for i, row in enumerate(LABELLED)]),
+    )
 
     def ratio(row, name):
         return float(logps_of(policy, row, name)[0] - logps_of(reference, row, name)[0])

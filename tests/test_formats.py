@@ -595,7 +595,7 @@ def test_force_writes_over_a_file(prefcli, own_folder):
     write(own_folder / "a.jsonl", lines(PAIR))
     write(own_folder / "b.jsonl", "old")
     assert prefcli("data", "convert", "a.jsonl", "b.jsonl", "--force").exit_code == 0
-    assert read_dataset(["b.jsonl"], "pairs").rows == read_dataset(["a.jsonl"], "pairs").rows
+    assert list(read_dataset(["b.jsonl"], "pairs").rows) == list(read_dataset(["a.jsonl"], "pairs").rows)
 
 
 def test_the_forms_are_listed_with_the_commands_that_take_them(prefcli):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+from functools import partial
 
 import pyarrow
 import pytest
@@ -13,9 +14,10 @@ from conftest import DEMO, PAIR, write
 from safetensors.torch import load_file
 
 from prefcli.config.dpo import DPOConfig
-from prefcli.data import lazy, records
+from prefcli.data import records
+from prefcli.data import rows as held_rows
 from prefcli.data.dataset import read_dataset
-from prefcli.data.lazy import LazyRows, identities, take
+from prefcli.data.rows import Examples
 from prefcli.data.weighting import first, mix, weigh
 from prefcli.data.writing import write_rows
 from prefcli.errors import DataError
@@ -34,7 +36,7 @@ def large(monkeypatch):
 
     def lower(checked=2):
         monkeypatch.setattr(records, "LARGE", 0)
-        monkeypatch.setattr(lazy, "CHECKED", checked)
+        monkeypatch.setattr(held_rows, "CHECKED", checked)
         monkeypatch.setattr("prefcli.data.dataset.CHECKED", checked)
 
     return lower
@@ -56,13 +58,13 @@ def test_the_rows_are_those_of_a_small_file(own_folder, large, purpose):
     eager = read_dataset(["a.jsonl", "b.jsonl"], purpose, lazily=True)
     large()
     held = read_dataset(["a.jsonl", "b.jsonl"], purpose, lazily=True)
-    assert isinstance(eager.rows, list) and isinstance(held.rows, LazyRows)
-    assert list(held.rows) == eager.rows and held.digests == eager.digests
+    assert eager.rows.whole and not held.rows.whole
+    assert list(held.rows) == list(eager.rows) and held.digests == eager.digests
     assert [source["format"] for source in held.sources] == [source["format"] for source in eager.sources]
     if purpose != "demos":  # of which one is left out
         assert len(held.rows) == len(eager.rows) == (28 if purpose == "labelled" else 14)
-        assert [held.rows[i] for i in range(len(held.rows))] == eager.rows
-        assert list(held.rows[3:5]) == eager.rows[3:5] and held.rows[-1] == eager.rows[-1]
+        assert [held.rows[i] for i in range(len(held.rows))] == list(eager.rows)
+        assert list(held.rows[3:5]) == list(eager.rows[3:5]) and held.rows[-1] == eager.rows[-1]
         with pytest.raises(IndexError):
             held.rows[len(held.rows)]
     assert any("read as they are needed" in note for note in held.notes)
@@ -93,8 +95,9 @@ def test_few_rows_of_a_large_file_are_all_checked(own_folder, large, monkeypatch
     monkeypatch.setattr(records, "LARGE", 5)
     write(own_folder / "a.jsonl", lines(*PAIRS[:3], PAIR | {"chosen": ""}, *PAIRS))
     data = read_dataset(["a.jsonl"], "pairs", lazily=True)
-    assert isinstance(data.rows, LazyRows)
-    assert first(data, 3).rows == list(data.rows[:3])
+    assert not data.rows.whole
+    few = list(data.rows[:3])
+    assert list(first(data, 3).rows) == few and data.rows.whole
     with pytest.raises(DataError, match="a.jsonl, line 4: 'chosen' is empty"):
         first(data, 4)
     skipping = first(read_dataset(["a.jsonl"], "pairs", True, lazily=True), 4)
@@ -149,9 +152,9 @@ def test_rows_are_taken_and_told_apart_by_their_places(own_folder, large):
     large()
     write(own_folder / "a.jsonl", FILES["pairs"])
     rows = read_dataset(["a.jsonl"], "pairs", lazily=True).rows
-    again = take(rows, [2, 2, 5])
-    assert [row.prompt for row in again] == ["q2", "q2", "q5"] and list(identities(again)) == [2, 2, 5]
-    assert [row.prompt for row in take(again, [2, 0])] == ["q5", "q2"]
+    again = rows.take([2, 2, 5])
+    assert [row.prompt for row in again] == ["q2", "q2", "q5"] and list(again.positions) == [2, 2, 5]
+    assert [row.prompt for row in again.take([2, 0])] == ["q5", "q2"]
 
 
 def test_places_in_a_csv_are_those_of_its_rows(own_folder):
@@ -304,24 +307,26 @@ def test_kto_sees_the_same_answers(chain, large):
     from prefcli.stages.trl_trainer import dataset
 
     encoder = tiny_encoder()
-    small, *_ = encode_labelled(read_dataset([chain.data("pairs")], "labelled", lazily=True).rows, encoder, 64)
+    encode = partial(encode_labelled, encoder=encoder, max_length=64)
+    small = Examples(read_dataset([chain.data("pairs")], "labelled", lazily=True).rows, encode)
     large()
-    held, *_ = encode_labelled(read_dataset([chain.data("pairs")], "labelled", lazily=True).rows, encoder, 64)
-    assert [{**row, "row": number} for number, row in enumerate(small)] == list(dataset(held))
+    held = Examples(read_dataset([chain.data("pairs")], "labelled", lazily=True).rows, encode)
+    assert list(small) == list(dataset(held)) == list(dataset(small))
 
 
 def test_a_row_whose_prompt_is_too_long_gives_its_place_to_the_next(chain, large, own_folder):
-    from prefcli.data.tokenising import encode_pairs
+    from prefcli.data.tokenising import encode_pair
     from prefcli.stages.trl_trainer import dataset
 
     encoder = tiny_encoder()
     long = PAIR | {"prompt": "where is the cup " * 40}
     write(own_folder / "a.jsonl", lines(PAIRS[0], long, PAIRS[1], long))
-    small, cut, dropped = encode_pairs(read_dataset(["a.jsonl"], "pairs").rows, encoder, 64)
-    assert (cut, dropped, len(small)) == (0, 2, 2)
+    encode = partial(encode_pair, encoder=encoder, max_length=64)
+    small = Examples(read_dataset(["a.jsonl"], "pairs").rows, encode)
+    assert (small.cut, small.dropped, len(small)) == (0, 2, 2)
     large()
-    held, cut, dropped = encode_pairs(read_dataset(["a.jsonl"], "pairs", lazily=True).rows, encoder, 64)
-    assert (cut, dropped, len(held), len(held.first)) == (0, 1, 4, 1)
+    held = Examples(read_dataset(["a.jsonl"], "pairs", lazily=True).rows, encode)
+    assert (held.cut, held.dropped, len(held), len(held.first)) == (0, 1, 4, 1)
     assert [row["row"] for row in dataset(held)] == [0, 2, 2, 0]
     assert [row["prompt_ids"] for row in held[0:3]] == [small[i]["prompt_ids"] for i in (0, 1, 1)]
 
@@ -343,7 +348,7 @@ def test_the_plan_and_the_estimate_read_no_row_of_a_large_file(large, own_folder
     large()
     write(own_folder / "a.jsonl", lines(*PAIRS) + "{")  # a row that cannot be read is met when a step needs it
     inputs = prepare(DPOConfig(data=["a.jsonl"], model="tiny"))
-    monkeypatch.setattr(lazy.Source, "row", lambda *_: 1 / 0)
+    monkeypatch.setattr(held_rows.Source, "row", lambda *_: 1 / 0)
     assert "estimated" in summary(inputs)["memory"]
     assert run_of(inputs, "cpu").max_length == inputs.config.max_length
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from prefcli.artifacts.places import TINY
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
-from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
+from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 
 CHAT = [{"role": "user", "content": "Why?"}]
 WORDS = "Mira keeps the kite in the barn, and nobody asks why. Über Äpfel: 7 €\n\n  "
@@ -45,15 +45,15 @@ def test_what_is_kept_of_a_long_text_is_what_it_was(encoder, prompt, text):
     whole = Whole(encoder.tokenizer)
     for most in (8, 90):
         demo = Row(prompt, completion=text)
-        assert encode_demos([demo], encoder, most, False) == encode_demos([demo], whole, most, False)
-        assert encode_demos([demo], encoder, most, True) == encode_demos([demo], whole, most, True)
+        assert encode_demo(demo, encoder, most, False) == encode_demo(demo, whole, most, False)
+        assert encode_demo(demo, encoder, most, True) == encode_demo(demo, whole, most, True)
         labelled = Row(prompt, completion=text, label=True)
-        assert encode_labelled([labelled], encoder, most) == encode_labelled([labelled], whole, most)
+        assert encode_labelled(labelled, encoder, most) == encode_labelled(labelled, whole, most)
         pair = Row(prompt, chosen="No. " + text, rejected=text)
-        assert encode_pairs([pair], encoder, most) == encode_pairs([pair], whole, most)
+        assert encode_pair(pair, encoder, most) == encode_pair(pair, whole, most)
         if text != "short":
             long = Row(text if isinstance(prompt, str) else [{"role": "user", "content": text}], completion="Yes.")
-            assert encode_demos([long], encoder, most, True) == encode_demos([long], whole, most, True)
+            assert encode_demo(long, encoder, most, True) == encode_demo(long, whole, most, True)
 
 
 def test_a_row_of_five_megabytes_is_read_and_not_tokenised(prefcli, own_folder):

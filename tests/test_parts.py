@@ -16,7 +16,7 @@ from conftest import write
 
 from prefcli import stopping
 from prefcli.artifacts.parts import FAILED, Share, Work, open_beside, unfinished
-from prefcli.data.lazy import Source
+from prefcli.data.rows import Source
 from prefcli.errors import DataError, PrefcliError, SurroundingsError
 from prefcli.evaluation import models, run, score
 from prefcli.evaluation.variety import Distinct

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from conftest import DEMO, PAIR
+from conftest import DEMO, PAIR, data_of
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
@@ -123,7 +123,7 @@ def test_the_seed_decides_what_is_drawn_where_files_are_mixed(planned, jsonl):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_which_pairs_are_held_out_is_a_draw_of_the_seed(seed):
-    rows = [Row(f"q{i}", chosen="a", rejected="b") for i in range(40)]
+    rows = data_of(a=[Row(f"q{i}", chosen="a", rejected="b") for i in range(40)]).rows
     training, held_out = split(rows, 0.25, seed, False)
     other = split(rows, 0.25, seed + 1, False)[1]
     assert (

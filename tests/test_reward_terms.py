@@ -7,13 +7,13 @@ import json
 
 import pytest
 import torch
+from conftest import data_of
 from datasets import Dataset
 from safetensors.torch import load_file
 from test_preference_losses import PAIRS, arguments, gradients
 from tiny_models import letters, tiny_scorer
 from trl import RewardConfig as TRLConfig
 
-from prefcli.data.dataset import Dataset as Rows
 from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Row
 from prefcli.data.weighting import set_apart
@@ -57,7 +57,7 @@ def test_loss_and_gradient_with_margins_and_centring_are_those_of_trl(margins, c
 
 def test_a_margin_column_is_taken_unasked_and_another_by_its_name(jsonl):
     def data(*columns):
-        return Rows([Row("p", columns=c) for c in columns], [], [])
+        return data_of(a=[Row("p", columns=c) for c in columns])
 
     found = data({"margin": 1, "other": "2.5"}, {"margin": -0.5, "other": 0})
     assert set_apart(found, None) == "margin" and [row.margin for row in found.rows] == [1.0, -0.5]

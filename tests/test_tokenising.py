@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from prefcli.artifacts.references import TINY
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
-from prefcli.data.tokenising import encode_demos, encode_pairs
+from prefcli.data.tokenising import encode_demo, encode_pair
 from prefcli.models.tokenizers import PLAIN_TEMPLATE
 
 TEXT = ["Where is the kite? The kite is in the barn.", "Mira keeps a red lamp on the porch, and so on."] * 20
@@ -75,7 +75,7 @@ def test_training_sees_the_prompt_as_it_is_sampled_and_an_answer_that_ends(famil
     encoder = Encoder(tokenizer)
     sampled_after = encoder.prompt_ids(prompt)
     answer = " kite is in the barn."
-    (pair,), _, _ = encode_pairs([Row(prompt, chosen=answer, rejected="no")], encoder, 512)
+    pair, _ = encode_pair(Row(prompt, chosen=answer, rejected="no"), encoder, 512)
     demo, mask = encoder.demo(Row(prompt, completion=answer), train_on_prompt=False)
     assert pair["prompt_ids"] == sampled_after == demo[: len(sampled_after)]
     assert demo[len(sampled_after) :] == pair["chosen_ids"]
@@ -103,9 +103,9 @@ def test_rows_are_cut_at_the_answers_end_and_dropped_where_nothing_of_it_is_left
     encoder = Encoder(AutoTokenizer.from_pretrained(TINY))
     row = Row([{"role": "user", "content": "Where?"}], completion="In the barn, in the barn.")
     prompt, whole = len(encoder.prompt_ids(row.prompt)), len(encoder.demo(row, False)[0])
-    (kept,), cut, dropped = encode_demos([row], encoder, whole - 2, False)
-    assert (len(kept["input_ids"]), cut, dropped) == (whole - 2, 1, 0)
-    assert encode_demos([row], encoder, prompt, False) == ([], 0, 1)
+    kept, cut = encode_demo(row, encoder, whole - 2, False)
+    assert (len(kept["input_ids"]), cut) == (whole - 2, True)
+    assert encode_demo(row, encoder, prompt, False) == (None, False)
 
 
 def test_pairs_that_differ_only_behind_the_cut_are_dropped():
@@ -113,4 +113,4 @@ def test_pairs_that_differ_only_behind_the_cut_are_dropped():
     prompt = [{"role": "user", "content": "Where?"}]
     row = Row(prompt, chosen="In the barn and so on.", rejected="In the barn and no more.")
     room = len(encoder.prompt_ids(prompt)) + 2
-    assert encode_pairs([row], encoder, room) == ([], 0, 1)
+    assert encode_pair(row, encoder, room) == (None, False)

@@ -41,7 +41,7 @@ def measure(
         else:
             rows.append(row)
     if not rows:
-        found.sorted_out(skip_bad=False)  # says which
+        found.first()  # says what is wrong
     if kind is None:
         (kind,) = (own for own, purpose in PURPOSE.items() if purpose == found.purpose)
     return Measured(path, kind, found.format, rows, len(bad), sum(row.kind == "same sides" for row in bad))

@@ -14,7 +14,6 @@ from prefcli.cli.console import ConsoleReporter, print_result, reporter
 from prefcli.cli.findings import refuse, tables
 from prefcli.data.checks.rows import SKIPPABLE
 from prefcli.data.checks.run import quick
-from prefcli.data.lazy import LazyRows
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import summary
@@ -65,7 +64,7 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
     config, console = inputs.config, ConsoleReporter()
     found = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
     plan = summary(inputs) | found.lines
-    if config.skip_bad and isinstance(inputs.data.rows, LazyRows):
+    if config.skip_bad and not inputs.data.rows.whole:
         bad = sum(one.count for one in found.findings if one.name in SKIPPABLE)
         plan |= {"left out": f"{counted(bad, 'row')} of these (--skip-bad)"} if bad else {}
     console.plan(plan)
@@ -84,9 +83,10 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
 
 def cautions(inputs: Inputs) -> str | None:
     """In a line what the quick checks find: some 20 µs a row, and more than 20,000 are not in a list."""
-    if not isinstance(inputs.data.rows, list):
+    data = inputs.data.rows
+    if not data.whole:
         return None
-    rows = {id(row): row for row in inputs.data.rows}.values()  # --data-weight has some in it more than once
+    rows = dict(zip(data.positions, data)).values()  # --data-weight has some in it more than once
     found = ", ".join(f"{one.name} ({one.count:,})" for one in quick(rows, labelled=inputs.stage.purpose == "labelled"))
     files = " ".join(dict.fromkeys(source["path"] for source in inputs.data.sources))
     return f"in the rows: {found}; prefcli data check {files} says where" if found else None

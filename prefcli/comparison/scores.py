@@ -18,9 +18,9 @@ from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.data.dataset import read_dataset
-from prefcli.data.row import Row
+from prefcli.data.rows import Rows
 from prefcli.evaluation.measured import Setting, measure, measuring
-from prefcli.evaluation.prompts import short_enough
+from prefcli.evaluation.prompts import short_ones
 from prefcli.files import digest_json, write_atomically
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
@@ -56,7 +56,7 @@ class Scores:
     start: Reference
     specs: list[RewardSpec]
     own: frozenset[str]
-    rows: list[Row]
+    rows: Rows
     reporter: Reporter
     _data: list[str]
     _sources: list[RewardSource] | None = None
@@ -163,8 +163,7 @@ def open_scores(
     data = read_dataset(list(config.prompts), "prompts", config.skip_bad)
     try_functions(specs, data.rows[0])
     tokenizer = load_tokenizer(start, reporter)
-    rows = data.rows[: config.max_prompts]
-    rows = [row for _, row in short_enough(rows, tokenizer, config.max_prompt_length, reporter)]
+    rows, _ = short_ones(data.rows[: config.max_prompts], tokenizer, config.max_prompt_length, reporter)
     own = {(reward.digest, None) for reward in own_rewards} | set(trained_against)
     names = frozenset(spec.name for spec in specs if (spec.digest or spec.text, spec.function) in own)
     return Scores(config, store, start, specs, names, rows, reporter, data.digests)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prefcli.data.lazy import halves_of
 from prefcli.data.records import raise_for
-from prefcli.data.row import BadRow, Row
-from prefcli.data.scan import Scan, scan
+from prefcli.data.row import BadRow
+from prefcli.data.rows import halves_of
+from prefcli.data.scan import scan
 from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, write_rows, writing_to
 
 
@@ -42,7 +42,7 @@ def convert(
     or where none is left; nothing is written then. SurroundingsError: `out` cannot be written.
     """
     found = scan(source, READ_AS[to] if to else None, split=split, names=names)
-    to = to or target_of(found.purpose, _first(found))
+    to = to or target_of(found.purpose, found.first())
     done = Converted(source, found.format, to, notes=found.notes)
     problems: list[str] = []
 
@@ -79,13 +79,3 @@ def convert(
             f"{done.made_dialogues} plain prompts became a user's message each: a chat template is applied to them now"
         )
     return done
-
-
-def _first(found: Scan) -> Row:
-    """The first row that fits. Raises DataError where none does."""
-    for position in range(len(found)):
-        row = found.row(position)
-        if isinstance(row, Row):
-            return row
-    found.sorted_out(skip_bad=False)  # says why
-    raise AssertionError("a source has rows")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefcli.config.shared import Reading
 from prefcli.config.stages import Purpose
 from prefcli.data import records
-from prefcli.data.lazy import CHECKED, LazyRows, Source, halves_of
 from prefcli.data.reading import has_splits
-from prefcli.data.row import Row
+from prefcli.data.records import raise_for
+from prefcli.data.row import BadRow, Row
+from prefcli.data.rows import CHECKED, Rows, Source
 from prefcli.data.scan import Scan, scan_all
 from prefcli.errors import DataError, UsageError
+from prefcli.progress import Reporter
+
+SHOWN = 3  # bad rows of a file that are named
 
 
 @dataclass
 class Dataset:
     """All rows of one purpose, and what the manifest says of the files they came from."""
 
-    rows: Sequence[Row]
+    rows: Rows
     sources: list[dict[str, Any]]
     notes: list[str]
 
@@ -29,13 +35,13 @@ class Dataset:
 
     def check(self) -> None:
         """Raise DataError where a file that is still read from was changed since its digest was taken."""
-        for scan in self.rows.source.scans if isinstance(self.rows, LazyRows) else ():
+        for scan in () if self.rows.whole else self.rows.source.scans:
             scan.records.check()
 
     @property
     def left_out(self) -> str | None:
         """What a run that read its rows as it needed them has left out of them, in words."""
-        found = self.rows.source.left_out if isinstance(self.rows, LazyRows) else {}
+        found = {} if self.rows.whole else self.rows.source.left_out
         if not found:
             return None
         return f"{len(found)} of the rows met do not fit, and the next ones were taken; {next(iter(found.values()))}"
@@ -51,38 +57,54 @@ def read_dataset(
     held_out: bool = False,
     lazily: bool = False,
     beside: bool = False,
+    every: bool = False,
 ) -> Dataset:
     """Read files, recognise their form from the first row's columns, and check every row.
 
     With `skip_bad` rows that do not fit are left out, and counted in the notes. `split` and `names` are --split and
     --map; of `held_out` rows the split is the other one. `lazily` may return rows that are read when they are needed,
-    where there are many: the first of each file are checked then. `beside`: as for `scan`.
+    where there are many: the first of each file are checked then. `beside`: as for `scan`. `every`: "demos" that are
+    labelled false, and so not to be imitated, count too.
     Raises DataError naming file, line and what was expected, and how many more rows are bad; and as `scan` does.
     """
     if not held_out:
         check_split(paths, split)
     scans = scan_all(paths, purpose, split=split, names=names, held_out=held_out, beside=beside)
-    notes = [note for found in scans for note in found.notes]
-    if lazily and sum(map(len, scans)) > records.LARGE:
-        return _lazy(scans, skip_bad, notes)
-    rows: list[Row] = []
-    sources = []
-    for found in scans:
-        good, note = found.sorted_out(skip_bad)
-        notes += [note] if note else []
-        if purpose == "demos" and (bad := [row for row in good if not row.to_imitate]):
-            good = [row for row in good if row.to_imitate]
-            notes.append(f"{found.path}: {len(bad)} rows labelled false are no demonstrations and left out")
-            if not good:
-                raise DataError(
-                    f"{found.path}: every row is labelled false", "give demonstrations that are worth imitating"
-                )
-        if found.in_halves:
-            good = [half for row in good for half in halves_of(row)]
-        rows += good
-        sources.append(source_of(found, len(good)))
-        notes += plain_prompts(found, good[0])
-    return Dataset(rows, sources, notes)
+    large = lazily and sum(map(len, scans)) > records.LARGE
+    data = _looked_at(Source(scans, skip_bad, whole=not large, every=every), CHECKED if large else None)
+    if large:
+        source = data.rows.source
+        data.rows = Rows(source, range(source.starts[-1]))
+        data.sources = [source_of(found, size) for found, size in zip(scans, source.sizes)]
+        data.notes.append(
+            f"{len(data.rows):,} rows are read as they are needed; {min(CHECKED, len(data.rows)):,} of each file are "
+            "checked now (prefcli data check FILE checks all)"
+        )
+    return data
+
+
+def read_checked(
+    paths: Sequence[str],
+    purpose: Purpose,
+    options: Reading,
+    reporter: Reporter,
+    *,
+    look: Callable[[Row], None] = lambda row: None,
+) -> Dataset:
+    """As `read_dataset` with `every`, but that no row is held, however many there are: each is read whenever it is
+    asked for. `look` is shown each one once, and the reporter the notes."""
+    check_split(paths, options.split)
+    scans = scan_all(paths, purpose, split=options.split, names=options.map)
+    data = _looked_at(Source(scans, options.skip_bad, every=True), None, look)
+    for told in data.notes:
+        reporter.notice(told)
+    return data
+
+
+def read_again(paths: Sequence[str], purpose: Purpose, positions: Sequence[int], options: Reading) -> Dataset:
+    """What `read_checked` found in another process, by the positions of its rows."""
+    scans = scan_all(paths, purpose, split=options.split, names=options.map)
+    return Dataset(Rows(Source(scans, skip_bad=True, every=True), positions), [], [])
 
 
 def check_split(paths: Sequence[str], split: str | None) -> None:
@@ -91,27 +113,44 @@ def check_split(paths: Sequence[str], split: str | None) -> None:
         raise UsageError(f"--split {split}: {paths[0]} is one file, which has no splits", "leave it out")
 
 
-def _lazy(scans: list[Scan], skip_bad: bool, notes: list[str]) -> Dataset:
-    source = Source(scans, skip_bad)
-    for found in scans:
-        good, note = found.sorted_out(skip_bad, CHECKED)
-        notes += ([note] if note else []) + plain_prompts(found, good[0])
-    total = sum(source.sizes)
-    notes.append(
-        f"{total:,} rows are read as they are needed; {min(CHECKED, total):,} of each file are checked now "
-        "(prefcli data check FILE checks all)"
-    )
-    sources = [source_of(found, size) for found, size in zip(scans, source.sizes)]
-    return Dataset(LazyRows(source, range(total)), sources, notes)
+def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = lambda row: None) -> Dataset:
+    """The good rows, of each file all or the first so many. Raises DataError: a bad one that is not to be left out, or
+    none that is good."""
+    positions: array[int] = array("Q")
+    sources, notes = [], [note for found in source.scans for note in found.notes]
+    for at, found in enumerate(source.scans):
+        before, rows, first = len(positions), range(len(found))[:most], None
+        problems: list[str] = []
+        bad = unlike = 0
+        for own in rows:
+            position, made = source.made(at, own)
+            if isinstance(made, BadRow):
+                bad += 1
+                if len(problems) < SHOWN:
+                    problems.append(f"{found.place(own)}: {made}")
+                continue
+            unlike += not made
+            for place, row in enumerate(made, position):
+                first = first or row
+                positions.append(place)
+                look(row)
+        if problems and not (source.skip_bad and bad < len(rows)):
+            raise_for(found.path, problems, found.hint, more=bad - len(problems))
+        if problems:
+            notes.append(f"{found.path}: {bad} of {len(rows)} rows left out (--skip-bad); {problems[0]}")
+        if unlike and most is None:
+            notes.append(f"{found.path}: {unlike} rows labelled false are no demonstrations and left out")
+            if first is None:
+                raise DataError(
+                    f"{found.path}: every row is labelled false", "give demonstrations that are worth imitating"
+                )
+        plain = first is not None and isinstance(first.prompt, str) and found.format != "text"
+        if plain and not (source.every and found.purpose == "demos"):
+            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied")
+        sources.append(source_of(found, len(positions) - before))
+    return Dataset(Rows(source, positions), sources, notes)
 
 
 def source_of(found: Scan, rows: int) -> dict[str, Any]:
     """What a manifest says of a source of which N rows are used."""
     return {"path": found.path, "format": found.format, "rows": rows, "digest": found.digest}
-
-
-def plain_prompts(found: Scan, first: Row) -> list[str]:
-    """The note that a source's prompts are plain strings, where they are."""
-    if isinstance(first.prompt, str) and found.format != "text":
-        return [f"{found.path}: prompts are plain strings, so no chat template is applied"]
-    return []

@@ -74,18 +74,16 @@ class Scan:
         """Where a row stands, in words: after the path."""
         return self.records.place(position)
 
-    def sorted_out(self, skip_bad: bool, first: int | None = None) -> tuple[list[Row], str | None]:
-        """The rows, all or the first so many, and a note where some were left out.
-
-        Raises DataError: a bad row, or nothing but bad rows.
-        """
-        found = [self.row(position) for position in range(len(self))[:first]]
-        good = [row for row in found if not isinstance(row, BadRow)]
-        problems = [f"{self.place(i)}: {row}" for i, row in enumerate(found) if isinstance(row, BadRow)]
-        if problems and skip_bad and good:
-            return good, f"{self.path}: {len(problems)} of {len(found)} rows left out (--skip-bad); {problems[0]}"
+    def first(self) -> Row:
+        """The first row that fits. Raises DataError where none does."""
+        problems = []
+        for position in range(len(self)):
+            row = self.row(position)
+            if isinstance(row, Row):
+                return row
+            problems.append(f"{self.place(position)}: {row}")
         raise_for(self.path, problems, self.hint)
-        return good, None
+        raise AssertionError("a source has rows")
 
     @property
     def in_halves(self) -> bool:

@@ -11,8 +11,8 @@ from itertools import islice
 
 from prefcli.data import records
 from prefcli.data.dataset import Dataset
-from prefcli.data.lazy import CHECKED, LazyRows, take
 from prefcli.data.row import BadRow, Row
+from prefcli.data.rows import CHECKED, Rows
 from prefcli.errors import DataError, UsageError
 
 
@@ -24,17 +24,17 @@ def first(data: Dataset, most: int | None) -> Dataset:
     if most is None:
         return data
     few = most <= records.LARGE  # then they are read now, and all of them checked
-    rows: list[Row] = []
+    positions: array[int] = array("Q")
     sources, start, left = [], 0, most
     for source in data.sources:
         used = data.rows[start : start + min(left, source["rows"])]
         start, left = start + source["rows"], left - len(used)
         if few:
-            used = list(used)  # of a large file without those that are left out
-            rows += used
+            used = used.held()
+        positions.extend(used.positions)
         sources.append({**source, "rows": len(used), "rows_in_file": source["rows"]})
     notes = [f"the first {most} of {len(data.rows)} rows are used (--max-rows)"] if most < len(data.rows) else []
-    return Dataset(rows if few else data.rows[:most], sources, data.notes + notes)
+    return Dataset(Rows(data.rows.source, positions), sources, data.notes + notes)
 
 
 def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
@@ -66,7 +66,7 @@ def mix(data: Dataset, weights: list[float], seed: int) -> Dataset:
             drawn.extend(draw.sample(own, wanted % len(own)))
         notes.append(f"{source['path']}: {wanted} rows in a pass, from {len(own)} (--data-weight {weight:g})")
         source["drawn"] = wanted
-    return Dataset(take(data.rows, drawn), data.sources, notes)
+    return Dataset(data.rows.take(drawn), data.sources, notes)
 
 
 def weigh(data: Dataset, column: str | None) -> None:
@@ -74,20 +74,10 @@ def weigh(data: Dataset, column: str | None) -> None:
 
     A file that is read as it is needed is read once for the mean. Raises DataError where one says none.
     """
-    if column is None:
-        return
-    if isinstance(data.rows, LazyRows):
-        data.rows.source.weight = partial(_weight, column=column)
-        data.rows.source.weight = partial(_weight, column=column, unit=_mean(data.rows, column))
-        return
-    for number, row in enumerate(data.rows, 1):
-        try:
-            row.weight = _weight(row, column)
-        except BadRow as error:
-            raise DataError(f"row {number}: {error}", "weights are numbers, 0 or more") from error
-    unit = _mean(data.rows, column)
-    for row in data.rows:
-        row.weight /= unit
+    if column is not None:
+        source = data.rows.source
+        source.weight = partial(_weight, column=column)
+        source.weight = partial(_weight, column=column, unit=_mean(data.rows, column))
 
 
 MARGIN = "margin"  # the column that is taken unasked, as TRL's RewardTrainer does
@@ -102,21 +92,10 @@ def set_apart(data: Dataset, column: str | None) -> str | None:
     if column is None and not any(MARGIN in row.columns for row in islice(data.rows, CHECKED)):
         return None
     column = column or MARGIN
-    if isinstance(data.rows, LazyRows):
-        data.rows.source.margin = partial(_margin, column=column)
-        for _ in islice(data.rows, CHECKED):  # the others when they are read
-            pass
-        return column
-    for number, row in enumerate(data.rows, 1):
-        try:
-            row.margin = _margin(row, column)
-        except BadRow as error:
-            raise DataError(f"row {number}: {error}", "margins are numbers") from error
+    data.rows.source.margin = partial(_number, column=column, option="--margin-column", least=-math.inf)
+    for _ in data.rows.first:  # the others when they are read
+        pass
     return column
-
-
-def _margin(row: Row, column: str) -> float:
-    return _number(row, column, "--margin-column", least=-math.inf)
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 from prefcli.data.encoder import Encoder
-from prefcli.data.lazy import LazyRows
-from prefcli.data.row import Row
+from prefcli.data.rows import Rows
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 
 
-def short_ones(rows: LazyRows, tokenizer: Any, longest: int, reporter: Reporter) -> tuple[LazyRows, int]:
-    """As `short_enough`, none of the rows held; and how many tokens the longest of their prompts has."""
+def short_ones(rows: Rows, tokenizer: Any, longest: int, reporter: Reporter) -> tuple[Rows, int]:
+    """The rows whose prompts have at most `longest` tokens, and how many the longest of these has.
+
+    How many are left out is told. Raises DataError: none is short enough.
+    """
     encoder = Encoder(tokenizer)
     kept: array[int] = array("Q")
     most = 0
@@ -23,23 +24,12 @@ def short_ones(rows: LazyRows, tokenizer: Any, longest: int, reporter: Reporter)
         if length <= longest:
             kept.append(position)
             most = max(most, length)
-    _tell(len(kept), len(rows), longest, reporter)
-    return LazyRows(rows.source, kept), most
+    say_kept(len(kept), len(rows), longest, reporter)
+    return Rows(rows.source, kept), most
 
 
-def short_enough(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Reporter) -> list[tuple[list[int], Row]]:
-    """The rows whose prompts have at most `longest` tokens, with those tokens; how many are left out is told.
-
-    Raises DataError: none is short enough.
-    """
-    encoder = Encoder(tokenizer)
-    encoded = [(encoder.prompt_ids(row.prompt, longest), row) for row in rows]
-    kept = [(ids, row) for ids, row in encoded if len(ids) <= longest]
-    _tell(len(kept), len(rows), longest, reporter)
-    return kept
-
-
-def _tell(kept: int, rows: int, longest: int, reporter: Reporter) -> None:
+def say_kept(kept: int, rows: int, longest: int, reporter: Reporter) -> None:
+    """Notice how many prompts are left out. Raises DataError: all are."""
     if not kept:
         raise DataError(
             f"all {rows} prompts are longer than --max-prompt-length {longest}", "raise --max-prompt-length"

@@ -16,7 +16,7 @@ from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
 from prefcli.config.stages import Purpose
-from prefcli.data.checked import read_again, read_checked
+from prefcli.data.dataset import read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.errors import UsageError
 from prefcli.evaluation import curves, models, prompts

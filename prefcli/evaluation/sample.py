@@ -13,7 +13,7 @@ from prefcli.artifacts.parts import ALONE, Job, Make, Share, join, open_beside
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
-from prefcli.data.checked import read_again, read_checked
+from prefcli.data.dataset import read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from prefcli.data.answers import read_rows
 from prefcli.data.appending import JsonLines
+from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Prompt, text_of
 from prefcli.errors import DataError
 from prefcli.files import digest_json
@@ -121,7 +121,10 @@ def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter, 
 
     Which answer is on the left is drawn with the seed, for each comparison by itself. Raises DataError: there is none.
     """
-    rows = read_rows(data, skip_bad, reporter, **read)
+    found = read_dataset(data, "demos", skip_bad, every=True, **read)
+    for note in found.notes:
+        reporter.notice(note)
+    rows = found.rows
     texts = [[text for text in (row.completion, row.rejected) if text is not None] for row in rows]
     rounds: list[list[Comparison]] = []
     for answers in different_answers(rows, texts):

@@ -12,7 +12,7 @@ from prefcli.artifacts.parts import ALONE, Job, Make, Share, Work, open_beside, 
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
-from prefcli.data.checked import Checked, read_again, read_checked
+from prefcli.data.dataset import Dataset, read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, DataError
@@ -159,7 +159,7 @@ class _Rows:
             yield from (as_line(row) + b"\n" for row in made.rows)
 
 
-def _read(config: LabelConfig, judged: bool, reporter: Reporter) -> tuple[Checked, Prompts]:
+def _read(config: LabelConfig, judged: bool, reporter: Reporter) -> tuple[Dataset, Prompts]:
     """Raises DataError: no prompt has as many different answers as are needed."""
     prompts = Prompts()
     data = read_checked(config.data, "demos", config, reporter, look=prompts.add)
@@ -175,7 +175,7 @@ def _read(config: LabelConfig, judged: bool, reporter: Reporter) -> tuple[Checke
 
 
 def _open(
-    work: Work, config: LabelConfig, specs: list[RewardSpec], tokenizer: Reference | None, data: Checked, store: Store
+    work: Work, config: LabelConfig, specs: list[RewardSpec], tokenizer: Reference | None, data: Dataset, store: Store
 ) -> None:
     assert config.by is not None and config.out is not None
     device = pick_device(config.device)

@@ -16,9 +16,8 @@ from trl import DPOTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.dpo import LOSSES, DPOConfig
 from prefcli.data.encoder import Encoder
-from prefcli.data.lazy import LazyExamples, set_margins
-from prefcli.data.row import Row
-from prefcli.data.tokenising import encode_pairs
+from prefcli.data.rows import Examples, Rows
+from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms
 from prefcli.progress import Reporter
@@ -103,7 +102,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         encoder = Encoder(tokenizer)
         share = add_margins(run, [inputs.data.rows, inputs.held_out_rows], tokenizer)
         say_rendered(inputs, encoder, reporter)
-        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        encode = partial(encode_pair, encoder=encoder, max_length=config.max_length)
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
         opened = open_policy(run, tokenizer)
@@ -114,7 +113,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 
-def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) -> float:
+def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
     """Give each pair, of the training and of the held-out rows, what the rewards of --reward say of it.
 
     That is Σ w·(score of chosen − score of rejected).
@@ -141,7 +140,7 @@ def add_margins(run: Session, parts: Sequence[Sequence[Row]], tokenizer: Any) ->
         run.reporter.end()
     if inputs.rewards:
         for rows, found in zip(parts, margins):
-            set_margins(rows, found)
+            rows.set_margins(found)
     return 1.0 - sum(scale.weight for scale in scales.values())
 
 
@@ -159,7 +158,7 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     }
 
 
-def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequence[Any], share: float) -> Any:
+def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, share: float) -> Any:
     """Ours; where weights are sharded TRL's own."""
     config = run.inputs.config
     assert isinstance(config, DPOConfig)
@@ -174,24 +173,22 @@ def _trainer(run: Session, opened: Opened, rows: Sequence[Any], held_out: Sequen
         if packed and reference is not None:
             run.packs(reference, "reference")
     if theirs:
-        args = TRLConfig(**trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, False)))
+        args = TRLConfig(**trl_trainer.arguments(run, **theirs))
         return trl_trainer.build(PairTrainer, opened.model, opened.tokenizer, args, rows, held_out, ref_model=reference)
-    numbered = [part if isinstance(part, LazyExamples) else [{**row, "row": i} for i, row in enumerate(part)]
-                for part in (rows, held_out)]  # fmt: skip
     # In TRL's words: it shall load no reference of its own.
     arguments = trl_trainer.arguments(
         run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
     )
     kind = partial(DPOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config,
                    references=references, share=share)  # fmt: skip
-    trainer = trl_trainer.build(kind, opened.model, opened.tokenizer, TRLConfig(**arguments), numbered[0], numbered[1])
+    trainer = trl_trainer.build(kind, opened.model, opened.tokenizer, TRLConfig(**arguments), rows, held_out)
     for logps in references:
         logps.model = opened.model if reference is None else reference
         logps.run = partial(reference_at_work, logps.model, trainer.accelerator, reference is None)
     return trainer
 
 
-def _logps(run: Session, parts: list[Sequence[Any]], packed: bool) -> list[ReferenceLogps]:
+def _logps(run: Session, parts: list[Examples], packed: bool) -> list[ReferenceLogps]:
     digest = run.inputs.references["reference"].digest
     in_4bit = run.inputs.config.load_in_4bit
     saved: list[Any] = [None] * len(parts)
@@ -200,7 +197,7 @@ def _logps(run: Session, parts: list[Sequence[Any]], packed: bool) -> list[Refer
     found = []
     for rows, before in zip(parts, saved, strict=True):
         file = None  # a file is known by the token ids of all rows
-        if not isinstance(rows, LazyExamples):
+        if rows.whole:
             file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed)
         found.append(ReferenceLogps(len(rows), file, before))
     return found

@@ -7,7 +7,6 @@ handed back at once and a mistake costs a second and not a model load.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -28,7 +27,7 @@ from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import Stage, stage_of
 from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig
 from prefcli.data.dataset import Dataset, read_dataset
-from prefcli.data.row import Row
+from prefcli.data.rows import Rows
 from prefcli.data.weighting import first, mix, set_apart, weigh
 from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.files import digest_json
@@ -71,9 +70,9 @@ class Inputs:
         return self.references["model"]
 
     @property
-    def held_out_rows(self) -> Sequence[Row]:
+    def held_out_rows(self) -> Rows:
         """Of --eval-data; empty without it."""
-        return self.eval_data.rows if self.eval_data is not None else []
+        return self.data.rows[:0] if self.eval_data is None else self.eval_data.rows
 
     def check_rows(self) -> None:
         """Raise DataError where a file whose rows are read as they are needed is not what it was at the start."""

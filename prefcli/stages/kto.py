@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -17,10 +17,10 @@ from trl import KTOTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.kto import KTOConfig
 from prefcli.data.encoder import Encoder
-from prefcli.data.lazy import looked_at
+from prefcli.data.rows import Examples
 from prefcli.data.tokenising import encode_labelled
 from prefcli.errors import DataError, UsageError
-from prefcli.losses import kto, reference_point, shifted
+from prefcli.losses import kto, reference_point
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.logps import token_logps
 from prefcli.models.rows import pad_rows
@@ -44,8 +44,7 @@ class KTOSteps(Steps, KTOTrainer):
     """KTO's loss, averaged over answers; z₀ is that of the whole optimizer step, over its parts and all processes, and
     of held-out rows that of all of them.
 
-    A held-out example may bring the answer that its prompt is mismatched with ("other_ids"), so that this is the same
-    however the rows come in batches.
+    A held-out prompt is mismatched with the answer of the row before, however the rows come in batches.
     """
 
     def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
@@ -89,9 +88,8 @@ class KTOSteps(Steps, KTOTrainer):
         found = Sums()
         for batch in dataloader:
             if examples := self.own_rows(batch["examples"]):
-                others = shifted([example["completion_ids"] for example in examples])
-                for example, other in zip(examples, others):
-                    example.setdefault("other_ids", other)
+                for example in examples:
+                    example["other_ids"] = self.eval_dataset[example["row"] - 1]["completion_ids"]
                 found.add(self._mismatched(self.model, examples))
         self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
         return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
@@ -153,9 +151,6 @@ class KTOSteps(Steps, KTOTrainer):
             return means | {"rewards/margins": means["rewards/chosen"] - means["rewards/rejected"]}
         return means
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [*self.train_dataset.column_names, "other_ids"]
-
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
         return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
 
@@ -183,9 +178,6 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         encode = partial(encode_labelled, encoder=encoder, max_length=config.max_length)
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         _check_labels(run, rows)
-        if isinstance(held_out, list):
-            for row, before in zip(held_out, held_out[-1:] + held_out[:-1]):
-                row["other_ids"] = before["completion_ids"]
         opened = open_policy(run, tokenizer)
         packed = run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)
@@ -211,11 +203,11 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 
-def _check_labels(run: Session, rows: Sequence[Example]) -> None:
+def _check_labels(run: Session, rows: Examples) -> None:
     """Say where the two kinds weigh very differently. Raises DataError where there is one kind alone."""
     config = run.inputs.config
     assert isinstance(config, KTOConfig)
-    labels = [row["label"] for row in looked_at(rows)]
+    labels = [row["label"] for row in rows.first]
     good, bad = sum(labels), len(labels) - sum(labels)
     among = f" among the first {len(labels)} rows" if len(labels) < len(rows) else ""
     if among and not (good and bad):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.training import DataConfig
-from prefcli.data.lazy import Example, LazyExamples, looked_at
+from prefcli.data.rows import Example, Examples
 from prefcli.models.positions import refuse_longer
 from prefcli.stages.inputs import Inputs
 
 
-def refuse_long_rows(inputs: Inputs, *parts: Sequence[Example]) -> None:
+def refuse_long_rows(inputs: Inputs, *parts: Examples) -> None:
     """Raise UsageError where a row has more tokens than the model, or its reference, has positions for."""
     assert isinstance(inputs.config, DataConfig)
     limit = inputs.config.max_length
-    longest = max((_length(example) for examples in parts for example in looked_at(examples)), default=0)
-    if any(isinstance(examples, LazyExamples) for examples in parts):
+    longest = max((_length(example) for examples in parts for example in examples.first), default=0)
+    if not all(examples.whole for examples in parts):
         longest = limit  # of rows that were not looked at
     refuse_longer(inputs.references, longest, "cut them: --max-length {}")
 

@@ -12,7 +12,7 @@ from trl import DPOTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.orpo import ORPOConfig
 from prefcli.data.encoder import Encoder
-from prefcli.data.tokenising import encode_pairs
+from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import next_token, odds_ratio
 from prefcli.progress import Reporter
@@ -59,7 +59,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        encode = partial(encode_pair, encoder=encoder, max_length=config.max_length)
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
         opened = open_policy(run, tokenizer)

@@ -9,7 +9,6 @@ from typing import Any
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.training import DataConfig, PolicyConfig
-from prefcli.data.lazy import LazyRows
 from prefcli.errors import MemoryShortError
 from prefcli.machine import memory_limit
 from prefcli.memory.estimate import estimate
@@ -168,7 +167,7 @@ def _longest(inputs: Inputs) -> int:
     Rows that are read when a step needs them are not read for this.
     """
     assert isinstance(inputs.config, DataConfig)
-    if isinstance(inputs.data.rows, LazyRows):
+    if not inputs.data.rows.whole:
         return inputs.config.max_length
     texts = (row.prompt_text + max(row.completion or "", row.chosen or "", row.rejected or "", key=len)
              for row in inputs.data.rows)  # fmt: skip

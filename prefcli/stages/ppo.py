@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean as mean
@@ -20,10 +21,10 @@ from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Artifact, saved_steps
 from prefcli.config.ppo import PPOConfig
 from prefcli.data.encoder import Encoder
-from prefcli.data.lazy import LazyRows, looked_at
-from prefcli.data.row import Row
+from prefcli.data.rows import Example, Examples
+from prefcli.data.tokenising import encode_prompt
 from prefcli.errors import AlarmError, ArtifactError, UsageError
-from prefcli.evaluation.prompts import short_enough
+from prefcli.evaluation.prompts import say_kept
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -83,10 +84,11 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             raise UsageError("--on-alarm rollback works in a single process", "use --on-alarm stop")
         scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
         tokenizer = open_tokenizer(run)
-        say_rendered(inputs, Encoder(tokenizer), reporter)
-        prompts = _prompts(inputs.data.rows, tokenizer, config.max_prompt_length, reporter)
-        lazy = isinstance(prompts, LazyPrompts)
-        refuse_long_answers(inputs, config.max_prompt_length if lazy else max(len(p.ids) for p in prompts))
+        encoder, longest = Encoder(tokenizer), config.max_prompt_length
+        say_rendered(inputs, encoder, reporter)
+        prompts = Examples(inputs.data.rows, partial(encode_prompt, encoder=encoder, max_length=longest))
+        say_kept(len(prompts.first), len(prompts.first) + prompts.dropped, longest, reporter)
+        refuse_long_answers(inputs, max(len(p["prompt_ids"]) for p in prompts.first) if prompts.whole else longest)
         opened = open_policy(run, tokenizer)
         models = open_roles(run, opened)
         preflight(models.rewards, inputs.data.rows, reporter)
@@ -341,38 +343,13 @@ def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
     return Position(**state["position"])
 
 
-def _prompts(rows: Sequence[Row], tokenizer: Any, longest: int, reporter: Reporter) -> Sequence[Prompt]:
-    """The prompts that have at most `longest` tokens: all now, or each when its rollout comes. Raises DataError."""
-    first = short_enough(looked_at(rows), tokenizer, longest, reporter)
-    if not isinstance(rows, LazyRows):
-        return [Prompt(ids, row) for ids, row in first]
-    return LazyPrompts(rows, Encoder(tokenizer), longest)
-
-
-class LazyPrompts(Sequence[Prompt]):
-    """Prompts that are read when they are asked for; the next one that is short enough stands for one that is not."""
-
-    def __init__(self, rows: LazyRows, encoder: Encoder, longest: int) -> None:
-        self._rows, self._encoder, self._longest = rows, encoder, longest
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows.first_from(index, self._encoded)[1]
-
-    def _encoded(self, row: Row) -> Prompt | None:
-        ids = self._encoder.prompt_ids(row.prompt, self._longest)
-        return Prompt(ids, row) if len(ids) <= self._longest else None
-
-
-def passes(prompts: Sequence[Prompt], batch_size: int, seed: int, done: int = 0) -> Iterator[list[Prompt]]:
+def passes(prompts: Sequence[Example], batch_size: int, seed: int, done: int = 0) -> Iterator[list[Prompt]]:
     """Batches without end: one shuffled pass over the prompts after another, no prompt left out at a pass's end.
 
     The first `done` batches are left out.
     """
     for batch in islice(_passes(len(prompts), batch_size, seed), done, None):
-        yield [prompts[number] for number in batch]
+        yield [Prompt(found["prompt_ids"], found["of"]) for found in map(prompts.__getitem__, batch)]
 
 
 def _passes(prompts: int, batch_size: int, seed: int) -> Iterator[list[int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefcli.config.ppo import PPOConfig
@@ -15,9 +16,9 @@ from prefcli.data.checks.rendering import of_examples
 from prefcli.data.checks.run import check
 from prefcli.data.checks.tokens import Tokens
 from prefcli.data.encoder import Encoder
-from prefcli.data.lazy import looked_at
 from prefcli.data.lengths import length_bias
-from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
+from prefcli.data.rows import Example, Examples
+from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.errors import DataError
 from prefcli.models.adapters import planned
 from prefcli.models.loading import is_adapter
@@ -41,11 +42,10 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     """Raises DataError: no row is left of those that fit, or the chat template refuses one."""
     config = inputs.config
     encoder = Encoder(load_tokenizer(inputs.model, reporter))
-    rows = looked_at(inputs.data.rows)
     adapter = {}
     if config.lora_rank and not is_adapter(inputs.model):
         adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage.scores)}
-    lines, cut, dropped = _PREVIEWS[inputs.stage.purpose](rows, encoder, inputs)
+    lines, cut, dropped = _PREVIEWS[inputs.stage.purpose](encoder, inputs)
     checked = check(
         list(dict.fromkeys(source["path"] for source in inputs.data.sources)),
         inputs.stage.purpose,
@@ -71,8 +71,8 @@ def _on_prompt(inputs: Inputs) -> bool:
     return isinstance(inputs.config, SFTConfig) and inputs.config.train_on_prompt
 
 
-def _prompts(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
-    config = inputs.config
+def _prompts(encoder: Encoder, inputs: Inputs) -> Made:
+    config, rows = inputs.config, inputs.data.rows.first
     assert isinstance(config, PPOConfig)
     most = config.max_prompt_length
     lengths = [len(encoder.prompt_ids(row.prompt, most)) for row in rows]
@@ -86,47 +86,49 @@ def _prompts(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
     }, 0, len(rows) - fits  # fmt: skip
 
 
-def _demos(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
-    config = inputs.config
-    assert isinstance(config, DataConfig)
-    demos, cut, dropped = encode_demos(rows, encoder, config.max_length, _on_prompt(inputs))
-    refuse_nothing_left(len(demos), dropped, config.max_length)
-    refuse_long_rows(inputs, demos)
+def _demos(encoder: Encoder, inputs: Inputs) -> Made:
+    demos, cut, more = _encoded(partial(encode_demo, train_on_prompt=_on_prompt(inputs)), encoder, inputs)
     return {
-        "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {_cut(cut, dropped, len(rows))}",
+        "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {cut}",
         "example": _marked(encoder.tokenizer.decode, demos[0]["input_ids"], demos[0]["completion_mask"]),
-    }, cut, dropped  # fmt: skip
+    }, *more  # fmt: skip
 
 
-def _labelled(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
-    config = inputs.config
-    assert isinstance(config, DataConfig)
-    answers, cut, dropped = encode_labelled(rows, encoder, config.max_length)
-    refuse_nothing_left(len(answers), dropped, config.max_length)
-    refuse_long_rows(inputs, answers)
+def _labelled(encoder: Encoder, inputs: Inputs) -> Made:
+    answers, cut, more = _encoded(encode_labelled, encoder, inputs)
     examples = {
         f"example {name}": _answered(encoder, found, "completion_ids")
         for name, label in (("desirable", True), ("undesirable", False))
         if (found := next((a for a in answers if a["label"] is label), None))
     }
     lengths = f"prompts {_lengths(answers, 'prompt_ids')}, answers {_lengths(answers, 'completion_ids')}"
-    return {"tokens": f"{lengths}; {_cut(cut, dropped, len(rows))}", **examples}, cut, dropped
+    return {"tokens": f"{lengths}; {cut}", **examples}, *more
 
 
-def _pairs(rows: list[Any], encoder: Encoder, inputs: Inputs) -> Made:
-    config = inputs.config
-    assert isinstance(config, DataConfig)
-    pairs, cut, dropped = encode_pairs(rows, encoder, config.max_length)
-    refuse_nothing_left(len(pairs), dropped, config.max_length)
-    refuse_long_rows(inputs, pairs)
+def _pairs(encoder: Encoder, inputs: Inputs) -> Made:
+    pairs, cut, more = _encoded(encode_pair, encoder, inputs)
     parts = ", ".join(f"{name} {_lengths(pairs, f'{name}_ids')}" for name in ("prompt", "chosen", "rejected"))
     bias = length_bias((len(pair["chosen_ids"]), len(pair["rejected_ids"])) for pair in pairs)
     return {
-        "tokens": f"{parts.replace('prompt ', 'prompts ', 1)}; {_cut(cut, dropped, len(rows))}",
+        "tokens": f"{parts.replace('prompt ', 'prompts ', 1)}; {cut}",
         "length": bias.text if bias else "",
         "example chosen": _answered(encoder, pairs[0], "chosen_ids"),
         "example rejected": _answered(encoder, pairs[0], "rejected_ids"),
-    }, cut, dropped  # fmt: skip
+    }, *more  # fmt: skip
+
+
+def _encoded(
+    encode: Callable[..., Any], encoder: Encoder, inputs: Inputs
+) -> tuple[list[Example], str, tuple[int, int]]:
+    """The first rows as examples, and how many are cut and left out, in words and in numbers."""
+    config = inputs.config
+    assert isinstance(config, DataConfig)
+    found = Examples(inputs.data.rows, partial(encode, encoder=encoder, max_length=config.max_length))
+    refuse_nothing_left(len(found.first), found.dropped, config.max_length)
+    refuse_long_rows(inputs, found)
+    rows = len(found.first) + found.dropped
+    cut = f"{found.cut} of {rows} cut at --max-length ({found.cut / rows:.1%}), {found.dropped} left out"
+    return found.first, cut, (found.cut, found.dropped)
 
 
 Made = tuple[dict[str, str], int, int]  # lines, how many rows are cut, how many left out
@@ -151,10 +153,6 @@ def _marked(decode: object, ids: list[int], mask: list[int]) -> str:
             text += f"{OPEN}{piece}{CLOSE}" if mask[start] else piece
             start = end
     return text
-
-
-def _cut(cut: int, dropped: int, rows: int) -> str:
-    return f"{cut} of {rows} cut at --max-length ({cut / rows:.1%}), {dropped} left out"
 
 
 def _spread(lengths: list[int]) -> str:

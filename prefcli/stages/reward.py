@@ -16,9 +16,8 @@ from trl import RewardTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.reward import RewardConfig
 from prefcli.data.encoder import Encoder
-from prefcli.data.lazy import identities, take
-from prefcli.data.row import Row
-from prefcli.data.tokenising import encode_pairs
+from prefcli.data.rows import Rows
+from prefcli.data.tokenising import encode_pair
 from prefcli.losses import bradley_terry
 from prefcli.models.loading import is_scorer, loaded_scorer
 from prefcli.models.logps import sequence_scores
@@ -71,7 +70,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
-        encode = partial(encode_pairs, encoder=encoder, max_length=config.max_length)
+        encode = partial(encode_pair, encoder=encoder, max_length=config.max_length)
         rows, measured = trl_trainer.encoded(run, encode, training, held_out or inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)
         reporter.begin(f"loading {inputs.model.shown}", None)
@@ -94,7 +93,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer_class: Any = packed if own else PaddedReward
         theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole
-        arguments = trl_trainer.arguments(run, **theirs, **trl_trainer.columns_of(rows, own))
+        arguments = trl_trainer.arguments(run, **theirs)
         in_training = measured if inputs.eval_data else []
         trainer = trl_trainer.build(trainer_class, trained, tokenizer, TRLConfig(**arguments), rows, in_training, sides)
         steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
@@ -117,19 +116,19 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
 
 
-def split(rows: Sequence[Row], share: float, seed: int, all_for_training: bool) -> tuple[Sequence[Row], Sequence[Row]]:
+def split(rows: Rows, share: float, seed: int, all_for_training: bool) -> tuple[Rows, Rows]:
     """(training, held out): a random share is kept back, at least one pair where there are two.
 
     A row that is there several times (--data-weight) is on one side alone.
     """
     if all_for_training or share == 0:
-        return rows, []
-    numbers = identities(rows)
+        return rows, rows[:0]
+    numbers = rows.positions
     first: dict[int, int] = {}
     for place, number in enumerate(numbers):
         first.setdefault(number, place)
     if len(first) < 2:
-        return rows, []
+        return rows, rows[:0]
     distinct = array("Q", first.values())
     del first  # large where there are many rows
     order = array("Q", range(len(distinct)))
@@ -137,7 +136,7 @@ def split(rows: Sequence[Row], share: float, seed: int, all_for_training: bool) 
     held_out = [distinct[i] for i in sorted(order[: max(1, round(share * len(distinct)))])]
     kept = {numbers[place] for place in held_out}
     training = array("Q", (place for place, number in enumerate(numbers) if number not in kept))
-    return take(rows, training), take(rows, held_out)
+    return rows.take(training), rows.take(held_out)
 
 
 def whole(pair: dict[str, Any]) -> dict[str, Any]:

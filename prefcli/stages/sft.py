@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from prefcli.artifacts.store import Artifact
 from prefcli.config.sft import SFTConfig
 from prefcli.data.encoder import Encoder
-from prefcli.data.tokenising import encode_demos
+from prefcli.data.tokenising import encode_demo
 from prefcli.losses import next_token
 from prefcli.models.rows import Rows, pad_rows
 from prefcli.progress import Reporter
@@ -59,7 +59,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
         encode = partial(
-            encode_demos, encoder=encoder, max_length=config.max_length, train_on_prompt=config.train_on_prompt
+            encode_demo, encoder=encoder, max_length=config.max_length, train_on_prompt=config.train_on_prompt
         )
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         opened = open_policy(run, tokenizer)
@@ -67,11 +67,11 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer_class: Any = PaddedSFT
         if own := trl_trainer.own_steps():
             trainer_class = partial(SFTSteps, tokens_per_row=run.tokens_per_row, router_loss=config.router_loss)
-        lazy = trl_trainer.columns_of(rows, own)
-        if lazy:  # TRL would make the labels of all rows before the first step
-            lazy["dataset_kwargs"] = {"skip_prepare_dataset": True}
-        labels = labelled if lazy else None
-        arguments = trl_trainer.arguments(run, completion_only_loss=True, router_aux_loss_coef=0.0, **lazy)
+        labels = None if own else labelled
+        # TRL would make the labels of all rows before the first step.
+        arguments = trl_trainer.arguments(
+            run, completion_only_loss=True, router_aux_loss_coef=0.0, dataset_kwargs={"skip_prepare_dataset": True}
+        )
         trainer = trl_trainer.build(
             trainer_class, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out, labels
         )

@@ -45,7 +45,6 @@ class Steps(Resuming):
     """Mixed in before a TRL trainer. A subclass says what an example costs, and what its loss and metrics are."""
 
     # TRL's and transformers'
-    train_dataset: Any
     current_gradient_accumulation_steps: int
     args: Any
     _metrics: Any
@@ -184,9 +183,6 @@ class Steps(Resuming):
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # a stage with a reference has its figures when it asks for them
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = list(self.train_dataset.column_names)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # transformers' guess goes by padded tensors

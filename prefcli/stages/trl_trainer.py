@@ -17,9 +17,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.config.preference import PreferenceConfig
 from prefcli.config.training import DataConfig
-from prefcli.data.lazy import Example, LazyExamples, looked_at
 from prefcli.data.lengths import length_bias
-from prefcli.data.row import Row
+from prefcli.data.rows import Encode, Example, Examples, Rows
 from prefcli.errors import AlarmError
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
@@ -57,6 +56,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "seed": config.seed,
         "data_seed": config.seed,
         "max_length": None,  # cut already, by data/tokenising.py
+        "remove_unused_columns": False,  # there is none but the rows' numbers
         "gradient_checkpointing": config.gradient_checkpointing,
         "bf16": session.dtype == torch.bfloat16,
         "fp16": session.dtype == torch.float16,
@@ -79,21 +79,14 @@ def _fuses(session: Session) -> bool:
 
 
 def dataset(rows: Sequence[Example], change: Callable[[Example], Example] | None = None) -> Dataset:
-    """Examples, each changed, as a trainer takes them; those that are made when needed under their numbers."""
-    if isinstance(rows, LazyExamples):
-        return Dataset.from_dict({"row": np.arange(len(rows))}).with_transform(_Made(rows, change))
-    return Dataset.from_list(list(map(change, rows) if change else rows))
-
-
-def columns_of(rows: Sequence[Example], packed: bool) -> dict[str, Any]:
-    """Arguments for a trainer of TRL's own on examples that are made when needed, whose columns it cannot know."""
-    return {"remove_unused_columns": False} if isinstance(rows, LazyExamples) and not packed else {}
+    """The numbers of examples, which become the examples, each changed, when a trainer asks for them."""
+    return Dataset.from_dict({"row": np.arange(len(rows))}).with_transform(_Made(rows, change))
 
 
 class _Made:
     """From the numbers of examples to the examples, as columns."""
 
-    def __init__(self, examples: LazyExamples, change: Callable[[Example], Example] | None) -> None:
+    def __init__(self, examples: Sequence[Example], change: Callable[[Example], Example] | None) -> None:
         self._examples, self._change = examples, change
 
     def __call__(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -262,18 +255,13 @@ class _Progress(TrainerCallback):
             control.should_training_stop = True
 
 
-Encoded = tuple[Sequence[Example], int, int]  # the examples, how many rows were cut, how many left out
-
-
-def encoded(
-    session: Session, encode: Callable[[Sequence[Row]], Encoded], rows: Sequence[Row], held_out: Sequence[Row]
-) -> tuple[Sequence[Example], Sequence[Example]]:
+def encoded(session: Session, encode: Encode, rows: Rows, held_out: Rows) -> tuple[Examples, Examples]:
     """(training, held out) rows as token ids; what was cut or left out is noticed. Raises DataError: no row is left,
     or one is longer than the model's positions."""
-    examples, cut, dropped = encode(rows)
-    refuse_nothing_left(len(looked_at(examples)), dropped, _longest(session))
-    say_cut(session, cut, dropped, examples)
-    measured, _, _ = encode(held_out)
+    examples = Examples(rows, encode)
+    refuse_nothing_left(len(examples.first), examples.dropped, _longest(session))
+    say_cut(session, examples)
+    measured = Examples(held_out, encode)
     refuse_long_rows(session.inputs, examples, measured)
     return examples, measured
 
@@ -301,17 +289,17 @@ def _longest(session: Session) -> int:
     return session.inputs.config.max_length
 
 
-def say_cut(session: Session, cut: int, dropped: int, rows: Sequence[Example]) -> None:
+def say_cut(session: Session, rows: Examples) -> None:
     limit = _longest(session)
-    of = f"of the first {len(rows.first) + dropped}" if isinstance(rows, LazyExamples) else f"of {len(rows) + dropped}"
-    if cut:
-        session.reporter.notice(f"{cut} {of} rows were longer than --max-length {limit}: answers cut")
-    if dropped:
-        session.reporter.notice(f"{dropped} {of} rows left out: their prompts alone fill --max-length {limit}")
+    of = f"of {'' if rows.whole else 'the first '}{len(rows.first) + rows.dropped} rows"
+    if rows.cut:
+        session.reporter.notice(f"{rows.cut} {of} were longer than --max-length {limit}: answers cut")
+    if rows.dropped:
+        session.reporter.notice(f"{rows.dropped} {of} left out: their prompts alone fill --max-length {limit}")
 
 
-def say_longer(session: Session, rows: Sequence[Example]) -> None:
+def say_longer(session: Session, rows: Examples) -> None:
     """Notice where the length of chosen answers alone tells them from rejected ones."""
-    found = length_bias((len(row["chosen_ids"]), len(row["rejected_ids"])) for row in looked_at(rows))
+    found = length_bias((len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows.first)
     if found is not None and found.large:
         session.reporter.notice(longer_chosen(found.text).message)

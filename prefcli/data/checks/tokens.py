@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prefcli.data.checks.rendering import EXAMPLES, of_row
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
-from prefcli.data.tokenising import encode_demos, encode_labelled, encode_pairs
+from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.errors import DataError
 
 
@@ -25,23 +25,23 @@ class Tokens:
         try:
             if self._seen <= EXAMPLES:
                 yield from of_row(row, self._encoder, self._train_on_prompt)
-            cut, dropped = self._lengths(row, self._max_length) if self._max_length else (0, 0)
+            fits, cut = self._fits(row, self._max_length) if self._max_length else (True, False)
         except DataError as error:
             yield "template refuses", error.message
             return
-        if dropped:
+        if not fits:
             yield "answer cut away", row.prompt_text
         elif cut:
             yield "answer cut", row.prompt_text
 
-    def _lengths(self, row: Row, max_length: int) -> tuple[int, int]:
-        """How many of this one row are cut, and left out."""
+    def _fits(self, row: Row, max_length: int) -> tuple[bool, bool]:
+        """Whether the row is not left out, and whether it is cut."""
         if row.chosen is not None and row.completion is None:
-            _, cut, dropped = encode_pairs([row], self._encoder, max_length)
+            example, cut = encode_pair(row, self._encoder, max_length)
         elif row.completion is None:
-            cut, dropped = 0, int(len(self._encoder.prompt_ids(row.prompt, max_length)) >= max_length)
+            return len(self._encoder.prompt_ids(row.prompt, max_length)) < max_length, False
         elif row.label is None:
-            _, cut, dropped = encode_demos([row], self._encoder, max_length, False)
+            example, cut = encode_demo(row, self._encoder, max_length, False)
         else:
-            _, cut, dropped = encode_labelled([row], self._encoder, max_length)
-        return cut, dropped
+            example, cut = encode_labelled(row, self._encoder, max_length)
+        return example is not None, cut
