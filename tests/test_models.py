@@ -116,6 +116,17 @@ def test_rows_beyond_the_models_positions_are_refused_before_its_weights_are_loa
     assert result.exit_code == 2 and fits in result.stderr and "reads 48" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["dpo"], ["ppo", "--reward", "python:r.py:score", "--max-new-tokens", "8"]])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_of_a_large_file_a_run_and_its_dry_run_take_the_limit_for_the_longest_row(
+    gpt2, prefcli, jsonl, monkeypatch, own_folder, command, dry
+):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 0)
+    write(own_folder / "r.py", "def score(prompts, completions):\n    return [0.0] * len(prompts)\n")
+    result = prefcli(*command, *dry, "--model", gpt2, "--data", jsonl("rows.jsonl", PAIR, PAIR))
+    assert result.exit_code == 2 and "reads 48" in result.stderr, result.stderr
+
+
 def test_a_missing_chat_template_is_replaced_and_said(tiny_copy):
     folder = tiny_copy(chat_template=None)
     (folder / "chat_template.jinja").unlink()

@@ -76,9 +76,10 @@ def _prompts(encoder: Encoder, inputs: Inputs) -> Made:
     assert isinstance(config, PPOConfig)
     most = config.max_prompt_length
     lengths = [len(encoder.prompt_ids(row.prompt, most)) for row in rows]
-    fits = sum(length <= config.max_prompt_length for length in lengths)
-    refuse_nothing_left(fits, len(rows), config.max_prompt_length)
-    refuse_long_answers(inputs, max(length for length in lengths if length <= config.max_prompt_length))
+    fits = sum(length <= most for length in lengths)
+    refuse_nothing_left(fits, len(rows), most)
+    longest = max(length for length in lengths if length <= most)
+    refuse_long_answers(inputs, longest if inputs.data.rows.whole else most)
     return {
         "tokens": f"prompts {_spread(lengths)}; {len(rows) - fits} of {len(rows)} too long, left out",
         "example": encoder.tokenizer.decode(encoder.prompt_ids(rows[0].prompt, most))
