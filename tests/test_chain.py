@@ -88,6 +88,15 @@ def test_ppo_starts_each_rollout_at_a_ratio_of_one(chain):
         assert row["objective/kl_k3"] >= -1e-6
 
 
+def test_in_16_bits_a_run_starts_at_its_reference_to_the_last_digit(chain, prefcli):
+    """All weights trained: the policy is float32 under autocast, and the reference is held smaller than that."""
+    more = ["--dtype", "bfloat16", "--name", "half", "--max-steps", "1", "--force"]
+    dpo = rows(chain.path_of(prefcli(*chain.args("dpo"), *more)))[0]
+    assert (dpo["loss"], dpo["rewards/margins"]) == (pytest.approx(math.log(2), abs=1e-7), 0)
+    ppo = rows(chain.path_of(prefcli(*chain.args("ppo"), *more, "--minibatches", "2")))[0]
+    assert (ppo["objective/kl"], ppo["objective/kl_k3"], ppo["val/ratio_first"]) == (0, 0, 0)
+
+
 def test_ppo_keeps_the_value_model_and_says_where_it_came_from(chain):
     artifact = open_artifact(chain.path("ppo"))
     value = AutoModelForSequenceClassification.from_pretrained(chain.path("ppo") / "value")

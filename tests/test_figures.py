@@ -14,15 +14,18 @@ import torch
 from datasets import Dataset
 from test_preference_losses import arguments, logps_of, our_kto
 from tiny_models import letters, tiny_lm, tiny_scorer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 from trl import DPOConfig as TRLDPOConfig
 from trl import RewardConfig as TRLRewardConfig
 from trl import SFTConfig as TRLSFTConfig
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.evaluation.agreement import _spearman
-from prefcli.models.logps import sequence_scores
+from prefcli.models.logps import sequence_scores, token_logps
+from prefcli.models.rows import pad_rows
 from prefcli.stages.dpo import DPOSteps
-from prefcli.stages.reference import ReferenceLogps, reference_at_work
+from prefcli.stages.reference import ReferenceLogps, hold_as_autocast, reference_at_work
 from prefcli.stages.reward import RewardSteps, held_out_metrics
 from prefcli.stages.sft import SFTSteps
 from prefcli.stages.steps import pair_rows
@@ -186,3 +189,23 @@ def test_a_run_logs_the_same_held_out_figures_for_every_batch_size(chain, prefcl
         found.append((last["eval_accuracy"], last["eval_loss"], last["eval_margin"]))
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     assert copy.copy(found[0][0]) * 13 == pytest.approx(round(found[0][0] * 26) / 2)  # halves of 13
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3", "gemma2", "neox"])
+@pytest.mark.parametrize("exact", [True, False], ids=["from 16 bits", "from float32"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_model_held_as_autocast_computes_the_same_to_the_bit(architecture, exact, tied):
+    model = tiny_lm(architecture, scale=0.5)
+    if exact:
+        model = model.bfloat16().float()
+    if tied:
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    rows = pad_rows([[3, 4], [5]], [[6, 7, 1], [8, 1]])
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        before = token_logps(model, rows).logps
+        hold_as_autocast(model, torch.bfloat16)
+        assert torch.equal(token_logps(model, rows).logps, before)
+    table = model.get_input_embeddings().weight
+    assert table.dtype == (torch.bfloat16 if exact else torch.float32)
+    linear = [m.weight for m in model.modules() if isinstance(m, (nn.Linear, Conv1D)) and m.weight is not table]
+    assert linear and {weight.dtype for weight in linear} == {torch.bfloat16}

@@ -27,8 +27,8 @@ def roll(roles, prompts, micro_size=3, seed=0, **options):
     config = PPOConfig(**{"max_new_tokens": 4, "temperature": 0.7, **options})
     return collect(
         roles, prompts, config, tokenizer=LetterTokenizer(), eos_ids=frozenset({EOS}), pad_id=EOS,
-        draws=torch.rand(len(prompts), 99, generator=torch.Generator().manual_seed(seed)), micro_size=micro_size,
-        device="cpu",
+        draws=torch.rand(len(prompts), 99, generator=torch.Generator().manual_seed(seed)),
+        minibatches=torch.arange(len(prompts)).split(micro_size), device="cpu",
     )  # fmt: skip
 
 

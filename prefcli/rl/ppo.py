@@ -97,15 +97,18 @@ class PPO:
                 "lower --minibatches or raise --batch-size",
             )
         self.rollouts += 1
-        rollout = self.last_rollout = self._collect([p for p in prompts for _ in range(self.answers)], progress)
+        draws = self._draws(len(prompts) * self.answers)
+        first = self._minibatches(len(prompts))
+        rollout = self._collect([p for p in prompts for _ in range(self.answers)], draws, first, progress)
+        self.last_rollout = rollout
         found = metrics.of_rollout(rollout, self.kl_coef, self._total)
         self._check(found, "the rollout is not finite", "look at what the reward source returns, or lower --lr")
         started = time.perf_counter()
         advantages, returns = self.estimate(rollout)
         updates = [
-            self._update(rollout, index.flatten(), advantages, returns)
-            for _ in range(config.ppo_epochs)
-            for index in self._shuffled(len(prompts)).tensor_split(config.minibatches)
+            self._update(rollout, index, advantages, returns)
+            for epoch in range(config.ppo_epochs)
+            for index in (first if epoch == 0 else self._minibatches(len(prompts)))
         ]
         if config.kl_target is not None:
             self.kl_coef = kl.adapted(self.kl_coef, found["objective/kl"], config.kl_target)
@@ -119,7 +122,11 @@ class PPO:
             "time/train": time.perf_counter() - started,
         }
 
-    def _collect(self, prompts: list[Prompt], progress: Callable[[int], None] | None) -> Rollout:
+    def _collect(
+        self, prompts: list[Prompt], draws: Tensor, first: list[Tensor], progress: Callable[[int], None] | None
+    ) -> Rollout:
+        """`first` are the minibatches of the first epoch: the answers are judged in their passes. In others they would
+        be rounded otherwise, which 16 bits show, and the first ratio would not be 1."""
         config = self.config
         try:
             with self.accelerator.autocast():  # as the update computes, or the first ratio would not be 1
@@ -130,8 +137,8 @@ class PPO:
                     tokenizer=self.tokenizer,
                     eos_ids=self.eos_ids,
                     pad_id=self.pad_id,
-                    draws=self._draws(len(prompts)),
-                    micro_size=_ceil(len(prompts), config.minibatches * config.grad_accum),
+                    draws=draws,
+                    minibatches=first,
                     tokens_per_row=self.tokens_per_row,
                     device=self.accelerator.device,
                     progress=progress,
@@ -164,8 +171,7 @@ class PPO:
         accelerator = self.accelerator
         tokens = self._total(rollout.mask[index].sum().float())
         sums = torch.zeros(len(metrics.TOKEN_SUMS), device=accelerator.device)
-        size = _ceil(len(index), self.config.grad_accum)
-        parts = list(micro_batches(index, rollout.rows, size, self.tokens_per_row, self.answers))
+        parts = list(micro_batches(index, rollout.rows, self.config.grad_accum, self.tokens_per_row, self.answers))
         for part in parts:
             with ExitStack() as stack:
                 if part is not parts[-1]:  # gradients meet the other processes' once
@@ -209,10 +215,11 @@ class PPO:
         policy = entropy = value = balance = torch.zeros((), device=mask.device)
         policy_clipped = value_clipped = torch.zeros_like(mask)
         if self.rollouts > config.value_warmup:  # else no gradient: the optimizer leaves alone what has none
-            new = token_logps(
-                self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0,
-                balance=config.router_loss > 0,
-            )  # fmt: skip
+            with self.accelerator.autocast():  # the wrapped model's own does not reach the head, which is run apart
+                new = token_logps(
+                    self.policy, rows, config.temperature, entropy_grad=config.entropy_coef > 0,
+                    balance=config.router_loss > 0,
+                )  # fmt: skip
             logps, entropy = new.logps, (new.entropy * mask).sum()
             terms, policy_clipped = losses.policy_loss(logps, old_logps, advantages[cut], config.clip_range)
             policy = (terms * mask).sum()
@@ -224,7 +231,8 @@ class PPO:
                 loss = loss + config.router_loss * balance
             self.accelerator.backward(loss * scale)
         if self.value is not None:
-            values = token_values(self.value, rows)
+            with self.accelerator.autocast():
+                values = token_values(self.value, rows)
             terms, value_clipped = losses.value_loss(values, rollout.values[cut], returns[cut], config.clip_range_value)
             value = (terms * mask).sum()
             self.accelerator.backward(config.vf_coef * value * scale)
@@ -241,12 +249,13 @@ class PPO:
         self.scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
         self.generator.manual_seed(seed)
 
-    def _shuffled(self, prompts: int) -> Tensor:
-        """[prompts, answers]: the answers' places, the prompts in another order."""
+    def _minibatches(self, prompts: int) -> list[Tensor]:
+        """The answers' places in an epoch's minibatches, the prompts in another order, a prompt's answers together."""
         everyone = torch.randperm(self.accelerator.num_processes * prompts, generator=self.generator)
         order = everyone[everyone // prompts == self.accelerator.process_index] % prompts
         order = order.to(self.accelerator.device)
-        return order[:, None] * self.answers + torch.arange(self.answers, device=order.device)
+        places = order[:, None] * self.answers + torch.arange(self.answers, device=order.device)
+        return [part.flatten() for part in places.tensor_split(self.config.minibatches)]
 
     def _total(self, sums: Tensor) -> Tensor:
         """Added up over all processes."""
@@ -274,7 +283,3 @@ class PPO:
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["generator"])
         self.rollouts, self.episodes, self.kl_coef = state["rollouts"], state["episodes"], state["kl_coef"]
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)

@@ -7,9 +7,10 @@ is trained, nothing after it exists. An answer without one was cut off at the le
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -49,14 +50,14 @@ def collect(
     eos_ids: frozenset[int],
     pad_id: int,
     draws: Tensor,
-    micro_size: int,
+    minibatches: Sequence[Tensor],
     tokens_per_row: int | None = None,
     device: torch.device | str,
     progress: Callable[[int], None] | None = None,
 ) -> Rollout:
     """Answers to `prompts` and everything that PPO needs to know about them; `draws` [B, max_new_tokens] decide them.
 
-    Forward passes take `micro_size` answers at most, and `tokens_per_row` tokens where that is given.
+    They are judged in the passes that the first epoch's `minibatches`, the answers' places, will run in.
     """
     started = time.perf_counter()
     completion_ids = generate(
@@ -83,7 +84,7 @@ def collect(
     lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=device)
     scores = scores - config.missing_eos_penalty * ~ended - config.length_penalty * lengths
     rows = pad_rows([prompt.ids for prompt in prompts], completion_ids, pad_id=pad_id, device=device)
-    logps, reference_logps, values = _judge(roles, rows, config, micro_size, tokens_per_row)
+    logps, reference_logps, values = _judge(roles, rows, config, minibatches, tokens_per_row)
     return Rollout(
         prompts=prompts,
         completion_ids=completion_ids,
@@ -107,7 +108,7 @@ def decode(tokenizer: Any, completion_ids: list[list[int]], eos_ids: frozenset[i
 
 
 def _judge(
-    roles: Roles, rows: Rows, config: PPOConfig, micro_size: int, tokens_per_row: int | None
+    roles: Roles, rows: Rows, config: PPOConfig, minibatches: Sequence[Tensor], tokens_per_row: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities under policy and reference, and values (0 without a value model): three [B, C]."""
     judged = torch.zeros(3, *rows.mask.shape, device=rows.input_ids.device)
@@ -115,8 +116,9 @@ def _judge(
         for model in (roles.policy, roles.reference, roles.value):
             if model is not None:
                 stack.enter_context(evaluation_mode(model))
-        everything = torch.arange(len(rows.lengths), device=judged.device)
-        for index in micro_batches(everything, rows, micro_size, tokens_per_row, config.num_generations or 1):
+        answers = config.num_generations or 1
+        each = (micro_batches(one, rows, config.grad_accum, tokens_per_row, answers) for one in minibatches)
+        for index in chain.from_iterable(each):
             part = rows.select(index)
             width = part.mask.shape[1]
             judged[0, index, :width] = token_logps(roles.policy, part, config.temperature).logps
@@ -126,14 +128,16 @@ def _judge(
     return judged[0], judged[1], judged[2]
 
 
-def micro_batches(index: Tensor, rows: Rows, size: int, tokens_per_row: int | None, answers: int) -> Iterator[Tensor]:
+def micro_batches(
+    index: Tensor, rows: Rows, grad_accum: int, tokens_per_row: int | None, answers: int
+) -> Iterator[Tensor]:
     """`index` in parts for one forward pass each.
 
-    Padded: at most `size` rows, alike in length, so that little is spent on padding. Packed (with `tokens_per_row`): so
+    Padded: `grad_accum` parts, alike in length, so that little is spent on padding. Packed (with `tokens_per_row`): so
     many tokens, the `answers` to a prompt, which stand next to each other in `index`, kept together.
     """
     if tokens_per_row is None:
-        yield from index[rows.lengths[index].argsort(stable=True)].split(size)
+        yield from index[rows.lengths[index].argsort(stable=True)].split(-(-len(index) // grad_accum))
         return
     groups = index.view(-1, answers)
     costs = rows.prompt_lengths[groups[:, 0]] + rows.completion_lengths[groups].sum(1)

@@ -170,8 +170,6 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
     reference = None
     if not config.reference_free and not (references and all(logps.known == len(logps.logps) for logps in references)):
         reference = open_reference(run, opened.model, opened.tokenizer)
-        if packed and reference is not None:
-            run.packs(reference, "reference")
     if theirs:
         args = TRLConfig(**trl_trainer.arguments(run, **theirs))
         return trl_trainer.build(PairTrainer, opened.model, opened.tokenizer, args, rows, held_out, ref_model=reference)

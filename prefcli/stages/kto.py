@@ -179,10 +179,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         _check_labels(run, rows)
         opened = open_policy(run, tokenizer)
-        packed = run.packs(opened.model, "policy")
+        run.packs(opened.model, "policy")
         reference = open_reference(run, opened.model, opened.tokenizer)
-        if packed and reference is not None:
-            run.packs(reference, "reference")
         arguments = trl_trainer.arguments(
             run,
             beta=config.beta,

@@ -15,12 +15,13 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 from trl.trainer.utils import use_adapter
 
 from prefcli.models.adapters import merged
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.loading import is_adapter, load_policy
-from prefcli.models.logps import token_logps
+from prefcli.models.logps import runs_packed, token_logps
 from prefcli.models.rows import Rows
 from prefcli.models.tokenizers import check_tokenizer
 from prefcli.stages.session import Session
@@ -117,7 +118,7 @@ def cache_file(
 
 
 def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
-    """The frozen reference.
+    """The frozen reference, packed where the policy is.
 
     None, TRL's word for the starting model itself, would make it read the weights once more from disk, where a
     GGUF file or a model with a token added does not stand as it is in memory; so it is loaded here. With an adapter
@@ -126,25 +127,52 @@ def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
     adapted = isinstance(policy, PeftModel)
     if run.inputs.references["reference"] == run.inputs.model and adapted:
         return None
-    return load_reference(run, tokenizer, merge=not adapted)
+    reference = load_reference(run, tokenizer, merge=not adapted)
+    if runs_packed(policy):
+        run.packs(reference, "reference")
+    if not adapted:
+        hold_as_autocast(reference, run.dtype)
+    return reference
 
 
 def load_reference(run: Session, tokenizer: Any, *, merge: bool) -> Any:
-    """The frozen reference from its files. `merge` as the policy was merged: else the two differ by rounding."""
+    """The frozen reference from its files, in the dtype of the policy's weights: `hold_as_autocast` comes once it is
+    packed. `merge` as the policy was merged: else the two differ by rounding."""
     reference, in_4bit = run.inputs.references["reference"], run.inputs.config.load_in_4bit
     if reference != run.inputs.model:
         check_tokenizer("--reference", reference, tokenizer, run.reporter)
     merge = merge and is_adapter(reference) and not in_4bit
     model = load_policy(
         reference,
-        dtype=run.trained_dtype if merge else run.dtype,
+        dtype=run.trained_dtype,
         device=run.device,
         trainable=False,
         tokenizer_size=len(tokenizer),
         in_4bit=in_4bit,
     )
-    model = merged(model).to(run.dtype) if merge else model
+    model = merged(model) if merge else model
     return model.eval().requires_grad_(False)
+
+
+def hold_as_autocast(model: Any, dtype: torch.dtype) -> None:
+    """Make a frozen float32 model smaller that is only run under autocast to `dtype`, to the bit of what it computes.
+
+    Autocast casts the weights of linear layers at each use: they are cast once, here. All else it computes in float32
+    (norms, the stream of embeddings): that stays, but for embeddings that lose nothing in `dtype`, as those of a
+    checkpoint in it, whose output is cast back. Before the first update a policy and its reference then differ by
+    nothing, in 16 bits too.
+    """
+    if dtype == torch.float32 or (dtype, model.device.type) == (torch.float16, "cpu"):  # accelerate casts nothing there
+        return
+    embeddings = model.get_input_embeddings()
+    table, computed = embeddings.weight, embeddings.weight.dtype
+    exact = torch.equal(table.to(dtype).to(table.dtype), table)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and (exact or module.weight is not table):
+            module.to(dtype)
+    if exact:
+        embeddings.to(dtype)
+        embeddings.register_forward_hook(lambda _module, _inputs, output: output.to(computed))
 
 
 @contextmanager

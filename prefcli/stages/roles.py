@@ -26,7 +26,7 @@ from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.rewards.sources import ModelReward, RewardSource, load_reward
 from prefcli.stages.policy import Opened, adapted
-from prefcli.stages.reference import load_reference
+from prefcli.stages.reference import hold_as_autocast, load_reference
 from prefcli.stages.session import Session
 
 VALUE, REFERENCE, REWARD = "ppo_value", "ppo_reference", "ppo_reward"  # names of adapters
@@ -48,6 +48,8 @@ class OpenedRoles:
         """Packed rows and gradient checkpointing as the options say; whether rollout and update run packed."""
         named = [(self.policy, "policy"), (self.value, "value model"), (self.reference, "reference")]
         packed = all([run.packs(model, role) for model, role in named if model is not None])
+        if run.inputs.config.lora_rank == 0:
+            hold_as_autocast(self.reference, run.dtype)
         for source in self.rewards:
             if isinstance(source, ModelReward) and run.packs(source.model, f"reward model {source.name}"):
                 source.tokens_per_row = run.tokens_per_row
