@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from prefcli.cli.help import groups
 from prefcli.cli.main import ALL
-from prefcli.config.base import ALIASES, Opt, default_of, option, typed_options
+from prefcli.config.base import Opt, default_of, option, typed_options
+from prefcli.config.names import NAMES
 from prefcli.config.shared import SHARED
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
@@ -18,8 +19,20 @@ HEAD = """# Options
 
 Made by `make docs` from the dataclasses in `prefcli/config/`; do not edit. Every option can be set in a `--config` file
 under its name without the dashes (`prefcli config dpo` prints one with all defaults), and every switch has a `--no-`
-form that overrides the file. Snake case is accepted for all of them (`--kl_coef`), and these spellings of TRL and
-Hugging Face:
+form that overrides the file. Snake case is accepted for all of them (`--kl_coef`), and so are
+[the names of TRL, Hugging Face and LLaMA-Factory](#names-of-trl-hugging-face-and-llama-factory).
+"""
+THEIRS = """## Names of TRL, Hugging Face and LLaMA-Factory
+
+They are read on the command line and in `--config`, where a file of theirs can be given as it is. What is not used of
+it is listed with the reason; a key that would change the result and has no counterpart is refused, all of them at once.
+On the command line a name without a counterpart is refused, with the sentence below.
+
+- Batch: `per_device_train_batch_size` × `gradient_accumulation_steps` × processes is `--batch-size`, and
+  `--grad-accum` the second of them (8 rows where only that is said, as in TrainingArguments).
+- `use_peft` is LoRA with TRL's defaults, rank 16 and alpha 32; `finetuning_type: lora` with LLaMA-Factory's, rank 8.
+- `dataset` is looked up in LLaMA-Factory's `dataset_info.json`, in `dataset_dir` (`data`).
+- What a file leaves out has prefcli's defaults, and the differences are listed: one epoch, a warm-up of 0.05.
 
 """
 SHARED_HEAD = """## Shared options
@@ -30,7 +43,6 @@ TABLE = "| option | type | default | |\n|---|---|---|---|\n"
 
 
 def page() -> str:
-    spellings = ", ".join(f"`--{alias}` for `--{name}`" for alias, name in ALIASES.items())
     shared: dict[str, dict[str, str]] = {title: {} for title in SHARED}  # group → option → its row
     commands = []
     for command, entry in ALL.items():
@@ -45,13 +57,37 @@ def page() -> str:
         own = [name for title, names in grouped.items() if title not in SHARED for name in names]
         own = [name for name, (_, opt) in typed.items() if opt.positional] + own
         commands.append((f"## prefcli {command}", entry.help, [_row(every[n], *typed[n]) for n in own], grouped))
-    parts = [HEAD + spellings + ".", SHARED_HEAD]
+    parts = [HEAD, SHARED_HEAD]
     parts += [f"### {title}\n\n{TABLE}" + "\n".join(rows.values()) for title, rows in shared.items()]
     for heading, help_text, rows, grouped in commands:
         parts += [f"{heading}\n\n{help_text}", *([TABLE + "\n".join(rows)] if rows else [])]
         named = [_named(title, names, shared[title]) for title, names in grouped.items() if title in SHARED]
         parts.append(f"Shared: {'; '.join(named)}.")
+    parts.append(_theirs())
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _theirs() -> str:
+    """NAMES as a page: other words for an option, values that are options, and what nothing answers to."""
+    renamed: dict[str, list[str]] = {}
+    said: dict[str, list[str]] = {}
+    values = []
+    for name, entry in NAMES.items():
+        snake = f"`{name.replace('-', '_')}`"
+        if entry.ours and entry.ours != name:
+            renamed.setdefault(entry.ours, []).append(snake)
+        elif not entry.ours and not entry.values:
+            said.setdefault(entry.said, []).append(snake)
+        for value, ours in entry.values.items():
+            options = ", ".join(f"`{option(one)} {text}`" for one, text in ours.items())
+            values += [f"| {snake[:-1]}: {value or '[]'}` | {options} |"] if options else []
+    rows = [f"| `--{ours}` | {', '.join(names)} |" for ours, names in renamed.items()]
+    why = [f"| {', '.join(names)} | {sentence} |" for sentence, names in said.items()]
+    return "".join(
+        [THEIRS, "| here | there |\n|---|---|\n", *(f"{row}\n" for row in rows),
+         "\n| there | here |\n|---|---|\n", *(f"{row}\n" for row in values),
+         "\n| no option of prefcli | what is done here, or what to do |\n|---|---|\n", *(f"{row}\n" for row in why)]
+    )  # fmt: skip
 
 
 def _named(title: str, names: list[str], every: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from conftest import DEMO, PAIR, write
 
 import prefcli as package
 from prefcli.cli.main import ALL, COMMANDS, GROUPS
-from prefcli.config.base import ALIASES, option, typed_options
+from prefcli.config.base import option, typed_options
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "matplotlib", "numpy"}
@@ -278,24 +278,6 @@ RM_SPELLINGS = [("--center_rewards_coefficient", "center_rewards", "0.1", 0.1)]
 def test_the_names_that_users_bring_reach_the_same_option(arrived, command, typed, field, value, expected, form):
     config = arrived(command, typed, value) if form == "apart" else arrived(command, f"{typed}={value}")
     assert getattr(config, field) == expected
-
-
-def test_every_alias_is_one_of_those_tried():
-    tried = {typed[2:].replace("_", "-") for typed, *_ in SPELLINGS + PPO_SPELLINGS + RM_SPELLINGS}
-    assert set(ALIASES) - tried == {"dataset-path", "num-epochs"}
-
-
-def test_a_batch_size_for_each_process_is_taken_times_the_processes(arrived, prefcli, own_folder):
-    four = {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}
-    assert arrived("dpo", "--per_device_train_batch_size", "3", env=four).batch_size == 12
-    assert arrived("dpo", "--per-device-train-batch-size=3", env=four).batch_size == 12
-    assert arrived("dpo", "--batch-size", "3", env=four).batch_size == 3
-    assert arrived("dpo", "--train_batch_size", "3", env=four).batch_size == 3
-    write(own_folder / "c.yaml", "per_device_train_batch_size: 3\n")
-    assert arrived("dpo", "--config", "c.yaml", env=four).batch_size == 12
-    for value in ("²", "-1", "x", "1.5", "9" * 5000):
-        refused(prefcli("dpo", "--per_device_train_batch_size", value, env=four))
-    refused(prefcli("dpo", "--per_device_train_batch_size", "3", env={"WORLD_SIZE": "many"}), "WORLD_SIZE")
 
 
 def test_every_switch_can_be_turned_off(arrived):

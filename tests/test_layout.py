@@ -10,7 +10,8 @@ from pathlib import Path
 
 from prefcli.cli.main import ALL
 from prefcli.cli.passing_on import stage_of
-from prefcli.config.base import canonical, typed_options
+from prefcli.config.base import typed_options
+from prefcli.config.spelling import canonical
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "prefcli"

@@ -13,16 +13,7 @@ import pytest
 from conftest import write
 
 from prefcli.cli.main import ALL as COMMANDS
-from prefcli.config.base import (
-    ALIASES,
-    INCIDENTAL,
-    PER_PROCESS,
-    canonical,
-    key_fields,
-    option,
-    times_processes,
-    typed_options,
-)
+from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
 AT_LEAST = {"sft": 41, "train-rm": 41, "ppo": 50, "dpo": 51, "orpo": 43, "kto": 45, "eval": 26, "mem-estimate": 25,
@@ -202,33 +193,3 @@ def test_what_cannot_change_the_result_is_marked_and_stays_out_of_the_key(comman
     assert in_key == {field.name for field in dataclasses.fields(cls)} - incidental
     assert {"lr", "seed", "batch_size", "epochs", "lora_rank", "dtype"} <= in_key
     assert INCIDENTAL not in in_key
-
-
-# What users of TRL and Hugging Face scripts type → the option that it means here.
-BROUGHT = {
-    "model-name-or-path": "model", "dataset": "data", "dataset-name": "data", "dataset-path": "data",
-    "eval-dataset": "eval_data", "output-name": "name", "run-name": "name", "learning-rate": "lr",
-    "num-train-epochs": "epochs", "num-epochs": "epochs", "per-device-train-batch-size": "batch_size",
-    "train-batch-size": "batch_size", "gradient-accumulation-steps": "grad_accum", "lr-scheduler-type": "lr_scheduler",
-    "warmup-ratio": "warmup", "max-seq-length": "max_length", "lora-r": "lora_rank",
-    "lora-target-modules": "lora_target",
-    "torch-dtype": "dtype", "eval-steps": "eval_every", "reward-model": "reward", "reward-model-path": "reward",
-    "ref-model": "reference", "response-length": "max_new_tokens", "cliprange": "clip_range",
-    "cliprange-value": "clip_range_value", "num-ppo-epochs": "ppo_epochs", "num-mini-batches": "minibatches",
-    "center-rewards-coefficient": "center_rewards",
-}  # fmt: skip
-
-
-def test_every_name_that_users_bring_means_what_it_does_there():
-    assert set(BROUGHT) == set(ALIASES)
-    known = dict.fromkeys(BROUGHT.values())
-    for name, field in BROUGHT.items():
-        assert canonical(name, known) == canonical(name.replace("-", "_"), known) == field
-    assert canonical("dataset", {"prompts": None}) == "prompts" and canonical("nothing", known) is None
-
-
-@pytest.mark.parametrize(("processes", "found"), [("1", "8"), ("4", "32")])
-def test_a_batch_of_one_process_is_taken_times_their_number(monkeypatch, processes, found):
-    monkeypatch.setenv("WORLD_SIZE", processes)
-    assert times_processes("8") == found and times_processes("x") == "x"
-    assert PER_PROCESS == {"per-device-train-batch-size"}

@@ -10,7 +10,7 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, get_args
 
@@ -21,13 +21,13 @@ from typer.main import get_command
 from prefcli.cli import stdout
 from prefcli.cli.group import Entry
 from prefcli.cli.launched import refuse_odd_launch
-from prefcli.config.base import PER_PROCESS, Opt, canonical, default_of, nearest, option, times_processes, typed_options
+from prefcli.config.base import Opt, default_of, option, typed_options
+from prefcli.config.spelling import PER_PROCESS, Brought, spell_out
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
 from prefcli.models.quiet import quieten
 from prefcli.progress import is_main_process
 from prefcli.stopping import exit_code
 
-HELP = ("help", "help-all")
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
 MODEL_OPTIONS = {
@@ -59,13 +59,18 @@ def build(name: str, entry: Entry) -> Any:
 
         guarded(work, debug=bool(getattr(config, "debug", False)))
 
-    return command_of(name, entry.options(), run, entry.help, entry.examples)
+    return command_of(name, entry.options(), run, entry.help, entry.examples, tells=True)
 
 
 def command_of(
-    name: str, config_class: type, use: Callable[[Any], None], help_text: str = "", examples: tuple[str, ...] = ()
+    name: str,
+    config_class: type,
+    use: Callable[[Any], None],
+    help_text: str = "",
+    examples: tuple[str, ...] = (),
+    tells: bool = False,
 ) -> Any:
-    """The Typer command `name` that hands the config made of its options to `use`."""
+    """The Typer command that hands the config made of its options to `use`; it `tells` what of a file is unused."""
 
     def call(**values: Any) -> None:
         use(config_class(**values))
@@ -75,7 +80,7 @@ def command_of(
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     one = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-    kind = _command_class(config_class, help_text or str(config_class.__doc__), examples)
+    kind = _command_class(config_class, help_text or str(config_class.__doc__), examples, tells)
     one.command(name, cls=kind, context_settings={"help_option_names": ["-h", "--help"]})(call)
     command = get_command(one)
     command.name = name
@@ -126,10 +131,13 @@ def _help_all(ctx: Any, _: Any, wanted: bool) -> None:
         ctx.exit()
 
 
-def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]) -> type[TyperCommand]:
+def _command_class(config_class: type, help_text: str, examples: tuple[str, ...], tells: bool) -> type[TyperCommand]:
     known = typed_options(config_class)
 
     class OptionsFromOneSource(TyperCommand):
+        not_used = ""  # of --config, with the reasons
+        places: Mapping[str, str] = {}  # options that it alone says → where
+
         def format_help(self, ctx: Any, formatter: Any) -> None:
             self.write_help(ctx, formatter, everything=False)
 
@@ -143,17 +151,49 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
             if ctx.resilient_parsing:  # shell completion
                 return super().parse_args(ctx, args)
             try:
-                args = _split(args, known) if "options" in known else spell_out(args, known)
-                if "config" in known and (path := _config_path(args)) is not None:
-                    from prefcli.config.yaml_file import read_yaml
-
-                    ctx.default_map = read_yaml(path, config_class)
+                if "options" in known:
+                    args = _split(args, known)
+                else:
+                    args = self.brought(ctx, args)
                 rest = super().parse_args(ctx, args)
                 _refuse_not_finite(ctx.params)
+            except typer.BadParameter as error:
+                place = self.places.get(error.param.name or "") if error.param else None
+                if place is None or error.param is None:
+                    raise
+                _tell(UsageError(f"{place} (here {error.param.opts[0]}): {error.message}"))
+                raise typer.Exit(error.exit_code) from error
             except UsageError as error:
                 _tell(error)
                 raise typer.Exit(error.exit_code) from error
+            if self.not_used and tells and is_main_process() and not ctx.params.get("quiet"):
+                _say(f"note: of --config {ctx.params['config']}:\n{self.not_used}")
             return rest
+
+        def brought(self, ctx: Any, args: list[str]) -> list[str]:
+            """The words with every option under our name; a file, and what names of theirs say, are defaults."""
+            args, line = spell_out(args, known)
+            words = {arg.partition("=")[0]: arg.partition("=")[2] or after for arg, after in zip(args, [*args[1:], ""])}
+            given: dict[str, Any] = {name: words[option(name)] for name in known if option(name) in words}
+            values, file = dict[str, Any](), Brought()
+            if "config" in known and (path := _config_path(args)) is not None:
+                from prefcli.config.yaml_file import read_yaml
+
+                values, file = read_yaml(path, config_class)
+            if line.jointly.keys() & PER_PROCESS:
+                if "batch_size" in given:
+                    raise UsageError("--batch-size is given twice: as that of a process too", "leave one out")
+                values.pop("batch_size", None)
+            both = Brought(jointly=file.jointly | line.jointly)
+            settled = both.settle(values | given, ctx.command.name or "", known)
+            if file.refused:
+                keys = "".join(f"\n  {typed}: {why}" for typed, why in file.refused)
+                raise UsageError(f"--config {path} asks for what is not here, or not so:{keys}", "change these lines")
+            ctx.default_map = dict(both.lora_defaults()) | file.fields | values | line.fields | settled
+            defaults = {field.name: default_of(field) for field in fields(config_class)}
+            self.places = {name: place for name, place in file.places.items() if name not in given}
+            self.not_used = file.told(ctx.default_map | given, defaults)
+            return args
 
     return OptionsFromOneSource
 
@@ -163,33 +203,6 @@ def _refuse_not_finite(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{option(name)} {value}: must be a finite number")
-
-
-def spell_out(args: list[str], known: dict[str, Any]) -> list[str]:
-    """Command-line words with every option in our own spelling (`--model_name_or_path` → `--model`)."""
-    spelt: list[str] = []
-    per_process = False
-    for position, arg in enumerate(args):
-        if arg == "--":
-            return spelt + args[position:]
-        if per_process:
-            arg, per_process = times_processes(arg), False
-        elif arg.startswith("--") and len(arg) > 2:
-            given, equals, value = arg[2:].partition("=")
-            positive = given[3:] if given[:3] in ("no-", "no_") and canonical(given, known) is None else None
-            field = canonical(positive or given, known)
-            if field is not None:
-                per_process = given.replace("_", "-") in PER_PROCESS
-                if per_process and equals:
-                    value, per_process = times_processes(value), False
-                name = option(field)
-                arg = ("--no-" + name[2:] if positive else name) + equals + value
-            elif given not in HELP:
-                near = nearest(given, known)
-                hint = f"did you mean {option(near)}?" if near else "see --help for the names"
-                raise UsageError(f"no such option: --{given}", hint)
-        spelt.append(arg)
-    return spelt
 
 
 def _split(args: list[str], known: dict[str, Any]) -> list[str]:

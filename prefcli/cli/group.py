@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from prefcli.errors import UsageError
 from prefcli.progress import is_main_process
 from prefcli.stopping import exit_code
 
@@ -63,6 +64,16 @@ def group(
 
                 self._built[title] = build(title, commands[title])
             return self._built[title]
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            title = args[0].replace("_", "-")
+            if groups is not None and title not in self.commands:  # of the root: another program's command?
+                from prefcli.config.names import COMMANDS
+
+                if title in COMMANDS:
+                    print(f"error: no such command: {args[0]}\n\nhint: {COMMANDS[title]}", file=sys.stderr)
+                    raise typer.Exit(UsageError.exit_code)
+            return super().resolve_command(ctx, args)
 
         def invoke(self, ctx: Any) -> Any:
             try:

@@ -77,7 +77,9 @@ def of_command(path: str, text: str, cls: type, examples: Sequence[str], width: 
             _section("More, with --help-all", [(title, names) for title, names in rest.items() if names], width)
         )
     if "lr" in typed:
-        parts.append(_wrapped("The option names of TRL work too: --learning_rate, --num_train_epochs, …", width))
+        parts.append(
+            _wrapped("Names and files of TRL and LLaMA-Factory work too: --learning_rate, --config dpo.yaml", width)
+        )
     return _page(parts, examples)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefcli.config.base import canonical, nearest, option, typed_options
+from prefcli.config.base import nearest, option, typed_options
+from prefcli.config.spelling import belonging, canonical, hint, named
 from prefcli.config.stages import BY_COMMAND, STAGES, Stage
 from prefcli.errors import UsageError
 
@@ -35,8 +36,9 @@ def split(args: list[str], own: dict[str, Any]) -> list[str]:
     mine: list[str] = []
     theirs: list[str] = []
     stage: Stage | None = None
-    words = iter(args)
-    for word in words:
+    words = list(args)
+    while words:
+        word = words.pop(0)
         if word in ("-h", "--help", "--help-all"):
             return [word]
         if not word.startswith("-") or len(word) < 2:
@@ -51,15 +53,15 @@ def split(args: list[str], own: dict[str, Any]) -> list[str]:
             continue
         field: str | None = given.replace("-", "_")  # under its own name alone: --data is an alias, of the stage's
         if field in own and field not in POSITIONAL:
-            to, kind = mine, own[field][0]
+            to, takes = mine, int(own[field][0] is not bool)
             word = option(field) + equals + value
-        elif (field := _positive(given, known)) is not None:
-            to, kind = theirs, known[field][0]
+        elif _positive(given, known) is not None or (stage is not None and named(given) is not None):
+            to, takes = theirs, belonging(given, words, known)
         else:
             raise UsageError(f"no such option: {word.partition('=')[0]}", _hint(given, own, known, stage))
-        to.append(word)
-        if kind is not bool and not equals and (following := next(words, None)) is not None:
-            to.append(following)
+        taken = 0 if equals else takes
+        to += [word, *words[:taken]]
+        del words[:taken]
     return [*mine, "--", *([BY_COMMAND[stage.command].command] if stage else []), *theirs]
 
 
@@ -74,8 +76,7 @@ def _hint(given: str, own: dict[str, Any], known: dict[str, Any], stage: Stage |
         every = {name: None for other in STAGES.values() for name in typed_options(other.config)}
         if _positive(given, every) is not None:
             return "options of the stage go behind its name: prefcli sweep dpo --beta 0.1"
-    near = nearest(given, {**own, **known})
-    return f"did you mean {option(near)}?" if near else f"see prefcli {stage.command if stage else 'sweep'} --help"
+    return hint(given, {**own, **known}, f"see prefcli {stage.command if stage else 'sweep'} --help")
 
 
 def parse(stage: Stage, words: list[str], command_of: Any) -> Any:

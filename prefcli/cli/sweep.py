@@ -72,7 +72,7 @@ def run(config: SweepConfig) -> None:
 
 def _base(config: SweepConfig, stage: Stage) -> Any:
     """The stage's own options, where it runs and how it is shown taken from sweep's."""
-    given = parse(stage, config.options, command_of)
+    given = parse(stage, config.options, partial(command_of, tells=True))
     files = "prompts" if stage.samples else "data"
     if not getattr(given, files):
         hint = "for ppo they are --data here; --prompts are those held out" if stage.samples else "--data FILE"

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
-
-from prefcli.errors import UsageError
 
 INCIDENTAL = "incidental"
 OWN = ""  # the group of what no other command has
@@ -39,41 +36,6 @@ class Opt:
 
 
 Arg = functools.partial(Opt, positional=True)
-
-# What users of TRL and Hugging Face scripts type for the same thing (kebab-cased; snake_case is accepted everywhere).
-ALIASES = {
-    "model-name-or-path": "model",
-    "dataset": "data",
-    "dataset-name": "data",
-    "dataset-path": "data",
-    "eval-dataset": "eval-data",
-    "output-name": "name",
-    "run-name": "name",
-    "learning-rate": "lr",
-    "num-train-epochs": "epochs",
-    "num-epochs": "epochs",
-    "per-device-train-batch-size": "batch-size",
-    "train-batch-size": "batch-size",
-    "gradient-accumulation-steps": "grad-accum",
-    "lr-scheduler-type": "lr-scheduler",
-    "warmup-ratio": "warmup",
-    "max-seq-length": "max-length",
-    "lora-r": "lora-rank",
-    "lora-target-modules": "lora-target",
-    "torch-dtype": "dtype",
-    "eval-steps": "eval-every",
-    "reward-model": "reward",
-    "reward-model-path": "reward",
-    "ref-model": "reference",
-    "response-length": "max-new-tokens",
-    "cliprange": "clip-range",
-    "cliprange-value": "clip-range-value",
-    "num-ppo-epochs": "ppo-epochs",
-    "num-mini-batches": "minibatches",
-    "center-rewards-coefficient": "center-rewards",
-}
-# The Hugging Face batch size is a process's; ours is all processes' together.
-PER_PROCESS = frozenset({"per-device-train-batch-size"})
 
 
 @functools.cache
@@ -118,30 +80,6 @@ def as_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def canonical(name: str, known: Mapping[str, Any]) -> str | None:
-    """The field that a spelling (kebab or snake, ours or Hugging Face's) names, or None.
-
-    `--data` names the prompts where a command has prompts and no data (ppo).
-    """
-    kebab = name.replace("_", "-")
-    kebab = kebab if kebab.replace("-", "_") in known else ALIASES.get(kebab, kebab)
-    field = kebab.replace("-", "_")
-    if field == "data" and "data" not in known and "prompts" in known:
-        field = "prompts"
-    return field if field in known else None
-
-
 def nearest(name: str, known: Mapping[str, Any]) -> str | None:
     match = get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
     return match[0] if match else None
-
-
-def times_processes(value: str) -> str:
-    """A per-process batch size as the global one; what is not a number stays, and is refused where types are checked.
-
-    Raises UsageError for a WORLD_SIZE that is not a number.
-    """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if not (processes.isascii() and processes.isdecimal()):
-        raise UsageError(f"WORLD_SIZE is {processes!r}, which is no number of processes")
-    return str(int(value) * int(processes)) if value.isascii() and value.isdecimal() and len(value) < 19 else value

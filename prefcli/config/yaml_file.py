@@ -7,14 +7,17 @@ from typing import Any, get_origin
 
 import yaml
 
-from prefcli.config.base import PER_PROCESS, canonical, nearest, option, times_processes, typed_options
+from prefcli.config.base import option, typed_options
+from prefcli.config.names import NAMES
+from prefcli.config.spelling import Brought, canonical, hint
 from prefcli.errors import UsageError
 
 _NULL = "tag:yaml.org,2002:null"
 
 
-def read_yaml(path: str, cls: type) -> dict[str, Any]:
-    """Field → value (a string, a list of strings, or None) from a file, for the command line's own conversion.
+def read_yaml(path: str, cls: type) -> tuple[dict[str, Any], Brought]:
+    """Field → value (a string, a list of strings, or None) from a file, for the command line's own conversion; and what
+    it says in names of TRL's or LLaMA-Factory's.
 
     The scalars are taken as they are written: YAML's own types would make `name: no` False and `name: 007` 7.
     Raises UsageError: no such file, not YAML, not a mapping, an unknown key (with the nearest one), a key twice.
@@ -29,36 +32,78 @@ def read_yaml(path: str, cls: type) -> dict[str, Any]:
         top = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"--config {path} is not valid YAML: {error}") from error
+    brought = Brought()
     if top is None or (isinstance(top, yaml.ScalarNode) and top.tag == _NULL):
-        return {}
+        return {}, brought
     if not isinstance(top, yaml.MappingNode):
         raise UsageError(f"--config {path} must be a mapping of option names to values", "for example: lr: 1e-5")
     known = typed_options(cls)
     values: dict[str, Any] = {}
+    seen: set[str | None] = set()
     for key, value in top.value:
         where = f"--config {path}, line {key.start_mark.line + 1}"
         raw = key.value if isinstance(key, yaml.ScalarNode) else "…"
         field = canonical(raw, known)
-        if field is None:
-            near = nearest(raw, known)
-            hint = f"did you mean {near.replace('_', '-')}?" if near else "see --help for the names"
-            raise UsageError(f"{where}: unknown key {raw!r}", hint)
+        brought.theirs |= raw.replace("_", "-") in NAMES and raw.replace("-", "_") not in known
+        if _is_null(value) and (field is not None or raw.replace("_", "-") in NAMES):
+            continue
+        before, line = len(brought.refused), f"line {key.start_mark.line + 1}"
+        if raw == "datasets" and isinstance(value, yaml.SequenceNode):
+            field, found = "data", _mixture(where, value, brought)
+            taken = brought.takes("dataset", found.pop("data"), known)
+            values |= {name: given for name, given in found.items() if name in known}
+        else:
+            taken = brought.takes(raw, _texts(value), known)
+        brought.refused[before:] = [(f"{line}: {typed}", said) for typed, said in brought.refused[before:]]
+        if field is None and not taken:
+            raise UsageError(f"{where}: unknown key {raw!r}", hint(raw, known, "see --help for the names", bare=True))
         if field == "config":
             raise UsageError(f"{where}: a file of options cannot name another one", "leave it out")
-        if field in values:
-            raise UsageError(f"{where}: {option(field)[2:]} is given twice (here as {raw!r})", "leave one out")
-        found = _as_typed(where, raw, value, known[field][0])
-        if raw.replace("_", "-") in PER_PROCESS and isinstance(found, str):
-            found = times_processes(found)
-        values[field] = found
-    return values
+        if raw.replace("_", "-") != "adapter-name-or-path":  # which names its base
+            if field is not None and field in seen:
+                raise UsageError(f"{where}: {option(field)[2:]} is given twice (here as {raw!r})", "leave one out")
+            seen.add(field)
+        if field is not None:
+            brought.places[field] = f"{where}: {raw}"
+        if field is not None and not taken:
+            values[field] = _as_typed(where, raw, value, known[field][0])
+    return values, brought
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == _NULL
+
+
+def _texts(node: yaml.Node) -> list[str]:
+    """A scalar, or those of a list; a sign for what is deeper."""
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    return [item.value if isinstance(item, yaml.ScalarNode) else "…" for item in items]
+
+
+def _mixture(where: str, node: yaml.SequenceNode, brought: Brought) -> dict[str, Any]:
+    """TRL's `datasets`, a list of mappings: path or data_files, fraction, and a split, one for all."""
+    found: dict[str, Any] = {"data": [], "data_weight": [], "split": []}
+    for item in node.value:
+        if not isinstance(item, yaml.MappingNode):
+            raise UsageError(f"{where}: datasets must be a list of mappings", "for example: - path: pairs.jsonl")
+        said = {",".join(_texts(key)): _texts(value) for key, value in item.value if not _is_null(value)}
+        path = said.pop("path", [])
+        found["data"] += said.pop("data_files", path)
+        found["data_weight"] += said.pop("fraction", [])
+        found["split"] += said.pop("split", [])
+        brought.refused += [(f"datasets.{name}", "--data takes files, folders and hub ids") for name in said]
+    if len(set(found["split"])) > 1:
+        brought.refused.append(("datasets.split", "one --split is for all --data"))
+    found["split"] = "".join(found["split"][:1])
+    return {field: value for field, value in found.items() if value or field == "data"}
 
 
 def _as_typed(where: str, key: str, node: yaml.Node, kind: Any) -> Any:
     """What would stand on the command line for a YAML value; types and ranges are checked there."""
     if get_origin(kind) is list:
         if isinstance(node, yaml.ScalarNode):
-            return [] if node.tag == _NULL else [node.value]
+            several = key.replace("_", "-") in NAMES  # lora_target: q_proj,v_proj
+            return [] if node.tag == _NULL else node.value.split(",") if several else [node.value]
         if not isinstance(node, yaml.SequenceNode) or any(
             not isinstance(item, yaml.ScalarNode) or item.tag == _NULL for item in node.value
         ):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from prefcli.config.base import canonical, nearest, option
+from prefcli.config.base import option
+from prefcli.config.spelling import canonical, hint, named
 from prefcli.config.training import OutputConfig
 from prefcli.errors import UsageError
 
@@ -28,10 +29,9 @@ def parse_grid(texts: list[str], known: dict[str, Any]) -> dict[str, tuple[str, 
         if not given or not equals or not all(values):
             raise UsageError(f"--grid {text}: the form is NAME=VALUE,VALUE", "for example: --grid beta=0.05,0.1,0.3")
         field = canonical(given, known)
-        if field is None:
-            near = nearest(given, known)
-            hint = f"did you mean {near.replace('_', '-')}?" if near else "name an option of the stage"
-            raise UsageError(f"--grid {text}: the stage has no option --{given}", hint)
+        if field is None or (named(given) is not None and given.replace("-", "_") not in known):
+            why = hint(field or given, known, "name an option of the stage", bare=True)
+            raise UsageError(f"--grid {text}: the stage has no option --{given}", why)
         if field in ELSEWHERE:
             raise UsageError(f"--grid {text}: {option(field)} is not swept by --grid", ELSEWHERE[field])
         if field in NO_POINTS:

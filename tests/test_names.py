@@ -1,0 +1,423 @@
+"""Names that users bring from TRL, Hugging Face and LLaMA-Factory, on the command line and in files: none means another
+thing than there, none is dropped in silence."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+
+import pytest
+import yaml
+from conftest import write
+
+from prefcli.cli.main import ALL, COMMANDS
+from prefcli.config import names
+from prefcli.config.base import typed_options
+from prefcli.config.spelling import canonical
+
+# Their name → ours, by hand: another word for the same option.
+RENAMED = {
+    "model-name-or-path": "model", "dataset": "data", "dataset-name": "data", "dataset-path": "data",
+    "eval-dataset": "eval_data", "output-name": "name", "run-name": "name", "exp-name": "name", "learning-rate": "lr",
+    "num-train-epochs": "epochs", "num-epochs": "epochs", "per-device-train-batch-size": "batch_size",
+    "micro-batch-size": "batch_size", "train-batch-size": "batch_size", "gradient-accumulation-steps": "grad_accum",
+    "adapter-name-or-path": "model", "warmup-steps": "warmup", "lr-scheduler-type": "lr_scheduler",
+    "warmup-ratio": "warmup", "max-seq-length": "max_length", "cutoff-len": "max_length", "max-samples": "max_rows",
+    "lora-r": "lora_rank", "lora-target-modules": "lora_target", "torch-dtype": "dtype", "eval-steps": "eval_every",
+    "save-steps": "save_every", "dataset-train-split": "split", "router-aux-loss-coef": "router_loss",
+    "moe-aux-loss-coef": "router_loss", "reward-model": "reward", "reward-model-path": "reward",
+    "reward-model-name-or-path": "reward", "ref-model": "reference", "response-length": "max_new_tokens",
+    "max-completion-length": "max_new_tokens", "cliprange": "clip_range", "epsilon": "clip_range",
+    "cliprange-value": "clip_range_value", "beta": "kl_coef", "num-ppo-epochs": "ppo_epochs",
+    "num-iterations": "ppo_epochs", "num-mini-batches": "minibatches", "ppo-target": "kl_target",
+    "ppo-whiten-rewards": "whiten_rewards", "center-rewards-coefficient": "center_rewards", "pref-beta": "beta",
+    "pref-ftx": "sft_weight", "rpo-alpha": "sft_weight", "dpo-label-smoothing": "label_smoothing",
+    "kto-chosen-weight": "desirable_weight", "kto-rejected-weight": "undesirable_weight",
+}  # fmt: skip
+
+
+@pytest.fixture
+def arrived(prefcli, monkeypatch):
+    """`arrived("dpo", …)` is the config that reaches the command, and what was said on stderr."""
+
+    def run(command, *args, **more):
+        caught = []
+        module = importlib.import_module(f"prefcli.cli.{ALL[command].module}")
+        monkeypatch.setattr(module, "run", caught.append)
+        result = prefcli(*command.split(), *args, **more)
+        assert result.exit_code == 0, result.stderr
+        return caught[0], result.stderr
+
+    return run
+
+
+@pytest.fixture
+def from_file(arrived, own_folder):
+    """`from_file("dpo", text, …)`: the same, from --config."""
+
+    def run(command, text, *args, **more):
+        write(own_folder / "theirs.yaml", text)
+        return arrived(command, "--config", "theirs.yaml", *args, **more)
+
+    return run
+
+
+def refused(result, *parts):
+    assert (result.exit_code, result.stdout) == (2, ""), (result.exit_code, result.stderr)
+    assert "Traceback" not in result.stderr
+    for part in parts:
+        assert part in result.stderr, (part, result.stderr)
+    return result.stderr
+
+
+def test_every_name_that_users_bring_means_what_it_does_there():
+    assert set(RENAMED) == set(names.ALIASES)
+    known = dict.fromkeys(set(RENAMED.values()) - {"beta"})
+    for name, field in RENAMED.items():
+        both = known | ({"beta": None} if field == "beta" else {})
+        assert canonical(name, both) == canonical(name.replace("-", "_"), both) == field
+    assert canonical("dataset", {"prompts": None}) == "prompts" and canonical("nothing", known) is None
+    assert canonical("cutoff_len", {"max_prompt_length": None}) == "max_prompt_length"
+    assert canonical("beta", {"beta": None, "kl_coef": None}) == "beta"
+
+
+def test_the_table_names_options_that_exist():
+    every = {name for entry in COMMANDS.values() for name in typed_options(entry.options())}
+    for name, entry in names.NAMES.items():
+        ours = [entry.ours.replace("-", "_")] if entry.ours else []
+        assert {*ours, *(field for value in entry.values.values() for field in value)} <= every, name
+        assert entry.ours or entry.said, name
+
+
+# The batch
+
+
+@pytest.mark.parametrize(
+    ("words", "processes", "batch", "parts"),
+    [
+        (["--per-device-train-batch-size", "8"], 1, 8, 1),
+        (["--per_device_train_batch_size=8", "--gradient_accumulation_steps=4"], 1, 32, 4),
+        (["--gradient-accumulation-steps", "4", "--per-device-train-batch-size", "2"], 2, 16, 4),
+        (["--gradient_accumulation_steps", "4"], 1, 32, 4),  # of TrainingArguments' 8
+        (["--per_device_train_batch_size", "3"], 4, 12, 1),
+        (["--batch-size", "3"], 4, 3, 1),
+        (["--train_batch_size", "3"], 4, 3, 1),
+        (["--batch-size", "16", "--grad-accum", "4"], 1, 16, 4),
+        (["--batch-size", "16", "--gradient_accumulation_steps", "4"], 1, 16, 4),
+    ],
+)
+def test_rows_of_a_process_times_accumulation_times_processes_is_the_batch(
+    arrived, from_file, words, processes, batch, parts
+):
+    env = {"WORLD_SIZE": str(processes), "RANK": "1", "LOCAL_RANK": "1"} if processes > 1 else {}
+    config, _ = arrived("dpo", *words, env=env)
+    assert (config.batch_size, config.grad_accum) == (batch, parts)
+    pairs = " ".join(words).replace("=", " ").replace("--", "").split()
+    text = "".join(f"{name}: {value}\n" for name, value in zip(pairs[::2], pairs[1::2], strict=True))
+    config, _ = from_file("dpo", text, env=env)
+    assert (config.batch_size, config.grad_accum) == (batch, parts)
+
+
+def test_a_batch_on_the_line_stands_above_that_of_a_file(from_file):
+    text = "per_device_train_batch_size: 2\ngradient_accumulation_steps: 8\n"
+    for words, expected in (
+        ((), (16, 8)),
+        (("--gradient-accumulation-steps", "4"), (8, 4)),
+        (("--per_device_train_batch_size", "1"), (8, 8)),
+        (("--batch-size", "64", "--grad-accum", "2"), (64, 2)),
+    ):
+        config, _ = from_file("dpo", text, *words)
+        assert (config.batch_size, config.grad_accum) == expected
+    config, _ = from_file("dpo", "batch_size: 6\n", "--per_device_train_batch_size", "5")
+    assert config.batch_size == 5
+
+
+def test_a_batch_that_is_no_number_or_said_twice_is_refused(prefcli, own_folder):
+    four = {"WORLD_SIZE": "4", "RANK": "1", "LOCAL_RANK": "1"}
+    for value in ("²", "-1", "x", "1.5", "9" * 5000):
+        refused(prefcli("dpo", "--per_device_train_batch_size", value, env=four))
+    refused(prefcli("dpo", "--per_device_train_batch_size", "3", env={"WORLD_SIZE": "many"}), "WORLD_SIZE")
+    refused(prefcli("dpo", "--batch-size", "3", "--per_device_train_batch_size", "3"), "--batch-size is given twice")
+    write(own_folder / "c.yaml", "per_device_train_batch_size: 3\nbatch_size: 3\n")
+    refused(prefcli("dpo", "--config", "c.yaml"), "line 2", "batch-size is given twice")
+    refused(prefcli("sweep", "dpo", "--data", "x", "--grid", "per_device_train_batch_size=2,4"), "batch-size")
+
+
+# Names whose values are options of ours
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "expected"),
+    [
+        ("sft", ["--use_peft"], {"lora_rank": 16, "lora_alpha": 32.0}),
+        ("sft", ["--use_peft", "True", "--lora_r", "64"], {"lora_rank": 64, "lora_alpha": 32.0}),
+        ("sft", ["--lora_r", "64", "--use_peft", "False"], {"lora_rank": 64}),  # on the line it is asked for
+        ("dpo", ["--bf16"], {"dtype": "bfloat16"}),
+        ("dpo", ["--bf16", "True", "--dtype", "float32"], {"dtype": "float32"}),
+        ("dpo", ["--no_bf16"], {"dtype": "auto"}),
+        ("dpo", ["--gradient_checkpointing", "True"], {"gradient_checkpointing": True}),
+        ("dpo", ["--gradient_checkpointing", "false", "--lr", "1"], {"gradient_checkpointing": False, "lr": 1.0}),
+        ("dpo", ["--loss_type", "ipo"], {"loss": "ipo", "length_normalise": True}),
+        ("dpo", ["--loss_type", "sigmoid_norm"], {"loss": "sigmoid", "length_normalise": True}),
+        ("dpo", ["--loss_type=apo_zero"], {"loss": "apo-zero", "length_normalise": False}),
+        ("dpo", ["--optim", "adamw_torch_fused"], {"optim": "adamw"}),
+        ("dpo", ["--lr_scheduler_type", "constant_with_warmup"], {"lr_scheduler": "constant", "warmup": 0.05}),
+        ("dpo", ["--lr_scheduler_type", "constant"], {"lr_scheduler": "constant", "warmup": 0.0}),
+        ("dpo", ["--lora_target_modules", "q_proj", "v_proj", "--lr", "1"], {"lora_target": ["q_proj", "v_proj"]}),
+        ("dpo", ["--lora_target_modules", "all-linear"], {"lora_target": ["all-linear"]}),
+        ("dpo", ["--lora-target", "q_proj", "--lora-target", "v_proj"], {"lora_target": ["q_proj", "v_proj"]}),
+        ("dpo", ["--warmup_steps", "0.1"], {"warmup": 0.1}),
+        ("dpo", ["--max_steps", "200", "--warmup_steps", "20"], {"warmup": 0.1}),
+        ("dpo", ["--max_steps", "-1"], {"max_steps": None}),
+        ("dpo", ["--use_dora", "True"], {"adapter": "dora"}),
+        ("sft", ["--completion_only_loss", "False"], {"train_on_prompt": True}),
+        ("ppo", ["--beta", "0.2", "--num_generations", "4"], {"kl_coef": 0.2, "num_generations": 4}),
+        ("mem-estimate", ["--stage", "dpo", "--gradient_checkpointing", "True"], {"stage": "dpo"}),
+    ],
+)
+def test_a_value_means_what_it_does_there(arrived, command, words, expected):
+    config, _ = arrived(command, *words)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_values_that_only_files_have_mean_what_they_do_there(from_file, own_folder):
+    config, _ = from_file("sft", "finetuning_type: lora\nlora_target: q_proj,v_proj\nquantization_bit: 4\n")
+    assert (config.lora_rank, config.lora_target, config.load_in_4bit) == (8, ["q_proj", "v_proj"], True)
+    config, _ = from_file("sft", "finetuning_type: full\nlora_rank: 8\n")
+    assert config.lora_rank == 0
+    config, _ = from_file("sft", "use_peft: false\nlora_r: 8\n")
+    assert config.lora_rank == 0
+    config, _ = from_file("sft", "model_name_or_path: base\nadapter_name_or_path: saves/sft\nlora_target: all\n")
+    assert (config.model, config.lora_target) == ("saves/sft", ["all-linear"])
+    write(
+        own_folder / "data" / "dataset_info.json",
+        json.dumps({"a": {"file_name": "a.json"}, "b": {"hf_hub_url": "o/b"}}),
+    )
+    config, _ = from_file("sft", "dataset: a, b,c\ndataset_dir: data\neval_dataset: a\n")
+    assert (config.data, config.eval_data) == (["data/a.json", "o/b", "c"], "data/a.json")
+    config, _ = from_file("ppo", "dataset: a\n")
+    assert config.prompts == ["data/a.json"]
+    text = "datasets: [{path: x, fraction: 0.3, split: s}, {path: json, data_files: y.jsonl, fraction: 0.7}]\n"
+    config, _ = from_file("sft", text)
+    assert (config.data, config.data_weight, config.split) == (["x", "y.jsonl"], [0.3, 0.7], "s")
+
+
+def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own_folder, from_file):
+    for stage, loss, command in (("rm", "", "train-rm"), ("dpo", "pref_loss: orpo", "orpo"), ("dpo", "", "dpo")):
+        write(own_folder / "c.yaml", f"stage: {stage}\nuse_galore: true\n{loss}\n")
+        refused(prefcli("sft", "--config", "c.yaml"), f"prefcli {command} --config")
+    assert from_file("orpo", "stage: dpo\npref_loss: orpo\npref_beta: 0.2")[0].beta == 0.2
+
+
+# Names that nothing answers to
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "parts"),
+    [
+        ("dpo", ["--output-dir", "x"], ["--output-dir", "--runs", "--name"]),
+        ("dpo", ["--deepspeed", "z3.json"], ["accelerate launch"]),
+        (
+            "dpo",
+            ["--logging_steps=10", "--output_dir", "x"],
+            ["--logging_steps: every step", "--output_dir: the artifact"],
+        ),
+        ("dpo", ["--template", "qwen"], ["chat template"]),
+        ("dpo", ["--dataloader_num_workers", "4"], ["rows are read"]),
+        ("dpo", ["--loss_type", "exo_pair"], ["--loss", "exo_pair"]),
+        ("dpo", ["--loss_type", "sigmoid", "sft"], ["--sft-weight"]),
+        ("sft", ["--loss_type", "ipo"], ["--loss_type ipo"]),
+        ("sft", ["--warmup_steps", "100"], ["--warmup is a fraction"]),
+        ("sft", ["--neftune_noise_alpha", "5"], ["no noise"]),
+        ("ppo", ["--max_samples", "5"], ["there is no --max-rows here"]),
+        ("ppo", ["--top_p", "0.9"], ["whole distribution"]),
+        ("sweep", ["dpo", "--output_dir", "x", "--seeds", "2"], ["--runs"]),
+        ("eval", ["--use_peft"], ["no such option"]),
+        ("dpo", ["--learning_rat", "1"], ["did you mean --lr?"]),
+        ("dpo", ["--output_dri", "1"], ["no such option", "the artifact is RUNS"]),
+    ],
+)
+def test_a_name_without_a_counterpart_has_a_sentence_of_its_own(prefcli, command, words, parts):
+    message = refused(prefcli(command, *words), *parts)
+    assert "did you mean" not in message or any("did you mean" in part for part in parts)
+
+
+@pytest.mark.parametrize("typed", [*names.COMMANDS, "merge_lora"])
+def test_another_program_s_command_is_answered_with_ours(prefcli, typed):
+    message = refused(prefcli(typed, "--data", "x"), f"no such command: {typed}")
+    assert typed not in COMMANDS and "Did you mean" not in message
+    assert any(f"prefcli {command}" in message for command in [*COMMANDS, "--version"]) or "not there" in message
+
+
+def test_what_would_change_the_result_is_refused_all_at_once_and_where_it_is_off_it_is_not(
+    prefcli, own_folder, from_file
+):
+    write(
+        own_folder / "c.yaml",
+        "lr: 1\nuse_galore: true\nloraplus_lr_ratio: 16.0\nlogging_steps: 5\nquantization_bit: 8\n",
+    )
+    message = refused(prefcli("sft", "--config", "c.yaml"), "line 2: use_galore", "line 3: loraplus_lr_ratio",
+                      "line 5: quantization_bit 8", "--load-in-4bit")  # fmt: skip
+    assert "logging_steps" not in message
+    text = "use_galore: false\nloraplus_lr_ratio: null\nfp8: no\nadam_beta1: 0.90\ntop_k: 0\nnum_train_epochs: 1\n"
+    said = from_file("sft", text)[1]
+    for name in ("use_galore", "fp8", "adam_beta1", "top_k"):
+        assert name in said
+
+
+def test_a_wrong_value_in_a_file_is_told_with_its_line_and_key(prefcli, own_folder):
+    write(own_folder / "c.yaml", "lr: 1\neval_steps: 0.2\ngradient_accumulation_steps: x\n")
+    refused(prefcli("dpo", "--config", "c.yaml", "--eval-every", "3"), "c.yaml, line 3: gradient_accumulation_steps")
+    refused(prefcli("dpo", "--config", "c.yaml", "--grad-accum", "3"), "c.yaml, line 2: eval_steps", "--eval-every")
+    assert "c.yaml" not in refused(prefcli("dpo", "--config", "c.yaml", "--eval-every", "y"), "--eval-every")
+
+
+def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file):
+    text = "logging_steps: 5\nplot_loss: true\noutput_dir: x\nlearning_rate: 1\n"
+    said = from_file("sft", text)[1]
+    assert said.startswith("note: of --config theirs.yaml:\n") and "logging_steps, plot_loss: every step" in said
+    assert "--epochs 1.0 (3 there), --warmup 0.05 (0 there), --batch-size 16 (8 per process there)" in said
+    assert from_file("sft", text, "--quiet")[1] == ""
+    whole = "num_train_epochs: 1\nwarmup_ratio: 0\nper_device_train_batch_size: 4\n"
+    assert from_file("sft", whole)[1] == "" == from_file("sft", "lr: 1\n")[1]
+
+
+# Their files. Keys and values as their examples have them, written here: LLaMA-Factory's share a frame.
+
+FRAME = """trust_remote_code: true, do_train: true, template: qwen3_nothink, cutoff_len: 2048, max_samples: 1000,
+preprocessing_num_workers: 16, dataloader_num_workers: 4, output_dir: saves/x, logging_steps: 10, save_steps: 500,
+plot_loss: true, overwrite_output_dir: true, save_only_model: false, report_to: none, per_device_train_batch_size: 1,
+gradient_accumulation_steps: 8, learning_rate: 1.0e-4, num_train_epochs: 3.0, lr_scheduler_type: cosine,
+warmup_ratio: 0.1, bf16: true, ddp_timeout: 180000000, resume_from_checkpoint: null"""
+LORA = "finetuning_type: lora, lora_rank: 16, lora_target: all"
+FACTORY = [
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, dataset: 'identity,alpaca_en_demo'"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, dataset: identity, deepspeed: ds_z3.json"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, dataset: identity, ray_run_name: r, ray_num_workers: 4, "
+     "ray_storage_path: s, placement_strategy: PACK, resources_per_worker: {GPU: 1}"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, dataset: identity, quantization_bit: 4, "
+     "quantization_method: bnb, double_quantization: false"),
+    ("sft", "model_name_or_path: m/a, stage: sft, finetuning_type: full, dataset: identity, deepspeed: ds_z3.json"),
+    ("sft", "model_name_or_path: m/a, stage: sft, finetuning_type: full, dataset: identity, use_galore: true, "
+     "galore_layerwise: true, galore_target: all, galore_rank: 128, galore_scale: 2.0, pure_bf16: true"),
+    ("sft", "model_name_or_path: m/a, stage: sft, finetuning_type: full, dataset: identity, use_badam: true, "
+     "badam_mode: layer, badam_switch_mode: ascending, badam_switch_interval: 50, badam_verbose: 2"),
+    ("sft", "model_name_or_path: m/a, stage: sft, finetuning_type: freeze, freeze_trainable_layers: 8, "
+     "freeze_trainable_modules: all, use_llama_pro: true, dataset: identity"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, loraplus_lr_ratio: 16.0, dataset: identity, val_size: "
+     "0.1, per_device_eval_batch_size: 1, eval_strategy: steps, eval_steps: 500"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, pissa_init: true, pissa_iter: 16, pissa_convert: true, "
+     "dataset: identity"),
+    ("sft", "model_name_or_path: m/a, stage: sft, finetuning_type: oft, oft_block_size: 32, oft_target: all, "
+     "dataset: identity, flash_attn: fa2"),
+    ("sft", "model_name_or_path: m/a, stage: sft, finetuning_type: full, fp8: true, fp8_backend: torchao, "
+     "fp8_enable_fsdp_float8_all_gather: true, disable_gradient_checkpointing: false, dataset: identity"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, image_max_pixels: 262144, video_max_pixels: 16384, "
+     "freeze_vision_tower: true, freeze_multi_modal_projector: true, freeze_language_model: false, dataset: "
+     "mllm_demo"),
+    ("sft", f"model_name_or_path: m/a, stage: sft, {LORA}, use_kt: true, kt_cpu_activation: retain, kt_config: "
+     "{kt_backend: x}, overwrite_cache: true, packing: false, seed: 1234, dataset: identity"),
+    ("sft", f"model_name_or_path: m/a, stage: pt, {LORA}, dataset: c4_demo"),
+    ("dpo", f"model_name_or_path: m/a, stage: dpo, {LORA}, pref_beta: 0.1, pref_loss: sigmoid, dataset: dpo_en_demo"),
+    ("orpo", f"model_name_or_path: m/a, stage: dpo, {LORA}, pref_beta: 0.1, pref_loss: orpo, dataset: dpo_en_demo"),
+    ("kto", f"model_name_or_path: m/a, stage: kto, {LORA}, pref_beta: 0.1, dataset: kto_en_demo"),
+    ("train-rm", f"model_name_or_path: m/a, stage: rm, {LORA}, dataset: dpo_en_demo, val_size: 0.05"),
+    ("ppo", f"model_name_or_path: m/a, stage: ppo, reward_model: saves/reward, {LORA}, dataset: identity, "
+     "max_new_tokens: 512, top_k: 0, top_p: 0.9"),
+]  # fmt: skip
+TRL = [
+    ("sft", "model_name_or_path: m/a, dataset_name: o/d, learning_rate: 2.0e-4, num_train_epochs: 1, packing: true,"
+     " per_device_train_batch_size: 2, gradient_accumulation_steps: 8, gradient_checkpointing: true, "
+     "eval_strategy: steps, eval_steps: 100, use_peft: true, lora_r: 32, lora_alpha: 16, output_dir: x, "
+     "push_to_hub: true"),
+    ("sft", "model_name_or_path: m/a, dtype: bfloat16, attn_implementation: flash_attention_2, dataset_name: o/d, "
+     "dataset_num_proc: 12, max_length: 4096, bf16: true, do_eval: true, gradient_checkpointing_kwargs: "
+     "{use_reentrant: false}, hub_model_id: x, hub_strategy: every_save, log_level: info, logging_strategy: "
+     "steps, logging_steps: 5, lr_scheduler_type: cosine, max_steps: -1, overwrite_output_dir: true, "
+     "remove_unused_columns: true, report_to: [wandb], save_strategy: steps, save_steps: 100, "
+     "save_total_limit: 1, seed: 42, warmup_ratio: 0.1, use_liger_kernel: true, assistant_only_loss: true, "
+     "eos_token: e, tf32: true"),
+    ("sft", "model_name_or_path: m/a, dataset_name: o/d, load_in_4bit: true, use_peft: true, lora_r: 24, "
+     "lora_alpha: 8, lora_dropout: 0.05, lora_target_modules: [q_proj, k_proj], lora_modules_to_save: null, "
+     "optim: paged_adamw_8bit, use_bnb_nested_quant: false, model_revision: main, padding_free: false, fsdp:"
+     " '', ddp_timeout: 1800"),
+    ("sft", "model_name_or_path: m/a, datasets: [{path: o/d, split: train, columns: [messages]}], streaming: false,"
+     " test_split_size: 0.1, chat_template_path: t, loss_type: chunked_nll, neftune_noise_alpha: 5"),
+    ("dpo", "model_name_or_path: m/a, dataset_name: o/d, dataset_train_split: train, dataset_test_split: test, "
+     "learning_rate: 5.0e-7, beta: 0.01, loss_type: sigmoid, per_device_train_batch_size: 16, "
+     "gradient_accumulation_steps: 2, per_device_eval_batch_size: 8, max_length: 1024, max_prompt_length: "
+     "512, optim: adamw_torch, warmup_ratio: 0.1, logging_first_step: true, no_remove_unused_columns: true, "
+     "precompute_ref_log_probs: true, disable_dropout: true"),
+    ("dpo", "model_name_or_path: m/a, dataset_name: o/d, loss_type: [sigmoid, bco_pair, sft], loss_weights: [0.8, "
+     "0.2, 1.0], use_weighting: false, ld_alpha: null, f_divergence_type: reverse_kl, sync_ref_model: false,"
+     " label_smoothing: 0.0, truncation_mode: keep_start, generate_during_eval: false, "
+     "load_best_model_at_end: false, output_dir: x"),
+    ("dpo", "model_name_or_path: m/a, dataset_name: o/d, loss_type: ipo, learning_rate: 5.0e-6, use_peft: true, "
+     "lora_target_modules: all-linear, warmup_steps: 0.1, adam_beta1: 0.9, adam_beta2: 0.999, max_grad_norm:"
+     " 1.0, weight_decay: 0.0, deepspeed: z3.json, run_name: r, group_by_length: true, dataloader_drop_last:"
+     " true"),
+    ("kto", "model_name_or_path: m/a, dataset_name: o/d, desirable_weight: 1.0, undesirable_weight: 0.5, beta: 0.1,"
+     " loss_type: kto, per_device_train_batch_size: 4, num_train_epochs: 1, learning_rate: 5e-7, eval_steps:"
+     " 0.2, output_dir: x, train_sampling_strategy: sequential, dataset_config: c"),
+    ("train-rm", "model_name_or_path: m/a, dataset_name: o/d, center_rewards_coefficient: 0.01, max_length: 2048, "
+     "per_device_train_batch_size: 16, gradient_checkpointing: true, learning_rate: 1.0e-5, lora_task_type: "
+     "SEQ_CLS, use_peft: true, eval_strategy: 'no', pad_to_multiple_of: 8, model_init_kwargs: null"),
+    ("ppo", "model_name_or_path: m/a, dataset_name: o/d, reward_model_name_or_path: rm, num_generations: 8, beta: "
+     "0.04, max_completion_length: 256, temperature: 0.7, use_vllm: true, vllm_mode: colocate, "
+     "vllm_gpu_memory_utilization: 0.3, num_iterations: 1, epsilon: 0.2, scale_rewards: group, loss_type: "
+     "dapo, top_p: 1.0, log_completions: true, steps_per_generation: 4, per_device_train_batch_size: 16, "
+     "gradient_accumulation_steps: 4"),
+]  # fmt: skip
+
+
+# Values that ask for what is done here anyway, where the key is no other word for an option.
+OURS = {"bf16": ["false"], "loss_type": ["kto", "nll", "chunked_nll", "sigmoid"], "pref_loss": ["sigmoid"],
+        "stage": list(names.STAGES), "finetuning_type": ["lora", "full"], "use_peft": ["true"],
+        "quantization_method": ["bnb"], "max_steps": ["-1"], "optim": ["adamw_torch"],
+        "assistant_only_loss": ["true"]}  # fmt: skip
+
+
+def test_thirty_files_of_theirs_are_read_and_no_key_is_dropped_in_silence(prefcli, own_folder, monkeypatch):
+    """A key is explained where stderr names it. It is mapped where its value is ours without it, or another config (or
+    a refusal) comes of leaving it out. What is refused by name is left out, and the rest read without it."""
+    arrived = []
+    monkeypatch.setattr("prefcli.cli.train.run", arrived.append)
+
+    def read(command, keys):
+        write(own_folder / "theirs.yaml", yaml.safe_dump(keys))
+        arrived.clear()
+        result = prefcli(command, "--config", "theirs.yaml")
+        assert "Traceback" not in result.stderr and result.exit_code in (0, 2)
+        return (arrived[0] if result.exit_code == 0 else None), result.stderr
+
+    frame = yaml.load(f"{{{FRAME}}}", yaml.BaseLoader)
+    files = [(command, frame | yaml.load(f"{{{text}}}", yaml.BaseLoader)) for command, text in FACTORY]
+    files += [(command, yaml.load(f"{{{text}}}", yaml.BaseLoader)) for command, text in TRL]
+    assert len(files) == 30 and {command for command, _ in files} == {"sft", "dpo", "orpo", "kto", "train-rm", "ppo"}
+    keys, unknown, silent, tried = 0, [], [], set()
+    for command, file in files:
+        left = {key: None if value == "null" else value for key, value in file.items()}
+        keys += len(left)
+        config, told = read(command, left)
+        while config is None:
+            refused = [key for key in left if re.search(rf"\b{key}\b", told)]
+            assert refused, told
+            unknown += [(command, key) for key in refused if f"unknown key '{key}'" in told]
+            left = {key: value for key, value in left.items() if key not in refused}
+            config, told = read(command, left)
+        for key, value in left.items():
+            ours = {field.name: field.default for field in dataclasses.fields(config)}
+            means_ours = value in OURS.get(key, []) or yaml.safe_load(str(value)) == ours.get(canonical(key, ours))
+            means_ours |= key in ("bf16", "pure_bf16", "dtype") and config.dtype == "bfloat16"  # said twice
+            if value is not None and not means_ours and not re.search(rf"\b{key}\b", told):
+                once = (command, key, str(value))
+                if (
+                    once not in tried
+                    and read(command, {other: left[other] for other in left if other != key})[0] == config
+                ):
+                    silent.append(once)
+                tried.add(once)
+    assert keys > 700 and len(unknown) <= 0.05 * keys, (keys, unknown)
+    assert silent == []
