@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from types import SimpleNamespace
 from xml.etree.ElementTree import fromstring
 
 import pytest
@@ -19,6 +20,7 @@ from prefcli.config.base import as_dict, option
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.stages import STAGES
+from prefcli.stages import trl_trainer
 from prefcli.stages.card import Weights, model_card
 
 
@@ -94,10 +96,33 @@ def test_a_line_begins_with_what_was_held_out():
     batch = {"loss": 0.6414, "rewards/chosen": 0.16, "rewards/accuracies": 0.75}
     held_out = {"eval_loss": 0.543, "eval_rewards/chosen": 0.1, "eval_rewards/accuracies": 0.875}
     found = in_a_line(manifest("dpo", DPOConfig(data=["p"]), metrics=batch | held_out), 3, 3)
-    assert found == "eval_rewards/accuracies 0.875, eval_loss 0.543, rewards/accuracies 0.75"
+    assert found == "held out: rewards/accuracies 0.875, loss 0.543, rewards/chosen 0.1"
+    held_out["eval_rewards/accuracies_ci95"] = [0.71, 0.952]
+    found = in_a_line(manifest("dpo", DPOConfig(data=["p"]), metrics=batch | held_out), 2, 3)
+    assert found == "held out: rewards/accuracies 0.875 [0.71, 0.95], loss 0.543"
+    found = in_a_line(manifest("dpo", DPOConfig(data=["p"]), metrics=batch), 2, 3)
+    assert found == "last step: rewards/accuracies 0.75, loss 0.641"
+    found = in_a_line(manifest("ppo", PPOConfig(prompts=["p"]), metrics={"objective/scores": 0.5}), 2, 3)
+    assert found == "last rollouts: objective/scores 0.5"
     measured = {"loss": 0.5, "accuracy": 0.625, "accuracy_ci95": [0.306, 0.9]}
     made = manifest("rm", DPOConfig(data=["p"]), metrics=measured)
-    assert in_a_line(made, 2, 4) == "accuracy 0.625 [0.31, 0.9], loss 0.5"
+    assert in_a_line(made, 2, 4) == "held out: accuracy 0.625 [0.31, 0.9]"
+    assert in_a_line(manifest("rm", DPOConfig(data=["p"]), metrics={}), 2, 4) == ""
+
+
+def test_the_accuracy_on_held_out_pairs_is_recorded_with_its_interval(monkeypatch):
+    """Wilson's ends are where (p − accuracy)² = z²·p(1 − p)/n, p being the true share."""
+    last = {"loss": 0.5, "rewards/accuracies": 1.0, "eval_loss": 0.4, "eval_rewards/accuracies": 0.875}
+    found = {}
+    session = SimpleNamespace(log=SimpleNamespace(last=last), finish=lambda *_, metrics, **more: found.update(metrics))
+    monkeypatch.setattr(trl_trainer, "whole_weights", lambda trainer: None)
+    trainer = SimpleNamespace(model=None, eval_dataset=[{}] * 40)
+    opened = SimpleNamespace(tokenizer=None, about={}, saves_merged=False)
+    trl_trainer.finish(session, trainer, opened, ("loss", "rewards/accuracies"), (1, 1))
+    low, high = found.pop("eval_rewards/accuracies_ci95")
+    assert found == last and low < 0.875 < high
+    for end in (low, high):
+        assert (end - 0.875) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / 40)
 
 
 # The card

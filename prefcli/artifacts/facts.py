@@ -14,19 +14,27 @@ from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.metrics import Row, alarms
 from prefcli.config.stages import STAGES
 
+HELD_OUT = "eval_"  # how names of metrics on held-out rows begin; a reward model's accuracy always is one
+
 
 def in_a_line(manifest: Manifest, most: int, digits: int) -> str:
-    """As many metrics as a line has room for: first what its stage is judged by, of held-out rows before those of the
-    last batch, with the 95 % interval where it is recorded."""
+    """As many metrics as a line has room for, first what its stage is judged by: those of held-out rows alone, with the
+    95 % interval where it is recorded; where none were held out, those of the last step (ppo: of the last rollouts)."""
     metrics, stage = manifest.metrics, STAGES.get(manifest.stage)
     first = [stage.recorded.held_out, "eval_loss", stage.recorded.training] if stage else []
     names = [name for name in dict.fromkeys([*first, *metrics]) if isinstance(metrics.get(name), (int, float))]
+    held_out = [name for name in names if name.startswith(HELD_OUT)]
+    if stage and stage.scores and stage.recorded.held_out in metrics:
+        held_out = [name for name in names if name != "loss"]
+    if not names:
+        return ""
     parts = []
-    for name in names[:most]:
+    for name in (held_out or names)[:most]:
         interval = metrics.get(f"{name}_ci95")
         ends = f" [{', '.join(f'{end:.2g}' for end in interval)}]" if isinstance(interval, list) else ""
-        parts.append(f"{name} {metrics[name]:.{digits}g}{ends}")
-    return ", ".join(parts)
+        parts.append(f"{name.removeprefix(HELD_OUT)} {metrics[name]:.{digits}g}{ends}")
+    of = "held out" if held_out else "last rollouts" if stage and stage.samples else "last step"
+    return f"{of}: {', '.join(parts)}"
 
 
 @dataclass(frozen=True)

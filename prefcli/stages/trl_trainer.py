@@ -26,10 +26,12 @@ from prefcli.stages.policy import Opened
 from prefcli.stages.processes import sharded
 from prefcli.stages.resuming import position
 from prefcli.stages.session import Session
+from prefcli.statistics.intervals import wilson_interval
 from prefcli.stopping import Phase
 from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, logged, of_training
 
+ACCURACY = "eval_rewards/accuracies"
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 
 
@@ -272,10 +274,15 @@ def finish(session: Session, trainer: Any, opened: Opened, wanted: Sequence[str]
     `done`: what `run` returned.
     """
     last = session.log.last
+    names = (*wanted, *(f"eval_{name}" for name in wanted))
+    metrics: dict[str, Any] = {name: last[name] for name in names if name in last}
+    if (share := metrics.get(ACCURACY)) is not None:
+        pairs = len(trainer.eval_dataset)
+        metrics[f"{ACCURACY}_ci95"] = list(wilson_interval(share * pairs, pairs))
     return session.finish(
         trainer.model,
         opened.tokenizer,
-        metrics={name: last[name] for name in (*wanted, *(f"eval_{name}" for name in wanted)) if name in last},
+        metrics=metrics,
         steps=done[0],
         tokens=done[1],
         about=opened.about,
