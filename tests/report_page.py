@@ -69,7 +69,7 @@ def written(trained: Chain, tmp_path_factory: Any) -> Written:
     result = CliRunner().invoke(
         app,
         ["report", "ppo", "dpo", "tiny", "-o", str(folder / "r.html"), "--prompts", str(prompts), "--json", "-q",
-         "--reward", f"gold=python:{SAMPLE_DATA}/gold.py:score", "--reward", "rm", "--samples", "4",
+         "--reward", "rm", "--reward", f"gold=python:{SAMPLE_DATA}/gold.py:score", "--samples", "4",
          "--max-new-tokens", "8", "--comparison", str(comparison)],
         env={"PREFCLI_RUNS": str(trained.runs)},
     )  # fmt: skip

@@ -122,11 +122,12 @@ def test_what_comes_from_data_is_text(written):
 
 def test_sections_stand_with_their_answers_and_criteria(written):
     text = written.page.text
-    for piece in ("ppo@v1 and dpo@v1 were made from the same sft@v1", "Where ppo@v1 does worst against dpo@v1",
-                  "prefcli train-rm", "measured peak", "1.2 GB", "1.1 GB, 1.3 GB", "prefcli sweep dpo",
-                  "Mean length in tokens of all rows"):  # fmt: skip
+    for piece in ("ppo@v1 and dpo@v1 were made from the same sft@v1", "prefcli train-rm", "measured peak",
+                  "1.2 GB", "1.1 GB, 1.3 GB", "prefcli sweep dpo", "Mean length in tokens of all rows"):  # fmt: skip
         assert piece in text, piece
     answers = written.facts["evaluation"]["samples"]
+    sides = {sample["side"] for sample in answers}
+    assert sides == {side for side in ("worst", "best") if f"Where ppo@v1 does {side} against dpo@v1" in text} != set()
     assert len(answers) == 4 and [a["ref"] for a in answers[0]["answers"]] == ["ppo@v1", "dpo@v1", "tiny", "sft@v1"]
     assert all(answer["text"].strip() in text for sample in answers for answer in sample["answers"])
 
@@ -224,8 +225,11 @@ def test_the_worst_and_the_best_are_those_by_sorting_and_no_prompt_is_shown_twic
         worst = [s["difference"] for s in shown_ones if s["side"] == "worst"]
         best = [s["difference"] for s in shown_ones if s["side"] == "best"]
         half = (min(count, 7) + 1) // 2
-        assert worst == sorted(differences)[:half]
-        assert best == sorted(differences, reverse=True)[: min(count, 7) - half]
+        assert worst == [d for d in sorted(differences)[:half] if d < 0]
+        assert best == [d for d in sorted(differences, reverse=True) if d > 0][: min(count, 7) - len(worst)]
+    assert [s["difference"] for s in choose([sample(2, 2), sample(0, 1)], "a", "b", 2)] == [-1]  # a tie is neither
+    assert [s["side"] for s in choose([sample(2, 2), sample(0, 0)], "a", "b", 1)] == [None]
+    assert [s["difference"] for s in choose([sample(2), sample(0)], "a", None, 2)] == [0, 2]
     bare = {"prompt": "p", "answers": [{"ref": "a", "text": "", "reward": {}}]}
     assert [s["side"] for s in choose([bare], "a", "b", 3)] == [None]
 

@@ -44,18 +44,20 @@ def compare(samples: Sequence[dict[str, Any]], first: str, second: str) -> Diffe
 
 def choose(samples: Sequence[dict[str, Any]], first: str, second: str | None, count: int) -> list[dict[str, Any]]:
     """Half of `count` where `first` scores lowest against `second`, then half where highest, the largest difference
-    first in each; the first of the prompts where nothing is scored. Each has its "difference" and its "side".
-    Without a second model the difference is the score itself.
+    first in each; the first of the prompts where nothing is scored, or all is equal. Each has its "difference" and its
+    "side". Without a second model the difference is the score itself; with one a tie is on neither side.
 
     A prompt is in one half only. With an odd `count` the worse half has one more.
     """
     marked = [dict(sample, difference=_difference(sample, first, second)) for sample in samples]
-    if any(sample["difference"] is None for sample in marked):
+    tied = second is not None and not any(sample["difference"] for sample in marked)
+    if tied or any(sample["difference"] is None for sample in marked):
         return [dict(sample, side=None) for sample in marked[:count]]
     order = sorted(marked, key=lambda sample: sample["difference"])
-    worst = order[: (min(count, len(order)) + 1) // 2]
-    rest = order[len(worst) :]
-    best = rest[::-1][: count - len(worst)]
+    half = (min(count, len(order)) + 1) // 2
+    worst = [sample for sample in order[:half] if second is None or sample["difference"] < 0]
+    rest = [sample for sample in order[len(worst) :][::-1] if second is None or sample["difference"] > 0]
+    best = rest[: count - len(worst)]
     return [dict(sample, side="worst") for sample in worst] + [dict(sample, side="best") for sample in best]
 
 
