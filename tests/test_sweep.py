@@ -285,6 +285,20 @@ def test_the_best_has_the_best_mean_in_the_score_s_own_sense_and_lost_no_seed(ma
     assert best["command"] == "prefcli dpo --data 'a b.jsonl' --beta 0.3"
 
 
+def test_the_best_says_from_which_settings_it_is_not_told_apart(made):
+    """By the settings' own intervals: 0.9 lies within that of 0.3, 0.1 far below both."""
+    grid = [{"beta": b} for b in (0.1, 0.3, 0.9)]
+    scores = {0.1: 0.0, 0.3: 0.50, 0.9: 0.51}
+    found = summarise(
+        "dpo", Score("s", ""), outcomes(lambda o, _, seed: scores[o["beta"]] + 0.01 * seed, grid, make=made)
+    )
+    assert found["best"]["options"] == {"beta": 0.9}
+    assert [entry["options"] for entry in found["best"]["not_above"]] == [{"beta": 0.3}]
+    console = Console(file=io.StringIO(), width=200)
+    tables(console, found)
+    assert "no difference shown from beta 0.3 (" in console.file.getvalue()
+
+
 def test_none_is_named_best_among_equals(made):
     """An accuracy on few rows has few values: a grid's first entry is not better for standing first."""
     grid = [{"beta": b} for b in (0.1, 0.3, 0.9)]

@@ -33,6 +33,8 @@ def tables(console: Console, result: dict[str, Any]) -> None:
     if result["best"]:
         console.print(f"\nbest: {escape(_options(result['best']) or result['best']['ref'])}, "
                       f"score {result['best']['score']:.4g}")  # fmt: skip
+        if others := "; ".join(_options(entry) or "the rest" for entry in result["best"]["not_above"]):
+            console.print(escape(f"no difference shown from {others} (intervals overlap, or there is one seed)"))
         console.print("  " + escape(result["best"]["command"]), soft_wrap=True)
     elif result["equal"]:
         named = "; ".join(_options(entry) for entry in result["equal"])

@@ -31,7 +31,7 @@ def summarise(stage: str, score: Score, outcomes: list[Outcome]) -> dict[str, An
         "settings": settings,
         "sensitivity": sensitivity(outcomes),
         "areas": areas(outcomes),
-        "best": _best(leading, outcomes),
+        "best": _best(leading, settings, outcomes),
         "equal": [{"options": s["options"], "rows": s["rows"]} for s in leading] if len(leading) > 1 else [],
     }
 
@@ -145,8 +145,15 @@ def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return math.isclose(one["score"]["mean"], other["score"]["mean"], rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _best(leading: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, Any] | None:
-    """The one best setting, if there is one."""
+def _apart(one: list[float] | None, other: list[float] | None) -> bool:
+    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
+
+
+def _best(
+    leading: list[dict[str, Any]], settings: list[dict[str, Any]], outcomes: list[Outcome]
+) -> dict[str, Any] | None:
+    """The one best setting, if there is one; "not_above" are those whose intervals reach into its own, or that have
+    none, being of one seed: against them no difference is shown."""
     if len(leading) != 1:
         return None
     (best,) = leading
@@ -160,6 +167,11 @@ def _best(leading: list[dict[str, Any]], outcomes: list[Outcome]) -> dict[str, A
         "options": best["options"],
         "rows": best["rows"],
         "score": best["score"]["mean"],
+        "not_above": [
+            {"options": s["options"], "rows": s["rows"]}
+            for s in settings
+            if s is not best and s["score"] and not _apart(s["score"]["ci95"], best["score"]["ci95"])
+        ],
         "ref": artifact.ref,
         "command": command(artifact.manifest),
     }
