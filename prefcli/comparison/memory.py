@@ -11,11 +11,6 @@ from prefcli.comparison.scores import Scores
 
 def memory(routes: Routes, scores: Scores | None) -> Criterion:
     predicted = {route.ref: _peak(route, "predicted_peak_bytes") for route in routes}
-    bases = [
-        f"{route.ref} {found[0] / base:.1f}"
-        for route in routes
-        if (found := predicted[route.ref]) and (base := _base_bytes(route))
-    ]
     return Criterion(
         "memory",
         "DPO",
@@ -23,8 +18,7 @@ def memory(routes: Routes, scores: Scores | None) -> Criterion:
             _measured(routes),
             counted("predicted peak", "bytes", predicted, "lower"),
         ),
-        why="Measured is all that the process held, Python and its libraries too: of a small model mostly those. "
-        + (f"Predicted, in base models: {', '.join(bases)}." if bases else ""),
+        why="On a CPU both are of the whole process, Python and its libraries too: of a small model mostly those.",
     )
 
 
@@ -49,11 +43,3 @@ def _peak(route: Route, name: str) -> tuple[float, str] | None:
         return None
     value, ref = max(known)
     return float(value), f"{name} of {ref}"
-
-
-def _base_bytes(route: Route) -> int | None:
-    """The policy's weights once, in the type that they were held in."""
-    manifest = route.final.manifest
-    parameters = manifest.model.get("parameters")
-    wide = 4 if manifest.environment.get("dtype") == "float32" else 2
-    return int(parameters) * wide if parameters else None
