@@ -87,7 +87,7 @@ COMMANDS: dict[str, Entry] = {
     "ls": Entry(
         "ls", "prefcli.config.store", "ListConfig", "List the artifacts.",
         ("prefcli ls",
-         "prefcli ls --runs /data/runs --json"),
+         "prefcli ls --sort name --runs /data/runs"),
     ),
     "show": Entry(
         "show", "prefcli.config.store", "ShowConfig", "Show one artifact and what it was made from.",

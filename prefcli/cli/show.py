@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from prefcli.artifacts.commands import command
 from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
@@ -43,6 +44,8 @@ def run(config: ShowConfig) -> None:
                 table.add_row("  " + escape(name), escape(_shown(name, value)))
         console.print(f"[bold]{heading}[/bold]")
         console.print(table)
+    console.print("[bold]the same run again[/bold]")
+    console.print(f"  {escape(command(artifact.manifest))}", soft_wrap=True)
     console.print("[bold]data[/bold]")
     for source in manifest["data"]:
         digest = str(source["digest"])[:12]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from prefcli.config.base import Arg, Opt
 from prefcli.config.shared import Stored
@@ -14,6 +14,8 @@ DryRun = Annotated[bool, Opt("Print what would be deleted, and delete nothing.")
 @dataclass(frozen=True)
 class ListConfig(Stored):
     """What is in the store."""
+
+    sort: Annotated[Literal["time", "name"], Opt("time: the newest first; name: by name and version.")] = "time"
 
 
 @dataclass(frozen=True, kw_only=True)
