@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import DEMO, PAIR, write
+from rich.console import Console
 
 import prefcli as package
+from prefcli.artifacts.manifest import Manifest
 from prefcli.cli.main import ALL, COMMANDS, GROUPS
+from prefcli.cli.stdout import result
 from prefcli.config.base import option, typed_options
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
@@ -550,6 +553,37 @@ def test_a_result_goes_to_stdout_and_all_else_to_stderr(prefcli, make_artifact, 
     assert json.loads(shown.stdout)["ref"] == "sft@v1" and shown.stderr == ""
     failed = prefcli("show", "nothing")
     assert failed.stdout == "" and "error: " in failed.stderr and "\nhint: " in failed.stderr
+
+
+def test_ls_lists_the_newest_first_in_eighty_columns(prefcli, store, monkeypatch):
+    made = [("sft", "sft", "03"), ("a-rather-long-name", "dpo", "05"), ("dpo", "dpo", "04"), ("dpo", "dpo", "04")]
+    for name, stage, month in made:
+        with store.writer(name) as draft:
+            metrics = {"eval_rewards/accuracies": 0.875, "eval_rewards/accuracies_ci95": [0.7, 0.95], "loss": 0.1}
+            when, parents = f"2026-{month}-01T09:30:15+00:00", {"model": {"ref": "tiny", "digest": ""}}
+            draft.finish(Manifest(stage, name, draft.version, when, key="", metrics=metrics, parents=parents))
+    write(store.root / "sft" / "v2" / "manifest.json", "damaged")
+    newest = ["a-rather-long-name@v1", "dpo@v2", "dpo@v1", "sft@v1", "sft@v2"]
+    by_name = ["a-rather-long-name@v1", "dpo@v1", "dpo@v2", "sft@v1", "sft@v2"]
+    for words, refs in (([], newest), (["--sort", "name"], by_name)):
+        assert [one["ref"] for one in json.loads(prefcli("ls", "--json", *words).stdout)] == refs
+        assert [line.split()[0] for line in prefcli("ls", *words).stdout.splitlines()[1:]] == refs
+    monkeypatch.setattr("prefcli.cli.ls.result_console", lambda: Console(file=result(), width=80))
+    lines = prefcli("ls").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("a-rather-long-name@v1 (dpo)") and re.search("2026-05-01 [0-9]{2}:30 ", lines[1])
+    assert "held out: rewards/accuracies 0.875 [0.7, 0.95]" in plain(prefcli("ls").stdout)
+
+
+def test_a_plan_in_a_pipe_is_a_line_an_entry_without_blanks_at_the_end(prefcli, jsonl):
+    data = jsonl(f"{'long-' * 30}.jsonl", *[PAIR | {"prompt": "Where? " * 20}] * 16)
+    said = prefcli("dpo", "--data", data, "--model", "tiny", "--dry-run", env={"COLUMNS": "60"}).stderr
+    lines = said.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    entries = {key: line for line in lines for key in [line.split()[0]]}
+    assert entries["memory"].endswith("MB of it Python and its libraries, estimated")
+    assert " 1 step of 16, all weights" in entries["training"] and "⟦" in said
+    assert any(line.startswith(f"data {data}") and "16 rows" in line for line in lines)
 
 
 def test_debug_shows_the_traceback_of_an_error_and_keeps_its_exit_code(prefcli):

@@ -15,10 +15,10 @@ from prefcli.cli.stdout import print_result as print_result
 from prefcli.cli.stdout import result
 from prefcli.errors import without_secrets
 from prefcli.progress import SILENT, Reporter, is_main_process
-from prefcli.text import shown
+from prefcli.text import counted, shown
 
 SHOWN = ("loss", "rewards/margins", "rewards/accuracies", "accuracy", "objective/scores", "objective/kl")
-PIPE_WIDTH = 1000  # columns of a table that is piped: no row is folded
+PIPE_WIDTH = 100_000  # columns of what is piped: no row is folded
 PLAIN_EVERY = 10.0  # seconds between two plain progress lines
 
 
@@ -27,6 +27,8 @@ class ConsoleReporter(Reporter):
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
+        if not self.console.is_terminal:
+            self.console = _Piped(stderr=True, highlight=False, width=PIPE_WIDTH)
         self._bar: Progress | None = None
         self._what, self._total, self._done = "", 0, 0
         self._started = self._spoke = 0.0
@@ -61,7 +63,8 @@ class ConsoleReporter(Reporter):
             self._bar.add_task(what, total=total, metrics="")
             self._bar.start()
         else:
-            self.console.print(escape(f"{what}: {total} {unit}" if total else what), soft_wrap=True)
+            told = f"{what}: {counted(total, unit.removesuffix('s'))}" if total else what
+            self.console.print(escape(told), soft_wrap=True)
 
     def advance(self, done: int, metrics: dict[str, float] | None = None) -> None:
         self._done = done

@@ -63,9 +63,9 @@ def summary(inputs: Inputs) -> dict[str, str]:
     if isinstance(config, PolicyConfig) and config.router_loss:
         weight = f"{config.router_loss:g}"
         lines["router loss"] = f"{weight} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
-    unit = "rollouts" if inputs.stage.samples else "steps"
+    unit = "rollout" if inputs.stage.samples else "step"
     lines["training"] = (
-        f"{steps(inputs):,} {unit} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "
+        f"{counted(steps(inputs), unit)} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "
         f"({config.lr_scheduler}), seed {config.seed}"
     )
     lines["memory"] = memory_line(inputs)
@@ -80,7 +80,8 @@ def memory_line(inputs: Inputs) -> str:
         return "not estimated: the model's dimensions are not known before it is loaded"
     have = memory_limit() if run.device == "cpu" else None
     against = f" of {format_bytes(have)} in this machine" if have else ""
-    return f"about {format_bytes(peak(run))}{against} for the models and their training, estimated"
+    python = f", {format_bytes(IMPORTS)} of it Python and its libraries" if run.device == "cpu" else ""
+    return f"about {format_bytes(peak(run))}{against}{python}, estimated"
 
 
 def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
