@@ -223,7 +223,9 @@ def place(own_folder):
 
 
 YAML = b"lr: 1e-5\nmodel_name_or_path: sft\ndata: [a.jsonl, b.jsonl]\nbatch-size: 8\njson: true\nname: ~\nbeta: 0.1\n"
-YAML_KEYS = ["lr", "beta", "data", "model", "json", "batch_size", "lora_alpha", "dtype", "config", "nonsense", *ODD]
+YAML_KEYS = ["lr", "beta", "data", "model", "json", "batch_size", "lora_alpha", "dtype", "config", "nonsense", *ODD,
+             "bf16", "datasets", "stage", "pref_loss", "lora_target", "warmup_steps", "dataset", "use_peft", "top_p",
+             "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps", "galore_rank"]  # fmt: skip
 yaml_files = mutated(YAML) | st.dictionaries(st.sampled_from(YAML_KEYS), values, max_size=3).map(
     lambda entries: "\n".join(f"{key}: {json.dumps(value)}" for key, value in entries.items()).encode(
         "utf-8", "replace"

@@ -158,10 +158,11 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 rest = super().parse_args(ctx, args)
                 _refuse_not_finite(ctx.params)
             except typer.BadParameter as error:
-                place = self.places.get(error.param.name or "") if error.param else None
-                if place is None or error.param is None:
+                if error.param is None or not error.message:  # an argument that is missing
                     raise
-                _tell(UsageError(f"{place} (here {error.param.opts[0]}): {error.message}"))
+                place, name = self.places.get(error.param.name or ""), error.param.opts[0]
+                said = error.message.replace(" int range", " whole number").replace(" float range", " number")
+                _tell(UsageError(f"{f'{place} (here {name})' if place else name}: {said}"))
                 raise typer.Exit(error.exit_code) from error
             except UsageError as error:
                 _tell(error)
