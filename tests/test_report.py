@@ -23,7 +23,7 @@ from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
 from prefcli.report.criteria import check
 from prefcli.report.svg import About
-from prefcli.report.text import number, seconds, shown
+from prefcli.report.text import number, seconds, share, shown
 from prefcli.report.views import ends
 from prefcli.stages.series import Panel, Series
 from prefcli.statistics.bootstrap import bootstrap_interval
@@ -273,6 +273,13 @@ def test_names_of_any_kind_can_be_drawn():
                   charts.histogram([("a", [1.0, 1.0]), ("b", [1.5])], "x", about),
                   charts.bars([("a", [("b", 0.0)])], number, about)):  # fmt: skip
         assert "<img" not in chart and "\x1b" not in chart and "$" not in chart or "$a_b$" in chart or "$x$" in chart
+
+
+def test_no_axis_of_shares_goes_beyond_all_or_below_none():
+    for values in ([1.0, 1.0], [0.98, 1.0], [0.0, 0.01], [0.0, 1.0], [0.4, 0.6]):
+        drawn = charts.dots([Dot(f"m{i}", value, None, i) for i, value in enumerate(values)], About("x", "", ""), share)
+        found = [int(label) for label in re.findall(r"([0-9]+)%<", drawn)]
+        assert len(found) > len(values) and 0 <= min(found) and max(found) <= 100 and "−" not in drawn
 
 
 def test_no_arrow_runs_through_a_box_and_nothing_overlaps():

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from prefcli.report.svg import ALARM, INK, SERIES, About, chart
-from prefcli.report.text import number, shortened
+from prefcli.report.text import number, share, shortened
 from prefcli.stages.series import Panel, Series
 
 MANY = 40  # points; a line of more is drawn faint, with its running mean over it
@@ -89,6 +89,9 @@ def dots(rows: Sequence[Dot], about: About, format: Callable[[float], str] = num
         axes.set_yticks(range(len(rows)), [shortened(row.label) for row in rows], color=INK)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         _value_axis(axes, format)
+        if format is share:  # no tick beyond what a share can be
+            low, high = axes.get_xlim()
+            axes.set_xlim(max(low, -0.02), min(high, 1.02))
 
     return chart(draw, about, height=44 + 26 * len(rows), margins=(8, 62, 28, left))
 
