@@ -31,7 +31,9 @@ RENAMED = {
     "reward-model-name-or-path": "reward", "ref-model": "reference", "response-length": "max_new_tokens",
     "max-completion-length": "max_new_tokens", "cliprange": "clip_range", "epsilon": "clip_range",
     "cliprange-value": "clip_range_value", "beta": "kl_coef", "num-ppo-epochs": "ppo_epochs",
-    "num-iterations": "ppo_epochs", "num-mini-batches": "minibatches", "ppo-target": "kl_target",
+    "num-iterations": "ppo_epochs",
+    "local-rollout-forward-batch-size": "generation_batch", "num-mini-batches": "minibatches",
+    "ppo-target": "kl_target",
     "ppo-whiten-rewards": "whiten_rewards", "center-rewards-coefficient": "center_rewards", "pref-beta": "beta",
     "pref-ftx": "sft_weight", "rpo-alpha": "sft_weight", "dpo-label-smoothing": "label_smoothing",
     "kto-chosen-weight": "desirable_weight", "kto-rejected-weight": "undesirable_weight",
@@ -175,6 +177,8 @@ def test_a_batch_that_is_no_number_or_said_twice_is_refused(prefcli, own_folder)
         ("sft", ["--completion_only_loss", "False"], {"train_on_prompt": True}),
         ("ppo", ["--beta", "0.2", "--num_generations", "4"], {"kl_coef": 0.2, "num_generations": 4}),
         ("mem-estimate", ["--stage", "dpo", "--gradient_checkpointing", "True"], {"stage": "dpo"}),
+        ("mem-estimate", ["--per_device_train_batch_size", "2", "--gpus", "4"], {"batch_size": 8}),
+        ("eval", ["--per_device_train_batch_size", "2"], {"batch_size": 2}),
     ],
 )
 def test_a_value_means_what_it_does_there(arrived, command, words, expected):
@@ -197,11 +201,17 @@ def test_values_that_only_files_have_mean_what_they_do_there(from_file, own_fold
     )
     config, _ = from_file("sft", "dataset: a, b,c\ndataset_dir: data\neval_dataset: a\n")
     assert (config.data, config.eval_data) == (["data/a.json", "o/b", "c"], "data/a.json")
+    assert from_file("sft", "dataset: a\nmax_samples: 9\n")[0].max_rows == 9
     config, _ = from_file("ppo", "dataset: a\n")
     assert config.prompts == ["data/a.json"]
     text = "datasets: [{path: x, fraction: 0.3, split: s}, {path: json, data_files: y.jsonl, fraction: 0.7}]\n"
     config, _ = from_file("sft", text)
     assert (config.data, config.data_weight, config.split) == (["x", "y.jsonl"], [0.3, 0.7], "s")
+
+
+def test_rows_of_each_data_set_are_not_taken_for_rows_of_all(prefcli, own_folder):
+    write(own_folder / "c.yaml", "dataset: a,b\nmax_samples: 9\n")
+    refused(prefcli("sft", "--config", "c.yaml"), "max_samples is of each data set there")
 
 
 def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own_folder, from_file):

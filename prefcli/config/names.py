@@ -41,12 +41,13 @@ _RENAMED = {
     "model-name-or-path": "model", "dataset-name": "data", "dataset-path": "data", "output-name": "name",
     "run-name": "name", "exp-name": "name", "learning-rate": "lr", "num-train-epochs": "epochs", "num-epochs": "epochs",
     "train-batch-size": "batch-size", "warmup-ratio": "warmup", "max-seq-length": "max-length",
-    "cutoff-len": "max-length", "max-samples": "max-rows", "lora-r": "lora-rank", "torch-dtype": "dtype",
+    "cutoff-len": "max-length", "lora-r": "lora-rank", "torch-dtype": "dtype",
     "eval-steps": "eval-every", "save-steps": "save-every", "dataset-train-split": "split",
     "router-aux-loss-coef": "router-loss", "moe-aux-loss-coef": "router-loss",
     "reward-model": "reward", "reward-model-path": "reward", "reward-model-name-or-path": "reward",
     "ref-model": "reference", "response-length": "max-new-tokens", "max-completion-length": "max-new-tokens",
     "cliprange": "clip-range", "epsilon": "clip-range", "cliprange-value": "clip-range-value", "beta": "kl-coef",
+    "local-rollout-forward-batch-size": "generation-batch",
     "num-ppo-epochs": "ppo-epochs", "num-iterations": "ppo-epochs", "num-mini-batches": "minibatches",
     "ppo-target": "kl-target", "ppo-whiten-rewards": "whiten-rewards",
     "center-rewards-coefficient": "center-rewards", "pref-beta": "beta", "pref-ftx": "sft-weight",
@@ -66,6 +67,7 @@ _VALUED = {
     "eval-dataset": Named("eval-data", jointly=True),
     "dataset-dir": Named(jointly=True, said="the folder of dataset_info.json, where the names of `dataset` are found",
                          decides=False),
+    "max-samples": Named("max-rows", jointly=True),
     "per-device-train-batch-size": Named("batch-size", jointly=True),
     "micro-batch-size": Named("batch-size", jointly=True),
     "gradient-accumulation-steps": Named("grad-accum", jointly=True),
@@ -157,7 +159,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     _SHARDED,
     "image-* video-* audio-* freeze-vision-tower freeze-multi-modal-projector freeze-language-model media-dir "
     "crop-to-patches use-audio-in-video": _IMAGES,
-    "num-sample-generations local-rollout-forward-batch-size steps-per-generation generation-batch-size "
+    "num-sample-generations steps-per-generation generation-batch-size "
     "ds3-gather-for-generation stop-token use-transformers-* cache-implementation":
     "a rollout is --batch-size answers, sampled together, which end at the model's end token",
     "max-new-tokens temperature": "answers are sampled by ppo, sample and eval",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from prefcli.config.base import option
 from prefcli.config.names import ALIASES, BOOLEAN, NAMES, STAGES, Named
@@ -69,7 +69,7 @@ def belonging(given: str, words: list[str], known: Mapping[str, Any]) -> int:
         return 0
     field_name, entry = canonical(given, known), named(given)
     kind = known[field_name][0] if field_name else None
-    if kind is bool or (entry is not None and entry.switch):
+    if _is_switch(kind) or (entry is not None and entry.switch):
         positional = any(opt.positional for _, opt in known.values())
         return int(bool(words) and words[0].lower() in BOOLEAN and not positional)
     if entry and not field_name or given.replace("_", "-") in ALIASES and _is_list((kind, None)):  # one, or several
@@ -131,8 +131,8 @@ class Brought:
             raise UsageError(f"these are options of {wanted}, not of {command}", f"prefcli {wanted} --config FILE")
         rows = said.get("per-device-train-batch-size") or said.get("micro-batch-size")
         parts = said.get("gradient-accumulation-steps")
-        if "grad_accum" not in known:  # rows at a time of one process: nothing to multiply
-            found |= {"batch_size": rows} if rows else {}
+        if "grad_accum" not in known:  # rows at a time, or mem-estimate, which has --gpus
+            found |= {"batch_size": _times(rows, str(given.get("gpus") or "1"))} if rows else {}
         elif (rows or (parts and _is_count(parts))) and "batch_size" not in given:
             found["batch_size"] = times_processes(_times(rows or HF_BATCH, parts or "1"))
         found |= {"grad_accum": parts} if parts else {}
@@ -142,6 +142,12 @@ class Brought:
         if "dataset" in said:
             files = [_file(name.strip(), folder) for name in said["dataset"].split(",")]
             found[canonical("data", known) or "data"] = files
+        if "max-samples" in said:
+            if "," in said.get("dataset", ""):
+                raise UsageError(
+                    "max_samples is of each data set there, and --max-rows of all together", "leave it out, or name one"
+                )
+            found["max_rows"] = said["max-samples"]
         if "eval-dataset" in said:
             found["eval_data"] = _file(said["eval-dataset"], folder)
         if "adapter-name-or-path" in said:
@@ -157,7 +163,7 @@ class Brought:
             reasons.setdefault(why, []).append(typed)
         lines = [f"  {', '.join(names)}: {why}" for why, names in reasons.items()]
         left = [f"{option(name)} {ours[name]} ({there} there)" for name, there in THEIR_DEFAULTS.items()
-                if self.theirs and name in ours and name not in given]  # fmt: skip
+                if self.theirs and ours.get(name) is not None and name not in given]  # fmt: skip
         lines += [f"  not in the file, so as usual here: {', '.join(left)}"] if left else []
         return "\n".join(lines)
 
@@ -166,6 +172,10 @@ class Brought:
         if self.jointly.get("use-peft") == "true":
             return TRL_LORA
         return FACTORY_LORA if self.jointly.get("finetuning-type") == "lora" else {}
+
+
+def _is_switch(kind: Any) -> bool:
+    return kind is bool or bool in get_args(kind)  # or None
 
 
 def _is_list(typed: Any) -> bool:
@@ -247,7 +257,7 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
             pass
         elif field is None:
             raise UsageError(f"no such option: --{given}", hint(given, known, "see --help for the names"))
-        elif known[field][0] is bool and (not equals or value.lower() in BOOLEAN):
+        elif _is_switch(known[field][0]) and (not equals or value.lower() in BOOLEAN):
             off = negative or [one.lower() for one in values] == ["false"]
             spelt.append(option(f"no_{field}" if off else field))
         elif equals:
