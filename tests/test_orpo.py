@@ -82,7 +82,8 @@ def test_the_command_makes_an_artifact_that_eval_and_dpo_take(chain, prefcli):
     path = chain.path_of(prefcli(*words))
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["stage"] == "orpo" and set(manifest["parents"]) == {"model"}
-    assert set(manifest["metrics"]) == {*FINAL, *(f"eval_{name}" for name in FINAL)}
+    measured = {*(f"eval_{name}" for name in FINAL), "eval_rewards/accuracies_ci95"}
+    assert set(manifest["metrics"]) == {*FINAL, *measured}
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     found = next(row for row in rows if "loss" in row)
     assert found["loss"] == pytest.approx(found["sft_loss"] - 0.1 * found["log_odds_ratio"], rel=1e-5)
