@@ -38,16 +38,22 @@ def lines(*rows):
 
 # Forms
 
-PLAIN = {"prompt/chosen/rejected", "prompt/completion", "prompt/completion/label", "prompt"}
+PLAIN = {"prompt/chosen/rejected", "prompt/completion", "prompt/completion/label", "prompt", "two answers and a winner",
+         "ranked answers", "rated generations"}  # fmt: skip
+FINE, RANKS = {"score_chosen": 4.5, "score_rejected": 1.0}, {"score_chosen": -1.0, "score_rejected": -2.0}
+COLUMNS = {
+    "UltraFeedback completions": FINE, "scored completions": FINE, "rated generations": FINE, "ranked answers": RANKS,
+    "OASST trees": {"score_chosen": 0.0, "score_rejected": -1.0, "message_tree_id": "1"},
+}  # fmt: skip
 
 
 def golden(form, example):
     """What the example of a form says, by hand: all forms tell of one question, its good and its bad answer."""
-    plain = form.name in PLAIN and all(isinstance(value, str | bool) for value in example.values())
+    plain = form.name in PLAIN and not any(isinstance(example.get(name), list) for name in ("prompt", "chosen"))
+    plain = plain and not {"context", "conversation_a"} & set(example)
     prompt = QUESTION if plain else [user(QUESTION)]
-    scores = {"score_chosen": 4.5, "score_rejected": 1.0} if "completions" in example else {}
     if form.gives == "pairs":
-        return Row(prompt, chosen=GOOD, rejected=BAD, columns=scores)
+        return Row(prompt, chosen=GOOD, rejected=BAD, columns=COLUMNS.get(form.name, {}))
     if form.gives == "labelled":
         return Row(prompt, completion=GOOD, label=example.get("label", example.get("kto_tag")))
     if form.gives == "prompts":
@@ -162,7 +168,7 @@ def test_the_best_completion_is_held_against_the_worst_by_the_finer_score():
     assert found.columns == {"score_chosen": 4.0, "score_rejected": 1.5}
     assert (read_one(row(("a", {overall: 7.5}), ("b", {overall: 8}))).chosen) == "b"
     for bad, part in (
-        (row(("a", {fine: 2}), ("b", {fine: 2})), "all completions have the score 2"),
+        (row(("a", {fine: 2}), ("b", {fine: 2})), "all 2 answers have the score 2"),
         (row(("a", {fine: 2}), ("b", {fine: "nan"})), "1 answers with a score"),
         (row(("a", {fine: 2}), ("a", {fine: 1})), "are the same"),
         (row(("a", {fine: 2}), ("b", {overall: 8})), "two scales do not compare"),
@@ -621,12 +627,12 @@ def test_the_page_on_data_has_every_form():
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_the_names_of_a_class_label_count_and_not_its_numbers(own_folder, kind):
     rows = {"prompt": ["q", "q"], "completion": ["a", "b"], "label": [0, 1]}
-    for names, expected in ((["true", "false"], [True, False]), (["good", "bad"], None)):
+    for names, expected in ((["true", "false"], [True, False]), (["fair", "fine"], None)):
         features = Features(prompt=Value("string"), completion=Value("string"), label=ClassLabel(names=names))
         data = Dataset.from_dict(rows, features=features)
         data.to_parquet("one.parquet") if kind == "parquet" else data.save_to_disk("one.arrow.d")
         found = [row for _, row in scan("one.parquet" if kind == "parquet" else "one.arrow.d", "labelled")]
         if expected is None:
-            assert "must be true or false, and is 'good'" in str(found[0])
+            assert "good or bad, 1 or -1, and is 'fair'" in str(found[0])
         else:
             assert [row.label for row in found] == expected

@@ -44,4 +44,4 @@ def measure(
         found.first()  # says what is wrong
     if kind is None:
         (kind,) = (own for own, purpose in PURPOSE.items() if purpose == found.purpose)
-    return Measured(path, kind, found.format, rows, len(bad), sum(row.kind == "same sides" for row in bad))
+    return Measured(path, kind, found.format, rows, len(bad), sum(row.kind in ("same sides", "tie") for row in bad))

@@ -8,6 +8,7 @@ from typing import Any
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.findings import refuse, tables
 from prefcli.config.data_checks import CheckConfig
+from prefcli.config.shared import read_as
 from prefcli.text import counted
 
 
@@ -22,8 +23,7 @@ def run(config: CheckConfig) -> None:
         config.against,
         of_row=_tokens(config, reporter) if config.model else None,
         reporter=reporter,
-        split=config.split,
-        names=config.map,
+        **read_as(config),
     )
     rows = sum(file["rows"] + file["bad"] for file in checked.files)
     if config.json:

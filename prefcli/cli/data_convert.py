@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefcli.cli.console import ConsoleReporter, print_result
 from prefcli.config.data import ConvertConfig
+from prefcli.config.shared import read_as
 from prefcli.data.converting import convert
 from prefcli.data.scan import parse_names
 from prefcli.data.writing import WRITERS, ending
@@ -21,7 +22,7 @@ def run(config: ConvertConfig) -> None:
     parse_names(config.map)
     out = _checked(config)
     to = None if config.to == "auto" else config.to
-    done = convert(config.source, out, to, split=config.split, names=config.map, skip_bad=config.skip_bad)
+    done = convert(config.source, out, to, skip_bad=config.skip_bad, **read_as(config))
     report = ConsoleReporter()
     for note in done.notes:
         report.notice(note)

@@ -11,6 +11,7 @@ from rich.table import Table
 from prefcli.cli.console import ConsoleReporter, print_result, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.data_checks import StatsConfig
+from prefcli.config.shared import read_as
 from prefcli.text import counted, shown
 
 BAR = 40  # characters of the longest
@@ -22,7 +23,7 @@ def run(config: StatsConfig) -> None:
     encoder = _encoder(config, reporter) if config.model else None
     from prefcli.data.stats import measure
 
-    stats = measure(config.files, config.kind, encoder, reporter, split=config.split, names=config.map)
+    stats = measure(config.files, config.kind, encoder, reporter, **read_as(config))
     if not len(stats.rows):
         from prefcli.errors import DataError
 

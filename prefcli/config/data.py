@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from prefcli.config.base import Arg, Opt
-from prefcli.config.shared import Printing, Reading
+from prefcli.config.shared import Printing, Ranking, Reading
 
 Target = Literal["auto", "pairs", "pairs-plain", "messages", "prompt-completion", "labelled", "prompts", "text"]
 
@@ -17,7 +17,7 @@ class FormatsConfig(Printing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig(Printing, Reading):
+class ConvertConfig(Printing, Ranking, Reading):
     """A file of rows, written in one of our formats."""
 
     source: Annotated[str, Arg("File, saved data set or hub id to read.", metavar="IN")]

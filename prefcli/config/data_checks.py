@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from prefcli.config.base import Arg, Opt
-from prefcli.config.shared import Map, Printing, Reading, Seed, Split
+from prefcli.config.shared import AsChat, Map, Printing, Ranking, Seed, SkipBad, Split
 
 RowKind = Annotated[
     Literal["pairs", "demos", "labelled", "prompts"] | None,
@@ -18,13 +18,14 @@ RowKind = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class FilesConfig(Printing):
+class FilesConfig(Printing, Ranking):
     """Files that are looked at whole: no row is left out."""
 
     files: Annotated[list[str], Arg("Files of rows.", metavar="FILE...")]
     kind: RowKind = None
     split: Split = None
     map: Map = field(default_factory=list)
+    as_chat: AsChat = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,15 @@ class StatsConfig(FilesConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitConfig(Printing, Reading):
+class SplitConfig(Printing):
     """A file in two: rows to train on and rows held out, all rows of a prompt on one side."""
 
     file: Annotated[str, Arg("File of rows.", metavar="FILE")]
     held_out: Annotated[float, Opt("Fraction of the rows to hold out.", min=0.0001, max=0.9999)] = 0.1
     kind: RowKind = None
+    split: Split = None
+    map: Map = field(default_factory=list)
+    skip_bad: SkipBad = False
     seed: Seed = 0
     out_dir: Annotated[
         str | None,

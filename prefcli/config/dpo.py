@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from prefcli.config.base import INCIDENTAL, Opt, option
 from prefcli.config.preference import PreferenceConfig
+from prefcli.config.shared import Ranking
 from prefcli.errors import UsageError
 
 # 1e-6: TRL's DPOConfig, the DPO paper's order of magnitude. Small models: measured on tiny.
@@ -46,7 +47,7 @@ OWN = {name for loss in LOSSES.values() for name in loss.parameters}  # options 
 
 
 @dataclass(frozen=True)
-class DPOConfig(PreferenceConfig):
+class DPOConfig(Ranking, PreferenceConfig):
     """Direct preference optimization on pairs, and its family of losses."""
 
     loss: Annotated[Loss, Opt("Loss on a pair; docs/dpo.md says when to use which.")] = "sigmoid"

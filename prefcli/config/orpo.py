@@ -7,6 +7,7 @@ from typing import Annotated
 
 from prefcli.config.base import Opt
 from prefcli.config.preference import WeightConfig
+from prefcli.config.shared import Ranking
 from prefcli.config.training import DataConfig, OptimizerConfig, OutputConfig, PolicyConfig
 
 # 8e-6: TRL's example script of ORPO. Small models: measured on tiny (docs/dpo.md).
@@ -14,7 +15,7 @@ LR, SMALL_LR = 8e-6, 3e-4
 
 
 @dataclass(frozen=True)
-class ORPOConfig(WeightConfig, OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
+class ORPOConfig(Ranking, WeightConfig, OutputConfig, OptimizerConfig, PolicyConfig, DataConfig):
     """Fine-tuning on the chosen answers and a preference for them in one loss, without a reference (ORPO)."""
 
     beta: Annotated[

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from prefcli.config.base import Opt
-from prefcli.config.shared import Label
+from prefcli.config.shared import Label, Ranking
 from prefcli.config.training import DataConfig, ModelConfig, OptimizerConfig, OutputConfig
 
 # 1e-5: the rate of TRL's reward examples lies between 1e-5 and 1e-4. Small models: measured on tiny.
@@ -14,7 +14,7 @@ LR, SMALL_LR = 1e-5, 5e-4
 
 
 @dataclass(frozen=True)
-class RewardConfig(OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
+class RewardConfig(Ranking, OutputConfig, OptimizerConfig, ModelConfig, DataConfig):
     """A reward model learnt from pairs (Bradley–Terry)."""
 
     label: Label = None

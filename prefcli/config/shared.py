@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefcli.config.base import INCIDENTAL, Opt
 
@@ -23,6 +23,17 @@ Map = Annotated[
     Opt("Rename an input column: chosen=good reads column 'good' as 'chosen'. Repeatable.", metavar="OURS=THEIRS"),
 ]
 SkipBad = Annotated[bool, Opt("Leave out rows that do not fit the format, and print how many.")]
+AsChat = Annotated[
+    bool,
+    Opt("Make each plain prompt a user's message, so that the model's chat template is applied."),
+]
+PairsOf = Annotated[
+    Literal["best-worst", "all"],
+    Opt(
+        "Pairs of a row with several ranked or scored answers: the best against the worst, or every two that differ. "
+        "Each pair is a row."
+    ),
+]
 Label = Annotated[
     str | None,
     Opt(
@@ -55,6 +66,22 @@ class Reading:
     split: Split = None
     map: Map = field(default_factory=list)
     skip_bad: SkipBad = False
+    as_chat: AsChat = False
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Of commands that take pairs."""
+
+    GROUP = READING
+
+    pairs_of: PairsOf = "best-worst"
+
+
+def read_as(config: Any) -> dict[str, Any]:
+    """How a command's options say that its rows are read, as data/scan.py takes it."""
+    found = {"split": config.split, "names": config.map, "as_chat": config.as_chat}
+    return found | ({"pairs_of": config.pairs_of} if hasattr(config, "pairs_of") else {})
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prefcli.data.records import raise_for
-from prefcli.data.row import BadRow
+from prefcli.data.row import BadRow, Tie
 from prefcli.data.rows import halves_of
 from prefcli.data.scan import scan
 from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, write_rows, writing_to
@@ -22,6 +23,7 @@ class Converted:
     to: Target
     rows: int = 0
     left_out: int = 0
+    ties: int = 0
     not_to_imitate: int = 0
     made_dialogues: int = 0
     notes: list[str] = field(default_factory=list)
@@ -32,23 +34,22 @@ def convert(
     out: Path,
     to: Target | None = None,
     *,
-    split: str | None = None,
-    names: Sequence[str] = (),
     skip_bad: bool = False,
+    **options: Any,
 ) -> Converted:
-    """Write the rows of `source` to `out` as `to`, or as what keeps most of them.
+    """Write the rows of `source` to `out` as `to`, or as what keeps most of them. `options` are `scan`'s.
 
     Raises DataError and UsageError as `scan` does, DataError where a row does not fit the source's form or the other,
     or where none is left; nothing is written then. SurroundingsError: `out` cannot be written.
     """
-    found = scan(source, READ_AS[to] if to else None, split=split, names=names)
+    found = scan(source, READ_AS[to] if to else None, **options)
     to = to or target_of(found.purpose, found.first())
     done = Converted(source, found.format, to, notes=found.notes)
     problems: list[str] = []
 
     def rows() -> Iterator[Made]:
         problems.clear()
-        done.rows = done.left_out = done.not_to_imitate = done.made_dialogues = 0
+        done.rows = done.left_out = done.ties = done.not_to_imitate = done.made_dialogues = 0
         for position in range(len(found)):
             row = found.row(position)
             try:
@@ -58,6 +59,9 @@ def convert(
                     done.not_to_imitate += 1
                     continue
                 made = [in_form(part, to) for part in (halves_of(row) if found.in_halves else (row,))]
+            except Tie:
+                done.ties += 1
+                continue
             except BadRow as error:
                 problems.append(f"{found.place(position)}: {error}")
                 continue
@@ -65,11 +69,14 @@ def convert(
             done.rows += len(made)
             yield from made
         done.left_out = len(problems)
+        if not (done.rows or problems or done.not_to_imitate):
+            found.refuse_ties()
         if not (skip_bad and done.rows):
             raise_for(found.path, problems, found.hint)
 
     with writing_to(f"OUT {out}", "free some space, or choose another place"):
         write_rows(out, rows)
+    done.notes += Tie.told(source, done.ties, len(found))
     if problems:
         done.notes.append(f"{source}: {len(problems)} of {len(found)} rows left out (--skip-bad); {problems[0]}")
     if done.not_to_imitate:

@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefcli.config.shared import Reading
+from prefcli.config.shared import Reading, read_as
 from prefcli.config.stages import Purpose
 from prefcli.data import records
 from prefcli.data.reading import has_splits
 from prefcli.data.records import raise_for
-from prefcli.data.row import BadRow, Row
+from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.rows import CHECKED, Rows, Source
 from prefcli.data.scan import Scan, scan_all
 from prefcli.errors import DataError, UsageError
 from prefcli.progress import Reporter
 
+AS_CHAT = "--as-chat makes each a user's message"
 SHOWN = 3  # bad rows of a file that are named
 
 
@@ -53,23 +54,22 @@ def read_dataset(
     skip_bad: bool = False,
     *,
     split: str | None = None,
-    names: Sequence[str] = (),
     held_out: bool = False,
     lazily: bool = False,
-    beside: bool = False,
     every: bool = False,
+    **options: Any,
 ) -> Dataset:
     """Read files, recognise their form from the first row's columns, and check every row.
 
-    With `skip_bad` rows that do not fit are left out, and counted in the notes. `split` and `names` are --split and
-    --map; of `held_out` rows the split is the other one. `lazily` may return rows that are read when they are needed,
-    where there are many: the first of each file are checked then. `beside`: as for `scan`. `every`: "demos" that are
-    labelled false, and so not to be imitated, count too.
+    With `skip_bad` rows that do not fit are left out, and counted in the notes. Of `held_out` rows the split is the
+    other one. `lazily` may return rows that are read when they are needed, where there are many: the first of each file
+    are checked then. `every`: "demos" that are labelled false, and so not to be imitated, count too. `split` and the
+    other `options` are `scan`'s.
     Raises DataError naming file, line and what was expected, and how many more rows are bad; and as `scan` does.
     """
     if not held_out:
         check_split(paths, split)
-    scans = scan_all(paths, purpose, split=split, names=names, held_out=held_out, beside=beside)
+    scans = scan_all(paths, purpose, split=split, held_out=held_out, **options)
     large = lazily and sum(map(len, scans)) > records.LARGE
     data = _looked_at(Source(scans, skip_bad, whole=not large, every=every), CHECKED if large else None)
     if large:
@@ -94,7 +94,7 @@ def read_checked(
     """As `read_dataset` with `every`, but that no row is held, however many there are: each is read whenever it is
     asked for. `look` is shown each one once, and the reporter the notes."""
     check_split(paths, options.split)
-    scans = scan_all(paths, purpose, split=options.split, names=options.map)
+    scans = scan_all(paths, purpose, **read_as(options))
     data = _looked_at(Source(scans, options.skip_bad, every=True), None, look)
     for told in data.notes:
         reporter.notice(told)
@@ -103,7 +103,7 @@ def read_checked(
 
 def read_again(paths: Sequence[str], purpose: Purpose, positions: Sequence[int], options: Reading) -> Dataset:
     """What `read_checked` found in another process, by the positions of its rows."""
-    scans = scan_all(paths, purpose, split=options.split, names=options.map)
+    scans = scan_all(paths, purpose, **read_as(options))
     return Dataset(Rows(Source(scans, skip_bad=True, every=True), positions), [], [])
 
 
@@ -121,9 +121,12 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
     for at, found in enumerate(source.scans):
         before, rows, first = len(positions), range(len(found))[:most], None
         problems: list[str] = []
-        bad = unlike = 0
+        bad = ties = unlike = 0
         for own in rows:
             position, made = source.made(at, own)
+            if isinstance(made, Tie):
+                ties += 1
+                continue
             if isinstance(made, BadRow):
                 bad += 1
                 if len(problems) < SHOWN:
@@ -134,10 +137,13 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
                 first = first or row
                 positions.append(place)
                 look(row)
-        if problems and not (source.skip_bad and bad < len(rows)):
+        if problems and not (source.skip_bad and bad + ties < len(rows)):
             raise_for(found.path, problems, found.hint, more=bad - len(problems))
         if problems:
             notes.append(f"{found.path}: {bad} of {len(rows)} rows left out (--skip-bad); {problems[0]}")
+        notes += Tie.told(found.path, ties, len(rows))
+        if ties == len(rows):
+            found.refuse_ties()
         if unlike and most is None:
             notes.append(f"{found.path}: {unlike} rows labelled false are no demonstrations and left out")
             if first is None:
@@ -146,7 +152,7 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
                 )
         plain = first is not None and isinstance(first.prompt, str) and found.format != "text"
         if plain and not (source.every and found.purpose == "demos"):
-            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied")
+            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied; {AS_CHAT}")
         sources.append(source_of(found, len(positions) - before))
     return Dataset(Rows(source, positions), sources, notes)
 

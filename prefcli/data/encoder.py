@@ -8,26 +8,33 @@ nothing after it (chat templates like to add a newline there, which a sampled an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.row import Message, Prompt, Row
+from prefcli.data.row import CALLS, THOUGHTS, Answer, Message, Prompt, Row, answer_of, message_of, tools_apart
 from prefcli.errors import DataError
 
 # Of a text that is cut to N tokens, its first characters are tokenised alone: more where they are not enough.
 CHARACTERS = 8  # a token
 SPARE = 64  # tokens behind the cut, which the end of what was tokenised may have changed
 LEADS = ("\n", ".", ":")  # characters to set before a text so that it is a continuation
+MARK = "\ue000"  # a text that no row has, to see where a template writes a message
 
 
 @dataclass
 class Encoder:
-    """A tokenizer, used the one way the project uses it."""
+    """A tokenizer, used the one way the project uses it.
+
+    `earlier` counts the answers before the last that `demo` has met, `untrained` those of which it found no token.
+    """
 
     tokenizer: PreTrainedTokenizerBase
+    earlier: int = 0
+    untrained: int = 0
     _rendered: tuple[Prompt, str] = field(default=("", ""), repr=False)
 
     def prompt_ids(self, prompt: Prompt, most: int | None = None) -> list[int]:
@@ -51,7 +58,10 @@ class Encoder:
             rendered, before = self.render(prompt, completion), self.render(prompt)
             # A template that renders the prompt otherwise once an answer follows (it drops thoughts, say) is not
             # used for the answer: what the model would be sampled after is the generation prompt.
-            text = rendered[len(before) :] if rendered.startswith(before) else completion
+            if rendered.startswith(before):
+                text = rendered[len(before) :]
+            elif isinstance(completion, Answer):  # only the template knows how calls are written
+                text = self._written([*prompt, message_of(completion)], len(prompt), rendered, False)[0]
         beginning = self._beginning(text, most)
         ids = self.text_ids(beginning) if prompt == "" else self.continued_ids(beginning)
         eos, rest = self.tokenizer.eos_token_id, text[len(beginning) :]
@@ -104,9 +114,14 @@ class Encoder:
         Raises DataError: the template refuses it.
         """
         if completion is not None:
-            return self._template([*prompt, {"role": "assistant", "content": completion}], False)
+            messages = [*prompt, message_of(completion)]
+            text = self._template(messages, False)
+            self._refuse_unwritten(messages, text, False, last=True)
+            return text
         if prompt != self._rendered[0]:  # both sides of a pair ask for it
-            self._rendered = ([dict(message) for message in prompt], self._template(prompt, True))
+            text = self._template(prompt, True)
+            self._refuse_unwritten(prompt, text, True)
+            self._rendered = ([dict(message) for message in prompt], text)
         return self._rendered[1]
 
     @cached_property
@@ -150,18 +165,73 @@ class Encoder:
                 start = _common(self.text_ids(before), ids)
                 if most is not None and start >= most:
                     break  # all further ones stand behind what is kept
-                answer = self.completion_ids(prompt[:position], message["content"], most)
+                self.earlier += 1
+                answer = self.completion_ids(prompt[:position], answer_of(message), most)
                 if most is not None:
                     answer = answer[: most - start]
-                if ids[start : start + len(answer)] == answer:
-                    mask[start : start + len(answer)] = [1] * len(answer)
+                end = start + len(answer)
+                if ids[start:end] != answer:  # it is written otherwise than as the last one
+                    start, end = self._tokens_of(prompt, position, ids, most)
+                    self.untrained += end <= start
+                mask[start:end] = [1] * (end - start)
         return mask
 
+    def _tokens_of(self, prompt: list[Message], position: int, ids: list[int], most: int | None) -> tuple[int, int]:
+        """Where an earlier answer's tokens stand in those of the prompt, with what closes it."""
+        whole = self.render(prompt)
+        text, start = self._written(prompt, position, whole, True)
+        before, after = (self.text_ids(self._beginning(whole[:at], most)) for at in (start, start + len(text)))
+        return _common(before, ids), _common(after, ids)
+
+    def _written(self, messages: list[Message], position: int, whole: str, awaits: bool) -> tuple[str, int]:
+        """What a template writes of an answer, closed as it closes one, and where in `whole` that begins.
+
+        It is what becomes another text where another answer stands in its place; "" where there is no such part.
+        """
+        other = {"role": "assistant", "content": MARK}
+        text = self._template([*messages[:position], other, *messages[position + 1 :]], awaits)
+        after = text.rpartition(MARK)[2]
+        start, end = _common(whole, text), len(whole) - len(after)
+        if MARK not in text or not whole.endswith(after) or start >= end:
+            return "", start
+        asked = self._template(messages[:position], True)
+        start = len(asked) if whole.startswith(asked) else start
+        closing = self._template([*messages[:position], other], False).rpartition(MARK)[2].rstrip()
+        eos = str(self.tokenizer.eos_token)
+        closing = closing[: closing.index(eos) + len(eos)] if eos in closing else closing
+        return whole[start : end + len(closing) if after.startswith(closing) else end], start
+
+    def _refuse_unwritten(self, messages: list[Message], text: str, awaits: bool, last: bool = False) -> None:
+        """Raise DataError where the template passes over a message: its text, or the calls that are all it has."""
+        for position, message in enumerate(messages):
+            is_last = last and position == len(messages) - 1
+            if last and not is_last:
+                continue  # looked at with the prompt
+            content = message["content"].strip()
+            parts = [name for name in (*CALLS, *(THOUGHTS if is_last and not content else ())) if message.get(name)]
+            if message["role"] != "assistant" and content and content not in text:
+                other = message | {"content": MARK}
+            elif parts and not content:
+                other = {name: part for name, part in message.items() if name not in parts}
+            else:
+                continue
+            if self._template([*messages[:position], other, *messages[position + 1 :]], awaits) == text:
+                what = " and ".join(parts) or "message"
+                raise DataError(
+                    f"the model's chat template leaves out the {what} of the role {message['role']!r}",
+                    "use a model whose template writes it, give the role another name, or leave such rows out with "
+                    "--skip-bad",
+                )
+
     def _template(self, messages: list[Message], add_generation_prompt: bool) -> str:
+        messages, tools = tools_apart(messages)
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, add_generation_prompt=add_generation_prompt, tokenize=False
+                    messages,
+                    add_generation_prompt=add_generation_prompt,
+                    tokenize=False,
+                    **({"tools": tools} if tools else {}),
                 )
             )
         except Exception as error:  # the template's own raise_exception, or any jinja error
@@ -178,7 +248,7 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [first]
 
 
-def _common(first: list[int], second: list[int]) -> int:
+def _common(first: Sequence[Any], second: Sequence[Any]) -> int:
     length = 0
     for a, b in zip(first, second):
         if a != b:

@@ -1,4 +1,4 @@
-"""Files of text: .jsonl(.gz), .csv and .json, read once from end to end for where their rows stand and their digest."""
+"""Files of text: .jsonl(.gz), .csv, .tsv, .txt, .json, read once from end to end for their rows' places and digest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +26,7 @@ from prefcli.files import digest_file
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_CSV_FIELD = 2**31 - 1  # csv's own limit of 131,072 characters is shorter than some dialogues
+DELIMITERS = (",", ";", "\t")
 DENSEST = 200  # gzip reaches 1,030 with zeros, about 10 with rows of text
 IN_MEMORY = 64 << 20  # bytes of what was unpacked; more goes to a file in TMPDIR
 
@@ -42,7 +44,7 @@ def _watching(found: LineRecords, watched: Watched | None) -> LineRecords:
     return found
 
 
-def _lines(path: str, file: IO[bytes], digest: Any) -> LineRecords:
+def _lines(path: str, file: IO[bytes], digest: Any, parse: Callable[[bytes], Raw] | None = None) -> LineRecords:
     """Where each line that is not blank begins. Only a newline ends one: U+2028 may stand inside a string."""
     starts, numbers, sums, at = array("Q"), array("Q"), array("I"), 0
     for number, line in enumerate(file, 1):
@@ -57,25 +59,57 @@ def _lines(path: str, file: IO[bytes], digest: Any) -> LineRecords:
             sums[-1] = zlib.crc32(line, sums[-1])
         at += len(line)
     starts.append(at)
-    return LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, _json_row)
+    return LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, parse or _json_row)
 
 
 def _json_row(piece: bytes) -> Raw:
     try:
-        return an_object(json.loads(piece.decode()))
+        return an_object(json.loads(piece.decode(), object_pairs_hook=_each_key_once))
     except UnicodeDecodeError as error:
         raise BadRow("not UTF-8", "not valid UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise BadRow("broken line", f"not valid JSON ({getattr(error, 'msg', error)})") from error
+        if isinstance(error, TwiceError):
+            raise BadRow("broken line", str(error)) from error
+        hint = "; a file that is one array is a .json file" if piece[:1] == b"[" else ""
+        raise BadRow("broken line", f"not valid JSON ({getattr(error, 'msg', error)}){hint}") from error
+
+
+class TwiceError(ValueError):
+    """A key that stands twice in an object: JSON does not say which of them counts."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> Raw:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TwiceError(f"the key {twice!r} stands twice in an object")
+    return found
+
+
+def read_txt(path: str) -> Records:
+    """A prompt a line. Raises DataError as `read_jsonl` does."""
+    digest, file, watched = _opened(path)
+    return _watching(_lines(path, file, digest, _text_row), watched)
+
+
+def _text_row(piece: bytes) -> Raw:
+    try:
+        return {"prompt": piece.decode().strip()}
+    except UnicodeDecodeError as error:
+        raise BadRow("not UTF-8", "not valid UTF-8") from error
 
 
 def read_csv(path: str) -> Records:
-    """Raises DataError: a header that is not UTF-8 or names a column twice, quotes that do not close."""
+    """Cells apart by commas; by semicolons or tabs where the header has more of those.
+
+    Raises DataError: a header that is not UTF-8 or names a column twice, quotes that do not close.
+    """
     csv.field_size_limit(LONGEST_CSV_FIELD)
     digest, file, watched = _opened(path)
     starts, numbers, sums, header = array("Q"), array("Q"), array("I"), None
     fed = _Fed(file, digest)
-    reader = csv.reader(fed, strict=True)
+    reader = csv.reader(fed, strict=True, delimiter=(delimiter := _delimiter(file)))
     while True:
         start, number = fed.bytes, reader.line_num + 1  # a row of several lines is known by its first
         try:
@@ -99,7 +133,9 @@ def read_csv(path: str) -> Records:
             raise DataError(f"{path}, line 1: not valid UTF-8", "convert the file to UTF-8")
         if (header or []).count(name) > 1:
             raise DataError(f"{path}, line 1: the column {name!r} is there twice", "rename one of them")
-    found = LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, partial(_csv_row, header or []))
+    found = LineRecords(
+        path, digest.hexdigest(), file, starts, numbers, sums, partial(_csv_row, header or [], delimiter)
+    )
     return _watching(found, watched)
 
 
@@ -132,8 +168,16 @@ class _Fed:
                 yield piece
 
 
-def _csv_row(header: list[str], piece: bytes) -> Raw:
-    cells = next(csv.reader(io.StringIO(_text(piece), newline=""), strict=True))
+def _delimiter(file: IO[bytes]) -> str:
+    """The one of , ; and tab that the first line has most of, outside quotes; a comma of equals."""
+    first = next((line for line in file if line.strip()), b"")
+    file.seek(0)
+    bare = re.sub(rb'"[^"]*"', b"", first)
+    return max(DELIMITERS, key=lambda one: bare.count(one.encode()))
+
+
+def _csv_row(header: list[str], delimiter: str, piece: bytes) -> Raw:
+    cells = next(csv.reader(io.StringIO(_text(piece), newline=""), strict=True, delimiter=delimiter))
     if len(cells) != len(header):
         raise BadRow("broken line", f"{len(cells)} columns, and the header has {len(header)}")
     if not all(map(_is_utf8, cells)):
@@ -158,7 +202,9 @@ def read_json(path: str) -> Records:
     digest = hashlib.sha256(text).hexdigest()
     hint = "a .json file holds one array of objects; use .jsonl for one object a line"
     try:
-        rows = json.loads(text.decode("utf-8-sig"))
+        rows = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_each_key_once)
+    except TwiceError as error:
+        raise DataError(f"{path}: {error}", "write each key once") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not valid UTF-8", "convert the file to UTF-8") from error

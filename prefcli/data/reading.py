@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import sys
+import tempfile
 from collections.abc import Callable
 from glob import glob
 from pathlib import Path
 
 from prefcli.data.hub import HUB_ID, read_hub
-from prefcli.data.lines import read_csv, read_json, read_jsonl
+from prefcli.data.lines import BOM, read_csv, read_json, read_jsonl, read_txt
 from prefcli.data.records import JoinedRecords, Records
 from prefcli.data.records import raise_for as raise_for
 from prefcli.data.splits import choose, split_of
@@ -20,20 +24,25 @@ READERS: dict[str, Callable[[str], Records]] = {
     ".jsonl": read_jsonl,
     ".jsonl.gz": read_jsonl,
     ".csv": read_csv,
+    ".tsv": read_csv,
+    ".txt": read_txt,
     ".arrow": read_arrow,
     ".json": read_json,
 }
 SUFFIXES = tuple(READERS)
+STDIN = "-"
 ABOUT = ("dataset_info.json", "dataset_infos.json")  # which tell of a folder's data and hold none
 
 
 def read(path: str, split: str | None = None, held_out: bool = False) -> Records:
-    """The rows of a source; a path that is there goes before a hub id.
+    """The rows of a source; a path that is there goes before a hub id, and "-" is standard input.
 
     Raises DataError: nothing there, an unknown ending, a broken file, no rows. UsageError: no such split.
     SurroundingsError: the hub does not answer.
     """
-    if os.path.isfile(path):
+    if path == STDIN:
+        found = _standard_input()
+    elif os.path.isfile(path):
         found = _file(path)
     elif os.path.isdir(path):
         found = _folder(Path(path), split, held_out)
@@ -50,12 +59,39 @@ def read(path: str, split: str | None = None, held_out: bool = False) -> Records
 
 def has_splits(path: str) -> bool:
     """Whether this is no file, of which --split says nothing."""
-    return not os.path.isfile(path)
+    return path != STDIN and not os.path.isfile(path)
 
 
 def unit(path: str) -> str:
     """What a row's number counts in this kind of file."""
-    return "line" if path.endswith((".jsonl", ".jsonl.gz", ".csv")) and not os.path.isdir(path) else "row"
+    return (
+        "line" if path.endswith((".jsonl", ".jsonl.gz", ".csv", ".tsv", ".txt")) and not os.path.isdir(path) else "row"
+    )
+
+
+def _standard_input() -> Records:
+    """JSON lines, one JSON array, or a sheet with a header, by how it begins."""
+    file, begins = _kept_input()
+    try:
+        found = {b"{": read_jsonl, b"[": read_json}.get(begins, read_csv)(file)
+    except DataError as error:
+        raise DataError(error.message.replace(file, STDIN), error.hint) from error
+    found.path = STDIN
+    return found
+
+
+@functools.cache
+def _kept_input() -> tuple[str, bytes]:
+    """What came in, in a file that goes with the process (it can be read once and is asked for several times), and its
+    first byte."""
+    if sys.stdin.isatty():
+        raise DataError("- is standard input, and nothing is sent there", "prefcli … --data - < FILE")
+    text = sys.stdin.buffer.read()
+    file = tempfile.NamedTemporaryFile(prefix="prefcli-", delete=False)  # noqa: SIM115
+    with file:
+        file.write(text)
+    atexit.register(os.unlink, file.name)
+    return file.name, text.removeprefix(BOM).lstrip()[:1]
 
 
 def _file(path: str) -> Records:

@@ -7,17 +7,36 @@
     ppo, eval      prompt                      (and the other columns, for Python rewards)
 
 A `prompt` is a list of messages (a dialogue that awaits an answer) or a plain string (continued as it is, with no
-chat template, as TRL does). Answers are plain strings.
+chat template, as TRL does). A message is what the file has, whole: the chat template reads what it knows of it. The
+tools of a dialogue stand in its first message. An answer is its text; one whose message has more is an `Answer`.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Message = dict[str, str]
+Message = dict[str, Any]  # "role" and "content", which are text, and whatever else a chat template reads
 Prompt = str | list[Message]
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+CALLS = ("tool_calls", "function_call")
+
+
+class Answer(str):
+    """An answer that calls tools, or whose thoughts stand apart: `message` is what the chat template is given, the
+    string itself what a person or a reward function reads (see `said`)."""
+
+    message: Message
+
+    def __new__(cls, message: Message) -> Answer:
+        answer = super().__new__(cls, said(message))
+        answer.message = message
+        return answer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Answer, (self.message,)
 
 
 @dataclass
@@ -42,22 +61,39 @@ class Row:
         return text_of(self.prompt)
 
     @property
+    def answers(self) -> list[str]:
+        return [text for text in (self.completion, self.chosen, self.rejected) if text is not None]
+
+    @property
     def to_imitate(self) -> bool:
         """Whether its answer is a demonstration: not where a column of the file says that it is a bad one."""
         return self.columns.get("label", self.columns.get("kto_tag")) is not False
 
 
 # Why a row is none; data/checks/kinds.py says what each means.
-BadKind = Literal["not UTF-8", "broken line", "missing column", "wrong type", "empty", "same sides", "prompts differ",
-                  "bad role", "bad turns", "bad label", "not to be trained", "does not fit"]  # fmt: skip
+BadKind = Literal["not UTF-8", "broken line", "missing column", "wrong type", "empty", "not text", "same sides",
+                  "prompts differ", "bad role", "bad turns", "bad label", "not to be trained",
+                  "does not fit"]  # fmt: skip
 
 
 class BadRow(Exception):
     """One row does not fit; the file's error gathers them."""
 
-    def __init__(self, kind: BadKind, text: str) -> None:
+    def __init__(self, kind: BadKind | Literal["tie"], text: str) -> None:
         super().__init__(text)
         self.kind = kind
+
+
+class Tie(BadRow):
+    """Answers of which none is better: nothing to learn and nothing wrong. It is left out and counted."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("tie", text)
+
+    @staticmethod
+    def told(path: str, ties: int, rows: int) -> list[str]:
+        """The note on ties among a source's rows, where there are any."""
+        return [f"{path}: {ties} of {rows} rows are ties, and left out"] if ties else []
 
 
 def text_of(prompt: Prompt) -> str:
@@ -65,17 +101,50 @@ def text_of(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
-        return prompt[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+        return said(prompt[0])
+    return "\n\n".join(f"{message['role']}: {said(message)}" for message in prompt)
+
+
+def said(message: Message) -> str:
+    """A message as text: its content, thoughts that stand apart before it between <think> tags, calls behind it as
+    JSON."""
+    thoughts = [f"<think>\n{message[name]}\n</think>\n" for name in THOUGHTS if message.get(name)]
+    calls = [json.dumps(message[name], ensure_ascii=False, default=str) for name in CALLS if message.get(name)]
+    return "\n".join(filter(None, (*thoughts, message["content"], *calls)))
+
+
+def answer_of(message: Message) -> str:
+    """An assistant's message as an answer."""
+    return Answer(message) if len(message) > 2 else message["content"]
+
+
+def message_of(answer: str) -> Message:
+    """An answer as the assistant's message."""
+    return answer.message if isinstance(answer, Answer) else {"role": "assistant", "content": answer}
+
+
+def tools_apart(messages: list[Message]) -> tuple[list[Message], list[Any] | None]:
+    """A dialogue without its tools, and these; None where it has none."""
+    if not messages or "tools" not in messages[0]:
+        return messages, None
+    first = dict(messages[0])
+    tools = first.pop("tools")
+    return [first, *messages[1:]], tools
 
 
 def whole(row: Row) -> Row:
     """The row as it is. Raises BadRow for text that no tokenizer takes: half of a character, which JSON lets pass."""
-    prompt = [row.prompt] if isinstance(row.prompt, str) else [message["content"] for message in row.prompt]
-    for text in (*prompt, row.completion, row.chosen, row.rejected):
+    prompt = [row.prompt] if isinstance(row.prompt, str) else [_text(message) for message in row.prompt]
+    answers = (_text(text.message) if isinstance(text, Answer) else text for text in row.answers)
+    for text in (*prompt, *answers):
         try:
-            (text or "").encode()
+            text.encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])[1:-1]
             raise BadRow("not UTF-8", f"half of a surrogate pair ({half}) stands in the text") from error
     return row
+
+
+def _text(message: Message) -> str:
+    """All text of a message."""
+    return message["content"] if len(message) == 2 else json.dumps(message, ensure_ascii=False, default=str)

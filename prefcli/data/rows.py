@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import accumulate, islice
 from typing import Any, TypeVar, overload
 
-from prefcli.data.row import BadRow, Row
+from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.scan import Scan
 from prefcli.errors import DataError
 
@@ -65,6 +65,8 @@ class Source:
         at = bisect_right(self.starts, position) - 1
         scan, (own, half) = self.scans[at], divmod(position - self.starts[at], self._halves[at])
         made = self.made(at, own)[1]
+        if isinstance(made, Tie):
+            return None
         if isinstance(made, BadRow):
             if not self.skip_bad:
                 raise DataError(f"{scan.path}, {scan.place(own)}: {made}", scan.hint)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,14 +13,26 @@ from difflib import get_close_matches
 from typing import Any
 
 from prefcli.config.stages import Purpose
+from prefcli.data.formats import pairs
+from prefcli.data.formats.fields import SCORES, listed, not_text
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.ranked import pairs_of as pairs_of_ranked
 from prefcli.data.formats.registry import FORMS, Recognised, recognise
+from prefcli.data.formats.votes import votes_beside
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
-from prefcli.data.row import BadRow, Row, whole
+from prefcli.data.row import Answer, BadRow, Row, Tie, whole
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
 OURS = sorted({column for form in FORMS for column in form.columns})
+PICTURES = ("image", "images", "video", "videos", "audio", "audios")
+# Words in the name of a column that says which answer is better, or that belongs to the prompt.
+VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices", "vote", "votes", "label", "labels",
+         "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
+         "downvotes", "score", "scores", "better", "worse", "best"}  # fmt: skip
+PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
+READ_BY_CHECKS = {"margin", *(name for names in SCORES for name in names)}
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,8 @@ class Scan:
     records: Records
     recognised: Recognised
     names: Mapping[str, str]  # a column of ours → its name in the source
+    as_chat: bool = False  # plain prompts become a user's message
+    signed: bool = False  # its labels are 1 and -1, so 0 is neither
 
     @property
     def path(self) -> str:
@@ -48,12 +65,36 @@ class Scan:
     @property
     def notes(self) -> list[str]:
         notes = [self.recognised.note] if self.recognised.note else []
-        first = next((row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)), None)
+        first = self._first
         if first and _unread_system(first):
             plain = isinstance(first.prompt, str)
-            why = "a plain prompt has no place for it" if plain else "the dialogues have a system message of their own"
+            why = (
+                "a plain prompt has no place for it (--as-chat makes one)"
+                if plain
+                else ("the dialogues have a system message of their own")
+            )
             notes.append(f"the column 'system' is not read: {why}")
+        if unread := self.unread:
+            those = ", ".join(map(repr, unread))
+            notes.append(f"not read, though by their names they may matter: {those} (--map names what they are)")
         return [f"{self.path}: {note}" for note in notes]
+
+    @property
+    def _first(self) -> Row | None:
+        return next((row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)), None)
+
+    @property
+    def unread(self) -> list[str]:
+        """Columns of the first row that look like labels, votes, ratings, tools or images, and that nothing reads."""
+        first = self._first
+        looks = PARTS if self.purpose == "prompts" else PARTS | VOTES
+        found = []
+        for name, value in first.columns.items() if first else ():
+            words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+            demo = self.purpose == "demos" and name in ("label", "kto_tag")  # false ones are left out
+            if words & looks and value not in (None, "", [], {}) and name not in READ_BY_CHECKS and not demo:
+                found.append(name)
+        return found
 
     def __len__(self) -> int:
         return len(self.records)
@@ -66,7 +107,13 @@ class Scan:
     def row(self, position: int) -> Row | BadRow:
         """The row at a position, or the BadRow that says why it is none."""
         try:
-            return _with_system(whole(self.recognised.convert(_renamed(self.records.raw(position), self.names))))
+            raw = _renamed(self.records.raw(position), self.names)
+            if self.signed and str(raw.get("label", raw.get("kto_tag"))).strip() in ("0", "0.0"):
+                raise Tie("the label is 0, between 1 and -1")
+            row = self.recognised.convert(raw)
+            if self.as_chat and isinstance(row.prompt, str) and row.prompt:
+                row.prompt = [{"role": "user", "content": row.prompt}]
+            return whole(_with_tools(_with_system(row)))
         except BadRow as error:
             return error
 
@@ -81,9 +128,15 @@ class Scan:
             row = self.row(position)
             if isinstance(row, Row):
                 return row
-            problems.append(f"{self.place(position)}: {row}")
+            if not isinstance(row, Tie):
+                problems.append(f"{self.place(position)}: {row}")
         raise_for(self.path, problems, self.hint)
+        self.refuse_ties()
         raise AssertionError("a source has rows")
+
+    def refuse_ties(self) -> None:
+        """Raise DataError: not a row has a better answer."""
+        raise DataError(f"{self.path}: every row is a tie ({self.row(0)})", "give rows in which one answer is better")
 
     @property
     def in_halves(self) -> bool:
@@ -105,8 +158,11 @@ def scan(
     names: Sequence[str] = (),
     held_out: bool = False,
     beside: bool = False,
+    pairs_of: str = "best-worst",
+    as_chat: bool = False,
 ) -> Scan:
-    """A source for a purpose, or for what its rows are. `split` and `names` are --split and --map.
+    """A source for a purpose, or for what its rows are. `split`, `names`, `pairs_of` and `as_chat` are --split, --map,
+    --pairs-of and --as-chat.
 
     A source that is read `beside` others, as held-out rows are, may have our names where they have those of --map.
     Raises DataError as `read` does, and where the first row's columns are of no form of this purpose, or lack one that
@@ -123,7 +179,25 @@ def scan(
     for column in ("label", "kto_tag"):
         if column in named and named[column] is None:  # the rows are of the kind that the first label says
             named = named | {column: _first_value(column, wanted, records)}
-    return Scan(records, recognise(where, named, purpose), wanted)
+    recognised = recognise(where, named, purpose)
+    form, rows = recognised.form, [_renamed(row, wanted) for row in _first_rows(records)]
+    if why := next(filter(None, map(form.unclear, rows)), None):
+        raise DataError(f"{path}: {why}", "write a, b and tie, or 1 and 2, in that column")
+    if "chosen" in wanted and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
+        raise DataError(
+            f"{where}: --map chosen={wanted['chosen']} takes that answer as the better one in every row, and the "
+            f"column {votes[0]!r} says which one is",
+            f"--map a={wanted['chosen']} --map b={wanted.get('rejected', 'COLUMN')} --map winner={votes[0]}; "
+            f"--map unused={votes[0]} passes over it",
+        )
+    every = pairs_of == "all" and recognised.purpose == "pairs"
+    signed = any(str(row.get("label", row.get("kto_tag"))).strip() in ("-1", "-1.0") for row in rows)
+    if form.lists is not None and (every or form.trees):
+        records, wanted = RankedRecords(records, wanted, form, every), {}
+        name = f"{form.name}, all pairs" if every else form.name
+        convert = pairs.convert if purpose != "demos" else lambda raw: _chosen(pairs.convert(raw))
+        recognised = replace(recognised, name=name, convert=convert)
+    return Scan(records, recognised, wanted, as_chat, signed)
 
 
 def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: Any) -> list[Scan]:
@@ -186,6 +260,68 @@ def _first_rows(records: Records) -> Iterator[Raw]:
             yield records.raw(position)
 
 
+class RankedRecords(Records):
+    """The pairs that are made of rows with several ranked answers, each a row; what makes none is one, and says why."""
+
+    def __init__(self, records: Records, names: Mapping[str, str], form: Form, every: bool) -> None:
+        super().__init__(records.path, records.digest)
+        self._records, self._names, self._form, self._every = records, names, form, every
+        self._held: tuple[int, list[Row] | BadRow] = -1, []
+        self._starts = array("Q", [0])
+        for own in range(len(records)):
+            found = self._pairs(own)
+            self._starts.append(self._starts[-1] + (1 if isinstance(found, BadRow) else len(found)))
+
+    def check(self) -> None:
+        self._records.check()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def raw(self, position: int) -> Raw:
+        own = self._own(position)
+        found = self._pairs(own)
+        if isinstance(found, BadRow):
+            raise found
+        row = found[position - self._starts[own]]
+        sides = {name: getattr(row, name) for name in ("prompt", "chosen", "rejected")}
+        return row.columns | sides
+
+    def number(self, position: int) -> int:
+        return self._records.number(self._own(position))
+
+    def place(self, position: int) -> str:
+        own = self._own(position)
+        return f"{self._records.place(own)}, pair {position - self._starts[own] + 1}"
+
+    def _own(self, position: int) -> int:
+        return bisect_right(self._starts, position) - 1
+
+    def _pairs(self, own: int) -> list[Row] | BadRow:
+        """Of a row of the source; the last that was asked for is held."""
+        if self._held[0] != own:
+            self._held = own, self._made(own)
+        return self._held[1]
+
+    def _made(self, own: int) -> list[Row] | BadRow:
+        assert self._form.lists is not None
+        rows: list[Row] = []
+        bad = BadRow("missing column", "there are no answers")
+        try:
+            for ranked in self._form.lists(_renamed(self._records.raw(own), self._names)):
+                try:
+                    rows += pairs_of_ranked(ranked, self._every)
+                except BadRow as error:  # the tree's others may do
+                    bad = error
+        except BadRow as error:
+            bad = error
+        return rows or bad
+
+
+def _chosen(pair: Row) -> Row:
+    return replace(pair, completion=pair.chosen)
+
+
 def _unread_system(row: Row) -> str:
     """What a column `system` says, where the prompt does not begin with it."""
     system = row.columns.get("system")
@@ -200,6 +336,22 @@ def _with_system(row: Row) -> Row:
     system = _unread_system(row)
     if system and isinstance(row.prompt, list) and row.prompt[0]["role"] != "system":
         return whole(replace(row, prompt=[{"role": "system", "content": system}, *row.prompt]))
+    return row
+
+
+def _with_tools(row: Row) -> Row:
+    """The row with its column `tools` in its dialogue. Raises BadRow: a plain prompt with calls; pictures or sound."""
+    if tools := row.columns.get("tools"):
+        if isinstance(row.prompt, list):
+            row.prompt = [row.prompt[0] | {"tools": listed(tools, "'tools'")}, *row.prompt[1:]]
+            row.columns = {name: value for name, value in row.columns.items() if name != "tools"}
+    if isinstance(row.prompt, str) and any(isinstance(answer, Answer) for answer in row.answers):
+        raise BadRow(
+            "wrong type", "an answer that calls tools, or has thoughts apart, needs a prompt of messages (--as-chat)"
+        )
+    for name in PICTURES:
+        if row.columns.get(name) not in (None, "", []):
+            raise not_text(f"the column {name!r} is filled")
     return row
 
 

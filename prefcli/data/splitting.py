@@ -12,7 +12,7 @@ import numpy as np
 
 from prefcli.data.fingerprints import asked, fingerprint, loosely
 from prefcli.data.records import LineRecords, raise_for
-from prefcli.data.row import BadRow
+from prefcli.data.row import BadRow, Tie
 from prefcli.data.scan import Scan
 from prefcli.data.writing import ending, write_rows
 from prefcli.errors import DataError
@@ -35,9 +35,11 @@ def split(source: Scan, share: float, seed: int, skip_bad: bool) -> Parts:
     Which prompts is decided by each prompt's own text and the seed: where rows are added later, hardly one changes
     sides. Raises DataError: a row that does not fit, where such are not left out; one prompt in all.
     """
-    positions, prompts, problems = array("Q"), array("Q"), []
+    positions, prompts, problems, ties = array("Q"), array("Q"), [], 0
     for position, (_, row) in enumerate(source):
-        if isinstance(row, BadRow):
+        if isinstance(row, Tie):
+            ties += 1
+        elif isinstance(row, BadRow):
             problems.append(f"{source.place(position)}: {row}")
         else:
             positions.append(position)
@@ -58,7 +60,7 @@ def split(source: Scan, share: float, seed: int, skip_bad: bool) -> Parts:
         order[~is_held_out].tolist(),
         order[is_held_out].tolist(),
         (int((~taken).sum()), int(taken.sum())),
-        len(problems),
+        len(problems) + ties,
     )
 
 

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from prefcli.config.stages import Purpose
-from prefcli.data.row import BadRow, Message, Prompt, Row
+from prefcli.data.row import Answer, BadRow, Message, Prompt, Row, message_of, tools_apart
 from prefcli.errors import DataError, SurroundingsError
 from prefcli.files import written_whole
 
@@ -46,7 +46,11 @@ def target_of(purpose: Purpose, first: Row) -> Target:
 
 def in_form(row: Row, target: Target) -> Made:
     """The row in a form of ours, its other columns after it. Raises BadRow where the form has no place for it."""
-    prompt = row.prompt
+    prompt, tools = (row.prompt, None) if isinstance(row.prompt, str) else tools_apart(row.prompt)
+    if target == "pairs-plain" and (tools or any(isinstance(answer, Answer) for answer in row.answers)):
+        raise BadRow(
+            "does not fit", "tools, calls and thoughts that stand apart have no plain form (--to pairs keeps them)"
+        )
     if target == "pairs":
         made: Made = {"prompt": _dialogue(prompt), "chosen": _said(row.chosen), "rejected": _said(row.rejected)}
     elif target == "pairs-plain":
@@ -62,15 +66,17 @@ def in_form(row: Row, target: Target) -> Made:
         if not prompt:
             raise BadRow("does not fit", "a row of text alone has no prompt (--to text keeps it)")
         if target != "prompts":
-            made["completion"] = row.completion if isinstance(prompt, str) else _said(row.completion)
+            plain = isinstance(prompt, str) and not isinstance(row.completion, Answer)
+            made["completion"] = row.completion if plain else _said(row.completion)
         if target == "labelled":
             made["label"] = row.label
+    made |= {"tools": tools} if tools else {}
     return made | {name: value for name, value in row.columns.items() if name not in made}
 
 
 def _said(answer: str | None) -> list[Message]:
     assert answer is not None
-    return [{"role": "assistant", "content": answer}]
+    return [message_of(answer)]
 
 
 def _dialogue(prompt: Prompt) -> list[Message]:
@@ -82,9 +88,9 @@ def _dialogue(prompt: Prompt) -> list[Message]:
 def _plain(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
-    if len(prompt) > 1 or prompt[0]["role"] != "user":
+    if len(prompt) > 1 or prompt[0]["role"] != "user" or len(prompt[0]) > 2:
         raise BadRow("does not fit", "a dialogue of several messages is no plain prompt (--to pairs keeps it)")
-    return prompt[0]["content"]
+    return str(prompt[0]["content"])
 
 
 def write_rows(path: Path, rows: Rows) -> None:

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
+from prefcli.config.shared import read_as
 from prefcli.data.appending import JsonLines
 from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Prompt, text_of
@@ -96,12 +97,12 @@ def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: C
     """{"rows", "edited", "ties", "skips", "left_share", "median_seconds", "open"}: what the files hold now, not what
     this session added; "open" is the number of comparisons that are left.
 
-    Reads `config.data`, `.split`, `.map`, `.skip_bad`, `.out` and `.seed`. `keys` and `console` are the terminal's by
-    default.
+    Reads `config.data`, `.split`, `.map`, `.as_chat`, `.skip_bad`, `.out` and `.seed`. `keys` and `console` are the
+    terminal's by default.
     Raises DataError: no prompt has two different answers, or --out holds rows that no person made. SurroundingsError:
     somebody else writes it. KeyboardInterrupt: Ctrl-C; every decision is kept.
     """
-    read = {"split": config.split, "names": config.map}
+    read = read_as(config)
     todo = comparisons(config.data, config.seed, config.skip_bad, reporter, **read)
     with JsonLines(Path(config.out)) as pairs:
         record = Record(pairs)

@@ -12,12 +12,14 @@ from prefcli.artifacts.store import Store
 from prefcli.config.stages import STAGES
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.encoder import Encoder
+from prefcli.data.reading import STDIN
 from prefcli.data.row import Row
-from prefcli.errors import PrefcliError
+from prefcli.errors import DataError, PrefcliError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.report.facts import Facts
 
+READ_AS = {"split": "split", "map": "names", "as_chat": "as_chat", "pairs_of": "pairs_of"}  # option → `scan`'s
 ROWS = 2000  # at most so many are tokenised, drawn from all
 
 
@@ -70,10 +72,12 @@ def _lengths(
 
 
 def _read_again(run: Run, path: str) -> Dataset:
+    if path == STDIN:
+        raise DataError("what came in is gone")
     held_out = path == run.options.get("eval_data") and path not in run.options.get("data", [])
-    split, names = run.options.get("split"), run.options.get("map", [])
+    options = {ours: run.options[name] for name, ours in READ_AS.items() if name in run.options}
     purpose = STAGES[run.stage].purpose
-    return read_dataset([path], purpose, skip_bad=True, split=split, names=names, held_out=held_out, beside=True)
+    return read_dataset([path], purpose, skip_bad=True, held_out=held_out, beside=True, **options)
 
 
 def _measured(rows: list[Row], encoder: Encoder) -> dict[str, list[int]]:

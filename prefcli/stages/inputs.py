@@ -24,6 +24,7 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.preference import WeightConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
+from prefcli.config.shared import read_as
 from prefcli.config.stages import Stage, stage_of
 from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig
 from prefcli.data.dataset import Dataset, read_dataset
@@ -97,9 +98,7 @@ def prepare(config: StageConfig) -> Inputs:
     notes: list[str] = []
     references = _references(config, stage, store, notes)
     rewards = _rewards(config, store, wanted=stage.samples)
-    read: Any = partial(
-        read_dataset, purpose=stage.purpose, skip_bad=config.skip_bad, split=config.split, names=config.map, lazily=True
-    )
+    read: Any = partial(read_dataset, purpose=stage.purpose, skip_bad=config.skip_bad, lazily=True, **read_as(config))
     data = read(getattr(config, files))
     eval_data = None
     if isinstance(config, DataConfig):

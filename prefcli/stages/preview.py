@@ -9,6 +9,7 @@ from typing import Any
 
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.sft import SFTConfig
+from prefcli.config.shared import read_as
 from prefcli.config.training import DataConfig
 from prefcli.data.checks.found import Finding, shortened
 from prefcli.data.checks.kinds import KINDS
@@ -51,8 +52,7 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
         inputs.stage.purpose,
         [config.eval_data] if isinstance(config, DataConfig) and config.eval_data else [],
         of_row=Tokens(encoder, None, _on_prompt(inputs)),
-        split=config.split,
-        names=config.map,
+        **read_as(config),
     )
     limits = [Finding("answer cut", cut), Finding("answer cut away", dropped)]
     return Preview(adapter | lines, checked.findings + [finding for finding in limits if finding.count])

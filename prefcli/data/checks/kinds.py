@@ -28,18 +28,31 @@ KINDS: dict[str, Kind] = {
     "missing column": Kind("error", "a column that the form needs is not there", "--map OURS=THEIRS names it"),
     "wrong type": Kind("error", "a column holds something else than the form says", _REPAIR),
     "empty": Kind("error", "a prompt or an answer without text", _REPAIR),
-    "same sides": Kind("error", "both answers of a pair are the same, or equally good: nothing to prefer", _REPAIR),
+    "not text": Kind(
+        "error",
+        "images, audio or video, which are not read: what remains is not what was answered",
+        "leave such rows out with --skip-bad; without those columns the text alone is trained",
+    ),
+    "same sides": Kind("error", "both answers of a pair are the same: nothing to prefer", _REPAIR),
     "prompts differ": Kind("error", "the sides of a pair answer different prompts", _REPAIR),
-    "bad role": Kind("error", "a role that is not system, user, assistant or tool", _REPAIR),
+    "bad role": Kind("error", "a role that is not system, developer, user, assistant or tool", _REPAIR),
     "bad turns": Kind("error", "a dialogue that does not end where it must, or has no question", _REPAIR),
-    "bad label": Kind("error", "a label that is neither true nor false", "write true or false"),
+    "bad label": Kind("error", "a label or a vote that says neither", "write true or false; a, b or tie"),
     "not to be trained": Kind(
         "error", "an answer that its own message marks so, by weight 0 or loss false", "leave it out with --skip-bad"
     ),
     "does not fit": Kind("error", "a row that is not of the form that the file's first row has", _REPAIR),
+    "tie": Kind("caution", "answers of which none is better, by a vote or by their scores: left out", "nothing"),
+    "unread columns": Kind(
+        "caution",
+        "columns that look like labels, votes, ratings, tools or images, and that the format does not read",
+        "--map names what they are, if they matter",
+    ),
+    "empty turn": Kind("caution", "a message before the last one without text or calls", "fill it in, or leave it out"),
     "turn order": Kind(
         "caution",
-        "turns that do not alternate, or a system message that is not the first: many chat templates refuse them",
+        "turns that do not alternate (two answers in a row, say), or a system message that is not the first: many chat "
+        "templates refuse them",
         "join turns of one role; --model M tells whether its template takes them",
     ),
     "broken characters": Kind(
@@ -75,7 +88,9 @@ KINDS: dict[str, Kind] = {
     "one kind of label": Kind("error", "every row is labelled alike: kto learns from both kinds", "add the other kind"),
     "constant margins": Kind("caution", "the margin is the same in every row, so it says nothing", "leave it out"),
     # With a tokenizer (tokens.py)
-    "template refuses": Kind("error", "the model's chat template refuses the dialogue", _REPAIR),
+    "template refuses": Kind(
+        "error", "the model's chat template refuses the dialogue, or leaves out a message of it", _REPAIR
+    ),
     "answer cut": Kind("caution", "longer than --max-length: the answer's end is not trained", "raise --max-length"),
     "answer cut away": Kind(
         "caution", "--max-length leaves nothing of the answer, or nothing that tells two apart: the row is left out",
@@ -102,6 +117,13 @@ KINDS: dict[str, Kind] = {
         "the template writes the prompt otherwise once an answer follows (it drops thoughts, say): we train on what is "
         "sampled after",
         "nothing, if that is meant",
+    ),
+    "not in the template": Kind(
+        "caution", "a part of the messages that the model's chat template does not write", "nothing, if that is meant"
+    ),
+    "earlier answer not trained": Kind(
+        "caution", "the template writes an earlier answer of a dialogue so that its tokens are not found",
+        "cut such dialogues behind each answer",
     ),
     "nothing trained": Kind(
         "error", "the loss reads no token of the answer: its mask is all zeros, or on the end token alone",

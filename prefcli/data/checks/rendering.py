@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from prefcli.data.row import Row
+from prefcli.data.row import CALLS, THOUGHTS, Message, Row, answer_of, message_of
 
 EXAMPLES = 8  # rows looked at: dialogues with and without a system message or earlier turns
 LOOKED_AT = 8192  # tokens of each
@@ -40,9 +40,14 @@ def of_row(row: Row, encoder: Any, train_on_prompt: bool = False) -> Iterator[tu
             yield "nothing trained", f"of the answer {answer!r} only {tokenizer.eos_token} is left"
         if not isinstance(row.prompt, str):
             yield from _template(row.prompt, answer, encoder)
+    if not isinstance(row.prompt, str):
+        yield from _not_written(row, encoder)
     if row.completion is not None:
+        met = encoder.untrained
         ids, mask = encoder.demo(row, train_on_prompt, LOOKED_AT)
         yield from of_mask(ids, mask, train_on_prompt)
+        if missed := encoder.untrained - met:
+            yield "earlier answer not trained", f"{missed} in: {encoder.tokenizer.decode(ids)}"
 
 
 def of_mask(ids: list[int], mask: list[int], train_on_prompt: bool) -> Iterator[tuple[str, str]]:
@@ -75,3 +80,18 @@ def _template(prompt: Any, answer: str, encoder: Any) -> Iterator[tuple[str, str
             yield "turn not closed", f"…{whole[-60:]}"
         elif encoder.tokenizer.eos_token not in closing:
             yield "missing EOS", f"{closing!r}, and the end token is {encoder.tokenizer.eos_token!r}"
+
+
+def _not_written(row: Row, encoder: Any) -> Iterator[tuple[str, str]]:
+    """Tools, calls and thoughts that make no difference to what the template writes."""
+    assert not isinstance(row.prompt, str)
+    for messages in [[*row.prompt, message_of(answer)] for answer in row.answers] or [row.prompt]:
+        for name in ("tools", *CALLS, *THOUGHTS):
+            without = [{key: part for key, part in message.items() if key != name} for message in messages]
+            if without != messages and _rendered(encoder, without) == _rendered(encoder, messages):
+                yield "not in the template", name
+
+
+def _rendered(encoder: Any, messages: list[Message]) -> str:
+    last = messages[-1]["role"] == "assistant"
+    return str(encoder.render(messages[:-1], answer_of(messages[-1])) if last else encoder.render(messages))

@@ -46,6 +46,8 @@ def check(
     for path, source in zip(paths, scan_all(paths, purpose, **options)):
         for note in source.notes:
             reporter.notice(note)
+        if unread := source.unread:
+            found.add("unread columns", ", ".join(unread), path, source.records.number(0))
         gathered.open(path)
         before = len(gathered)
         reporter.begin(f"checking {path}", len(source), "rows")

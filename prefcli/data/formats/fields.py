@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from prefcli.data.row import ROLES, BadRow, Message, Prompt, Row
+from prefcli.data.row import CALLS, ROLES, THOUGHTS, BadRow, Message, Prompt, Row, Tie, answer_of, said
 
 Raw = dict[str, Any]
-LABELS = {"true": True, "1": True, "false": False, "0": False}  # as CSV and JSON spell them
+OTHER_ROLES = {"tool_call": "assistant", "tool_response": "tool"}  # ms-swift's
+_TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")  # of an emoji's skin, and that it is one
+SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # as columns beside a pair
+MARKS = ("weight", "loss")  # about training, not for the template
+TEXT_PARTS = ("text", "input_text", "output_text")
+# Labels as CSV, JSON and people spell them; what is not a letter or a sign counts as a blank.
+GOOD = {"true", "1", "1 0", "+1", "yes", "y", "good", "up", "thumbs up", "thumb up", "thumbsup", "like", "liked",
+        "positive", "desirable", "👍"}  # fmt: skip
+BAD = {"false", "0", "0 0", "-1", "-1 0", "no", "n", "bad", "down", "thumbs down", "thumb down", "thumbsdown",
+       "dislike", "disliked", "negative", "undesirable", "👎"}  # fmt: skip
 
 
 def _given(raw: Raw, column: str) -> Any:
@@ -40,7 +50,7 @@ def answer_in(raw: Raw, column: str) -> str:
         messages = messages_in(raw, column)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             raise BadRow("bad role", f"'{column}' must be one assistant message (or a string)")
-        value = messages[0]["content"]
+        value = answer_of(messages[0])
     if not isinstance(value, str):
         raise BadRow("wrong type", f"'{column}' must be a string or a list of messages, not {type(value).__name__}")
     if not value.strip():
@@ -49,19 +59,102 @@ def answer_in(raw: Raw, column: str) -> str:
 
 
 def messages_in(raw: Raw, column: str) -> list[Message]:
+    """A dialogue, each message whole but for what is null in it (a table has every key in every row)."""
     value = as_list(_given(raw, column))
     if not isinstance(value, list) or not value:
         raise BadRow("wrong type", f"'{column}' must be a list of messages")
-    messages = []
-    for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise BadRow("wrong type", f'\'{column}\' must hold messages {{"role": …, "content": …}} with text in them')
-        if message.get("role") not in ROLES:
-            raise BadRow("bad role", f"'{column}' has the role {message.get('role')!r}; known: {', '.join(ROLES)}")
-        messages.append({"role": message["role"], "content": message["content"]})
-    if not messages[-1]["content"].strip():
+    messages = [_message(message, column) for message in value]
+    if not said(messages[-1]).strip():
         raise BadRow("empty", f"the last message of '{column}' is empty")
     return messages
+
+
+def _message(value: Any, column: str) -> Message:
+    if not isinstance(value, dict):
+        raise BadRow("wrong type", f'\'{column}\' must hold messages {{"role": …, "content": …}} with text in them')
+    message = {
+        str(name): part
+        for name, part in value.items()
+        if name not in MARKS and (name in ("role", "content") or part not in (None, []))
+    }
+    role, content = message.get("role"), message.get("content")
+    if isinstance(content, list):
+        content = _joined(content, column)
+    if role == "tool_call" and isinstance(content, str) and (calls := calls_in(content)):
+        message["tool_calls"], content = calls, ""
+    if "tool_calls" in message:
+        message["tool_calls"] = _calls(message["tool_calls"], column)
+    if content is None and any(message.get(name) for name in (*CALLS, *THOUGHTS)):
+        content = ""  # as OpenAI writes a call
+    if not isinstance(content, str):
+        raise BadRow("wrong type", f'\'{column}\' must hold messages {{"role": …, "content": …}} with text in them')
+    role = OTHER_ROLES.get(str(role), role)
+    if role not in ROLES:
+        raise BadRow("bad role", f"'{column}' has the role {role!r}; known: {', '.join(ROLES)}")
+    return {"role": role, "content": content, **{k: v for k, v in message.items() if k not in ("role", "content")}}
+
+
+def _joined(parts: list[Any], column: str) -> str:
+    """Content in parts, each on a line of its own, as vLLM has it for templates that read text."""
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else "text" if isinstance(part, str) else None
+        if kind not in TEXT_PARTS:
+            raise not_text(f"'{column}' holds a part of type {kind!r}")
+    texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRow("wrong type", f'\'{column}\' must hold parts {{"type": "text", "text": …}}')
+    return "\n".join(texts)
+
+
+def not_text(what: str) -> BadRow:
+    return BadRow("not text", f"{what}: images, audio and video are not read, a model is trained on text alone")
+
+
+def calls_in(text: str) -> list[Any] | None:
+    """Calls of tools that are written as JSON {"name": …, "arguments": …}, one or a list; None for another text."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    calls = found if isinstance(found, list) else [found]
+    if not calls or not all(isinstance(call, dict) and "name" in call and "arguments" in call for call in calls):
+        return None
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def _calls(value: Any, column: str) -> list[Any]:
+    """Calls with their arguments as an object, which most templates write as JSON themselves; OpenAI's are a string."""
+    calls = listed(value, f"tool_calls of '{column}'")
+    for call in calls:
+        function = call.get("function", call)
+        if isinstance(function, dict) and isinstance(arguments := function.get("arguments"), str):
+            try:
+                parsed = json.loads(arguments)
+            except (ValueError, RecursionError):
+                continue  # the template has it as it is
+            if isinstance(parsed, dict):
+                function["arguments"] = parsed
+    return calls
+
+
+def listed(value: Any, name: str) -> list[dict[str, Any]]:
+    """Objects in a list, or that as JSON, without what is null in them. Raises BadRow."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else as_list(value)
+        found = [found] if isinstance(found, dict) else found
+        found = [json.loads(one) if isinstance(one, str) else one for one in found]
+    except (ValueError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise BadRow("wrong type", f"{name} must be a list of objects, or that as JSON")
+    return [_without_nulls(one) for one in found]
+
+
+def _without_nulls(value: Any) -> Any:
+    """A table's objects have each key that any row has: those that this one lacks are null there."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def trained(raw: Raw, *columns: str) -> Raw:
@@ -93,7 +186,7 @@ def answered(messages: list[Message], column: str) -> tuple[list[Message], str]:
         raise BadRow("bad turns", f"'{column}' must end with the assistant's answer")
     if len(messages) == 1:
         raise BadRow("bad turns", f"'{column}' holds an answer and no question")
-    return messages[:-1], messages[-1]["content"]
+    return messages[:-1], answer_of(messages[-1])
 
 
 def string_in(raw: Raw, column: str) -> str:
@@ -112,15 +205,20 @@ def optional_in(raw: Raw, column: str) -> str:
 
 
 def label_in(raw: Raw, column: str) -> bool:
-    label = LABELS.get(str(raw.get(column)).strip().lower())
-    if label is None:
-        raise BadRow("bad label", f"'{column}' must be true or false, and is {raw.get(column)!r}")
-    return label
+    text = _TONES.sub("", str(raw.get(column)).strip().lower())
+    text = " ".join(re.split(r"[\s_.]+|(?<=\w)-(?=\w)", text))
+    if text not in GOOD | BAD:
+        raise BadRow("bad label", f"'{column}' must be true or false, good or bad, 1 or -1, and is {raw.get(column)!r}")
+    return text in GOOD
 
 
 def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
     if chosen == rejected:
         raise BadRow("same sides", "'chosen' and 'rejected' are the same")
+    for names in SCORES:
+        one, other = (columns.get(name) for name in names)
+        if isinstance(one, int | float) and not isinstance(one, bool) and one == other:
+            raise Tie(f"both answers have the score {one:g}")
     return Row(prompt, chosen=chosen, rejected=rejected, columns=columns)
 
 
@@ -131,7 +229,7 @@ def split_common(chosen: list[Message], rejected: list[Message], columns: Raw) -
             raise BadRow("bad turns", f"'{side}' must be a dialogue that ends with the assistant's answer")
     if chosen[:-1] != rejected[:-1]:
         raise BadRow("prompts differ", "'chosen' and 'rejected' differ before their last answer")
-    return pair(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], columns)
+    return pair(chosen[:-1], answer_of(chosen[-1]), answer_of(rejected[-1]), columns)
 
 
 def others(raw: Raw, *used: str) -> Raw:

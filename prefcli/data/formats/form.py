@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefcli.config.stages import Purpose
-from prefcli.data.row import Row
+from prefcli.data.row import Prompt, Row
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A prompt and its answers, each with a score: the higher the better."""
+
+    prompt: Prompt
+    answers: list[tuple[float, str]]
+    columns: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,9 @@ class Form:
     """One form of rows. It is taken where all `columns` are there and the first row `fits`.
 
     `gives` is what its rows are; `about` one line on where it is met; `examples` are rows of it, the plainest first;
-    `has_prompt` whether they hold a prompt that could be answered otherwise.
+    `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why one row makes the whole
+    file unreadable, or None. `lists` are a row's ranked answers, of which several pairs can be made; `trees` says that
+    one row always has several such lists.
     """
 
     name: str
@@ -26,6 +37,9 @@ class Form:
     convert: Callable[[dict[str, Any]], Row]
     fits: Callable[[dict[str, Any]], bool] = lambda row: True
     has_prompt: bool = True
+    unclear: Callable[[dict[str, Any]], str | None] = lambda row: None
+    lists: Callable[[dict[str, Any]], list[Ranked]] | None = None
+    trees: bool = False
 
     def is_that_of(self, row: dict[str, Any]) -> bool:
         return all(column in row for column in self.columns) and self.fits(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from prefcli.data.formats.fields import Raw, messages_in, others, split_common, string_in
+from prefcli.data.formats.fields import Raw, awaiting, messages_in, others, split_common, string_in
 from prefcli.data.formats.form import Form
 from prefcli.data.row import BadRow, Message, Row
 
@@ -23,6 +23,11 @@ def _from_hh(raw: Raw) -> Row:
     return split_common(sides[0], sides[1], others(raw, "chosen", "rejected"))
 
 
+def hh_prompt(text: str, column: str) -> list[Message]:
+    """A prompt as HH-RLHF writes it, with the answer's turn open behind it or not."""
+    return awaiting(_hh_messages({column: re.sub(r"\n\nAssistant:\s*$", "", text)}, column), column)
+
+
 def _hh_messages(raw: Raw, side: str) -> list[Message]:
     text = string_in(raw, side)
     parts = _TURN.split(text)
@@ -37,7 +42,7 @@ def _hh_messages(raw: Raw, side: str) -> list[Message]:
         else:
             messages.append({"role": role, "content": content})
     if not messages[-1]["content"]:
-        raise BadRow("empty", f"the last answer of '{side}' is empty")
+        raise BadRow("empty", f"the last turn of '{side}' is empty")
     return messages
 
 

@@ -15,7 +15,8 @@ def _convert(raw: Raw) -> Row:
         raise BadRow("wrong type", "'input' must be an object {\"messages\": […]}")
     prompt = awaiting(messages_in(asked, "messages"), "input.messages")
     chosen, rejected = (answer_in(raw, side) for side in _SIDES)
-    return pair(prompt, chosen, rejected, others(raw, "input", *_SIDES))
+    tools = {"tools": asked["tools"]} if asked.get("tools") else {}
+    return pair(prompt, chosen, rejected, others(raw, "input", *_SIDES) | tools)
 
 
 FORMS = (

@@ -15,10 +15,11 @@ from prefcli.data.formats import (
     openai,
     pairs,
     prompts,
+    ranked,
     sharegpt,
     swift,
     text,
-    ultrafeedback,
+    votes,
 )
 from prefcli.data.formats.form import Form
 from prefcli.data.row import Row
@@ -33,7 +34,8 @@ FORMS: tuple[Form, ...] = (
     *swift.FORMS,
     *sharegpt.FORMS,
     *alpaca.FORMS,
-    *ultrafeedback.FORMS,
+    *ranked.FORMS,
+    *votes.FORMS,
     *implicit.FORMS,
     *prompts.FORMS,
     *text.FORMS,
@@ -53,7 +55,7 @@ WHY = {
 }
 EXPECTED = {
     "demos": "messages, or prompt and completion, or text (or pairs, whose chosen side is taken)",
-    "pairs": "prompt, chosen and rejected, or whole dialogues in chosen and rejected",
+    "pairs": "prompt, chosen and rejected, or whole dialogues in chosen and rejected, or prompt, a, b and winner",
     "labelled": "prompt, completion and label, or messages and label (or pairs, each side of which is taken)",
     "prompts": "prompt (or any row that holds one: messages, pairs)",
 }
@@ -132,6 +134,10 @@ def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
 
 def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
     """The form that lacks least of its columns, where one of them is there."""
+    if {"message_id", "parent_id", "text"} <= set(row):
+        return "of OASST the files of trees are read, whose rows have a message_tree_id and a prompt; "
+    if purpose in ("pairs", "labelled") and (sides := votes.sides_in(row)):
+        return f"two answers and a vote: --map a={sides[0]} --map b={sides[1]} --map winner=COLUMN; "
     forms = [form for kind in TAKEN[purpose] for form in FORMS if form.gives == kind and set(form.columns) & set(row)]
     lacking = {form.name: [column for column in form.columns if column not in row] for form in forms}
     lacking = {name: columns for name, columns in lacking.items() if columns}

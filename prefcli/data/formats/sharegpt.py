@@ -10,6 +10,7 @@ from prefcli.data.formats.fields import (
     answered,
     as_list,
     awaiting,
+    calls_in,
     label_in,
     messages_in,
     optional_in,
@@ -47,6 +48,8 @@ def _turn(turn: Any, column: str) -> Message:
     speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in _ROLES:
         raise BadRow("bad role", f"'{column}' has a turn from {speaker!r}; known: {', '.join(_ROLES)}")
+    if speaker == "function_call" and (calls := calls_in(turn["value"])):
+        return {"role": "assistant", "content": "", "tool_calls": calls}
     return {"role": _ROLES[speaker], "content": turn["value"]}
 
 

@@ -19,6 +19,7 @@ FORMS = (
         "TRL's language-modelling rows",
         ({"text": "The cup is on the shelf."},),
         _convert,
+        lambda row: not {"message_id", "parent_id"} <= set(row),  # a turn of OASST's dialogues is no text
         has_prompt=False,
     ),
 )

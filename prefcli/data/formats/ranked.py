@@ -1,0 +1,223 @@
+"""Several answers to a prompt, with scores or ranks: UltraFeedback's own rows, Nectar, distilabel, OASST's trees.
+
+The pair is the answer with the best score against the one with the worst; of equal ones the first that stands in the
+row. (UltraFeedback binarized draws the rejected one at random from the others; best against worst is the same each
+time, and the pair whose order is the least in doubt.) With `--pairs-of all` every two answers with different scores are
+a pair. Answers that all have one score are a tie. UltraFeedback's score is fine-grained_score, the mean over four
+aspects, where all that are scored have one, else overall_score.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Any
+
+from prefcli.data.formats.fields import (
+    Raw,
+    answer_in,
+    as_list,
+    messages_in,
+    optional_in,
+    others,
+    pair,
+    prompt_in,
+    string_in,
+)
+from prefcli.data.formats.form import Form, Ranked
+from prefcli.data.formats.implicit import hh_prompt
+from prefcli.data.row import BadRow, Message, Row, Tie
+
+_SCORES = ("fine-grained_score", "overall_score", "score")
+_GENERATIONS = (
+    ("generations", "ratings"),
+    ("generations", "rating"),
+    ("responses", "scores"),
+    ("responses", "ratings"),
+)
+_SPEAKERS = {"prompter": "user", "assistant": "assistant"}
+
+
+def pairs_of(ranked: Ranked, every: bool) -> list[Row]:
+    """The best answer against the worst, or `every` two that differ in score; the better pairs first. Raises Tie."""
+    order = sorted(ranked.answers, key=lambda answer: -answer[0])
+    found = [(one, other) for one, other in combinations(order, 2) if one[0] > other[0]]
+    if not found:
+        raise Tie(f"all {len(order)} answers have the score {order[0][0]:g}" if order else "there are no answers")
+    if not every:
+        worst = next(answer for answer in order if answer[0] == order[-1][0])
+        found = [(order[0], worst)]
+    return [
+        pair(ranked.prompt, one[1], other[1], ranked.columns | {"score_chosen": one[0], "score_rejected": other[0]})
+        for one, other in found
+    ]
+
+
+def _two(ranked: Ranked) -> Ranked:
+    if len(ranked.answers) < 2:
+        raise BadRow("missing column", f"there are {len(ranked.answers)} answers with a score: a pair needs two")
+    return ranked
+
+
+def _feedback(raw: Raw, question: str) -> list[Ranked]:
+    prompt: list[Message] = [{"role": "user", "content": string_in(raw, question)}]
+    if system := optional_in(raw, "system"):
+        prompt.insert(0, {"role": "system", "content": system})
+    found = as_list(raw.get("completions"))
+    if not isinstance(found, list):
+        raise BadRow("wrong type", "'completions' must be a list of answers with scores")
+    given = [(scores, one) for one in found if (scores := _scores(one))]
+    scale = next((name for name in _SCORES if all(name in scores for scores, _ in given)), None)
+    if scale is None:
+        known = ", ".join(_SCORES)
+        raise BadRow("wrong type", f"'completions' must have one score in common ({known}): two scales do not compare")
+    answers = [(scores[scale], answer_in(one, "response")) for scores, one in given]
+    return [_two(Ranked(prompt, answers, others(raw, question, "system", "completions")))]
+
+
+def _scores(completion: Any) -> dict[str, float]:
+    """The scores that are finite numbers (a missing one is text there, or null)."""
+    if not isinstance(completion, dict):
+        raise BadRow("wrong type", '\'completions\' must hold objects {"response": …, "fine-grained_score": …}')
+    return {name: score for name in _SCORES if (score := _number(completion.get(name))) is not None}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        return None
+    return score if math.isfinite(score) else None
+
+
+def _nectar(raw: Raw) -> list[Ranked]:
+    text = raw.get("prompt")
+    hh = isinstance(text, str) and text.startswith("\n\nHuman:")
+    prompt = hh_prompt(str(text), "prompt") if hh else prompt_in(raw, "prompt")
+    answers = []
+    for one in as_list(raw["answers"]):
+        rank = _number(one.get("rank")) if isinstance(one, dict) else None
+        if rank is None:
+            raise BadRow("wrong type", '\'answers\' must hold objects {"answer": …, "rank": 1, …}, 1 being the best')
+        answers.append((-rank, answer_in(one, "answer")))
+    return [_two(Ranked(prompt, answers, others(raw, "prompt", "answers")))]
+
+
+def _generations(raw: Raw) -> list[Ranked]:
+    texts, scores = _lists(raw) or ("generations", "ratings")
+    if not isinstance(raw.get(texts), list) or not isinstance(raw.get(scores), list):
+        raise BadRow("wrong type", f"'{texts}' and '{scores}' must be lists")
+    if len(raw[texts]) != len(raw[scores]):
+        raise BadRow(
+            "wrong type", f"'{texts}' holds {len(raw[texts])} answers and '{scores}' {len(raw[scores])} scores"
+        )
+    question = "instruction" if "instruction" in raw else "prompt"
+    answers = [
+        (score, answer_in({texts: text}, texts))
+        for text, value in zip(raw[texts], raw[scores])
+        if (score := _number(value)) is not None
+    ]
+    return [_two(Ranked(prompt_in(raw, question), answers, others(raw, question, texts, scores)))]
+
+
+class _Rated(Form):
+    """The form whose columns go by several names."""
+
+    def is_that_of(self, row: Raw) -> bool:
+        return _lists(row) is not None and ("prompt" in row or "instruction" in row)
+
+
+def _lists(row: Raw) -> tuple[str, str] | None:
+    return next((names for names in _GENERATIONS if all(isinstance(row.get(name), list) for name in names)), None)
+
+
+def _tree(raw: Raw) -> list[Ranked]:
+    """Every prompt of a tree with two answers or more that people ranked, 0 being the best."""
+    if not isinstance(raw.get("prompt"), dict):
+        raise BadRow("wrong type", "'prompt' must be a message with replies")
+    columns, found = others(raw, "prompt"), []
+    left: list[tuple[list[Message], Any]] = [([], raw["prompt"])]
+    while left:
+        above, node = left.pop()
+        if not isinstance(node, dict) or node.get("role") not in _SPEAKERS or node.get("deleted"):
+            continue
+        dialogue = messages_in(
+            {"prompt": [*above, {"role": _SPEAKERS[node["role"]], "content": node.get("text")}]}, "prompt"
+        )
+        replies = [
+            one for one in as_list(node.get("replies")) or [] if isinstance(one, dict) and not one.get("deleted")
+        ]
+        left += [(dialogue, reply) for reply in reversed(replies)]
+        ranks = [(rank, one) for one in replies if (rank := _number(one.get("rank"))) is not None]
+        if node["role"] == "prompter" and len(ranks) > 1:
+            found.append(Ranked(dialogue, [(-rank, answer_in(one, "text")) for rank, one in ranks], columns))
+    if not found:
+        raise Tie("no message of the tree has two ranked answers")
+    return found
+
+
+def _has_responses(row: Raw) -> bool:
+    found = as_list(row["completions"])
+    return isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "response" in one for one in found)
+
+
+def _has_ranks(row: Raw) -> bool:
+    found = as_list(row["answers"])
+    return isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "rank" in one for one in found)
+
+
+def _form(
+    name: str, columns: tuple[str, ...], about: str, example: Raw, lists: Any, kind: type[Form] = Form, **more: Any
+) -> Form:
+    return kind(
+        name, columns, "pairs", about, (example,), lambda raw: pairs_of(lists(raw)[0], every=False)[0],
+        lists=lists, **more,
+    )  # fmt: skip
+
+
+_ASKED, _A, _B = "Where is the cup?", "On the shelf.", "No idea."
+_GIVEN = [{"response": _A, "fine-grained_score": 4.5}, {"response": _B, "fine-grained_score": 1.0}]
+_REPLIES = [{"role": "assistant", "text": _B, "rank": 1}, {"role": "assistant", "text": _A, "rank": 0}]
+FORMS = (
+    _form(
+        "UltraFeedback completions",
+        ("instruction", "completions"),
+        "UltraFeedback's own rows: the completion with the best score against that with the worst",
+        {"instruction": _ASKED, "completions": _GIVEN},
+        lambda raw: _feedback(raw, "instruction"),
+        fits=_has_responses,
+    ),
+    _form(
+        "scored completions",
+        ("prompt", "completions"),
+        "the same under a prompt column",
+        {"prompt": _ASKED, "completions": _GIVEN},
+        lambda raw: _feedback(raw, "prompt"),
+        fits=_has_responses,
+    ),
+    _form(
+        "ranked answers",
+        ("prompt", "answers"),
+        "Nectar: answers with ranks, 1 being the best",
+        {"prompt": _ASKED, "answers": [{"answer": _B, "rank": 2}, {"answer": _A, "rank": 1}]},
+        _nectar,
+        fits=_has_ranks,
+    ),
+    _form(
+        "rated generations",
+        ("prompt", "generations", "ratings"),
+        "distilabel: a list of answers and one of their ratings",
+        {"prompt": _ASKED, "generations": [_B, _A], "ratings": [1.0, 4.5]},
+        _generations,
+        _Rated,
+    ),
+    _form(
+        "OASST trees",
+        ("message_tree_id", "prompt"),
+        "OpenAssistant's trees: at each prompt the reply that people ranked first against the last",
+        {"message_tree_id": "1", "prompt": {"role": "prompter", "text": _ASKED, "replies": _REPLIES}},
+        _tree,
+        fits=lambda row: isinstance(row["prompt"], dict),
+        trees=True,
+    ),
+)

@@ -1,0 +1,247 @@
+"""Two answers and who won: votes of people and judges, in the layouts in which data sets, tools and sheets have them.
+
+One reader for all: it looks for a prompt, two answers and a vote by the names that they go by, or by `--map a=…`,
+`b=…`, `winner=…`. A vote is a, b or a tie in any of the usual spellings, the name or the text of what won, a number, or
+a list of votes, whose majority counts. What a number means depends on the layout, and a number that may mean either of
+two things is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Literal
+
+from prefcli.data.formats.fields import Raw, answer_in, messages_in, others, pair, prompt_in, split_common
+from prefcli.data.formats.form import Form
+from prefcli.data.formats.implicit import hh_prompt
+from prefcli.data.row import BadRow, Prompt, Row, Tie
+
+Vote = Literal["a", "b", "tie"]
+PROMPTS = ("prompt", "question", "instruction", "query", "context", "history", "input")
+STEMS = ("answer", "response", "completion", "output", "generation", "reply", "candidate", "text", "human_ref",
+         "conversation", "chosen")  # fmt: skip
+SIDES = [
+    ("a", "b"),
+    *((f"{stem}{between}{a}", f"{stem}{between}{b}") for (a, b), stem, between
+      in product((("a", "b"), ("A", "B"), ("1", "2"), ("0", "1")), STEMS, ("_", "-", " ", ""))),
+]  # fmt: skip
+# How a vote is called: the plainest first, then what single data sets and tools write.
+WINNERS = ("winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
+           "overall_preference", "preference_strength", "preference.responses", "choose-best", "comparison", "pairwise",
+           "feedback", "labels", "label")  # fmt: skip
+SIGNED = ("preference_strength", "overall_preference")  # HelpSteer2 and 3: below 0 the first is better, 0 is a tie
+ONE_HOT = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}  # LMSYS on Kaggle
+TIES = {"tie", "tie (bothbad)", "bothbad", "both_bad", "both bad", "both_good", "both good", "both", "equal", "same",
+        "draw", "neither", "none", "no preference", "a=b", "="}  # fmt: skip
+_WON = re.compile(
+    r"(?:(?:model|assistant|answer|response|completion|output|generation|reply|candidate|option|text|conversation|choice)"
+    r"[ _-]?)?(a|b|1|2|left|right|first|second)"
+)
+_SIDE: dict[str, Vote] = {
+    "a": "a",
+    "1": "a",
+    "left": "a",
+    "first": "a",
+    "b": "b",
+    "2": "b",
+    "right": "b",
+    "second": "b",
+}
+
+
+class _Votes(Form):
+    """The form whose columns go by many names."""
+
+    def is_that_of(self, row: Raw) -> bool:
+        return "chosen" not in row and _names(_flat(row)) is not None
+
+
+def _flat(raw: Raw) -> Raw:
+    """The row, a task of Label Studio with its data and its votes at the top."""
+    data, annotations = raw.get("data"), raw.get("annotations")
+    if not isinstance(data, dict) or not isinstance(annotations, list):
+        return raw
+    results = [one for annotation in annotations for one in (annotation or {}).get("result") or []]
+    return {
+        **others(raw, "data", "annotations"),
+        **data,
+        "winner": [one.get("value") for one in results if one.get("type") == "pairwise"],
+    }
+
+
+def sides_in(raw: Raw) -> tuple[str, str] | None:
+    """The names of two answers' columns."""
+    return next(((a, b) for a, b in SIDES if a in raw and b in raw), None)
+
+
+def _names(raw: Raw) -> tuple[str | None, str, str, str] | None:
+    """The names of the prompt (None where the answers are whole dialogues), the two answers and the vote."""
+    sides = sides_in(raw)
+    winner = next((name for name in (*WINNERS, *ONE_HOT) if name in raw), None)
+    if sides is None or winner is None:
+        return None
+    prompt = next((name for name in PROMPTS if name in raw), None)
+    if prompt is None and not all(isinstance(raw[side], list) for side in sides):
+        return None
+    return prompt, *sides, winner
+
+
+def _convert(raw: Raw) -> Row:
+    raw = _flat(raw)
+    names = _names(raw)
+    if names is None:
+        raise BadRow("missing column", "there is no prompt, no two answers or no vote")
+    prompt, a, b, winner = names
+    vote = _winner(raw, a, b, winner)
+    if vote == "tie":
+        raise Tie(f"{_shown(raw, winner)} is a tie")
+    chosen, rejected = (a, b) if vote == "a" else (b, a)
+    columns = others(raw, *(name for name in (prompt, a, b, winner) if name), *ONE_HOT)
+    if prompt is None:
+        return split_common(messages_in(raw, chosen), messages_in(raw, rejected), columns)
+    return pair(_prompt(raw, prompt), _answer(raw, chosen), _answer(raw, rejected), columns)
+
+
+def _prompt(raw: Raw, name: str) -> Prompt:
+    text = raw[name]
+    if isinstance(text, str) and text.startswith("\n\nHuman:"):
+        return hh_prompt(text, name)
+    return prompt_in({name: _only(text, name)}, name)
+
+
+def _answer(raw: Raw, name: str) -> str:
+    return answer_in({name: _only(raw[name], name)}, name)
+
+
+def _only(value: Any, name: str) -> Any:
+    """LMSYS on Kaggle has a JSON list of each turn's text: that of a single turn."""
+    found = _parsed(value)
+    if not isinstance(found, list) or not all(isinstance(text, str | None) for text in found):
+        return value
+    if len(found) != 1:
+        raise BadRow("prompts differ", f"'{name}' holds {len(found)} turns: the two dialogues differ before their last")
+    return found[0]
+
+
+def _winner(raw: Raw, a: str, b: str, name: str) -> Vote:
+    """Raises BadRow: nobody voted, or it cannot be told for whom."""
+    if name in ONE_HOT:
+        won = [vote for column, vote in ONE_HOT.items() if str(raw.get(column)).strip() in ("1", "1.0", "True", "true")]
+        if len(won) != 1:
+            raise BadRow("bad label", f"one of {', '.join(ONE_HOT)} must be 1")
+        return won[0]  # type: ignore[return-value]
+    value = raw[name]
+    number = _number(value)
+    if number is not None and name in SIGNED:
+        return "a" if number < 0 else "b" if number > 0 else "tie"
+    if number is not None and name == "labels" and a == "human_ref_A":  # SHP: 1 says that A is better
+        value = {1: "a", 0: "b"}.get(int(number), value)
+    elif number is not None and a.endswith("0"):  # numbered as its answers are
+        value = {0: "a", 1: "b"}.get(int(number), value)
+    vote = _vote(value, {a: "a", b: "b", raw.get("model_a"): "a", raw.get("model_b"): "b", raw[a]: "a", raw[b]: "b"}
+                 if isinstance(raw[a], str) and isinstance(raw[b], str) else {a: "a", b: "b"})  # fmt: skip
+    if vote is None:
+        raise BadRow("bad label", f"{_shown(raw, name)} says neither a, b nor tie")
+    return vote
+
+
+def _vote(value: Any, names: dict[Any, Vote]) -> Vote | None:
+    """What one vote says, or most of several; None for what is no vote."""
+    value = _parsed(value)
+    if isinstance(value, dict):
+        return _vote(value.get("selected", value.get("value")), names)
+    if isinstance(value, list):
+        return _majority(value, names)
+    if isinstance(value, str) and value in names:
+        return names[value]
+    text = str(value).strip().lower().removesuffix(".0")
+    if text in TIES:
+        return "tie"
+    won = _WON.fullmatch(text)
+    return _SIDE[won[1]] if won else None
+
+
+def _majority(values: list[Any], names: dict[Any, Vote]) -> Vote | None:
+    if values and all(isinstance(one, dict) and "rank" in one for one in values):  # Argilla's ranking: 1 is the best
+        best = min(one["rank"] for one in values)
+        won = {_vote(one.get("value"), names) for one in values if one["rank"] == best}
+        return won.pop() if len(won) == 1 else "tie"
+    votes = [vote for one in values if (vote := _vote(one, names)) is not None]
+    if not votes:
+        return None
+    a, b = votes.count("a"), votes.count("b")
+    return "a" if a > b else "b" if b > a else "tie"
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+    return value
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _shown(raw: Raw, name: str) -> str:
+    return f"'{name}': {json.dumps(raw[name], ensure_ascii=False, default=str)[:60]}"
+
+
+def unclear(raw: Raw) -> str | None:
+    """Why a vote makes those of its whole file unclear: a 0 that may mean the first answer, the second or a tie."""
+    raw = _flat(raw)
+    if (names := _names(raw)) is None:
+        return None
+    _, a, _, winner = names
+    told = winner in (*SIGNED, *ONE_HOT) or a.endswith("0") or (winner == "labels" and a == "human_ref_A")
+    if told or isinstance(raw[winner], bool) or _number(raw[winner]) != 0:
+        return None
+    return f"{_shown(raw, winner)} may mean the first answer, the second, or a tie"
+
+
+def votes_beside(raw: Raw) -> Iterator[str]:
+    """Columns that a reader of `chosen` and `rejected` passes over and that say which of two answers won."""
+    for name in ("winner", "preference", "preferred", "choice", "better", "best", "vote", "label", "labels"):
+        if isinstance(raw.get(name), str | int) and _vote(raw[name], {}) is not None:
+            yield name
+
+
+_A, _B = "On the shelf.", "No idea."
+_ASKED, _SAID = (
+    {"role": "user", "content": "Where is the cup?"},
+    [{"role": "assistant", "content": t} for t in (_A, _B)],
+)
+_TASK = {"prompt": "Where is the cup?", "answer1": _A, "answer2": _B}
+_SELECTED = [{"result": [{"type": "pairwise", "value": {"selected": "left"}}]}]
+FORMS = (
+    _Votes(
+        "two answers and a winner",
+        ("prompt", "a", "b", "winner"),
+        "pairs",
+        "sheets of votes, chatbot arenas, HelpSteer2 and 3, SafeRLHF, SHP, Argilla, Label Studio",
+        (
+            {"prompt": "Where is the cup?", "a": _A, "b": _B, "winner": "a"},
+            {"question": "Where is the cup?", "answer_a": _B, "answer_b": _A, "winner": "model_b"},
+            {"prompt": "Where is the cup?", "response_1": _A, "response_2": _B, "preference_strength": -2},
+            {"context": [_ASKED], "response1": _B, "response2": _A, "overall_preference": 1},
+            {"prompt": "Where is the cup?", "response_0": _B, "response_1": _A, "better_response_id": 1},
+            {"history": "Where is the cup?", "human_ref_A": _A, "human_ref_B": _B, "labels": 1},
+            {"conversation_a": [_ASKED, _SAID[0]], "conversation_b": [_ASKED, _SAID[1]], "winner": "model_a"},
+            {"prompt": '["Where is the cup?"]', "response_a": f'["{_A}"]', "response_b": f'["{_B}"]',
+             "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+            {"prompt": "Where is the cup?", "response-1": _A, "response-2": _B, "choose-best": [{"value": 1}]},
+            {"data": _TASK, "annotations": _SELECTED},
+        ),
+        _convert,
+        unclear=unclear,
+    ),
+)  # fmt: skip
