@@ -54,7 +54,15 @@ CASES = {
     "missing column": ("pairs", [PAIR, {"prompt": "x", "chosen": "a"}], 2, 1),
     "wrong type": ("pairs", [PAIR, pair(5), pair("x", chosen=7)], 2, 2),
     "empty": ("pairs", [PAIR, pair("x", chosen=" "), pair("")], 2, 2),
+    "not text": (
+        "pairs", [PAIR, pair("<image>What is it?", images=["cup.png"]),
+                  pair([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "cup.png"}}]}])], 2, 2,
+    ),
     "same sides": ("pairs", [PAIR, pair("x", "a", "a")], 2, 1),
+    "tie": ("pairs", [PAIR, pair("x", score_chosen=3, score_rejected=3.0)], 2, 1),
+    "unread columns": ("pairs", [PAIR | {"userFeedback": "good"}, PAIR | {"prompt": "x"}], 1, 1),
+    "empty turn": ("demos", [GOOD, demo(("user", ""), ANSWER), demo(("user", "x"), ("assistant", " "), ("user", "y"), ANSWER)],
+                   2, 2),
     "prompts differ": (
         "pairs",
         [{side: asks("x") + [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
@@ -71,8 +79,9 @@ CASES = {
         "demos",
         [demo(("system", "s"), ("user", "x"), ANSWER), demo(("user", "x"), ("user", "x"), ANSWER),
          demo(("user", "x"), ("system", "x"), ANSWER), demo(("assistant", "x"), ("user", "x"), ANSWER),
-         demo(("user", "x"), ("assistant", "t"), ("tool", "1"), ("tool", "2"), ANSWER)],
-        2, 3,
+         demo(("user", "x"), ("assistant", "t"), ("tool", "1"), ("tool", "2"), ANSWER),
+         demo(("user", "x"), ("assistant", "x"), ANSWER)],
+        2, 4,
     ),
     "broken characters": ("pairs", [PAIR, pair("x", chosen="caf\ufffd")], 2, 1),
     "prompt repeated": ("pairs", [PAIR, pair("Where is the cup?", chosen="Where is the cup? On the shelf.")], 2, 1),
@@ -88,14 +97,21 @@ CASES = {
     "longer chosen": ("pairs", LONG, None, 30),
     "one kind of label": ("labelled", LABELS[::2], None, 1),
     "constant margins": ("pairs", [row | {"margin": 1.0} for row in MANY], None, 30),
-    "template refuses": ("demos", [GOOD, demo(("user", "x"), ("user", "x"), ANSWER)], 2, 1),
+    "template refuses": (
+        "demos", [GOOD, demo(("user", "x"), ("user", "x"), ANSWER),
+                  {"messages": [*asks("x"), {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]}], 2, 2,
+    ),
+    "not in the template": (
+        "demos", [GOOD, {"messages": [*asks("x"), {"role": "assistant", "content": "y", "reasoning_content": "Hm."}]}],
+        2, 1,
+    ),
     "answer cut": ("pairs", [PAIR, pair("x", chosen="the kite " * 40)], 2, 1),
     "answer cut away": ("pairs", [PAIR, pair("the kite " * 40)], 2, 1),
 }  # fmt: skip
 STRICT = "{% for m in messages %}{% if m.role == messages[loop.index0 - 1].role and not loop.first %}" \
          "{{ raise_exception('take turns') }}{% endif %}{% endfor %}" + CHATML  # fmt: skip
 RENDERED = ("doubled BOS", "missing BOS", "doubled EOS", "missing EOS", "turn not closed", "prompt changes",
-            "nothing trained", "all trained", "does not fit")  # fmt: skip
+            "nothing trained", "all trained", "does not fit", "earlier answer not trained")  # fmt: skip
 
 
 def file_of(path, rows):
@@ -239,6 +255,13 @@ class Heard(Reporter):
 
     def notice(self, text):
         self.notices.append(text)
+
+
+def test_an_earlier_answer_that_a_template_leaves_out_is_counted():
+    encoder = with_template(CHATML.replace("m.content", "'' if m.role == 'assistant' and not loop.last else m.content"))
+    row = Row(asks("And now?", ("user", "Where?"), ("assistant", "in the barn.")), completion="in the barn.")
+    assert dict(of_examples([row], encoder)).keys() == {"earlier answer not trained"}
+    assert (encoder.untrained, encoder.earlier) == (1, 1)
 
 
 def test_a_run_tells_what_is_odd_about_the_rendering_and_refuses_where_nothing_is_trained():

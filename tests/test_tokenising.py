@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -9,7 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from prefcli.artifacts.references import TINY
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
+from prefcli.data.scan import scan
 from prefcli.data.tokenising import encode_demo, encode_pair
+from prefcli.errors import DataError
 from prefcli.models.tokenizers import PLAIN_TEMPLATE
 
 TEXT = ["Where is the kite? The kite is in the barn.", "Mira keeps a red lamp on the porch, and so on."] * 20
@@ -97,6 +101,103 @@ def test_every_answer_of_a_dialogue_is_trained_and_no_question():
     trained_text = encoder.tokenizer.decode([i for i, m in zip(ids, mask) if m])
     assert trained_text == "In the barn.<|end|>Mira has it.<|end|>"
     assert encoder.demo(Row(prompt, completion="Mira has it."), train_on_prompt=True)[1] == [1] * len(ids)
+
+
+# Writes calls and tools, thoughts before the last answer alone, as Qwen3's does; passes over the role developer.
+THINKS = (
+    "{% for tool in tools or [] %}[tool {{ tool.function.name }}]\n{% endfor %}"
+    "{% for m in messages if m.role != 'developer' %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}[{{ call.function.name }} {{ call.function.arguments.of }}]{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALL = {"role": "assistant", "content": None,
+        "tool_calls": [{"function": {"name": "find", "arguments": '{"of": "kite"}'}}]}  # fmt: skip
+TOOLS = [{"type": "function", "function": {"name": "find", "description": None}}]
+
+
+def tiny_with(template):
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = template.replace("<|im_end|>", tokenizer.eos_token)
+    return Encoder(tokenizer)
+
+
+def said(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+def row_of(jsonl, **raw):
+    found = scan(str(jsonl("one.jsonl", raw))).row(0)
+    assert isinstance(found, Row), found
+    return found
+
+
+def marked(encoder, row):
+    """The text of a demonstration, and of its trained parts."""
+    ids, mask = encoder.demo(row, train_on_prompt=False)
+    return encoder.tokenizer.decode(ids), encoder.tokenizer.decode([i for i, m in zip(ids, mask) if m])
+
+
+@pytest.mark.parametrize(
+    "tools", [TOOLS, json.dumps(TOOLS), [json.dumps(TOOLS[0])]], ids=["list", "JSON", "list of JSON"]
+)
+def test_a_call_is_trained_as_the_template_writes_it_with_the_tools_before_it(jsonl, tools):
+    encoder = tiny_with(THINKS)
+    turns = [said("user", "Where?"), CALL, said("tool", "in the barn", name="find", tool_call_id="1")]
+    answer = said(
+        "assistant", [{"type": "text", "text": "In the"}, {"type": "text", "text": "barn."}], reasoning_content="Hm."
+    )
+    row = row_of(jsonl, messages=[*turns, answer], tools=tools)
+    assert (row.prompt[2]["name"], row.prompt[2]["tool_call_id"]) == ("find", "1") and row.columns == {}
+    text, learnt = marked(encoder, row)
+    assert learnt == "[find kite]<|end|><think>Hm.</think>In the\nbarn.<|end|>"
+    assert text.startswith("[tool find]\n<|im_start|>user") and encoder.untrained == 0
+    last = row_of(jsonl, messages=turns[:2], tools=tools)
+    assert marked(encoder, last)[1] == "<think></think>[find kite]<|end|>"
+    assert last.completion == json.dumps([{"function": {"name": "find", "arguments": {"of": "kite"}}}])  # for rewards
+
+
+def test_sides_that_differ_in_their_calls_alone_are_a_pair(jsonl):
+    encoder = tiny_with(THINKS)
+    other = CALL | {"tool_calls": [{"function": {"name": "find", "arguments": {"of": "lamp"}}}]}
+    row = row_of(jsonl, prompt=[said("user", "Where?")], chosen=[CALL], rejected=[other])
+    pair, _ = encode_pair(row, encoder, 512)
+    assert [encoder.tokenizer.decode(pair[f"{side}_ids"]) for side in ("chosen", "rejected")] == [
+        f"<think></think>[find {what}]<|end|>" for what in ("kite", "lamp")
+    ]
+
+
+@pytest.mark.parametrize(("turns", "part"), [
+    ([said("user", "q"), CALL], "leaves out the tool_calls of the role 'assistant'"),
+    ([said("user", "q"), CALL, said("tool", "1"), said("assistant", "a")], "leaves out the tool_calls"),
+])  # fmt: skip
+def test_a_call_that_the_template_passes_over_is_no_empty_answer(jsonl, turns, part):
+    with pytest.raises(DataError, match=part):
+        tiny_with(CHATML).demo(row_of(jsonl, messages=turns), False)
+
+
+def test_a_message_that_the_template_passes_over_is_named(jsonl):
+    row = row_of(jsonl, messages=[said("developer", "Be kind."), said("user", "q"), said("assistant", "a")])
+    with pytest.raises(DataError, match="leaves out the message of the role 'developer'"):
+        tiny_with(THINKS).demo(row, False)
+    assert "Be kind." in marked(tiny_with(CHATML), row)[0]
+
+
+@pytest.mark.parametrize(("template", "closed"), [
+    (THINKS, "<|end|>"), (FORGETFUL, "<|end|>"), (THINKS.replace("<|im_end|>", "[end]"), "[end]"),
+], ids=["thinking", "forgetful", "another end"])  # fmt: skip
+def test_an_earlier_answer_is_trained_as_the_template_writes_it_there(template, closed):
+    encoder = tiny_with(template)
+    prompt = [said("user", "Where is it?"), said("assistant", " In the barn. "), said("user", "Who has it?")]
+    for most in (None, 400):
+        ids, mask = encoder.demo(Row(prompt, completion="Mira."), False, most)
+        learnt = encoder.tokenizer.decode([i for i, m in zip(ids, mask) if m])
+        assert learnt.startswith(f" In the barn. {closed}") and learnt.endswith(
+            "Mira.<|end|>" if closed[0] == "<" else "Mira.[end]\n<|end|>"
+        )
+    assert (encoder.untrained, encoder.earlier) == (0, 2)
+    few, mask = encoder.demo(Row(prompt, completion="Mira."), False, 12)
+    assert mask[:12] == encoder.demo(Row(prompt, completion="Mira."), False)[1][:12]
 
 
 def test_rows_are_cut_at_the_answers_end_and_dropped_where_nothing_of_it_is_left():

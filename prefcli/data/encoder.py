@@ -8,9 +8,10 @@ nothing after it (chat templates like to add a newline there, which a sampled an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,7 @@ from prefcli.errors import DataError
 CHARACTERS = 8  # a token
 SPARE = 64  # tokens behind the cut, which the end of what was tokenised may have changed
 LEADS = ("\n", ".", ":")  # characters to set before a text so that it is a continuation
+THINK = "<think>"
 MARK = "\ue000"  # a text that no row has, to see where a template writes a message
 
 
@@ -60,8 +62,10 @@ class Encoder:
             # used for the answer: what the model would be sampled after is the generation prompt.
             if rendered.startswith(before):
                 text = rendered[len(before) :]
-            elif isinstance(completion, Answer):  # only the template knows how calls are written
+            elif isinstance(completion, Answer) and any(completion.message.get(name) for name in CALLS):
                 text = self._written([*prompt, message_of(completion)], len(prompt), rendered, False)[0]
+            else:
+                text = _after(before, completion)
         beginning = self._beginning(text, most)
         ids = self.text_ids(beginning) if prompt == "" else self.continued_ids(beginning)
         eos, rest = self.tokenizer.eos_token_id, text[len(beginning) :]
@@ -180,7 +184,11 @@ class Encoder:
         """Where an earlier answer's tokens stand in those of the prompt, with what closes it."""
         whole = self.render(prompt)
         text, start = self._written(prompt, position, whole, True)
-        before, after = (self.text_ids(self._beginning(whole[:at], most)) for at in (start, start + len(text)))
+        end = start + len(text)
+        if self._backend is not None:
+            spans = self._backend.encode(self._beginning(whole, most), add_special_tokens=False).offsets
+            return sum(last <= start for _, last in spans), sum(first < end for first, _ in spans) if text else 0
+        before, after = (self.text_ids(self._beginning(whole[:at], most)) for at in (start, end))
         return _common(before, ids), _common(after, ids)
 
     def _written(self, messages: list[Message], position: int, whole: str, awaits: bool) -> tuple[str, int]:
@@ -189,14 +197,17 @@ class Encoder:
         It is what becomes another text where another answer stands in its place; "" where there is no such part.
         """
         other = {"role": "assistant", "content": MARK}
-        text = self._template([*messages[:position], other, *messages[position + 1 :]], awaits)
+        try:
+            text = self._template([*messages[:position], other, *messages[position + 1 :]], awaits)
+            asked = self._template(messages[:position], True)
+            closing = self._template([*messages[:position], other], False).rpartition(MARK)[2].rstrip()
+        except DataError:  # the results of calls need the calls before them
+            return "", 0
         after = text.rpartition(MARK)[2]
         start, end = _common(whole, text), len(whole) - len(after)
         if MARK not in text or not whole.endswith(after) or start >= end:
             return "", start
-        asked = self._template(messages[:position], True)
         start = len(asked) if whole.startswith(asked) else start
-        closing = self._template([*messages[:position], other], False).rpartition(MARK)[2].rstrip()
         eos = str(self.tokenizer.eos_token)
         closing = closing[: closing.index(eos) + len(eos)] if eos in closing else closing
         return whole[start : end + len(closing) if after.startswith(closing) else end], start
@@ -215,7 +226,11 @@ class Encoder:
                 other = {name: part for name, part in message.items() if name not in parts}
             else:
                 continue
-            if self._template([*messages[:position], other, *messages[position + 1 :]], awaits) == text:
+            try:
+                same = self._template([*messages[:position], other, *messages[position + 1 :]], awaits) == text
+            except DataError:  # so it reads it
+                same = False
+            if same:
                 what = " and ".join(parts) or "message"
                 raise DataError(
                     f"the model's chat template leaves out the {what} of the role {message['role']!r}",
@@ -224,22 +239,43 @@ class Encoder:
                 )
 
     def _template(self, messages: list[Message], add_generation_prompt: bool) -> str:
-        messages, tools = tools_apart(messages)
+        plain, tools = tools_apart(messages)
+        apply = partial(
+            self.tokenizer.apply_chat_template,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **({"tools": tools} if tools else {}),
+        )
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages,
-                    add_generation_prompt=add_generation_prompt,
-                    tokenize=False,
-                    **({"tools": tools} if tools else {}),
-                )
-            )
+            try:
+                return str(apply(plain))
+            except Exception:  # DeepSeek's wants the arguments of calls as JSON, which others write themselves
+                if not any(message.get("tool_calls") for message in plain):
+                    raise
+                return str(apply([_with_json_arguments(message) for message in plain]))
         except Exception as error:  # the template's own raise_exception, or any jinja error
             raise DataError(
                 f"the model's chat template refuses a dialogue ({error}): roles "
                 + ", ".join(message["role"] for message in messages),
                 "most templates want user and assistant to take turns, with at most one system message first",
             ) from error
+
+
+def _after(before: str, answer: str) -> str:
+    """An answer behind a prompt that its own rendering does not begin with: a thought that the prompt has begun is not
+    begun again, and thoughts that stand apart are left out where it has ended them."""
+    if before.rstrip().endswith(THINK):
+        return answer.lstrip().removeprefix(THINK).removeprefix("\n")
+    return str(answer.message["content"]) if isinstance(answer, Answer) else answer
+
+
+def _with_json_arguments(message: Message) -> Message:
+    calls = []
+    for call in message.get("tool_calls", []):
+        function = call.get("function", {})
+        text = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+        calls.append(call | {"function": function | {"arguments": text}})
+    return message | {"tool_calls": calls} if calls else message
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -18,7 +18,8 @@ from prefcli.data.checks.run import check
 from prefcli.data.checks.tokens import Tokens
 from prefcli.data.encoder import Encoder
 from prefcli.data.lengths import length_bias
-from prefcli.data.rows import Example, Examples
+from prefcli.data.row import Row
+from prefcli.data.rows import CHECKED, Example, Examples, Rows
 from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.errors import DataError
 from prefcli.models.adapters import planned
@@ -58,6 +59,17 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     return Preview(adapter | lines, checked.findings + [finding for finding in limits if finding.count])
 
 
+def _dialogues_first(rows: Rows) -> Rows:
+    """The example is a dialogue of several turns where there is one: what is trained of it shows best there."""
+    looked_at = range(len(rows) if rows.whole else min(CHECKED, len(rows)))
+    order = sorted(looked_at, key=lambda number: not _has_earlier_answers(rows[number]))
+    return rows.take([*order, *range(len(order), len(rows))])
+
+
+def _has_earlier_answers(row: Row) -> bool:
+    return not isinstance(row.prompt, str) and any(message["role"] == "assistant" for message in row.prompt)
+
+
 def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
     """Notice what looks odd about the first rows as the model is shown them. Raises DataError: nothing is trained."""
     for name, example in of_examples(inputs.data.rows, encoder, _on_prompt(inputs)):
@@ -72,7 +84,7 @@ def _on_prompt(inputs: Inputs) -> bool:
 
 
 def _prompts(encoder: Encoder, inputs: Inputs) -> Made:
-    config, rows = inputs.config, inputs.data.rows.first
+    config, rows = inputs.config, _dialogues_first(inputs.data.rows).first
     assert isinstance(config, PPOConfig)
     most = config.max_prompt_length
     lengths = [len(encoder.prompt_ids(row.prompt, most)) for row in rows]
@@ -89,6 +101,8 @@ def _prompts(encoder: Encoder, inputs: Inputs) -> Made:
 
 def _demos(encoder: Encoder, inputs: Inputs) -> Made:
     demos, cut, more = _encoded(partial(encode_demo, train_on_prompt=_on_prompt(inputs)), encoder, inputs)
+    if encoder.untrained:
+        cut += f"; {encoder.untrained} of {encoder.earlier} earlier answers not trained"
     return {
         "tokens": f"rows {_spread([len(d['input_ids']) for d in demos])}; {cut}",
         "example": _marked(encoder.tokenizer.decode, demos[0]["input_ids"], demos[0]["completion_mask"]),
@@ -124,7 +138,7 @@ def _encoded(
     """The first rows as examples, and how many are cut and left out, in words and in numbers."""
     config = inputs.config
     assert isinstance(config, DataConfig)
-    found = Examples(inputs.data.rows, partial(encode, encoder=encoder, max_length=config.max_length))
+    found = Examples(_dialogues_first(inputs.data.rows), partial(encode, encoder=encoder, max_length=config.max_length))
     refuse_nothing_left(len(found.first), found.dropped, config.max_length)
     refuse_long_rows(inputs, found)
     rows = len(found.first) + found.dropped

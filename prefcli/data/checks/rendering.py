@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from prefcli.data.row import CALLS, THOUGHTS, Message, Row, answer_of, message_of
+from prefcli.errors import DataError
 
 EXAMPLES = 8  # rows looked at: dialogues with and without a system message or earlier turns
 LOOKED_AT = 8192  # tokens of each
@@ -92,6 +93,9 @@ def _not_written(row: Row, encoder: Any) -> Iterator[tuple[str, str]]:
                 yield "not in the template", name
 
 
-def _rendered(encoder: Any, messages: list[Message]) -> str:
+def _rendered(encoder: Any, messages: list[Message]) -> str | None:
     last = messages[-1]["role"] == "assistant"
-    return str(encoder.render(messages[:-1], answer_of(messages[-1])) if last else encoder.render(messages))
+    try:
+        return str(encoder.render(messages[:-1], answer_of(messages[-1])) if last else encoder.render(messages))
+    except DataError:  # without calls, say, their results are refused: so the template reads them
+        return None

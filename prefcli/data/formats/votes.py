@@ -151,6 +151,8 @@ def _winner(raw: Raw, a: str, b: str, name: str) -> Vote:
 def _vote(value: Any, names: dict[Any, Vote]) -> Vote | None:
     """What one vote says, or most of several; None for what is no vote."""
     value = _parsed(value)
+    if value is None:
+        return None
     if isinstance(value, dict):
         return _vote(value.get("selected", value.get("value")), names)
     if isinstance(value, list):
@@ -211,7 +213,7 @@ def unclear(raw: Raw) -> str | None:
 def votes_beside(raw: Raw) -> Iterator[str]:
     """Columns that a reader of `chosen` and `rejected` passes over and that say which of two answers won."""
     for name in ("winner", "preference", "preferred", "choice", "better", "best", "vote", "label", "labels"):
-        if isinstance(raw.get(name), str | int) and _vote(raw[name], {}) is not None:
+        if isinstance(raw.get(name), str if name.startswith("label") else str | int) and _vote(raw[name], {}) is not None:
             yield name
 
 

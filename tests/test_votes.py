@@ -1,0 +1,272 @@
+"""Votes, ranks and labels as people and tools write them, and the kinds of files that sheets come in."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+
+import pytest
+from conftest import PAIR, write
+from typer.testing import CliRunner
+
+from prefcli.cli.main import app
+from prefcli.data import reading
+from prefcli.data.dataset import read_dataset
+from prefcli.data.row import Row, Tie
+from prefcli.data.scan import scan
+from prefcli.errors import DataError
+
+SIDES = {"prompt": "q", "a": "yes", "b": "no"}
+
+
+def read(jsonl, *rows, purpose="pairs", **options):
+    found = scan(str(jsonl("rows.jsonl", *rows)), purpose, **options)
+    return [row for _, row in found]
+
+
+# Two answers and who won
+
+
+@pytest.mark.parametrize(
+    ("vote", "chosen"),
+    [
+        *(((vote, "yes") for vote in ("a", "A", " a ", "model_a", "Answer A", "response_a", 1, "1", 1.0, "left", "first",
+                                      "yes", ["a"], ["a", "b", "a"], {"selected": "left"}, '{"selected": "left"}',
+                                      [{"value": "a", "rank": 1}, {"value": "b", "rank": 2}]))),
+        *(((vote, "no") for vote in ("b", "B", "model_b", 2, "2.0", "right", "second", "no", [{"value": "b"}]))),
+        *(((vote, Tie) for vote in ("tie", "Tie (bothbad)", "both_bad", "equal", "neither", ["a", "b"],
+                                    [{"value": "a", "rank": 1}, {"value": "b", "rank": 1}]))),
+        *(((vote, "says neither") for vote in ("", None, "c", "-1", 3, [], True, "abstain"))),
+    ],
+)  # fmt: skip
+def test_a_vote_is_read_as_people_write_it(jsonl, vote, chosen):
+    _, row = read(jsonl, SIDES | {"winner": "a"}, SIDES | {"winner": vote})
+    if isinstance(row, Row):
+        assert (row.chosen, {row.chosen, row.rejected}) == (chosen, {"yes", "no"})
+    else:
+        assert isinstance(row, Tie) if chosen is Tie else chosen in str(row) and row.kind == "bad label"
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen"),
+    [
+        ({"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": -1}, "x"),
+        ({"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": 3}, "y"),
+        ({"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": 0}, Tie),
+        ({"prompt": "q", "response_0": "x", "response_1": "y", "better_response_id": 0}, "x"),
+        ({"prompt": "q", "response_0": "x", "response_1": "y", "better_response_id": 1}, "y"),
+        ({"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": 1}, "x"),
+        ({"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": 0}, "y"),
+        ({"prompt": '["q"]', "response_a": '["x"]', "response_b": '["y"]', "model_a": "m", "model_b": "n",
+          "winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}, "y"),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "model_a": "m", "model_b": "n", "winner": "n"}, "y"),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "preference.responses": ["response_b"]}, "y"),
+    ],
+)  # fmt: skip
+def test_a_number_means_what_it_means_in_its_layout(jsonl, row, chosen):
+    (found,) = read(jsonl, row)
+    assert isinstance(found, Tie) if chosen is Tie else (found.prompt, found.chosen) == ("q", chosen)
+
+
+def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
+    with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
+        read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})
+    assert "a, b and tie, or 1 and 2" in error.value.hint
+
+
+def test_a_sheet_of_votes_under_its_own_names(prefcli, own_folder):
+    sheet = "frage;erste;zweite;wer\nq1;good;bad;A\nq2;bad;good;B\nq3;good;bad;unentschieden\nq4;good;bad;tie\n"
+    write(own_folder / "votes.csv", sheet)
+    names = [f"--map={ours}={theirs}" for ours, theirs in
+             (("prompt", "frage"), ("a", "erste"), ("b", "zweite"), ("winner", "wer"))]  # fmt: skip
+    shown = prefcli("data", "convert", "votes.csv", "pairs.jsonl", *names, "--skip-bad", "--to", "pairs-plain")
+    assert shown.exit_code == 0, shown.stderr
+    assert "1 of 4 rows are ties, and left out" in shown.stderr and "1 of 4 rows left out (--skip-bad)" in shown.stderr
+    written = [json.loads(line) for line in (own_folder / "pairs.jsonl").read_text().splitlines()]
+    assert written == [{"prompt": q, "chosen": "good", "rejected": "bad"} for q in ("q1", "q2")]
+
+
+def test_the_hint_for_two_answers_names_the_columns_and_a_vote_that_is_passed_over_is_refused(prefcli, own_folder):
+    write(own_folder / "votes.csv", "question,answer_a,answer_b,who\nq,x,y,a\n")
+    told = prefcli("data", "check", "votes.csv", "--kind", "pairs").stderr
+    assert "--map a=answer_a --map b=answer_b --map winner=COLUMN" in told
+    write(own_folder / "votes.csv", "question,answer_a,answer_b,winner\nq,x,y,b\n")
+    names = ["--map=prompt=question", "--map=chosen=answer_a", "--map=rejected=answer_b"]
+    refused = prefcli("data", "check", "votes.csv", *names)
+    assert refused.exit_code == 3 and "the column 'winner' says which one is" in refused.stderr
+    assert "--map a=answer_a --map b=answer_b --map winner=winner" in refused.stderr
+    assert prefcli("data", "check", "votes.csv", *names, "--map=unused=winner").exit_code == 0
+    assert prefcli("data", "check", "votes.csv").exit_code == 0
+
+
+def test_ties_are_left_out_everywhere_and_all_of_them_are_nothing_to_learn(jsonl, prefcli, own_folder, monkeypatch):
+    path = str(
+        jsonl(
+            "votes.jsonl", SIDES | {"winner": "tie"}, *({**SIDES, "prompt": f"q{i}", "winner": "b"} for i in range(4))
+        )
+    )
+    for large in (False, True):
+        if large:
+            monkeypatch.setattr("prefcli.data.records.LARGE", 1)
+        data = read_dataset([path], "pairs", lazily=True)
+        assert [row.chosen for row in data.rows] == ["no"] * 4
+        assert any("1 of 5 rows are ties" in note for note in data.notes)
+    assert prefcli("data", "check", path).exit_code == 0
+    assert prefcli("data", "split", path).exit_code == 0
+    assert sum(len(file.read_text().splitlines()) for file in own_folder.glob("votes.*.jsonl")) == 4
+    only = str(jsonl("ties.jsonl", SIDES | {"winner": "tie"}, PAIR | {"score_chosen": 1, "score_rejected": 1}))
+    with pytest.raises(DataError, match="every row is a tie"):
+        read_dataset([str(jsonl("ties.jsonl", SIDES | {"winner": "tie"}))], "pairs")
+    assert prefcli("data", "convert", only, "out.jsonl").exit_code == 3
+
+
+def test_equal_scores_are_no_pair(jsonl):
+    good, tie, text = read(jsonl, PAIR | {"score_chosen": 2, "score_rejected": 1}, PAIR | {"score_chosen": 1, "score_rejected": 1.0},
+                           PAIR | {"score_chosen": None, "score_rejected": None})  # fmt: skip
+    assert isinstance(good, Row) and isinstance(tie, Tie) and isinstance(text, Row)
+
+
+# Ranked lists
+
+
+def test_all_pairs_of_a_list_are_every_two_that_differ(jsonl, prefcli):
+    ranks = {"w": 1, "x": 2, "y": 2, "z": 4}
+    nectar = {"prompt": "\n\nHuman: q\n\nAssistant: ", "answers": [{"answer": a, "rank": r} for a, r in ranks.items()]}
+    expected = {(a, b) for a, b in combinations(ranks, 2) if ranks[a] < ranks[b]}
+    (one,) = read(jsonl, nectar)
+    assert (one.prompt, one.chosen, one.rejected) == ([{"role": "user", "content": "q"}], "w", "z")
+    rows = read(jsonl, nectar, nectar | {"answers": [{"answer": "a", "rank": 1}]}, nectar, pairs_of="all")
+    found = [(row.chosen, row.rejected) if isinstance(row, Row) else row for row in rows]
+    assert set(found[:5]) == expected == set(found[6:]) and len(found) == 11 and "a pair needs two" in str(found[5])
+    source = scan("rows.jsonl", "pairs", pairs_of="all")
+    assert (
+        source.place(0) == "line 1, pair 1" and source.place(10) == "line 3, pair 5" and source.records.number(10) == 3
+    )
+    plan = prefcli("dpo", "--model", "tiny", "--data", jsonl("rows.jsonl", nectar), "--pairs-of", "all", "--dry-run")
+    assert plan.exit_code == 0 and "5 rows (ranked answers, all pairs)" in plan.stderr, plan.stderr
+    assert len(read(jsonl, nectar, purpose="prompts", pairs_of="all")) == 1
+
+
+def test_a_tree_has_a_pair_for_each_prompt_with_ranked_replies(jsonl):
+    def said(role, text, *replies, **more):
+        return {"role": role, "text": text, "replies": list(replies), **more}
+
+    more = said("prompter", "And?", said("assistant", "m", rank=1), said("assistant", "n", rank=0))
+    tree = said("prompter", "q", said("assistant", "x", more, rank=1), said("assistant", "y", rank=0),
+                said("assistant", "gone", rank=2, deleted=True), said("assistant", "unranked"))  # fmt: skip
+    rows = read(
+        jsonl, {"message_tree_id": "1", "prompt": tree}, {"message_tree_id": "2", "prompt": said("prompter", "alone")}
+    )
+    assert [(len(row.prompt), row.chosen, row.rejected) for row in rows[:2]] == [(1, "y", "x"), (3, "n", "m")]
+    assert rows[1].prompt[1] == {"role": "assistant", "content": "x"} and isinstance(rows[2], Tie)
+    assert [row.completion for row in read(jsonl, {"message_tree_id": "1", "prompt": tree}, purpose="demos")] == [
+        "y",
+        "n",
+    ]
+    with pytest.raises(DataError) as error:
+        read(jsonl, {"message_id": "1", "parent_id": None, "text": "q", "role": "prompter"}, purpose="demos")
+    assert "files of trees" in error.value.hint
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [(True, False), (1, -1), (1.0, -1.0), (1.0, 0.0), ("1", "0"), ("up", "down"), ("thumbs_up", "thumbs-down"),
+     ("Thumbs Up", "THUMBS DOWN"), ("good", "bad"), ("yes", "no"), ("like", "dislike"), ("👍", "👎"), ("👍🏽", "👎️")],
+)  # fmt: skip
+def test_a_label_is_read_as_people_write_it(jsonl, good, bad):
+    rows = read(
+        jsonl, *({"prompt": "q", "completion": "c", "label": label} for label in (good, bad)), purpose="labelled"
+    )
+    assert [row.label for row in rows] == [True, False]
+
+
+def test_a_0_between_1_and_minus_1_is_neither(jsonl):
+    rows = read(
+        jsonl, *({"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)), purpose="labelled"
+    )
+    assert isinstance(rows[0], Tie) and [row.label for row in rows[1:]] == [True, False]
+
+
+# Columns that are left
+
+
+def test_columns_that_look_like_labels_are_named_where_they_are_not_read(jsonl, prefcli):
+    rows = {
+        "prompt": "q",
+        "completion": "c",
+        "thumb": -1,
+        "quality_rating": 3,
+        "topic": "x",
+        "tools": [{"name": "f"}],
+        "image": None,
+    }
+    path = jsonl("rows.jsonl", rows)
+    (note,) = (note for note in scan(str(path), "demos").notes)
+    assert "'thumb', 'quality_rating', 'tools' (--map" in note
+    assert [note for note in scan(str(path), "prompts").notes if "'tools' (" in note and "thumb" not in note]
+    told = json.loads(prefcli("data", "check", path, "--json").stdout)
+    assert [one["example"] for one in told["findings"]] == ["thumb, quality_rating, tools"]
+    assert "'thumb'" in prefcli("sft", "--model", "tiny", "--data", path, "--dry-run").stderr
+    assert "'thumb'" in prefcli("sft", "--model", "tiny", "--data", path, "--dry-run", "--json").stdout + note
+
+
+# Plain prompts as dialogues
+
+
+def test_as_chat_makes_a_plain_prompt_a_users_message_and_ends_the_note(jsonl, prefcli, own_folder):
+    path = jsonl("rows.jsonl", {**PAIR, "system": "Be kind."})
+    plain = prefcli("dpo", "--model", "tiny", "--data", path, "--dry-run").stderr
+    assert (
+        "no chat template is applied; --as-chat makes each a user's message" in plain
+        and "(--as-chat makes one)" in plain
+    )
+    chat = prefcli("dpo", "--model", "tiny", "--data", path, "--as-chat", "--dry-run").stderr
+    assert "no chat template" not in chat and "<|user|>" in chat.split("example chosen")[1], chat
+    (row,) = read(jsonl, PAIR | {"system": "Be kind."}, as_chat=True)
+    assert [message["role"] for message in row.prompt] == ["system", "user"]
+    write(own_folder / "prompts.txt", "Where is it?\n\n Who has it? \n")
+    assert prefcli("data", "convert", "prompts.txt", "out.jsonl", "--as-chat").exit_code == 0
+    assert [json.loads(line)["prompt"] for line in (own_folder / "out.jsonl").read_text().splitlines()] == [
+        [{"role": "user", "content": text}] for text in ("Where is it?", "Who has it?")
+    ]
+
+
+# Kinds of files
+
+
+def test_sheets_are_read_whatever_stands_between_their_cells(own_folder):
+    for name, mark in (("a.csv", ","), ("b.csv", ";"), ("c.csv", "\t"), ("d.tsv", "\t")):
+        write(
+            own_folder / name,
+            mark.join(["prompt", '"chosen,"', "rejected"]) + "\n" + mark.join(["q", '"x;\ty"', "z"]) + "\n",
+        )
+        (row,) = read_dataset([name], "pairs", names=["chosen=chosen,"]).rows
+        assert (row.prompt, row.chosen, row.rejected) == ("q", "x;\ty", "z")
+
+
+@pytest.mark.parametrize(
+    "text", [json.dumps(PAIR) + "\n", json.dumps([PAIR]), "prompt,chosen,rejected\n" + ",".join(PAIR.values())]
+)
+def test_rows_come_from_standard_input(own_folder, text):
+    reading._kept_input.cache_clear()
+    try:
+        result = CliRunner().invoke(app, ["data", "convert", "-", "out.jsonl", "--to", "pairs-plain"], input=text)
+        assert result.exit_code == 0, result.stderr
+        assert json.loads((own_folder / "out.jsonl").read_text()) == PAIR
+    finally:
+        reading._kept_input.cache_clear()
+
+
+def test_nothing_and_broken_rows_on_standard_input_are_told_under_its_name(own_folder):
+    for text, part in (
+        ("", "- holds no rows"),
+        ('{"prompt": 1}\nx\n', "-, line 1: "),
+        ("[1", "-, line 1: not valid JSON"),
+    ):
+        reading._kept_input.cache_clear()
+        result = CliRunner().invoke(app, ["data", "convert", "-", "out.jsonl"], input=text)
+        assert result.exit_code == 3 and part in result.stderr, result.stderr
+    reading._kept_input.cache_clear()
