@@ -61,8 +61,10 @@ CASES = {
     "same sides": ("pairs", [PAIR, pair("x", "a", "a")], 2, 1),
     "tie": ("pairs", [PAIR, pair("x", score_chosen=3, score_rejected=3.0)], 2, 1),
     "unread columns": ("pairs", [PAIR | {"userFeedback": "good"}, PAIR | {"prompt": "x"}], 1, 1),
-    "empty turn": ("demos", [GOOD, demo(("user", ""), ANSWER), demo(("user", "x"), ("assistant", " "), ("user", "y"), ANSWER)],
-                   2, 2),
+    "empty turn": (
+        "demos", [GOOD, demo(("user", ""), ANSWER), demo(("user", "x"), ("assistant", " "), ("user", "y"), ANSWER)],
+        2, 2,
+    ),
     "prompts differ": (
         "pairs",
         [{side: asks("x") + [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},

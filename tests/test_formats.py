@@ -193,6 +193,67 @@ def test_alpaca_and_sharegpt_carry_a_system_message_and_earlier_turns():
     assert "'history'" in str(read_one(alpaca | {"history": [["Hi"]]}))
 
 
+CALL = {"function": {"name": "find", "arguments": {"of": "cup"}}}
+
+
+def test_calls_are_read_in_the_layouts_of_other_tools():
+    asked = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", **CALL}]}
+    found = {"role": "tool", "content": "shelf"}
+    written = json.dumps(CALL["function"])
+    swift = [
+        user("q"),
+        {"role": "tool_call", "content": written},
+        {"role": "tool_response", "content": "shelf"},
+        assistant("a"),
+    ]
+    sharegpt = [{"from": name, "value": text} for name, text in
+                (("human", "q"), ("function_call", written), ("observation", "shelf"), ("gpt", "a"))]  # fmt: skip
+    tools = json.dumps([{"name": "find"}])
+    for row in ({"messages": swift, "tools": tools}, {"conversations": sharegpt, "tools": tools}):
+        assert read_one(row) == Row([user("q") | {"tools": [{"name": "find"}]}, asked, found], completion="a")
+    openai = {"input": {"messages": [user("q")], "tools": [{"name": "find"}]},
+              "preferred_output": [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+              "non_preferred_output": [assistant("a")]}  # fmt: skip
+    row = read_one(openai)
+    assert row.prompt[0]["tools"] == [{"name": "find"}] and row.chosen.message["tool_calls"] == [CALL]
+    assert "needs a prompt of messages" in str(read_one({"prompt": "q", "completion": openai["preferred_output"]}))
+    assert "'tools' must be a list of objects" in str(read_one({"messages": swift, "tools": "find"}))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_what_is_read_of_messages_is_written_again(own_folder, prefcli, ending):
+    answer = {"role": "assistant", "content": "On the shelf.", "reasoning_content": "Hm."}
+    turns = [
+        {"role": "developer", "content": "Be kind."},
+        user("q"),
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": [{"type": "text", "text": "shelf"}], "name": "find", "tool_call_id": "1"},
+    ]
+    write(own_folder / "a.jsonl", lines({"messages": [*turns, answer], "tools": [{"name": "find"}]}))
+    assert prefcli("data", "convert", "a.jsonl", f"b.{ending}").exit_code == 0
+    ((_, one),), ((_, other),) = scan("a.jsonl"), scan(f"b.{ending}")
+    assert one == other and one.completion.message == other.completion.message == answer
+    assert prefcli("data", "convert", "a.jsonl", "b.csv").exit_code == 3
+    refused = prefcli("data", "convert", lines_file(own_folder, [*turns[1:2], turns[2]]), "c.jsonl", "--to", "text")
+    assert refused.exit_code == 3
+
+
+def lines_file(folder, messages):
+    return write(folder / "calls.jsonl", lines({"messages": messages}))
+
+
+@pytest.mark.parametrize("row", [
+    {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}, assistant("a")]},
+    {"messages": [user("<image>q"), assistant("a")], "images": ["cup.png"]},
+    {"prompt": "q", "audio": {"path": "cup.wav"}},
+])  # fmt: skip
+def test_pictures_and_sound_are_refused_with_a_sentence(own_folder, prefcli, row):
+    write(own_folder / "a.jsonl", lines(row))
+    refused = prefcli("data", "convert", "a.jsonl", "b.jsonl")
+    assert refused.exit_code == 3 and not (own_folder / "b.jsonl").exists()
+    assert "images, audio and video are not read, a model is trained on text alone" in refused.stderr
+
+
 def test_a_system_column_is_the_first_message_or_is_said_not_to_be_read(own_folder):
     system = {"role": "system", "content": "Be kind."}
     row = {"messages": [user("q"), assistant("a")], "system": "Be kind."}

@@ -107,8 +107,9 @@ def test_every_answer_of_a_dialogue_is_trained_and_no_question():
 THINKS = (
     "{% for tool in tools or [] %}[tool {{ tool.function.name }}]\n{% endfor %}"
     "{% for m in messages if m.role != 'developer' %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.last %}<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}"
-    "{% for call in m.tool_calls or [] %}[{{ call.function.name }} {{ call.function.arguments.of }}]{% endfor %}"
+    "{% if m.role == 'assistant' and loop.last %}<think>{{ m.reasoning_content or '' }}</think>{% endif %}"
+    "{{ m.content }}{% for call in m.tool_calls or [] %}"
+    "[{{ call.function.name }} {{ call.function.arguments.of }}]{% endfor %}"
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CALL = {"role": "assistant", "content": None,

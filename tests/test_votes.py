@@ -30,13 +30,13 @@ def read(jsonl, *rows, purpose="pairs", **options):
 @pytest.mark.parametrize(
     ("vote", "chosen"),
     [
-        *(((vote, "yes") for vote in ("a", "A", " a ", "model_a", "Answer A", "response_a", 1, "1", 1.0, "left", "first",
-                                      "yes", ["a"], ["a", "b", "a"], {"selected": "left"}, '{"selected": "left"}',
-                                      [{"value": "a", "rank": 1}, {"value": "b", "rank": 2}]))),
-        *(((vote, "no") for vote in ("b", "B", "model_b", 2, "2.0", "right", "second", "no", [{"value": "b"}]))),
-        *(((vote, Tie) for vote in ("tie", "Tie (bothbad)", "both_bad", "equal", "neither", ["a", "b"],
-                                    [{"value": "a", "rank": 1}, {"value": "b", "rank": 1}]))),
-        *(((vote, "says neither") for vote in ("", None, "c", "-1", 3, [], True, "abstain"))),
+        *((vote, "yes") for vote in ("a", "A", " a ", "model_a", "Answer A", "response_a", 1, "1", 1.0, "left",
+                                    "first", "yes", ["a"], ["a", "b", "a"], {"selected": "left"}, '{"value": "left"}',
+                                      [{"value": "a", "rank": 1}, {"value": "b", "rank": 2}])),
+        *((vote, "no") for vote in ("b", "B", "model_b", 2, "2.0", "right", "second", "no", [{"value": "b"}])),
+        *((vote, Tie) for vote in ("tie", "Tie (bothbad)", "both_bad", "equal", "neither", ["a", "b"],
+                                    [{"value": "a", "rank": 1}, {"value": "b", "rank": 1}])),
+        *((vote, "says neither") for vote in ("", None, "c", "-1", 3, [], True, "abstain")),
     ],
 )  # fmt: skip
 def test_a_vote_is_read_as_people_write_it(jsonl, vote, chosen):
@@ -121,8 +121,8 @@ def test_ties_are_left_out_everywhere_and_all_of_them_are_nothing_to_learn(jsonl
 
 
 def test_equal_scores_are_no_pair(jsonl):
-    good, tie, text = read(jsonl, PAIR | {"score_chosen": 2, "score_rejected": 1}, PAIR | {"score_chosen": 1, "score_rejected": 1.0},
-                           PAIR | {"score_chosen": None, "score_rejected": None})  # fmt: skip
+    scores = ((2, 1), (1, 1.0), (None, None))
+    good, tie, text = read(jsonl, *(PAIR | {"score_chosen": one, "score_rejected": other} for one, other in scores))
     assert isinstance(good, Row) and isinstance(tie, Tie) and isinstance(text, Row)
 
 
@@ -232,6 +232,28 @@ def test_as_chat_makes_a_plain_prompt_a_users_message_and_ends_the_note(jsonl, p
     assert [json.loads(line)["prompt"] for line in (own_folder / "out.jsonl").read_text().splitlines()] == [
         [{"role": "user", "content": text}] for text in ("Where is it?", "Who has it?")
     ]
+
+
+def test_calls_stay_where_answers_are_scored_and_labelled(jsonl, prefcli, own_folder):
+    def call(of):
+        return [
+            {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"of": of}}}]}
+        ]
+
+    asked = [{"role": "user", "content": "q"}]
+    path = jsonl(
+        "rows.jsonl", {"prompt": asked, "chosen": call("a"), "rejected": call("bcd"), "tools": [{"name": "f"}]}
+    )
+    write(
+        own_folder / "r.py",
+        "def score(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n",
+    )
+    for command, chosen in ((["score", "--reward"], "a"), (["label", "--by"], "bcd")):
+        made = prefcli(*command, "python:r.py:score", "--data", path, "--out", "out.jsonl", "--quiet")
+        assert made.exit_code == 0, made.stderr
+        row = json.loads((own_folder / "out.jsonl").read_text())
+        assert row["chosen"] == call(chosen) and row["prompt"][0]["tools"] == [{"name": "f"}]
+        (own_folder / "out.jsonl").unlink()
 
 
 # Kinds of files

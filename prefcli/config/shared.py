@@ -78,10 +78,13 @@ class Ranking:
     pairs_of: PairsOf = "best-worst"
 
 
+# How rows are read: option → argument of data/scan.py.
+READ_AS = {"split": "split", "map": "names", "as_chat": "as_chat", "pairs_of": "pairs_of"}
+
+
 def read_as(config: Any) -> dict[str, Any]:
     """How a command's options say that its rows are read, as data/scan.py takes it."""
-    found = {"split": config.split, "names": config.map, "as_chat": config.as_chat}
-    return found | ({"pairs_of": config.pairs_of} if hasattr(config, "pairs_of") else {})
+    return {argument: getattr(config, name) for name, argument in READ_AS.items() if hasattr(config, name)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from prefcli.data.row import CALLS, THOUGHTS, Answer, Message, Prompt, Row, answer_of, message_of, tools_apart
+from prefcli.data.row import CALLS, THOUGHTS, AnswerMessage, Message, Prompt, Row, answer_of, message_of, tools_apart
 from prefcli.errors import DataError
 
 # Of a text that is cut to N tokens, its first characters are tokenised alone: more where they are not enough.
@@ -62,7 +62,7 @@ class Encoder:
             # used for the answer: what the model would be sampled after is the generation prompt.
             if rendered.startswith(before):
                 text = rendered[len(before) :]
-            elif isinstance(completion, Answer) and any(completion.message.get(name) for name in CALLS):
+            elif isinstance(completion, AnswerMessage) and any(completion.message.get(name) for name in CALLS):
                 text = self._written([*prompt, message_of(completion)], len(prompt), rendered, False)[0]
             else:
                 text = _after(before, completion)
@@ -266,7 +266,7 @@ def _after(before: str, answer: str) -> str:
     begun again, and thoughts that stand apart are left out where it has ended them."""
     if before.rstrip().endswith(THINK):
         return answer.lstrip().removeprefix(THINK).removeprefix("\n")
-    return str(answer.message["content"]) if isinstance(answer, Answer) else answer
+    return str(answer.message["content"]) if isinstance(answer, AnswerMessage) else answer
 
 
 def _with_json_arguments(message: Message) -> Message:

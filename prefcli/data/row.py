@@ -8,7 +8,7 @@
 
 A `prompt` is a list of messages (a dialogue that awaits an answer) or a plain string (continued as it is, with no
 chat template, as TRL does). A message is what the file has, whole: the chat template reads what it knows of it. The
-tools of a dialogue stand in its first message. An answer is its text; one whose message has more is an `Answer`.
+tools of a dialogue stand in its first message. An answer is its text; one whose message has more is an `AnswerMessage`.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
 
 
-class Answer(str):
+class AnswerMessage(str):
     """An answer that calls tools, or whose thoughts stand apart: `message` is what the chat template is given, the
     string itself what a person or a reward function reads (see `said`)."""
 
     message: Message
 
-    def __new__(cls, message: Message) -> Answer:
+    def __new__(cls, message: Message) -> AnswerMessage:
         answer = super().__new__(cls, said(message))
         answer.message = message
         return answer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Answer, (self.message,)
+        return AnswerMessage, (self.message,)
 
 
 @dataclass
@@ -115,12 +115,17 @@ def said(message: Message) -> str:
 
 def answer_of(message: Message) -> str:
     """An assistant's message as an answer."""
-    return Answer(message) if len(message) > 2 else message["content"]
+    return AnswerMessage(message) if len(message) > 2 else message["content"]
 
 
 def message_of(answer: str) -> Message:
     """An answer as the assistant's message."""
-    return answer.message if isinstance(answer, Answer) else {"role": "assistant", "content": answer}
+    return answer.message if isinstance(answer, AnswerMessage) else {"role": "assistant", "content": answer}
+
+
+def written(answer: str) -> str | list[Message]:
+    """An answer as rows hold it: its text, or the message that has more."""
+    return [answer.message] if isinstance(answer, AnswerMessage) else answer
 
 
 def tools_apart(messages: list[Message]) -> tuple[list[Message], list[Any] | None]:
@@ -135,7 +140,7 @@ def tools_apart(messages: list[Message]) -> tuple[list[Message], list[Any] | Non
 def whole(row: Row) -> Row:
     """The row as it is. Raises BadRow for text that no tokenizer takes: half of a character, which JSON lets pass."""
     prompt = [row.prompt] if isinstance(row.prompt, str) else [_text(message) for message in row.prompt]
-    answers = (_text(text.message) if isinstance(text, Answer) else text for text in row.answers)
+    answers = (_text(text.message) if isinstance(text, AnswerMessage) else text for text in row.answers)
     for text in (*prompt, *answers):
         try:
             text.encode()

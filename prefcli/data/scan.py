@@ -21,7 +21,7 @@ from prefcli.data.formats.registry import FORMS, Recognised, recognise
 from prefcli.data.formats.votes import votes_beside
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
-from prefcli.data.row import Answer, BadRow, Row, Tie, whole
+from prefcli.data.row import AnswerMessage, BadRow, Row, Tie, whole
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
@@ -345,7 +345,7 @@ def _with_tools(row: Row) -> Row:
         if isinstance(row.prompt, list):
             row.prompt = [row.prompt[0] | {"tools": listed(tools, "'tools'")}, *row.prompt[1:]]
             row.columns = {name: value for name, value in row.columns.items() if name != "tools"}
-    if isinstance(row.prompt, str) and any(isinstance(answer, Answer) for answer in row.answers):
+    if isinstance(row.prompt, str) and any(isinstance(answer, AnswerMessage) for answer in row.answers):
         raise BadRow(
             "wrong type", "an answer that calls tools, or has thoughts apart, needs a prompt of messages (--as-chat)"
         )

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from prefcli.config.stages import Purpose
-from prefcli.data.row import Answer, BadRow, Message, Prompt, Row, message_of, tools_apart
+from prefcli.data.row import AnswerMessage, BadRow, Message, Prompt, Row, message_of, tools_apart
 from prefcli.errors import DataError, SurroundingsError
 from prefcli.files import written_whole
 
@@ -47,7 +47,7 @@ def target_of(purpose: Purpose, first: Row) -> Target:
 def in_form(row: Row, target: Target) -> Made:
     """The row in a form of ours, its other columns after it. Raises BadRow where the form has no place for it."""
     prompt, tools = (row.prompt, None) if isinstance(row.prompt, str) else tools_apart(row.prompt)
-    if target == "pairs-plain" and (tools or any(isinstance(answer, Answer) for answer in row.answers)):
+    if target == "pairs-plain" and (tools or any(isinstance(answer, AnswerMessage) for answer in row.answers)):
         raise BadRow(
             "does not fit", "tools, calls and thoughts that stand apart have no plain form (--to pairs keeps them)"
         )
@@ -66,7 +66,7 @@ def in_form(row: Row, target: Target) -> Made:
         if not prompt:
             raise BadRow("does not fit", "a row of text alone has no prompt (--to text keeps it)")
         if target != "prompts":
-            plain = isinstance(prompt, str) and not isinstance(row.completion, Answer)
+            plain = isinstance(prompt, str) and not isinstance(row.completion, AnswerMessage)
             made["completion"] = row.completion if plain else _said(row.completion)
         if target == "labelled":
             made["label"] = row.label

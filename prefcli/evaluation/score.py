@@ -13,7 +13,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.dataset import read_again, read_checked
-from prefcli.data.row import Row
+from prefcli.data.row import Row, written
 from prefcli.data.writing import as_line
 from prefcli.errors import UsageError
 from prefcli.evaluation.causes import causes, of_model, of_rewards
@@ -176,4 +176,4 @@ def _object(row: Row, scores: dict[str, tuple[float, ...]]) -> dict[str, Any]:
     """A row as JSON, in a form that every command reads: the other columns, prompt, answers, scores."""
     names = SIDES if _is_pair(row) else ("completion",)
     shown = {name: dict(zip(SIDES, both)) if _is_pair(row) else both[0] for name, both in scores.items()}
-    return row.columns | {"prompt": row.prompt} | dict(zip(names, texts_of(row))) | {"scores": shown}
+    return row.columns | {"prompt": row.prompt} | dict(zip(names, map(written, texts_of(row)))) | {"scores": shown}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from prefcli.data.row import Row
+from prefcli.data.row import Message, Row, written
 
 Place = tuple[int, int]  # a row, and which of its answers
 Values = Sequence[dict[str, float]]
@@ -61,7 +61,7 @@ def as_pairs(rows: Rows, prompts: Sequence[dict[str, Place]], values: Values) ->
         best, worst = both
         good, bad = rows[answers[best][0]], rows[answers[worst][0]]
         shared = {k: v for k, v in good.columns.items() if k in bad.columns and bad.columns[k] == v}
-        sides = {"prompt": good.prompt, "chosen": best, "rejected": worst}
+        sides = {"prompt": good.prompt, "chosen": _written(good, best), "rejected": _written(bad, worst)}
         made.rows.append(shared | sides | {"scores": {"chosen": value[best], "rejected": value[worst]}})
     return made
 
@@ -104,4 +104,9 @@ def as_best(
 def _answer(row: Row, text: str, scores: dict[str, float], **label: bool) -> dict[str, Any]:
     """An answer as JSON. A label that the row had is gone: `sft` leaves out what is labelled false."""
     columns = {k: v for k, v in row.columns.items() if not (k == "label" and isinstance(v, bool))}
-    return columns | {"prompt": row.prompt, "completion": text} | label | {"scores": scores}
+    return columns | {"prompt": row.prompt, "completion": _written(row, text)} | label | {"scores": scores}
+
+
+def _written(row: Row, text: str) -> str | list[Message]:
+    """An answer that the row has, with what its message has more."""
+    return written(next((answer for answer in row.answers if answer == text), text))

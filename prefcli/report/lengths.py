@@ -9,6 +9,7 @@ from typing import Any
 from prefcli.artifacts.facts import Run
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.config.shared import READ_AS
 from prefcli.config.stages import STAGES
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.encoder import Encoder
@@ -19,7 +20,6 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.report.facts import Facts
 
-READ_AS = {"split": "split", "map": "names", "as_chat": "as_chat", "pairs_of": "pairs_of"}  # option → `scan`'s
 ROWS = 2000  # at most so many are tokenised, drawn from all
 
 

@@ -213,7 +213,10 @@ def unclear(raw: Raw) -> str | None:
 def votes_beside(raw: Raw) -> Iterator[str]:
     """Columns that a reader of `chosen` and `rejected` passes over and that say which of two answers won."""
     for name in ("winner", "preference", "preferred", "choice", "better", "best", "vote", "label", "labels"):
-        if isinstance(raw.get(name), str if name.startswith("label") else str | int) and _vote(raw[name], {}) is not None:
+        if (
+            isinstance(raw.get(name), str if name.startswith("label") else str | int)
+            and _vote(raw[name], {}) is not None
+        ):
             yield name
 
 
