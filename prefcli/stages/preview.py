@@ -19,7 +19,7 @@ from prefcli.data.checks.tokens import Tokens
 from prefcli.data.encoder import Encoder
 from prefcli.data.lengths import length_bias
 from prefcli.data.row import Row
-from prefcli.data.rows import CHECKED, Example, Examples, Rows
+from prefcli.data.rows import Example, Examples, Rows
 from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.errors import DataError
 from prefcli.models.adapters import planned
@@ -61,8 +61,8 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
 
 def _dialogues_first(rows: Rows) -> Rows:
     """The example is a dialogue of several turns where there is one: what is trained of it shows best there."""
-    looked_at = range(len(rows) if rows.whole else min(CHECKED, len(rows)))
-    order = sorted(looked_at, key=lambda number: not _has_earlier_answers(rows[number]))
+    first = rows.first
+    order = sorted(range(len(first)), key=lambda number: not _has_earlier_answers(first[number]))
     return rows.take([*order, *range(len(order), len(rows))])
 
 
