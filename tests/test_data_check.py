@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
@@ -13,6 +14,7 @@ import pytest
 from conftest import PAIR, data_of, write
 from families import CHATML, tokenizer_of
 
+from prefcli.artifacts.references import TINY
 from prefcli.cli import train
 from prefcli.cli.data_formats import parted
 from prefcli.config.stages import STAGES
@@ -21,9 +23,11 @@ from prefcli.data.checks.kinds import KINDS
 from prefcli.data.checks.rendering import of_examples, of_mask
 from prefcli.data.checks.run import check, quick
 from prefcli.data.checks.tokens import Tokens
+from prefcli.data.dataset import read_dataset
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import BadKind, Row
 from prefcli.errors import DataError
+from prefcli.evaluation.prompts import short_ones
 from prefcli.progress import Reporter
 from prefcli.stages.preview import say_rendered
 
@@ -251,6 +255,53 @@ def test_masks_of_all_zeros_and_all_ones_are_caught():
     assert not [*of_mask([1, 2], [0, 1], False), *of_mask([1, 2], [1, 1], True)]
 
 
+def inputs_of(data, skip_bad=False):
+    config = SimpleNamespace(train_on_prompt=False, skip_bad=skip_bad)
+    return SimpleNamespace(config=config, data=data, eval_data=None, stage=STAGES["sft"])
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_the_template_refuses_is_named_with_its_place_and_left_out_where_that_is_asked_for(
+    own_folder, monkeypatch, large
+):
+    if large:
+        monkeypatch.setattr("prefcli.data.records.LARGE", 1)
+    encoder = Encoder(tokenizer_of("byte-level BPE", STRICT))
+    path = str(file_of(own_folder / "rows.jsonl", [GOOD, demo(("user", "x"), ("user", "y"), ANSWER), GOOD]))
+    with pytest.raises(DataError, match="rows.jsonl, line 2: the model's chat template refuses") as error:
+        say_rendered(inputs_of(read_dataset([path], "demos", lazily=True)), encoder, Heard())
+    assert "--skip-bad leaves such out" in error.value.hint
+    inputs, heard = inputs_of(read_dataset([path], "demos", skip_bad=True, lazily=True), skip_bad=True), Heard()
+    say_rendered(inputs, encoder, heard)
+    assert [row.prompt_text for row in inputs.data.rows] == ["x", "x"]
+    told = inputs.data.left_out if large else heard.notices[0]
+    assert "line 2: the model's chat template refuses a dialogue (take turns)" in told
+    only = str(file_of(own_folder / "only.jsonl", [demo(("user", "x"), ("user", "y"), ANSWER)]))
+    with pytest.raises(DataError, match="no row is left: .*line 1"):
+        say_rendered(
+            inputs_of(read_dataset([only], "demos", skip_bad=True, lazily=True), skip_bad=True), encoder, heard
+        )
+
+
+def test_prompts_that_the_template_refuses_are_left_out_of_what_is_sampled(own_folder):
+    tokenizer = tokenizer_of("byte-level BPE", STRICT)
+    path = str(file_of(own_folder / "rows.jsonl", [GOOD, demo(("user", "x"), ("user", "y"), ANSWER), GOOD]))
+    rows, _ = short_ones(read_dataset([path], "prompts", skip_bad=True).rows, tokenizer, 99, heard := Heard())
+    assert len(rows) == 2 and "1 of 3 prompts left out (--skip-bad); " in heard.notices[0]
+    with pytest.raises(DataError, match="rows.jsonl, line 2: the model's chat template refuses"):
+        short_ones(read_dataset([path], "prompts").rows, tokenizer, 99, heard)
+
+
+def test_a_dry_run_with_skip_bad_passes_over_what_the_template_refuses(prefcli, own_folder):
+    shutil.copytree(TINY, own_folder / "strict")
+    write(own_folder / "strict" / "chat_template.jinja", STRICT)
+    path = file_of(own_folder / "rows.jsonl", [GOOD, demo(("user", "x"), ("user", "y"), ANSWER), GOOD])
+    args = ("sft", "--model", own_folder / "strict", "--data", path, "--dry-run")
+    refused, passed = prefcli(*args), prefcli(*args, "--skip-bad")
+    assert refused.exit_code == 3 and "rows.jsonl, line 2: the model's chat template refuses" in refused.stderr
+    assert passed.exit_code == 0 and "1 of 3 rows left out (--skip-bad)" in passed.stderr, passed.stderr
+
+
 class Heard(Reporter):
     def __init__(self):
         self.notices = []
@@ -268,7 +319,7 @@ def test_an_earlier_answer_that_a_template_leaves_out_is_counted():
 
 def test_a_run_tells_what_is_odd_about_the_rendering_and_refuses_where_nothing_is_trained():
     rows = [Row(asks("Where is the kite?"), completion="in the barn.")]
-    inputs = SimpleNamespace(config=SimpleNamespace(train_on_prompt=False), data=SimpleNamespace(rows=rows))
+    inputs = inputs_of(data_of(rows=rows))
     heard = Heard()
     say_rendered(inputs, BROKEN["turn not closed"], heard)
     assert len(heard.notices) == 1 and heard.notices[0].startswith("turn not closed: ")

@@ -128,6 +128,19 @@ class Encoder:
             self._rendered = ([dict(message) for message in prompt], text)
         return self._rendered[1]
 
+    def refusal(self, row: Row, prompt_alone: bool = False) -> str | None:
+        """Why the template refuses a row's dialogue, or None. Of a row with a completion that is the answer."""
+        if isinstance(row.prompt, str):
+            return None
+        answers = [row.completion] if row.completion is not None else row.answers
+        try:
+            self.render(row.prompt)
+            for answer in () if prompt_alone else answers:
+                self.render(row.prompt, answer)
+        except DataError as error:
+            return error.message
+        return None
+
     @cached_property
     def _backend(self) -> Any:
         """What the tokenizer itself calls, where it does nothing else: asking it takes a third of the time."""

@@ -79,7 +79,7 @@ BadKind = Literal["not UTF-8", "broken line", "missing column", "wrong type", "e
 class BadRow(Exception):
     """One row does not fit; the file's error gathers them."""
 
-    def __init__(self, kind: BadKind | Literal["tie"], text: str) -> None:
+    def __init__(self, kind: BadKind | Literal["tie", "template refuses"], text: str) -> None:
         super().__init__(text)
         self.kind = kind
 

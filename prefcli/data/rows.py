@@ -41,6 +41,7 @@ class Source:
         self.margin: Callable[[Row], float] | None = None
         self.margins: array[float] | None = None
         self.left_out: dict[int, str] = {}
+        self.refusal: Callable[[Row], str | None] = lambda row: None  # of the model's chat template
 
     def made(self, at: int, own: int) -> tuple[int, Sequence[Row] | BadRow]:
         """The position of what a row of the `at`-th file is made: itself, its halves, none where it is not to be
@@ -56,9 +57,20 @@ class Source:
             found = ()
         else:
             found = halves_of(row) if self._halves[at] == 2 else (row,)
+        found = self._judged(found)
         if self.whole:
             self._made[first] = found
         return first, found
+
+    def _judged(self, found: Sequence[Row] | BadRow) -> Sequence[Row] | BadRow:
+        reasons = () if isinstance(found, BadRow) else filter(None, map(self.refusal, found))
+        why = next(iter(reasons), None)
+        return found if why is None else BadRow("template refuses", why)
+
+    def judge(self, refusal: Callable[[Row], str | None]) -> None:
+        """From now on rows that are refused do not fit: what is remembered of them, too."""
+        self.refusal = refusal
+        self._made = {position: self._judged(found) for position, found in self._made.items()}
 
     def row(self, position: int) -> Row | None:
         """None where it is left out. Raises DataError: it does not fit, and is not to be left out."""
@@ -130,6 +142,21 @@ class Rows(Sequence[Row]):
         """The rows without those that are left out; all are checked now, and remembered. Raises DataError."""
         self.source.whole = True
         return Rows(self.source, array("Q", (p for p in self.positions if self.source.row(p) is not None)))
+
+    def accepted(self, refusal: Callable[[Row], str | None]) -> tuple[Rows, str | None]:
+        """The rows without those that a chat template refuses, and a note on these. Where not all rows are in memory
+        they are left out when they are met. `refusal` says why, or None.
+
+        Raises DataError: one is refused (of those that are not in memory, of the first), and is not to be left out; or
+        all are.
+        """
+        self.source.judge(refusal)
+        kept = self.held() if self.whole else self
+        left = len(self) - len(kept)
+        why = next(iter(self.source.left_out.values()), None) if left or not self.first else None
+        if why and not kept.first:
+            raise DataError(f"no row is left: {why}", "use a model whose chat template takes such dialogues")
+        return kept, f"{left} of {len(self)} rows left out (--skip-bad); {why}" if left else None
 
     def set_margins(self, margins: Sequence[float]) -> None:
         """Give each row what other rewards say of it."""

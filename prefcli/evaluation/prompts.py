@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from functools import partial
 from typing import Any
 
 from prefcli.data.encoder import Encoder
@@ -14,17 +15,26 @@ from prefcli.progress import Reporter
 def short_ones(rows: Rows, tokenizer: Any, longest: int, reporter: Reporter) -> tuple[Rows, int]:
     """The rows whose prompts have at most `longest` tokens, and how many the longest of these has.
 
-    How many are left out is told. Raises DataError: none is short enough.
+    How many are left out is told. Raises DataError: none is short enough, or the chat template refuses one that is not
+    to be left out.
     """
     encoder = Encoder(tokenizer)
+    rows.source.judge(partial(encoder.refusal, prompt_alone=True))
     kept: array[int] = array("Q")
-    most = 0
-    for position, row in zip(rows.positions, rows, strict=True):
+    most = refused = 0
+    for position in rows.positions:
+        row = rows.source.row(position)
+        if row is None:
+            refused += 1
+            continue
         length = len(encoder.prompt_ids(row.prompt, longest))
         if length <= longest:
             kept.append(position)
             most = max(most, length)
-    say_kept(len(kept), len(rows), longest, reporter)
+    if refused:
+        why = next(iter(rows.source.left_out.values()))
+        reporter.notice(f"{refused} of {len(rows)} prompts left out (--skip-bad); {why}")
+    say_kept(len(kept), len(rows) - refused, longest, reporter)
     return Rows(rows.source, kept), most
 
 

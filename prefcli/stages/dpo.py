@@ -100,8 +100,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
-        share = add_margins(run, [inputs.data.rows, inputs.held_out_rows], tokenizer)
         say_rendered(inputs, encoder, reporter)
+        share = add_margins(run, [inputs.data.rows, inputs.held_out_rows], tokenizer)
         encode = partial(encode_pair, encoder=encoder, max_length=config.max_length)
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)

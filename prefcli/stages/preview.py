@@ -44,6 +44,7 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     """Raises DataError: no row is left of those that fit, or the chat template refuses one."""
     config = inputs.config
     encoder = Encoder(load_tokenizer(inputs.model, reporter))
+    leave_out_refused(inputs, encoder, reporter)
     adapter = {}
     if config.lora_rank and not is_adapter(inputs.model):
         adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage.scores)}
@@ -70,8 +71,31 @@ def _has_earlier_answers(row: Row) -> bool:
     return not isinstance(row.prompt, str) and any(message["role"] == "assistant" for message in row.prompt)
 
 
+def leave_out_refused(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
+    """Leave out the rows that the model's chat template refuses, where that is asked for, and notice how many.
+
+    Else raises DataError with the place of the first one: of dialogues with the same roles one is looked at then.
+    """
+    seen = set()
+
+    def refusal(row: Row) -> str | None:
+        if not inputs.config.skip_bad and not isinstance(row.prompt, str):
+            roles = tuple((message["role"], len(message)) for message in row.prompt)
+            if (roles, *map(type, row.answers)) in seen:
+                return None
+            seen.add((roles, *map(type, row.answers)))
+        return encoder.refusal(row, prompt_alone=inputs.stage.purpose == "prompts")
+
+    for data in filter(None, (inputs.data, inputs.eval_data)):
+        data.rows, note = data.rows.accepted(refusal)
+        if note is not None:
+            reporter.notice(note)
+
+
 def say_rendered(inputs: Inputs, encoder: Encoder, reporter: Reporter) -> None:
-    """Notice what looks odd about the first rows as the model is shown them. Raises DataError: nothing is trained."""
+    """Leave out what the chat template refuses, and notice what looks odd about the first rows as the model is shown
+    them. Raises DataError: a row that is refused, or nothing is trained."""
+    leave_out_refused(inputs, encoder, reporter)
     for name, example in of_examples(inputs.data.rows, encoder, _on_prompt(inputs)):
         kind = KINDS[name]
         if kind.severity == "error":

@@ -67,9 +67,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         tokenizer = open_tokenizer(run)
         if (why := end_at_the_score(tokenizer)) is not None:
             reporter.notice(f"used as transformers does, this reward model would be read elsewhere than here: {why}")
-        training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
+        training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)
         encode = partial(encode_pair, encoder=encoder, max_length=config.max_length)
         rows, measured = trl_trainer.encoded(run, encode, training, held_out or inputs.held_out_rows)
         trl_trainer.say_longer(run, rows)

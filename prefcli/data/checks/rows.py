@@ -8,7 +8,7 @@ from typing import Any, get_args
 from prefcli.data.formats.fields import SCORES
 from prefcli.data.row import BadKind, Row, said
 
-SKIPPABLE = frozenset(get_args(BadKind))  # what --skip-bad leaves out
+SKIPPABLE = frozenset(get_args(BadKind)) | {"template refuses"}  # what --skip-bad leaves out
 OPENING = ("system", "developer")  # what such messages say comes before all turns
 REPEATED = 12  # a shorter prompt may well be how an answer begins
 
