@@ -189,6 +189,8 @@ def test_alpaca_and_sharegpt_carry_a_system_message_and_earlier_turns():
     assert read_one(sharegpt) == Row(turns, completion="3")
     own = {"from": "system", "value": "Own."}
     assert read_one(sharegpt | {"conversations": [own, *sharegpt["conversations"]]}).prompt[0]["content"] == "Own."
+    renamed = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    assert read_one({"conversations": [*renamed, assistant("3")]}) == Row(turns, completion="3")
     assert "from 'robot'" in str(read_one({"conversations": [{"from": "robot", "value": "x"}]}))
     assert "'history'" in str(read_one(alpaca | {"history": [["Hi"]]}))
 

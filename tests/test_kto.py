@@ -39,7 +39,7 @@ def test_labels_are_read_as_they_are_spelt_and_pairs_are_taken_apart(jsonl):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({**GOOD, "label": "maybe"}, "'label' must be true or false, and is 'maybe'"),
+        ({**GOOD, "label": "maybe"}, "'label' must be true or false, good or bad, 1 or -1, and is 'maybe'"),
         ({**GOOD, "label": None}, "'label' must be true or false"),
         ({**GOOD, "completion": ""}, "'completion'"),
         ({"prompt": "a", "completion": "b"}, "expected columns prompt, completion and label"),

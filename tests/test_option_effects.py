@@ -128,8 +128,8 @@ ELSEWHERE = {
     "dry_run", "force",
     "force_memory", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
-    "max_prompt_length", "skip_bad", "split", "map", "save_every", "keep_state", "advantage", "on_alarm", "kl_budget",
-    "layout", "carry_optimizer", "kl_estimator", "lora_target", "lora_dropout", "router_loss", "label",
+    "max_prompt_length", "skip_bad", "split", "map", "as_chat", "save_every", "keep_state", "advantage", "on_alarm",
+    "kl_budget", "layout", "carry_optimizer", "kl_estimator", "lora_target", "lora_dropout", "router_loss", "label",
 }  # fmt: skip
 
 

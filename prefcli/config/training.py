@@ -162,8 +162,8 @@ class DataConfig(TrainingRows):
     data: Annotated[
         list[str],
         Opt(
-            "Training rows: .jsonl(.gz), .json, .csv, .parquet, .arrow, a saved data set, a folder of such "
-            "files or a hub id. Repeat to mix several.",
+            "Training rows: .jsonl(.gz), .json, .csv, .tsv, .txt, .parquet, .arrow, a saved data set, a folder of such "
+            "files, a hub id, or - for standard input. Repeat to mix several.",
             metavar="FILE",
         ),
         INCIDENTAL,  # its digest is in the key, its path is not

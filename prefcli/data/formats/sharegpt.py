@@ -43,6 +43,8 @@ def _turns(raw: Raw, column: str) -> list[Message]:
 
 
 def _turn(turn: Any, column: str) -> Message:
+    if isinstance(turn, dict) and {"role", "content"} <= set(turn):  # messages under ShareGPT's name
+        return turn
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise BadRow("wrong type", f'\'{column}\' must hold turns {{"from": …, "value": …}} with text in them')
     speaker = turn.get("from")
