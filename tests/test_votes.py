@@ -183,6 +183,12 @@ def test_a_label_is_read_as_people_write_it(jsonl, good, bad):
     assert [row.label for row in rows] == [True, False]
 
 
+def test_the_hint_for_thumbs_names_their_column(jsonl):
+    with pytest.raises(DataError) as error:
+        read(jsonl, {"prompt": "q", "completion": "c", "userThumb": 1}, purpose="labelled")
+    assert "--map label=userThumb" in error.value.hint
+
+
 def test_a_0_between_1_and_minus_1_is_neither(jsonl):
     rows = read(
         jsonl, *({"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)), purpose="labelled"

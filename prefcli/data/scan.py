@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from prefcli.config.stages import Purpose
 from prefcli.data.formats import pairs
-from prefcli.data.formats.fields import SCORES, listed, not_text
+from prefcli.data.formats.fields import PARTS, SCORES, VOTES, listed, not_text, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.ranked import pairs_of as pairs_of_ranked
 from prefcli.data.formats.registry import FORMS, Recognised, recognise
@@ -27,11 +26,6 @@ from prefcli.errors import DataError, UsageError
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
 OURS = sorted({column for form in FORMS for column in form.columns})
 PICTURES = ("image", "images", "video", "videos", "audio", "audios")
-# Words in the name of a column that says which answer is better, or that belongs to the prompt.
-VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices", "vote", "votes", "label", "labels",
-         "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
-         "downvotes", "score", "scores", "better", "worse", "best"}  # fmt: skip
-PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
 READ_BY_CHECKS = {"margin", *(name for names in SCORES for name in names)}
 
 
@@ -90,9 +84,8 @@ class Scan:
         looks = PARTS if self.purpose == "prompts" else PARTS | VOTES
         found = []
         for name, value in first.columns.items() if first else ():
-            words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
             demo = self.purpose == "demos" and name in ("label", "kto_tag")  # false ones are left out
-            if words & looks and value not in (None, "", [], {}) and name not in READ_BY_CHECKS and not demo:
+            if words_of(name) & looks and value not in (None, "", [], {}) and name not in READ_BY_CHECKS and not demo:
                 found.append(name)
         return found
 

@@ -11,6 +11,11 @@ from prefcli.data.row import CALLS, ROLES, THOUGHTS, BadRow, Message, Prompt, Ro
 Raw = dict[str, Any]
 OTHER_ROLES = {"tool_call": "assistant", "tool_response": "tool"}  # ms-swift's
 _TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")  # of an emoji's skin, and that it is one
+# Words in the name of a column that says which answer is better, or that belongs to the prompt.
+VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices", "vote", "votes", "label", "labels",
+         "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
+         "downvotes", "score", "scores", "better", "worse", "best"}  # fmt: skip
+PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # as columns beside a pair
 MARKS = ("weight", "loss")  # about training, not for the template
 TEXT_PARTS = ("text", "input_text", "output_text")
@@ -171,6 +176,11 @@ def trained(raw: Raw, *columns: str) -> Raw:
                         "not to be trained", f"{which} is marked as not to be trained ({name!r}: {json.dumps(value)})"
                     )
     return raw
+
+
+def words_of(column: str) -> set[str]:
+    """The words of a column's name, whatever stands between them."""
+    return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()))
 
 
 def as_list(value: Any) -> Any:

@@ -21,6 +21,7 @@ from prefcli.data.formats import (
     text,
     votes,
 )
+from prefcli.data.formats.fields import VOTES, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.row import Row
 from prefcli.errors import DataError
@@ -144,6 +145,8 @@ def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
     if not lacking:
         return ""
     name = min(lacking, key=lambda name: len(lacking[name]))
+    if lacking[name] == ["label"] and (labels := [column for column in map(str, row) if words_of(column) & VOTES]):
+        return f"--map label={labels[0]}; "
     return f"nearest is the form {name}, of which {' and '.join(lacking[name])} is missing; "
 
 
