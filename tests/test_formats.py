@@ -212,7 +212,8 @@ def test_calls_are_read_in_the_layouts_of_other_tools():
                 (("human", "q"), ("function_call", written), ("observation", "shelf"), ("gpt", "a"))]  # fmt: skip
     tools = json.dumps([{"name": "find"}])
     for row in ({"messages": swift, "tools": tools}, {"conversations": sharegpt, "tools": tools}):
-        assert read_one(row) == Row([user("q") | {"tools": [{"name": "find"}]}, asked, found], completion="a")
+        prompt = [user("q") | {"tools": [{"name": "find"}]}, asked, found]
+        assert read_one(row) == Row(prompt, completion="a", columns={"tools": tools})
     openai = {"input": {"messages": [user("q")], "tools": [{"name": "find"}]},
               "preferred_output": [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
               "non_preferred_output": [assistant("a")]}  # fmt: skip

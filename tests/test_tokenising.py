@@ -149,7 +149,7 @@ def test_a_call_is_trained_as_the_template_writes_it_with_the_tools_before_it(js
         "assistant", [{"type": "text", "text": "In the"}, {"type": "text", "text": "barn."}], reasoning_content="Hm."
     )
     row = row_of(jsonl, messages=[*turns, answer], tools=tools)
-    assert (row.prompt[2]["name"], row.prompt[2]["tool_call_id"]) == ("find", "1") and row.columns == {}
+    assert (row.prompt[2]["name"], row.prompt[2]["tool_call_id"]) == ("find", "1") and row.columns == {"tools": tools}
     text, learnt = marked(encoder, row)
     assert learnt == "[find kite]<|end|><think>Hm.</think>In the\nbarn.<|end|>"
     assert text.startswith("[tool find]\n<|im_start|>user") and encoder.untrained == 0

@@ -189,6 +189,18 @@ def test_the_hint_for_thumbs_names_their_column(jsonl):
     assert "--map label=userThumb" in error.value.hint
 
 
+@pytest.mark.parametrize("bad", [False, -1, "down", "👎"])
+def test_what_people_call_bad_is_no_demonstration_and_a_class_is_named(jsonl, bad):
+    rows = [{"prompt": "q", "completion": "c", "label": label} for label in (True, bad)]
+    found = read_dataset([str(jsonl("a.jsonl", *rows))], "demos")
+    assert len(found.rows) == 1 and any("1 rows labelled false" in note for note in found.notes)
+    assert not any("'label'" in note for note in found.notes)
+    classes = read_dataset(
+        [str(jsonl("b.jsonl", *(row | {"label": number} for number, row in enumerate(rows))))], "demos"
+    )
+    assert len(classes.rows) == 2 and any("may matter: 'label'" in note for note in classes.notes)
+
+
 def test_a_0_between_1_and_minus_1_is_neither(jsonl):
     rows = read(
         jsonl, *({"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)), purpose="labelled"

@@ -19,6 +19,7 @@ def run(config: SplitConfig) -> None:
     SurroundingsError: a part cannot be written.
     """
     from prefcli.data.dataset import check_split
+    from prefcli.data.row import Tie
     from prefcli.data.scan import scan
     from prefcli.data.splitting import part_file, split, write_part
     from prefcli.data.writing import writing_to
@@ -50,9 +51,11 @@ def run(config: SplitConfig) -> None:
             for part in told.values()
         }
     )
+    for note in Tie.told(config.file, parts.ties, len(source)):
+        reporter.notice(note)
     if parts.left_out:
         reporter.notice(f"{config.file}: {counted(parts.left_out, 'bad row')} left out, in neither file (--skip-bad)")
     if config.json:
-        print_result(json.dumps(told | {"left_out": parts.left_out}))
+        print_result(json.dumps(told | {"left_out": parts.left_out, "ties": parts.ties}))
     else:
         print_result("\n".join(part["path"] for part in told.values()))

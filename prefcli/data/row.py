@@ -14,14 +14,49 @@ tools of a dialogue stand in its first message. An answer is its text; one whose
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Message = dict[str, Any]  # "role" and "content", which are text, and whatever else a chat template reads
 Prompt = str | list[Message]
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Labels as CSV, JSON and people spell them; what is not a letter or a sign counts as a blank.
+GOOD = {"true", "1", "1 0", "+1", "yes", "y", "good", "up", "thumbs up", "thumb up", "thumbsup", "like", "liked",
+        "positive", "desirable", "👍"}  # fmt: skip
+BAD = {"false", "0", "0 0", "-1", "-1 0", "no", "n", "bad", "down", "thumbs down", "thumb down", "thumbsdown",
+       "dislike", "disliked", "negative", "undesirable", "👎"}  # fmt: skip
+CLASSES = {
+    "0",
+    "0 0",
+    "1",
+    "1 0",
+    "no",
+    "yes",
+    "n",
+    "y",
+    "negative",
+    "positive",
+}  # beside a demonstration perhaps others
+_TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")  # of an emoji's skin, and that it is one
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
+
+
+def label_of(value: Any) -> bool | None:
+    """What a label says, in the spellings of files and people; None for what is none."""
+    spelt = _spelt(value)
+    return True if spelt in GOOD else False if spelt in BAD else None
+
+
+def is_verdict(value: Any) -> bool:
+    """Whether a label says good or bad wherever it stands: 0 or "no" may be a class of the prompt, too."""
+    return label_of(value) is not None and _spelt(value) not in CLASSES
+
+
+def _spelt(value: Any) -> str:
+    text = _TONES.sub("", str(value).strip().lower())
+    return " ".join(re.split(r"[\s_.]+|(?<=\w)-(?=\w)", text))
 
 
 class AnswerMessage(str):
@@ -67,7 +102,8 @@ class Row:
     @property
     def to_imitate(self) -> bool:
         """Whether its answer is a demonstration: not where a column of the file says that it is a bad one."""
-        return self.columns.get("label", self.columns.get("kto_tag")) is not False
+        label = self.columns.get("label", self.columns.get("kto_tag"))
+        return label_of(label) is not False or not is_verdict(label)
 
 
 # Why a row is none; data/checks/kinds.py says what each means.

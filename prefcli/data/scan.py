@@ -20,7 +20,7 @@ from prefcli.data.formats.registry import FORMS, Recognised, recognise
 from prefcli.data.formats.votes import votes_beside
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for
-from prefcli.data.row import AnswerMessage, BadRow, Row, Tie, whole
+from prefcli.data.row import AnswerMessage, BadRow, Row, Tie, is_verdict, whole
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
@@ -84,8 +84,11 @@ class Scan:
         looks = PARTS if self.purpose == "prompts" else PARTS | VOTES
         found = []
         for name, value in first.columns.items() if first else ():
-            demo = self.purpose == "demos" and name in ("label", "kto_tag")  # false ones are left out
-            if words_of(name) & looks and value not in (None, "", [], {}) and name not in READ_BY_CHECKS and not demo:
+            read = name in READ_BY_CHECKS or name == "tools" and isinstance(first and first.prompt, list)
+            read |= (
+                self.purpose == "demos" and name in ("label", "kto_tag") and is_verdict(value)
+            )  # bad ones are left out
+            if words_of(name) & looks and value not in (None, "", [], {}) and not read:
                 found.append(name)
         return found
 
@@ -334,10 +337,8 @@ def _with_system(row: Row) -> Row:
 
 def _with_tools(row: Row) -> Row:
     """The row with its column `tools` in its dialogue. Raises BadRow: a plain prompt with calls; pictures or sound."""
-    if tools := row.columns.get("tools"):
-        if isinstance(row.prompt, list):
-            row.prompt = [row.prompt[0] | {"tools": listed(tools, "'tools'")}, *row.prompt[1:]]
-            row.columns = {name: value for name, value in row.columns.items() if name != "tools"}
+    if isinstance(row.prompt, list) and (tools := row.columns.get("tools")):
+        row.prompt = [row.prompt[0] | {"tools": listed(tools, "'tools'")}, *row.prompt[1:]]
     if isinstance(row.prompt, str) and any(isinstance(answer, AnswerMessage) for answer in row.answers):
         raise BadRow(
             "wrong type", "an answer that calls tools, or has thoughts apart, needs a prompt of messages (--as-chat)"

@@ -27,6 +27,7 @@ class Parts:
     held_out: list[int]
     prompts: tuple[int, int]
     left_out: int
+    ties: int
 
 
 def split(source: Scan, share: float, seed: int, skip_bad: bool) -> Parts:
@@ -60,7 +61,8 @@ def split(source: Scan, share: float, seed: int, skip_bad: bool) -> Parts:
         order[~is_held_out].tolist(),
         order[is_held_out].tolist(),
         (int((~taken).sum()), int(taken.sum())),
-        len(problems) + ties,
+        len(problems),
+        ties,
     )
 
 

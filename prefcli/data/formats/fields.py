@@ -6,11 +6,10 @@ import json
 import re
 from typing import Any
 
-from prefcli.data.row import CALLS, ROLES, THOUGHTS, BadRow, Message, Prompt, Row, Tie, answer_of, said
+from prefcli.data.row import CALLS, ROLES, THOUGHTS, BadRow, Message, Prompt, Row, Tie, answer_of, label_of, said
 
 Raw = dict[str, Any]
 OTHER_ROLES = {"tool_call": "assistant", "tool_response": "tool"}  # ms-swift's
-_TONES = re.compile("[\U0001f3fb-\U0001f3ff\ufe0f]")  # of an emoji's skin, and that it is one
 # Words in the name of a column that says which answer is better, or that belongs to the prompt.
 VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices", "vote", "votes", "label", "labels",
          "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
@@ -19,11 +18,6 @@ PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture",
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # as columns beside a pair
 MARKS = ("weight", "loss")  # about training, not for the template
 TEXT_PARTS = ("text", "input_text", "output_text")
-# Labels as CSV, JSON and people spell them; what is not a letter or a sign counts as a blank.
-GOOD = {"true", "1", "1 0", "+1", "yes", "y", "good", "up", "thumbs up", "thumb up", "thumbsup", "like", "liked",
-        "positive", "desirable", "👍"}  # fmt: skip
-BAD = {"false", "0", "0 0", "-1", "-1 0", "no", "n", "bad", "down", "thumbs down", "thumb down", "thumbsdown",
-       "dislike", "disliked", "negative", "undesirable", "👎"}  # fmt: skip
 
 
 def _given(raw: Raw, column: str) -> Any:
@@ -215,11 +209,10 @@ def optional_in(raw: Raw, column: str) -> str:
 
 
 def label_in(raw: Raw, column: str) -> bool:
-    text = _TONES.sub("", str(raw.get(column)).strip().lower())
-    text = " ".join(re.split(r"[\s_.]+|(?<=\w)-(?=\w)", text))
-    if text not in GOOD | BAD:
+    label = label_of(raw.get(column))
+    if label is None:
         raise BadRow("bad label", f"'{column}' must be true or false, good or bad, 1 or -1, and is {raw.get(column)!r}")
-    return text in GOOD
+    return label
 
 
 def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
