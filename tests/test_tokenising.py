@@ -158,6 +158,24 @@ def test_a_call_is_trained_as_the_template_writes_it_with_the_tools_before_it(js
     assert last.completion == json.dumps([{"function": {"name": "find", "arguments": {"of": "kite"}}}])  # for rewards
 
 
+# Puts the result of a call right behind it, and refuses one without a call, as Gemma's and gpt-oss's do.
+RESULTS = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{% if not messages[loop.index0 - 1].tool_calls %}"
+    "{{ raise_exception('no call') }}{% endif %}(got {{ m.content }}){% else %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}{% for call in m.tool_calls or [] %}[{{ call.function.name }}]{% endfor %}"
+    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n{% endif %}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_call_is_trained_where_its_result_follows_without_an_end(jsonl):
+    encoder = tiny_with(RESULTS)
+    turns = [said("user", "Where?"), CALL, said("tool", "barn"), said("assistant", "In the barn.")]
+    assert marked(encoder, row_of(jsonl, messages=turns))[1] == "[find]In the barn.<|end|>"
+    assert encoder.untrained == 0
+
+
 def test_sides_that_differ_in_their_calls_alone_are_a_pair(jsonl):
     encoder = tiny_with(THINKS)
     other = CALL | {"tool_calls": [{"function": {"name": "find", "arguments": {"of": "lamp"}}}]}

@@ -38,6 +38,7 @@ class Encoder:
     earlier: int = 0
     untrained: int = 0
     _rendered: tuple[Prompt, str] = field(default=("", ""), repr=False)
+    _spans: tuple[str, list[tuple[int, int]]] = field(default=("", []), repr=False)  # of the tokens of a text
 
     def prompt_ids(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Ids of a prompt that awaits an answer; never none, since a token must stand before the first that is
@@ -189,6 +190,9 @@ class Encoder:
                 end = start + len(answer)
                 if ids[start:end] != answer:  # it is written otherwise than as the last one
                     start, end = self._tokens_of(prompt, position, ids, most)
+                    if most is not None and start >= most:
+                        self.earlier -= 1
+                        break
                     self.untrained += end <= start
                 mask[start:end] = [1] * (end - start)
         return mask
@@ -199,7 +203,9 @@ class Encoder:
         text, start = self._written(prompt, position, whole, True)
         end = start + len(text)
         if self._backend is not None:
-            spans = self._backend.encode(self._beginning(whole, most), add_special_tokens=False).offsets
+            if self._spans[0] != (beginning := self._beginning(whole, most)):
+                self._spans = beginning, self._backend.encode(beginning, add_special_tokens=False).offsets
+            spans = self._spans[1]
             return sum(last <= start for _, last in spans), sum(first < end for first, _ in spans) if text else 0
         before, after = (self.text_ids(self._beginning(whole[:at], most)) for at in (start, end))
         return _common(before, ids), _common(after, ids)
@@ -215,15 +221,27 @@ class Encoder:
             asked = self._template(messages[:position], True)
             closing = self._template([*messages[:position], other], False).rpartition(MARK)[2].rstrip()
         except DataError:  # the results of calls need the calls before them
-            return "", 0
+            return self._as_last(messages[: position + 1], whole)
         after = text.rpartition(MARK)[2]
         start, end = _common(whole, text), len(whole) - len(after)
         if MARK not in text or not whole.endswith(after) or start >= end:
-            return "", start
+            return self._as_last(messages[: position + 1], whole)
         start = len(asked) if whole.startswith(asked) else start
         eos = str(self.tokenizer.eos_token)
         closing = closing[: closing.index(eos) + len(eos)] if eos in closing else closing
         return whole[start : end + len(closing) if after.startswith(closing) else end], start
+
+    def _as_last(self, messages: list[Message], whole: str) -> tuple[str, int]:
+        """The last answer as it is written where nothing follows, if that is how `whole` goes on, but for the end."""
+        asked, last = self._template(messages[:-1], True), self._template(messages, False)
+        same = _common(whole, last)
+        if (
+            not last.startswith(asked)
+            or same <= len(asked)
+            or last[same:].strip() not in ("", str(self.tokenizer.eos_token))
+        ):
+            return "", 0
+        return whole[len(asked) : same], len(asked)
 
     def _refuse_unwritten(self, messages: list[Message], text: str, awaits: bool, last: bool = False) -> None:
         """Raise DataError where the template passes over a message: its text, or the calls that are all it has."""
