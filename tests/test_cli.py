@@ -518,7 +518,7 @@ def test_commands_options_and_choices_complete(prefcli):
         "--max-prompt-length",
         "--max-new-tokens",
     }
-    assert completed(prefcli, ["dpo", "--optim", "ad"]) == ["adamw", "adafactor"]
+    assert completed(prefcli, ["dpo", "--optim", "ad"]) == ["adamw", "adamw-8bit", "adafactor"]
 
 
 def test_artifacts_complete_where_a_model_may_be_named(prefcli, make_artifact, tmp_path):

@@ -36,7 +36,7 @@ def test_a_run_is_warned_at_nine_tenths_and_stopped_a_little_over_the_whole():
     assert "it may run out" in check_memory(Asked(), run, int(size / STOPS * 1.01), "it")
     with pytest.raises(MemoryShortError, match="of it") as stopped:
         check_memory(Asked(), run, int(size / STOPS * 0.99), "it")
-    assert "weights" in stopped.value.message and "--optim adafactor" in stopped.value.hint
+    assert "weights" in stopped.value.message and "--optim adamw-8bit" in stopped.value.hint
     assert "--force-memory" in stopped.value.hint
     assert "--force-memory" in check_memory(Asked(force=True), run, size // 2, "it")
     assert check_memory(Asked(), None, size, "it") is None and check_memory(Asked(), run, None, "it") is None

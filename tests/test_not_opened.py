@@ -328,9 +328,9 @@ try:
 except ImportError:
     sys.exit()
 from peft.import_utils import is_bnb_4bit_available
-from prefcli.models import four_bits
+from prefcli.models import bitsandbytes
 before = is_bnb_4bit_available()
-four_bits.show()
+bitsandbytes.show()
 print(before, is_bnb_4bit_available(), sys.modules["peft.helpers"].bnb is sys.modules["bitsandbytes"])
 """
 

@@ -40,6 +40,7 @@ SHARED = [
     ("--epochs", "3.5", "num_train_epochs", 3.5),
     ("--max-steps", "7", "max_steps", 7),
     ("--batch-size", "6", "per_device_train_batch_size", 6),
+    ("--optim", "adamw-8bit", "optim", "adamw_bnb_8bit"),
     ("--optim", "adafactor", "optim", "adafactor"),
     ("--optim", "sgd", "optim", "sgd"),
     ("--lr-scheduler", "cosine", "lr_scheduler_type", "cosine"),

@@ -205,7 +205,7 @@ def test_the_gradients_of_policy_and_value_are_clipped_each_by_its_own_norm_unle
     assert found["grad_norm"] == pytest.approx(both)
 
 
-@pytest.mark.parametrize("optim", ["adamw", "adafactor", "sgd"])
+@pytest.mark.parametrize("optim", ["adamw", "adamw-8bit", "adafactor", "sgd"])
 def test_every_optimizer_learns(optim):
     ppo = make(optim=optim, lr=0.3 if optim == "sgd" else 2e-2, missing_eos_penalty=0.0, total_rollouts=10)
     scores = [ppo.step(PROMPTS)["objective/scores"] for _ in range(10)]

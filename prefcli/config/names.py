@@ -60,7 +60,8 @@ _LOSS = {
     for theirs, normalised in ((loss.in_trl[0], False), (loss.in_trl[1], True))
     if theirs
 }
-_ADAMW = {theirs: {"optim": "adamw"} for theirs in ("adamw_torch", "adamw_torch_fused", "adamw_hf")}
+_ADAMW = {theirs: {"optim": "adamw"} for theirs in ("adamw_torch", "adamw_torch_fused", "adamw_hf")} | {
+    theirs: {"optim": "adamw-8bit"} for theirs in ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit")}  # fmt: skip
 _ONE_LOSS = "one of --loss (prefcli dpo --help); --sft-weight adds the SFT loss, and orpo and kto are commands"
 _VALUED = {
     "dataset": Named("data", jointly=True),
@@ -113,7 +114,7 @@ _IMAGES = "models read text alone here; rows with images are refused"
 _SPEED = "about speed: the packed forward is used wherever it is exact (docs/packed.md)"
 _QUANTISED = "prefcli export writes plain weights, in the type of the model; quantise them afterwards"
 _MERGE = "prefcli export NAME DIR writes one plain model, its adapter merged"
-_OPTIMISER = "--optim is adamw, adafactor or sgd"
+_OPTIMISER = "--optim is adamw, adamw-8bit, adafactor or sgd"
 _SWITCHED = {  # names, * for any end → what is said; without them the result is the same
     "output-dir overwrite-output-dir logging-dir": "the artifact is RUNS/NAME/vN and is never overwritten: "
     "--runs DIR, --name NAME",

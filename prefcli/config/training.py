@@ -10,7 +10,7 @@ from prefcli.config.base import INCIDENTAL, Opt
 from prefcli.config.shared import DATA, MODEL, READING, RUN, TRAINING, FromFile, Machine, Quiet, Reading, Split, Stored
 from prefcli.errors import UsageError
 
-Optimizer = Literal["adamw", "adafactor", "sgd"]
+Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
 Adapter = Literal["lora", "rslora", "dora"]
 
@@ -89,7 +89,9 @@ class OptimizerConfig:
     lr: Annotated[float | None, Opt("Learning rate. Default: by stage and model size; the plan shows it.", min=0)] = (
         None
     )
-    optim: Annotated[Optimizer, Opt("Optimizer.")] = "adamw"
+    optim: Annotated[
+        Optimizer, Opt("Optimizer. adamw-8bit holds AdamW's moments in 8 bits (needs prefcli[qlora]).")
+    ] = "adamw"
     lr_scheduler: Annotated[Scheduler, Opt("How the learning rate changes over the run.")] = "linear"
     warmup: Annotated[float, Opt("Fraction of the steps in which the learning rate rises.", min=0, max=1)] = 0.05
     weight_decay: Annotated[float, Opt("Weight decay.", min=0)] = 0.0

@@ -82,9 +82,20 @@ SAVINGS = (
         ),
     ),
     Saving(
+        lambda run: "--optim adamw-8bit",
+        "AdamW's moments are rounded to 8 bits",
+        lambda run: (
+            replace(run, optimizer="adamw-8bit")
+            if run.optimizer == "adamw" and not run.lora_rank and run.device == "cuda"
+            else None
+        ),
+    ),
+    Saving(
         lambda run: "--optim adafactor",
         "other steps than AdamW's",
-        lambda run: None if run.optimizer != "adamw" or run.lora_rank else replace(run, optimizer="adafactor"),
+        lambda run: (
+            replace(run, optimizer="adafactor") if run.optimizer.startswith("adamw") and not run.lora_rank else None
+        ),
     ),
     Saving(lambda run: f"--lora-rank {RANK}", "an adapter is trained in place of all weights", _adapters),
     Saving(

@@ -23,7 +23,7 @@ from prefcli.artifacts.bases import Base
 from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models import four_bits
+from prefcli.models import bitsandbytes
 from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
 from prefcli.models.classes import (
     HEAD,
@@ -253,7 +253,7 @@ def _opened_on(model: Any, reference: Reference, *, scorer: bool = False, traina
 
 def _four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]:
     """QLoRA's form (arXiv 2305.14314, section 3): NormalFloat, its constants quantized too; heads are left alone."""
-    four_bits.show()
+    bitsandbytes.show()
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefcli.models.four_bits import hide
+from prefcli.models.bitsandbytes import hide
 
 # Read by the libraries when they are imported; what the user set stays.
 SETTINGS = {

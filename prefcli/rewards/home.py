@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prefcli.models import four_bits
+from prefcli.models import bitsandbytes
 from prefcli.rewards.siblings import home_of, siblings
 
 
@@ -31,7 +31,7 @@ class Home:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """For as long as code of the file runs. Not for two threads at a time."""
-        with four_bits.visible(), self._imports(), self._directory(), self._torch():
+        with bitsandbytes.visible(), self._imports(), self._directory(), self._torch():
             yield
 
     @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 
 import torch
 from torch import nn
 from transformers import Adafactor, get_scheduler
 
 from prefcli.config.ppo import PPOConfig
+from prefcli.models import bitsandbytes
 
 # "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031): with PyTorch's default of 1e-8 the first
 # updates, where gradients are small, are far larger.
@@ -30,6 +32,10 @@ def make_optimizer(parameters: list[nn.Parameter], lr: float, config: PPOConfig)
     groups = [group for group in groups if group["params"]]
     if config.optim == "adafactor":
         return Adafactor(groups, lr=lr, scale_parameter=False, relative_step=False)
+    if config.optim == "adamw-8bit":
+        bitsandbytes.show()
+        found: torch.optim.Optimizer = import_module(bitsandbytes.NAME).optim.AdamW8bit(groups, lr=lr, eps=ADAM_EPSILON)
+        return found
     if config.optim == "sgd":
         return torch.optim.SGD(groups, lr=lr)
     # Fused where there is a kernel: PyTorch's default on a GPU makes a copy of all second moments at each step.

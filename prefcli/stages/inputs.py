@@ -34,7 +34,7 @@ from prefcli.errors import ArtifactError, DataError, UsageError
 from prefcli.files import digest_json
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.model_files import find_config, read_architecture
-from prefcli.models import four_bits
+from prefcli.models import bitsandbytes
 from prefcli.rewards.grammar import (
     RewardSpec,
     parse_rewards,
@@ -138,8 +138,10 @@ def _refuse_odd_adapter(config: StageConfig) -> None:
     for name, asked in asks.items():
         if asked and config.lora_rank == 0:
             raise UsageError(f"{option(name)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    if config.load_in_4bit and not four_bits.installed():
-        raise UsageError("--load-in-4bit needs bitsandbytes", "pip install 'prefcli[qlora]'")
+    asks = {"--load-in-4bit": config.load_in_4bit, "--optim adamw-8bit": config.optim == "adamw-8bit"}
+    for asked in (name for name, wanted in asks.items() if wanted):
+        if not bitsandbytes.installed():
+            raise UsageError(f"{asked} needs bitsandbytes", "pip install 'prefcli[qlora]'")
 
 
 def _references(config: StageConfig, stage: Stage, store: Store, notes: list[str]) -> dict[str, Reference]:

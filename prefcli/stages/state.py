@@ -30,7 +30,13 @@ def write_state(folder: Path, value: dict[str, Any]) -> None:
     encoded = json.dumps(_encoded(value, tensors))
     part: dict[str, Tensor] = {}
     files = size = 0
+    seen: set[int] = set()
     for number, tensor in enumerate(tensors):
+        if (
+            tensor.data_ptr() in seen
+        ):  # as the tables of bitsandbytes' optimizers: safetensors takes no two of one memory
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
         if part and size + tensor.nbytes > PART:
             save_file(part, folder / f"training-{files}.safetensors")
             part, files, size = {}, files + 1, 0

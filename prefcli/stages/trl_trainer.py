@@ -20,6 +20,7 @@ from prefcli.config.training import DataConfig
 from prefcli.data.lengths import length_bias
 from prefcli.data.rows import Encode, Example, Examples, Rows
 from prefcli.errors import AlarmError
+from prefcli.models import bitsandbytes
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
@@ -32,7 +33,7 @@ from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, logged, of_training
 
 ACCURACY = "eval_rewards/accuracies"
-OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit", "adafactor": "adafactor", "sgd": "sgd"}
 
 
 def arguments(session: Session, **more: Any) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
     config = session.inputs.config
     assert isinstance(config, DataConfig)
     parts = config.micro_batches()
+    if config.optim == "adamw-8bit":
+        bitsandbytes.show()
     eval_every = config.eval_every if session.inputs.eval_data else None
     return {
         "output_dir": str(session.draft.path / "state"),

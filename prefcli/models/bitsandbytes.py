@@ -1,4 +1,5 @@
-"""bitsandbytes, imported where 4 bits are asked for and nowhere else. No torch here.
+"""The library bitsandbytes, imported where 4 bits or an optimizer of 8 bits are asked for and nowhere else. No torch
+here.
 
 peft imports it wherever it is installed: a second of every run, a line of its own on stderr, and, where the package
 `kernels` is installed too, code that it fetches from the hub unasked. So it is hidden until `show`.
