@@ -84,6 +84,7 @@ BUILT = [
     ("qwen3_moe", {**GATED, **SMALL_EXPERTS}, 24),
     ("qwen2_moe", {**PLAIN, **SMALL_EXPERTS, "shared_expert_intermediate_size": 20}, 44),
     ("cohere2", PLAIN, 40),
+    ("mamba", {key: PLAIN[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers")}, 48),
     ("gemma3", {"text_config": GATED, "vision_config": VISION}, 40),
 ]
 
@@ -98,7 +99,8 @@ def test_any_other_family_is_built_without_weights_and_counted(family, values, w
     model = auto.from_config(config)
     found = read_architecture(tmp_path / "config.json")
     assert found.parameters == sum(p.numel() for p in {p.data_ptr(): p for p in model.parameters()}.values())
-    assert (found.layers, found.hidden, found.heads, found.vocab, found.ffn) == (3, 24, 6, 97, width)
+    heads = 1 if family == "mamba" else 6
+    assert (found.layers, found.hidden, found.heads, found.vocab, found.ffn) == (3, 24, heads, 97, width)
     adapted = _adapted(model, SFTConfig(lora_rank=4), scorer=False)
     assert lora_parameters(found, 4) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 

@@ -91,13 +91,13 @@ def test_held_out_rows_that_fill_up_the_last_batch_are_left_out(rank, remainder,
 
 def test_each_process_draws_and_shuffles_its_own_out_of_what_one_would():
     whole = make()
-    everyone, order = whole._draws(24), whole._shuffled(12).flatten().tolist()
+    everyone, order = whole._draws(24), whole._minibatches(12)[0].tolist()
     parts, orders = [], []
     for rank in (0, 1):
         ppo = make()
         ppo.accelerator = OneOfTwo(ppo.accelerator, rank)
         parts.append(ppo._draws(12))
-        orders.append(ppo._shuffled(6).flatten().tolist())
+        orders.append(ppo._minibatches(6)[0].tolist())
     assert torch.equal(torch.cat(parts), everyone) and not torch.equal(*parts)
     assert orders == [[i - 6 * rank for i in order if i // 6 == rank] for rank in (0, 1)]
 

@@ -21,6 +21,7 @@ from prefcli.errors import ArtifactError
 from prefcli.memory.architecture import Architecture, Counted
 
 ROUTERS = ("gate", "router", "shared_expert_gate")  # last names of what no adapter is put on
+SSM = ("dt_proj", "out_proj", "x_proj")  # what a state-space mixer's fused kernel reads past the layer
 BESIDE = ("vision", "visual", "image", "audio")  # in the names of what a checkpoint has beside its language model
 MLP = ("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size")
 
@@ -32,23 +33,25 @@ def read_skeleton(config_file: Path) -> Architecture:
     """
     try:
         config = AutoConfig.from_pretrained(str(config_file), trust_remote_code=False)
-        model = _built(config)
+        return _described(config_file.parent.name, config.get_text_config(), _built(config))
     except Exception as error:  # whatever the family's code raises for values that do not go together
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArtifactError(
             f"{config_file}: its parameters cannot be counted: {lines[0]}", "give the size instead, as in --params 7B"
         ) from error
-    text = config.get_text_config()
-    hidden, heads = text.hidden_size, text.num_attention_heads
+
+
+def _described(name: str, text: PretrainedConfig, model: PreTrainedModel) -> Architecture:
+    hidden, heads = text.hidden_size, getattr(text, "num_attention_heads", None) or 0
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     return Architecture(
-        name=config_file.parent.name,
+        name=name,
         family=str(text.model_type),
         layers=text.num_hidden_layers,
         hidden=hidden,
-        heads=heads,
-        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-        head_dim=getattr(text, "head_dim", None) or hidden // heads,
+        heads=max(1, heads),
+        kv_heads=(getattr(text, "num_key_value_heads", None) or heads) if heads else 0,  # a state in place of a cache
+        head_dim=getattr(text, "head_dim", None) or hidden // max(1, heads),
         ffn=_width(text),
         vocab=text.vocab_size,
         tied=head is not None and head.weight is embeddings.weight,
@@ -65,12 +68,14 @@ def _built(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _counted(model: PreTrainedModel, head: Any) -> Counted:
+    mixer = any(hasattr(module, "ssm_state_size") for module in model.modules())
+    left_out = (*ROUTERS, *(SSM if mixer else ()))
     linear = [
         layer.weight.shape
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear)
         and layer is not head
-        and name.rpartition(".")[2] not in ROUTERS
+        and name.rpartition(".")[2] not in left_out
         and not any(word in name for word in BESIDE)
     ]
     adapted = sum(sum(shape) for shape in linear) + _expert_widths(model)
