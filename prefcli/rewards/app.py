@@ -7,11 +7,8 @@ it is, its size, and how long it may take to be sent. Refusals are JSON like all
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any
 
 from starlette.applications import Starlette
@@ -24,11 +21,11 @@ from starlette.routing import Route
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 from prefcli.rewards.requests import BadRequest, Request
+from prefcli.serving import host_name, is_ours
 
 LARGEST = 64 << 20  # bytes of a request
 HELD = 256 << 20  # bytes of all requests that are being read or wait
 PATIENCE = 60  # seconds that a client may take to send one
-ANY = "*"
 
 
 class App:
@@ -43,7 +40,7 @@ class App:
     ) -> None:
         """`submit` hands a request to who scores it; `hosts` are names that this machine may be called by."""
         self._name, self._submit, self._reporter = name, submit, reporter
-        self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
+        self._hosts = {host.lower() for host in hosts}
         self._held = 0
         self.asgi = Starlette(
             routes=[
@@ -86,12 +83,9 @@ class App:
             self._held -= held[0]
 
     def _addressed(self, http: HTTPRequest) -> None:
-        """Raise BadRequest where the request is for a name that is not ours: a page in a browser here may have made
-        its own name lead here, to read the answers. An address, or no name at all (HTTP/1.0), cannot be made so."""
-        host = http.headers.get("host", "")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        name = name.rstrip(".").lower()
-        if name and name not in self._hosts and ANY not in self._hosts and not _is_address(name):
+        """Raise BadRequest where the request is for a name that is not ours (`serving.is_ours`)."""
+        name = host_name(http.headers.get("host", ""))
+        if not is_ours(name, self._hosts):
             raise BadRequest(f"this is not {name[:100]!r}: start serve-rm with --allow-host NAME to let it be", 421)
 
     async def _content(self, http: HTTPRequest, held: list[int]) -> bytes:
@@ -143,8 +137,3 @@ async def _refused(http: HTTPRequest, error: Any) -> Response:
         return JSONResponse({"error": str(error)}, error.status, headers)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
-
-def _is_address(name: str) -> bool:
-    with suppress(ValueError):
-        return bool(ipaddress.ip_address(name.partition("%")[0]))
-    return False

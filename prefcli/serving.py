@@ -1,0 +1,78 @@
+"""What our servers (`serve-rm`, `ui`) have in common: the socket, uvicorn's settings, and whom a request may address."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+
+from prefcli.errors import SurroundingsError
+
+BACKLOG = 2048  # connections that wait to be accepted; the system may have a lower limit
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises SurroundingsError: the port is in use, or cannot be had."""
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        found.close()
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        raise SurroundingsError(
+            f"port {port} of {host} is in use" if in_use else f"cannot listen on port {port} of {host}: {error}",
+            "choose another with --port; --port 0 takes a free one" if in_use else "check --host and --port",
+        ) from error
+    return found
+
+
+def url(address: tuple[str, int]) -> str:
+    """The address of a socket as a browser takes it."""
+    host, port = address
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def server(app: Any, grace: int) -> uvicorn.Server:
+    """An ASGI application on uvicorn. What is in flight when it ends has `grace` seconds."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            loop="asyncio",
+            log_config=None,
+            log_level="critical",  # what goes wrong with a request is told by the application
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=grace,
+        )
+    )
+
+
+def host_name(header: str) -> str:
+    """The name in a Host header, without its port: `[::1]:80` → `::1`."""
+    name = header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+    return name.rstrip(".").lower()
+
+
+def is_ours(name: str, names: Collection[str]) -> bool:
+    """Whether a request for `name` is meant for this machine, which has these names (`*`: any).
+
+    A page in a browser here may have made its own name lead here, to read the answers. An address, or no name at all
+    (HTTP/1.0), cannot be made so.
+    """
+    if not name or name in {"localhost", socket.gethostname().lower()} or name in names or "*" in names:
+        return True
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name.partition("%")[0]))
+    return False
