@@ -1,10 +1,11 @@
-"""What our servers (`serve-rm`, `ui`) have in common: the socket, uvicorn's settings, and whom a request may address."""
+"""What our servers (`serve-rm`, `ui`) have in common: the socket, how they run and end, whom a request may address."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
 import socket
+import threading
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
@@ -57,6 +58,26 @@ def server(app: Any, grace: int) -> uvicorn.Server:
             timeout_graceful_shutdown=grace,
         )
     )
+
+
+def serve(app: Any, listener: socket.socket, over: threading.Event, grace: int) -> None:
+    """Answer in a thread until `over` is set, or an interrupt comes: who calls this only waits, so that the interrupt
+    finds nothing half done. What is in flight then has `grace` seconds; nothing new is taken."""
+    running = server(app, grace)
+
+    def answer() -> None:
+        try:
+            running.run([listener])
+        finally:
+            over.set()
+
+    answering = threading.Thread(target=answer, daemon=True, name="answering")
+    answering.start()
+    try:
+        over.wait()
+    finally:
+        running.should_exit = True
+        answering.join(grace + 1)
 
 
 def host_name(header: str) -> str:

@@ -1,4 +1,4 @@
-"""Krippendorff's α against its definition by brute force, published values and closed cases; its interval's coverage."""
+"""Krippendorff's α against its definition by brute force, a published value, closed cases; its interval's coverage."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_alpha_is_its_definition(seed):
 
 
 def test_alpha_of_the_published_example():
-    """Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: 4 observers, 12 units, nominal: 0.743."""
+    """Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: 4 observers, 12 units: 0.743."""
     data = {
         "A": [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None],
         "B": [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3],

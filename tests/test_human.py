@@ -19,6 +19,7 @@ import pytest
 from conftest import write
 from rich.console import Console
 
+from prefcli.data import appending
 from prefcli.data.appending import JsonLines
 from prefcli.data.dataset import read_dataset
 from prefcli.errors import DataError, SurroundingsError
@@ -408,3 +409,57 @@ def test_answers_of_which_no_two_are_different_are_refused(label, own_folder):
     with pytest.raises(DataError, match="two different answers"):
         label("l", ANSWERS[0], ANSWERS[0], ANSWERS[3])
     assert not (own_folder / "pairs.jsonl").exists()
+
+
+# The file, for those who write it for hours
+
+
+def test_a_row_in_the_middle_is_taken_back_and_the_rest_stays_under_the_same_lock(own_folder):
+    real = write(own_folder / "there" / "rows.jsonl", lines([{"n": n} for n in range(4)]))
+    real.chmod(0o640)
+    os.symlink(real, own_folder / "rows.jsonl")
+    with JsonLines(own_folder / "rows.jsonl") as file:
+        assert file.take_back(1) == {"n": 1}
+        file.append({"n": "ä"}, {"n": 5})
+        assert file.take_back(0) == {"n": 0}
+        assert file.take_back() == {"n": 5}
+        assert rows_of(real) == file.rows == [{"n": 2}, {"n": 3}, {"n": "ä"}]
+        with pytest.raises(SurroundingsError):
+            JsonLines(real)
+    assert (own_folder / "rows.jsonl").is_symlink() and real.stat().st_mode & 0o777 == 0o640
+    assert list(real.parent.iterdir()) == [real]
+    with JsonLines(real) as file:
+        assert file.rows == [{"n": 2}, {"n": 3}, {"n": "ä"}]
+
+
+def test_a_file_that_was_written_anew_while_it_was_opened_is_not_taken_for_it(own_folder, monkeypatch):
+    path = write(own_folder / "rows.jsonl", lines([{"n": 0}, {"n": 1}]))
+    real_flock = appending.fcntl.flock
+
+    def late(handle, how):  # between opening and locking another process renames its own file there
+        os.replace(write(own_folder / "new", lines([{"n": 1}])), path)
+        real_flock(handle, how)
+
+    monkeypatch.setattr(appending.fcntl, "flock", late)
+    with pytest.raises(SurroundingsError, match="another process"):
+        JsonLines(path)
+
+
+def test_a_full_disk_leaves_the_file_as_it_was_and_the_next_row_is_written(own_folder, monkeypatch):
+    path = own_folder / "rows.jsonl"
+    with JsonLines(path) as file:
+        file.append({"n": 0})
+        real, left = os.write, [5]
+
+        def full(handle, data):
+            if not left:
+                raise OSError(28, "No space left on device")
+            return real(handle, data[: left.pop()])
+
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            file.append({"n": 1})
+        monkeypatch.setattr(os, "write", real)
+        assert path.read_text() == '{"n": 0}\n'
+        file.append({"n": 2})
+        assert rows_of(path) == file.rows == [{"n": 0}, {"n": 2}]

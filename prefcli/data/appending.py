@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,17 +37,32 @@ class JsonLines:
             self.close()
             raise
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """The row is on disk when this returns."""
-        self._starts.append(os.fstat(self._handle).st_size)
-        self.rows.append(dict(row))
-        self._write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """The rows are on disk when this returns. Where the disk does not take them the file is as it was."""
+        start, starts, lines = os.fstat(self._handle).st_size, [], b""
+        for row in rows:
+            starts.append(start + len(lines))
+            lines += json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            self._write(lines)
+        except OSError:
+            os.ftruncate(self._handle, start)
+            raise
+        self._starts += starts
+        self.rows += map(dict, rows)
 
-    def take_back(self) -> dict[str, Any]:
-        """Remove the last row, and return it. The file is cut at the row's start: it is there or gone, never half."""
-        os.ftruncate(self._handle, self._starts.pop())
-        os.fsync(self._handle)
-        return self.rows.pop()
+    def take_back(self, place: int = -1) -> dict[str, Any]:
+        """Remove a row, the last one by default, and return it: it is there or gone, never half.
+
+        At the end the file is cut; elsewhere it is written anew beside, and renamed.
+        """
+        place %= len(self.rows)
+        if place == len(self.rows) - 1:
+            os.ftruncate(self._handle, self._starts.pop())
+            os.fsync(self._handle)
+        else:
+            self._rewrite(place)
+        return self.rows.pop(place)
 
     def close(self) -> None:
         os.close(self._handle)
@@ -65,6 +83,30 @@ class JsonLines:
             ) from error
         except OSError:  # a file system without locks
             pass
+        if not os.path.samestat(os.fstat(self._handle), os.stat(self.path)):  # it was written anew meanwhile
+            raise SurroundingsError(f"{self.path} is being written by another process", "try again")
+
+    def _rewrite(self, without: int) -> None:
+        """The file without a row, under the same name and lock."""
+        content = self.path.read_bytes()
+        ends = [*self._starts[1:], len(content)]
+        start, end = self._starts[without], ends[without]
+        path = Path(os.path.realpath(self.path))  # a link stays one
+        draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+        handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, stat.S_IMODE(path.stat().st_mode))
+        try:
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write(handle, content[:start] + content[end:])
+            os.replace(draft, path)
+        except BaseException:
+            os.close(handle)
+            draft.unlink(missing_ok=True)
+            raise
+        os.close(self._handle)
+        self._handle = handle
+        self._starts = self._starts[:without] + [place - (end - start) for place in self._starts[without + 1 :]]
 
     def _read(self) -> tuple[list[dict[str, Any]], list[int], int]:
         *lines, last = self.path.read_bytes().split(b"\n")
@@ -85,9 +127,13 @@ class JsonLines:
         return [*rows, row], [*starts, start], 0
 
     def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._handle, data) :]
-        os.fsync(self._handle)
+        _write(self._handle, data)
+
+
+def _write(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]
+    os.fsync(handle)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

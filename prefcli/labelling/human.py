@@ -86,11 +86,40 @@ class Record:
         return [row["seconds"] for file in self.files for row in file.rows]
 
     def add(self, digest: str, row: dict[str, Any]) -> None:
-        if "verdict" in row and self.passed is None:
-            self.passed = JsonLines(self.beside)
-        file = self.passed if self.passed and "verdict" in row else self.pairs
+        file = self.file_of(row)
         file.append(row)
         self.decided.append((digest, file))
+
+    def file_of(self, row: dict[str, Any]) -> JsonLines:
+        """Where a decision is written; for a tie or a skip the file is made."""
+        if "verdict" not in row:
+            return self.pairs
+        if self.passed is None:
+            self.passed = JsonLines(self.beside)
+        return self.passed
+
+    def read_back(self, reporter: Reporter, is_decision: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """The rows of both files, oldest first. Raises DataError: rows that no person made."""
+        if self.beside.exists():
+            self.passed = JsonLines(self.beside)
+        found = []
+        for file in self.files:
+            if file.cut:
+                reporter.notice(
+                    f"{file.path}: the last line was half-written and is cut off; that decision is asked again"
+                )
+            if not all(map(is_decision, file.rows)):
+                raise DataError(f"{file.path} holds rows that no person made", "choose another --out")
+            found.append(file.rows)
+        rows = list(heapq.merge(*found, key=lambda row: row["at"]))
+        if rows:
+            reporter.notice(f"going on after {len(rows):,} decisions in {self.pairs.path}")
+        return rows
+
+    def close(self) -> None:
+        """The file beside; who opened `pairs` closes it."""
+        if self.passed:
+            self.passed.close()
 
 
 def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: Console | None = None) -> dict[str, Any]:
@@ -107,12 +136,12 @@ def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: C
     with JsonLines(Path(config.out)) as pairs:
         record = Record(pairs)
         try:
-            _read_back(record, reporter)
+            rows = record.read_back(reporter, is_decision)
+            record.decided = [(digest_in(row), record.file_of(row)) for row in rows]
             _ask_all(todo, record, keys or next_key, console or Console(stderr=True, highlight=False))
             result = _summary(record, todo)
         finally:
-            if record.passed:
-                record.passed.close()
+            record.close()
     reporter.plan(_told(result))
     return result
 
@@ -150,24 +179,8 @@ def digest_of(prompt: Prompt, one: str, other: str) -> str:
     return digest_json([prompt, sorted((one, other))])
 
 
-def _read_back(record: Record, reporter: Reporter) -> None:
-    """What was decided before. Raises DataError: rows that no person made."""
-    if record.beside.exists():
-        record.passed = JsonLines(record.beside)
-    found = []
-    for file in record.files:
-        if file.cut:
-            reporter.notice(f"{file.path}: the last line was half-written and is cut off; that decision is asked again")
-        decisions = [(row["at"], _digest(row), file) for row in file.rows if _is_decision(row)]
-        if len(decisions) < len(file.rows):
-            raise DataError(f"{file.path} holds rows that no person made", "choose another --out")
-        found.append(decisions)
-    record.decided = [(digest, file) for _, digest, file in heapq.merge(*found, key=lambda entry: entry[0])]
-    if record.decided:
-        reporter.notice(f"going on after {len(record.decided):,} decisions in {record.pairs.path}")
-
-
-def _is_decision(row: dict[str, Any]) -> bool:
+def is_decision(row: dict[str, Any]) -> bool:
+    """Whether a row is a decision between two answers."""
     verdict = "verdict" in row
     sides = row.get("answers") if verdict else [row.get("chosen"), row.get("rejected")]
     return (
@@ -181,7 +194,8 @@ def _is_decision(row: dict[str, Any]) -> bool:
     )
 
 
-def _digest(row: dict[str, Any]) -> str:
+def digest_in(row: dict[str, Any]) -> str:
+    """The comparison that a decision is of."""
     one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
     return digest_of(row["prompt"], one, other)
 
@@ -209,7 +223,7 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
                 continue
             file.take_back()
             record.decided.pop()
-            done.remove(digest)
+            done.discard(digest)
             i = place[digest]
             continue
         sides = _sides(comparison, action, keys, console)

@@ -136,4 +136,3 @@ async def _refused(http: HTTPRequest, error: Any) -> Response:
         headers = {"Retry-After": "1"} if error.status == 503 else None
         return JSONResponse({"error": str(error)}, error.status, headers)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-

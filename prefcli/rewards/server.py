@@ -7,8 +7,6 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
-import uvicorn
-
 from prefcli import serving
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards.app import App
@@ -52,23 +50,12 @@ class RewardServer:
         sys.setswitchinterval(SWITCH)
         joiner = Joiner(self.source, self._reporter)
         app = App(self.source.name, joiner.submit, self._hosts, self._reporter)
-        server = serving.server(app.asgi, GRACE)
-        answering = threading.Thread(target=self._answer, args=(server,), daemon=True, name="answering")
-        answering.start()
         try:
-            self._over.wait()
+            serving.serve(app.asgi, self._socket, self._over, GRACE)
         finally:
-            server.should_exit = True
-            answering.join(GRACE + 1)
             joiner.stop()
             sys.setswitchinterval(interval)
 
     def shutdown(self) -> None:
         """Let `serve_forever`, in another thread, come to its end."""
         self._over.set()
-
-    def _answer(self, server: uvicorn.Server) -> None:
-        try:
-            server.run([self._socket])
-        finally:
-            self._over.set()

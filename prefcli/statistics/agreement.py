@@ -27,7 +27,12 @@ def agreement(units: Sequence[Unit], one: str | None = None, other: str | None =
     total = tables.sum(0)
     n = float(total.sum())
     same = float(np.trace(total)) / n if n else None
-    found: dict[str, Any] = {"alpha": _finite(_alphas(total[None])[0]), "ci95": None, "units": len(tables), "same": same}
+    found: dict[str, Any] = {
+        "alpha": _finite(_alphas(total[None])[0]),
+        "ci95": None,
+        "units": len(tables),
+        "same": same,
+    }
     if found["alpha"] is not None and len(tables) > 1:
         draws = np.random.default_rng(seed).multinomial(len(tables), [1 / len(tables)] * len(tables), RESAMPLES)
         resampled = np.tensordot(draws.astype(float), tables, 1)
