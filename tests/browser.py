@@ -8,11 +8,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+NAMED = {"Enter": 13, "Escape": 27, "Tab": 9, "Backspace": 8, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
+         "ArrowDown": 40, " ": 32}  # fmt: skip
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -54,19 +57,47 @@ class Page:
         one, _, self._rest = self._rest.partition(b"\0")
         return json.loads(one)
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, media: str = "", scheme: str = "light") -> None:
-        """`media` is "print" or nothing, `scheme` light or dark."""
+    def open(self, what: Path | str, *, width: int = 1200, height: int = 900, media: str = "", scheme: str = "light") -> None:
+        """A file or an address. `media` is "print" or nothing, `scheme` light or dark."""
         self.events.clear()
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                  mobile=width < 500)  # fmt: skip
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.ask("Emulation.setEmulatedMedia", media=media, features=features)
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+        self.ask("Page.navigate", url=what if isinstance(what, str) else what.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
         return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 20) -> None:
+        """Until an expression is true, on the page that it may lead to."""
+        until = time.monotonic() + seconds
+        while not self._holds(expression):
+            assert time.monotonic() < until, f"not true after {seconds} s: {expression}"
+            time.sleep(0.005)
+
+    def _holds(self, expression: str) -> bool:
+        try:
+            return bool(self.evaluate(f"!!({expression})"))
+        except AssertionError as error:
+            if "navigated" in str(error):
+                return False
+            raise
+
+    def press(self, key: str, *, ctrl: bool = False) -> None:
+        """A key as a keyboard sends it: a character, or a name as ArrowLeft."""
+        event: dict[str, Any] = {"key": key, "modifiers": 2 if ctrl else 0}
+        if len(key) == 1 and not ctrl:
+            event |= {"text": key, "windowsVirtualKeyCode": ord(key.upper())}
+        elif key in NAMED:
+            event |= {"windowsVirtualKeyCode": NAMED[key]} | ({"text": "\r"} if key == "Enter" and not ctrl else {})
+        self.ask("Input.dispatchKeyEvent", type="keyDown", code=key, **event)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", code=key, **{k: v for k, v in event.items() if k != "text"})
+
+    def type(self, text: str) -> None:
+        self.ask("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
         """All of the page, from top to bottom."""

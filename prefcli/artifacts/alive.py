@@ -74,6 +74,34 @@ def elsewhere(version: Path) -> str | None:
     return str(sign.get("host") or "another machine") if silent < FRESH else None
 
 
+def process(version: Path) -> int | None:
+    """The process on this machine that writes an unfinished version now; None where none does.
+
+    A number alone proves nothing: it may be of another process by now, or of another container. Its sign must be
+    fresh, and, where the system tells, it must hold the version's lock file open.
+    """
+    try:
+        sign: dict[str, Any] = json.loads((version / FILE).read_text(encoding="utf-8"))
+        number, fresh = int(sign["process"]), time.time() - sign["time"] < 10 * SECONDS
+        lock = os.stat(version / ".lock")
+        if not fresh or not _here(sign) or sign.get("host") != socket.gethostname():
+            return None
+        os.kill(number, 0)
+        handles = Path(f"/proc/{number}/fd")
+        if handles.parent.is_dir() and not any(_leads_to(handle, lock) for handle in handles.iterdir()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return number
+
+
+def _leads_to(handle: Path, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(handle), file)
+    except OSError:  # closed meanwhile
+        return False
+
+
 def await_silence(version: Path) -> None:
     """Where another machine's sign is fresh: wait until it is renewed, or so old that its writer is gone."""
     before = _text(version)

@@ -36,6 +36,7 @@ MODEL_OPTIONS = {
     "eval": ("model", "against", "reward", "judge"),
     "score": ("reward", "tokenizer"),
     "label": ("by", "gold", "tokenizer"),
+    "ui": ("reward", "chat"),
     "serve-rm": ("ref",),
     "export": ("ref",),
     "compare": ("model", "reward"),

@@ -58,6 +58,11 @@ COMMANDS: dict[str, Entry] = {
         ("prefcli label --data answers.jsonl --by rm --out pairs.jsonl",
          "prefcli label --data answers.jsonl --by human --to binary --out thumbs.jsonl"),
     ),
+    "ui": Entry(
+        "ui", "prefcli.config.ui", "UIConfig", "Give preferences, watch runs and chat, on a page in the browser.",
+        ("prefcli ui",
+         "prefcli ui --label answers.jsonl --out pairs.jsonl --overlap 0.2"),
+    ),
     "serve-rm": Entry(
         "serve_rm", "prefcli.config.serve", "ServeConfig", "Serve a reward model over HTTP.",
         ("prefcli serve-rm rm",

@@ -1,0 +1,109 @@
+"""`prefcli ui`: a local page to give preferences, watch runs and talk to models, until it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import threading
+import webbrowser
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from prefcli.artifacts.store import Store
+from prefcli.cli.console import print_result, reporter
+from prefcli.cli.out import out_file
+from prefcli.config.base import option
+from prefcli.config.ui import UIConfig
+from prefcli.errors import SurroundingsError, UsageError
+from prefcli.progress import Reporter
+
+
+def run(config: UIConfig) -> None:
+    """stdout carries the address, with its token."""
+    _check(config)
+    from prefcli import serving
+    from prefcli.ui.app import App
+    from prefcli.ui.guard import new_token
+
+    report = reporter(config.quiet)
+    over, token = threading.Event(), new_token()
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(config))
+        desk = stack.enter_context(_desk(config, report)) if config.label else None
+        talk = stack.enter_context(_talk(config, report)) if config.chat else None
+        app = App(Store(config.runs), token, over, report, desk=desk, talk=talk, hosts=(config.host,))
+        address = serving.url(listener.getsockname()[:2]) + f"/{token}/"
+        page = address + ("label" if desk else "chat" if talk else "")
+        report.notice("the page is open to whoever has this address; Ctrl-C ends it")
+        print_result(json.dumps({"url": page}) if config.json else page)
+        if config.browser:
+            threading.Thread(target=_open, args=(page,), daemon=True).start()
+        serving.serve(app.asgi, listener, over, grace=2)
+
+
+def _check(config: UIConfig) -> None:
+    """Raises UsageError: an option without the one that it belongs to."""
+    for needed, given in (("label", ("out", "reason", "overlap", "reward")), ("chat", ("chat_out",))):
+        for name in given:
+            if getattr(config, name) and not getattr(config, needed):
+                raise UsageError(f"{option(name)} is for {option(needed)}", f"add {option(needed)}, or leave it out")
+    if config.label and config.out is None:
+        raise UsageError("--out is missing", "name the file of the decisions: --out pairs.jsonl")
+    if (config.order == "uncertain") != (config.reward is not None):
+        raise UsageError("--order uncertain and --reward go together", "give both, or neither")
+    if len(config.chat) > 2:
+        raise UsageError("--chat is given more than twice", "two models are compared at most")
+    if config.chat_out is not None and len(config.chat) < 2:
+        raise UsageError("--chat-out is for votes between two models", "name a second one: --chat REF --chat REF")
+    out_file("--out", config.out, {"one of the files of --label": config.label})
+    out_file("--chat-out", config.chat_out, {"one of the files of --label": config.label, "the file of --out":
+                                             [config.out]})  # fmt: skip
+
+
+def _listen(config: UIConfig) -> Any:
+    """Raises SurroundingsError: the port is in use, by another `ui` or by something else."""
+    from prefcli import serving
+
+    try:
+        return serving.listen(config.host, config.port)
+    except SurroundingsError as error:
+        if "in use" in error.message and _is_ui(config):
+            raise SurroundingsError(
+                f"a prefcli ui runs on port {config.port} of {config.host} already",
+                "open the address that it printed, end it with Ctrl-C, or take another port: --port 0",
+            ) from error
+        raise
+
+
+def _is_ui(config: UIConfig) -> bool:
+    """Whether it is a `ui` that listens there: it refuses us, by name."""
+    import httpx
+
+    from prefcli import serving
+    from prefcli.ui.guard import WHO
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    with suppress(httpx.HTTPError):
+        return httpx.get(serving.url((host, config.port)), timeout=1, trust_env=False).text.startswith(WHO)
+    return False
+
+
+def _desk(config: UIConfig, report: Reporter) -> Any:
+    from prefcli.ui.desk import by_uncertainty, opened, questions
+
+    todo = questions(config, report)
+    if config.order == "uncertain":
+        from prefcli.ui.uncertain import scores
+
+        todo = by_uncertainty(todo, scores(config, todo, report), config.to)
+    return opened(config, todo, report)
+
+
+def _talk(config: UIConfig, report: Reporter) -> Any:
+    from prefcli.ui.talk import opened
+
+    return opened(config, report)
+
+
+def _open(page: str) -> None:
+    with suppress(webbrowser.Error, OSError):
+        webbrowser.open(page)

@@ -1,0 +1,353 @@
+"""Who is asked what, and what they said: the questions, the file of decisions, several annotators at a time.
+
+The file is that of `label --by human`, and either goes on with the other's. A ranking is written as the pairs that it
+implies; thumbs are rows for `kto`. Every method holds the desk's lock: requests come from several threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from prefcli.config.ui import Kind
+from prefcli.data.answers import read_rows
+from prefcli.data.appending import JsonLines
+from prefcli.data.row import Prompt
+from prefcli.errors import DataError, UsageError
+from prefcli.files import digest_json
+from prefcli.labelling.human import ORDERS, Record, comparisons, digest_in, digest_of, is_decision
+from prefcli.labelling.preferences import different_answers
+from prefcli.progress import Reporter
+from prefcli.statistics.agreement import Unit, agreement
+from prefcli.statistics.intervals import wilson_interval
+from prefcli.text import shown
+
+RANKED = 9  # answers of a ranking: as many as there are digits
+HELD = 15 * 60  # seconds for which a question is one annotator's; then it may be asked of another
+NAME, COMMENT, ANSWER = 60, 10_000, 200_000  # characters at most
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and what is to be judged: two answers, one, or several to rank."""
+
+    prompt: Prompt
+    answers: tuple[str, ...]
+    digest: str
+    parts: tuple[str, ...]  # digests of the decisions that it gives: of a ranking, its pairs
+
+
+class Stale(Exception):
+    """The answer is to a question that is not the annotator's own now: given already, or in another window."""
+
+
+def questions(config: Any, reporter: Reporter) -> list[Question]:
+    """All questions of `config.label`: one of each prompt, then a second of each, and so on, in random order.
+
+    Raises DataError: there is none.
+    """
+    read: dict[str, Any] = {"split": config.split, "names": config.map}
+    if config.to == "pairs":
+        found = comparisons(config.label, config.seed, config.skip_bad, reporter, **read)
+        made = [Question(c.prompt, tuple(sorted((c.left, c.right))), c.digest, (c.digest,)) for c in found]
+        return _shuffled(made, config.seed)
+    rows = read_rows(config.label, config.skip_bad, reporter, **read)
+    texts = [[text for text in (row.completion, row.rejected) if text is not None] for row in rows]
+    made = []
+    for answers in different_answers(rows, texts):
+        prompt = rows[next(iter(answers.values()))[0]].prompt
+        if config.to == "binary":
+            made += [Question(prompt, (text,), digest, (digest,)) for text in answers
+                     for digest in [digest_json([prompt, text])]]  # fmt: skip
+        elif len(answers) > 1:
+            if len(answers) > RANKED:
+                reporter.notice(f"a prompt has {len(answers)} answers: the first {RANKED} are ranked")
+            some = tuple(sorted(list(answers)[:RANKED]))
+            parts = tuple(digest_of(prompt, *two) for two in itertools.combinations(some, 2))
+            made.append(Question(prompt, some, digest_json([prompt, list(some)]), parts))
+    if not made:
+        raise DataError(
+            f"no prompt of {', '.join(config.label)} has {'an answer' if config.to == 'binary' else 'two answers'}",
+            "sample some: prefcli sample --num-generations 4",
+        )
+    return _shuffled(made, config.seed)
+
+
+def _shuffled(made: list[Question], seed: int) -> list[Question]:
+    before: Counter[str] = Counter()
+    rounds = []
+    for question in made:
+        prompt = json.dumps(question.prompt)
+        rounds.append((before[prompt], _draw(seed, question.digest), question))
+        before[prompt] += 1
+    return [question for *_, question in sorted(rounds, key=lambda entry: entry[:2])]
+
+
+def _draw(*of: Any) -> bytes:
+    """A random number that is the same each time."""
+    return hashlib.sha256(" ".join(map(str, of)).encode("utf-8", "surrogatepass")).digest()
+
+
+@contextmanager
+def opened(config: Any, todo: list[Question], reporter: Reporter) -> Iterator[Desk]:
+    """The desk with the file of `config.out`, which is this process's until the block ends.
+
+    Raises DataError: --out holds other rows. SurroundingsError: somebody else writes it.
+    """
+    with JsonLines(Path(config.out)) as file:
+        record = Record(file)
+        try:
+            rows = record.read_back(reporter, is_thumb if config.to == "binary" else is_decision)
+            yield Desk(todo, record, rows, config)
+        finally:
+            record.close()
+
+
+def is_thumb(row: dict[str, Any]) -> bool:
+    """Whether a row is a decision on one answer."""
+    skipped = row.get("verdict") == "skip" and isinstance(row.get("answers"), list) and len(row["answers"]) == 1
+    thumb = isinstance(row.get("completion"), str) and isinstance(row.get("label"), bool)
+    return {"prompt", "by", "at", "seconds"} <= set(row) and (thumb or skipped)
+
+
+def thumb_in(row: dict[str, Any]) -> str:
+    """The question that a decision on one answer is of."""
+    return digest_json([row["prompt"], row["answers"][0] if "verdict" in row else row["completion"]])
+
+
+class Desk:
+    """The questions, and each annotator's way through them."""
+
+    def __init__(self, todo: Sequence[Question], record: Record, rows: list[dict[str, Any]], config: Any) -> None:
+        self.kind: Kind = config.to
+        self.reasons: list[str] = config.reason
+        self._todo, self._record, self._seed = todo, record, config.seed
+        self._overlap: float = config.overlap
+        self._lock = threading.Lock()
+        self._digest: Callable[[dict[str, Any]], str] = thumb_in if self.kind == "binary" else digest_in
+        self._place = {question.digest: place for place, question in enumerate(todo)}
+        self._shared = {q.digest for q in todo if int.from_bytes(_draw("overlap", self._seed, q.digest)[:8])
+                        < self._overlap * 2**64}  # fmt: skip
+        self._done: set[str] = set()  # of the questions that one annotator is asked
+        self._own: dict[str, set[str]] = {}  # annotator → of those that all are asked
+        self._mine: dict[str, list[tuple[str, str]]] = {}  # annotator → (question, time) of what they decided
+        self._at_hand: dict[str, tuple[Question, float]] = {}  # annotator → what they are shown, since when
+        self._from: dict[str, int] = {}  # annotator → the first question that may be theirs
+        self._seconds: dict[str, list[float]] = {}
+        self._read(rows)
+
+    def _read(self, rows: list[dict[str, Any]]) -> None:
+        of = {part: question for question in self._todo for part in question.parts}
+        given: dict[tuple[str, str], set[str]] = {}
+        for row in rows:
+            if (question := of.get(self._digest(row))) is None:
+                continue
+            parts = given.setdefault((row["by"], question.digest), set())
+            parts.add(self._digest(row))
+            if len(parts) == len(question.parts):
+                self._note(row["by"], question, row["at"], row["seconds"])
+
+    def _note(self, by: str, question: Question, at: str, seconds: float) -> None:
+        self._mine.setdefault(by, []).append((question.digest, at))
+        self._seconds.setdefault(by, []).append(seconds)
+        self._done_by(by, question).add(question.digest)
+
+    def _done_by(self, by: str, question: Question) -> set[str]:
+        return self._own.setdefault(by, set()) if question.digest in self._shared else self._done
+
+    def next(self, by: str) -> dict[str, Any]:
+        """{"question": {"id", "prompt", "answers"} or None, "progress": …} for an annotator."""
+        by = name_of(by)
+        with self._lock:
+            return self._state(by)
+
+    def decide(self, by: str, digest: str, said: dict[str, Any]) -> dict[str, Any]:
+        """Write what an annotator said of the question at hand; the next one, once that is on disk.
+
+        Raises Stale: it is another question that is at hand. UsageError: it says nothing that is known. OSError: the
+        disk does not take it, and the question stays.
+        """
+        by = name_of(by)
+        with self._lock:
+            question, since = self._at_hand.get(by, (None, 0.0))
+            if question is None or question.digest != digest:
+                raise Stale
+            more = self._remarks(said)
+            rows = list(self._rows(question, self._order(by, question), said))
+            at = datetime.now(UTC).isoformat(timespec="microseconds")
+            seconds = round(time.monotonic() - since, 2)
+            about: dict[str, Any] = {"by": by, "at": at, "seconds": seconds, **more}
+            self._record.file_of(rows[0]).append(*({"prompt": question.prompt, **row, **about} for row in rows))
+            self._note(by, question, at, seconds)
+            del self._at_hand[by]
+            return self._state(by)
+
+    def undo(self, by: str) -> dict[str, Any]:
+        """Take an annotator's last decision back, and show that question again. Raises UsageError: there is none."""
+        by = name_of(by)
+        with self._lock:
+            if not self._mine.get(by):
+                raise UsageError("nothing of yours to take back")
+            digest, at = self._mine[by][-1]
+            for file in self._record.files:
+                for place in reversed(range(len(file.rows))):
+                    if file.rows[place]["at"] == at and file.rows[place]["by"] == by:
+                        file.take_back(place)
+            self._mine[by].pop()
+            self._seconds[by].pop()
+            question = self._todo[self._place[digest]]
+            if digest in self._shared or not any(entry[0] == digest for own in self._mine.values() for entry in own):
+                self._done_by(by, question).discard(digest)
+            for name in self._from:
+                self._from[name] = min(self._from[name], self._place[digest])
+            self._at_hand[by] = (question, time.monotonic())
+            return self._state(by)
+
+    def _state(self, by: str) -> dict[str, Any]:
+        question, since = self._at_hand.get(by, (None, 0.0))
+        if question is None:
+            question = self._find(by)
+            since = time.monotonic()
+        told = None
+        if question is not None:
+            self._at_hand[by] = (question, since)
+            answers = [question.answers[place] for place in self._order(by, question)]
+            told = {"id": question.digest, "prompt": question.prompt, "answers": answers}
+        return {"question": told, "progress": self._progress(by)}
+
+    def _find(self, by: str) -> Question | None:
+        now = time.monotonic()
+        taken = {question.digest for name, (question, since) in self._at_hand.items()
+                 if name != by and now - since < HELD and question.digest not in self._shared}  # fmt: skip
+        open_ones = (place for place in range(self._from.get(by, 0), len(self._todo))
+                     if self._todo[place].digest not in self._done_by(by, self._todo[place]))  # fmt: skip
+        for number, place in enumerate(open_ones):
+            if number == 0:
+                self._from[by] = place
+            if self._todo[place].digest not in taken:
+                return self._todo[place]
+        return None
+
+    def _order(self, by: str, question: Question) -> list[int]:
+        """Which answer stands where: drawn for each annotator and question, always the same."""
+        places = range(len(question.answers))
+        return sorted(places, key=lambda place: _draw(self._seed, by, question.digest, place))
+
+    def _rows(self, question: Question, order: list[int], said: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The rows that a verdict gives, without who and when."""
+        answers, verdict = [question.answers[place] for place in order], said.get("verdict")
+        if verdict == "skip" and self.kind == "ranking":
+            for two in itertools.combinations(answers, 2):
+                yield {"answers": list(two), "verdict": "skip"}
+        elif verdict == "skip" or (verdict == "tie" and self.kind == "pairs"):
+            yield {"answers": answers, "verdict": verdict}
+        elif self.kind == "binary" and verdict in ("good", "bad"):
+            yield {"completion": answers[0], "label": verdict == "good"}
+        elif self.kind == "ranking" and isinstance(verdict, list):
+            if sorted(map(str, verdict)) != sorted(map(str, range(len(answers)))):
+                raise UsageError("a ranking names each answer once, the best first")
+            for better, worse in itertools.combinations(verdict, 2):
+                yield {"chosen": answers[better], "rejected": answers[worse], "shown": ORDERS[int(better > worse)]}
+        elif self.kind == "pairs" and verdict in ("left", "right"):
+            better, worse = answers if verdict == "left" else reversed(answers)
+            yield _edited(better, worse, said.get("text")) | {"shown": ORDERS[int(verdict == "right")]}
+        else:
+            raise UsageError(f"{str(verdict)[:50]!r} is no verdict here")
+
+    def _remarks(self, said: dict[str, Any]) -> dict[str, Any]:
+        """The comment and the reasons, where there are any."""
+        comment, reasons = said.get("comment", ""), said.get("reasons", [])
+        if not isinstance(comment, str) or len(comment) > COMMENT:
+            raise UsageError(f"a comment has {COMMENT:,} characters at most")
+        if not isinstance(reasons, list) or not all(reason in self.reasons for reason in reasons):
+            raise UsageError("a reason is one of those of --reason")
+        return ({"comment": comment} if comment.strip() else {}) | ({"reasons": reasons} if reasons else {})
+
+    def _progress(self, by: str) -> dict[str, Any]:
+        """How far an annotator is: "done" is theirs, "all" everybody's; "minutes" are left at their own pace."""
+        own = self._own.get(by, set())
+        left = len(self._todo) - len(self._done) - len(own)
+        seconds = self._seconds.get(by, [])
+        minutes = math.ceil(median(seconds[-100:]) * left / 60) if seconds else None
+        return {"mine": len(self._mine.get(by, [])), "left": left, "total": len(self._todo), "minutes": minutes}
+
+    def report(self) -> dict[str, Any]:
+        """{"annotators": […], "agreement": {"all", "annotators", "pairs"}}, to be shown after the work, not during."""
+        with self._lock:
+            rows = [row for file in self._record.files for row in file.rows]
+        units: dict[str, Unit] = {}
+        for row in rows:
+            if (value := self._value(row)) is not None:
+                units.setdefault(self._digest(row), {})[row["by"]] = value
+        names = sorted({row["by"] for row in rows})
+        both = list(units.values())
+        return {
+            "annotators": [_habits(name, [row for row in rows if row["by"] == name]) for name in names],
+            "agreement": {
+                "all": agreement(both),
+                "annotators": [{"by": name, **agreement(both, name)} for name in names] if len(names) > 1 else [],
+                "pairs": [{"by": list(two), **agreement(both, *two)} for two in itertools.combinations(names, 2)],
+            },
+        }
+
+    def _value(self, row: dict[str, Any]) -> str | None:
+        """What was decided, whatever the sides; None of a skip."""
+        if row.get("verdict") == "skip":
+            return None
+        if self.kind == "binary":
+            return "good" if row["label"] else "bad"
+        return "tie" if "verdict" in row else str(row.get("edited", row["chosen"]) < row["rejected"])
+
+
+def name_of(by: Any) -> str:
+    """An annotator's name as it is written. Raises UsageError: none, or too long."""
+    name = " ".join(shown(by).split()) if isinstance(by, str) else ""
+    if not name or len(name) > NAME:
+        raise UsageError(f"an annotator has a name of {NAME} characters at most")
+    return name
+
+
+def _edited(better: str, worse: str, text: Any) -> dict[str, Any]:
+    """The sides of a pair, the better one as it was edited. Raises UsageError: the edit came to nothing."""
+    if text is None:
+        return {"chosen": better, "rejected": worse}
+    if not isinstance(text, str) or len(text) > ANSWER:
+        raise UsageError(f"an answer has {ANSWER:,} characters at most")
+    if not text.strip() or text in (better, worse):
+        raise UsageError("the edited text is empty, unchanged or that of the other answer")
+    return {"chosen": text, "rejected": worse, "edited": better}
+
+
+def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How an annotator decides: how many, how fast, and how often for the left or upper answer, with an interval."""
+    sides = [row["shown"] == ORDERS[0] for row in rows if "shown" in row]
+    verdicts = [row.get("verdict") for row in rows]
+    return {
+        "by": by,
+        "decisions": len({row["at"] for row in rows}),
+        "ties": verdicts.count("tie"),
+        "skips": verdicts.count("skip"),
+        "first": sum(sides) / len(sides) if sides else None,
+        "first_ci95": list(wilson_interval(sum(sides), len(sides))) if sides else None,
+        "seconds": median(row["seconds"] for row in rows),
+    }
+
+
+def by_uncertainty(todo: Sequence[Question], scores: Sequence[Sequence[float]], kind: Kind) -> list[Question]:
+    """The questions, those first on which the scores of their answers are closest: to each other or, of one answer
+    alone, to the mean of all."""
+    middle = fmean(score for some in scores for score in some)
+    gap = [abs(some[0] - middle) if kind == "binary" else max(some) - min(some) for some in scores]
+    return [todo[place] for place in sorted(range(len(todo)), key=lambda place: gap[place])]

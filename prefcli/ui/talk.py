@@ -1,0 +1,98 @@
+"""A dialogue with one model, or with two whose names are hidden until one answer is preferred. Imports torch."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefcli.config.chat import ChatConfig
+from prefcli.config.ui import UIConfig
+from prefcli.data.appending import JsonLines
+from prefcli.errors import UsageError
+from prefcli.evaluation.chat import Chat, open_chat
+from prefcli.progress import Reporter
+from prefcli.statistics.intervals import wilson_interval
+
+LONGEST = 50_000  # characters of a question
+SIDES = ("left", "right")
+
+
+class Talk:
+    """One dialogue, for whoever has the page open; a model answers one question at a time."""
+
+    def __init__(self, chat: Chat, file: JsonLines | None) -> None:
+        self._chat, self._file, self._lock = chat, file, threading.Lock()
+        self._asked: tuple[str, bool] | None = None  # of the question that may be voted on: its id, whether swapped
+        self._wins = [0, 0]  # of each model, in the order of the command line
+        self._ties = 0
+        self.two, self.saves = len(chat.speakers) > 1, file is not None
+
+    def ask(self, text: Any) -> dict[str, Any]:
+        """{"id", "answers"}; of two, which one stands on the left is drawn anew each time.
+
+        Raises UsageError: it is empty or too long. DataError: the chat template refuses the dialogue.
+        """
+        if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
+            raise UsageError(f"a question has from 1 to {LONGEST:,} characters")
+        with self._lock:
+            answers = self._chat.ask(text)
+            swapped = self.two and random.SystemRandom().random() < 0.5
+            self._asked = (secrets.token_hex(8), swapped)
+            return {"id": self._asked[0], "answers": answers[::-1] if swapped else answers}
+
+    def vote(self, number: Any, verdict: Any) -> dict[str, Any]:
+        """{"names": from left to right, "tally"}. A preference is on disk, as a pair, when this returns; the dialogue
+        goes on with the better answer. Raises UsageError: not the last question, voted on, equal or empty answers."""
+        with self._lock:
+            if self._asked is None or number != self._asked[0] or not self.two:
+                raise UsageError("there is no such question to vote on, or it has its vote")
+            if verdict not in (*SIDES, "tie"):
+                raise UsageError(f"{str(verdict)[:50]!r} is no verdict here")
+            swapped = self._asked[1]
+            if verdict == "tie":
+                self._ties += 1
+            else:
+                winner = SIDES.index(verdict) ^ swapped
+                row = self._chat.preference(SIDES[winner])
+                if self._file is not None:
+                    models = [self._chat.speakers[place].name for place in (winner, 1 - winner)]
+                    at = datetime.now(UTC).isoformat(timespec="microseconds")
+                    self._file.append(row | {"models": models, "at": at})
+                self._wins[winner] += 1
+            self._asked = None
+            names = [speaker.name for speaker in self._chat.speakers]
+            return {"names": names[::-1] if swapped else names, "tally": self._tally()}
+
+    def reset(self) -> dict[str, Any]:
+        """Forget the dialogue, not the votes."""
+        with self._lock:
+            self._chat.reset()
+            self._asked = None
+            return {}
+
+    def _tally(self) -> dict[str, Any]:
+        """Who won how often, and the first one's fraction with its 95 % interval, ties as halves."""
+        votes = sum(self._wins) + self._ties
+        won = self._wins[0] + self._ties / 2
+        low, high = wilson_interval(won, votes)
+        wins = [[speaker.name, count] for speaker, count in zip(self._chat.speakers, self._wins)]
+        return {"wins": wins, "ties": self._ties, "fraction": won / votes, "ci95": [low, high]}
+
+
+@contextmanager
+def opened(config: UIConfig, reporter: Reporter) -> Iterator[Talk]:
+    """The models of `config.chat`, loaded. Raises as `open_chat` does."""
+    with ExitStack() as stack:
+        file = stack.enter_context(JsonLines(Path(config.chat_out))) if config.chat_out else None
+        if file and file.rows and not {"chosen", "rejected"} <= set(file.rows[0]):
+            raise UsageError(f"--chat-out {config.chat_out} holds rows without chosen and rejected", "choose another")
+        two = config.chat[1] if len(config.chat) > 1 else None
+        asked = ChatConfig(config.chat[0], two, seed=config.seed, dtype=config.dtype, device=config.device,
+                           runs=config.runs)  # fmt: skip
+        yield Talk(open_chat(asked, reporter), file)
