@@ -57,7 +57,9 @@ class Page:
         one, _, self._rest = self._rest.partition(b"\0")
         return json.loads(one)
 
-    def open(self, what: Path | str, *, width: int = 1200, height: int = 900, media: str = "", scheme: str = "light") -> None:
+    def open(
+        self, what: Path | str, *, width: int = 1200, height: int = 900, media: str = "", scheme: str = "light"
+    ) -> None:
         """A file or an address. `media` is "print" or nothing, `scheme` light or dark."""
         self.events.clear()
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,

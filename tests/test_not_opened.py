@@ -131,6 +131,7 @@ PROMPTS = ["--prompts", "prompts.jsonl"]
         ["chat", "owner/name"],
         ["export", "owner/name", "out"],
         ["serve-rm", "owner/name"],
+        ["ui", "--chat", "tiny", "--chat", "owner/name"],
         ["compare", "--data", "pairs.jsonl", "--model", "owner/name"],
         ["mem-estimate", "--model", "owner/name"],
         ["data", "check", "pairs.jsonl", "--model", "owner/name"],

@@ -26,7 +26,12 @@ def test_a_wheel_alone_trains_on_tiny(tmp_path):
         names = archive.namelist()
         archive.extractall(installed)
     assert "prefcli/models/tiny/model.safetensors" in names
-    assert {"prefcli/report/report.html.j2", "prefcli/report/report.css"} <= set(names)
+    assert {
+        "prefcli/report/report.html.j2",
+        "prefcli/report/report.css",
+        "prefcli/ui/label.html.j2",
+        "prefcli/ui/ui.js",
+    } <= set(names)
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "scripts", "sample_data"))]
     data = tmp_path / "demos.jsonl"
     data.write_text('{"prompt": "Where is it?", "completion": "In the barn."}\n' * 4)

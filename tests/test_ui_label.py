@@ -1,0 +1,428 @@
+"""`ui`, labelling: who is asked what, what is written, that nothing is lost, that the terminal goes on with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import write
+from rich.console import Console
+from test_annotators import brute_force
+
+from prefcli.config.ui import UIConfig
+from prefcli.data.dataset import read_dataset
+from prefcli.errors import DataError, SurroundingsError, UsageError
+from prefcli.labelling import human
+from prefcli.progress import SILENT
+from prefcli.ui import desk as desks
+from prefcli.ui.desk import Stale, by_uncertainty, opened, questions
+
+CHAT = [{"role": "user", "content": "Who sings?"}]
+
+
+def rows_of(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+
+
+def answers(prompts, each=2):
+    return [
+        {"prompt": f"Question {i}", "completion": f"answer {k} to {i}"} for i in range(prompts) for k in range(each)
+    ]
+
+
+@pytest.fixture
+def at_desk(own_folder):
+    """`with at_desk(rows, to="pairs") as desk:` the desk of those rows; the same again goes on."""
+
+    @contextmanager
+    def make(rows=None, **more):
+        if rows is not None:
+            write(own_folder / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        config = UIConfig(label=["data.jsonl"], out="out.jsonl", **more)
+        with opened(config, questions(config, SILENT), SILENT) as desk:
+            yield desk
+
+    return make
+
+
+def terminal(keys, by="tess"):
+    """A session of `label --by human` on the same files."""
+    pressed = iter(keys)
+    config = UIConfig(label=["data.jsonl"], out="out.jsonl")
+    os.environ["PREFCLI_ANNOTATOR"] = by
+    try:
+        screen = Console(file=io.StringIO(), width=120)
+        return human.run(_Asked(config), SILENT, keys=lambda: next(pressed, "q"), console=screen)
+    finally:
+        del os.environ["PREFCLI_ANNOTATOR"]
+
+
+class _Asked:
+    def __init__(self, config):
+        self.data, self.out, self.seed, self.skip_bad = config.label, config.out, 0, False
+        self.split, self.map = None, []
+
+
+def decide_all(desk, by, choose=lambda question: "left", most=1000):
+    state = desk.next(by)
+    for _ in range(most):
+        if state["question"] is None:
+            break
+        state = desk.decide(by, state["question"]["id"], {"verdict": choose(state["question"])})
+    return state
+
+
+# What is written
+
+
+def test_each_verdict_is_the_row_that_the_terminal_writes(at_desk):
+    with at_desk(answers(4) + [{"prompt": CHAT, "completion": text} for text in ("Mira.", "Nobody.")]) as desk:
+        shown = []
+        for said in ({"verdict": "left"}, {"verdict": "right", "comment": "so", "reasons": []}, {"verdict": "tie"},
+                     {"verdict": "skip"}, {"verdict": "left", "text": "better"}):  # fmt: skip
+            question = desk.next("ann")["question"]
+            shown.append(question)
+            desk.decide("ann", question["id"], said)
+            assert len(rows_of("out.jsonl")) + len(rows_of("out.jsonl.skipped")) == len(shown)  # on disk by then
+        assert desk.next("ann") == {"question": None, "progress": {"mine": 5, "left": 0, "total": 5, "minutes": 0}}
+    left, right, edited = rows_of("out.jsonl")
+    tie, skip = rows_of("out.jsonl.skipped")
+    assert [left["chosen"], left["rejected"]] == shown[0]["answers"] and left["shown"] == ["chosen", "rejected"]
+    assert [right["rejected"], right["chosen"]] == shown[1]["answers"] and right["shown"] == ["rejected", "chosen"]
+    assert right["comment"] == "so" and "reasons" not in right and "comment" not in left
+    assert (edited["chosen"], edited["edited"], edited["rejected"]) == ("better", *shown[4]["answers"])
+    assert (tie["answers"], tie["verdict"], skip["verdict"]) == (shown[2]["answers"], "tie", "skip")
+    assert all(row["by"] == "ann" and row["seconds"] >= 0 and row["at"].endswith("+00:00") for row in (left, tie))
+    assert terminal("")["open"] == 0  # it knows all of them
+    assert len(read_dataset(["out.jsonl"], "pairs").rows) == 3
+
+
+def test_the_terminal_and_the_page_go_on_with_each_others_files(at_desk):
+    with at_desk(answers(6)) as desk:
+        decide_all(desk, "ann", most=2)
+        with pytest.raises(SurroundingsError, match="another process"):
+            terminal("l")
+    result = terminal("lt")
+    assert (result["rows"], result["ties"], result["open"]) == (3, 1, 2)
+    with at_desk() as desk:
+        assert desk.next("ann")["progress"] | {"minutes": 0} == {"mine": 2, "left": 2, "total": 6, "minutes": 0}
+        assert desk.undo("tess")["progress"]["left"] == 3  # what was decided at the terminal can be taken back here
+        decide_all(desk, "ann")
+        decide_all(desk, "tess")  # what she took back was still hers
+    assert terminal("")["open"] == 0
+    assert Counter(row["by"] for row in rows_of("out.jsonl") + rows_of("out.jsonl.skipped")) == {"ann": 4, "tess": 2}
+
+
+def test_what_no_person_made_is_refused(at_desk, jsonl):
+    jsonl("out.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c"})
+    with pytest.raises(DataError, match="no person made"), at_desk(answers(1)):
+        pass
+    Path("out.jsonl").unlink()
+    with at_desk(answers(1), to="binary") as desk:
+        decide_all(desk, "ann", lambda _: "good")
+    with pytest.raises(DataError, match="no person made"), at_desk():
+        pass
+
+
+def test_thumbs_are_rows_for_kto(at_desk):
+    with at_desk(answers(3), to="binary") as desk:
+        state = decide_all(desk, "ann", lambda q: {"0": "good", "1": "bad", "2": "skip"}[q["answers"][0][-1]])
+        assert state["progress"]["mine"] == 6
+        with pytest.raises(UsageError, match="no verdict"):
+            desk.undo("ann")
+            desk.decide("ann", desk.next("ann")["question"]["id"], {"verdict": "left"})
+    with at_desk(to="binary") as desk:
+        assert decide_all(desk, "bob", lambda _: "good")["progress"]["mine"] == 1
+    found = read_dataset(["out.jsonl"], "labelled").rows
+    assert all(row.label == row.completion.endswith("0") for row in found if row.columns["by"] == "ann")
+    assert {row["verdict"] for row in rows_of("out.jsonl.skipped")} == {"skip"}
+
+
+def test_a_ranking_is_the_pairs_that_it_implies_written_at_once(at_desk):
+    with at_desk(answers(2, 4), to="ranking") as desk:
+        question = desk.next("ann")["question"]
+        texts = question["answers"]
+        for wrong in ([0, 1, 2], [0, 1, 2, 2], [0, 1, 2, 4], [0, 1, 2, True], "left"):
+            with pytest.raises(UsageError):
+                desk.decide("ann", question["id"], {"verdict": wrong})
+        desk.decide("ann", question["id"], {"verdict": [2, 0, 3, 1]})
+        rows = rows_of("out.jsonl")
+        order = [texts[place] for place in (2, 0, 3, 1)]
+        assert [(row["chosen"], row["rejected"]) for row in rows] == [
+            (order[i], order[j]) for i in range(4) for j in range(i + 1, 4)
+        ]
+        for row in rows:
+            first = min(("chosen", "rejected"), key=lambda side: texts.index(row[side]))
+            assert row["shown"][0] == first
+        assert desk.undo("ann")["question"]["answers"] == texts and rows_of("out.jsonl") == []
+        desk.decide("ann", question["id"], {"verdict": "skip"})
+        assert desk.next("ann")["progress"]["left"] == 1
+    assert terminal("")["open"] == 6  # of 12 comparisons: the skipped ones are decided
+
+
+def test_bad_requests_change_nothing(at_desk):
+    with at_desk(answers(2), reason=["wrong fact"]) as desk:
+        question = desk.next("ann")["question"]
+        good, bad = question["answers"]
+        for said in ({}, {"verdict": "up"}, {"verdict": ["left"]}, {"verdict": "left", "text": " "}, {"verdict": None},
+                     {"verdict": "left", "text": good}, {"verdict": "left", "text": bad},
+                     {"verdict": "left", "text": 3},
+                     {"verdict": "left", "text": "x" * 200_001}, {"verdict": "left", "comment": "x" * 10_001},
+                     {"verdict": "left", "comment": 1}, {"verdict": "left", "reasons": ["other"]},
+                     {"verdict": "left", "reasons": "wrong fact"}):  # fmt: skip
+            with pytest.raises(UsageError):
+                desk.decide("ann", question["id"], said)
+        for by in ("", "  ", "x" * 61, None, 3, ["ann"]):
+            with pytest.raises(UsageError):
+                desk.next(by)
+        for by, digest in (("ann", "other"), ("bob", question["id"]), ("ann", None)):
+            with pytest.raises(Stale):
+                desk.decide(by, digest, {"verdict": "left"})
+        with pytest.raises(UsageError, match="take back"):
+            desk.undo("ann")
+        assert rows_of("out.jsonl") == [] and desk.next("ann")["question"] == question
+        desk.decide(" ann ", question["id"], {"verdict": "left", "reasons": ["wrong fact"]})
+        assert rows_of("out.jsonl")[0]["reasons"] == ["wrong fact"] and rows_of("out.jsonl")[0]["by"] == "ann"
+        with pytest.raises(Stale):  # sent twice
+            desk.decide("ann", question["id"], {"verdict": "left"})
+
+
+def test_a_full_disk_keeps_the_question(at_desk, monkeypatch):
+    with at_desk(answers(2)) as desk:
+        question = desk.next("ann")["question"]
+        real = os.write
+        monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            desk.decide("ann", question["id"], {"verdict": "left"})
+        monkeypatch.setattr(os, "write", real)
+        assert desk.next("ann")["question"] == question
+        desk.decide("ann", question["id"], {"verdict": "left"})
+    assert len(rows_of("out.jsonl")) == 1
+
+
+# Who is asked what
+
+
+def test_the_sides_are_drawn_for_each_annotator_and_stay_the_same(at_desk):
+    def lefts(by):
+        found = {}
+        with at_desk(answers(200), overlap=1.0) as desk:
+            for _ in range(200):
+                question = desk.next(by)["question"]
+                assert desk.next(by)["question"] == question  # a page that is loaded again
+                found[question["prompt"]] = question["answers"][0]
+                desk.decide(by, question["id"], {"verdict": "tie"})
+        os.unlink("out.jsonl.skipped")
+        return found
+
+    ann, bob = lefts("ann"), lefts("bob")
+    assert ann == lefts("ann")
+    for found in (ann, bob):
+        assert 70 < sum(text.startswith("answer 0") for text in found.values()) < 130
+    assert 70 < sum(ann[prompt] == bob[prompt] for prompt in ann) < 130
+
+
+def test_every_prompt_comes_once_before_any_comes_twice_and_not_in_the_order_of_the_file(at_desk):
+    config = UIConfig(label=["data.jsonl"], out="out.jsonl")
+    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in answers(20, 3)))
+    for kind, each in (("pairs", 3), ("binary", 3), ("ranking", 1)):
+        asked = [question.prompt for question in questions(replace(config, to=kind), SILENT)]
+        assert len(asked) == 20 * each
+        for start in range(0, len(asked), 20):
+            assert len(set(asked[start : start + 20])) == 20
+        assert asked[:20] != sorted(asked[:20], key=lambda text: int(text.split()[1]))
+        other = [question.prompt for question in questions(replace(config, to=kind, seed=1), SILENT)]
+        assert other != asked
+
+
+def test_two_annotators_share_the_questions_and_meet_in_the_overlap(at_desk):
+    with at_desk(answers(100), overlap=0.3) as desk:
+        seen = {"ann": [], "bob": []}
+        states = {by: desk.next(by) for by in seen}
+        while any(state["question"] for state in states.values()):
+            for by, state in states.items():
+                if state["question"]:
+                    seen[by].append(state["question"]["id"])
+                    states[by] = desk.decide(by, state["question"]["id"], {"verdict": "left"})
+        both = set(seen["ann"]) & set(seen["bob"])
+        assert len(set(seen["ann"]) | set(seen["bob"])) == 100 and 15 < len(both) < 45
+        assert abs(len(seen["ann"]) - len(seen["bob"])) < 10
+        assert all(len(some) == len(set(some)) for some in seen.values())
+        third = decide_all(desk, "cy")
+        assert third["progress"]["mine"] == len(both)
+    with at_desk(overlap=0.3) as desk:  # the same, read again
+        for by in seen:
+            state = desk.next(by)
+            assert state["question"] is None and state["progress"]["mine"] == len(seen[by])
+    assert terminal("")["open"] == 0
+
+
+def test_what_one_annotator_looks_at_is_asked_of_nobody_else_until_they_left(at_desk, monkeypatch):
+    with at_desk(answers(1)) as desk:
+        question = desk.next("ann")["question"]
+        assert desk.next("bob")["question"] is None and desk.next("bob")["progress"]["left"] == 1
+        monkeypatch.setattr(desks, "HELD", 0)
+        assert desk.next("bob")["question"]["id"] == question["id"]
+
+
+def test_undo_takes_back_ones_own_whatever_others_did_since(at_desk):
+    with at_desk(answers(10), overlap=0.5) as desk:
+        decide_all(desk, "ann", most=3)
+        mine = desk.next("ann")["question"]
+        desk.decide("ann", mine["id"], {"verdict": "left"})
+        decide_all(desk, "bob", lambda _: "tie", most=2)
+        decide_all(desk, "bob", most=2)
+        before = [row for row in rows_of("out.jsonl") if row["by"] == "bob"]
+        state = desk.undo("ann")
+        assert state["question"] == mine and state["progress"]["mine"] == 3
+        after = rows_of("out.jsonl")
+        assert [row for row in after if row["by"] == "bob"] == before and len(after) == 5
+        for left in (2, 1, 0):
+            assert desk.undo("ann")["progress"]["mine"] == left
+        with pytest.raises(UsageError):
+            desk.undo("ann")
+        assert rows_of("out.jsonl") == before and len(rows_of("out.jsonl.skipped")) == 2
+    with at_desk(overlap=0.5) as desk:
+        assert desk.next("bob")["progress"]["mine"] == 4 and desk.next("ann")["progress"]["mine"] == 0
+
+
+def test_the_least_sure_come_first(at_desk):
+    config = UIConfig(label=["data.jsonl"], out="out.jsonl")
+    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in answers(9)))
+    todo = questions(config, SILENT)
+    generator = random.Random(0)
+    scores = [[generator.random(), generator.random()] for _ in todo]
+    gaps = {q.digest: abs(a - b) for q, (a, b) in zip(todo, scores)}
+    assert [gaps[q.digest] for q in by_uncertainty(todo, scores, "pairs")] == sorted(gaps.values())
+    alone = [[-5.0], [0.9], [4.0]]  # the mean is −0.03
+    assert by_uncertainty(todo[:3], alone, "binary") == [todo[1], todo[2], todo[0]]
+
+
+def test_answers_are_scored_once_and_by_another_source_again(own_folder, jsonl):
+    from prefcli.ui import uncertain
+
+    jsonl("data.jsonl", *answers(5))
+    source = "def score(prompts, completions, **_):\n    open('calls', 'a').write('x')\n    return [{}]\n"
+    write(own_folder / "r.py", source.format("float(len(c)) for c in completions"))
+    config = UIConfig(label=["data.jsonl"], out="out.jsonl", order="uncertain", reward="python:r.py:score")
+    todo = questions(config, SILENT)
+    found = uncertain.scores(config, todo, SILENT)
+    assert found == [[float(len(text)) for text in question.answers] for question in todo]
+    calls = Path("calls").read_text()
+    assert uncertain.scores(config, todo, SILENT) == found and Path("calls").read_text() == calls
+    write(own_folder / "r.py", source.format("0.0 for c in completions"))
+    assert uncertain.scores(config, todo, SILENT) == [[0.0, 0.0]] * 5
+    write(own_folder / "out.jsonl.scores", "{")
+    assert uncertain.scores(config, todo, SILENT) == [[0.0, 0.0]] * 5
+
+
+# Agreement
+
+
+def test_the_agreement_is_that_of_the_decisions_counted_independently(at_desk):
+    generator = random.Random(3)
+    given = {}  # what was meant, whatever side it stood on
+    with at_desk(answers(60), overlap=0.6) as desk:
+        for by in ("ann", "bob", "cy"):
+            while question := desk.next(by)["question"]:
+                said = generator.choices(["left", "right", "tie", "skip"], [5, 3, 1, 1])[0]
+                if generator.random() < 0.6 and said in ("left", "right"):  # mostly for the same answer
+                    better = f"answer {int(question['prompt'].split()[1]) % 2}"
+                    said = "left" if question["answers"][0].startswith(better) else "right"
+                value = question["answers"][0 if said == "left" else 1] if said in ("left", "right") else said
+                if said != "skip":
+                    given.setdefault(question["id"], {})[by] = value
+                text = value + "!" if said == "left" and generator.random() < 0.3 else None
+                desk.decide(by, question["id"], {"verdict": said, "text": text} if text else {"verdict": said})
+        found = desk.report()
+    units = [dict(unit) for unit in given.values()]
+    # Nominal categories: which answer of its own pair, so "the first" and "the second" by their texts.
+    coded = [{by: value if value == "tie" else value.startswith("answer 0") for by, value in unit.items()}
+             for unit in units]  # fmt: skip
+    assert found["agreement"]["all"]["alpha"] == pytest.approx(brute_force(coded), abs=1e-12)
+    assert 0.1 < found["agreement"]["all"]["alpha"] < 0.9
+    assert found["agreement"]["all"]["units"] == sum(len(unit) > 1 for unit in coded)
+    for entry in found["agreement"]["pairs"]:
+        a, b = entry["by"]
+        both = [{a: unit[a], b: unit[b]} for unit in coded if a in unit and b in unit]
+        assert entry["alpha"] == pytest.approx(brute_force(both), abs=1e-12)
+    rows = rows_of("out.jsonl")
+    for person in found["annotators"]:
+        own = [row["shown"][0] == "chosen" for row in rows if row["by"] == person["by"]]
+        assert person["first"] == sum(own) / len(own)
+
+
+# Nothing is lost
+
+
+@contextmanager
+def served(folder, *options):
+    words = [sys.executable, "-m", "prefcli", "ui", "--no-browser", "--port", "0", "--label", "data.jsonl", "--out",
+             "out.jsonl", *options]  # fmt: skip
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_four_annotators_and_kill_9_lose_nothing(own_folder):
+    write(own_folder / "data.jsonl", "".join(json.dumps(row) + "\n" for row in answers(400)))
+    confirmed: dict[str, list[str]] = {by: [] for by in ("ann", "bob", "cy", "di")}
+
+    def work(by, url, most):
+        origin = url[: url.index("/", 8)]
+        with httpx.Client(base_url=url.removesuffix("label"), headers={"Origin": origin}, trust_env=False) as client:
+            try:
+                state = client.post("label/next", json={"by": by}).json()
+                while state["question"] and len(confirmed[by]) < most:
+                    said = {"by": by, "id": state["question"]["id"], "verdict": "left"}
+                    state = client.post("label/decide", json=said).json()
+                    confirmed[by].append(said["id"])
+            except httpx.HTTPError:  # it was killed
+                pass
+
+    def all_work(url, most):
+        threads = [threading.Thread(target=work, args=(by, url, most)) for by in confirmed]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    with served(own_folder) as (process, url):
+        threads = all_work(url, 10_000)
+        while sum(map(len, confirmed.values())) < 60:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+    written = Counter(human.digest_in(row) for row in whole_rows("out.jsonl"))
+    told = {digest for some in confirmed.values() for digest in some}
+    assert told <= set(written) and max(written.values()) == 1
+    assert len(written) <= len(told) + len(confirmed)  # at most one each that was written and not confirmed
+    with served(own_folder) as (process, url):
+        before = sum(map(len, confirmed.values()))
+        for thread in all_work(url, before // 4 + 30):
+            thread.join()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    found = Counter(human.digest_in(row) for row in whole_rows("out.jsonl"))
+    assert max(found.values()) == 1 and len(found) > before
+
+
+def whole_rows(path):
+    *lines, _ = Path(path).read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines]
