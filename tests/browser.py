@@ -71,7 +71,8 @@ class Page:
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True,
+                        awaitPromise=True)["result"].get("value")  # fmt: skip
 
     def wait(self, expression: str, seconds: float = 20) -> None:
         """Until an expression is true, on the page that it may lead to."""

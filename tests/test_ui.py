@@ -515,6 +515,10 @@ def test_a_vote_counts_once_and_for_the_last_question_alone(talk):
     for number, verdict in ((first["id"], "left"), (last["id"], "up"), (None, "left"), (last["id"], None)):
         with pytest.raises(UsageError):
             talk.vote(number, verdict)
+    same, talk._chat.last.answers = talk._chat.last.answers, ["same", " same\n"]
+    with pytest.raises(UsageError, match="no pair"):
+        talk.vote(last["id"], "left")
+    talk._chat.last.answers = same
     assert talk.vote(last["id"], "tie")["tally"]["fraction"] == 0.5
     with pytest.raises(UsageError):
         talk.vote(last["id"], "left")

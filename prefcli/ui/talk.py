@@ -58,6 +58,9 @@ class Talk:
             if verdict == "tie":
                 self._ties += 1
             else:
+                last = self._chat.last
+                if last is None or len({text.strip() for text in last.answers} - {""}) < 2:
+                    raise UsageError("the answers are the same, or one is empty: that is no pair")
                 winner = SIDES.index(verdict) ^ swapped
                 row = self._chat.preference(SIDES[winner])
                 if self._file is not None:
