@@ -76,6 +76,7 @@ def serve(app: Any, listener: socket.socket, over: threading.Event, grace: int) 
     try:
         over.wait()
     finally:
+        over.set()  # streams that would never end look at it
         running.should_exit = True
         answering.join(grace + 1)
 

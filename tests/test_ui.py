@@ -64,7 +64,12 @@ def test_nothing_is_answered_without_the_token(client, store):
     routes = client.app_under_test.asgi._app.routes
     assert len(routes) > 12 and all(isinstance(route, Route) for route in routes)
     for route in routes:
-        path = re.sub(r"\{number.*?\}", "0", route.path).replace("{name}", "sft").replace("{version}", "v1")
+        path = (
+            re.sub(r"\{number.*?\}", "0", route.path)
+            .replace("{name}", "sft")
+            .replace("{script}", "ui")
+            .replace("{version}", "v1")
+        )
         for start in ("", "/wrong", f"/{TOKEN[:-1]}", f"/{TOKEN}x", "//" + TOKEN, f"/x/{TOKEN}", f"/{TOKEN.upper()}"):
             for method in ("GET", "POST"):
                 answer = client.request(method, HERE + start + path, json={})
@@ -153,7 +158,8 @@ def test_pages_have_no_inline_script_or_style_and_ask_for_nothing_from_elsewhere
         page = _Parts(answer.text)
         assert page.said == [], path
         scripts = [attributes for tag, attributes in page.tags if tag == "script"]
-        assert scripts == [{"src": f"/{TOKEN}/ui.js", "defer": None}]
+        names = ["ui.js", *(["label.js"] if path in ("label", "chat") else [])]
+        assert scripts == [{"src": f"/{TOKEN}/{name}", "defer": None} for name in names]
         for tag, attributes in page.tags:
             assert "style" not in attributes and not any(name.startswith("on") for name in attributes), tag
             for name in ("src", "href"):
@@ -162,7 +168,7 @@ def test_pages_have_no_inline_script_or_style_and_ask_for_nothing_from_elsewhere
     label = _Parts(client.get("label").text)
     (reasons,) = [attributes["data-reasons"] for _, attributes in label.tags if "data-reasons" in attributes]
     assert json.loads(reasons) == [EVIL]
-    for name in ("ui.css", "ui.js"):
+    for name in ("ui.css", "ui.js", "label.js"):
         text = client.get(name).text
         assert not re.search(
             r"https?://(?!www\.w3\.org/2000/svg)|@import|innerHTML|insertAdjacent|outerHTML|eval\(", text

@@ -188,7 +188,7 @@ def test_texts_are_shown_and_never_run(own_folder):
         assert sorted(texts) == sorted(text.replace("\u202e", "\ufffd") for text in (EVIL, MARKDOWN))
         base = url.removesuffix("label")
         assert {re.sub(r"\?.*", "", address) for address in tab.requests} <= {
-            base + name for name in ("label", "ui.css", "ui.js", "label/next")
+            base + name for name in ("label", "ui.css", "ui.js", "label.js", "label/next")
         } | {"data:,"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import webbrowser
 from contextlib import ExitStack, suppress
@@ -15,6 +16,8 @@ from prefcli.config.base import option
 from prefcli.config.ui import UIConfig
 from prefcli.errors import SurroundingsError, UsageError
 from prefcli.progress import Reporter
+
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # how we reach ourselves where we listen to all
 
 
 def run(config: UIConfig) -> None:
@@ -31,12 +34,15 @@ def run(config: UIConfig) -> None:
         desk = stack.enter_context(_desk(config, report)) if config.label else None
         talk = stack.enter_context(_talk(config, report)) if config.chat else None
         app = App(Store(config.runs), token, over, report, desk=desk, talk=talk, hosts=(config.host,))
-        address = serving.url(listener.getsockname()[:2]) + f"/{token}/"
-        page = address + ("label" if desk else "chat" if talk else "")
-        report.notice("the page is open to whoever has this address; Ctrl-C ends it")
-        print_result(json.dumps({"url": page}) if config.json else page)
+        port, page = listener.getsockname()[1], f"/{token}/" + ("label" if desk else "chat" if talk else "")
+        address = serving.url((socket.gethostname() if config.host in LOOPBACK else config.host, port)) + page
+        report.notice("whoever has this address can use the page; Ctrl-C ends it")
+        if config.host not in ("127.0.0.1", "localhost", "::1"):
+            report.notice("nothing is encrypted on the way: use it on a network that you trust")
+        print_result(json.dumps({"url": address}) if config.json else address)
         if config.browser:
-            threading.Thread(target=_open, args=(page,), daemon=True).start()
+            own = serving.url((LOOPBACK.get(config.host, config.host), port)) + page
+            threading.Thread(target=_open, args=(own,), daemon=True).start()
         serving.serve(app.asgi, listener, over, grace=2)
 
 
@@ -81,7 +87,7 @@ def _is_ui(config: UIConfig) -> bool:
     from prefcli import serving
     from prefcli.ui.guard import WHO
 
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    host = LOOPBACK.get(config.host, config.host)
     with suppress(httpx.HTTPError):
         return httpx.get(serving.url((host, config.port)), timeout=1, trust_env=False).text.startswith(WHO)
     return False

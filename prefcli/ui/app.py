@@ -28,6 +28,7 @@ from prefcli.ui.guard import Guard, TooLarge
 
 HERE = Path(__file__).parent
 LOOK = (HERE.parent / "report" / "report.css", HERE / "ui.css")
+SCRIPTS = ("ui", "label")
 TICK = 1.0  # seconds between two looks at a log
 STREAMS = 64  # pages that watch at a time
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"  # a report's own styles
@@ -51,7 +52,7 @@ class App:
         routes = [
             Route("/", self._start),
             Route("/ui.css", self._css),
-            Route("/ui.js", self._script),
+            Route("/{script}.js", self._script),
             Route("/runs/{name}/{version}", self._run),
             Route("/runs/{name}/{version}/events", self._events),
             Route("/runs/{name}/{version}/stop", self._stop, methods=["POST"]),
@@ -118,7 +119,9 @@ class App:
         return Response("\n".join(path.read_text(encoding="utf-8") for path in LOOK), media_type="text/css")
 
     def _script(self, http: Request) -> Response:
-        return FileResponse(HERE / "ui.js", media_type="text/javascript")
+        if http.path_params["script"] not in SCRIPTS:
+            raise HTTPException(404)
+        return FileResponse(HERE / f"{http.path_params['script']}.js", media_type="text/javascript")
 
     def _label(self, http: Request) -> Response:
         assert self._desk is not None

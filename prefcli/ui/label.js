@@ -1,0 +1,260 @@
+"use strict";
+// What people say: preferences, and votes between models. After ui.js, which has what all pages share.
+
+function labelPage() {
+  const kind = $("desk").dataset.kind, reasons = JSON.parse($("desk").dataset.reasons);
+  const VERDICTS = {
+    pairs: [["left", "Left is better", "←"], ["right", "Right is better", "→"], ["tie", "Tie", "t"], ["skip", "Skip", "s"], ["edit", "Edit the better one", "e"], ["undo", "Undo", "u"]],
+    binary: [["good", "Good", "g"], ["bad", "Bad", "b"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
+    ranking: [["skip", "Skip", "s"], ["undo", "Undo", "u"]],
+  }[kind];
+  const KEYS = { ArrowLeft: "left", l: "left", ArrowRight: "right", r: "right", ArrowUp: "good", g: "good", ArrowDown: "bad", b: "bad", t: "tie", s: "skip", e: "edit", u: "undo", Backspace: "back" };
+  let by = "", question = null, busy = false, ranking = [], picking = false, chosen = null;
+  const known = new Set(VERDICTS.map(([name]) => name));
+
+  for (const [name, title, key] of VERDICTS) {
+    $("actions").append(el("button", { type: "button", "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
+  }
+  reasons.forEach((reason, number) => {
+    const key = kind !== "ranking" && number < 9 ? [" ", el("kbd", {}, String(number + 1))] : [];
+    $("reasons").append(el("label", {}, el("input", { type: "checkbox", value: reason }), " ", reason, ...key));
+  });
+  $("reasons").hidden = !reasons.length;
+  $("by").value = localStorage.getItem("prefcli-by") || "";
+  $("by").focus();
+
+  $("who").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    by = $("by").value;
+    if (await send("label/next", {})) {
+      localStorage.setItem("prefcli-by", by);
+      $("who").hidden = true;
+      $("work").hidden = false;
+      document.activeElement.blur();
+    }
+  });
+  $("plain").addEventListener("change", show);
+  $("report").addEventListener("click", figures);
+  document.addEventListener("keydown", pressed);
+
+  /** Whether the server took it; what it answers is shown. */
+  async function send(path, body) {
+    if (busy) return false;
+    busy = true;
+    try {
+      take(await ask(path, { by, ...body }));
+      say("");
+      return true;
+    } catch (error) {
+      if (error.status === 409) {
+        busy = false;
+        await send("label/next", {});
+      }
+      say(error.message);
+      return false;
+    } finally {
+      busy = false;
+    }
+  }
+
+  function take(state) {
+    question = state.question;
+    ranking = [];
+    for (const box of $("reasons").querySelectorAll("input")) box.checked = false;
+    $("comment").value = "";
+    const { mine, left, minutes } = state.progress;
+    $("bar").max = mine + left || 1;
+    $("bar").value = mine;
+    $("progress").textContent = `${mine} decided, ${left} left` + (minutes && left ? `, about ${minutes} min` : "");
+    show();
+    scrollTo(0, 0);
+  }
+
+  function show() {
+    const plain = $("plain").checked;
+    $("question").hidden = $("remarks").hidden = !question;
+    $("finished").hidden = !!question;
+    if (!question) return;
+    $("dialogue").replaceChildren(...dialogue(question.prompt, plain));
+    const titles = { pairs: ["Left", "Right"], binary: ["Answer"] }[kind];
+    $("answers").className = "answers " + kind;
+    $("answers").replaceChildren(...question.answers.map((text, place) => {
+      const title = titles ? titles[place] : `Answer ${place + 1}`, id = "answer-" + place;
+      const rank = ranking.indexOf(place);
+      const head = kind === "ranking"
+        ? el("button", { type: "button", "aria-pressed": String(rank >= 0), onclick: () => ranked(place) }, title, " ", el("kbd", {}, String(place + 1)), rank >= 0 ? ` – rank ${rank + 1}` : "")
+        : title;
+      return el("article", { class: "answer" + (rank >= 0 ? " ranked" : ""), "aria-labelledby": id }, el("h2", { id }, head), rendered(text, plain));
+    }));
+  }
+
+  function ranked(place) {
+    if (busy || !question) return;
+    const at = ranking.indexOf(place);
+    ranking = at >= 0 ? ranking.slice(0, at) : [...ranking, place];
+    if (ranking.length === question.answers.length - 1) ranking.push(question.answers.findIndex((_, other) => !ranking.includes(other)));
+    show();
+    $("progress").textContent = ranking.length ? "Ranked: " + ranking.map((one) => one + 1).join(" > ") : "";
+    if (ranking.length === question.answers.length) decide(ranking);
+  }
+
+  function decide(verdict, text) {
+    const ticked = [...$("reasons").querySelectorAll("input:checked")].map((box) => box.value);
+    return send("label/decide", { id: question.id, verdict, comment: $("comment").value, reasons: ticked, ...(text === undefined ? {} : { text }) });
+  }
+
+  function act(name) {
+    if (name === "undo") return send("label/undo", {});
+    if (!question) return;
+    if (name === "edit") return edit();
+    return decide(name);
+  }
+
+  function pressed(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || $("work").hidden) return;
+    if ($("editor").open) {
+      if (picking && (KEYS[event.key] === "left" || KEYS[event.key] === "right")) {
+        event.preventDefault();
+        pick(KEYS[event.key]);
+      }
+      return;
+    }
+    if (event.target.matches("textarea, input:not([type=checkbox])")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    if (!$("keys").checked || event.repeat) return;
+    const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (/^[1-9]$/.test(event.key) && question) {
+      const number = Number(event.key) - 1;
+      if (kind === "ranking" && number < question.answers.length) ranked(number);
+      const box = kind !== "ranking" && $("reasons").querySelectorAll("input")[number];
+      if (box) box.checked = !box.checked;
+    } else if (action === "back" && kind === "ranking" && ranking.length) ranked(ranking.at(-1));
+    else if (event.key === "c" && question) $("comment").focus();
+    else if (event.key === "m") {
+      $("plain").checked = !$("plain").checked;
+      show();
+    } else if (known.has(action)) act(action);
+    else return;
+    event.preventDefault();
+  }
+
+  // The editor of the better answer
+
+  function edit() {
+    picking = true;
+    $("editor-sides").hidden = false;
+    $("editor-text").hidden = $("editor-save").hidden = true;
+    $("editor").showModal();
+  }
+
+  function pick(side) {
+    picking = false;
+    chosen = side;
+    $("editor-sides").hidden = true;
+    $("editor-text").hidden = $("editor-save").hidden = false;
+    $("editor-text").value = question.answers[side === "left" ? 0 : 1];
+    $("editor-text").focus();
+  }
+
+  async function save() {
+    const text = $("editor-text").value;
+    $("editor").close();
+    await decide(chosen, text);
+  }
+
+  $("edit-left").addEventListener("click", () => pick("left"));
+  $("edit-right").addEventListener("click", () => pick("right"));
+  $("editor-save").addEventListener("click", save);
+  $("editor-cancel").addEventListener("click", () => $("editor").close());
+  $("editor-text").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      save();
+    }
+  });
+
+  async function figures() {
+    try {
+      const found = await ask("label/report");
+      const percent = (value) => (value === null ? "–" : Math.round(100 * value) + " %");
+      const between = (ends, form) => (ends ? ` [${form(ends[0])}, ${form(ends[1])}]` : "");
+      const alpha = (value) => (value === null ? "–" : value.toFixed(2));
+      const agreed = (name, one) => [name, one.units, percent(one.same), alpha(one.alpha) + between(one.ci95, alpha)];
+      const { all, annotators, pairs } = found.agreement;
+      const first = kind === "pairs" ? "left preferred" : "upper preferred";
+      $("figures").replaceChildren(
+        table(["annotator", "decisions", "ties", "skips", first, "seconds, median"], found.annotators.map((one) => [one.by, one.decisions, one.ties, one.skips, percent(one.first) + between(one.first_ci95, percent), one.seconds.toFixed(1)])),
+        table(["agreement of", "questions", "same", "Krippendorff's α"], [agreed("all", all), ...annotators.map((one) => agreed(one.by + " with the others", one)), ...pairs.map((one) => agreed(one.by.join(" and "), one))]),
+        el("p", { class: "quiet" }, "α is 1 where all agree, and 0 where they agree no more than by chance. In brackets 95 % intervals. Without bias of position 50 % prefer the left."),
+      );
+      $("figures").hidden = false;
+    } catch (error) {
+      say(error.message);
+    }
+  }
+}
+
+// Chat
+
+function chatPage() {
+  const two = $("chat").dataset.two === "true";
+  let current = null, heads = [];
+  const busy = (is) => { for (const button of document.querySelectorAll("#chat button")) button.disabled = is; };
+
+  async function doing(work) {
+    busy(true);
+    try {
+      await work();
+      say("");
+    } catch (error) {
+      say(error.message);
+    }
+    busy(false);
+  }
+
+  function send() {
+    const text = $("text").value;
+    if (!text.trim()) return;
+    return doing(async () => {
+      const asked = el("div", { class: "turn user" }, el("p", { class: "who" }, "you"), rendered(text, false));
+      $("turns").append(asked);
+      $("votes").hidden = true;
+      try {
+        const { id, answers } = await ask("chat/ask", { text });
+        current = id;
+        heads = answers.map((_, place) => el("h2", {}, two ? ["Left", "Right"][place] : "Answer"));
+        $("turns").append(el("div", { class: "answers" + (two ? " pairs" : "") }, ...answers.map((answer, place) => el("article", { class: "answer" }, heads[place], rendered(answer, false)))));
+        $("votes").hidden = !two;
+        $("text").value = "";
+      } catch (error) {
+        asked.remove();
+        throw error;
+      }
+    });
+  }
+
+  $("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  $("text").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+  });
+  $("reset").addEventListener("click", () => doing(async () => {
+    await ask("chat/reset");
+    $("turns").replaceChildren();
+    $("votes").hidden = true;
+  }));
+  for (const button of document.querySelectorAll("[data-vote]")) button.addEventListener("click", () => doing(async () => {
+    const { names, tally } = await ask("chat/vote", { id: current, verdict: button.dataset.vote });
+    names.forEach((name, place) => { heads[place].textContent += `: ${name}` + (["left", "right"][place] === button.dataset.vote ? ", preferred" : ""); });
+    $("votes").hidden = true;
+    const share = (value) => Math.round(100 * value) + " %";
+    $("tally").textContent = tally.wins.map(([name, count]) => `${name} ${count}`).join(", ") + `, ties ${tally.ties}; ${tally.wins[0][0]} wins ${share(tally.fraction)} [${share(tally.ci95[0])}, ${share(tally.ci95[1])}]`;
+    $("text").focus();
+  }));
+}
+
+({ label: labelPage, chat: chatPage })[document.body.dataset.page]();
