@@ -146,19 +146,25 @@ def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: C
     return result
 
 
+def answered(
+    data: list[str], skip_bad: bool, reporter: Reporter, *, split: str | None = None, names: list[str] | None = None
+) -> list[tuple[Prompt, list[str]]]:
+    """Each prompt with its different answers, as they first come."""
+    found = read_dataset(data, "demos", skip_bad, every=True, split=split, names=names or ())
+    for note in found.notes:
+        reporter.notice(note)
+    rows = found.rows
+    texts = [[text for text in (row.completion, row.rejected) if text is not None] for row in rows]
+    return [(rows[next(iter(answers.values()))[0]].prompt, list(answers)) for answers in different_answers(rows, texts)]
+
+
 def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter, **read: Any) -> list[Comparison]:
     """Every two different answers to a prompt: first one comparison of each prompt, then a second of each, and so on.
 
     Which answer is on the left is drawn with the seed, for each comparison by itself. Raises DataError: there is none.
     """
-    found = read_dataset(data, "demos", skip_bad, every=True, **read)
-    for note in found.notes:
-        reporter.notice(note)
-    rows = found.rows
-    texts = [[text for text in (row.completion, row.rejected) if text is not None] for row in rows]
     rounds: list[list[Comparison]] = []
-    for answers in different_answers(rows, texts):
-        prompt = rows[next(iter(answers.values()))[0]].prompt
+    for prompt, answers in answered(data, skip_bad, reporter, **read):
         for number, (one, other) in enumerate(itertools.combinations(answers, 2)):
             if number == len(rounds):
                 rounds.append([])

@@ -22,13 +22,11 @@ from statistics import fmean, median
 from typing import Any
 
 from prefcli.config.ui import Kind
-from prefcli.data.answers import read_rows
 from prefcli.data.appending import JsonLines
 from prefcli.data.row import Prompt
 from prefcli.errors import DataError, UsageError
 from prefcli.files import digest_json
-from prefcli.labelling.human import ORDERS, Record, comparisons, digest_in, digest_of, is_decision
-from prefcli.labelling.preferences import different_answers
+from prefcli.labelling.human import ORDERS, Record, answered, comparisons, digest_in, digest_of, is_decision
 from prefcli.progress import Reporter
 from prefcli.statistics.agreement import Unit, agreement
 from prefcli.statistics.intervals import wilson_interval
@@ -63,18 +61,15 @@ def questions(config: Any, reporter: Reporter) -> list[Question]:
         found = comparisons(config.label, config.seed, config.skip_bad, reporter, **read)
         made = [Question(c.prompt, tuple(sorted((c.left, c.right))), c.digest, (c.digest,)) for c in found]
         return _shuffled(made, config.seed)
-    rows = read_rows(config.label, config.skip_bad, reporter, **read)
-    texts = [[text for text in (row.completion, row.rejected) if text is not None] for row in rows]
     made = []
-    for answers in different_answers(rows, texts):
-        prompt = rows[next(iter(answers.values()))[0]].prompt
+    for prompt, answers in answered(config.label, config.skip_bad, reporter, **read):
         if config.to == "binary":
             made += [Question(prompt, (text,), digest, (digest,)) for text in answers
                      for digest in [digest_json([prompt, text])]]  # fmt: skip
         elif len(answers) > 1:
             if len(answers) > RANKED:
                 reporter.notice(f"a prompt has {len(answers)} answers: the first {RANKED} are ranked")
-            some = tuple(sorted(list(answers)[:RANKED]))
+            some = tuple(sorted(answers[:RANKED]))
             parts = tuple(digest_of(prompt, *two) for two in itertools.combinations(some, 2))
             made.append(Question(prompt, some, digest_json([prompt, list(some)]), parts))
     if not made:
