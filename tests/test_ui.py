@@ -154,7 +154,7 @@ def test_pages_have_no_inline_script_or_style_and_ask_for_nothing_from_elsewhere
     for path in ("", "label", "chat", "runs/sft/v1"):
         answer = client.get(path)
         assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
-        assert answer.headers["referrer-policy"] == "no-referrer" and answer.headers["cache-control"] == "no-store"
+        assert answer.headers["referrer-policy"] == "same-origin" and answer.headers["cache-control"] == "no-store"
         page = _Parts(answer.text)
         assert page.said == [], path
         scripts = [attributes for tag, attributes in page.tags if tag == "script"]
@@ -534,3 +534,23 @@ def test_a_vote_counts_once_and_for_the_last_question_alone(talk):
             talk.ask(text)
     talk.reset()
     assert talk._chat.history == []
+
+
+def test_the_list_reads_a_manifest_once_and_again_when_it_is_another(store, make_artifact, monkeypatch):
+    made = make_artifact("sft", metrics={"loss": 0.5})
+    opened, real = [], store.open
+    monkeypatch.setattr(store, "open", lambda *what: opened.append(what) or real(*what))
+    assert "loss 0.5" in watching.runs(store)[0].result and "loss 0.5" in watching.runs(store)[0].result
+    assert len(opened) == 1
+    text = (made.path / "manifest.json").read_text()
+    write(made.path / "manifest.json", text.replace("0.5", "0.75"))
+    assert "loss 0.75" in watching.runs(store)[0].result
+    (made.path / "manifest.json").unlink()
+    assert watching.runs(store)[0].state == "damaged"
+
+
+def test_the_newest_row_is_found_at_the_end_of_a_long_log(own_folder):
+    rows = "".join(f'{{"step": {step}, "loss": 1.5}}\n' for step in range(1, 10_000))
+    path = write(own_folder / "metrics.jsonl", rows + '{"step": 10000, "lo')
+    assert watching.newest(path) == {"step": 9999, "loss": 1.5}
+    assert watching.newest(own_folder / "nothing") == {} and watching.newest(write(path, '{"st')) == {}

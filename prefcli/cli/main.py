@@ -56,7 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "label": Entry(
         "label", "prefcli.config.label", "LabelConfig", "Turn sampled answers into pairs, labels or demonstrations.",
         ("prefcli label --data answers.jsonl --by rm --out pairs.jsonl",
-         "prefcli label --data answers.jsonl --by human --to binary --out thumbs.jsonl"),
+         "prefcli label --data answers.jsonl --by human --out pairs.jsonl"),
     ),
     "ui": Entry(
         "ui", "prefcli.config.ui", "UIConfig", "Give preferences, watch runs and chat, on a page in the browser.",

@@ -61,14 +61,13 @@ def questions(config: Any, reporter: Reporter) -> list[Question]:
         found = comparisons(config.label, config.seed, config.skip_bad, reporter, **read)
         made = [Question(c.prompt, tuple(sorted((c.left, c.right))), c.digest, (c.digest,)) for c in found]
         return _shuffled(made, config.seed)
-    made = []
+    made, over = [], 0
     for prompt, answers in answered(config.label, config.skip_bad, reporter, **read):
         if config.to == "binary":
             made += [Question(prompt, (text,), digest, (digest,)) for text in answers
                      for digest in [digest_json([prompt, text])]]  # fmt: skip
         elif len(answers) > 1:
-            if len(answers) > RANKED:
-                reporter.notice(f"a prompt has {len(answers)} answers: the first {RANKED} are ranked")
+            over += len(answers) > RANKED
             some = tuple(sorted(answers[:RANKED]))
             parts = tuple(digest_of(prompt, *two) for two in itertools.combinations(some, 2))
             made.append(Question(prompt, some, digest_json([prompt, list(some)]), parts))
@@ -77,6 +76,8 @@ def questions(config: Any, reporter: Reporter) -> list[Question]:
             f"no prompt of {', '.join(config.label)} has {'an answer' if config.to == 'binary' else 'two answers'}",
             "sample some: prefcli sample --num-generations 4",
         )
+    if over:
+        reporter.notice(f"{over:,} prompts have more than {RANKED} answers: the first {RANKED} of each are ranked")
     return _shuffled(made, config.seed)
 
 

@@ -149,8 +149,10 @@ function chart(panel, alarms) {
 
 function runPage() {
   for (const lineage of document.querySelectorAll("svg.lineage")) lineage.style.maxWidth = lineage.viewBox.baseVal.width + "px";
-  const page = $("run"), events = new EventSource(page.dataset.address + "/events");
-  events.addEventListener("log", (event) => {
+  const page = $("run");
+  let events = null, over = false;
+
+  function drawn(event) {
     const log = JSON.parse(event.data);
     const last = log.log.at(-1);
     if (page.dataset.state === "running" && last) $("result").textContent = "step " + last.step;
@@ -162,13 +164,30 @@ function runPage() {
     const names = [...new Set(log.log.flatMap((row) => Object.keys(row)))];
     $("log").replaceChildren(el("thead", {}, el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, ...log.log.toReversed().map((row) => el("tr", {}, ...names.map((name) => el("td", { class: "n" }, typeof row[name] === "number" ? short(row[name]) : String(row[name] ?? "")))))));
-  });
-  events.addEventListener("state", (event) => {
+  }
+
+  function changed(event) {
     const { state } = JSON.parse(event.data);
-    if (state !== "running") events.close();
+    if (state !== "running") {
+      over = true;
+      events.close();
+    }
     if (state === "gone") location.href = BASE;
     else if (state !== page.dataset.state) location.reload();
-  });
+  }
+
+  // A browser has few connections to a server: pages that nobody looks at hold none.
+  function follow() {
+    if (over) return;
+    if (events) events.close();
+    events = document.hidden ? null : new EventSource(page.dataset.address + "/events");
+    if (!events) return;
+    events.addEventListener("log", drawn);
+    events.addEventListener("state", changed);
+  }
+
+  follow();
+  document.addEventListener("visibilitychange", follow);
   if ($("stop")) $("stop").addEventListener("click", async () => {
     $("stop").disabled = true;
     try {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -18,7 +19,7 @@ from prefcli.artifacts import alive
 from prefcli.artifacts.commands import command
 from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.lineage import lineage
-from prefcli.artifacts.manifest import NAME
+from prefcli.artifacts.manifest import FILE, NAME
 from prefcli.artifacts.metrics import Row, alarms, row_of
 from prefcli.artifacts.store import LOG, VERSION, Artifact, Store, is_ours, saved_steps
 from prefcli.config.stages import STAGES
@@ -29,6 +30,7 @@ from prefcli.report.text import short
 from prefcli.stages.series import panels
 
 ROWS = 50_000  # of a log that is drawn: the newest
+END = 1 << 16  # bytes in which a log's last row is looked for
 REPORTS = 100
 PARTIAL = ".partial"
 
@@ -77,6 +79,16 @@ def _of(store: Store, folder: Path) -> Iterator[Run]:
 
 def _finished(store: Store, name: str, version: int) -> Run:
     try:
+        found = os.stat(store.root / name / f"v{version}" / FILE)
+    except OSError:
+        return Run(name, version, "damaged", "", "", "", "it has no manifest")
+    return _read(store, name, version, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@functools.lru_cache(4096)
+def _read(store: Store, name: str, version: int, mark: tuple[int, int, int]) -> Run:
+    """What a manifest says: it is read once, as the list is asked for every few seconds. `mark`: which file it is."""
+    try:
         artifact = store.open(name, version)
     except ArtifactError as error:
         return Run(name, version, "damaged", "", "", "", error.message)
@@ -98,7 +110,7 @@ def _unfinished(path: Path, name: str, version: int) -> Run:
     stage = name if name in STAGES else ""
     elsewhere = alive.elsewhere(path)
     if alive.process(path) is not None or elsewhere is not None:
-        last = next(iter(reversed(tail(path / LOG, 0)[0])), {})
+        last = newest(path / LOG)
         told = f"step {last['step']}" if last else "starting"
         state, told = "running", told + (f" on {elsewhere}" if elsewhere else "")
     else:
@@ -166,6 +178,16 @@ def tail(log: Path, start: int) -> tuple[list[Row], int]:
         return [], start
     rows = [row_of(line) for line in whole.decode("utf-8", "replace").splitlines()]
     return [row for row in rows if row is not None][-ROWS:], start + len(whole) + len(newline)
+
+
+def newest(log: Path) -> Row:
+    """The last whole row of a metrics log, from its end; {} where there is none."""
+    try:
+        start = max(0, log.stat().st_size - END)
+    except OSError:
+        return {}
+    rows, _ = tail(log, start)
+    return rows[-1] if rows else {}
 
 
 @dataclass
