@@ -23,6 +23,7 @@ from starlette.testclient import TestClient
 
 from prefcli import serving
 from prefcli.artifacts import alive
+from prefcli.artifacts.manifest import Manifest
 from prefcli.config.ui import UIConfig
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.progress import SILENT
@@ -330,6 +331,7 @@ def test_a_stream_tells_what_is_new_until_the_run_is_over(store, client, monkeyp
     app = client.app_under_test
     writer = store.writer("sft", "key")
     draft = writer.__enter__()
+    draft.note({"key": "key", "environment": {}, "parents": {}})
     log = write(draft.path / "metrics.jsonl", '{"step": 1, "loss": 3.0}\n')
 
     def act(number):
@@ -340,10 +342,14 @@ def test_a_stream_tells_what_is_new_until_the_run_is_over(store, client, monkeyp
             with draft.save(2, keep=True) as folder:
                 write(folder / "there", "x")
             assert not writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        elif number == 4:  # it is resumed, and ends
+            with store.writer("sft", "key") as resumed:
+                resumed.note({"key": "key", "environment": {}, "parents": {}})
+                resumed.finish(Manifest("sft", "sft", 1, "2026-01-01T00:00:00+00:00", "key"))
 
     found = events_of(app, "sft", "v1", act)
-    assert [kind for kind, _ in found] == ["log", "state", "log", "state"]
-    assert found[1][1]["state"] == "running" and found[3][1]["state"] == "interrupted"
+    assert [kind for kind, _ in found] == ["log", "state", "log", "state", "state"]
+    assert [told["state"] for kind, told in found if kind == "state"] == ["running", "interrupted", "complete"]
     assert found[2][1]["panels"][0]["series"][0]["points"] == [[1, 3.0], [2, 2.0]]
     assert app._streams == 0
     make_artifact("dpo")

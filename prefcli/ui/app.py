@@ -147,7 +147,7 @@ class App:
 
     async def _stream(self, name: str, version: str) -> AsyncIterator[str]:
         """Server-sent events: "log" whenever there is more of it, "state" at first and when it changes, until the run
-        is over."""
+        is a finished version."""
         self._streams += 1
         log, state = watching.Log(), ""
         try:
@@ -160,7 +160,7 @@ class App:
                 if run.state != state:
                     state = run.state
                     yield f"event: state\ndata: {json.dumps({'state': state, 'result': run.result})}\n\n"
-                if state != "running":
+                if state not in ("running", "interrupted"):  # the latter may be resumed
                     return
                 yield ": alive\n\n"  # a client that is gone is found out
                 until = started + max(TICK, 10 * (time.monotonic() - started))  # a long log is not all we do

@@ -168,7 +168,7 @@ function runPage() {
 
   function changed(event) {
     const { state } = JSON.parse(event.data);
-    if (state !== "running") {
+    if (!["running", "interrupted"].includes(state)) {
       over = true;
       events.close();
     }
