@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -304,10 +304,10 @@ def test_a_log_is_followed_line_by_line_and_read_anew_where_it_was_cut_back(own_
 
 def test_a_long_curve_keeps_its_peaks_and_its_end():
     steps, values = list(range(10_000)), [0.0] * 10_000
-    values[1234], values[7777], values[-1] = 9.0, -9.0, 1.0
+    values[1234], values[7777], values[-3], values[-2], values[-1] = 9.0, -9.0, -1.0, 1.0, 0.5
     found = watching.thinned(steps, values)
     assert len(found) <= 410 and found == sorted(found)
-    assert {(1234, 9.0), (7777, -9.0), (9999, 1.0)} <= set(found)
+    assert {(1234, 9.0), (7777, -9.0), (9999, 0.5)} <= set(found)
     assert watching.thinned([1, 2], [3.0, 4.0]) == [(1, 3.0), (2, 4.0)]
 
 
@@ -471,6 +471,35 @@ def test_the_command_opens_its_page_and_ends_by_a_signal_with_watchers_attached(
     assert process.returncode == 130 and "Traceback" not in said
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", int(port)))
+
+
+def test_an_interrupt_ends_streams_at_once_and_does_not_wait_for_the_grace(client, store):
+    class Interrupted(threading.Event):
+        """Whoever waits for it is interrupted, once somebody watches."""
+
+        def wait(self, timeout=None):
+            while not app._streams:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    over, listener = Interrupted(), serving.listen("127.0.0.1", 0)
+    app = App(store, TOKEN, over, SILENT)
+    port = listener.getsockname()[1]
+
+    def watch():
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)) as watcher:
+            watcher.sendall(f"GET /{TOKEN}/runs/sft/v1/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            while watcher.recv(1000):
+                pass
+
+    with store.writer("sft", "key"), listener:
+        watching_it = threading.Thread(target=watch)
+        watching_it.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            serving.serve(app.asgi, listener, over, grace=60)
+        assert time.monotonic() - started < 30
+        watching_it.join(10)
 
 
 def test_no_model_no_torch():

@@ -329,6 +329,41 @@ def test_answers_are_scored_once_and_by_another_source_again(own_folder, jsonl):
     assert uncertain.scores(config, todo, SILENT) == [[0.0, 0.0]] * 5
 
 
+def test_a_ranking_adds_to_what_was_decided_pair_by_pair(at_desk):
+    with at_desk(answers(1, 4)):
+        pass
+    terminal("lr", by="ann")
+    before = rows_of("out.jsonl")
+    with at_desk(to="ranking") as desk:
+        question = desk.next("ann")["question"]
+        assert desk.next("ann")["progress"]["mine"] == 0
+        desk.decide("ann", question["id"], {"verdict": [0, 1, 2, 3]})
+        assert rows_of("out.jsonl")[:2] == before
+    assert max(Counter(human.digest_in(row) for row in rows_of("out.jsonl")).values()) == 1
+    assert len(rows_of("out.jsonl")) == 6 and terminal("")["open"] == 0
+    with at_desk(to="ranking") as desk:
+        assert desk.next("ann")["progress"]["mine"] == 1
+        desk.undo("ann")
+        assert rows_of("out.jsonl") == before
+        desk.decide("ann", question["id"], {"verdict": [3, 2, 1, 0]})
+        assert rows_of("out.jsonl")[:2] == before and len(rows_of("out.jsonl")) == 6
+
+
+def test_what_is_taken_back_is_asked_of_others_unless_they_have_decided_it(at_desk, monkeypatch):
+    with at_desk(answers(3)) as desk:
+        decide_all(desk, "ann", most=1)
+        decide_all(desk, "bob")
+        question = desk.undo("ann")["question"]
+        decide_all(desk, "bob")
+        assert desk.next("bob")["question"] is None  # ann looks at it
+        monkeypatch.setattr(desks, "HELD", 0)
+        assert desk.next("bob")["question"]["id"] == question["id"]
+        desk.decide("ann", question["id"], {"verdict": "left"})
+        desk.decide("bob", question["id"], {"verdict": "right"})
+        desk.undo("ann")
+        assert desk.next("cy")["question"] is None
+
+
 # Agreement
 
 
@@ -345,7 +380,8 @@ def test_the_agreement_is_that_of_the_decisions_counted_independently(at_desk):
                 value = question["answers"][0 if said == "left" else 1] if said in ("left", "right") else said
                 if said != "skip":
                     given.setdefault(question["id"], {})[by] = value
-                text = value + "!" if said == "left" and generator.random() < 0.3 else None
+                other = "answer 1" if value.startswith("answer 0") else "answer 0"
+                text = other + "!" if said == "left" and generator.random() < 0.5 else None  # sorts to the other side
                 desk.decide(by, question["id"], {"verdict": said, "text": text} if text else {"verdict": said})
         found = desk.report()
     units = [dict(unit) for unit in given.values()]

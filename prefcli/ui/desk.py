@@ -142,15 +142,17 @@ class Desk:
         self._at_hand: dict[str, tuple[Question, float]] = {}  # annotator → what they are shown, since when
         self._from: dict[str, int] = {}  # annotator → the first question that may be theirs
         self._seconds: dict[str, list[float]] = {}
+        self._given: dict[
+            tuple[str, str], set[str]
+        ] = {}  # (annotator, question) → its decisions that were there before
         self._read(rows)
 
     def _read(self, rows: list[dict[str, Any]]) -> None:
         of = {part: question for question in self._todo for part in question.parts}
-        given: dict[tuple[str, str], set[str]] = {}
         for row in rows:
             if (question := of.get(self._digest(row))) is None:
                 continue
-            parts = given.setdefault((row["by"], question.digest), set())
+            parts = self._given.setdefault((row["by"], question.digest), set())
             parts.add(self._digest(row))
             if len(parts) == len(question.parts):
                 self._note(row["by"], question, row["at"], row["seconds"])
@@ -182,10 +184,14 @@ class Desk:
                 raise Stale
             more = self._remarks(said)
             rows = list(self._rows(question, self._order(by, question), said))
+            # Of a ranking some pairs may have been decided at the terminal.
+            given = self._given.get((by, question.digest), set())
+            rows = [{"prompt": question.prompt, **row} for row in rows]
+            rows = [row for row in rows if self._digest(row) not in given]
             at = datetime.now(UTC).isoformat(timespec="microseconds")
             seconds = round(time.monotonic() - since, 2)
             about: dict[str, Any] = {"by": by, "at": at, "seconds": seconds, **more}
-            self._record.file_of(rows[0]).append(*({"prompt": question.prompt, **row, **about} for row in rows))
+            self._record.file_of(rows[0]).append(*(row | about for row in rows))
             self._note(by, question, at, seconds)
             del self._at_hand[by]
             return self._state(by)
@@ -197,10 +203,11 @@ class Desk:
             if not self._mine.get(by):
                 raise UsageError("nothing of yours to take back")
             digest, at = self._mine[by][-1]
+            given = self._given.get((by, digest), set())
             for file in self._record.files:
                 for place in reversed(range(len(file.rows))):
                     if file.rows[place]["at"] == at and file.rows[place]["by"] == by:
-                        file.take_back(place)
+                        given.discard(self._digest(file.take_back(place)))
             self._mine[by].pop()
             self._seconds[by].pop()
             question = self._todo[self._place[digest]]
