@@ -89,15 +89,15 @@ class Page:
                 return False
             raise
 
-    def press(self, key: str, *, ctrl: bool = False) -> None:
-        """A key as a keyboard sends it: a character, or a name as ArrowLeft."""
-        event: dict[str, Any] = {"key": key, "modifiers": 2 if ctrl else 0}
+    def press(self, key: str, *, ctrl: bool = False, shift: bool = False, code: str | None = None) -> None:
+        """A key as a keyboard sends it: a character, or a name as ArrowLeft; `code` is where it lies."""
+        event: dict[str, Any] = {"key": key, "code": code or key, "modifiers": 2 * ctrl + 8 * shift}
         if len(key) == 1 and not ctrl:
             event |= {"text": key, "windowsVirtualKeyCode": ord(key.upper())}
         elif key in NAMED:
             event |= {"windowsVirtualKeyCode": NAMED[key]} | ({"text": "\r"} if key == "Enter" and not ctrl else {})
-        self.ask("Input.dispatchKeyEvent", type="keyDown", code=key, **event)
-        self.ask("Input.dispatchKeyEvent", type="keyUp", code=key, **{k: v for k, v in event.items() if k != "text"})
+        self.ask("Input.dispatchKeyEvent", type="keyDown", **event)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", **{k: v for k, v in event.items() if k != "text"})
 
     def type(self, text: str) -> None:
         self.ask("Input.insertText", text=text)

@@ -413,6 +413,11 @@ def test_a_second_one_on_the_port_says_so(prefcli, store):
         (["--label", "data.jsonl", "--out", "data.jsonl"], 2, "one of the files of --label"),
         (["--label", "data.jsonl", "--out", "out.txt"], 2, ".jsonl"),
         (["--label", "data.jsonl", "--out", "o.jsonl", "--order", "uncertain"], 2, "go together"),
+        (
+            ["--label", "data.jsonl", "--out", "o.jsonl", "--to", "binary", "--objective", "a"],
+            2,
+            "says nothing to --to",
+        ),
         (["--label", "data.jsonl", "--out", "o.jsonl", "--reward", "rm"], 2, "go together"),
         (["--label", "nothing.jsonl", "--out", "o.jsonl"], 3, "nothing.jsonl"),
         (["--label", "one.jsonl", "--out", "o.jsonl"], 3, "two different answers"),

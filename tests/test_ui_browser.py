@@ -119,7 +119,8 @@ def test_thirty_pairs_by_keys_with_a_kill_in_between_and_a_second_annotator(own_
     rows = [{"prompt": prompt, "chosen": MARKDOWN, "rejected": EVIL}]
     rows += [{"prompt": f"Question {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(9_999)]
     write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--label", "data.jsonl", "--out", "out.jsonl", "--reason", "wrong fact", "--reason", EVIL]
+    options = ["--label", "data.jsonl", "--out", "out.jsonl", "--reason", "wrong fact", "--reason", EVIL,
+               "--objective", "helpful", "--objective", EVIL]  # fmt: skip
     with page() as tab:
         with served(*options) as (process, url):
             begin(tab, url, "ann")
@@ -138,6 +139,8 @@ def test_thirty_pairs_by_keys_with_a_kill_in_between_and_a_second_annotator(own_
             press(tab, *"lrtsl" * 3, "u", "u", "l", "s")
             assert tab.evaluate(PROGRESS).startswith("30 decided")
             tab.press("2")
+            for digit in (1, 2, 2):  # helpful: left; the other: equal
+                tab.press("!", code=f"Digit{digit}", shift=True)
             tab.press("c")
             tab.type("a comment, l r t")
             tab.press("Escape")
@@ -151,6 +154,7 @@ def test_thirty_pairs_by_keys_with_a_kill_in_between_and_a_second_annotator(own_
             tab.wait(f"{PROGRESS} !== {json.dumps(before)}")
             *_, commented, edited = rows_of("out.jsonl")
             assert (commented["reasons"], commented["comment"]) == ([EVIL], "a comment, l r t")
+            assert commented["objectives"] == {"helpful": "chosen", EVIL: "equal"} and "objectives" not in edited
             assert edited["chosen"] == edited["edited"] + " and more"
             begin(tab, url, "bob", width=390, scheme="dark")
             press(tab, "l", "t")

@@ -401,6 +401,39 @@ def test_the_agreement_is_that_of_the_decisions_counted_independently(at_desk):
         assert person["first"] == sum(own) / len(own)
 
 
+def test_objectives_are_rated_beside_the_verdict_and_have_their_own_agreement(at_desk):
+    generator, meant = random.Random(5), {}
+    with at_desk(answers(40), overlap=1.0, objective=["helpful", "harmless"]) as desk:
+        for by in ("ann", "bob"):
+            while question := desk.next(by)["question"]:
+                want = f"answer {int(question['prompt'].split()[1]) % 2}"
+                side = "left" if question["answers"][0].startswith(want) else "right"
+                side = generator.choices([side, "equal", "left"], [6, 1, 1])[0]
+                value = side if side == "equal" else question["answers"][side == "right"]
+                meant.setdefault(question["id"], {})[by] = value
+                verdict = generator.choice(["left", "right", "tie", "skip"])
+                text = {"text": "0"} if verdict == "left" else {}
+                desk.decide(by, question["id"], {"verdict": verdict, "objectives": {"helpful": side}, **text})
+        helpful, harmless = desk.report()["agreement"]["objectives"]
+        coded = [
+            {by: v if v == "equal" else v.startswith("answer 0") for by, v in unit.items()} for unit in meant.values()
+        ]
+        assert helpful["alpha"] == pytest.approx(brute_force(coded), abs=1e-12) and helpful["alpha"] > 0.1
+        assert harmless == {"objective": "harmless", "alpha": None, "ci95": None, "units": 0, "same": None}
+        desk.undo("bob")
+        question = desk.next("bob")["question"]["id"]
+        for wrong in ({"honest": "left"}, {"helpful": "up"}, {"helpful": None}, ["helpful"], {"helpful": ["left"]}):
+            with pytest.raises(UsageError, match="objective"):
+                desk.decide("bob", question, {"verdict": "left", "objectives": wrong})
+        desk.decide("bob", question, {"verdict": "right", "objectives": {"helpful": "right", "harmless": "left"}})
+        desk.undo("ann")
+        question = desk.next("ann")["question"]["id"]
+        desk.decide("ann", question, {"verdict": "skip", "objectives": {"helpful": "right", "harmless": "equal"}})
+    assert rows_of("out.jsonl")[-1]["objectives"] == {"helpful": "chosen", "harmless": "rejected"}
+    assert rows_of("out.jsonl.skipped")[-1]["objectives"] == {"helpful": "second", "harmless": "equal"}
+    assert terminal("")["open"] == 0
+
+
 # Nothing is lost
 
 

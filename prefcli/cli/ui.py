@@ -48,12 +48,14 @@ def run(config: UIConfig) -> None:
 
 def _check(config: UIConfig) -> None:
     """Raises UsageError: an option without the one that it belongs to."""
-    for needed, given in (("label", ("out", "reason", "overlap", "reward")), ("chat", ("chat_out",))):
+    for needed, given in (("label", ("out", "reason", "objective", "overlap", "reward")), ("chat", ("chat_out",))):
         for name in given:
             if getattr(config, name) and not getattr(config, needed):
                 raise UsageError(f"{option(name)} is for {option(needed)}", f"add {option(needed)}, or leave it out")
     if config.label and config.out is None:
         raise UsageError("--out is missing", "name the file of the decisions: --out pairs.jsonl")
+    if config.objective and config.to != "pairs":
+        raise UsageError(f"--objective says nothing to --to {config.to}", "leave it out, or take --to pairs")
     if (config.order == "uncertain") != (config.reward is not None):
         raise UsageError("--order uncertain and --reward go together", "give both, or neither")
     if len(config.chat) > 2:

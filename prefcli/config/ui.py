@@ -28,6 +28,10 @@ class UIConfig(Quiet, FromFile, Stored, Machine, Reading):
     reason: Annotated[
         list[str], Opt("A reason that annotators can tick, for example 'wrong fact'. Repeatable.", metavar="TEXT")
     ] = field(default_factory=list)
+    objective: Annotated[
+        list[str],
+        Opt("pairs: also ask which answer is better at this, for example 'harmless'. Repeatable.", metavar="TEXT"),
+    ] = field(default_factory=list)
     overlap: Annotated[
         float, Opt("Fraction of the questions that every annotator is asked, to measure agreement.", min=0, max=1)
     ] = 0.0

@@ -125,7 +125,8 @@ class App:
 
     def _label(self, http: Request) -> Response:
         assert self._desk is not None
-        return self._page("label.html.j2", kind=self._desk.kind, reasons=self._desk.reasons)
+        return self._page("label.html.j2", kind=self._desk.kind, reasons=self._desk.reasons,
+                          objectives=self._desk.objectives)  # fmt: skip
 
     def _chat(self, http: Request) -> Response:
         return self._page("chat.html.j2", two=self._talk.two, saves=self._talk.saves)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -129,6 +130,7 @@ class Desk:
     def __init__(self, todo: Sequence[Question], record: Record, rows: list[dict[str, Any]], config: Any) -> None:
         self.kind: Kind = config.to
         self.reasons: list[str] = config.reason
+        self.objectives: list[str] = config.objective
         self._todo, self._record, self._seed = todo, record, config.seed
         self._overlap: float = config.overlap
         self._lock = threading.Lock()
@@ -186,7 +188,8 @@ class Desk:
             rows = list(self._rows(question, self._order(by, question), said))
             # Of a ranking some pairs may have been decided at the terminal.
             given = self._given.get((by, question.digest), set())
-            rows = [{"prompt": question.prompt, **row} for row in rows]
+            rated = self._rated(said)
+            rows = [{"prompt": question.prompt, **row, **_rated_as(row, rated)} for row in rows]
             rows = [row for row in rows if self._digest(row) not in given]
             at = datetime.now(UTC).isoformat(timespec="microseconds")
             seconds = round(time.monotonic() - since, 2)
@@ -278,6 +281,15 @@ class Desk:
             raise UsageError("a reason is one of those of --reason")
         return ({"comment": comment} if comment.strip() else {}) | ({"reasons": reasons} if reasons else {})
 
+    def _rated(self, said: dict[str, Any]) -> dict[str, str]:
+        """Which side is better at each objective that was rated: left, right or equal."""
+        rated = said.get("objectives", {})
+        if not isinstance(rated, dict) or not all(
+            name in self.objectives and side in ("left", "right", "equal") for name, side in rated.items()
+        ):
+            raise UsageError("an objective is one of those of --objective, and left, right or equal")
+        return rated
+
     def _progress(self, by: str) -> dict[str, Any]:
         """How far an annotator is: "done" is theirs, "all" everybody's; "minutes" are left at their own pace."""
         own = self._own.get(by, set())
@@ -287,23 +299,31 @@ class Desk:
         return {"mine": len(self._mine.get(by, [])), "left": left, "total": len(self._todo), "minutes": minutes}
 
     def report(self) -> dict[str, Any]:
-        """{"annotators": […], "agreement": {"all", "annotators", "pairs"}}, to be shown after the work, not during."""
+        """{"annotators": […], "agreement": {"all", "annotators", "pairs", "objectives"}}: for after the work."""
         with self._lock:
             rows = [row for file in self._record.files for row in file.rows]
-        units: dict[str, Unit] = {}
-        for row in rows:
-            if (value := self._value(row)) is not None:
-                units.setdefault(self._digest(row), {})[row["by"]] = value
         names = sorted({row["by"] for row in rows})
-        both = list(units.values())
+        both = self._units(rows, self._value)
         return {
             "annotators": [_habits(name, [row for row in rows if row["by"] == name]) for name in names],
             "agreement": {
                 "all": agreement(both),
                 "annotators": [{"by": name, **agreement(both, name)} for name in names] if len(names) > 1 else [],
                 "pairs": [{"by": list(two), **agreement(both, *two)} for two in itertools.combinations(names, 2)],
+                "objectives": [
+                    {"objective": name, **agreement(self._units(rows, partial(_preferred, objective=name)))}
+                    for name in self.objectives
+                ],
             },
         }
+
+    def _units(self, rows: list[dict[str, Any]], value_of: Callable[[dict[str, Any]], str | None]) -> list[Unit]:
+        """For each decision that was made at least once: who gave it which value."""
+        units: dict[str, Unit] = {}
+        for row in rows:
+            if (value := value_of(row)) is not None:
+                units.setdefault(self._digest(row), {})[row["by"]] = value
+        return list(units.values())
 
     def _value(self, row: dict[str, Any]) -> str | None:
         """What was decided, whatever the sides; None of a skip."""
@@ -331,6 +351,22 @@ def _edited(better: str, worse: str, text: Any) -> dict[str, Any]:
     if not text.strip() or text in (better, worse):
         raise UsageError("the edited text is empty, unchanged or that of the other answer")
     return {"chosen": text, "rejected": worse, "edited": better}
+
+
+def _rated_as(row: dict[str, Any], rated: dict[str, str]) -> dict[str, Any]:
+    """The ratings by what a row calls its sides: chosen and rejected, or (of a tie or a skip) first and second."""
+    sides = row.get("shown", ["first", "second"])
+    called = {"left": sides[0], "right": sides[1], "equal": "equal"}
+    return {"objectives": {name: called[side] for name, side in rated.items()}} if rated else {}
+
+
+def _preferred(row: dict[str, Any], objective: str) -> str | None:
+    """Which answer is better at an objective, whatever the sides; None where that was not said."""
+    said = row.get("objectives", {}).get(objective)
+    if said in (None, "equal"):
+        return said
+    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
+    return str((one < other) == (said in ("chosen", "first")))
 
 
 def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 // What people say: preferences, and votes between models. After ui.js, which has what all pages share.
 
 function labelPage() {
-  const kind = $("desk").dataset.kind, reasons = JSON.parse($("desk").dataset.reasons);
+  const kind = $("desk").dataset.kind, [reasons, objectives] = ["reasons", "objectives"].map((name) => JSON.parse($("desk").dataset[name]));
   const VERDICTS = {
     pairs: [["left", "Left is better", "←"], ["right", "Right is better", "→"], ["tie", "Tie", "t"], ["skip", "Skip", "s"], ["edit", "Edit the better one", "e"], ["undo", "Undo", "u"]],
     binary: [["good", "Good", "g"], ["bad", "Bad", "b"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
@@ -20,6 +20,19 @@ function labelPage() {
     $("reasons").append(el("label", {}, el("input", { type: "checkbox", value: reason }), " ", reason, ...key));
   });
   $("reasons").hidden = !reasons.length;
+  objectives.forEach((objective, number) => {
+    const side = (value, title) => el("label", {}, el("input", { type: "radio", name: "objective-" + number, value }), " ", title);
+    $("objectives").append(el("fieldset", {}, el("legend", {}, objective, " ", el("kbd", {}, "⇧ " + (number + 1))), side("left", "Left"), side("equal", "Equal"), side("right", "Right")));
+  });
+
+  const radios = (number) => [...$("objectives").querySelectorAll(`[name=objective-${number}]`)];
+
+  /** Left, equal, right, not rated, and again. */
+  function rateNext(number) {
+    const all = radios(number), at = all.findIndex((radio) => radio.checked);
+    all.forEach((radio, place) => { radio.checked = place === at + 1; });
+  }
+
   $("by").value = localStorage.getItem("prefcli-by") || "";
   $("by").focus();
 
@@ -60,7 +73,7 @@ function labelPage() {
   function take(state) {
     question = state.question;
     ranking = [];
-    for (const box of $("reasons").querySelectorAll("input")) box.checked = false;
+    for (const box of $("remarks").querySelectorAll("input")) box.checked = false;
     $("comment").value = "";
     const { mine, left, minutes } = state.progress;
     $("bar").max = mine + left || 1;
@@ -100,7 +113,8 @@ function labelPage() {
 
   function decide(verdict, text) {
     const ticked = [...$("reasons").querySelectorAll("input:checked")].map((box) => box.value);
-    return send("label/decide", { id: question.id, verdict, comment: $("comment").value, reasons: ticked, ...(text === undefined ? {} : { text }) });
+    const rated = objectives.map((objective, number) => [objective, radios(number).find((radio) => radio.checked)?.value]).filter(([, side]) => side);
+    return send("label/decide", { id: question.id, verdict, comment: $("comment").value, reasons: ticked, objectives: Object.fromEntries(rated), ...(text === undefined ? {} : { text }) });
   }
 
   function act(name) {
@@ -119,13 +133,16 @@ function labelPage() {
       }
       return;
     }
-    if (event.target.matches("textarea, input:not([type=checkbox])")) {
+    if (event.target.matches("[type=radio]") && event.key.startsWith("Arrow")) return;
+    if (event.target.matches("textarea, input:not([type=checkbox], [type=radio])")) {
       if (event.key === "Escape") event.target.blur();
       return;
     }
     if (!$("keys").checked || event.repeat) return;
     const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (/^[1-9]$/.test(event.key) && question) {
+    const digit = event.shiftKey && event.code.match(/^Digit([1-9])$/);
+    if (digit && question && digit[1] <= objectives.length) rateNext(digit[1] - 1);
+    else if (/^[1-9]$/.test(event.key) && question) {
       const number = Number(event.key) - 1;
       if (kind === "ranking" && number < question.answers.length) ranked(number);
       const box = kind !== "ranking" && $("reasons").querySelectorAll("input")[number];
@@ -182,11 +199,11 @@ function labelPage() {
       const between = (ends, form) => (ends ? ` [${form(ends[0])}, ${form(ends[1])}]` : "");
       const alpha = (value) => (value === null ? "–" : value.toFixed(2));
       const agreed = (name, one) => [name, one.units, percent(one.same), alpha(one.alpha) + between(one.ci95, alpha)];
-      const { all, annotators, pairs } = found.agreement;
+      const { all, annotators, pairs, objectives: rated } = found.agreement;
       const first = kind === "pairs" ? "left preferred" : "upper preferred";
       $("figures").replaceChildren(
         table(["annotator", "decisions", "ties", "skips", first, "seconds, median"], found.annotators.map((one) => [one.by, one.decisions, one.ties, one.skips, percent(one.first) + between(one.first_ci95, percent), one.seconds.toFixed(1)])),
-        table(["agreement of", "questions", "same", "Krippendorff's α"], [agreed("all", all), ...annotators.map((one) => agreed(one.by + " with the others", one)), ...pairs.map((one) => agreed(one.by.join(" and "), one))]),
+        table(["agreement of", "questions", "same", "Krippendorff's α"], [agreed("all", all), ...annotators.map((one) => agreed(one.by + " with the others", one)), ...pairs.map((one) => agreed(one.by.join(" and "), one)), ...rated.map((one) => agreed(one.objective, one))]),
         el("p", { class: "quiet" }, "α is 1 where all agree, and 0 where they agree no more than by chance. In brackets 95 % intervals. Without bias of position 50 % prefer the left."),
       );
       $("figures").hidden = false;
