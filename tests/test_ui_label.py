@@ -73,7 +73,7 @@ def terminal(keys, by="tess"):
 class _Asked:
     def __init__(self, config):
         self.data, self.out, self.seed, self.skip_bad = config.label, config.out, 0, False
-        self.split, self.map = None, []
+        self.split, self.map, self.as_chat = None, [], False
 
 
 def decide_all(desk, by, choose=lambda question: "left", most=1000):

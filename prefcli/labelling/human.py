@@ -146,11 +146,9 @@ def run(config: Any, reporter: Reporter, *, keys: Keys | None = None, console: C
     return result
 
 
-def answered(
-    data: list[str], skip_bad: bool, reporter: Reporter, *, split: str | None = None, names: list[str] | None = None
-) -> list[tuple[Prompt, list[str]]]:
-    """Each prompt with its different answers, as they first come."""
-    found = read_dataset(data, "demos", skip_bad, every=True, split=split, names=names or ())
+def answered(data: list[str], skip_bad: bool, reporter: Reporter, **read: Any) -> list[tuple[Prompt, list[str]]]:
+    """Each prompt with its different answers, as they first come. `read`: see `config.shared.read_as`."""
+    found = read_dataset(data, "demos", skip_bad, every=True, **read)
     for note in found.notes:
         reporter.notice(note)
     rows = found.rows

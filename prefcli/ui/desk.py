@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from prefcli.config.shared import read_as
 from prefcli.config.ui import Kind
 from prefcli.data.appending import JsonLines
 from prefcli.data.row import Prompt
@@ -57,7 +58,7 @@ def questions(config: Any, reporter: Reporter) -> list[Question]:
 
     Raises DataError: there is none.
     """
-    read: dict[str, Any] = {"split": config.split, "names": config.map}
+    read = read_as(config)
     if config.to == "pairs":
         found = comparisons(config.label, config.seed, config.skip_bad, reporter, **read)
         made = [Question(c.prompt, tuple(sorted((c.left, c.right))), c.digest, (c.digest,)) for c in found]
