@@ -369,6 +369,7 @@ def test_one_key_is_read_from_a_terminal_and_its_modes_come_back(monkeypatch):
 
         for data, key in ((b"l", "l"), (b"\x1b[C", "\x1b[C"), (b"lll", "l"), (b"\x04", "\x04"), (b"\xff", "\ufffd")):
             os.write(master, b"r")  # typed before the answers were seen
+            assert os.read(master, 10) == b"r"  # its echo: it has arrived
             thread = threading.Thread(target=press, args=(data,))
             thread.start()
             assert human.next_key() == key
