@@ -19,7 +19,9 @@ BACKLOG = 2048  # connections that wait to be accepted; the system may have a lo
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises SurroundingsError: the port is in use, or cannot be had."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Named as TCP: asyncio sends small answers at once (TCP_NODELAY) on such sockets alone.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))

@@ -478,6 +478,14 @@ def test_the_command_opens_its_page_and_ends_by_a_signal_with_watchers_attached(
         socket.create_connection(("127.0.0.1", int(port)))
 
 
+def test_small_answers_are_sent_at_once():
+    """And not 40 ms later, when the client's kernel acknowledges the headers: asyncio goes by the protocol's name."""
+    with serving.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
+
+
 def test_an_interrupt_ends_streams_at_once_and_does_not_wait_for_the_grace(client, store):
     class Interrupted(threading.Event):
         """Whoever waits for it is interrupted, once somebody watches."""
