@@ -266,7 +266,7 @@ def test_rows_that_do_not_fit_are_counted_and_left_out_by_the_commands(advise, j
     same = {"prompt": "p", "chosen": "a", "rejected": "a"}
     jsonl("bad.jsonl", *pairs(10), same, {"prompt": "", "chosen": "a", "rejected": "b"})
     advice = advise("--data bad.jsonl --model tiny")
-    assert (advice["facts"]["pairs"], advice["facts"]["ties"]) == (10, 1)
+    assert (advice["facts"]["pairs"], advice["facts"]["same_sides"]) == (10, 1)
     assert all("--skip-bad" in line for line in advice["commands"] if "bad.jsonl" in line)
 
 

@@ -28,24 +28,24 @@ SMALL = Architecture(
 
 def routes(architecture=SEVEN, batch_size=1, max_length=2048, checkpointing=True):
     """PPO against DPO, as mem-estimate asks."""
-    return two_routes(architecture, A100, batch_size, max_length, checkpointing)
+    return two_routes(architecture, A100, batch_size, max_length, checkpointing, adapter=None)
 
 
 def test_seven_billion_is_four_models_and_28b_against_two_and_14b():
-    ppo, dpo = routes()
+    ppo, dpo = routes().both
     assert (ppo.models, ppo.parameters) == (4, 28 * GB)
     assert (dpo.models, dpo.parameters) == (2, 14 * GB)
     assert routes().saving == 0.5
 
 
 def test_seven_billion_model_states_are_252_against_126_gigabytes():
-    ppo, dpo = routes()
+    ppo, dpo = routes().both
     assert ppo.estimate.state_bytes == 2 * 7 * GB * 16 + 2 * 7 * GB * 2 == 252 * GB
     assert dpo.estimate.state_bytes == 7 * GB * 16 + 7 * GB * 2 == 126 * GB
 
 
 def test_seven_billion_takes_two_a100_for_dpo_and_no_number_for_ppo_which_is_not_split():
-    ppo, dpo = routes()
+    ppo, dpo = routes().both
     assert (ppo.gpus, dpo.gpus) == (None, 2)
 
 

@@ -60,7 +60,7 @@ def test_text_tells_the_whole_comparison(capsys):
         "DPO  2 models, 14B parameters' worth",
         "saves 50% of the parameters",
         "GPUs    2 for DPO (A100-80GB",
-        "PPO with all weights fits no number of them",
+        "No number of them holds PPO",
         "252 GB",
         "126 GB",
         "16 bytes",

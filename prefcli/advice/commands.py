@@ -13,6 +13,7 @@ from prefcli.artifacts.manifest import NAME
 ANSWERS = ("--num-generations", "4", "--temperature", "1")  # as in docs/hybrids.md
 TUNED = ("instruct", "chat", "-it", "sft", "dpo", "ppo", "kto")  # in the name of a model that follows instructions
 PUT_MODEL = "your-model"
+MOST_SMOOTHING = 0.3  # the robust loss divides by 1 − 2ε: 0.4 of a loss is left, and beyond it is noise
 
 
 def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
@@ -56,7 +57,13 @@ def _dpo(script: Script, start: Word) -> None:
 
 
 def _robust(script: Script, start: Word) -> None:
-    share = min(0.49, script.facts.noise_estimate or 0.0)
+    share = script.facts.noise_estimate or 0.0
+    if share > MOST_SMOOTHING:
+        script.notes.append(
+            f"About {share:.0%} of the labels may be wrong, which no loss makes good: first repair or drop the pairs "
+            "that are labelled both ways (prefcli data check FILE names them)."
+        )
+    share = min(MOST_SMOOTHING, share)
     _train_dpo(script, start, "--loss", "robust", "--label-smoothing", f"{max(0.01, share):.2f}")
 
 

@@ -16,7 +16,8 @@ PURPOSE: dict[Kind, Purpose] = {"pairs": "pairs", "labels": "labelled", "demos":
 
 @dataclass(frozen=True)
 class Measured:
-    """One file. `rows` are the usable ones, `ties` pairs with two equal sides, `unread` all that do not fit."""
+    """One file. `rows` are the usable ones, `ties` those without a winner, `unread` all that do not fit,
+    among them pairs with the `same_sides`."""
 
     path: str
     kind: Kind
@@ -24,6 +25,7 @@ class Measured:
     rows: list[Row]
     unread: int
     ties: int
+    same_sides: int
 
 
 def measure(
@@ -44,4 +46,5 @@ def measure(
         found.first()  # says what is wrong
     if kind is None:
         (kind,) = (own for own, purpose in PURPOSE.items() if purpose == found.purpose)
-    return Measured(path, kind, found.format, rows, len(bad), sum(row.kind in ("same sides", "tie") for row in bad))
+    ties, same = (sum(row.kind == name for row in bad) for name in ("tie", "same sides"))
+    return Measured(path, kind, found.format, rows, len(bad) - ties, ties, same)

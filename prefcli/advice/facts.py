@@ -54,6 +54,7 @@ class Facts:
     confirmed: int = 0  # of these, the same way, in rows that differ elsewhere (by whom, when)
     copies: int = 0
     ties: int = 0
+    same_sides: int = 0
     longer_chosen: float | None = None
     longer_interval: tuple[float, float] | None = None
     rewards: tuple[str, ...] = ()

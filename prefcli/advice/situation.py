@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -24,15 +23,14 @@ from prefcli.memory.devices import device
 from prefcli.memory.gpus import Device
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.references import config_file
-from prefcli.memory.shapes import KNOWN, typical
-from prefcli.memory.sizes import format_count, parse_count
+from prefcli.memory.shapes import by_name, typical
+from prefcli.memory.sizes import parse_count
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, is_url, parse_rewards
 from prefcli.rewards.python import load_function
 from prefcli.statistics.intervals import wilson_interval
 
 SCORED = 1_000  # pairs that a Python reward is asked about
-_SIZE_IN_NAME = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?[bBmM])(?![0-9A-Za-z])")
 
 
 def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
@@ -57,6 +55,7 @@ def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
         demos=counts["demos"],
         prompts=counts["prompts"],
         ties=sum(m.ties for m in measured),
+        same_sides=sum(m.same_sides for m in measured),
         rewards=tuple(config.reward),
         judge=judge,
         aims=aims,
@@ -164,11 +163,7 @@ def _architecture(model: str | None, params: str | None, store: Store, reporter:
     except ArtifactError:
         if resolve(model, store).kind not in ("hub", "gguf"):
             raise
-        known = next((known for known in KNOWN if known.name.lower() == model.split("@")[0].lower()), None)
-        size = _SIZE_IN_NAME.search(model.rsplit("/", 1)[-1])
-        if known is None and size:
-            reporter.notice(f"{model}: taken to have {format_count(parse_count(size[1]))} parameters, by its name")
-        return known or (typical(parse_count(size[1])) if size else None)
+        return by_name(model, reporter)
     if note:
         reporter.notice(note)
     return read_architecture(path)

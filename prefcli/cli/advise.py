@@ -166,7 +166,9 @@ def cautions(facts: Facts, decision: Decision) -> list[str]:
     if facts.copies:
         said.append(f"{facts.copies:,} pairs are copies of others: they count twice, and hide contradictions.")
     if facts.ties:
-        said.append(f"{facts.ties:,} pairs have the same text on both sides.")
+        said.append(f"{facts.ties:,} rows are ties, which every command leaves out.")
+    if facts.same_sides:
+        said.append(f"{facts.same_sides:,} pairs have the same text on both sides.")
     if facts.reward_right:
         share, low, high = facts.reward_right
         said.append(f"{facts.rewards[0]} prefers the chosen side in {share:.2f} [{low:.2f}, {high:.2f}] of pairs.")

@@ -39,15 +39,15 @@ def _show_routes(routes: Routes) -> None:
     console = _console()
     _write(console, f"Models in memory for a base of {_base(routes.ppo)} parameters", "bold")
     _write(console, "█ trained   ░ frozen\n")
-    for method in routes:
+    for method in routes.both:
         _bars(console, method)
-    count = [format_count(method.parameters) for method in routes]
+    count = [format_count(method.parameters) for method in routes.both]
     _write(console, f"DPO saves {routes.saving:.0%} of the parameters: {count[1]} in place of {count[0]}.\n", indent=8)
     # One unit throughout, so that columns can be compared by eye.
     most = routes.ppo.estimate.bytes
     unit, size = next((u, s) for u, s in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s)
     decimals = 1 if most / size >= 100 else 2
-    console.print(_table(unit, routes, lambda value: f"{value / size:,.{decimals}f}"))
+    console.print(_table(unit, routes.both, lambda value: f"{value / size:,.{decimals}f}"))
     _write(console, "")
     for name, text in _remarks(routes).items():
         _write(console, f"{name:<8}{text}", indent=8)
@@ -56,7 +56,8 @@ def _show_routes(routes: Routes) -> None:
 def _show_one(method: Method) -> None:
     """Bytes by role and part, the peak of each phase, and the answers."""
     found, gpu, console = method.estimate, method.gpu, _console()
-    console.print(f"{method.name}, {_base(method)} parameters: {format_bytes(found.bytes)} at the peak, in the "
+    each = f" on each of {method.run.shards} GPUs" if method.run.shards > 1 else ""
+    console.print(f"{method.name}, {_base(method)} parameters: {format_bytes(found.bytes)} at the peak{each}, in the "
                   f"{found.phase}", style="bold")  # fmt: skip
     console.print(_table("", [method], format_bytes))
     _write(console, "Phases: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in found.phases.items()))
@@ -115,14 +116,22 @@ def _gpus(routes: Routes) -> str:
     """How many of a kind: only counts that prefcli itself can use."""
     gpu = routes.ppo.gpu
     usable = f"{gpu.name}: {format_bytes(gpu.usable_bytes)} usable of {format_bytes(gpu.bytes)}"
-    shown = [f"{method.gpus:,} for {method.name}" for method in routes if method.gpus]
-    without = [method.name for method in routes if not method.gpus]
-    told = f"{' and '.join(shown) or 'no number is enough'} ({usable}; several hold one model with FSDP)."
-    if without:
-        told += (
-            f" {' and '.join(without)} with all weights fits no number of them: prefcli splits sft, train-rm and dpo "
-        )
-        told += "over GPUs, each of which must load the whole model. --compare shows what fits one."
+    shown = [f"{method.gpus:,} for {method.name}" for method in routes.both if method.gpus]
+    without = [method.name for method in routes.both if not (method.gpus if gpu.count else method.fits)]
+    several = " or ".join(without)
+    if not gpu.count:
+        told = f"{usable}. " + (f"{several} with all weights does not fit." if without else "Both fit.")
+    elif shown:
+        told = f"{' and '.join(shown)} ({usable}; several hold one model with FSDP)."
+    else:
+        told = f"{usable}."
+    if without and gpu.count:
+        told += f" No number of them holds {several} with all weights: prefcli splits sft, train-rm and dpo over GPUs, "
+        told += "and each must load the whole model."
+    adapter = routes.adapter
+    if without and adapter.command:
+        size = adapter.changes[-1].bytes if adapter.changes else adapter.estimate.bytes
+        told += f" With an adapter DPO fits, {format_bytes(size)}: {adapter.command} (--compare shows all)."
     return told
 
 
@@ -168,28 +177,28 @@ def _table(first: str, methods: Sequence[Method], shown: Callable[[int], str]) -
 
 def _remarks(routes: Routes) -> dict[str, str]:
     """What stands under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
-    ppo, dpo = routes
+    ppo, dpo = routes.both
     run, a = ppo.run, ppo.run.architecture
     source = f"typical of {_base(ppo)}, after {a.name}" if a.stated_parameters else a.name
     return {
         "States": "weights, gradients and optimizer states alone: "
         f"{format_bytes(ppo.estimate.state_bytes)} for PPO, {format_bytes(dpo.estimate.state_bytes)} for DPO.",
         "GPUs": _gpus(routes) + "\n",
-        "Assumed": "all weights trained in fp32, computed with in bf16, AdamW: 16 bytes a trained parameter "
-        "(4 weights + 4 gradients + 8 moments), 2 a frozen one. Batch "
+        "Assumed": f"all weights trained in float32, computed in {run.dtype}, AdamW: 16 bytes a trained parameter "
+        f"(4 weights + 4 gradients + 8 moments), {run.dtype_bytes} a frozen one. Batch "
         f"{run.batch_size:,} × {run.max_length:,} tokens (a row of DPO is two answers: {dpo.run.tokens:,}), "
         f"{'with' if run.checkpointing else 'without'} gradient checkpointing.",
         "Shape": f"{source}: {a.layers} layers, hidden {a.hidden:,}, {a.heads} heads ({a.kv_heads} for keys and "
         f"values), MLP {a.ffn:,}, vocabulary {a.vocab:,}.",
         "Limits": "calculated; docs/memory.md has it against measured peaks. The driver's context and fragments are in "
         "the tenth that is left. 1 GB is 10^9 bytes.\n",
-        "Note": "counting models is not counting bytes: a frozen model costs 2 bytes a parameter, a trained one 16. "
-        + _saved(routes),
+        "Note": f"counting models is not counting bytes: a frozen model costs {run.dtype_bytes} bytes a parameter, a "
+        "trained one 16. " + _saved(routes),
     }
 
 
 def _saved(routes: Routes) -> str:
-    ppo, dpo = (method.estimate for method in routes)
+    ppo, dpo = (method.estimate for method in routes.both)
     if (saved := ppo.bytes - dpo.bytes) < 0:
         return (
             f"By bytes DPO takes {format_bytes(-saved)} more here: its rows are two answers, and what a pass holds of "

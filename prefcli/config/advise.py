@@ -54,7 +54,10 @@ class AdviseConfig(FromFile, Stored):
     )
     gpu: Annotated[
         str | None,
-        Opt("Type of GPU (H100, RTX4090, …), its memory (16GB), cpu or mps. Default: this machine's.", metavar="TYPE"),
+        Opt(
+            "Type of GPU (H100, RTX4090, …), its memory (16GB), cpu or mps (mps-16GB). Default: this machine's.",
+            metavar="TYPE",
+        ),
     ] = None
     gpus: Annotated[int | None, Opt("Number of GPUs. Default: 1.", min=1)] = None
     aim: Annotated[list[str], Opt(f"What matters to you: {', '.join(AIMS)}. Repeatable.", metavar="AIM")] = field(

@@ -77,7 +77,7 @@ class MemoryConfig(FromFile, Stored, RunConfig):
     gpu: Annotated[
         str | None,
         Opt(
-            "Type of GPU, the memory of one (16GB), cpu or mps. Default: the one in this machine, else A100-80GB.",
+            "Type of GPU, the memory of one (16GB), cpu or mps (mps-16GB). Default: this machine's, else A100-80GB.",
             metavar="TYPE",
         ),
     ] = None

@@ -9,15 +9,16 @@ from prefcli.artifacts.store import Store
 from prefcli.config.base import default_of, option
 from prefcli.config.memory import MemoryConfig, RunConfig
 from prefcli.config.stages import BY_COMMAND, Stage
-from prefcli.errors import UsageError
+from prefcli.errors import SurroundingsError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import device, found_gpu
+from prefcli.memory.fit import RANK
 from prefcli.memory.gpus import Device
 from prefcli.memory.methods import Method, Routes, side_by_side, two_routes
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.references import config_file
 from prefcli.memory.run import of_command
-from prefcli.memory.shapes import typical
+from prefcli.memory.shapes import by_name, typical
 from prefcli.memory.sizes import parse_count
 from prefcli.progress import SILENT, Reporter
 
@@ -54,9 +55,10 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
             f"{option(unread[0])}: PPO against DPO is all weights of both, at one batch and length",
             "give --stage dpo, or --compare for all methods",
         )
+    adapter = _method("DPO", "dpo", {"lora_rank": RANK}, config, architecture, where)
     return two_routes(
         architecture, where, config.batch_size or BATCH, config.max_length or LENGTH,
-        config.gradient_checkpointing is not False,
+        config.gradient_checkpointing is not False, adapter,
     )  # fmt: skip
 
 
@@ -118,7 +120,12 @@ def _architecture(config: MemoryConfig, reporter: Reporter) -> Architecture:
     if config.params is not None:
         return typical(parse_count(config.params))
     assert config.model is not None
-    path, note = config_file(config.model, Store(config.runs))
+    try:
+        path, note = config_file(config.model, Store(config.runs))
+    except SurroundingsError:  # the hub is not reached
+        if (found := by_name(config.model, reporter)) is None:
+            raise
+        return found
     if note:
         reporter.notice(note)
     return read_architecture(path)

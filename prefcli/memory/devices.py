@@ -27,7 +27,7 @@ def device(kind: str | None, count: int | None = None) -> Device:
         return replace(here, count=count or here.count)
     if kind is None and count is not None:
         raise UsageError(f"--gpus {count}: no GPU is found here", "name the kind too: --gpu H100")
-    name, _, size = (kind or "cpu").strip().lower().replace(" ", "-").partition("-")
+    name, _, size = (kind or "cpu").strip().lower().replace(" ", "-").replace(":", "-").partition("-")
     if name not in SHARED or (size and size_of(size) is None):
         return replace(find_gpu(str(kind)), count=count or 1)
     if count is not None:

@@ -182,7 +182,7 @@ def gpus_needed(run: Run, usable: float) -> int | None:
     """The fewest GPUs that hold the run, split where one does not; None where no number of them does."""
     if fits(run, usable):
         return 1
-    if not run.about.splits or split_bytes(run, MOST) > usable:
+    if not run.about.splits or run.in_4bit or split_bytes(run, MOST) > usable:
         return None
     low, high = 1, MOST
     while high - low > 1:

@@ -9,14 +9,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from prefcli.config.base import option
-from prefcli.config.stages import BY_COMMAND
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import Estimate, estimate
 from prefcli.memory.fit import RANK, Change, changes, gpus_needed, largest, whole_bytes
 from prefcli.memory.gpus import USABLE_SHARE, Device
-from prefcli.memory.run import Run
+from prefcli.memory.run import Kind, Run
 
 FSDP = "accelerate launch --config_file docs/accelerate/fsdp.yaml --num_processes {} -m prefcli"
 # Files in the commands that are shown, by what a stage reads.
@@ -98,6 +97,11 @@ class Routes(NamedTuple):
 
     ppo: Method
     dpo: Method
+    adapter: Method  # DPO with one, which fits where all weights do not
+
+    @property
+    def both(self) -> tuple[Method, Method]:
+        return self.ppo, self.dpo
 
     @property
     def saving(self) -> float:
@@ -110,26 +114,30 @@ class Routes(NamedTuple):
         return 1 - self.dpo.estimate.bytes / self.ppo.estimate.bytes
 
 
-def two_routes(architecture: Architecture, gpu: Device, batch_size: int, length: int, checkpointing: bool) -> Routes:
-    """Both with all weights trained, in bfloat16, at one batch and length."""
-    return Routes(
-        *(
-            Method(
-                stage.upper(),
-                Run(
-                    stage,
-                    architecture,
-                    autocast=True,
-                    batch_size=batch_size,
-                    max_length=length,
-                    tokens_per_row=TOKENS_PER_ROW["cuda"],
-                    checkpointing=checkpointing,
-                ),
-                gpu,
-            )
-            for stage in Routes._fields
+def two_routes(
+    architecture: Architecture, gpu: Device, batch_size: int, length: int, checkpointing: bool, adapter: Method
+) -> Routes:
+    """Both with all weights trained, in bfloat16 where the device has it, at one batch and length."""
+    kind: Kind = "cuda" if gpu.count else "cpu"
+
+    def method(stage: str) -> Method:
+        return Method(
+            stage.upper(),
+            Run(
+                stage,
+                architecture,
+                autocast=True,
+                dtype="bfloat16" if gpu.bf16 else "float32",
+                batch_size=batch_size,
+                max_length=length,
+                tokens_per_row=TOKENS_PER_ROW[kind],
+                checkpointing=checkpointing,
+                device=kind,
+            ),
+            gpu,
         )
-    )
+
+    return Routes(method("ppo"), method("dpo"), adapter)
 
 
 def side_by_side(lora_rank: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -151,7 +159,7 @@ def side_by_side(lora_rank: int) -> list[tuple[str, str, dict[str, Any]]]:
 def as_dict(found: Routes | list[Method]) -> dict[str, Any]:
     """The object that --json prints. Bytes and parameters are whole numbers, `saving` a fraction."""
     if isinstance(found, Routes):
-        methods = {method.run.stage: _of_route(method) for method in found}
+        methods = {method.run.stage: _of_route(method) for method in found.both}
         return {"methods": methods, "saving": found.saving, "assumptions": _assumptions(found)}
     gpu = found[0].gpu
     about = {"name": gpu.name, "bytes": gpu.bytes, "usable_bytes": gpu.usable_bytes}
@@ -203,7 +211,7 @@ def _assumptions(routes: Routes) -> dict[str, Any]:
         | {name: getattr(a, name) for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab")},
         "batch_size": run.batch_size,
         "max_length": run.max_length,
-        "answers_per_row": {stage: BY_COMMAND[stage].answers for stage in Routes._fields},
+        "answers_per_row": {method.run.stage: method.run.about.answers for method in routes.both},
         "dtype": run.dtype,
         "master_weights": run.master_weights,
         "optimizer": run.optimizer,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 from prefcli.memory.architecture import Architecture, causal_parameters
 from prefcli.memory.families import FAMILIES
+from prefcli.memory.sizes import format_count, parse_count
+from prefcli.progress import Reporter
 
 
 def _known(
@@ -73,3 +76,15 @@ def typical(parameters: int) -> Architecture:
         positions=0,  # a size alone does not limit the length
         stated_parameters=parameters,
     )
+
+
+_SIZE_IN_NAME = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?[bBmM])(?![0-9A-Za-z])")
+
+
+def by_name(model: str, reporter: Reporter) -> Architecture | None:
+    """A model that is not on this machine: a known one, or of the size that its name says; None where it says none."""
+    known = next((known for known in KNOWN if known.name.lower() == model.split("@")[0].lower()), None)
+    size = _SIZE_IN_NAME.search(model.rsplit("/", 1)[-1])
+    if known is None and size:
+        reporter.notice(f"{model}: taken to have {format_count(parse_count(size[1]))} parameters, by its name")
+    return known or (typical(parse_count(size[1])) if size else None)

@@ -30,9 +30,9 @@ def _routes(routes: Routes) -> Figure:
     """A panel a route, one bar a model."""
     figure = Figure(figsize=(10, 5.4), layout="none")
     # Panels as wide as they have models, so that a bar is equally wide in both: area is memory.
-    panels = figure.subplots(1, len(routes), sharey=True, width_ratios=[method.models for method in routes])
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=[method.models for method in routes.both])
     figure.subplots_adjust(left=0.085, right=0.985, top=0.74, bottom=0.205, wspace=0.08)
-    for axes, method in zip(panels, routes):
+    for axes, method in zip(panels, routes.both):
         _panel(axes, method)
     panels[0].set_ylabel("size, in base models", color=INK, fontsize=11)
     base = routes.ppo.run.architecture.parameters
