@@ -192,14 +192,16 @@ def routers_in(folder: Path) -> tuple[Any, Any]:
     return config.get("output_router_logits", False), config.get("router_aux_loss_coef")
 
 
-@pytest.mark.parametrize("model", ["mixtral", "mixtral-aux"])
-def test_the_saved_configuration_says_of_routers_what_the_start_says(files, train, model, own_folder):
+@pytest.mark.parametrize(("model", "stages"), [("mixtral", ("sft",)), ("mixtral-aux", tuple(DATA))])
+def test_the_saved_configuration_says_of_routers_what_the_start_says(files, train, model, stages, own_folder):
     expected = routers_in(files / model)
     assert expected[0] == (model == "mixtral-aux")
-    for number, stage in enumerate(DATA):
+    for number, stage in enumerate(stages):
         ran = train(stage, model, "--router-loss", 0.1 * number, name=stage)
         assert ran.code == 0, ran.err
         assert routers_in(ran.artifact / "model") == expected, stage
+    if model == "mixtral":
+        return
     ran = prefcli(
         "train-rm", "--model", files / model, "--data", files / "pairs.jsonl", "--max-steps", 1, "--batch-size", 4,
         "--eval-share", 0, runs=own_folder / "runs",

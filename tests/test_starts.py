@@ -194,8 +194,12 @@ def check(starts: Starts, stage: str, start: str, rank: int, ran: Ran) -> Path:
     return model
 
 
-@pytest.mark.parametrize("stage", POLICIES + ("train-rm",))
-@pytest.mark.parametrize(("start", "rank"), [(start, rank) for start, ranks in STARTS.items() for rank in ranks])
+# kto opens its models as dpo does: it starts where those differ most.
+@pytest.mark.parametrize(
+    ("stage", "start", "rank"),
+    [(stage, start, rank) for start, ranks in STARTS.items() for rank in ranks for stage in (*POLICIES, "train-rm")
+     if stage != "kto" or start in ("gguf", "lora")],
+)  # fmt: skip
 def test_each_stage_from_each_start(starts, stage, start, rank):
     ran = starts.run(stage, starts.texts[start], "--lora-rank", rank, name=f"{stage}-{start}-{rank}")
     model = check(starts, stage, start, rank, ran)
