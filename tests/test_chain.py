@@ -88,6 +88,13 @@ def test_ppo_starts_each_rollout_at_a_ratio_of_one(chain):
         assert row["objective/kl_k3"] >= -1e-6
 
 
+def test_ppo_leaves_answers_of_its_last_rollout_for_whoever_watches(chain):
+    found = json.loads((chain.path("ppo") / "samples.json").read_text())
+    assert found["step"] == 2 and len(found["samples"]) == 6
+    for one in found["samples"]:
+        assert one["prompt"] and isinstance(one["completion"], str) and math.isfinite(one["score"])
+
+
 def test_in_16_bits_a_run_starts_at_its_reference_to_the_last_digit(chain, prefcli):
     """All weights trained: the policy is float32 under autocast, and the reference is held smaller than that."""
     more = ["--dtype", "bfloat16", "--name", "half", "--max-steps", "1", "--force"]

@@ -294,8 +294,18 @@ def test_a_log_is_followed_line_by_line_and_read_anew_where_it_was_cut_back(own_
         file.write('ss": "NaN", "alarm/explosion": 1}\nnonsense\n{"step": 3, "loss": 1.0}\n')
     assert log.changed(path) and [row["step"] for row in log.rows] == [1, 2, 3]
     told = log.told()
+    assert told["samples"] == {}
     assert told["panels"] == [{"title": "loss", "series": [{"name": "training", "points": [(1, 3.0), (3, 1.0)]}]}]
     assert told["alarms"] == [(2, "explosion")] and told["log"][-1] == {"step": 3, "loss": 1.0}
+    for text, shown in (
+        ('{"step": 4, "samples": [{"prompt": "p", "completion": "<b>", "score": 1}]}', 1),
+        ("{half", 0),
+    ):
+        write(own_folder / "samples.json", text)
+        with path.open("a") as file:
+            file.write('{"step": 3, "loss": 1.0}\n')
+        assert log.changed(path) and len(log.told()["samples"].get("samples", [])) == shown
+    log.rows = log.rows[:3]
     path.rename(own_folder / "moved")
     assert not log.changed(own_folder / "moved") and len(log.rows) == 3  # a version that is finished
     os.replace(write(own_folder / "new", '{"step": 1, "loss": 3.0}\n'), path)

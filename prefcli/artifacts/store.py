@@ -38,6 +38,7 @@ CURVES = "report/curves.png"  # drawn from the metrics when a version is there
 RUN = "run.json"  # of an unfinished version: its key, and under what it runs
 NOTED = {"key", "environment", "parents"}  # in it
 LOG = "metrics.jsonl"
+SAMPLES = "samples.json"  # the newest answers of a rollout
 DIGESTS = "digests.json"  # in a saved state: the sha256 of its files
 MARK = b"prefcli\n"  # in a version's lock file, which tells it from one of another program
 GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version goes on with

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from prefcli.artifacts.metrics import row_of
+from prefcli.artifacts.store import SAMPLES
 from prefcli.files import write_atomically
 from prefcli.stages.trackers import Tracker
 
@@ -51,6 +53,11 @@ class MetricsLog:
         self._file.flush()
         if self.tracker is not None:
             self.tracker.log(step, numbers)
+
+    def show(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """Keep the newest answers beside the log, for whoever watches: `prefcli ui` shows them."""
+        with suppress(OSError):  # its folder may have been taken away: that is made good where a state is saved
+            write_atomically(self._path.with_name(SAMPLES), json.dumps({"step": step, "samples": samples}))
 
     def close(self) -> None:
         self._file.close()

@@ -60,6 +60,7 @@ FINAL = (
 )
 ROLLBACK_EVERY = 5  # rollouts between two states to go back to
 MOST_ROLLBACKS = 3
+SHOWN = 6  # of a rollout's answers, to whoever watches
 TAIL = 5  # the manifest's final metrics are means over so many last rollouts: one alone is noisy
 
 
@@ -126,8 +127,10 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                         metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
                         run.enter(Phase.BUSY)
                         metrics |= {f"judge/{name}": mean(scores) for name, scores in score.judged.items()}
-                        alarms = watchers.observe(step, metrics, answers_of(ppo, score.judged))
+                        answers = answers_of(ppo, score.judged)
+                        alarms = watchers.observe(step, metrics, answers)
                         run.log.write(step, metrics | logged(alarms))
+                        run.log.show(step, answers.first(SHOWN))
                         position.step = step
                         position.tokens += metrics["completions/mean_length"] * config.batch_size
                         serious = bool(act(alarms, config.on_alarm, reporter))

@@ -161,6 +161,11 @@ function runPage() {
     for (const [step, name] of log.alarms) (steps[name] ||= []).push(step);
     $("alarms").textContent = "Alarms: " + Object.entries(steps).map(([name, at]) => `${name} at step ${at.join(", ")}`).join("; ");
     $("alarms").hidden = !log.alarms.length;
+    const { step, samples = [] } = log.samples;
+    $("samples").hidden = !samples.length;
+    $("samples-title").textContent = "Answers of rollout " + step;
+    $("answers").replaceChildren(...samples.map((one) => el("article", { class: "answer" }, el("p", { class: "quiet text" }, one.prompt),
+      el("p", { class: "text" }, one.completion), el("p", { class: "quiet" }, "score " + short(one.score)))));
     const names = [...new Set(log.log.flatMap((row) => Object.keys(row)))];
     $("log").replaceChildren(el("thead", {}, el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, ...log.log.toReversed().map((row) => el("tr", {}, ...names.map((name) => el("td", { class: "n" }, typeof row[name] === "number" ? short(row[name]) : String(row[name] ?? "")))))));

@@ -21,7 +21,7 @@ from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import FILE, NAME
 from prefcli.artifacts.metrics import Row, alarms, row_of
-from prefcli.artifacts.store import LOG, VERSION, Artifact, Store, is_ours, saved_steps
+from prefcli.artifacts.store import LOG, SAMPLES, VERSION, Artifact, Store, is_ours, saved_steps
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError, PrefcliError, UsageError, without_secrets
 from prefcli.report import lineage_chart
@@ -195,6 +195,7 @@ class Log:
     """The metrics log of a version as it grows: `changed` reads what is new."""
 
     rows: list[Row] = field(default_factory=list)
+    samples: dict[str, Any] = field(default_factory=dict)
     _at: int = 0
     _file: int = -1
 
@@ -208,14 +209,28 @@ class Log:
             self.rows, self._at, self._file = [], 0, file
         new, self._at = tail(path, self._at)
         self.rows = (self.rows + new)[-ROWS:]
+        if new:
+            self.samples = _samples(path.with_name(SAMPLES))
         return bool(new)
 
     def told(self) -> dict[str, Any]:
         """What a page draws: {"panels": [{"title", "series": [{"name", "points": [[step, value], …]}]}], "alarms":
-        [[step, watcher], …], "log": the newest rows}."""
+        [[step, watcher], …], "log": the newest rows, "samples": the last rollout's}."""
         found = [{"title": panel.title, "series": [{"name": short(s.name), "points": thinned(s.steps, s.values)}
                                                    for s in panel.series]} for panel in panels(self.rows)]  # fmt: skip
-        return {"panels": found, "alarms": alarms(self.rows)[-200:], "log": self.rows[-20:]}
+        return {"panels": found, "alarms": alarms(self.rows)[-200:], "log": self.rows[-20:],
+                "samples": self.samples}  # fmt: skip
+
+
+def _samples(path: Path) -> dict[str, Any]:
+    """What a rollout left beside its log; {} where there is nothing that can be shown."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        samples = [{"prompt": str(one["prompt"]), "completion": str(one["completion"]), "score": float(one["score"])}
+                   for one in found["samples"]]  # fmt: skip
+        return {"step": int(found["step"]), "samples": samples}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def thinned(steps: list[int], values: list[float], most: int = 400) -> list[tuple[int, float]]:

@@ -28,6 +28,11 @@ class Answers:
     ended: list[bool]  # by itself, not cut off
     judges: dict[str, list[float]] = field(default_factory=dict)  # sources that score but are not trained on
 
+    def first(self, most: int) -> list[dict[str, Any]]:
+        """The first `most` answers, each with its prompt and what it is trained on."""
+        rows = zip(self.prompts[:most], self.completions, self.totals)
+        return [{"prompt": prompt, "completion": text, "score": score} for prompt, text, score in rows]
+
 
 NO_ANSWERS = Answers([], [], [], {}, [], [])  # of training that samples none
 
