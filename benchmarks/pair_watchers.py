@@ -3,7 +3,7 @@
     python -m benchmarks pair_watchers [--seeds 0 1 2 3 4] [--only NAME …] [--work bench-runs/pair-watchers]
 
 For each seed sft is trained, then every run of RUNS from it. The watchers are shown the metrics that a run left; one
-that is there already is not run again. Policies also answer held-out prompts, scored with the ground truth.
+that exists already is not run again. Policies also answer held-out prompts, scored with the ground truth.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Phase(Enum):
 
     IDLE = "nothing is trained: it is raised at once"
     WHOLE = "a step runs that has changed nothing yet: it may be dropped, and the state of the last one written"
-    HALF = "a step has changed weights, and goes on: without its end the last saved state counts"
+    HALF = "a step has changed weights, and continues: without its end the last saved state counts"
     BUSY = "what must not be broken off, and ends soon: an optimizer step, a state or the model being written"
 
 

@@ -402,7 +402,7 @@ def test_the_page_fits_the_terminal_and_its_commands_can_be_pasted(prefcli, file
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("", 2, "nothing is said"),
+        ("", 2, "no option describes"),
         ("--aim sability", 2, "stability"),
         ("--params 7 --gpu H100", 2, "7B"),
         ("--gpu H1000 --params 7B", 2, "H100"),

@@ -96,7 +96,7 @@ def test_nothing_is_written_over_and_nothing_is_left_of_a_refusal(prefcli, own_f
     made()
     write(own_folder / "pairs.held_out.jsonl", "mine")
     result = prefcli("data", "split", "pairs.jsonl")
-    assert result.exit_code == 2 and "pairs.held_out.jsonl is there already" in result.stderr
+    assert result.exit_code == 2 and "pairs.held_out.jsonl exists already" in result.stderr
     assert not (own_folder / "pairs.train.jsonl").exists()
     assert prefcli("data", "split", "pairs.jsonl", "--force").exit_code == 0
     assert prefcli("data", "split", "pairs.jsonl", "--out-dir", "nowhere").exit_code == 2

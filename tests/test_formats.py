@@ -290,11 +290,11 @@ def test_an_answer_that_a_kto_tag_calls_bad_is_no_demonstration(own_folder):
          "prompt/completion"),
         ({"messages": [user("q"), assistant("a")], "prompt": "p", "chosen": "c", "rejected": "r"}, "demos", "messages",
          "own answers go before the chosen side"),
-        ({"messages": [user("q"), assistant("a")], "prompt": "p"}, "prompts", "messages", "prompt too"),
+        ({"messages": [user("q"), assistant("a")], "prompt": "p"}, "prompts", "messages", "fit prompt"),
         ({"prompt": "p", "completion": "c", "label": True, "chosen": "c", "rejected": "r"}, "labelled",
          "prompt/completion/label", "own labels go before"),
         ({"messages": [user("q"), assistant("a")], "prompt": "p", "chosen": "c", "rejected": "r"}, None,
-         "prompt/chosen/rejected", "messages too: pairs go first"),
+         "prompt/chosen/rejected", "fit messages: pairs go first"),
         ({"instruction": "i", "output": "o", "prompt": "p", "completion": "c"}, None, "prompt/completion", "Alpaca"),
     ],
 )  # fmt: skip
@@ -317,8 +317,8 @@ def test_a_table_of_lists_is_a_list_of_messages(own_folder):
 @pytest.mark.parametrize(
     ("row", "purpose", "hint"),
     [
-        ({"prompt": "q", "response": "a"}, "demos", "the form prompt/completion, of which completion is missing"),
-        ({"instruction": "q", "chosen": "a"}, "pairs", "the form Alpaca pairs, of which rejected is missing"),
+        ({"prompt": "q", "response": "a"}, "demos", "nearest format is prompt/completion, but completion is missing"),
+        ({"instruction": "q", "chosen": "a"}, "pairs", "nearest format is Alpaca pairs, but rejected is missing"),
         ({"x": 1}, "pairs", "rename columns with --map"),
     ],
 )
@@ -632,7 +632,7 @@ def test_a_conversion_says_what_it_changes(prefcli, own_folder):
 @pytest.mark.parametrize(
     ("args", "code", "part"),
     [
-        (["a.jsonl", "there.jsonl"], 2, "is there already"),
+        (["a.jsonl", "there.jsonl"], 2, "exists already"),
         (["a.jsonl", "a.jsonl", "--force"], 2, "is what is read"),
         (["a.jsonl", "folder.jsonl"], 2, "is a directory"),
         (["a.jsonl", "no/b.jsonl"], 2, "no directory no"),
@@ -640,7 +640,7 @@ def test_a_conversion_says_what_it_changes(prefcli, own_folder):
         (["no.jsonl", "b.jsonl"], 3, "no such file"),
         (["a.jsonl", "b.jsonl", "--to", "labels"], 2, "--to"),
         (["dialogue.jsonl", "b.csv"], 3, "a .csv cell is text"),
-        (["dialogue.jsonl", "b.jsonl", "--to", "pairs-plain"], 3, "no plain prompt"),
+        (["dialogue.jsonl", "b.jsonl", "--to", "pairs-plain"], 3, "not a plain prompt"),
         (["text.jsonl", "b.jsonl", "--to", "messages"], 3, "no prompt"),
         (["mixed.jsonl", "b.parquet"], 3, "do not fit a table"),
         (["mixed.jsonl", "b.csv"], 3, "row 2 has a column 'm'"),

@@ -245,7 +245,7 @@ def test_what_was_decided_is_known_again_in_other_rows(label, own_folder):
     more = {"prompt": "Question 0", "chosen": "good 0", "rejected": "another"}
     told = Told()
     result = label("llll", *swapped, more, seed=5, reporter=told)
-    assert "going on after 3 decisions" in told.notices[0]
+    assert "resuming after 3 decisions" in told.notices[0]
     assert result["open"] == 1  # of Question 0 there are three comparisons now, and two were open
     shown = [
         (row["prompt"], frozenset((row["chosen"], row["rejected"]))) for row in rows_of(own_folder / "pairs.jsonl")
@@ -269,7 +269,7 @@ def test_undo_takes_back_one_decision_after_the_other_from_both_files(label, own
     assert (own_folder / "pairs.jsonl.skipped").read_text() == ""
     label("uuuq")
     assert (own_folder / "pairs.jsonl").read_text() == ""
-    assert "nothing of yours to take back" in label.screen.getvalue()
+    assert "nothing of yours to undo" in label.screen.getvalue()
 
 
 def test_what_was_taken_back_is_asked_again(label, own_folder):
@@ -349,7 +349,7 @@ def test_a_narrow_terminal_has_the_answers_one_below_the_other(label):
 
 def test_a_key_that_means_nothing_is_said_and_asked_again(label, own_folder):
     label(["x", "", "\x1b[A", "é", "l"], *ANSWERS[:2])
-    assert label.screen.getvalue().count("is no key here") == 4 and "\x1b" not in label.screen.getvalue()
+    assert label.screen.getvalue().count("is not a key here") == 4 and "\x1b" not in label.screen.getvalue()
     assert len(rows_of(own_folder / "pairs.jsonl")) == 1
 
 

@@ -94,7 +94,7 @@ def test_a_run_that_died_on_another_machine_is_taken_up_once_its_sign_is_old(sto
     monkeypatch.setattr(alive, "FRESH", 0.5)
     began = time.monotonic()
     with store.writer("sft", "key") as draft:
-        assert draft.version == 1 and draft.steps == [4] and draft.before.endswith("on node7, without a last word")
+        assert draft.version == 1 and draft.steps == [4] and draft.before.endswith("on node7, for an unknown reason")
     assert time.monotonic() - began < 5
 
 

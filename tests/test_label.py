@@ -497,7 +497,7 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         (
             ["--data", "a.jsonl", "--by", "judge:tiny", "--judge-key-env", "NONE_SUCH", "--out", "made.jsonl"],
             2,
-            "no endpoint",
+            "not an endpoint",
         ),
         (["--data", "none.jsonl", "--by", "{r}", "--out", "made.jsonl"], 3, "none.jsonl"),
         (["--data", "prompts.jsonl", "--by", "{r}", "--out", "made.jsonl"], 3, "expected columns"),

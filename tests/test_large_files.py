@@ -290,7 +290,7 @@ def test_rows_that_change_while_a_run_reads_them_end_it(chain, prefcli, large, o
     assert [entry.name for entry in (chain.runs / "cut/v1.partial/state").iterdir()] == ["step2"]
     put(path, text)
     result = prefcli(*command)
-    assert result.exit_code == 0 and "going on from step 2" in result.stderr, result.stderr
+    assert result.exit_code == 0 and "resuming from step 2" in result.stderr, result.stderr
 
 
 def tiny_encoder():

@@ -39,7 +39,7 @@ def test_half_of_torchruns_variables_are_refused(prefcli, command, name):
 
 @pytest.mark.parametrize("size", ["0", "two", "", "-1"])
 def test_a_number_of_processes_that_is_none_is_refused(prefcli, size):
-    refused(prefcli, "dpo", {"WORLD_SIZE": size}, "WORLD_SIZE is")
+    refused(prefcli, "dpo", {"WORLD_SIZE": size}, "WORLD_SIZE must be")
 
 
 @pytest.mark.parametrize("env", [

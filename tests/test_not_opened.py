@@ -215,7 +215,7 @@ MODELS = {
     "no JSON": (lambda f: write(f / "config.json", "[]"), "config.json is damaged: it holds no JSON object"),
     "half a file": (cut, r"model.safetensors is damaged: it has 200,000 bytes, and its header speaks of [\d,]+"),
     "half a header": (lambda f: write(f / WEIGHTS, b"\x00\x10" + b"\x00" * 6 + b"{"), "in the middle of its header"),
-    "a web page": (lambda f: write(f / WEIGHTS, "<html></html>"), "is no safetensors file"),
+    "a web page": (lambda f: write(f / WEIGHTS, "<html></html>"), "is not a safetensors file"),
     "a pointer": (lambda f: write(f / WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
     "a shard": (shards, "names b.safetensors, which is not there"),
 }

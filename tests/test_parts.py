@@ -102,7 +102,7 @@ def test_another_command_starts_anew_and_says_so_and_two_of_one_kind_do_not_meet
             assert "another command (seed differ)" in said.notices[0] and str(work.folder) in said.notices[0]
     assert partials(own_folder) == [work.folder]  # that of the other held nothing
     write(work.folder / "work.json", "{}")
-    with pytest.raises(SurroundingsError, match="not of prefcli's making"), unfinished(Share(), SILENT) as work:
+    with pytest.raises(SurroundingsError, match="not written by prefcli"), unfinished(Share(), SILENT) as work:
         open_beside(work, out, {"seed": 0, "model": "a"})
 
 

@@ -102,7 +102,7 @@ def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, states, st
     assert sorted(p.name for p in (chain.runs / "cut").iterdir() if p.name[0] != ".") == ["v1.partial"]
     assert [p.name for p in (chain.runs / "cut/v1.partial/state").iterdir()] == [f"step{kept}"]
     second = prefcli(*command)
-    assert f"going on from step {kept}" in second.stderr
+    assert f"resuming from step {kept}" in second.stderr
     assert calls == [*range(1, stop_in + 1), *range(kept + 1, 6)]
     check_same(chain.path_of(second), whole)
     assert not (chain.runs / "cut/v1/state").exists() and not (chain.runs / "cut/v1/run.json").exists()
@@ -121,7 +121,7 @@ def test_a_stop_while_the_version_is_finished_loses_nothing(chain, prefcli, monk
         patch.setattr("prefcli.artifacts.store.write_manifest", lambda *_: 1 / 0)  # all but the manifest is there
         assert prefcli(*command).exit_code == 1
     second = prefcli(*command)
-    assert f"going on from step {5 if keep else 4}" in second.stderr
+    assert f"resuming from step {5 if keep else 4}" in second.stderr
     check_same(chain.path_of(second), whole)
     assert (chain.runs / "cut/v1/state").exists() == bool(keep)
 

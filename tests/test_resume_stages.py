@@ -124,7 +124,7 @@ def test_the_same_command_goes_on_and_ends_bit_for_bit_as_if_not_stopped(
     with monkeypatch.context() as patch:
         remember(patch, found := [])
         result = prefcli(*command(chain, stage, "cut"))
-    assert "going on from step 3" in result.stderr
+    assert "resuming from step 3" in result.stderr
     check_same(chain.path_of(result), wholes(stage))
     assert differing(found[0], states[stage]) == []
     assert 1000 < read_manifest(chain.runs / "cut/v1").resources["train_seconds"] < 2000  # with what came before
@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_after_its_last_kept_state_trains_no_further(chai
         patch.setattr("prefcli.artifacts.store.write_manifest", full)
         assert prefcli(*words).exit_code == 7
     result = prefcli(*words)
-    assert "going on from step 4" in result.stderr
+    assert "resuming from step 4" in result.stderr
     path = chain.path_of(result)
     check_same(path, wholes("sft"))
     assert sorted(p.name for p in (path / "state").iterdir()) == ["step1", "step2", "step3", "step4"]

@@ -152,7 +152,7 @@ def test_a_label_of_a_model_with_one_or_none_is_refused(cli, small):
         ran = cli("export", text, "out", "--label", "0")
         assert ran.code == 2 and "has one label" in ran.err, ran.err
     ran = cli("train-rm", "--model", "@qwen2", *small, "--label", "0")
-    assert ran.code == 2 and "is no reward model" in ran.err, ran.err
+    assert ran.code == 2 and "is not a reward model" in ran.err, ran.err
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -307,7 +307,7 @@ def test_a_reward_model_with_a_head_of_our_own_goes_on_after_a_stop(files, cli, 
         patch.setattr(_Progress, "on_log", stopping)
         assert cli(*words, "--name", "cut").code == 130
     cut = cli(*words, "--name", "cut")
-    assert cut.code == 0 and "going on from step 2" in cut.err, cut.err
+    assert cut.code == 0 and "resuming from step 2" in cut.err, cut.err
     for name in ("model", "state/step3/model"):
         for file in sorted((whole.artifact / name).glob("*.safetensors")):
             one, other = load_file(file), load_file(cut.artifact / name / file.name)

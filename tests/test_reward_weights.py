@@ -83,7 +83,7 @@ def test_standardising_goes_by_the_manifest_and_comes_before_the_weight(specs):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("a", ["a (python:r.py:score)", "no artifact of train-rm"]),
+        ("a", ["a (python:r.py:score)", "not an artifact of train-rm"]),
         ("bare", ["bare (bare@v1)", "--eval-share"]),
         ("broken", ["broken (broken@v1)", "--eval-share"]),
         ("flat", ["flat (flat@v1)", "the same score"]),

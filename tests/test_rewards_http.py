@@ -229,7 +229,7 @@ def test_a_server_that_always_fails_is_of_the_surroundings(service):
         (200, [1, 2], "JSON object"),
         (200, {"error": "no model loaded"}, "no model loaded"),
         (200, {"rewards": None}, "no rewards or scores"),
-        (200, {"rewards": 3}, "no list of scores"),
+        (200, {"rewards": 3}, "not a list of scores"),
         (200, {"rewards": [1]}, "1 scores for 2 texts"),
         (200, {"rewards": []}, "0 scores for 2 texts"),
         (200, {"rewards": [1, 2, 3]}, "3 scores for 2 texts"),

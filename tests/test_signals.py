@@ -188,7 +188,7 @@ def resumes(chain, run, words, expected, step):
     assert [name for name in states(chain) if "partial" not in name] == ([f"step{step}"] if step else [])
     assert not list(chain.runs.glob("cut/*/alive.json"))
     code, out, text = run(*words)
-    assert code == 0 and (f"going on from step {step} of an unfinished run" in text) == (step is not None), text
+    assert code == 0 and (f"resuming from step {step} of an unfinished run" in text) == (step is not None), text
     assert "was killed" not in text
     check_same(Path(out.strip()), expected)
 
@@ -212,7 +212,7 @@ def test_each_signal_saves_the_step_that_runs_and_the_same_command_resumes(chain
         assert (code, out) == (CODES[number], ""), text
         when = "when this step has ended" + ("" if number == USR1 else ", in 10 s at most")
         if place[0] in (Session, MetricsLog):  # an optimizer step, or what comes after it
-            when = "as soon as what must not be broken off is done"
+            when = "as soon as the current write or step is complete"
         assert [line for line in text.splitlines() if line.startswith("stopping")] == [
             f"stopping {when}; a second signal leaves at once"
         ]
@@ -333,7 +333,7 @@ def test_keep_state_keeps_after_a_stop_what_it_keeps_without_one(chain, run, who
         code, _, text = run(*command(chain, stage, "cut", *words))
     assert (code, promised(text)) == (130, 3) and states(chain) == ["step2", "step3"]
     code, out, text = run(*command(chain, stage, "cut", *words))
-    assert code == 0 and "going on from step 3" in text
+    assert code == 0 and "resuming from step 3" in text
     found, expected = Path(out.strip()), whole(stage, *words)
     check_same(found, expected)
     files = [{str(f.relative_to(path)) for f in path.rglob("*") if f.is_file()} for path in (found, expected)]
@@ -471,7 +471,7 @@ def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_
         assert len(re.findall("^stopping ", text, re.M)) == 1 and "report it" not in text  # one speaks
     process = launch(ACCELERATE, "cut", "whole")
     out, text = process.communicate(timeout=120)
-    assert process.returncode == 0 and f"going on from step {step}" in text, text
+    assert process.returncode == 0 and f"resuming from step {step}" in text, text
     check_same(chain.runs / "cut/v1", chain.runs / "whole/v1")
 
 

@@ -158,7 +158,7 @@ def test_no_process_names_its_temporary_folder(tmp_path, version, said):
     draft = Draft(tmp_path / "v3.partial", version, None)
     with pytest.raises(ArtifactError) as caught:
         refuse_elsewhere(draft, {"threads": 1})
-    assert f"{said} was begun under threads None, now 1" in caught.value.message and ("v3" in said) == (
+    assert f"{said} was started under threads None, now 1" in caught.value.message and ("v3" in said) == (
         str(tmp_path) in caught.value.message
     )
 

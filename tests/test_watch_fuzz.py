@@ -141,8 +141,8 @@ def test_a_watcher_that_fails_is_named_once_and_the_others_go_on():
         assert act(alarms, "stop", reporter) == []  # a fault of a watcher stops no run
         rows.append(logged(alarms))
     assert [text for text in reporter.notices if "ZeroDivisionError" in text] == [
-        "the watcher of broken failed at rollout 3: ZeroDivisionError: float division by zero. That is a defect of "
-        "prefcli and not of the run. The run goes on without what this watcher would have seen."
+        "the watcher of broken failed at rollout 3: ZeroDivisionError: float division by zero. This is a defect of "
+        "prefcli, not of the run. The run continues without this watcher."
     ]
     assert rows[0] == {"alarm/sees": 1.0}
     assert rows[2] == {"watcher_failed/broken": 1.0}  # no alarm: nothing was seen of the run

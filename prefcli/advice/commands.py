@@ -36,13 +36,13 @@ def _start(script: Script, method: str) -> Word:
     model: Word = facts.model or Variable("MODEL")
     if facts.model is None:
         script.lines.append(f"MODEL={PUT_MODEL}")
-        script.notes.append(f"Put your model in the place of {PUT_MODEL}: a directory, a GGUF file or a hub id.")
+        script.notes.append(f"Replace {PUT_MODEL} by your model: a directory, a GGUF file or a hub id.")
     files = facts.files.get("demos") or () if _tuned(facts.model) else _first(facts, "demos", "pairs", "labels")
     if not files:
         return model
     if not facts.files.get("demos"):
         script.notes.append(
-            "sft imitates the good answers, for want of demonstrations; needless if yours answers well."
+            "Without demonstrations sft imitates the good answers; skip it if your model answers well already."
         )
     return script.run("sft", "--model", model, *each("--data", files), stage="sft", into="SFT")
 
@@ -77,7 +77,7 @@ def _train_dpo(script: Script, start: Word, *loss: str) -> None:
     if "several-objectives" in script.facts.aims and len(pairs) > 1:
         weight = f"{1 / len(pairs):.2g}"
         data = [word for file in pairs for word in ("--data", file, "--data-weight", weight)]
-        script.notes.append("Each file is an objective; the weights start equal, and another mix is another run.")
+        script.notes.append("Each file is an objective; the weights start equal; for another mix train again.")
     trained = script.run("dpo", "--model", start, *data, *loss, stage="dpo", into="DPO")
     _measure(script, start, trained)
 
@@ -119,7 +119,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         rewards = ["--reward", rm]
     weights = [word for name in weighed for word in ("--reward-weight", f"{name}={1 / len(weighed):.2g}")]
     if weighed:
-        script.notes.append("The weights start equal: move them, and run ppo alone again.")
+        script.notes.append("The weights start equal: change them and run only ppo again.")
     script.run(
         "ppo",
         "--model",
@@ -132,7 +132,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         into="PPO",
     )
     script.notes.append(
-        "Afterwards compare on prompts that were kept back: prefcli eval --against SFT --model PPO --prompts FILE."
+        "Afterwards compare on held-out prompts: prefcli eval --against SFT --model PPO --prompts FILE."
     )
 
 
@@ -172,9 +172,9 @@ def _collect(script: Script, start: Word) -> None:
     script.run("dpo", "--model", start, "--data", pairs, stage="dpo", into="DPO")
     if by != "human":
         return
-    script.notes.append("Two hundred labelled pairs are a beginning; label goes on where it stopped.")
+    script.notes.append("Two hundred labelled pairs are a beginning; the same label command resumes where it stopped.")
     script.notes.append(
-        "A language model can label in your place: --by judge:MODEL, or judge:https://HOST/v1#MODEL (docs/label.md)."
+        "A language model can label instead of you: --by judge:MODEL, or judge:https://HOST/v1#MODEL (docs/label.md)."
     )
 
 
@@ -211,9 +211,7 @@ def _measure(script: Script, start: Word, trained: Word) -> None:
         script.run("eval", "--against", start, "--model", trained, *each("--prompts", held_out), *look)
     else:
         shown = f'"${trained.name}"' if isinstance(trained, Variable) else trained
-        script.notes.append(
-            f"Afterwards look at it on prompts that were kept back: prefcli eval --model {shown} --prompts FILE."
-        )
+        script.notes.append(f"Afterwards evaluate it on held-out prompts: prefcli eval --model {shown} --prompts FILE.")
 
 
 def _sampled(script: Script) -> bool:

@@ -91,7 +91,7 @@ SOFT = (
     Rule(
         "good-pairs",
         lambda f: f.pairs >= FEW_PAIRS and f.noise < NOISY,
-        "{f.pairs:,} pairs are at hand; {f.noise_said}",
+        "you have {f.pairs:,} pairs; {f.noise_said}",
         ("dpo",),
         _each(DPO_FAMILY, 2),
     ),
@@ -155,21 +155,21 @@ SOFT = (
     Rule(
         "first-time",
         lambda f: "first-time" in f.aims,
-        "it is your first time: two stages in place of three, and few knobs",
+        "it is your first time: two stages instead of three, and few knobs",
         ("dpo",),
         _each(DPO_FAMILY, 2, kto=2, rejection=1, rlaif=1),
     ),
     Rule(
         "stability",
         lambda f: "stability" in f.aims,
-        "it shall go as expected: nothing is sampled, and no reward model can be exploited",
+        "training should be predictable: nothing is sampled, and no reward model can be exploited",
         ("hacked", "seeds"),
         _each(DPO_FAMILY, 2, kto=2, rejection=1, ppo=-1),
     ),
     Rule(
         "little-time",
         lambda f: "little-time" in f.aims,
-        "time is short: one training run on data that is there",
+        "time is short: one training run on the data you have",
         ("demo",),
         _each(DPO_FAMILY, 2, kto=2, rejection=1, rloo=1),
     ),
@@ -239,7 +239,7 @@ SOFT = (
     Rule(
         "very-large",
         lambda f: (f.params or 0) >= LARGE and (f.gpus >= 8 or "team" in f.aims),
-        "a very large model on {f.device}: the large labs go on with variants of RLHF",
+        "a very large model on {f.device}: the large labs keep using variants of RLHF",
         ("large",),
         {"ppo": 6, "rloo": 5},
     ),

@@ -93,7 +93,7 @@ def judge_of(judge: str | None) -> str | None:
     if not judge:
         raise UsageError("--judge: no model is named", "for example: --judge Qwen/Qwen3-8B")
     if is_url(judge) and not judge.partition("#")[2]:
-        raise UsageError(f"--judge {judge}: which model?", "its name goes behind a #: https://HOST/v1#MODEL")
+        raise UsageError(f"--judge {judge}: which model?", "add its name after a #: https://HOST/v1#MODEL")
     return judge
 
 

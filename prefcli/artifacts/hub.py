@@ -218,7 +218,7 @@ def _refused(text: str, status: Any) -> PrefcliError:
     if status == 401 and hub.get_token() is None:  # which the hub answers for a name that it does not know, too
         return _unknown(name)
     if status in (401, 403):
-        return SurroundingsError(f"{name}: the hub refuses the token that it is sent", "log in anew: hf auth login")
+        return SurroundingsError(f"{name}: the hub refuses the token that it is sent", "log in again: hf auth login")
     return SurroundingsError(
         f"{text} is not on this machine, and the hub does not hand it over ({_endpoint()}: status {status})",
         f"try again later, or fetch it from elsewhere with: {download(text)}",

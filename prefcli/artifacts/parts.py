@@ -113,7 +113,7 @@ class Job:
         self.work.await_part(self, number)
         found = _intact(self._path(number))
         if found is None:
-            raise DataError(f"{self._path(number)} was damaged", "start the command again: it makes the part anew")
+            raise DataError(f"{self._path(number)} was damaged", "start the command again: it makes that part again")
         return Part(self.span(number), *found)
 
     def tick(self, items: float) -> None:
@@ -324,8 +324,8 @@ def _of_others(folder: Path, causes: dict[str, Any]) -> Iterator[str]:
         before = about["causes"]
         differ = sorted(name for name in causes.keys() | before.keys() if causes.get(name) != before.get(name))
         yield (
-            f"{other} is left of another command ({', '.join(differ)} differ), and is not used: this one starts anew. "
-            "Remove it if that command is not to be resumed"
+            f"{other} was left by another command ({', '.join(differ)} differ), and is not used: this one starts from "
+            "scratch. Remove it if that command is not to be resumed"
         )
 
 
@@ -379,7 +379,7 @@ def _claimed(folder: Path, causes: dict[str, Any], stack: ExitStack) -> bool:
         raise SurroundingsError(f"{folder}: {error.strerror or error}", "choose another place") from error
     about = _about(folder)
     if about is None and {path.name for path in folder.iterdir()} - {LOCK}:
-        raise SurroundingsError(f"{folder} is in the way, and not of prefcli's making", "move it elsewhere")
+        raise SurroundingsError(f"{folder} is in the way, and was not written by prefcli", "move it elsewhere")
     handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
     stack.callback(os.close, handle)
     try:

@@ -84,7 +84,7 @@ def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
     raise ArtifactError(
         f"{text if len(text) < 200 else text[:200] + '…'}: no artifact, directory or model of that name "
         f"(in {store.root}: {known})",
-        "see: prefcli ls; a hub id has the form owner/name",
+        "see: prefcli ls; a hub id is owner/name",
     )
 
 

@@ -78,7 +78,7 @@ def named(text: str, store: Store) -> Version:
     if there:
         raise ArtifactError(f"{text}: say which version", f"there: {there}")
     raise ArtifactError(
-        f"{text[:200]}: no such version in {store.root}", "the form is NAME@vN, or its directory; see: prefcli ls"
+        f"{text[:200]}: no such version in {store.root}", "give NAME@vN or its directory; see: prefcli ls"
     )
 
 

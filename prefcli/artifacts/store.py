@@ -253,7 +253,7 @@ class Draft:
 
     def check(self, step: int) -> None:
         """Raise ArtifactError naming what is missing or was changed of a saved state, and a log that is missing."""
-        state, hint = self.state(step), "restore the file, or start anew with --force"
+        state, hint = self.state(step), "restore the file, or start again with --force"
         try:
             expected: dict[str, str] = json.loads((state / DIGESTS).read_text(encoding="utf-8"))
             files = sorted(expected.items())
@@ -400,7 +400,7 @@ def _at_work(folder: Path, key: str | None) -> str | None:
     """That another machine is at work on the same run, in a sentence."""
     for path in _candidates(folder, key):
         if (machine := alive.elsewhere(path)) is not None:
-            return f"{path} is left to {machine}, which is at work on it"
+            return f"{path} is left alone: {machine} is writing it"
     return None
 
 

@@ -30,7 +30,7 @@ def run(config: AdviseConfig) -> None:
     if all(getattr(config, f.name) in (None, []) for f in fields(config) if f.name not in ASIDE):
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(
-                "nothing is said of your situation",
+                "no option describes your situation",
                 "for example: prefcli advise --data pairs.jsonl --gpu H100; at a terminal it asks",
             )
         answers = ask(config)

@@ -29,10 +29,10 @@ def ask(config: AdviseConfig, answers: Answers | None = None) -> AdviseConfig | 
     """The configuration that the answers make, or None where the person left. A wrong answer is asked for again."""
     read = answers or sys.stdin.readline
     store = Store(config.runs)
-    _say("Enter takes what stands in brackets, q leaves.")
+    _say("Enter takes the value in brackets, q quits.")
     try:
         data = _ask(read, "Files with pairs, labelled answers or demonstrations", "none", _files(config))
-        prompts = _ask(read, "Files with prompts alone", "none", _files(config, "prompts"))
+        prompts = _ask(read, "Files with prompts only", "none", _files(config, "prompts"))
         reward = _ask(
             read, "What scores answers: a reward model, python:FILE:FUNCTION or URL", "nothing", _reward(store)
         )
@@ -42,7 +42,7 @@ def ask(config: AdviseConfig, answers: Answers | None = None) -> AdviseConfig | 
         count = _ask(read, "How many of them", "1", _count) if kind and device(kind, None).count else None
         for number, (name, said) in enumerate(AIMS.items(), 1):
             _say(f"  {number}  {said} ({name})")
-        aim = _ask(read, "What you are after, by numbers", "a better model, no more", _aims)
+        aim = _ask(read, "Your aims, e.g. 3 5", "just a better model", _aims)
     except _Left:
         return None
     _say("")

@@ -24,8 +24,8 @@ from prefcli.text import shown
 HELP = """\
 /retry         other answers to the last question
 /save          append the question and its answer to --out (one model)
-/left, /right  append a pair to --out; the dialogue goes on with the better answer (two models)
-/system TEXT   set the system message; without TEXT take it away
+/left, /right  append a pair to --out; the dialogue continues with the better answer (two models)
+/system TEXT   set the system message; without TEXT remove it
 /reset         forget the dialogue
 /quit          leave (so does Ctrl-D)"""
 

@@ -190,7 +190,9 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
             settled = both.settle(values | given, ctx.command.name or "", known)
             if file.refused:
                 keys = "".join(f"\n  {typed}: {why}" for typed, why in file.refused)
-                raise UsageError(f"--config {path} asks for what is not here, or not so:{keys}", "change these lines")
+                raise UsageError(
+                    f"--config {path} has keys that prefcli cannot follow:{keys}", "change or remove these lines"
+                )
             ctx.default_map = dict(both.lora_defaults()) | file.fields | values | line.fields | settled
             defaults = {field.name: default_of(field) for field in fields(config_class)}
             self.places = {name: place for name, place in file.places.items() if name not in given}

@@ -40,7 +40,9 @@ def run(config: CompareConfig) -> None:
         console.print(_quality(result["quality"]))
         for head in result["quality"]["win_rate"]:
             wins = _interval(head["win_rate"], head["ci95"])
-            console.print(escape(f"{head['a']} beats {head['b']} on {wins} of the prompts, ties as halves."))
+            console.print(
+                escape(f"{head['a']} scores higher than {head['b']} on {wins} of the prompts; ties count half.")
+            )
         if not result["quality"]["independent"]:
             console.print("The first reward is one that a route was trained against: name another first.")
     for criterion in result["criteria"]:
@@ -78,7 +80,7 @@ def _both(config: CompareConfig, report: Reporter) -> list[str]:
         name, dot, rest = text.partition(".")
         setting, equals, value = rest.partition("=")
         if not (dot and equals) or stage_of(name).name not in words:
-            raise UsageError(f"--set {text}: the form is STAGE.OPTION=VALUE", "for example: --set ppo.kl-coef=0.2")
+            raise UsageError(f"--set {text}: expected STAGE.OPTION=VALUE", "for example: --set ppo.kl-coef=0.2")
         words[stage_of(name).name] += [option(setting)] if value == "true" else [option(setting), value]
     everywhere = ["--model", config.model, "--runs", str(store.root)]
     pairs = [word for file in config.data for word in ("--data", file)]

@@ -43,5 +43,5 @@ def _checked(config: ConvertConfig) -> Path:
                 f"{config.out} is {'a directory' if os.path.isdir(out) else 'what is read'}", "name another"
             )
         if not config.force:
-            raise UsageError(f"{config.out} is there already", "name another file, or write over it with --force")
+            raise UsageError(f"{config.out} exists already", "name another file, or overwrite it with --force")
     return out

@@ -14,7 +14,7 @@ from prefcli.text import counted
 
 
 def run(config: SplitConfig) -> None:
-    """Raises UsageError: no such folder, a file that is there already. DataError as `splitting.split` does.
+    """Raises UsageError: no such folder, a file that exists already. DataError as `splitting.split` does.
 
     SurroundingsError: a part cannot be written.
     """
@@ -31,7 +31,7 @@ def run(config: SplitConfig) -> None:
     files = {name: part_file(config.file, name, folder) for name in ("train", "held_out")}
     for path in files.values():
         if os.path.lexists(path) and not config.force:
-            raise UsageError(f"{path} is there already", "--force writes over it; --out-dir names another folder")
+            raise UsageError(f"{path} exists already", "--force overwrites it; --out-dir names another folder")
     check_split([config.file], config.split)
     source = scan(config.file, config.kind, split=config.split, names=config.map)
     parts = split(source, config.held_out, config.seed, config.skip_bad)

@@ -15,7 +15,8 @@ from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.evaluate import EvalConfig
 
 JUDGE_NOTE = (
-    "wins: both orders say so; all else is a tie, and counts half. same place: one place was named in both orders."
+    "wins: preferred in both orders; all else is a tie and counts half. "
+    "same place: one place was preferred in both orders."
 )
 
 
@@ -99,7 +100,7 @@ def _notes(result: dict[str, Any]) -> str:
     entries = result["models"]
     if any(entry["win_rate"] is not None for entry in entries):
         first = next(iter(entries[0]["reward"]))
-        notes.append(f"wins: share of prompts with a higher {first} than {entries[0]['ref']}, ties as halves.")
+        notes.append(f"wins: fraction of prompts with a higher {first} than {entries[0]['ref']}, ties count half.")
     to = {entry["ref"]: entry["kl_to"] for entry in entries if entry["kl_to"] not in (None, entry["ref"])}
     if to:
         targets = sorted(set(to.values()))

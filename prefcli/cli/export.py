@@ -53,7 +53,7 @@ def run(config: ExportConfig) -> None:
         f"read back with {'peft' if done.base else 'transformers'}, all {done.tensors} tensors are equal bit for bit"
     )
     if done.base:
-        report.notice(f"the adapter stands on {done.base}, which is not in {config.out}")
+        report.notice(f"the adapter needs its base model {done.base}, which is not in {config.out}")
     url = None
     if config.push_to_hub is not None:
         url = push(out, config.push_to_hub, token=token, private=config.private)

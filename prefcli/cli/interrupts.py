@@ -66,7 +66,7 @@ def _interrupt(number: int, frame: Any) -> None:
         return
     if stopping.heard(number):
         raise stopping.leave()
-    when = "as soon as what must not be broken off is done"
+    when = "as soon as the current write or step is complete"
     if stopping.phase is not Phase.BUSY:
         # A scheduler's may wait longer (`stopping.overdue`).
         when = "when this step has ended" + ("" if number == USR1 else f", in {STEP:.0f} s at most")
@@ -102,7 +102,7 @@ def _watch(ear: int) -> None:
             if not first:
                 first, asked = now, number
         if first and now > _limit(first, asked):
-            _end(asked, "interrupted: what was running did not come to an end, and was ended")
+            _end(asked, "interrupted: the running work did not stop in time and was ended")
 
 
 def _limit(first: float, asked: int) -> float:

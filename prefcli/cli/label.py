@@ -85,7 +85,7 @@ def _checked(config: LabelConfig) -> str:
     unread += ["gold", "tokenizer", "threshold"] if config.by == HUMAN else []
     for name in unread:
         if getattr(config, name) is not None:
-            raise UsageError(f"{option(name)} says nothing to --by {config.by}", "leave it out")
+            raise UsageError(f"{option(name)} has no effect with --by {config.by}", "leave it out")
     alone = config.by == HUMAN or (config.by.startswith(JUDGE) and is_url(config.by.removeprefix(JUDGE)))
     if alone and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(

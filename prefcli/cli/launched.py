@@ -23,7 +23,7 @@ def refuse_odd_launch(command: str) -> None:
     said = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     size = said.get("WORLD_SIZE", "1")
     if not (size.isascii() and size.isdecimal() and int(size)):
-        raise UsageError(f"WORLD_SIZE is {size!r}, which is no number of processes", right)
+        raise UsageError(f"WORLD_SIZE must be a whole number of processes, not {size!r}", right)
     several = int(size) > 1 or said.get("RANK", "0") != "0"
     if several and len(said) < len(VARIABLES):
         missing = [name for name in VARIABLES if name not in said]

@@ -22,7 +22,7 @@ WIDEST = 100  # running text in longer lines is hard to read
 # For terminals that cannot show more than ASCII.
 PLAIN = str.maketrans({"█": "#", "░": ".", "×": "x", "…": "..."})
 # Packed rows are split: a larger batch is more passes of the same size.
-NO_LIMIT = "none that matters (more rows, or tokens, are more passes of the same size)"
+NO_LIMIT = "no limit (more rows or tokens run in more passes of the same size)"
 
 
 def show(found: Routes | list[Method]) -> None:
@@ -42,7 +42,7 @@ def _show_routes(routes: Routes) -> None:
     for method in routes.both:
         _bars(console, method)
     count = [format_count(method.parameters) for method in routes.both]
-    _write(console, f"DPO saves {routes.saving:.0%} of the parameters: {count[1]} in place of {count[0]}.\n", indent=8)
+    _write(console, f"DPO saves {routes.saving:.0%} of the parameters: {count[1]} instead of {count[0]}.\n", indent=8)
     # One unit throughout, so that columns can be compared by eye.
     most = routes.ppo.estimate.bytes
     unit, size = next((u, s) for u, s in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= s)
@@ -73,7 +73,7 @@ def _show_one(method: Method) -> None:
     else:
         _write(console, f"To make it fit: {_changes(method)}")
     if method.run.zero and not method.splits:
-        _write(console, "prefcli itself cannot run it so: it splits sft, train-rm and dpo, with ZeRO stage 3 or FSDP, "
+        _write(console, "prefcli itself cannot run this: it splits sft, train-rm and dpo, with ZeRO stage 3 or FSDP, "
                         f"and each process loads the whole model first, {format_bytes(whole_bytes(method.run))} "
                         "(docs/scaling.md)")  # fmt: skip
     if method.command:

@@ -30,7 +30,7 @@ def run(config: ReportConfig) -> None:
     out = _output(config.output)
     if out.exists() and not config.force and not is_ours(out):
         raise UsageError(
-            f"--output {config.output} is there already, and is no report of prefcli",
+            f"--output {config.output} exists already and is not a report of prefcli",
             "name another file, or replace it with --force",
         )
     comparison = read_comparison(config.comparison) if config.comparison is not None else None
@@ -40,7 +40,7 @@ def run(config: ReportConfig) -> None:
     facts = gather(references, store)
     if facts.outside and not config.prompts:
         raise UsageError(
-            f"no artifact tells of {facts.outside[0]}: there is nothing to report but its answers",
+            f"no artifact describes {facts.outside[0]}: only its answers could be reported",
             "give artifacts (see: prefcli ls), or add --prompts FILE",
         )
     report = reporter(config.quiet)

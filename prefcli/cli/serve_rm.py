@@ -14,7 +14,7 @@ from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 def run(config: ServeConfig) -> None:
     (spec,) = parse_rewards([config.ref], Store(config.runs), label=config.label)
     if spec.reference is None:
-        raise UsageError(f"serve-rm {config.ref} is no model", "give a reward model: prefcli serve-rm rm")
+        raise UsageError(f"serve-rm {config.ref} is not a model", "give a reward model: prefcli serve-rm rm")
     refuse_language_model(spec)
     from prefcli.models.devices import pick_device, pick_dtype
     from prefcli.rewards.server import RewardServer

@@ -55,7 +55,7 @@ def run(config: SweepConfig) -> None:
         outcomes = run_points(points, measure, report)
     except KeyboardInterrupt:
         there = sum(plan(point).existing is not None for point in points)
-        report.notice(f"{there} of {len(points)} points are finished; the same command goes on with the others")
+        report.notice(f"{there} of {len(points)} points are finished; the same command continues with the others")
         raise
     result = summarise(stage.command, score, outcomes)
     if plot is not None and any(outcome.figure for outcome in outcomes):

@@ -89,9 +89,9 @@ def _settings(result: dict[str, Any]) -> Table:
 
 
 def _sensitivity(found: dict[str, Any]) -> Table:
-    table = Table(title="how far the score moves", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="how much the score changes", title_justify="left", box=None, pad_edge=False)
     table.add_column("option")
-    for name in ("where it is tripled", "95 % interval", "between values, at most"):
+    for name in ("when it is tripled", "95 % interval", "between values, at most"):
         table.add_column(name, justify="right")
     for option, entry in found.items():
         slope = entry.get("per_factor_of_3")

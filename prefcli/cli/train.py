@@ -42,7 +42,9 @@ def _run(config: Any) -> None:
         dry_run(inputs, report)
         return
     if inputs.existing is not None:
-        report.notice(f"nothing to do: the same run is there as {inputs.existing.ref} (--force makes a new version)")
+        report.notice(
+            f"nothing to do: the same run exists already as {inputs.existing.ref} (--force makes a new version)"
+        )
         print_artifact(reused(inputs.existing), config.json, reused=True)
         return
     report.plan(summary(inputs))
@@ -73,7 +75,7 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
     for note in inputs.notes:
         console.notice(note)
     if inputs.existing:
-        console.notice(f"this very run is there already, as {inputs.existing.ref}: it would be reused")
+        console.notice(f"this run exists already as {inputs.existing.ref}, which would be reused")
     if config.json:
         existing = inputs.existing.ref if inputs.existing else None
         findings = [one.as_dict() for one in found.findings]

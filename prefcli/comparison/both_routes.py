@@ -40,10 +40,10 @@ def parse_budget(text: str | None) -> Budget | None:
         return None
     found = _BUDGET.fullmatch(text.strip())
     if found and found[1].lower() == "pairs" and "." in found[2]:
-        raise UsageError(f"--budget {text}: pairs are whole", "write pairs=500")
+        raise UsageError(f"--budget {text}: the number of pairs must be whole", "write pairs=500")
     amount = float(found[2]) * _SCALE[found[3].lower()] if found and found[2].count(".") < 2 and found[2] != "." else 0
     if not found or amount <= 0:
-        raise UsageError(f"--budget {text}: no budget", "write pairs=500, seconds=120 or bytes=8GB")
+        raise UsageError(f"--budget {text} is not valid", "write pairs=500, seconds=120 or bytes=8GB")
     return Budget(found[1].lower(), amount)  # type: ignore[arg-type]
 
 

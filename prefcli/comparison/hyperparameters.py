@@ -20,7 +20,7 @@ from prefcli.statistics.trends import slope_per_factor
 WITHOUT_VALUE = {"clip_range_value", "vf_coef", "lam", "gamma"}
 # What plays the same part in different routes: like is compared with like, so that a route which was swept over more
 # options has no more chances to look fickle.
-MOVE = "score's move a factor of three"
+MOVE = "score change when the option is tripled"
 RATE, TIE = "learning rate", "tie to the reference"
 AXES: dict[str, Callable[[Stage], str | None]] = {RATE: lambda stage: "lr", TIE: lambda stage: stage.tie}
 PROMPTS = 20  # of fewer a bootstrap interval is too short
@@ -49,7 +49,7 @@ def hyperparameters(routes: Routes, scores: Scores | None) -> Criterion:
             *(_sensitivity(f"{MOVE}: {axis}", by_route, unit) for axis, by_route in shown.items()),
         ),
         measure_with=() if TIE in shared else lacking,
-        why="The score's move is compared where all routes were swept over what plays the same part, and there alone."
+        why="The score change is compared only where all routes were swept over an option that plays the same part."
         if shared
         else "",
     )

@@ -101,7 +101,7 @@ def repetitions(route: Route, store: Store) -> list[list[Artifact]]:
 def _policy(text: str, store: Store) -> Artifact:
     artifact = resolve(text, store).artifact
     if artifact is None:
-        raise ArtifactError(f"{text} is no finished artifact", "see: prefcli ls")
+        raise ArtifactError(f"{text} is not a finished artifact", "see: prefcli ls")
     if artifact.manifest.scores:
         raise ArtifactError(f"{text} is a reward model", "name the policies that came out: prefcli compare ppo dpo")
     return artifact

@@ -55,14 +55,14 @@ def _share_of_steps(name: str, routes: Routes, count: Callable[[Sequence[Row]], 
     if all(len(runs) > 1 and all(n for _, n in runs) for runs in counts.values()):
         values = {ref: [k / n for k, n in runs] for ref, runs in counts.items()}
         source = {ref: f"{told}, {len(runs)} runs that differ in the seed" for ref, runs in counts.items()}
-        return over_runs(name, "share of steps", Samples(values, source), "lower")
+        return over_runs(name, "fraction of steps", Samples(values, source), "lower")
     single = {}
     for route in routes:
         logs = [read_log(artifact.path) for artifact in route.artifacts]
         k, n = map(sum, zip(*map(count, logs)))
         named = sorted({watcher for rows in logs for _, watcher in alarms_of(rows)})
         single[route.ref] = (k, n, f"{told}: {', '.join(named) or 'none named'}" if count is _with_an_alarm else told)
-    return shares(name, "share of steps", single, "lower")
+    return shares(name, "fraction of steps", single, "lower")
 
 
 def _with_an_alarm(rows: Sequence[Row]) -> tuple[int, int]:

@@ -200,7 +200,11 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
         where = f"{self.advantage} advantages, KL {self.kl_coef:g} in the {self.kl_in or 'reward'}"
         if self.kl_in != "loss":
             return f"{where}: the optimum is π_ref·exp(score/β), β being --kl-coef"
-        unit = {"rloo": "", "gae": " in deviations of the rollout's", "grpo": " in deviations of the prompt's"}
+        unit = {
+            "rloo": "",
+            "gae": " in standard deviations of the rollout's",
+            "grpo": " in standard deviations of the prompt's",
+        }
         return (
             f"{where} (k3): it settles where π = π_ref·β/(β − A) token by token, A being the advantage"
             f"{unit[self.advantage]}, and not at π_ref·exp(score/β)"

@@ -213,7 +213,7 @@ def times_processes(value: str) -> str:
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if not (processes.isascii() and processes.isdecimal()):
-        raise UsageError(f"WORLD_SIZE is {processes!r}, which is no number of processes")
+        raise UsageError(f"WORLD_SIZE must be a whole number of processes, not {processes!r}")
     return _times(value, processes)
 
 

@@ -80,7 +80,9 @@ def convert(
     if problems:
         done.notes.append(f"{source}: {len(problems)} of {len(found)} rows left out (--skip-bad); {problems[0]}")
     if done.not_to_imitate:
-        done.notes.append(f"{source}: {done.not_to_imitate} rows labelled false are no demonstrations and left out")
+        done.notes.append(
+            f"{source}: {done.not_to_imitate} rows labelled false are not demonstrations and are left out"
+        )
     if done.made_dialogues:
         done.notes.append(
             f"{done.made_dialogues} plain prompts became a user's message each: a chat template is applied to them now"

@@ -145,7 +145,7 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
         if ties == len(rows):
             found.refuse_ties()
         if unlike and most is None:
-            notes.append(f"{found.path}: {unlike} rows labelled false are no demonstrations and left out")
+            notes.append(f"{found.path}: {unlike} rows labelled false are not demonstrations and are left out")
             if first is None:
                 raise DataError(
                     f"{found.path}: every row is labelled false", "give demonstrations that are worth imitating"

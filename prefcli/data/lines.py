@@ -75,7 +75,7 @@ def _json_row(piece: bytes) -> Raw:
 
 
 class TwiceError(ValueError):
-    """A key that stands twice in an object: JSON does not say which of them counts."""
+    """A key that occurs twice in an object: JSON does not say which of them counts."""
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> Raw:
@@ -83,7 +83,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> Raw:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise TwiceError(f"the key {twice!r} stands twice in an object")
+        raise TwiceError(f"the key {twice!r} occurs twice in an object")
     return found
 
 
@@ -132,7 +132,7 @@ def read_csv(path: str) -> Records:
         if not _is_utf8(name):
             raise DataError(f"{path}, line 1: not valid UTF-8", "convert the file to UTF-8")
         if (header or []).count(name) > 1:
-            raise DataError(f"{path}, line 1: the column {name!r} is there twice", "rename one of them")
+            raise DataError(f"{path}, line 1: the column {name!r} occurs twice", "rename one of them")
     found = LineRecords(
         path, digest.hexdigest(), file, starts, numbers, sums, partial(_csv_row, header or [], delimiter)
     )

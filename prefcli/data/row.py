@@ -182,7 +182,7 @@ def whole(row: Row) -> Row:
             text.encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])[1:-1]
-            raise BadRow("not UTF-8", f"half of a surrogate pair ({half}) stands in the text") from error
+            raise BadRow("not UTF-8", f"the text contains half of a surrogate pair ({half})") from error
     return row
 
 

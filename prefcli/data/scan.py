@@ -143,7 +143,9 @@ class Scan:
     def hint(self) -> str:
         form = self.recognised.form
         example = json.dumps(form.examples[0], ensure_ascii=False)
-        return f"a row of this form ({form.name}): {example}; --skip-bad leaves such out, prefcli data check lists all"
+        return (
+            f"a row of this format ({form.name}): {example}; --skip-bad leaves such out, prefcli data check lists all"
+        )
 
 
 def scan(
@@ -184,7 +186,7 @@ def scan(
             f"{where}: --map chosen={wanted['chosen']} takes that answer as the better one in every row, and the "
             f"column {votes[0]!r} says which one is",
             f"--map a={wanted['chosen']} --map b={wanted.get('rejected', 'COLUMN')} --map winner={votes[0]}; "
-            f"--map unused={votes[0]} passes over it",
+            f"--map unused={votes[0]} ignores it",
         )
     every = pairs_of == "all" and recognised.purpose == "pairs"
     signed = any(str(row.get("label", row.get("kto_tag"))).strip() in ("-1", "-1.0") for row in rows)
@@ -221,7 +223,7 @@ def parse_names(names: Sequence[str]) -> dict[str, str]:
         # A longer name (prompt_id) may be what a reward in Python or --weight-column reads.
         near = [] if ours in OURS else get_close_matches(ours, OURS, n=1, cutoff=0.8)
         if near and not ours.startswith(near[0]):
-            raise UsageError(f"--map {text}: no form of rows reads {ours!r}", f"did you mean --map {near[0]}={theirs}?")
+            raise UsageError(f"--map {text}: no data format reads {ours!r}", f"did you mean --map {near[0]}={theirs}?")
         found[ours] = theirs
     return found
 

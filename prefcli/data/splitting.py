@@ -51,7 +51,7 @@ def split(source: Scan, share: float, seed: int, skip_bad: bool) -> Parts:
     _, inverse, counts = np.unique(np.asarray(prompts), return_inverse=True, return_counts=True)
     if len(counts) < 2:
         raise DataError(
-            f"{source.path}: all rows have one prompt, which cannot stand on both sides",
+            f"{source.path}: all rows have one prompt, which cannot be on both sides",
             "take a file with more prompts",
         )
     taken = _fill(counts.tolist(), max(1, round(share * len(positions))))

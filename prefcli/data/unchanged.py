@@ -9,7 +9,7 @@ from typing import IO
 from prefcli.errors import DataError
 
 HINT = (
-    "leave a file alone while a run reads it: put back what it was, and the same command goes on from the last state; "
+    "do not change a file while a run reads it: restore it, and the same command resumes from the last checkpoint; "
     "as it is now, it makes another run"
 )
 

@@ -49,7 +49,8 @@ def in_form(row: Row, target: Target) -> Made:
     prompt, tools = (row.prompt, None) if isinstance(row.prompt, str) else tools_apart(row.prompt)
     if target == "pairs-plain" and (tools or any(isinstance(answer, AnswerMessage) for answer in row.answers)):
         raise BadRow(
-            "does not fit", "tools, calls and thoughts that stand apart have no plain form (--to pairs keeps them)"
+            "does not fit",
+            "tools, tool calls and separate thoughts cannot be written as plain text (--to pairs keeps them)",
         )
     if target == "pairs":
         made: Made = {"prompt": _dialogue(prompt), "chosen": _said(row.chosen), "rejected": _said(row.rejected)}
@@ -59,7 +60,7 @@ def in_form(row: Row, target: Target) -> Made:
         made = {"messages": [*_dialogue(prompt), *_said(row.completion)]}
     elif target == "text":
         if prompt:
-            raise BadRow("does not fit", "a row with a prompt is no text alone (--to prompt-completion keeps both)")
+            raise BadRow("does not fit", "a row with a prompt is not text alone (--to prompt-completion keeps both)")
         made = {"text": row.completion}
     else:
         made = {"prompt": prompt}
@@ -89,7 +90,7 @@ def _plain(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) > 1 or prompt[0]["role"] != "user" or len(prompt[0]) > 2:
-        raise BadRow("does not fit", "a dialogue of several messages is no plain prompt (--to pairs keeps it)")
+        raise BadRow("does not fit", "a dialogue of several messages is not a plain prompt (--to pairs keeps it)")
     return str(prompt[0]["content"])
 
 

@@ -58,7 +58,7 @@ def curves(
         path = [by_ref[ref] for ref in refs]
         assert baseline is not None
         if any(one.kl_to != baseline.ref for one in path):
-            reporter.notice(f"no curve of {name}: the KL of some of its models is not to {baseline.ref}")
+            reporter.notice(f"no curve of {name}: the KL of some of its models is not relative to {baseline.ref}")
             continue
         nats = [[0.0] * len(baseline.texts)] + [one.kl or [] for one in path]
         means = [one.means for one in (baseline, *path)]

@@ -242,10 +242,10 @@ def load_judge(
         spec = service(option, typed, JUDGE[:-1], url + (f"#{settings}" if settings else ""))
         if not name:
             form = given.replace(what, "http://HOST/v1#MODEL")
-            raise UsageError(f"{given}: no model is named", f"its name goes behind a #: {form}")
+            raise UsageError(f"{given}: no model is named", f"add its name after a #: {form}")
         return EndpointJudge(url, name, spec.timeout, _key(key_env), reporter)
     if key_env is not None:
-        raise UsageError("--judge-key-env: the judge is no endpoint", "leave it out")
+        raise UsageError("--judge-key-env: the judge is not an endpoint", "leave it out")
     reference = resolve(what, store)
     if is_scorer(reference):
         raise ArtifactError(f"{given} is a reward model, not a language model", f"score with it: {score_with} {what}")

@@ -90,7 +90,7 @@ def sample(
             work.remove()
             raise ArtifactError(
                 f"{config.model} gave nothing but empty answers ({empty})",
-                "look at the prompts' form: a chat model wants lists of messages, a base model plain strings",
+                "check the prompts' format: a chat model wants lists of messages, a base model plain strings",
             )
         if empty:
             reporter.notice(f"{empty} of {measured.answers} answers are empty and left out")

@@ -27,7 +27,7 @@ def parse_grid(texts: list[str], known: dict[str, Any]) -> dict[str, tuple[str, 
         given = given.strip().lstrip("-")
         values = [value.strip() for value in rest.split(",")]
         if not given or not equals or not all(values):
-            raise UsageError(f"--grid {text}: the form is NAME=VALUE,VALUE", "for example: --grid beta=0.05,0.1,0.3")
+            raise UsageError(f"--grid {text}: expected NAME=VALUE,VALUE", "for example: --grid beta=0.05,0.1,0.3")
         field = canonical(given, known)
         if field is None or (named(given) is not None and given.replace("-", "_") not in known):
             why = hint(field or given, known, "name an option of the stage", bare=True)
@@ -48,7 +48,7 @@ def parse_rows(text: str | None) -> list[int]:
         return []
     parts = [part.strip().replace("_", "") for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and 0 < len(part) < 13 and int(part) > 0 for part in parts):
-        raise UsageError(f"--rows {text}: the form is N,N,…", "for example: --rows 100,300,1000")
+        raise UsageError(f"--rows {text}: expected N,N,…", "for example: --rows 100,300,1000")
     rows = sorted(map(int, parts))
     if len(set(rows)) < len(rows):
         raise UsageError(f"--rows {text}: a number is there twice", "leave one out")

@@ -223,7 +223,7 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
         if action == "undo":
             digest, file = record.decided[-1] if record.decided else ("", record.pairs)
             if digest not in place or file.rows[-1]["by"] != by:
-                console.print("nothing of yours to take back")
+                console.print("nothing of yours to undo")
                 continue
             file.take_back()
             record.decided.pop()
@@ -312,7 +312,7 @@ def _press(keys: Keys, console: Console, question: str, known: dict[str, str]) -
         action = known.get(word, word)
         if action == "quit" or action in known.values():
             return action
-        console.print(Text(f"{shown(word)!r} is no key here: {question}"))
+        console.print(Text(f"{shown(word)!r} is not a key here: {question}"))
 
 
 def _at_terminal() -> bool:
@@ -361,5 +361,5 @@ def _told(result: dict[str, Any]) -> dict[str, str]:
         told["position"] = f"the left answer was preferred in {result['left_share']:.0%}; without bias it is 50%"
     if result["median_seconds"] is not None:
         told["pace"] = f"{result['median_seconds']:.1f} s a decision (median)"
-    again = f"{result['open']:,} comparisons; the same command goes on"
+    again = f"{result['open']:,} comparisons; the same command resumes"
     return told | {"left to do": again if result["open"] else "nothing: all comparisons are decided"}

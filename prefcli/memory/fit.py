@@ -92,12 +92,12 @@ SAVINGS = (
     ),
     Saving(
         lambda run: "--optim adafactor",
-        "other steps than AdamW's",
+        "a different optimizer: results differ",
         lambda run: (
             replace(run, optimizer="adafactor") if run.optimizer.startswith("adamw") and not run.lora_rank else None
         ),
     ),
-    Saving(lambda run: f"--lora-rank {RANK}", "an adapter is trained in place of all weights", _adapters),
+    Saving(lambda run: f"--lora-rank {RANK}", "an adapter is trained instead of all weights", _adapters),
     Saving(
         lambda run: "--load-in-4bit",
         "the base is rounded to 4 bits; slower",
@@ -105,7 +105,7 @@ SAVINGS = (
     ),
     Saving(
         lambda run: "--advantage rloo",
-        "no value model; several answers a prompt in its place",
+        "no value model, but several answers per prompt",
         lambda run: replace(run, value_model=False, answers=4) if run.about.samples and run.value_model else None,
     ),
     Saving(

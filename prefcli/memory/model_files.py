@@ -39,7 +39,7 @@ def find_config(path: Path, store: Store | None = None) -> Path | None:
         if is_adapter_directory(folder):
             return _config_of_base(folder, find_base(folder, store or Store(), hashed=False))
     raise ArtifactError(
-        f"{path} is no model: neither config.json nor model/config.json is in it", "name a model's directory"
+        f"{path} is not a model: neither config.json nor model/config.json is in it", "name a model's directory"
     )
 
 

@@ -146,7 +146,7 @@ def _save(reference: Reference, model: Model, folder: Path) -> None:
         model.save_pretrained(folder)
     except ValueError as error:  # a generation config that transformers reads and does not write, say
         raise ArtifactError(
-            f"{reference.text} could not be written: {first_line(error)}", "mend its generation_config.json"
+            f"{reference.text} could not be written: {first_line(error)}", "repair its generation_config.json"
         ) from error
 
 
@@ -177,7 +177,9 @@ def _refuse_not_finite(reference: Reference, weights: dict[str, Tensor]) -> None
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             hint = "try --dtype bfloat16 or float32" if tensor.dtype == torch.float16 else "its weights are damaged"
-            raise ArtifactError(f"{reference.text}: {name} has weights that are no finite {tensor.dtype} numbers", hint)
+            raise ArtifactError(
+                f"{reference.text}: {name} has weights that are not finite {tensor.dtype} numbers", hint
+            )
 
 
 def _write_config(reference: Reference, folder: Path) -> None:

@@ -63,7 +63,7 @@ def not_opened(reference: Reference, error: BaseException) -> BaseException:
     if reference.kind == "gguf":
         return ArtifactError(
             f"{reference.text}: the GGUF file could not be read ({_short(error)})",
-            "transformers reads GGUF of some families and kinds of blocks; take its safetensors form instead",
+            "transformers reads GGUF of some families and kinds of blocks; use its safetensors files instead",
         )
     if (base := _base_of(reference)) is not None and not _folders(reference, bases=True):
         return ArtifactError(

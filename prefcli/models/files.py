@@ -52,7 +52,7 @@ def damage(file: Path) -> str | None:
             return "it is a pointer of Git LFS, and not the weights"
         length = int.from_bytes(start[:8], "little")
         if size < 8 or start.lstrip().startswith(b"<") or length > _LARGEST_HEADER:
-            return f"it is no safetensors file ({size:,} bytes)"
+            return f"it is not a safetensors file ({size:,} bytes)"
         if 8 + length > size:
             return f"it ends after {size:,} bytes, in the middle of its header"
         opened.seek(8)

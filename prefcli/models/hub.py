@@ -25,7 +25,7 @@ def token_for(repo: str) -> str:
     except HFValidationError:
         valid = False
     if not valid:
-        raise UsageError(f"--push-to-hub {repo}: the form is OWNER/NAME", "for example: --push-to-hub me/my-model")
+        raise UsageError(f"--push-to-hub {repo}: expected OWNER/NAME", "for example: --push-to-hub me/my-model")
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise SurroundingsError(
@@ -33,7 +33,7 @@ def token_for(repo: str) -> str:
             f"make a token that may write at https://huggingface.co/settings/tokens, and: export {TOKEN}=…",
         )
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise SurroundingsError(f"--push-to-hub {repo}: what {TOKEN} holds is no token", "copy it again")
+        raise SurroundingsError(f"--push-to-hub {repo}: {TOKEN} does not hold a token", "copy it again")
     return token
 
 

@@ -174,7 +174,7 @@ def loaded_scorer(
             raise ValueError("no causal head")
         headless = new_head or not is_scorer(reference)
         if headless and label is not None:
-            raise UsageError(f"--label {label}: {reference.text} is no reward model", "leave --label out")
+            raise UsageError(f"--label {label}: {reference.text} is not a reward model", "leave --label out")
         count = 1 if headless else labels_of(reference, config, label)
         options |= {"num_labels": count}
         if is_adapter(reference) and is_scorer(reference):

@@ -63,7 +63,7 @@ def _tried(model: nn.Module, base: Any) -> str | None:
         if leak > allowed:
             reason = f"its answers see each other on packed rows (by {leak:.2g})"
         elif not off <= allowed:  # NaN too
-            reason = f"its figures on packed rows are off by {off:.2g}"
+            reason = f"its values on packed rows are off by {off:.2g}"
         else:
             reason = _off_at_a_limit(model, rows, before, allowed)
     base.set_attn_implementation(before if reason else PACKED)
@@ -82,7 +82,7 @@ def _off_at_a_limit(model: nn.Module, rows: Rows, unpacked: str, allowed: float)
                 except Exception:  # it does not run with another: a size, not a limit
                     break
         if len(figures) == 2 and not (off := float((figures[0] - figures[1]).abs().max())) <= allowed:
-            return f"its figures on packed rows are off by {off:.2g} beyond {name}"
+            return f"its values on packed rows are off by {off:.2g} beyond {name}"
     return None
 
 

@@ -42,5 +42,5 @@ def refuse_longer(references: dict[str, Any], longest: int, fits: str) -> None:
             continue
         why = f"the {role} {reference.shown} reads {positions}"
         if positions == turns_from(config.get_text_config()):
-            why = f"beyond {positions} the figures of a row of {reference.shown} depend on the rows beside it"
+            why = f"beyond {positions} the values of a row of {reference.shown} depend on the rows beside it"
         raise UsageError(f"rows have up to {longest} tokens, and {why}", fits.format(positions))

@@ -144,13 +144,13 @@ def evaluation_view(found: dict[str, Any]) -> dict[str, Any]:
     if rows:
         against = found["against"]
         chart = charts.dots(rows, About("wins", f"Wins against {against}", _plain(rows, share)), share)
-        said = [f"Share of prompts with a higher {rewards[0]} than {against}, ties as halves: "]
+        said = [f"Fraction of prompts with a higher {rewards[0]} than {against}; ties count half: "]
         pictures.append(picture(chart, f"Wins against {against}", [*said, *listed("win_rate", "share")]))
     pictures += [view for i, name in enumerate(rewards) if (view := _frontier(models, name, i)) is not None]
     for key, title, form, what in (
         ("length", "Length of an answer", number, "Mean tokens, the end token included: "),
         ("distinct_2", "Diversity", number, "Distinct-2, different word pairs over all word pairs: "),
-        ("ended", "Answers that ended by themselves", share, "Share of answers, the others were cut off: "),
+        ("ended", "Answers that ended by themselves", share, "Fraction of the answers; the others were cut off: "),
     ):
         rows = [Dot(m["ref"], m[key], None, c) for c, m in enumerate(models)]
         chart = charts.dots(rows, About(key, title, _plain(rows, form)), form)

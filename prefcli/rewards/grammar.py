@@ -79,7 +79,7 @@ def _parse(text: str, store: Store, option: str) -> RewardSpec:
     if python:
         file = Path(python["file"])
         if not os.path.isfile(file):
-            raise ArtifactError(f"{option} {text}: no such file {file}", "the form is python:FILE:FUNCTION")
+            raise ArtifactError(f"{option} {text}: no such file {file}", "write python:FILE:FUNCTION")
         digest = digest_with_siblings(file, store.digests)
         store.digests.save()
         return RewardSpec(name or python["function"], what, None, file, python["function"], digest, option=option)
@@ -98,7 +98,7 @@ def _parse(text: str, store: Store, option: str) -> RewardSpec:
 
 def _no_function(option: str, text: str, file: str) -> UsageError:
     """What to write for a Python file that is given without one of its functions. The file is read, and not run."""
-    form = f"{option} {text}: the form is python:FILE:FUNCTION"
+    form = f"{option} {text}: expected python:FILE:FUNCTION"
     try:
         tree = ast.parse(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
@@ -126,14 +126,16 @@ def service(option: str, text: str, name: str, what: str) -> RewardSpec:
         raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM)
     if (shown := without_secrets(text)) != text or parts.username is not None:
         raise UsageError(
-            f"{option} {shown}: a password or a key in a URL would stand in the manifest",
+            f"{option} {shown}: a password or a key in a URL would be stored in the manifest",
             "leave it out; a proxy on this machine can add it",
         )
     timeout = TIMEOUT
     for setting, value in parse_qsl(settings, keep_blank_values=True):
         number = _number(value)
         if setting != "timeout" or number is None or number <= 0:
-            raise UsageError(f"{option} {text}: after the # stands {setting}={value}", "it may say #timeout=SECONDS")
+            raise UsageError(
+                f"{option} {text}: {setting}={value} after the # is not a setting", "only #timeout=SECONDS is possible"
+            )
         timeout = number
     return RewardSpec(name, what, None, url=url, timeout=timeout, option=option)
 
@@ -149,7 +151,7 @@ def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool
         name, equals, value = text.rpartition("=")
         weight = _number(value)
         if not equals or weight is None:
-            raise UsageError(f"--reward-weight {text}: the form is NAME=NUMBER", "for example: --reward-weight rm=0.5")
+            raise UsageError(f"--reward-weight {text}: expected NAME=NUMBER", "for example: --reward-weight rm=0.5")
         if name not in scales:
             raise UsageError(f"--reward-weight {text}: no --reward is called {name!r}", f"known: {', '.join(scales)}")
         if name in seen:
@@ -168,14 +170,14 @@ def _recorded(spec: RewardSpec) -> Scale:
     artifact = spec.reference.artifact if spec.reference else None
     if artifact is None:
         raise UsageError(
-            f"--standardise-rewards: {spec.name} ({spec.text}) is no artifact of train-rm, and no mean and deviation "
-            "of its scores are recorded",
+            f"--standardise-rewards: {spec.name} ({spec.text}) is not an artifact of train-rm, so no mean and "
+            "standard deviation of its scores are recorded",
             "leave --standardise-rewards out and weigh the sources with --reward-weight NAME=…",
         )
     mean, std = (_number(artifact.manifest.metrics.get(metric)) for metric in ("score_mean", "score_std"))
     if mean is None or std is None:
         raise UsageError(
-            f"--standardise-rewards: {spec.name} ({artifact.ref}) recorded no mean and deviation of its scores",
+            f"--standardise-rewards: {spec.name} ({artifact.ref}) has no mean and standard deviation of its scores",
             "they are measured on held-out pairs: train it with --eval-share above 0, or with --eval-data",
         )
     if std <= 0:

@@ -24,7 +24,7 @@ RETRIES = 3
 BACKOFF = 1.0  # seconds before the first retry, and twice as long before each further one
 LARGEST = 16 << 20  # bytes of an answer; a score of 64 texts is a few thousand
 _SHOWN = 200  # characters of an answer in a message
-_FORMS_HINT = "the forms of request are in docs/rewards.md"
+_FORMS_HINT = "the request formats are in docs/rewards.md"
 
 
 @dataclass(frozen=True)
@@ -151,20 +151,20 @@ class Service:
                 continue
             self._forms = [form]
             return self._checked(found, texts)
-        tried = "; ".join(f"{form.name}'s form: {refused}" for form, refused in zip(self._forms, refusals))
+        tried = "; ".join(f"{form.name}'s format: {refused}" for form, refused in zip(self._forms, refusals))
         if any(may_pass(refused.status) for refused in refusals):
             raise SurroundingsError(
-                f"reward {self.name}: {self.url} fails ({tried})", "see what the service itself says of the request"
+                f"reward {self.name}: {self.url} fails ({tried})", "see the service's own log of the request"
             )
         raise ArtifactError(
-            f"reward {self.name}: {self.url} is no reward service, or at another path ({tried})",
+            f"reward {self.name}: {self.url} is not a reward service, or the service has another path ({tried})",
             _FORMS_HINT,
         )
 
     def _checked(self, found: Any, texts: list[str]) -> list[float]:
         where = f"reward {self.name}: {self.url} gave"
         if not isinstance(found, list):
-            raise ArtifactError(f"{where} {_short(json.dumps(found))}, which is no list of scores")
+            raise ArtifactError(f"{where} {_short(json.dumps(found))}, which is not a list of scores")
         if len(found) != len(texts):
             raise ArtifactError(f"{where} {len(found)} scores for {len(texts)} texts")
         for value, text in zip(found, texts):

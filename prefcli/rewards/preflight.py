@@ -69,5 +69,6 @@ def _check_model(source: ModelReward, reporter: Reporter) -> None:
     if right < len(PAIRS) / 2 and not source.proven:
         reporter.notice(
             f"reward {source.name} prefers a helpful answer to noise, repetition or an empty refusal in only "
-            f"{right} of {len(PAIRS)} built-in pairs: fine in a world of its own, else see its accuracy: prefcli score"
+            f"{right} of {len(PAIRS)} built-in pairs: fine for another language or a narrow domain, else check its "
+            "accuracy: prefcli score"
         )

@@ -80,7 +80,7 @@ def _function(spec: RewardSpec, home: Home) -> Callable[..., Any]:
     """Raises ArtifactError: the file does not run, or has no such function."""
     module_spec = importlib.util.spec_from_file_location(f"prefcli_reward_{spec.name}", str(spec.file))
     if module_spec is None or module_spec.loader is None:
-        raise ArtifactError(f"{spec.file} is not a Python file", "the form is python:FILE.py:FUNCTION")
+        raise ArtifactError(f"{spec.file} is not a Python file", "write python:FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickling look their module up there
     try:

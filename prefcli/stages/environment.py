@@ -38,6 +38,6 @@ def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
     if changed:
         where = draft.path if draft.version else "the unfinished version"  # another process's folder is thrown away
         raise ArtifactError(
-            f"{where} was begun under {'; '.join(changed)}",
-            "run it under those again, or start anew with --force",
+            f"{where} was started under {'; '.join(changed)}",
+            "run it under those again, or start again with --force",
         )

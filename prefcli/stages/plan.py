@@ -141,8 +141,8 @@ def check_memory(inputs: Inputs, run: Run | None, have: int | None, where: str) 
     if share < STOPS:
         return f"{told}: it may run out of memory"
     if inputs.config.force_memory:
-        return f"{told}: tried all the same (--force-memory)"
-    raise MemoryShortError(f"{told} ({by_part(run)})", f"{advice(run, have)}; --force-memory tries all the same")
+        return f"{told}: started anyway (--force-memory)"
+    raise MemoryShortError(f"{told} ({by_part(run)})", f"{advice(run, have)}; --force-memory starts it anyway")
 
 
 def by_part(run: Run) -> str:

@@ -258,7 +258,7 @@ def go_back(run: Session, ppo: PPO, watchers: Watchers, position: Position) -> P
     ppo.soften(again - before.rollbacks, run.inputs.config.seed + again)
     run.log.cut(before.step)
     run.reporter.notice(
-        f"rollback {again} of {MOST_ROLLBACKS}: on from rollout {before.step} with half the learning rate, "
+        f"rollback {again} of {MOST_ROLLBACKS}: continuing from rollout {before.step} with half the learning rate, "
         f"KL coefficient {ppo.kl_coef:g} and other draws"
     )
     return replace(before, rollbacks=again)

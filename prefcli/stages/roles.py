@@ -99,7 +99,7 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
             if continued:  # else its adapter is merged into what was the reward model
                 model = SharedRole(value, None, value.get_base_model().score.original_module)
         if model is None and spec.reference is not None:
-            run.reporter.notice(f"reward {spec.name} is loaded beside the policy: it stands on other weights")
+            run.reporter.notice(f"reward {spec.name} is loaded beside the policy: its base has other weights")
         rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
     if start is not None and value is None:
         value, merges = _shared_value(run, opened, start)
@@ -119,7 +119,7 @@ def _shared_reference(run: Session, opened: Opened) -> Any:
     check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
     if _on_base(reference, opened):
         return _from_file(policy, REFERENCE, reference) if is_adapter(reference) else SharedRole(policy, None)
-    run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: it stands on other weights")
+    run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: its base has other weights")
     return load_reference(run, opened.tokenizer, merge=not opened.continued)
 
 
@@ -130,7 +130,7 @@ def _shared_value(run: Session, opened: Opened, start: Reference) -> tuple[Any, 
         return SharedRole(policy, VALUE, shared.fresh_head(policy, run.inputs.config.seed)), False
     if is_adapter(start) and is_scorer(start) and _on_base(start, opened):
         return _from_file(policy, VALUE, start), False
-    run.reporter.notice(f"the value model is loaded beside the policy: {start.shown} stands on other weights")
+    run.reporter.notice(f"the value model is loaded beside the policy: the base of {start.shown} has other weights")
     value, _, merges = _value(run, opened, start)
     return value, merges
 

@@ -243,7 +243,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         if last:
             refuse_elsewhere(draft, under)
             draft.check(last)
-            reporter.notice(f"going on from step {last} of an unfinished run ({draft.path})")
+            reporter.notice(f"resuming from step {last} of an unfinished run ({draft.path})")
             stopping.kept = last
         else:
             draft.note(noted)
@@ -281,13 +281,13 @@ def _what_is_kept(run: Session) -> str:
     if draft.finished:
         return f"interrupted as it ended: {run.inputs.name}@v{draft.version} is finished"
     if wrapper := sharded():
-        return f"interrupted: no state is saved under {wrapper}, the same command starts anew"
+        return f"interrupted: no checkpoint is saved under {wrapper}; the same command starts from the beginning"
     kept = draft.steps[-1] if draft.steps else 0
     when = f" in the middle of step {run.ended + 1}, too late to drop it" if run.ended > kept else ""
     if kept:
         return f"interrupted{when}: kept up to step {kept}; the same command resumes"
     if run.ended:
-        return f"interrupted{when}: nothing was kept (--save-every N saves on the way)"
+        return f"interrupted{when}: nothing was kept (--save-every N saves checkpoints)"
     return "interrupted before the first step ended: nothing was kept"
 
 

@@ -57,7 +57,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         decoded: dict[str, Any] = _decoded(json.loads(path.read_text(encoding="utf-8")), tensors)
     except Exception as error:
         raise ArtifactError(
-            f"{path} cannot be read ({first_line(error)})", f"remove {folder}, or start anew with --force"
+            f"{path} cannot be read ({first_line(error)})", f"remove {folder}, or start again with --force"
         ) from error
     return decoded
 

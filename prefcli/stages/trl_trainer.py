@@ -165,7 +165,7 @@ def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[
         trainer.remove_callback(foreign)
     trainer.run, trainer.watchers, trainer.saves_merged = session, watchers_of(session.inputs), saves_merged
     if wrapper := sharded():
-        session.reporter.notice(f"no state is saved on the way under {wrapper}: after a stop it starts anew")
+        session.reporter.notice(f"no checkpoint is saved under {wrapper}: a stopped run starts from the beginning")
     trainer.add_callback(_Progress(session, what, trainer))
     try:
         _to_the_end(session, trainer)

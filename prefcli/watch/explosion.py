@@ -34,7 +34,7 @@ SIGNS = {
         "serious",
         "No KL is: the answers were not drawn from the distribution whose probabilities are taken (sampling settings, "
         "dropout, another adapter)",
-        "Find it before going on, since what PPO maximises is wrong",
+        "Find the cause before you continue: PPO maximises the wrong thing",
     ),
     "KL runs away": Sign(
         "serious",

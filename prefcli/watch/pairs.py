@@ -35,7 +35,7 @@ SIGNS = {
         "serious",
         "Before the first update the two are the same model, so another reference is compared with (a stale cache, an "
         "adapter that is on or off where it should not be, dropout)",
-        "Find it before going on, since what is trained is wrong",
+        "Find the cause before you continue: the wrong thing is trained",
     ),
     "too easy": Sign(
         "notice",
@@ -147,7 +147,7 @@ class Pairs:
             return
         share, pairs = mean(row[0] for row in rows), len(rows) * self._batch_size
         if share < 0.5 + INTERVAL * 0.5 / math.sqrt(pairs):
-            yield _alarm("guessing", step, f"{share:.1%} of the newest {pairs} pairs are right, as many as by a coin")
+            yield _alarm("guessing", step, f"{share:.1%} of the newest {pairs} pairs are right, no better than chance")
 
     def _stands_still(self, step: int, margin: float, metrics: dict[str, float]) -> Iterator[Alarm]:
         if self._beta is None or not self._from_reference:

@@ -46,12 +46,12 @@ PHRASE_SPREADS, PHRASE_RULES, PHRASE_GAIN = 1 / 3, 1 / 2, 1 / 4
 KEPT_START, KEPT_NOW = 0.05, 0.1  # shares below which a phrase is not kept, so that the state stays small
 
 PHRASE_MEANING = "The reward may pay for the phrase whatever is asked, or it is a format that is wanted"
-PHRASE_ADVICE = "Read the newest answers; if it is no format of yours, raise --kl-coef, or mend the reward's data"
+PHRASE_ADVICE = "Read the newest answers; if you do not want that format, raise --kl-coef, or repair the reward's data"
 SIGNS = {
     "judge": Sign(
         "serious",
         "The two part ways: the policy earns its score by what only the reward likes",
-        "Read the newest answers; raise --kl-coef, or mend the reward, and go back to a step near the best",
+        "Read the newest answers; raise --kl-coef, or repair the reward, and go back to a step near the best",
     ),
     "agreement": Sign(
         "notice",

@@ -32,7 +32,7 @@ from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking,
 from prefcli.watch.records import NO_ANSWERS, Alarm, Answers, Watcher, not_finite
 
 OnAlarm = Literal["warn", "stop", "rollback"]
-FAILED = "That is a defect of prefcli and not of the run. The run goes on without what this watcher would have seen"
+FAILED = "This is a defect of prefcli, not of the run. The run continues without this watcher"
 REPEAT_AFTER = 50  # rollouts or steps until a sign that is still there is named again
 
 

@@ -130,7 +130,7 @@ def _often(rows: Gathered, found: Found) -> None:
     count = int(counts[most])
     if count >= OFTEN_AT_LEAST and count > OFTEN * len(rows):
         first = int(firsts[most])
-        text = f"the prompt of {rows.shown(first)} stands in {count / len(rows):.0%} of the rows"
+        text = f"the prompt of {rows.shown(first)} is in {count / len(rows):.0%} of the rows"
         found.add("one prompt often", text, *rows.place(first), count=count)
 
 

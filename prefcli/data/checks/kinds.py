@@ -23,10 +23,10 @@ _REPAIR = "repair the rows, or leave them out with --skip-bad"
 
 KINDS: dict[str, Kind] = {
     # Each row alone (rows.py)
-    "not UTF-8": Kind("error", "bytes that are no text, or half of a character", "convert the file to UTF-8"),
-    "broken line": Kind("error", "a line that is no JSON object, or has not the header's number of cells", _REPAIR),
-    "missing column": Kind("error", "a column that the form needs is not there", "--map OURS=THEIRS names it"),
-    "wrong type": Kind("error", "a column holds something else than the form says", _REPAIR),
+    "not UTF-8": Kind("error", "bytes that are not text, or half of a character", "convert the file to UTF-8"),
+    "broken line": Kind("error", "a line that is not a JSON object, or whose cells do not match the header", _REPAIR),
+    "missing column": Kind("error", "a column that the format needs is missing", "--map OURS=THEIRS names it"),
+    "wrong type": Kind("error", "a column holds a value that the format does not allow", _REPAIR),
     "empty": Kind("error", "a prompt or an answer without text", _REPAIR),
     "not text": Kind(
         "error",
@@ -41,7 +41,7 @@ KINDS: dict[str, Kind] = {
     "not to be trained": Kind(
         "error", "an answer that its own message marks so, by weight 0 or loss false", "leave it out with --skip-bad"
     ),
-    "does not fit": Kind("error", "a row that is not of the form that the file's first row has", _REPAIR),
+    "does not fit": Kind("error", "a row that does not have the format of the file's first row", _REPAIR),
     "tie": Kind("caution", "answers of which none is better, by a vote or by their scores: left out", "nothing"),
     "unread columns": Kind(
         "caution",
@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
         "join turns of one role; --model M tells whether its template takes them",
     ),
     "broken characters": Kind(
-        "caution", "U+FFFD stands in the text: it was read in a wrong encoding once", "make the file again"
+        "caution", "the text contains U+FFFD: it was once read in a wrong encoding", "make the file again"
     ),
     "prompt repeated": Kind(
         "caution", "an answer begins with its whole prompt: the model learns to say it again", "cut it off the answers"
@@ -75,10 +75,10 @@ KINDS: dict[str, Kind] = {
         "caution", "a single prompt makes up a large part of the rows", "thin it out, or add other prompts"
     ),
     "in held-out too": Kind(
-        "caution", "the prompt stands among the held-out ones: what is measured there is memory", "prefcli data split"
+        "caution", "the prompt is held out too: what is measured there is memorisation", "prefcli data split"
     ),
     "nearly in held-out": Kind(
-        "caution", "the same but for case and white space: what is measured there is memory", "prefcli data split"
+        "caution", "the same but for case and white space: what is measured there is memorisation", "prefcli data split"
     ),
     "longer chosen": Kind(
         "caution",

@@ -90,7 +90,7 @@ FORMS = (
         "Alpaca",
         ("instruction", "output"),
         "demos",
-        "instruction, input and output; system and history may stand beside them",
+        "instruction, input and output; optionally system and history",
         ({**_ASKED, "output": "On the shelf."},),
         _demo,
         lambda row: not isinstance(row["output"], list),

@@ -89,7 +89,7 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
         found = ", ".join(sorted(map(str, row))) or "none"
         raise DataError(
             f"{where}: expected columns {EXPECTED[purpose]}; found: {found}",
-            _nearest(row, purpose) + "rename columns with --map OURS=THEIRS; prefcli data formats lists all forms",
+            _nearest(row, purpose) + "rename columns with --map OURS=THEIRS; prefcli data formats lists all formats",
         )
     form, note = fitting[0], _note(fitting, passed_over, purpose)
     name, convert = form.name, form.convert
@@ -120,9 +120,9 @@ def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str
     elif rivals[0].gives != form.gives:
         why = WHY[purpose]
     else:
-        why = "of two such forms the one more tools write goes first"
+        why = "of two such formats the more common one comes first"
     names = " and ".join(other.name for other in rivals + strangers)
-    return f"read as {form.name}, though its columns are those of {names} too: {why}"
+    return f"read as {form.name}, though its columns also fit {names}: {why}"
 
 
 def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
@@ -147,7 +147,7 @@ def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
     name = min(lacking, key=lambda name: len(lacking[name]))
     if lacking[name] == ["label"] and (labels := [column for column in map(str, row) if words_of(column) & VOTES]):
         return f"--map label={labels[0]}; "
-    return f"nearest is the form {name}, of which {' and '.join(lacking[name])} is missing; "
+    return f"the nearest format is {name}, but {' and '.join(lacking[name])} is missing; "
 
 
 def _prompt_alone(form: Form, fitting: list[Form]) -> bool:

@@ -108,7 +108,7 @@ FORMS = (
         "ShareGPT",
         ("conversations",),
         "demos",
-        "dialogues of turns from human and gpt; a system column may stand beside them",
+        "dialogues of turns from human and gpt; optionally a system column",
         ({"conversations": [*_ASKED, _GOOD]},),
         _demo,
     ),

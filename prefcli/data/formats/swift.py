@@ -55,7 +55,7 @@ FORMS = (
         "ms-swift queries, pairs",
         ("query", "response", "rejected_response"),
         "pairs",
-        "ms-swift 2's preference rows; system and history may stand beside them",
+        "ms-swift 2's preference rows; optionally system and history",
         ({"query": "Where is the cup?", "response": "On the shelf.", "rejected_response": "No idea."},),
         _query_pair,
     ),
