@@ -205,7 +205,7 @@ def test_what_is_damaged_gone_or_changed_costs_its_part_of_the_page_alone(make_a
     result = prefcli("report", "dpo", "-q")
     assert result.exit_code == 0, result.stderr
     text = Parsed(Path("report.html").read_text()).text
-    for piece in ("No longer there: sft@v1", "there are no curves", "No run says what memory", "changed since",
+    for piece in ("No longer there: sft@v1", "there are no curves", "No run recorded its memory", "changed since",
                   "The file is not there any more"):  # fmt: skip
         assert piece in text, piece
 

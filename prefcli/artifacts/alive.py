@@ -140,7 +140,7 @@ def last_words(version: Path) -> str | None:
         return None
     if sign.get("host") not in (None, socket.gethostname()):
         return f"{who} ended on {sign['host']}, for an unknown reason"
-    held = f"using {used / 2**30:.1f} of {limit / 2**30:.1f} GiB" if used and limit else "its memory unknown"
+    held = f"using {used / 2**30:.1f} of {limit / 2**30:.1f} GiB" if used and limit else "memory unknown"
     if boot != machine.boot():
         return f"{who} was ended by a restart of the machine, {held}"
     now = machine.oom_kills()

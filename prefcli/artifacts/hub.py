@@ -220,7 +220,7 @@ def _refused(text: str, status: Any) -> PrefcliError:
     if status in (401, 403):
         return SurroundingsError(f"{name}: the hub refuses the token that it is sent", "log in again: hf auth login")
     return SurroundingsError(
-        f"{text} is not on this machine, and the hub does not hand it over ({_endpoint()}: status {status})",
+        f"{text} is not on this machine, and the hub did not deliver it ({_endpoint()}: status {status})",
         f"try again later, or fetch it from elsewhere with: {download(text)}",
     )
 

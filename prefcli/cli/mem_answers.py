@@ -12,7 +12,6 @@ from rich.table import Table
 from prefcli.cli.stdout import result
 from prefcli.memory.estimate import PARTS
 from prefcli.memory.fit import whole_bytes
-from prefcli.memory.gpus import USABLE_SHARE
 from prefcli.memory.methods import Method, Routes
 from prefcli.memory.sizes import format_bytes, format_count
 
@@ -62,9 +61,9 @@ def _show_one(method: Method) -> None:
     console.print(_table("", [method], format_bytes))
     _write(console, "Phases: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in found.phases.items()))
     verdict = "fits" if method.fits else "does not fit"
-    rest = "the rest for the driver's context and fragments" if gpu.count else "less what Python and its libraries hold"
-    _write(console, f"On {gpu.name}: {verdict} ({found.bytes / gpu.bytes:.0%} of {format_bytes(gpu.bytes)}; up to "
-                    f"{USABLE_SHARE:.0%} is for tensors, {rest})")  # fmt: skip
+    rest = "the driver's context and fragments" if gpu.count else "the system, Python and its libraries"
+    _write(console, f"On {gpu.name}: {verdict} (needs {format_bytes(found.bytes)}; {format_bytes(gpu.usable_bytes)} of "
+                    f"{format_bytes(gpu.bytes)} are usable, the rest is for {rest})")  # fmt: skip
     if method.fits:
         for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
             _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")

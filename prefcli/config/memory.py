@@ -24,12 +24,13 @@ class RunConfig:
     batch_size: Annotated[int | None, Opt("Rows per step (ppo: answers per rollout), over all GPUs.", min=1)] = None
     max_length: Annotated[int | None, Opt("Tokens of prompt and answer together.", min=1)] = None
     prompt_length: Annotated[
-        int | None, Opt("How many of them are the prompt, which is computed once. Default: 0; 512 for ppo.", min=0)
+        int | None, Opt("Tokens of the prompt among them; the prompt is computed once. Default: 0; 512 for ppo.", min=0)
     ] = None
     lora_rank: Annotated[int, Opt("Rank of the LoRA adapter; 0 trains all weights.", min=0)] = 0
     load_in_4bit: Annotated[bool, Opt("Hold the base model of the adapter in 4 bits.")] = False
     layout: Annotated[
-        Literal["separate", "shared"] | None, Opt("Of PPO's models. Default: shared with --lora-rank, else separate.")
+        Literal["separate", "shared"] | None,
+        Opt("Layout of PPO's models. Default: shared with --lora-rank, else separate."),
     ] = None
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
@@ -43,9 +44,9 @@ class RunConfig:
         int | None, Opt("Answers that ppo samples at a time. Default: the whole rollout.", min=1)
     ] = None
     num_generations: Annotated[int | None, Opt("Answers per prompt, for PPO.", min=1)] = None
-    advantage: Annotated[Literal["gae", "rloo", "grpo"] | None, Opt("Of PPO; rloo and grpo need no value model.")] = (
-        None
-    )
+    advantage: Annotated[
+        Literal["gae", "rloo", "grpo"] | None, Opt("PPO's advantages; rloo and grpo need no value model.")
+    ] = None
     zero: Annotated[
         int,
         Opt("ZeRO stage: what the GPUs split: 1 optimizer states, 2 also gradients, 3 also weights.", min=0, max=3),
@@ -81,4 +82,4 @@ class MemoryConfig(FromFile, Stored, RunConfig):
             metavar="TYPE",
         ),
     ] = None
-    plot: Annotated[str | None, Opt("Plot it into this .png or .svg file.", metavar="FILE")] = None
+    plot: Annotated[str | None, Opt("Plot the estimate into this .png or .svg file.", metavar="FILE")] = None

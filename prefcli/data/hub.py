@@ -27,7 +27,7 @@ def read_hub(name: str, split: str | None, held_out: bool) -> Records:
         ) from error
     except (OSError, datasets.exceptions.DatasetGenerationError) as error:  # ConnectionError is an OSError
         raise SurroundingsError(
-            f"{name}: no such file, and the hub does not hand over a data set of this name ({first_line(error)})",
+            f"{name}: no such file, and the hub did not deliver a data set of this name ({first_line(error)})",
             "check the path or the network (HF_HUB_OFFLINE forbids it); or fetch it where there is one, "
             f"hf download {name} --repo-type dataset --local-dir DIR, and give DIR",
         ) from error

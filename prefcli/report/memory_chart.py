@@ -34,7 +34,7 @@ def _routes(routes: Routes) -> Figure:
     figure.subplots_adjust(left=0.085, right=0.985, top=0.74, bottom=0.205, wspace=0.08)
     for axes, method in zip(panels, routes.both):
         _panel(axes, method)
-    panels[0].set_ylabel("size, in base models", color=INK, fontsize=11)
+    panels[0].set_ylabel("size, as a multiple of the base model", color=INK, fontsize=11)
     base = routes.ppo.run.architecture.parameters
     figure.suptitle(
         f"Models in memory for a base of {format_count(base)} parameters: DPO holds {routes.saving:.0%} less",

@@ -39,7 +39,7 @@ KINDS: dict[str, Kind] = {
     "bad turns": Kind("error", "a dialogue that does not end where it must, or has no question", _REPAIR),
     "bad label": Kind("error", "a label or a vote that says neither", "write true or false; a, b or tie"),
     "not to be trained": Kind(
-        "error", "an answer that its own message marks so, by weight 0 or loss false", "leave it out with --skip-bad"
+        "error", "an answer that its own message excludes, by weight 0 or loss false", "leave it out with --skip-bad"
     ),
     "does not fit": Kind("error", "a row that does not have the format of the file's first row", _REPAIR),
     "tie": Kind("caution", "answers of which none is better, by a vote or by their scores: left out", "nothing"),
@@ -104,7 +104,7 @@ KINDS: dict[str, Kind] = {
     "doubled EOS": Kind("caution", "an answer holds the end token in its middle", "take it out of the answers"),
     "missing EOS": Kind(
         "caution",
-        "the template closes an answer with something else than the end token, behind which we set that one too",
+        "the template closes an answer with something other than the end token, which is then added behind it",
         "name the token that closes it as eos_token in tokenizer_config.json",
     ),
     "turn not closed": Kind(
