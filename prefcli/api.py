@@ -1,4 +1,4 @@
-"""What the commands do, as functions of their options: docs/python.md. Quiet, in a single process.
+"""The commands as functions of their options: docs/python.md. Quiet, in a single process.
 
 Each takes the options of its command, held to the same types and ranges, and tells `progress` what it is doing.
 All raise the errors of prefcli.errors, as the command does.
@@ -67,19 +67,19 @@ def label(config: LabelConfig, progress: Reporter = SILENT) -> list[Row]:
 
 
 def evaluate(config: EvalConfig, progress: Reporter = SILENT) -> dict[str, Any]:
-    """What `eval --json` prints: docs/eval.md."""
+    """Evaluate models and rewards; returns what `eval --json` prints: docs/eval.md."""
     with quiet():
         return evaluate_models(checked(config), progress)
 
 
 def compare(config: CompareConfig, progress: Reporter = SILENT) -> dict[str, Any]:
-    """What `compare REF REF --json` prints, of finished runs: docs/compare.md. Trains nothing."""
+    """Compare finished runs; returns what `compare REF REF --json` prints: docs/compare.md. Trains nothing."""
     with quiet():
         return compare_routes(checked(config), progress)
 
 
 def mem_estimate(config: MemoryConfig, progress: Reporter = SILENT) -> Any:
-    """What `mem-estimate --json` prints: docs/memory.md. Runs nothing."""
+    """Estimate memory; returns what `mem-estimate --json` prints: docs/memory.md. Runs nothing."""
     if config.probe:
         raise UsageError("probe=True runs a step in a process of its own", "prefcli mem-estimate --probe")
     return as_dict(answer(checked(config), progress))

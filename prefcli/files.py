@@ -90,7 +90,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes its name when all of it is written; where that fails nothing is left, or what was there.
 
     It has the mode that the file had, and a new one what the umask says. A link stays one: what it leads to is written.
-    What is no file (a device, a pipe) is written to as it is.
+    What is not a file (a device, a pipe) is written to as it is.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():  # renamed onto, /dev/null would be one no more

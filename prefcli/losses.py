@@ -36,7 +36,7 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0
 
 
 class Terms(NamedTuple):
-    """What a loss on a pair may look at; all tensors are [n], one entry a pair.
+    """The inputs of a loss on pairs; all tensors are [n], one entry a pair.
 
     With r(y) = log π(y|x) − log π_ref(y|x), summed over the answer's tokens or, with --length-normalise, averaged over
     them (and without π_ref where the loss is reference-free):

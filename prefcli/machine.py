@@ -1,4 +1,4 @@
-"""What the system says of this machine and process: memory, its limits, and whom the kernel killed for it."""
+"""Facts of this machine and process: memory, its limits, and processes that the kernel killed for memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def resident() -> int | None:
 
 
 def boot() -> str | None:
-    """What tells this start of the machine from others. None: unknown."""
+    """An identifier of this boot of the machine. None: unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -36,7 +36,7 @@ def boot() -> str | None:
 
 
 def oom_kills() -> dict[str, int]:
-    """How many processes the kernel has killed for memory, by the file that counts them."""
+    """The number of processes that the kernel has killed for memory, by the file that counts them."""
     texts = _group_files("memory.oom_control") | _group_files("memory.events")
     try:
         texts["/proc/vmstat"] = Path("/proc/vmstat").read_text()  # of the whole machine

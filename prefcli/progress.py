@@ -1,4 +1,4 @@
-"""How library code tells what it is doing without printing: a reporter it is handed."""
+"""Progress reports of library code without printing: through a reporter that it is given."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Reporter:
         """Something that the user should know and need not act on."""
 
     def plan(self, plan: dict[str, Any]) -> None:
-        """What is about to be done, before it is."""
+        """Show what is about to be done, before it starts."""
 
     def begin(self, what: str, total: int | None, unit: str = "steps") -> None:
         """A piece of work of `total` steps, or other units, begins."""

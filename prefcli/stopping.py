@@ -1,4 +1,4 @@
-"""Between the handler of signals (cli/interrupts.py) and what runs: may it be broken off now, and what is lost by it?
+"""Between the signal handler (cli/interrupts.py) and the running work: may it be stopped now, and what is lost then?
 
 A signal that comes while nothing is trained is raised at once, as KeyboardInterrupt. One that comes in training sets
 `asked`: the loop looks at it after each step, writes the state and leaves. A step that has not ended after ten seconds
@@ -21,12 +21,12 @@ SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, USR1) if nu
 
 
 class Phase(Enum):
-    """What a signal meets."""
+    """The effect of a signal."""
 
     IDLE = "nothing is trained: it is raised at once"
     WHOLE = "a step runs that has changed nothing yet: it may be dropped, and the state of the last one written"
     HALF = "a step has changed weights, and continues: without its end the last saved state counts"
-    BUSY = "what must not be broken off, and ends soon: an optimizer step, a state or the model being written"
+    BUSY = "what must not be interrupted, and ends soon: an optimizer step, a checkpoint or the model being written"
 
 
 asked: int | None = None  # the first signal
@@ -76,7 +76,7 @@ def _set(new: Phase) -> None:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """What must not be broken off."""
+    """Work that must not be interrupted."""
     before = phase
     _set(Phase.BUSY)
     try:

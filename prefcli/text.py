@@ -19,7 +19,7 @@ def counted(count: int, unit: str) -> str:
 
 
 def first_line(error: BaseException, most: int = 300) -> str:
-    """What an exception says first, at most `most` characters; its type where it says nothing."""
+    """The first line of an exception, at most `most` characters; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:most] if lines else type(error).__name__
 

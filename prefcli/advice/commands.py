@@ -31,7 +31,7 @@ def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
 
 
 def _start(script: Script, method: str) -> Word:
-    """The model that training goes on from: fine-tuned first where there is something to imitate."""
+    """The model that training continues from: fine-tuned first where there is something to imitate."""
     facts = script.facts
     model: Word = facts.model or Variable("MODEL")
     if facts.model is None:

@@ -1,4 +1,4 @@
-"""What is measured in the user's files: the kind of rows of each, and how many."""
+"""Measurements of the user's files: the kind of rows of each, and their number."""
 
 from __future__ import annotations
 

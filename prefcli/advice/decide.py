@@ -66,7 +66,7 @@ def _moving(applied: list[Rule], method: str | None) -> tuple[Rule, ...]:
 
 
 def reasons(facts: Facts, decision: Decision) -> list[Reason]:
-    """What moved the recommended method; last what is disputed, where the answer is one of the two routes."""
+    """The reasons for the recommended method; last what is disputed, where the answer is one of the two routes."""
     found = [
         Reason(
             rule.because.format(f=facts),
@@ -97,7 +97,7 @@ def why(facts: Facts, decision: Decision) -> list[dict[str, object]]:
 
 
 def would_change(facts: Facts, decision: Decision) -> list[dict[str, str]]:
-    """What else could be true that gives another kind of method, found by deciding again: {"if", "then"}."""
+    """Changes of the situation that give another kind of method, found by deciding again: {"if", "then"}."""
     found: list[dict[str, str]] = []
     seen = {_kind(decision.method)}
     for said, change in _changes(facts):
@@ -118,7 +118,7 @@ def _kind(method: str) -> str:
 
 
 def _changes(facts: Facts) -> list[tuple[str, Callable[[Facts], Facts]]]:
-    """What is tried, one at a time, the likeliest first."""
+    """The changes to try, one at a time, the likeliest first."""
     tried: list[tuple[str, Callable[[Facts], Facts]]] = []
     if not facts.pairs:
         tried.append(("you had 1,000 pairs", lambda f: replace(f, pairs=1000)))

@@ -1,6 +1,6 @@
-"""The figures behind the reasons: what papers report, and what this project measured, each with its source.
+"""The results behind the reasons: what papers report, and what this project measured, each with its source.
 
-A paper's figure is of its own models and data. The project's are of `tiny` on sample_data, one seed unless it says
+A paper's result is of its own models and data. The project's are of `tiny` on sample_data, one seed unless it says
 otherwise, gold with a 95 % interval of about ±0.05; the page named has the table, and the command makes it again.
 """
 

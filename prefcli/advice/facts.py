@@ -1,4 +1,4 @@
-"""What is known of somebody's situation, and the methods that can be recommended."""
+"""The facts of a user's situation, and the methods that can be recommended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device at hand, and how each stage fits into its memory: by the memory model, with the options that it takes."""
+"""The device, and how each stage fits into its memory: by the memory model, with the options that it takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRIED = ((0, False), (RANK, False), (RANK, True))
 
 @dataclass(frozen=True)
 class Fit:
-    """How a stage fits: the bytes on one device, the processes that share one model (1: none do), and the options."""
+    """A stage's fit: the bytes on one device, the processes that share one model (1: none do), and the options."""
 
     bytes: int
     lora: bool = False

@@ -12,7 +12,7 @@ from prefcli.memory.methods import FSDP
 
 @dataclass(frozen=True)
 class Variable:
-    """What an earlier line put into a shell variable."""
+    """A value that an earlier line put into a shell variable."""
 
     name: str
 

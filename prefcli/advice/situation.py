@@ -115,7 +115,7 @@ def _with_labels(facts: Facts, measured: Sequence[Measured], specs: Sequence[Rew
 
 
 def _right(spec: RewardSpec, pairs: Sequence[Any]) -> tuple[float, float, float] | None:
-    """How often the reward prefers the chosen side: a program is asked, of a reward model its manifest."""
+    """Accuracy of the reward on the pairs: a program is run on them, a reward model's is in its manifest."""
     if spec.reference is not None and spec.reference.artifact is not None:
         metrics = spec.reference.artifact.manifest.metrics
         interval = metrics.get("accuracy_ci95")
@@ -140,7 +140,7 @@ def _with_model(
     store: Store,
     reporter: Reporter,
 ) -> Facts:
-    """The model, its size, and what fits. Of a model whose size is not known nothing is ruled out, and that is said."""
+    """The model, its size, and what fits. Of a model whose size is not known nothing is ruled out, with a notice."""
     model = config.model
     if model is None and config.params is None:
         model, note = default_model(store)

@@ -129,7 +129,7 @@ def _now(folder: Path) -> float:
 
 
 def last_words(version: Path) -> str | None:
-    """What became of the killed writer of an unfinished version, in a sentence; None where none was killed."""
+    """How the killed writer of an unfinished version ended, in a sentence; None where none was killed."""
     try:
         sign: dict[str, Any] = json.loads((version / FILE).read_text(encoding="utf-8"))
         used, limit, before = sign["memory"], sign["memory_limit"], sign["oom_kills"]

@@ -1,9 +1,9 @@
-"""The one base that an adapter stands on: found wherever it is opened from, and proven to be what it was trained on.
+"""The one base model of an adapter: found wherever it is opened from, and proven to be what it was trained on.
 
 An artifact's manifest notes, under `model.bases`, for each adapter that it holds (`model`, `value`) the base's
 reference, its places (from the artifact's directory, then absolute) and its digest. The first place where something
 is counts, and must have that digest. An artifact of before these notes has its base by its parents; an adapter
-directory that is no artifact by the path or hub id in its adapter_config.json. The working directory counts nowhere.
+directory that is not an artifact by the path or hub id in its adapter_config.json. The working directory never counts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BACK = "put the base back as it was, or train again"
 
 @dataclass(frozen=True)
 class Base:
-    """The weights that a model stands on: those of an adapter's base, or a model's own.
+    """The weights below a model: those of an adapter's base, or a model's own.
 
     `path` is a directory on this disk; or `hub` is OWNER/NAME or OWNER/NAME@REVISION, which has no digest. `ref` is how
     it is shown, `note` what was ambiguous about it.
@@ -55,7 +55,7 @@ class Base:
 
     @property
     def place(self) -> str:
-        """What `from_pretrained` is given and an adapter's configuration names: an absolute path or the hub's name."""
+        """The name for `from_pretrained` and for an adapter's configuration: an absolute path or the hub's name."""
         return str(self.path.resolve()) if self.path is not None else str(self.hub).partition("@")[0]
 
     @property
@@ -64,7 +64,7 @@ class Base:
         return (self.hub or "").partition("@")[2] or None
 
     def notes(self, version: Path) -> dict[str, Any]:
-        """What the manifest of the artifact at `version` keeps of it."""
+        """Its entry in the manifest of the artifact at `version`."""
         if self.hub is not None:
             return {"ref": self.hub, "digest": None, "places": []}
         assert self.path is not None
@@ -78,10 +78,10 @@ def is_adapter_directory(path: Path) -> bool:
 
 
 def find_base(directory: Path, store: Store, text: str | None = None, *, hashed: bool = True) -> Base | None:
-    """What the adapter in `directory` stands on, checked; None where it is no adapter, or names no base and is no
+    """The base of the adapter in `directory`, checked; None where it is not an adapter, or names no base and is no
     artifact. `text` is how it is shown.
 
-    `hashed` false gives the base of a directory that is no artifact, whose digest there is nothing to compare with,
+    `hashed` false gives the base of a directory that is not an artifact, whose digest there is nothing to compare with,
     without one: for who reads no weights.
     Raises ArtifactError: the base is not there, is another than it was trained on, is damaged or an adapter itself; or
     nothing says where it is.
@@ -115,7 +115,7 @@ def base_at(place: str, revision: str | None, store: Store) -> Base:
 
 
 def named_base(directory: Path) -> str | None:
-    """What an adapter's configuration names as its base, whatever is there; None where it is no adapter or names none.
+    """The base that an adapter's configuration names, whatever is there; None where it is no adapter or names none.
 
     Raises ArtifactError: the configuration cannot be read.
     """
@@ -129,7 +129,7 @@ def noted_bases(artifact: Artifact) -> Iterator[Path]:
 
 
 def model_digest(path: Path, base: Base | None, store: Store) -> str:
-    """Digest of a directory of weights. An adapter's that is no artifact holds its base's: no manifest does."""
+    """Digest of a directory of weights. An adapter's that is not an artifact holds its base's: no manifest does."""
     own = directory_digest(path, store)
     if base is None or base.digest is None or not is_adapter_directory(path) or around(path) is not None:
         return own
@@ -215,7 +215,7 @@ def _digests(path: Path, store: Store) -> set[str]:
     return {directory_digest(path, store), digest_json(files)}
 
 
-# A directory that is no artifact
+# A directory that is not an artifact
 
 
 def _of_a_plain_directory(text: str, directory: Path, name: str, revision: str | None) -> Base:

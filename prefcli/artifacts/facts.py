@@ -1,4 +1,4 @@
-"""What is known of a finished run, for all who tell of it: the report and the model card draw on these facts alone.
+"""The facts of a finished run, the only source of the report and the model card.
 
 A fact is what a manifest or a metrics log says, with the place where it says so; nothing is worked out here.
 """
@@ -87,7 +87,7 @@ class Run:
 
 
 def run_facts(manifest: Manifest, rows: Sequence[Row]) -> Run:
-    """What a manifest and the rows of its metrics log say."""
+    """The facts in a manifest and the rows of its metrics log."""
     return Run(
         ref=f"{manifest.name}@v{manifest.version}",
         stage=manifest.stage,

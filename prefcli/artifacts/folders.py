@@ -1,4 +1,4 @@
-"""A directory outside the store that a command writes: looked at before any work, then there whole or not at all.
+"""A directory outside the store that a command writes: checked before any work, then written whole or not at all.
 
 mkdir .OUT.<random>.partial ─► write and check everything ─► (OUT ─► .OUT.<random>.old) ─► rename to OUT
 """

@@ -1,4 +1,4 @@
-"""What nobody needs in a store: leftovers, caches, and, if asked, unfinished runs and old versions."""
+"""Unneeded files of a store: leftovers, caches, and, if asked, unfinished runs and old versions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = 86400.0
 
 @dataclass
 class Garbage:
-    """What `gc` would remove."""
+    """The files that `gc` would remove."""
 
     versions: list[Version] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)  # what killed processes left (folders too), and caches
@@ -36,9 +36,9 @@ class Garbage:
 
 
 def garbage(store: Store, *, keep: int | None, unfinished: bool, days: float) -> Garbage:
-    """What nobody needs: unfinished versions that nobody writes and that hold no saved state (with `unfinished` those
-    too that do), leftovers, caches; with `keep`, of every name the complete versions below the `keep` highest that
-    nothing was made from. Nothing that changed in the last `days`, nothing behind a link, and nothing that is not
+    """Find what nobody needs: unfinished versions that nobody writes and that hold no checkpoint (with `unfinished`
+    also those that do), leftovers, caches; with `keep`, of every name the complete versions below the `keep` highest
+    that nothing was made from. Nothing that changed in the last `days`, nothing behind a link, and nothing that is not
     provably the store's.
     """
     everything = all_versions(store)

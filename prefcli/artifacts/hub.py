@@ -1,4 +1,4 @@
-"""Whether a model of the hub is at hand: in the cache on this disk, or on a hub that answers. No torch.
+"""Availability of a hub model: in the cache on this disk, or on a hub that answers. No torch.
 
 What is in the cache is taken as it is, and nobody is asked. For the rest one short request is made before anything
 heavy is imported, so that no network, a gated model and a misspelt name are told in seconds, each in its own words.
@@ -33,7 +33,7 @@ _TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
 
 def at_hand(reference: Reference) -> Reference:
-    """The reference, where it is no hub id or the model is in the cache or can be fetched (which its note then says).
+    """The reference, where it is not a hub id, or its model is cached or can be fetched (which its note then says).
 
     Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
     """
@@ -97,7 +97,7 @@ def _needs_no_hub(reference: Reference) -> bool:
 
 
 def cache() -> Path:
-    """Where huggingface_hub keeps what it fetched."""
+    """The cache directory of huggingface_hub."""
     above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(above, "huggingface")
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")
@@ -179,7 +179,7 @@ def _head(text: str, limit: float) -> None:
 
 
 def cause(text: str, error: BaseException) -> PrefcliError | None:
-    """What the hub's library found, from an exception or those it was raised from; None for anything else."""
+    """The hub library's error, from an exception or those it was raised from; None for anything else."""
     errors: Any = importlib.import_module("huggingface_hub.errors")
     chain = list(_chain(error))
     name, _, revision = text.partition("@")

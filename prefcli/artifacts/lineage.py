@@ -1,4 +1,4 @@
-"""What an artifact was made from, all the way down, as a tree."""
+"""The lineage of an artifact: everything it was made from, as a tree."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Node:
 def lineage(artifact: Artifact, store: Store) -> Node:
     """The tree above an artifact. A parent that is no longer there, or is another now, is said to be.
 
-    Parents are looked for in the artifact's own store; in `store` where it lies in none. What stands there twice (a
+    Parents are looked for in the artifact's own store; in `store` where it lies in none. What occurs there twice (a
     start that is the reference too) has its own parents the first time alone: ten rounds of dpo would have a thousand
     branches.
     """
@@ -97,7 +97,7 @@ def _elsewhere(parent: dict[str, Any], artifact: Artifact) -> Artifact | None:
 
 
 def _state(parent: dict[str, Any], artifact: Artifact, store: Store) -> str:
-    """How a directory, a GGUF file, a kept step or tiny stands now; any other parent that is no artifact is ok."""
+    """How a directory, a GGUF file, a kept step or tiny stands now; any other parent that is not an artifact is ok."""
     ref, digest = parent["ref"], parent["digest"]
     if digest is None or ref.startswith("python:"):
         return "ok"

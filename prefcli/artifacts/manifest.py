@@ -50,7 +50,7 @@ class Manifest:
 
     @property
     def bases(self) -> dict[str, dict[str, Any]]:
-        """What each of its adapters (model, value) stands on: {"ref", "digest", "places"}.
+        """The base of each of its adapters (model, value): {"ref", "digest", "places"}.
 
         Without places it is `tiny`, or where it has no digest the hub's model `ref`.
         """

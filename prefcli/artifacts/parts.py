@@ -193,7 +193,7 @@ class Work:
         return job
 
     def begin(self, what: str, *jobs: Job) -> None:
-        """What the progress shows from here on: the items of these jobs."""
+        """Show the progress over the items of these jobs from here on."""
         self._shown = list(jobs)
         self.reporter.begin(what, sum(job.items for job in jobs), jobs[0].unit)
         self.ticked = 0
@@ -316,7 +316,7 @@ def write_file(out: Path, pieces: Iterable[bytes]) -> None:
 
 
 def _of_others(folder: Path, causes: dict[str, Any]) -> Iterator[str]:
-    """What is told of unfinished work for the same file by other commands."""
+    """Notices of unfinished work for the same file by other commands."""
     for other in sorted(folder.parent.glob(f"{_escaped(folder.name[: -len('.00000000.partial')])}.????????.partial")):
         about = _about(other)
         if other == folder or about is None:
@@ -400,7 +400,7 @@ def _claimed(folder: Path, causes: dict[str, Any], stack: ExitStack) -> bool:
 
 
 def _about(folder: Path) -> dict[str, Any] | None:
-    """What is noted in a folder of ours; None in another one."""
+    """The notes in a folder of ours; None for another one."""
     try:
         found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         return found if isinstance(found["causes"], dict) else None

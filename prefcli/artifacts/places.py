@@ -56,7 +56,7 @@ def part_of(path: Path, artifact: Artifact) -> str:
 
 
 def places_of(path: Path, version: Path) -> list[str]:
-    """What a manifest notes of where something lies: the path from the version's directory, and the absolute one."""
+    """Places of a path for a manifest: the path from the version's directory, and the absolute one."""
     place, start = os.path.abspath(path), os.path.abspath(version)
     return [os.path.relpath(place, start), place]
 

@@ -23,7 +23,7 @@ _PARTIAL = re.compile(r"v[0-9]+\.partial")
 class Reference:
     """Something a model can be loaded from. `path` is None for a hub id; `note` says what was ambiguous.
 
-    `base` are the weights that it stands on: an adapter's base, checked, or its own. None for a GGUF file, and for an
+    `base` are the weights below it: an adapter's base, checked, or its own. None for a GGUF file, and for an
     adapter that names none.
     """
 
@@ -37,12 +37,12 @@ class Reference:
 
     @property
     def shown(self) -> str:
-        """How it stands in manifests and plans."""
+        """Its name in manifests and plans."""
         return self.artifact.ref if self.artifact else self.text
 
 
 def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
-    """What `text` refers to; the order is that of the module's first line.
+    """Resolve `text` to a reference; the order is that of the module's first line.
 
     `with_base` false leaves an adapter's base alone, for who only reads what is told of the artifact.
     Raises ArtifactError: nothing of that name, a version that is not there, a damaged artifact, an adapter whose base

@@ -3,7 +3,7 @@
     remember the number ─► rename vN to .vN.<random>.removed ─► delete that
 
 Who uses a version: every complete and unfinished one whose manifest (run.json) names it as a parent, and every adapter
-that stands on its weights.
+that is on its weights.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     reader:  looks at vN only
 
 Two writers of one name get two versions, because `mkdir` succeeds for one of them only. A partial version that holds a
-saved state outlives its writer, and the next writer with the same key goes on in it.
+saved state outlives its writer, and the next writer with the same key continues in it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LOG = "metrics.jsonl"
 SAMPLES = "samples.json"  # the newest answers of a rollout
 DIGESTS = "digests.json"  # in a saved state: the sha256 of its files
 MARK = b"prefcli\n"  # in a version's lock file, which tells it from one of another program
-GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version goes on with
+GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version resumes with
 STOP = "stop"  # marks a state that was written because of a signal: one more than the options ask for
 STEP = re.compile(r"step([1-9][0-9]{0,17})")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
@@ -211,7 +211,7 @@ class Draft:
 
     @property
     def run(self) -> dict[str, Any]:
-        """What the first writer noted down; empty in a new version."""
+        """The notes of the first writer; empty in a new version."""
         return _run_of(self.path)
 
     def note(self, run: dict[str, Any]) -> None:
@@ -273,7 +273,7 @@ class Draft:
     def finish(self, manifest: Manifest, *, keep_state: bool = False) -> Artifact:
         """Write the manifest, with the digests of all files, and let the version appear under its own name.
 
-        Until it has appeared the saved states stay: a run that is killed here goes on from the last one.
+        Until it has appeared the saved states stay: a run that is killed here resumes from the last one.
         """
         open_to_readers(self.path)
         kept = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.name not in alive.FILES]
@@ -323,7 +323,7 @@ class Draft:
             self._sign = None
 
     def abandon(self) -> None:
-        """Keep what the same command goes on from; without a saved state that is nothing."""
+        """Keep what the same command resumes from; without a saved state that is nothing."""
         self._end_sign()
         if self.is_gone():
             pass  # what has its name now is another's
@@ -407,7 +407,7 @@ def _at_work(folder: Path, key: str | None) -> str | None:
 def is_ours(partial: Path) -> bool:
     """Whether an unfinished version is provably one of a store, and not another program's folder of that name.
 
-    It is no link, and holds what a writer noted, a lock file with our mark, or nothing yet.
+    It is not a link, and holds what a writer noted, a lock file with our mark, or nothing yet.
     """
     if partial.is_symlink() or not partial.is_dir():
         return False

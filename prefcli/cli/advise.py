@@ -47,7 +47,7 @@ def run(config: AdviseConfig) -> None:
 
 
 def as_dict(facts: Facts, decision: Decision, lines: Sequence[str], notes: Sequence[str]) -> dict[str, Any]:
-    """What --json prints. `facts` also has the points of every method, and why others are ruled out."""
+    """The object that --json prints. `facts` also has the points of every method, and why others are ruled out."""
     known = asdict(facts) | {"aims": sorted(facts.aims), "unclean": sorted(facts.unclean)}
     return {
         "recommendation": decision.method,
@@ -141,7 +141,7 @@ def _having(facts: Facts) -> str:
 
 
 def _fitting(facts: Facts) -> str:
-    """What DPO and PPO could take of the device, in the first way that fits."""
+    """How DPO and PPO fit into the device, in the first way that fits."""
     if not facts.fits:
         return "not checked"
     shown = {name.upper(): facts.fit(name) for name in ("dpo", "ppo")}
@@ -155,7 +155,7 @@ def _points(decision: Decision) -> str:
 
 
 def cautions(facts: Facts, decision: Decision) -> list[str]:
-    """What was measured in the data that speaks for no method, and should be known all the same."""
+    """Measurements of the data that support no method but that the user should know."""
     said = []
     if facts.longer_interval and facts.longer_chosen is not None and facts.longer_interval[0] > LONGER:
         option = "--length-penalty" if METHODS[decision.method].family == "rl" else "--length-normalise"

@@ -51,7 +51,7 @@ def ask(config: AdviseConfig, answers: Answers | None = None) -> AdviseConfig | 
 
 
 def _ask(read: Answers, question: str, default: str, check: Callable[[str], Any]) -> Any:
-    """What `check` makes of the answer, which is "" where the default is taken."""
+    """The answer, as `check` converts it, which is "" where the default is taken."""
     while True:
         print(f"{question} [{default}]: ", end="", file=sys.stderr, flush=True)
         line = read()

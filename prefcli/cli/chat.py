@@ -92,7 +92,7 @@ def _talk(chat: Any, file: JsonLines | None, report: Reporter) -> None:
 
 
 def _command(chat: Any, text: str, file: JsonLines | None, report: Reporter) -> None:
-    """Raises UsageError for what is no command, or does not go now."""
+    """Raises UsageError for what is not a command, or does not go now."""
     word, _, rest = text.strip().partition(" ")
     if word == "/retry":
         _print(chat, chat.retry(_stream(chat)))
@@ -116,7 +116,7 @@ def _command(chat: Any, text: str, file: JsonLines | None, report: Reporter) -> 
 
 
 def _stream(chat: Any) -> Any:
-    """What writes an answer as it is sampled; None for two, which are drawn when both are there."""
+    """The function that writes an answer as it is sampled; None for two, which are drawn when both are there."""
     return None if len(chat.speakers) > 1 else _write
 
 

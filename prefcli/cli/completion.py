@@ -1,4 +1,4 @@
-"""What a shell offers where a model may be named: the store's artifacts."""
+"""Shell completion of model references: the store's artifacts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees on stderr: the plan, a progress bar (plain lines without a terminal), notices, a summary."""
+"""Output for a person on stderr: the plan, a progress bar (plain lines without a terminal), notices, a summary."""
 
 from __future__ import annotations
 

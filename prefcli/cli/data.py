@@ -1,4 +1,4 @@
-"""The `prefcli data` commands: what the files of rows are, and what can be made of them."""
+"""The `prefcli data` commands: inspect files of rows and convert them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prefcli data convert`: a file's rows in another form, its path on stdout."""
+"""`prefcli data convert`: a file's rows in another format, its path on stdout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prefcli data formats`: the forms that rows may come in, as a table."""
+"""`prefcli data formats`: the formats that rows may come in, as a table."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _blocks(result: dict[str, Any]) -> list[list[Table | str]]:
-    """Tables, each with what is said of it."""
+    """Tables, each with its notes."""
     found: list[list[Table | str]] = []
     if result["models"]:
         found.append([_models(result), _notes(result)])

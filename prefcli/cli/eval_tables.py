@@ -113,7 +113,7 @@ def _point(point: dict[str, Any]) -> list[str]:
 
 
 def turn(curve: dict[str, Any]) -> str:
-    """Where gold turns, in a sentence."""
+    """The point where gold turns, in a sentence."""
     fit, of = curve["gold_fit"], curve["of"]
     if fit is None:
         return f"{of}: too few points for a fit."

@@ -73,7 +73,7 @@ def _refuse_in_base(base: str, config: ExportConfig) -> None:
 
 
 def _card(reference: Reference, store: Store, weights: Weights, hub: str | None) -> str:
-    """`hub` is the hub's model that a reference without an artifact stands on."""
+    """`hub` is the hub's model below a reference without an artifact."""
     artifact = reference.artifact or (around(reference.path) if reference.path else None)
     if artifact is None or reference.path is None:
         return plain_card(reference.shown, replace(weights, hub_root=hub))

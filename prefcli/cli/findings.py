@@ -13,7 +13,7 @@ from prefcli.text import shown
 
 
 def tables(findings: Sequence[Finding]) -> list[Table]:
-    """What was found, and what that means; nothing where nothing was."""
+    """A table of the findings and one of their meanings; nothing where there are none."""
     if not findings:
         return []
     found, meaning = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)

@@ -1,4 +1,4 @@
-"""`prefcli gc`: free what nobody needs in a store."""
+"""`prefcli gc`: delete unneeded files from a store."""
 
 from __future__ import annotations
 

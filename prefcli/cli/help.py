@@ -99,7 +99,7 @@ def of_group(path: str, text: str, commands: Mapping[str, str], options: Iterabl
 
 
 def describe(kind: Any, opt: Opt, default: Any, shown: int = 0) -> str:
-    """What an option does, its choices if longer than `shown`, a range that has two ends, and its default."""
+    """An option's help, its choices if longer than `shown`, a range that has two ends, and its default."""
     choices = ", ".join(_choices(kind))
     notes = [f"one of: {choices}"] if len(choices) > shown else []
     if opt.max is not None and opt.max < 2**31:

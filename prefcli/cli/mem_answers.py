@@ -1,4 +1,4 @@
-"""What `prefcli mem-estimate` prints: PPO against DPO, one stage, or all methods."""
+"""The output of `prefcli mem-estimate`: PPO against DPO, one stage, or all methods."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _base(method: Method) -> str:
 
 
 def _gpus(routes: Routes) -> str:
-    """How many of a kind: only counts that prefcli itself can use."""
+    """The number of GPUs needed: only counts that prefcli itself can use."""
     gpu = routes.ppo.gpu
     usable = f"{gpu.name}: {format_bytes(gpu.usable_bytes)} usable of {format_bytes(gpu.bytes)}"
     shown = [f"{method.gpus:,} for {method.name}" for method in routes.both if method.gpus]
@@ -175,7 +175,7 @@ def _table(first: str, methods: Sequence[Method], shown: Callable[[int], str]) -
 
 
 def _remarks(routes: Routes) -> dict[str, str]:
-    """What stands under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
+    """The remarks under the table: GPUs, bytes, assumptions, and where the count of models misleads."""
     ppo, dpo = routes.both
     run, a = ppo.run, ppo.run.architecture
     source = f"typical of {_base(ppo)}, after {a.name}" if a.stated_parameters else a.name

@@ -1,4 +1,4 @@
-"""The files of rows and the pictures that commands write: looked at before any work is done, rows written whole."""
+"""The files of rows and the pictures that commands write: checked before any work is done, rows written whole."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _same(a: str, b: str) -> bool:
 
 
 def rows_shown(out: Path | None, summary: bool) -> Callable[[bytes], None]:
-    """What shows rows as they are made: on stdout, where neither a file nor the summary is wanted."""
+    """The function that prints rows as they are made: on stdout, where neither a file nor the summary is wanted."""
     return (lambda lines: None) if out is not None or summary else (lambda lines: write_result(lines.decode()))
 
 

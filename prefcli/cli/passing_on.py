@@ -1,6 +1,6 @@
 """A command whose words are partly another's: `prefcli sweep dpo --seeds 3 --beta 0.1`.
 
-Behind STAGE an option that is none of the command's own is one of the stage. Which ones there are, and what they take,
+After STAGE an option that is none of the command's own is one of the stage. Which ones there are, and what they take,
 is read from the stage's dataclass, so that a mistyped name is answered with the nearest of both.
 """
 

@@ -70,7 +70,7 @@ def run(config: ReportConfig) -> None:
 def _compared(
     config: ReportConfig, references: list[Reference], report: Reporter
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """What `compare` finds of the policies that are named, or why it compares nothing; neither where one alone is."""
+    """The comparison of the policies that are named, or why there is none; neither where one alone is."""
     policies = {r.artifact.ref for r in references if r.artifact is not None and not r.artifact.manifest.scores}
     refs = [reference.text for reference in references if reference.shown in policies]
     if len(policies) < 2:

@@ -46,7 +46,7 @@ class _Unheard(io.TextIOWrapper):
 
 
 def result() -> TextIO:
-    """Where results are written."""
+    """The stream for results."""
     return _result or sys.stdout or _nowhere()
 
 

@@ -110,7 +110,7 @@ def _values(stage: Stage, name: str, texts: list[str]) -> list[Any]:
 
 
 def _score(config: SweepConfig, stage: Stage, base: Any) -> Score:
-    """What points are scored by. Raises UsageError for what does not go together, ArtifactError, DataError."""
+    """The score of the points. Raises UsageError for what does not go together, ArtifactError, DataError."""
     if stage.scores:
         if config.score or config.prompts:
             raise UsageError("train-rm is scored on pairs, not by --score", "give --pairs FILE, or nothing")
@@ -165,7 +165,7 @@ def _in_words(stage: Stage, base: Any, score: Score, planned: list[Planned]) -> 
     }
     if points[0].retrains:
         lines["rows"] = (
-            "pairs: the reward model of --reward is trained again on the first so many of its own pairs, with its own "
+            "pairs: the reward model of --reward is trained again on the first N of its own pairs, with its own "
             "options and the point's seed, and ppo runs against it"
         )
     return lines

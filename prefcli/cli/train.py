@@ -1,4 +1,4 @@
-"""What the training commands share: reuse, plan, dry run, the one line on stdout."""
+"""Shared by the training commands: reuse, plan, dry run, the one line on stdout."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _SCALE = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 @dataclass(frozen=True)
 class Budget:
-    """What each route may have: `pairs` to learn preferences from, `seconds` of training, or `bytes` at its peak."""
+    """The budget of each route: `pairs` to learn preferences from, `seconds` of training, or `bytes` at its peak."""
 
     of: Literal["pairs", "seconds", "bytes"]
     amount: float

@@ -1,4 +1,4 @@
-"""What a criterion is made of: figures with their intervals and sources, and who is shown to be ahead by them.
+"""The parts of a criterion: figures with their intervals and sources, and who is shown to be ahead by them.
 
 A winner is named only where the figures say so. Counts and bytes are compared as they are. What another seed or
 other prompts would change needs an interval of the difference that leaves 0 out, against every other route.
@@ -35,7 +35,7 @@ class Measure:
 
     `better` is None of what is only told. `ahead` are the routes that it shows to be ahead of others: (better, worse).
     `of_single_runs`: it is of one run a route, so what it shows holds of these runs and not of the routes, which
-    another seed would make anew.
+    another seed would make again.
     """
 
     measure: str

@@ -104,7 +104,7 @@ def pairs_of(final: Artifact, artifacts: tuple[Artifact, ...] | list[Artifact]) 
 
 
 def again_commands(route: Route, store: Store) -> list[str]:
-    """What would measure it: the route's own commands on new pairs."""
+    """The commands that would measure it: the route's own, on new pairs."""
     manifest, new, runs = route.final.manifest, ["NEW_PAIRS.jsonl"], elsewhere(store)
     stage = STAGES[manifest.stage]
     if not stage.samples:

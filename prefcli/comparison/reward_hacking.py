@@ -63,7 +63,7 @@ def proxy_of(scores: Scores) -> str | None:
 
 
 def gap(final: Artifact, routes: Routes, scores: Scores, proxy: str, unit: dict[str, float]) -> list[float]:
-    """(rise of the proxy − rise of what is trusted) of each prompt, each in deviations of the start's own scores
+    """(rise of the proxy − rise of what is trusted) of each prompt, in standard deviations of the start's own scores
     (`unit`)."""
     parts = []
     for source in (proxy, scores.trusted):
@@ -73,7 +73,7 @@ def gap(final: Artifact, routes: Routes, scores: Scores, proxy: str, unit: dict[
 
 
 def along(route: Route, scores: Scores, proxy: str) -> str:
-    """What both did from kept step to kept step, where a run kept any."""
+    """Both rewards at each kept step, where a run kept any."""
     artifact = route.final
     points = []
     for step in saved_steps(artifact.path):

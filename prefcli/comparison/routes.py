@@ -29,7 +29,7 @@ class Route:
 
     @property
     def kind(self) -> str:
-        """What the common claims speak of: RLHF or DPO."""
+        """The kind that the common claims are about: RLHF or DPO."""
         return str(STAGES[self.final.manifest.stage].route)
 
     @property
@@ -40,7 +40,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Routes:
-    """What is compared. `ancestor` is the model where they part, `start` it as a reference."""
+    """The routes that are compared. `ancestor` is the model where they part, `start` it as a reference."""
 
     routes: tuple[Route, ...]
     start: Reference
@@ -121,7 +121,7 @@ def above(artifact: Artifact, store: Store) -> dict[str, str | None]:
 
 
 def _made(artifact: Artifact, store: Store, shared: set[str]) -> list[Artifact]:
-    """What it was made from, itself last, but for the common ancestor and what is above it. Each once."""
+    """Everything it was made from, itself last, except the common ancestor and what is above it. Each once."""
     found: list[Artifact] = []
     for role in sorted(artifact.manifest.parents):
         parent = artifact.manifest.parents[role]

@@ -74,7 +74,7 @@ def only_told(criterion: Criterion, why: str) -> Criterion:
 
 
 def tally(criteria: list[Criterion], refs: list[str]) -> dict[str, int]:
-    """How many rows each route won, and how many nobody did. What single runs show is nobody's."""
+    """The number of rows that each route won, and that nobody won. What single runs show counts for nobody."""
     verdicts = [OF_THESE_RUNS if criterion.of_these_runs else criterion.verdict for criterion in criteria]
     return {name: verdicts.count(name) for name in (*refs, OF_THESE_RUNS, NO_DIFFERENCE, DISAGREE, NOT_MEASURED)}
 

@@ -147,7 +147,7 @@ def open_scores(
     reporter: Reporter,
     trained_against: Collection[Cause] = (),
 ) -> Scores | None:
-    """What scores the routes: --reward, and the reward models that the routes were trained against, as proxies.
+    """Open the sources that score the routes: --reward, and as proxies the reward models of the routes' own training.
 
     None without prompts, or without any source. Raises DataError, ArtifactError, UsageError as everywhere.
     """
@@ -170,7 +170,7 @@ def open_scores(
 
 
 def causes(routes: Iterable[Route]) -> set[Cause]:
-    """What the routes were trained against: reward models, programs and services alike."""
+    """The rewards that the routes were trained against: reward models, programs and services alike."""
     parents = [a.manifest.parents[role] for route in routes for a in route.artifacts for role in a.manifest.parents
                if role.startswith(REWARD)]  # fmt: skip
     return {

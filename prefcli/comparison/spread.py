@@ -1,4 +1,4 @@
-"""How far runs that differ in the seed lie apart, and whether one route's lie farther apart than another's.
+"""The spread of runs that differ in the seed, and whether one route's is larger than another's.
 
 The figure is the mean difference of two runs, over all pairs (Gini's mean difference): it needs no centre. Distances
 from the median, which Levene's test in the form of Brown and Forsythe (1974) compares, have a structural zero: of an

@@ -81,7 +81,7 @@ def norms_of(rows: Sequence[Row]) -> list[float]:
 
 
 def outliers(norms: list[float]) -> int:
-    """How many are far beyond the others."""
+    """The number of values far beyond the others."""
     if not norms:
         return 0
     middle = median(norms)

@@ -19,4 +19,4 @@ class DefaultsConfig:
 
 @dataclass(frozen=True)
 class InfoConfig(Stored):
-    """What a bug report needs: versions, platform, devices, the store."""
+    """Facts for a bug report: versions, platform, devices, the store."""

@@ -1,4 +1,4 @@
-"""What makes a dataclass the one source of a command's options: help, YAML keys, manifest and key come from it.
+"""A command's options from one dataclass: help, YAML keys, manifest and key come from it.
 
 A field is `name: Annotated[type, Opt("What it does.", min=…)] = default`. A field whose value cannot change
 the result (where it is written, how it is shown) also carries the marker `INCIDENTAL` and stays out of the key.
@@ -21,9 +21,9 @@ OWN = ""  # the group of what no other command has
 
 @dataclass(frozen=True)
 class Opt:
-    """An option's help, range and how its value is called; `short` is a second name (-q).
+    """An option's help, range and metavar; `short` is a second name (-q).
 
-    A metavar with REF or SOURCE in it says that an artifact may be named. A bool has a --no- form, so that the
+    A metavar with REF or SOURCE in it says that an artifact may be named. A bool has a --no- variant, so that the
     command line can override a file.
     """
 

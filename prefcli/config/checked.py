@@ -16,7 +16,7 @@ Config = TypeVar("Config")
 
 def checked(config: Config) -> Config:
     """The config with every value as the command line would have made it: paths and artifacts as strings, one value
-    in place of a list as a list of one.
+    instead of a list as a list of one.
 
     Raises UsageError: a value of another type, outside its range, or none of the choices.
     """

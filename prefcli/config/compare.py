@@ -11,7 +11,7 @@ from prefcli.config.shared import READING, FromFile, Machine, Quiet, Sampling, S
 
 @dataclass(frozen=True)
 class RoutesConfig:
-    """In place of finished policies: both routes are run first."""
+    """Instead of finished policies: both routes are run first."""
 
     GROUP = "Running both routes first"
 

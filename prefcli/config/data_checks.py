@@ -19,7 +19,7 @@ RowKind = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class FilesConfig(Printing, Ranking):
-    """Files that are looked at whole: no row is left out."""
+    """Files that are read whole: no row is left out."""
 
     files: Annotated[list[str], Arg("Files of rows.", metavar="FILE...")]
     kind: RowKind = None
@@ -49,7 +49,7 @@ class CheckConfig(FilesConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig(FilesConfig):
-    """What the rows of files are like, in numbers."""
+    """Statistics of the rows of files."""
 
     model: Annotated[str | None, Opt("Measure lengths in tokens of this model, not in characters.", metavar="REF")] = (
         None

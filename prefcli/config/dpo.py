@@ -18,7 +18,7 @@ Loss = Literal["sigmoid", "ipo", "hinge", "robust", "simpo", "apo-zero", "apo-do
 
 @dataclass(frozen=True)
 class PairLoss:
-    """What a loss on pairs takes; losses.PAIR_LOSSES has its function.
+    """The options of a loss on pairs; losses.PAIR_LOSSES has its function.
 
     `parameters` are options of its own with their defaults, which the function takes by these names. `with_margin`: it
     is a function of z, which a reward's margin moves. `in_trl`: TRL's name of it on sums, and with --length-normalise.

@@ -56,7 +56,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig(FromFile, Stored, RunConfig):
-    """What training takes in memory, before anything is run."""
+    """The memory that training needs, before anything is run."""
 
     params: Annotated[str | None, Opt("Size of the base model: 125M, 7B, 1.5e9.", metavar="COUNT")] = None
     model: Annotated[

@@ -1,4 +1,4 @@
-"""Names of TRL, Hugging Face and LLaMA-Factory: one table of what each is here, or why it is nothing.
+"""Names of TRL, Hugging Face and LLaMA-Factory: one table of what each means here, or why it has no counterpart.
 
 A name is another word for an option of ours; or its values say what options of ours are; or nothing here answers to it,
 and a sentence says what does. The command line and `--config` read it alike (spelling.py), docs/options.md shows it.
@@ -14,7 +14,7 @@ from prefcli.config.dpo import LOSSES
 
 @dataclass(frozen=True)
 class Named:
-    """What a name of theirs is here.
+    """The meaning of one of their names here.
 
     `ours`: the same option under another name. `values`: what its values are, each as options of ours; one that is not
     among them goes to `ours`, or is refused with `said`. `said` alone: nothing answers to it; `decides`: and without it

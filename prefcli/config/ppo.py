@@ -17,7 +17,7 @@ LR, SMALL_LR = 3e-6, 1e-4
 
 @dataclass(frozen=True)
 class RewardsConfig:
-    """What is maximised."""
+    """The reward that is maximised."""
 
     GROUP = "Rewards"
 
@@ -92,7 +92,7 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     generation_batch: Annotated[
         int | None,
         Opt("Answers that each process samples at a time: less memory, slower. Default: the whole rollout.", min=1),
-        INCIDENTAL,  # the draws decide each answer, whatever stands beside it
+        INCIDENTAL,  # the draws decide each answer, whatever is beside it
     ] = None
     max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
     max_prompt_length: Annotated[
@@ -196,7 +196,7 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
 
     @property
     def in_words(self) -> str:
-        """The objective in force, for the plan: what is optimal under it depends on where the KL stands."""
+        """The objective in force, for the plan: what is optimal under it depends on where the KL is applied."""
         where = f"{self.advantage} advantages, KL {self.kl_coef:g} in the {self.kl_in or 'reward'}"
         if self.kl_in != "loss":
             return f"{where}: the optimum is π_ref·exp(score/β), β being --kl-coef"

@@ -59,7 +59,7 @@ Debug = Annotated[bool, Opt("Show the traceback of an error."), INCIDENTAL]
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read."""
+    """Options for reading rows."""
 
     GROUP = READING
 
@@ -83,13 +83,13 @@ READ_AS = {"split": "split", "map": "names", "as_chat": "as_chat", "pairs_of": "
 
 
 def read_as(config: Any) -> dict[str, Any]:
-    """How a command's options say that its rows are read, as data/scan.py takes it."""
+    """A command's options for reading rows, as arguments of data/scan.py."""
     return {argument: getattr(config, name) for name, argument in READ_AS.items() if hasattr(config, name)}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a model runs on, and how exactly."""
+    """The device of a model, and its number format."""
 
     GROUP = DEVICE
 
@@ -101,7 +101,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Answering:
-    """How models answer prompts that were not trained on."""
+    """Options for sampling answers to held-out prompts."""
 
     GROUP = SAMPLING
 
@@ -125,7 +125,7 @@ class Sampling(Answering):
 
 @dataclass(frozen=True)
 class Printing:
-    """How results and errors are shown."""
+    """Options for output and errors."""
 
     GROUP = OUTPUT
 

@@ -54,7 +54,7 @@ def named(name: str) -> Named | None:
 
 
 def hint(name: str, known: Mapping[str, Any], otherwise: str, *, bare: bool = False) -> str:
-    """What to do about a name that nothing knows, the nearest of ours and of their words for ours."""
+    """The hint for an unknown name: the nearest of our names and of their words for ours."""
     near = get_close_matches(name.replace("_", "-"), [*(one.replace("_", "-") for one in known), *NAMES], n=1)
     field_name = canonical(near[0], known) if near else None
     if field_name:
@@ -64,7 +64,7 @@ def hint(name: str, known: Mapping[str, Any], otherwise: str, *, bare: bool = Fa
 
 
 def belonging(given: str, words: list[str], known: Mapping[str, Any]) -> int:
-    """How many of the words behind an option are its value."""
+    """The number of words after an option that are its value."""
     if given[:3] in ("no-", "no_") and canonical(given, known) is None:
         return 0
     field_name, entry = canonical(given, known), named(given)
@@ -79,7 +79,7 @@ def belonging(given: str, words: list[str], known: Mapping[str, Any]) -> int:
 
 @dataclass
 class Brought:
-    """What the line or a file says in names of theirs that are not plainly other words for ours."""
+    """Settings from the line or a file in their names that are not plainly other words for ours."""
 
     fields: dict[str, Any] = field(default_factory=dict)  # ours → value; an option under its own name stands above
     jointly: dict[str, str] = field(default_factory=dict)  # theirs → value, see settle
@@ -157,7 +157,7 @@ class Brought:
         return {name: value for name, value in found.items() if name in known}
 
     def told(self, given: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-        """What of a file is not used and why, a line a reason; and which defaults hold here and not there."""
+        """The keys of a file that are not used and why, a line per reason; and the defaults that differ from theirs."""
         reasons: dict[str, list[str]] = {}
         for typed, why in self.noted:
             reasons.setdefault(why, []).append(typed)

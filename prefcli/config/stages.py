@@ -1,4 +1,4 @@
-"""The training stages in one table: all that other rooms must know of a stage by its name. No torch here."""
+"""The training stages in one table: everything that other modules need to know of a stage. No torch here."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Stage:
 
     @property
     def reference(self) -> bool:
-        """Whether a frozen reference stands beside the policy."""
+        """Whether a frozen reference is beside the policy."""
         return any(role.name == "reference" for role in self.roles)
 
 

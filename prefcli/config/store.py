@@ -1,4 +1,4 @@
-"""Options of the commands that look at the artifact store: `prefcli ls`, `show`, `rm` and `gc`."""
+"""Options of the commands on the artifact store: `prefcli ls`, `show`, `rm` and `gc`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DryRun = Annotated[bool, Opt("Print what would be deleted, and delete nothing.")
 
 @dataclass(frozen=True)
 class ListConfig(Stored):
-    """What is in the store."""
+    """Listing the store."""
 
     sort: Annotated[Literal["time", "name"], Opt("time: the newest first; name: by name and version.")] = "time"
 
@@ -36,7 +36,7 @@ class RemoveConfig(Stored):
 
 @dataclass(frozen=True)
 class CollectConfig(Stored):
-    """What of a store nobody needs."""
+    """Deleting what nobody needs in a store."""
 
     keep: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""Options of `prefcli sweep`; what stands behind STAGE and is none of these is an option of the stage."""
+"""Options of `prefcli sweep`; what follows STAGE and is none of these is an option of the stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefcli.config.stages import BY_COMMAND
 
 @dataclass(frozen=True)
 class PointsConfig:
-    """What is swept."""
+    """The values to sweep."""
 
     GROUP = "Points"
 
@@ -35,7 +35,7 @@ class PointsConfig:
 
 @dataclass(frozen=True)
 class ScoresConfig:
-    """How a point is judged."""
+    """The score of a point."""
 
     GROUP = "Score"
 

@@ -17,7 +17,7 @@ Adapter = Literal["lora", "rslora", "dora"]
 
 @dataclass(frozen=True)
 class ModelConfig(Machine):
-    """Which model is trained, and how it is held in memory."""
+    """The model that is trained, and how it is held in memory."""
 
     GROUP = MODEL
 
@@ -78,7 +78,7 @@ class PolicyConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How long and how hard it is trained."""
+    """Length, batch size and optimizer of the training."""
 
     GROUP = TRAINING
 
@@ -117,7 +117,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class OutputConfig(Quiet, FromFile, Stored):
-    """Where the result goes and what is shown meanwhile: nothing here changes the result."""
+    """Output options: nothing here changes the result."""
 
     GROUP = RUN
 
@@ -148,7 +148,7 @@ class OutputConfig(Quiet, FromFile, Stored):
 
 @dataclass(frozen=True)
 class TrainingRows(Reading):
-    """How the rows to train on are read."""
+    """Options for reading the training rows."""
 
     GROUP = READING
 
@@ -157,7 +157,7 @@ class TrainingRows(Reading):
 
 @dataclass(frozen=True)
 class DataConfig(TrainingRows):
-    """What it is trained on."""
+    """The training data."""
 
     GROUP = DATA
 

@@ -99,7 +99,7 @@ def _mixture(where: str, node: yaml.SequenceNode, brought: Brought) -> dict[str,
 
 
 def _as_typed(where: str, key: str, node: yaml.Node, kind: Any) -> Any:
-    """What would stand on the command line for a YAML value; types and ranges are checked there."""
+    """A YAML value as it would be on the command line; types and ranges are checked there."""
     if get_origin(kind) is list:
         if isinstance(node, yaml.ScalarNode):
             several = key.replace("_", "-") in NAMES  # lora_target: q_proj,v_proj

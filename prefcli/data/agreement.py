@@ -1,4 +1,4 @@
-"""How far labels can be trusted: how often the same pair, or the same answer, is labelled again, and both ways."""
+"""Label noise: how often the same pair, or the same answer, is labelled again, and both ways."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from prefcli.statistics.intervals import wilson_interval
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the labels of pairs say about themselves.
+    """Label noise of pairs, from the labels alone.
 
-    A pair is the same whichever side was chosen. `wrong` counts labels against their pair's majority: at least so
-    many are wrong. `estimate` and `least` are shares of wrong labels, see `Labels.agreement`.
+    A pair is the same whichever side was chosen. `wrong` counts labels against their pair's majority: at least that
+    many are wrong. `estimate` and `least` are fractions of wrong labels, see `Labels.agreement`.
     """
 
     rows: int
@@ -55,7 +55,7 @@ class Labels:
         """How often the same pair is labelled both ways.
 
         Where each label is wrong with probability e on its own, two labels of one pair disagree with d = 2e(1 − e), so
-        e = (1 − √(1 − 2d)) / 2. d is the mean, over the pairs labelled more than once, of the share of their labels'
+        e = (1 − √(1 − 2d)) / 2. d is the mean, over the pairs labelled more than once, of the fraction of their labels'
         pairs that disagree; `estimate` is e there, `least` at the lower end of d's 95 % interval, with each pair as one
         draw. Wrong labels that both labellers share, and rows that were copied, make it look better than it is.
         """

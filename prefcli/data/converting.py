@@ -1,4 +1,4 @@
-"""A source's rows, written in a form of ours."""
+"""A source's rows, written in a format of ours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefcli.data.writing import READ_AS, Made, Target, in_form, target_of, writ
 
 @dataclass
 class Converted:
-    """What was read and written. `left_out` are rows that do not fit, `not_to_imitate` answers labelled false."""
+    """Counts of rows read and written. `left_out` are rows that do not fit, `not_to_imitate` answers labelled false."""
 
     source: str
     format: str
@@ -39,7 +39,7 @@ def convert(
 ) -> Converted:
     """Write the rows of `source` to `out` as `to`, or as what keeps most of them. `options` are `scan`'s.
 
-    Raises DataError and UsageError as `scan` does, DataError where a row does not fit the source's form or the other,
+    Raises DataError and UsageError as `scan` does, DataError where a row does not fit the source's format or the other,
     or where none is left; nothing is written then. SurroundingsError: `out` cannot be written.
     """
     found = scan(source, READ_AS[to] if to else None, **options)

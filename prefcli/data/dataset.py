@@ -41,7 +41,7 @@ class Dataset:
 
     @property
     def left_out(self) -> str | None:
-        """What a run that read its rows as it needed them has left out of them, in words."""
+        """The rows that a lazily read run has left out, in words."""
         found = {} if self.rows.whole else self.rows.source.left_out
         if not found:
             return None
@@ -59,7 +59,7 @@ def read_dataset(
     every: bool = False,
     **options: Any,
 ) -> Dataset:
-    """Read files, recognise their form from the first row's columns, and check every row.
+    """Read files, recognise their format from the first row's columns, and check every row.
 
     With `skip_bad` rows that do not fit are left out, and counted in the notes. Of `held_out` rows the split is the
     other one. `lazily` may return rows that are read when they are needed, where there are many: the first of each file
@@ -102,7 +102,7 @@ def read_checked(
 
 
 def read_again(paths: Sequence[str], purpose: Purpose, positions: Sequence[int], options: Reading) -> Dataset:
-    """What `read_checked` found in another process, by the positions of its rows."""
+    """The rows that `read_checked` found in another process, by the positions of its rows."""
     scans = scan_all(paths, purpose, **read_as(options))
     return Dataset(Rows(Source(scans, skip_bad=True, every=True), positions), [], [])
 
@@ -114,7 +114,7 @@ def check_split(paths: Sequence[str], split: str | None) -> None:
 
 
 def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = lambda row: None) -> Dataset:
-    """The good rows, of each file all or the first so many. Raises DataError: a bad one that is not to be left out, or
+    """The good rows, of each file all or the first N. Raises DataError: a bad one that is not to be left out, or
     none that is good."""
     positions: array[int] = array("Q")
     sources, notes = [], [note for found in source.scans for note in found.notes]
@@ -158,5 +158,5 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
 
 
 def source_of(found: Scan, rows: int) -> dict[str, Any]:
-    """What a manifest says of a source of which N rows are used."""
+    """The manifest's entry for a source of which N rows are used."""
     return {"path": found.path, "format": found.format, "rows": rows, "digest": found.digest}

@@ -78,7 +78,7 @@ class Encoder:
         return [*ids, eos]
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of a text as it stands: nothing is added."""
+        """Ids of a text as it is: nothing is added."""
         if self._backend is not None and self._backend.truncation is None and self._backend.padding is None:
             return list(self._backend.encode(text, add_special_tokens=False).ids)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -144,13 +144,13 @@ class Encoder:
 
     @cached_property
     def _backend(self) -> Any:
-        """What the tokenizer itself calls, where it does nothing else: asking it takes a third of the time."""
+        """The tokenizer's own backend, where the tokenizer does nothing else: calling it takes a third of the time."""
         plain = getattr(self.tokenizer, "is_fast", False) and not self.tokenizer.split_special_tokens
         return self.tokenizer.backend_tokenizer if plain else None
 
     @cached_property
     def first(self) -> list[int]:
-        """What the tokenizer puts before every text: BOS, [CLS], or nothing."""
+        """The tokens that the tokenizer puts before every text: BOS, [CLS], or none."""
         whole, bare = list(self.tokenizer("a")["input_ids"]), self.text_ids("a")
         starts = [i for i in range(len(whole)) if bare and whole[i : i + len(bare)] == bare]
         return whole[: starts[0]] if starts else []
@@ -182,7 +182,7 @@ class Encoder:
                 before = self._beginning(self._template(prompt[:position], True), most)
                 start = _common(self.text_ids(before), ids)
                 if most is not None and start >= most:
-                    break  # all further ones stand behind what is kept
+                    break  # all further ones follow what is kept
                 self.earlier += 1
                 answer = self.completion_ids(prompt[:position], answer_of(message), most)
                 if most is not None:
@@ -310,7 +310,7 @@ def _with_json_arguments(message: Message) -> Message:
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What a plain text without a prompt starts with: a token must stand before the first that is predicted."""
+    """The first token of a plain text without a prompt: a token must precede the first that is predicted."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [first]
 

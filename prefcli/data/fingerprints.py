@@ -19,5 +19,5 @@ def loosely(text: str) -> str:
 
 
 def asked(row: Row) -> str:
-    """What a row is known by when it is held against others: its prompt; a text without one by itself."""
+    """The part of a row that identifies it in comparisons: its prompt; a text without one by itself."""
     return row.prompt_text or row.completion or ""

@@ -1,4 +1,4 @@
-"""How much longer chosen answers are than rejected ones: what DPO and reward models learn first (arXiv 2403.19159)."""
+"""Length bias: how much longer chosen answers are than rejected ones, which is learnt first (arXiv 2403.19159)."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class _Fed:
         return self._lines
 
     def taken(self) -> bytes:
-        """What was taken since the last time that this was asked."""
+        """The bytes taken since the last call."""
         found = bytes(self._taken)
         self._taken.clear()
         return found

@@ -58,12 +58,12 @@ def read(path: str, split: str | None = None, held_out: bool = False) -> Records
 
 
 def has_splits(path: str) -> bool:
-    """Whether this is no file, of which --split says nothing."""
+    """Whether this is not a file, of which --split says nothing."""
     return path != STDIN and not os.path.isfile(path)
 
 
 def unit(path: str) -> str:
-    """What a row's number counts in this kind of file."""
+    """The unit of a row's number in this kind of file."""
     return (
         "line" if path.endswith((".jsonl", ".jsonl.gz", ".csv", ".tsv", ".txt")) and not os.path.isdir(path) else "row"
     )
@@ -82,8 +82,8 @@ def _standard_input() -> Records:
 
 @functools.cache
 def _kept_input() -> tuple[str, bytes]:
-    """What came in, in a file that goes with the process (it can be read once and is asked for several times), and its
-    first byte."""
+    """Standard input, in a file that is removed with the process (it can be read once and is needed several times), and
+    its first byte."""
     if sys.stdin.isatty():
         raise DataError("- is standard input, and nothing is sent there", "prefcli … --data - < FILE")
     text = sys.stdin.buffer.read()

@@ -1,4 +1,4 @@
-"""The rows of one source as they stand in it, by position: read when asked for, so that a large file takes little."""
+"""The rows of one source as they are in it, by position: read when asked for, so that a large file takes little."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Records:
         return position + 1
 
     def place(self, position: int) -> str:
-        """Where a row stands in the source, in words."""
+        """The place of a row in the source, in words."""
         return f"{self.unit} {self.number(position)}"
 
 
@@ -82,7 +82,7 @@ class LineRecords(Records):
         return found
 
     def piece(self, position: int) -> bytes:
-        """The row as it stands in the file, with the blank lines behind it. Raises DataError: it was changed."""
+        """The row as it is in the file, with the blank lines behind it. Raises DataError: it was changed."""
         start = self._starts[position]
         self._file.seek(start)
         found: bytes = self._file.read(self._starts[position + 1] - start)
@@ -170,7 +170,7 @@ class JoinedRecords(Records):
 
 
 def an_object(value: Any) -> Raw:
-    """Raises BadRow for a JSON value that is no row."""
+    """Raises BadRow for a JSON value that is not a row."""
     if not isinstance(value, dict):
         raise BadRow("broken line", f"expected an object {{…}}, found {name_of(value)}")
     return value

@@ -1,4 +1,4 @@
-"""One example as every stage takes it, whatever the form it came in.
+"""One example as every stage takes it, whatever the format it came in.
 
     a row for      its fields
     sft            prompt, completion
@@ -44,7 +44,7 @@ CALLS = ("tool_calls", "function_call")
 
 
 def label_of(value: Any) -> bool | None:
-    """What a label says, in the spellings of files and people; None for what is none."""
+    """A label as true or false, in the spellings of files and people; None for what is not a label."""
     spelt = _spelt(value)
     return True if spelt in GOOD else False if spelt in BAD else None
 

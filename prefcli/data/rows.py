@@ -116,7 +116,7 @@ class Rows(Sequence[Row]):
 
     @property
     def first(self) -> Sequence[Row]:
-        """What a start looks at: all, or the first of those that are read when they are needed."""
+        """The rows checked at the start: all, or the first of those that are read when they are needed."""
         return self if self.whole else list(islice(self, CHECKED))
 
     def __len__(self) -> int:

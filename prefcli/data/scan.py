@@ -49,7 +49,7 @@ class Scan:
 
     @property
     def format(self) -> str:
-        """The name of the form that was recognised."""
+        """The name of the format that was recognised."""
         return self.recognised.name
 
     @property
@@ -114,7 +114,7 @@ class Scan:
             return error
 
     def place(self, position: int) -> str:
-        """Where a row stands, in words: after the path."""
+        """The place of a row, in words: after the path."""
         return self.records.place(position)
 
     def first(self) -> Row:
@@ -163,7 +163,7 @@ def scan(
     --pairs-of and --as-chat.
 
     A source that is read `beside` others, as held-out rows are, may have our names where they have those of --map.
-    Raises DataError as `read` does, and where the first row's columns are of no form of this purpose, or lack one that
+    Raises DataError as `read` does, and where the first row's columns fit no format of this purpose, or lack one that
     --map names. UsageError: a --map that is none, a split that is not there. SurroundingsError as `read`.
     """
     wanted = parse_names(names)
@@ -246,7 +246,7 @@ def _is_there(column: str, records: Records) -> bool:
 
 
 def _first_value(column: str, names: Mapping[str, str], records: Records) -> Any:
-    """What the first of the first rows that says anything in a column of ours says."""
+    """The first value among the first rows in a column of ours."""
     values = (_renamed(row, names).get(column) for row in _first_rows(records))
     return next((value for value in values if value is not None), None)
 
@@ -321,7 +321,7 @@ def _chosen(pair: Row) -> Row:
 
 
 def _unread_system(row: Row) -> str:
-    """What a column `system` says, where the prompt does not begin with it."""
+    """The content of a column `system`, where the prompt does not begin with it."""
     system = row.columns.get("system")
     if not isinstance(system, str) or not system.strip():
         return ""
@@ -354,7 +354,7 @@ def _with_tools(row: Row) -> Row:
 def _no_column(where: str, row: Raw, ours: str, theirs: str) -> DataError:
     near = get_close_matches(theirs, [name for name in map(str, row) if name != ours], n=1, cutoff=0.5)
     return DataError(
-        f"{where}: there is no column {theirs!r} (--map {ours}={theirs}); there is: {', '.join(map(str, row))}",
+        f"{where}: there is no column {theirs!r} (--map {ours}={theirs}); found: {', '.join(map(str, row))}",
         f"did you mean --map {ours}={near[0]}?" if near else "name one of these",
     )
 

@@ -1,4 +1,4 @@
-"""Which split of a data set is read: the one that was asked for, or the one that its use suggests."""
+"""The split of a data set to read: the one that was asked for, or the one that its use suggests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file's rows in two: no prompt stands on both sides, not even in other case or with other white space."""
+"""A file's rows in two: no prompt is on both sides, not even in other case or with other white space."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def part_file(path: str, part: str, folder: Path) -> Path:
 
 
 def write_part(source: Scan, positions: Iterable[int], path: Path) -> None:
-    """The rows as they stand in the source; lines of JSON byte for byte. Raises OSError; the file is whole or not."""
+    """The rows as they are in the source; lines of JSON byte for byte. Raises OSError; the file is whole or not."""
     records = source.records
     if not (isinstance(records, LineRecords) and path.name.endswith((".jsonl", ".jsonl.gz"))):
         write_rows(path, lambda: (records.raw(position) for position in positions))

@@ -1,4 +1,4 @@
-"""What the rows of files are like in numbers: how many, how long, how labelled, how often the same."""
+"""Statistics of the rows of files: number, lengths, labels, duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a file that is read from again and again still is what its digest says."""
+"""Checks that a file that is read repeatedly still has its digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows count, and how much: the first so many, files mixed by weight, weights and margins from a column."""
+"""Which rows count, and how much: the first N, files mixed by weight, weights and margins from a column."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _weight(row: Row, column: str, unit: float = 1.0) -> float:
 def _number(row: Row, column: str, option: str, least: float) -> float:
     if column not in row.columns:
         found = ", ".join(sorted(row.columns)) or "none"
-        raise BadRow("missing column", f"there is no column {column!r} ({option}); there is: {found}")
+        raise BadRow("missing column", f"there is no column {column!r} ({option}); found: {found}")
     try:
         value = float(row.columns[column])
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Rows in a form of ours, and files of them: .jsonl(.gz), .json, .csv, .parquet, written whole or not at all."""
+"""Rows in a format of ours, and files of them: .jsonl(.gz), .json, .csv, .parquet, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BATCH = 10_000  # rows of a parquet file that are in memory at a time
 
 
 def target_of(purpose: Purpose, first: Row) -> Target:
-    """The form that keeps most of rows of this kind, judged by the first."""
+    """The format that keeps most of rows of this kind, judged by the first."""
     if purpose == "pairs":
         return "pairs-plain" if isinstance(first.prompt, str) else "pairs"
     if purpose == "demos":
@@ -45,7 +45,7 @@ def target_of(purpose: Purpose, first: Row) -> Target:
 
 
 def in_form(row: Row, target: Target) -> Made:
-    """The row in a form of ours, its other columns after it. Raises BadRow where the form has no place for it."""
+    """The row in a format of ours, its other columns after it. Raises BadRow where the format has no place for it."""
     prompt, tools = (row.prompt, None) if isinstance(row.prompt, str) else tools_apart(row.prompt)
     if target == "pairs-plain" and (tools or any(isinstance(answer, AnswerMessage) for answer in row.answers)):
         raise BadRow(

@@ -21,7 +21,7 @@ def rank_correlation(
     """Spearman's ρ of two sources' scores: {"rho", "ci95": [low, high], "answers"}, None where a source has one value.
 
     `a[i]` and `b[i]` are of the same answer, which is one to the prompt with the number `prompts[i]` (each to its own
-    by default); ties have the mean of their ranks. The interval is by bootstrap over prompts, ranked anew in each
+    by default); ties have the mean of their ranks. The interval is by bootstrap over prompts, ranked again in each
     resample. Raises ValueError: not as many, or none.
     """
     if not len(a) == len(b) or not a or (prompts is not None and len(prompts) != len(a)):

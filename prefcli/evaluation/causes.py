@@ -1,4 +1,4 @@
-"""What decides the result of a command that answers or scores: of the same, its unfinished work is resumed."""
+"""Everything that decides the result of a command that answers or scores: the same resume its unfinished work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, 
 
 
 def of_model(reference: Reference | None) -> list[str | None] | None:
-    """How it is shown, and its digest; a model of the hub has none, and counts by its name."""
+    """Its name and its digest; a model of the hub has none, and counts by its name."""
     return None if reference is None else [reference.shown, reference.digest]
 
 

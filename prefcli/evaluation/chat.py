@@ -32,7 +32,7 @@ class Speaker:
 
 @dataclass
 class Exchange:
-    """What was asked last, with all that the models read before it, and what each of them answered."""
+    """The last question, with all that the models read before it, and each one's answer."""
 
     prompt: Prompt
     answers: list[str]
@@ -41,7 +41,7 @@ class Exchange:
 
 @dataclass
 class Chat:
-    """The dialogue so far. Of two answers the first goes on in it, or the one that is preferred.
+    """The dialogue so far. Of two answers the first continues in it, or the one that is preferred.
 
     `plain`: a speaker has no chat template, and the text is continued as it is. Each answer has a seed of its own:
     `seed`, `seed` + 1, …
@@ -61,7 +61,7 @@ class Chat:
     def ask(self, text: str, on_text: Callable[[str], None] | None = None) -> list[str]:
         """Each speaker's answer. `on_text` is told the pieces of text as they are sampled, of one speaker.
 
-        Turns that do not fit before the question are forgotten, the oldest first, and that is told.
+        Turns that do not fit before the question are forgotten, the oldest first, with a notice.
         Raises UsageError: the question alone is too long. DataError: the chat template refuses the dialogue.
         """
         self.last, self._asked = None, (self.history, text)
@@ -100,7 +100,7 @@ class Chat:
         return {"prompt": last.prompt, "completion": last.answers[0]}
 
     def preference(self, side: str) -> dict[str, Any]:
-        """The last exchange as a pair, once; the dialogue goes on with the better answer. `side`: left or right.
+        """The last exchange as a pair, once; the dialogue continues with the better answer. `side`: left or right.
 
         Raises UsageError: none, one model, equal or empty answers, twice.
         """

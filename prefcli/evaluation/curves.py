@@ -1,4 +1,4 @@
-"""Which over-optimisation curves an evaluation holds: best of n of every model, and the steps of a run."""
+"""The over-optimisation curves of an evaluation: best of n of every model, and the steps of a run."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Judge(Protocol):
 
 @dataclass
 class Tally:
-    """What came of the comparisons: each is one pair of answers, asked in both orders."""
+    """Results of the comparisons: each is one pair of answers, asked in both orders."""
 
     comparisons: int = 0
     ties: int = 0  # the orders disagree, or the judge says so

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all models."""
+    """The setting that all models share."""
 
     config: EvalConfig
     store: Store
@@ -182,7 +182,7 @@ def _load(reference: Reference, tokenizer_size: int, setting: Setting) -> Any:
 
 
 def _tied(reference: Reference, anchor: Reference | None, tokenizer: Any, setting: Setting) -> Reference | None:
-    """What the KL of a model's answers is to: the anchor, where that reads the same ids."""
+    """The reference of a model's KL: the anchor, where that reads the same ids."""
     if anchor is None or anchor.shown == reference.shown:
         return anchor
     same = tokenizer_digest(load_tokenizer(anchor, setting.reporter)) == tokenizer_digest(tokenizer)

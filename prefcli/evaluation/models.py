@@ -1,4 +1,4 @@
-"""Language models on held-out prompts: sampled answers, what reward sources think of them, KL, length, variety."""
+"""Language models on held-out prompts: sampled answers, their scores, KL, length, variety."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def answer(
     progress: Callable[[int], None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> Answers:
-    """Sample one answer to each row's prompt; a row that stands there twice gets two.
+    """Sample one answer to each row's prompt; a row that occurs there twice gets two.
 
     The seed fixes the draws, whatever was sampled before, unless they are given: [rows, max_new_tokens]. `progress` is
     told the number of answers that each batch has finished, `on_token` the row and id of each token as it is drawn.
@@ -157,7 +157,7 @@ def refuse_too_long(model: Any, longest: int, max_new_tokens: int) -> None:
 def scores(source: RewardSource, rows: Sequence[Row], answers: Answers) -> list[float]:
     """One score an answer by a source that is `reading` the policy's tokenizer, as ppo gives it, without penalties.
 
-    Raises ArtifactError: a score that is no finite number, or what the source raises.
+    Raises ArtifactError: a score that is not a finite number, or what the source raises.
     """
     columns = zip(rows, answers.completions, answers.prompt_ids, answers.completion_ids, answers.ended)
     asked = [Answer(row.prompt, text, prompt, ids, row.columns, ended) for row, text, prompt, ids, ended in columns]
@@ -199,7 +199,7 @@ class Measures:
 
     @staticmethod
     def noted(answers: Answers) -> dict[str, float]:
-        """What `add` needs of some answers beside their texts."""
+        """The values of some answers that `add` needs beside their texts."""
         return {
             "answers": len(answers.completions),
             "tokens": sum(map(len, answers.completion_ids)),

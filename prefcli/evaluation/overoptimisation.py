@@ -1,4 +1,4 @@
-"""Reward over-optimisation (Gao, Schulman and Hilton, arXiv 2210.10760): a proxy reward rises on, the gold one turns.
+"""Reward over-optimisation (Gao, Schulman and Hilton, arXiv 2210.10760): the proxy reward rises, the gold one turns.
 
 With d = √KL and R the reward above that at the start, their section 3 finds
 

@@ -14,7 +14,7 @@ from prefcli.statistics.pairs import accuracy
 
 
 def pair_scores(source: RewardSource, rows: Sequence[Row]) -> torch.Tensor:
-    """[pairs, 2] scores: chosen, rejected. Raises ArtifactError: one that is no finite number."""
+    """[pairs, 2] scores: chosen, rejected. Raises ArtifactError: one that is not a finite number."""
     sides = []
     for side in ("chosen", "rejected"):
         answers = [Answer(row.prompt, getattr(row, side), columns=row.columns) for row in rows]

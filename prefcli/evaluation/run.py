@@ -40,7 +40,7 @@ PURPOSES: tuple[Purpose, Purpose] = ("prompts", "pairs")
 
 
 def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) -> dict[str, Any]:
-    """What `eval --json` prints, the shapes are in docs/eval.md; {} in all processes but the first.
+    """Evaluate; returns what `eval --json` prints, with the shapes of docs/eval.md; {} in all processes but the first.
 
     Until it is finished, answers, scores and verdicts are kept in the artifact store's cache.
 
@@ -168,7 +168,7 @@ def _judge(what: str, setting: Setting) -> Judge:
 
 
 def anchors_of(references: Sequence[Reference], baseline: Reference | None, store: Store) -> list[Reference | None]:
-    """What each model's KL is to: what it was tied to while it was trained, else the baseline."""
+    """The reference of each model's KL: the one of its training, else the baseline."""
     return [anchor_of(reference, store) or baseline for reference in references]
 
 

@@ -100,7 +100,7 @@ def scorer(sources: Sequence[RewardSource], rows: Sequence[Row], job: Job, *, li
     """From a span of rows to their scores: {source: [(chosen, rejected) of a pair, else (completion,), …]} is noted of
     them; with `lines`, the rows with these are written.
 
-    Raises ArtifactError: a score that is no finite number, or what a source raises.
+    Raises ArtifactError: a score that is not a finite number, or what a source raises.
     """
 
     def make(span: range) -> tuple[bytes, Any]:
@@ -134,7 +134,7 @@ class Scores:
         return list(self._values)
 
     def add(self, noted: dict[str, list[list[float]]]) -> None:
-        """What `scorer` noted of the next rows."""
+        """Add what `scorer` noted of the next rows."""
         for name, rows in noted.items():
             for row in rows:
                 self._values[name].extend(row)
@@ -147,7 +147,7 @@ class Scores:
 
     def summary(self, source: str) -> dict[str, Any]:
         """What one source's scores look like; where there are pairs, how often it prefers the chosen side (ties as
-        halves). The deviation is the population's, as in a reward model's manifest (`score_std`)."""
+        halves). The standard deviation is the population's, as in a reward model's manifest (`score_std`)."""
         values = self._values[source]
         found: dict[str, Any] = {
             "answers": len(values),
@@ -173,7 +173,7 @@ def texts_of(row: Row) -> tuple[str, ...]:
 
 
 def _object(row: Row, scores: dict[str, tuple[float, ...]]) -> dict[str, Any]:
-    """A row as JSON, in a form that every command reads: the other columns, prompt, answers, scores."""
+    """A row as JSON, in a format that every command reads: the other columns, prompt, answers, scores."""
     names = SIDES if _is_pair(row) else ("completion",)
     shown = {name: dict(zip(SIDES, both)) if _is_pair(row) else both[0] for name, both in scores.items()}
     return row.columns | {"prompt": row.prompt} | dict(zip(names, map(written, texts_of(row)))) | {"scores": shown}

@@ -1,6 +1,6 @@
-"""Several processes that share one command's rows: the first reads and checks them, and tells the others.
+"""Several processes that share one command's rows: the first reads and checks them, and sends the others the list.
 
-They meet in the key-value store of torchrun (and of `accelerate launch`, which stands on it): no process group is made,
+They meet in the key-value store of torchrun (and of `accelerate launch`, which uses it): no process group is made,
 so that nothing waits in a library that hears no signal, and no time runs out.
 """
 

@@ -1,4 +1,4 @@
-"""A point's score by `prefcli eval` itself, so that the figures are the same."""
+"""A point's score by `prefcli eval` itself, so that the values are the same."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Planned:
-    """A point as it stands in the store now. `existing` is its artifact; `reward_model` the one it will run against."""
+    """A point as it is in the store now. `existing` is its artifact; `reward_model` the one it will run against."""
 
     point: Point
     existing: Artifact | None
@@ -81,7 +81,7 @@ def points_of(stage: Stage, base: Any, grid: dict[str, list[Any]], seeds: int, r
 
 
 def plan(point: Point) -> Planned:
-    """What there is of a point already; all its options and inputs are checked. Raises PrefcliError, naming it."""
+    """Check all options and inputs of a point, and find what exists of it already. Raises PrefcliError, naming it."""
     try:
         if not point.retrains:
             inputs = prepare(point.config)

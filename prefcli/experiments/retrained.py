@@ -1,4 +1,4 @@
-"""`sweep ppo --rows`: the reward model of --reward, trained again on so many of its own pairs with its own options."""
+"""`sweep ppo --rows`: the reward model of --reward, trained again on N of its own pairs with its own options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rows_at_hand(model: Artifact) -> int:
 
 
 def retrained(model: Artifact, rows: int | None, seed: int, config: Any) -> RewardConfig:
-    """The options of its run, with `rows` and `seed` in place of its own, in the store of `config` (a ppo run's).
+    """The options of its run, with `rows` and `seed` instead of its own, in the store of `config` (a ppo run's).
 
     Raises UsageError: its manifest does not say what it was made from.
     """

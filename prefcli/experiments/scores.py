@@ -1,4 +1,4 @@
-"""What a point of a sweep is worth: a reward on held-out prompts, or a figure that its manifest has."""
+"""The score of a point of a sweep: a reward on held-out prompts, or a metric in its manifest."""
 
 from __future__ import annotations
 

@@ -68,12 +68,12 @@ def seed_of(artifact: Artifact) -> int:
 
 
 def rows_of(artifact: Artifact, store: Store) -> int | None:
-    """How many rows it was trained on: its own; for ppo, its first reward model's pairs (None where there is none)."""
+    """Number of rows it was trained on; for ppo, of its first reward model's pairs (None where there is none)."""
     manifest = artifact.manifest
     if STAGES[manifest.stage].samples:
         return next((rows_of(reward, store) for reward in reward_models(manifest, store)), None)
     paths = manifest.config.get("data")
-    trained_on = len(paths) if isinstance(paths, list) and paths else 1  # held-out files stand behind
+    trained_on = len(paths) if isinstance(paths, list) and paths else 1  # held-out files follow
     return sum(int(source["rows"]) for source in manifest.data[:trained_on])
 
 

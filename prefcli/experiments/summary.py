@@ -1,4 +1,4 @@
-"""What a sweep says: each setting over its seeds, how much each option moves the score, the best, the area over rows.
+"""Summary of a sweep: each setting over its seeds, how each option changes the score, the best, the area over rows.
 
 A setting is a point without its seed. Comparisons are made within a seed, and then over the seeds.
 """

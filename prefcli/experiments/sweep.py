@@ -1,4 +1,4 @@
-"""The loop over a sweep's points: what is there is taken, what is not is trained, and each is scored."""
+"""The loop over a sweep's points: existing ones are reused, the others trained, and each is scored."""
 
 from __future__ import annotations
 

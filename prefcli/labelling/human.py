@@ -1,6 +1,6 @@
 """A person as the labeller: two answers at a time, blind, one key each; every decision is on disk before the next.
 
-A decision is known again by a digest of the prompt and both answers, so that the work goes on where it stopped,
+A decision is known again by a digest of the prompt and both answers, so that the work continues where it stopped,
 whatever the order of the rows.
 """
 
@@ -67,7 +67,7 @@ class Comparison:
 
 @dataclass
 class Record:
-    """What was decided, oldest first: preferences in `pairs`, ties and skips in a file beside it."""
+    """The decisions, oldest first: preferences in `pairs`, ties and skips in a file beside it."""
 
     pairs: JsonLines
     passed: JsonLines | None = None  # made by the first tie or skip
@@ -113,7 +113,7 @@ class Record:
             found.append(file.rows)
         rows = list(heapq.merge(*found, key=lambda row: row["at"]))
         if rows:
-            reporter.notice(f"going on after {len(rows):,} decisions in {self.pairs.path}")
+            reporter.notice(f"resuming after {len(rows):,} decisions in {self.pairs.path}")
         return rows
 
     def close(self) -> None:
@@ -304,7 +304,7 @@ def _show(comparison: Comparison, done: int, total: int, seconds: list[float], c
 
 
 def _press(keys: Keys, console: Console, question: str, known: dict[str, str]) -> str:
-    """What the next key that means something stands for."""
+    """The meaning of the next valid key."""
     console.print(Text(question, style="dim"))
     while True:
         key = keys()

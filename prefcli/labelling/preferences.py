@@ -31,7 +31,7 @@ class Made:
 def different_answers(rows: Sequence[Row], texts: Sequence[Sequence[str]]) -> list[dict[str, Place]]:
     """For each prompt, as they first come: its different answers, and where each one first stands.
 
-    `texts` are the answers of each row. A text without a prompt (the form `text`) answers nothing, and is left out.
+    `texts` are the answers of each row. A text without a prompt (the format `text`) answers nothing, and is left out.
     """
     found: dict[str, dict[str, Place]] = {}
     for place, (row, answers) in enumerate(zip(rows, texts)):

@@ -20,7 +20,7 @@ Loaded = tuple[dict[int, Row], list[dict[str, Place]]]  # rows by their index, a
 class Prompts:
     """Which rows are of which prompt, the prompts in the order in which they first come. 24 bytes a row are held.
 
-    A text without a prompt (the form `text`) answers nothing, and is left out.
+    A text without a prompt (the format `text`) answers nothing, and is left out.
     """
 
     def __init__(self) -> None:

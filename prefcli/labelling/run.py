@@ -107,7 +107,7 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
 
 
 class Agreement:
-    """How often gold, too, prefers each prompt's best answer to its worst, with the Wilson interval.
+    """Agreement with gold: how often it, too, prefers each prompt's best answer to its worst, with the Wilson interval.
 
     One pair a prompt, so that pairs are independent. Where gold prefers neither, a pair says nothing, and is counted
     apart.
@@ -137,7 +137,7 @@ class Agreement:
 
 
 class _Rows:
-    """What is made of valued answers, and what is counted meanwhile."""
+    """The rows made of valued answers, and the counts."""
 
     def __init__(self, config: LabelConfig, name: str, gold: Scores | None) -> None:
         self._config, self._name, self._gold = config, name, gold
@@ -228,7 +228,7 @@ def _asker(judge: Judge, template: str, rows: Sequence[Row], prompts: Prompts) -
 def _by_verdicts(
     job: Job, rows: Sequence[Row], prompts: Prompts, tally: Tally
 ) -> Iterator[tuple[Loaded, list[dict[str, float]]]]:
-    """All prompts, some at a time, the value of an answer being the share of the others that it beats."""
+    """All prompts, some at a time, the value of an answer being the fraction of the others that it beats."""
     for part in job.read():
         found, some = prompts.load(rows, part.span)
         yield (
@@ -248,13 +248,13 @@ def _by_scores(
 
 
 def _scored(gold: Scores) -> Preference:
-    """What a reward source's scores say."""
+    """Labels from a reward source's scores."""
     (name,) = gold.sources
     return lambda a, b: gold.of(name, *a) - gold.of(name, *b)
 
 
 def _carried(rows: Mapping[int, Row]) -> Preference:
-    """What the rows themselves say: the sides of a pair, and labels that are true or false."""
+    """Labels that the rows carry: the sides of a pair, and labels that are true or false."""
 
     def preference(a: Place, b: Place) -> float:
         if a[0] == b[0]:

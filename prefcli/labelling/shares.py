@@ -1,4 +1,4 @@
-"""All answers to a prompt compared with each other by a judge: the share of the others that each one beats."""
+"""All answers to a prompt compared with each other by a judge: the fraction of the others that each one beats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ask(judge: Judge, asked: Sequence[tuple[str, list[str]]], template: str) -> 
 
 
 def win_shares(texts: Sequence[str], verdicts: Sequence[Verdict], tally: Tally) -> dict[str, float]:
-    """The share of the other answers that each one beats, ties as halves, by what `ask` found; 0.5 of one alone."""
+    """The fraction of the other answers that each one beats, ties as halves, by what `ask` found; 0.5 of one alone."""
     wins = dict.fromkeys(texts, 0.0)
     for (a, b), one, two in zip(combinations(texts, 2), verdicts[0::2], verdicts[1::2], strict=True):
         outcome = tally.add(one, two)

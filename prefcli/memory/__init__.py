@@ -12,6 +12,6 @@ estimate.py      a run to bytes, by role and by part
 fit.py           whether a run fits, the largest that does, and the cheapest changes that make one fit
 methods.py       the methods side by side, and PPO against DPO
 gpus.py          kinds of GPU and how many of them it takes
-devices.py       the device at hand
+devices.py       the device of this machine
 references.py    from a reference to a model to its config.json
 """

@@ -1,4 +1,4 @@
-"""What a pass over a batch keeps in memory: activations of the layers, logits, and the cache of a rollout.
+"""Memory of a pass over a batch: activations of the layers, logits, and the cache of a rollout.
 
 The method is Korthikanti et al.'s, "Reducing Activation Recomputation in Large Transformer Models" (arXiv 2205.05198):
 name each tensor that autograd keeps for the backward pass. Theirs are a GPT's with dropout in Megatron; those here are
@@ -61,7 +61,7 @@ def mlp_bytes(run: Run) -> int:
 
 
 def mask_bytes(run: Run) -> int:
-    """Who sees whom, L² numbers for each prompt with several answers; a layer makes them anew."""
+    """Who sees whom, L² numbers for each prompt with several answers; a layer makes them again."""
     if run.answers_per_row == 1 or not run.packed:
         return 0
     return run.rows_of_pass * run.row_tokens**2 * run.dtype_bytes

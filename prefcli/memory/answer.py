@@ -1,4 +1,4 @@
-"""What `mem-estimate` answers: one stage, all methods, or PPO against DPO, from its options."""
+"""The answers of `mem-estimate`: one stage, all methods, or PPO against DPO, from its options."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
     if (tokens := (config.batch_size or 1) * (config.max_length or 1)) > MOST_TOKENS:
         raise UsageError(f"--batch-size × --max-length is {tokens} tokens: too many")
     if config.compare and config.stage is not None:
-        raise UsageError("--compare is of all methods, and --stage names one", "leave one of them out")
+        raise UsageError("--compare covers all methods, and --stage names one", "leave one of them out")
     if config.zero and config.gpus == 1:
         raise UsageError(f"--zero {config.zero} splits over GPUs, and --gpus is 1", "give --gpus N")
     where, architecture = _device(config.gpu), _architecture(config, reporter)

@@ -9,7 +9,7 @@ from prefcli.memory.families import FAMILIES, Family
 
 @dataclass(frozen=True)
 class Counted:
-    """What was counted in a model that was built without weights (memory/skeleton.py): its parameters as a language
+    """Counts of a model that was built without weights (memory/skeleton.py): its parameters as a language
     model and as a scorer, inputs and outputs of its linear layers together, their weights, the largest tensor."""
 
     causal: int
@@ -63,7 +63,7 @@ class Architecture:
 
     @property
     def scorer_parameters(self) -> int:
-        """Of the same model with a score in place of the vocabulary: value and reward model."""
+        """Of the same model with a score instead of the vocabulary: value and reward model."""
         return self.stated_parameters or (self.counted.scorer if self.counted else scorer_parameters(self))
 
 

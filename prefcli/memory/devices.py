@@ -1,4 +1,4 @@
-"""The device at hand without torch: what nvidia-smi lists, or the machine's memory and the limit that is set on it."""
+"""This machine's device, without torch: what nvidia-smi lists, or the machine's memory and the limit set on it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def device(kind: str | None, count: int | None = None) -> Device:
 
 
 def found_gpu() -> Device | None:
-    """What nvidia-smi lists: the smallest of the GPUs that CUDA_VISIBLE_DEVICES leaves."""
+    """The GPU that nvidia-smi lists: the smallest of the GPUs that CUDA_VISIBLE_DEVICES leaves."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

@@ -55,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Moment:
-    """What is there beside weights and optimizer states: whose gradients, and what passes, by role and part."""
+    """Memory beside weights and optimizer states: whose gradients, and what passes, by role and part."""
 
     phase: str
     gradients: frozenset[str] = frozenset()
@@ -105,7 +105,7 @@ def _moments(run: Run) -> Iterator[Moment]:
 
 
 def _pass(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
-    """What goes through the models together: the reference's forward pass, then each trained role's both."""
+    """The passes of a batch: the reference's forward pass, then each trained role's both."""
     if not run.about.samples:
         yield from _reference(run, earlier)
     trained = [role for role in run.roles if role.trained]
@@ -141,7 +141,7 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     # The last layer's backward pass: the head's gradient waits for that of the embeddings where the two are tied.
     whole = head * run.trained_bytes
     yield moment(before, held + whole, kept + layer + working, 0)
-    # The first layer's: all gradients are there. The embeddings' are made anew beside those of passes before, and where
+    # The first layer's: all gradients are there. The embeddings' are made again beside earlier passes' ones, and where
     # the head is tied to them its own and the two's sum as well (autograd adds in place to what a cast has made).
     embeddings = 0 if run.lora_rank else a.vocab * a.hidden * run.trained_bytes
     tied = a.tied and not role.scores
@@ -186,7 +186,7 @@ def _rollout(run: Run) -> Iterator[Moment]:
 
 
 def _step_bytes(run: Run) -> int:
-    """What the optimizer makes for itself: nothing in a fused kernel; else tensors as large as the largest weight."""
+    """Temporary memory of the optimizer: nothing in a fused kernel; else tensors as large as the largest weight."""
     a = run.architecture
     if run.lora_rank or run.optimizer == "sgd" or (run.optimizer == "adamw" and run.device == "cuda"):
         return 0

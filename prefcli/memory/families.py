@@ -1,4 +1,4 @@
-"""How the families of models differ where it changes the number of parameters."""
+"""Differences between model families that change the number of parameters."""
 
 from __future__ import annotations
 

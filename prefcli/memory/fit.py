@@ -1,4 +1,4 @@
-"""Whether a run fits, the largest that does, and the cheapest changes that make one fit."""
+"""Fit of a run: whether it fits, the largest that does, and the cheapest changes that make one fit."""
 
 from __future__ import annotations
 

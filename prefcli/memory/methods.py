@@ -44,7 +44,7 @@ class Method:
 
     @cached_property
     def gpus(self) -> int | None:
-        """How many hold it, split as prefcli can split it; None where no number does."""
+        """The number of GPUs that hold it, split as prefcli can split it; None where no number does."""
         return gpus_needed(self.run, self.gpu.usable_bytes) if self.gpu.count else None
 
     @property
@@ -75,7 +75,7 @@ class Method:
 
     @property
     def command(self) -> str | None:
-        """What to run, with the options that make it fit; None where none do, or prefcli does not split it."""
+        """The command to run, with the options that make it fit; None where none do, or prefcli does not split it."""
         if self.changes is None or (self.run.zero and not self.splits):
             return None
         start = FSDP.format(self.run.shards) if self.run.zero else "prefcli"
@@ -105,7 +105,7 @@ class Routes(NamedTuple):
 
     @property
     def saving(self) -> float:
-        """The share of PPO's parameters that DPO does without."""
+        """The fraction of PPO's parameters that DPO does without."""
         return 1 - self.dpo.parameters / self.ppo.parameters
 
     @property
@@ -141,7 +141,7 @@ def two_routes(
 
 
 def side_by_side(lora_rank: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """(name, command, options): PPO in both layouts, RLOO, DPO with its reference and with that one's figures on disk,
+    """(name, command, options): PPO in both layouts, RLOO, DPO with its reference and with that one's values on disk,
     KTO, SFT."""
     rank = lora_rank or RANK
     shared = {"lora_rank": rank, "layout": "shared"}
@@ -202,7 +202,7 @@ def _roles(found: Estimate) -> dict[str, Any]:
 
 
 def _assumptions(routes: Routes) -> dict[str, Any]:
-    """Everything that decides the figures, by name."""
+    """Everything that decides the values, by name."""
     run, gpu = routes.ppo.run, routes.ppo.gpu
     a = run.architecture
     return {

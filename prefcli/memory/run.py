@@ -21,7 +21,7 @@ CHUNK_BYTES = 2**28  # of float32 logits that exist at a time: models/logps.py
 
 @dataclass(frozen=True)
 class Run:
-    """What decides the memory of a training run on one device.
+    """Everything that decides the memory of a training run on one device.
 
     `batch_size` counts rows (for ppo, answers) that are on the device at a time: after --grad-accum, minibatches and
     processes have divided them; `accumulates` where several such parts make a step. `rollout` are the answers of a
@@ -34,7 +34,7 @@ class Run:
     `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`).
     `autocast`: weights that an optimizer moves are float32, and computed with in `dtype`, as all stages here do; else
     they are in `dtype`, beside an fp32 copy of each with `master_weights`.
-    `cached_reference`: dpo found the reference's figures on disk, and holds none. `value_model` False is rloo and grpo.
+    `cached_reference`: dpo found the reference's values on disk, and holds none. `value_model` False is rloo and grpo.
     `shards` of ZeRO or FSDP stage `zero`: 1 splits optimizer states, 2 gradients too, 3 weights too.
     `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
@@ -170,7 +170,7 @@ class Run:
 
 
 def of_command(stage: Stage, given: Mapping[str, Any], architecture: Architecture, device: Device, **more: Any) -> Run:
-    """What `prefcli STAGE` makes of the options that are given, with its own defaults for the rest.
+    """The run of `prefcli STAGE` with the options that are given and its own defaults for the rest.
 
     `more` are fields that the caller knows better. Raises UsageError for options that do not go together.
     """

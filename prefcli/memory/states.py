@@ -1,4 +1,4 @@
-"""What stays in memory through a whole run: weights, gradients and optimizer states.
+"""Memory that stays through a whole run: weights, gradients and optimizer states.
 
 The count by bytes of a parameter is that of ZeRO (arXiv 1910.02054, section 3.1): training in mixed precision with
 Adam takes 2 bytes of weights, 2 of gradients and 12 of optimizer states (an fp32 copy and two moments).
@@ -66,7 +66,7 @@ def optimizer_bytes(run: Run, role: Role) -> int:
 
     AdamW: two moments in the precision that is stepped in, 8 bytes in fp32 (arXiv 1412.6980, algorithm 1). In 8 bits:
     one byte each, and an fp32 scale for each block of 256 (arXiv 2110.02861).
-    Adafactor: a row and a column for each matrix in place of the second moment (arXiv 1804.04235, algorithm 4),
+    Adafactor: a row and a column for each matrix instead of the second moment (arXiv 1804.04235, algorithm 4),
     about 2·P/h numbers where the matrices are h wide. SGD without momentum: none.
     """
     trained = trained_parameters(run, role)

@@ -1,4 +1,4 @@
-"""LoRA adapters: a new one, or the parent's, trained on."""
+"""LoRA adapters: a new one, or the parent's, trained further."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
 
 
 def planned(reference: Reference, config: ModelConfig, *, scorer: bool) -> str:
-    """What a new adapter on the model at a reference would adapt, in words; no weights are loaded.
+    """Description of what a new adapter on the model at a reference would adapt; no weights are loaded.
 
     Raises UsageError: --lora-target names no layer.
     """

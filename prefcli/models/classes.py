@@ -1,4 +1,4 @@
-"""Which class of transformers a model opens as: a causal language model, or a scorer with one head on any backbone.
+"""The transformers class that a model opens as: a causal language model, or a scorer with one head on any backbone.
 
 A scorer is transformers' own sequence classifier where the family has one. Half of the families have none: for these a
 class is made of the family's backbone and a linear head `score`, like those of transformers (`made_for`). Its backbone
@@ -69,7 +69,7 @@ def balances_routers(config: PretrainedConfig) -> bool:
 
 
 def scorer_class(config: PretrainedConfig) -> Any:
-    """What opens a model of this configuration as a sequence classifier: `from_pretrained` of it does.
+    """The class whose `from_pretrained` opens a model of this configuration as a sequence classifier.
 
     None where the family has neither a decoder's classifier nor a causal language model to make one of.
     """
@@ -89,7 +89,7 @@ def new_scorer(config: PretrainedConfig, dtype: Any) -> Any:
 
 
 class MadeScorer(PreTrainedModel):
-    """What the classes that `made_for` makes have in common; never an instance itself."""
+    """Base of the classes that `made_for` makes; never an instance itself."""
 
     around = ""  # the name of what checkpoints may have around the language model
 
@@ -179,5 +179,5 @@ def is_made(kind: Any) -> bool:
 
 
 def load_head(folder: Path) -> dict[str, Tensor] | None:
-    """The head that stands beside a backbone: its weight [labels, h]; None where none does."""
+    """The head that is beside a backbone: its weight [labels, h]; None where none does."""
     return load_file(folder / HEAD) if (folder / HEAD).is_file() else None

@@ -1,4 +1,4 @@
-"""Where a model lives and in which number format."""
+"""The device of a model and its number format."""
 
 from __future__ import annotations
 

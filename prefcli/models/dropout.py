@@ -1,4 +1,4 @@
-"""Training without dropout: with it no two forward passes give the same figures, and a first loss is not exact."""
+"""Training without dropout: with it no two forward passes give the same values, and a first loss is not exact."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and read back the same. `base` is what an adapter names as its base; None for a whole model."""
+    """A finished export, read back the same. `base` is what an adapter names as its base; None for a whole model."""
 
     scorer: bool
     base: str | None

@@ -114,7 +114,7 @@ def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def _known(reference: Reference, error: BaseException) -> BaseException | None:
-    """What needs no look at the files: our own error, memory, the disk, the hub."""
+    """Causes that are known without the files: our own error, memory, the disk, the hub."""
     if isinstance(error, PrefcliError):
         return error
     if (known := from_foreign(error)) is not None:
@@ -123,7 +123,7 @@ def _known(reference: Reference, error: BaseException) -> BaseException | None:
 
 
 def _folders(reference: Reference, *, bases: bool | None = None) -> list[Path]:
-    """Where to look: the model's directory (of the hub's, that in the cache) and the one that an adapter stands on."""
+    """The directories to look into: the model's (of the hub's, that in the cache) and that of an adapter's base."""
     path = reference.path if reference.path is not None else hub.snapshot(reference.text)
     own = [path] if path is not None and path.is_dir() else []
     if bases is False:
@@ -156,7 +156,7 @@ def _damaged_config(folder: Path) -> Cause | None:
 
 
 def _no_config(folder: Path) -> Cause | None:
-    """What transformers finds in a configuration whose numbers, each alone, could be."""
+    """The error of transformers on a configuration whose numbers are plausible one by one."""
     if not (folder / "config.json").is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with a model's files, by looking at them: no library opens them for that, and no tensor is read."""
+"""Errors in a model's files, found without opening them by a library or reading a tensor."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def damage(file: Path) -> str | None:
 
 
 def rows_of_head(folder: Path) -> int | None:
-    """How many scores the head `score` in a directory's files gives; None where there is none. Raises OSError."""
+    """The number of scores of the head `score` in a directory's files; None where there is none. Raises OSError."""
     for file in sorted(folder.glob("*.safetensors")):
         for name, entry in _header(file).items():
             if name.removeprefix("base_model.model.") in (
@@ -83,19 +83,19 @@ def rows_of_head(folder: Path) -> int | None:
 
 
 def count_tensors(folder: Path) -> int:
-    """How many tensors a directory's .safetensors files hold. Raises OSError."""
+    """The number of tensors in a directory's .safetensors files. Raises OSError."""
     return sum(len(_header(file).keys() - {"__metadata__"}) for file in folder.glob("*.safetensors"))
 
 
 def _header(file: Path) -> dict[str, Any]:
-    """What a .safetensors file says of its tensors, by their names; empty where that cannot be read."""
+    """The header of a .safetensors file: its tensors by their names; empty where that cannot be read."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         return (_object(opened.read(length)) if length <= _LARGEST_HEADER else None) or {}
 
 
 def not_json(file: Path) -> str | None:
-    """What is wrong with a JSON file that should hold one object; None where nothing is, or there is no such file."""
+    """The error in a JSON file that should hold one object; None where nothing is, or there is no such file."""
     if not os.path.isfile(file):
         return None
     text = file.read_bytes()

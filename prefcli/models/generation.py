@@ -160,9 +160,9 @@ def _decode_anew(
     eos_ids: frozenset[int],
     tell: Callable[[int, int], None],
 ) -> list[list[int]]:
-    """As `_decode`, each token from the whole text: for models with a state of their own kind in place of a cache.
+    """As `_decode`, each token from the whole text: for models with a state of their own kind instead of a cache.
 
-    Padding stands behind the texts, since such a state runs over what stands before them.
+    Padding follows the texts, since such a state runs over what stands before them.
     """
     completions: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))

@@ -22,7 +22,7 @@ FORM = "name one, or weigh several: helpfulness, 0, helpfulness=0.7,verbosity=-0
 
 
 def labels_of(reference: Reference, config: PretrainedConfig, label: str | None) -> int:
-    """How many labels the head of a reward model has.
+    """The number of labels of a reward model's head.
 
     Raises ArtifactError: several, and none is chosen, or an adapter's. UsageError: one is chosen of a model with one.
     """
@@ -71,7 +71,7 @@ def one_label(scorer: Any, reference: Reference, label: str | None) -> None:
 
 
 def label_weights(label: str, config: PretrainedConfig, reference: Reference, count: int) -> list[float]:
-    """What each label counts, in the order of the head's rows."""
+    """The weight of each label, in the order of the head's rows."""
     names = {name: number for number, name in enumerate(_names(config, count))}
     weights = [0.0] * len(names)
     for part in label.split(","):

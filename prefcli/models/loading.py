@@ -60,7 +60,7 @@ def is_adapter(reference: Reference) -> bool:
 
 
 def base_of(reference: Reference) -> str | None:
-    """Where the weights are that it stands on, by their real path: an adapter's base, or its own. None for GGUF."""
+    """The place of the weights below it, by their real path: an adapter's base, or its own. None for GGUF."""
     return None if reference.base is None else reference.base.hub or reference.base.place
 
 
@@ -87,7 +87,7 @@ def _classifies(config: dict[str, Any]) -> bool:
 
 @from_cache
 def configuration(reference: Reference) -> PretrainedConfig:
-    """The configuration of a model, or of the base that an adapter stands on. Raises ArtifactError: it is not read."""
+    """The configuration of a model, or of an adapter's base. Raises ArtifactError: it is not read."""
     where, extra = source(reference)
     if is_adapter(reference):
         base = _base(reference)

@@ -239,7 +239,7 @@ def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:
 
 
 def _routers(model: nn.Module, balance: bool) -> dict[str, bool]:
-    """Whether the routers' figures are wanted, whatever the model's configuration says."""
+    """Whether the routers' values are wanted, whatever the model's configuration says."""
     config = unwrap(model).config.get_text_config()
     return {"output_router_logits": balance} if hasattr(config, "output_router_logits") else {}
 
@@ -257,7 +257,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def tolerance(model: nn.Module, expected: Tensor) -> float:
-    """How far figures of this model may be from `expected` ones, of the same rows in another layout."""
+    """How far values of this model may be from `expected` ones, of the same rows in another layout."""
     weights = next(model.parameters())
     computed_in, kind = weights.dtype, weights.device.type
     if weights.dtype == torch.float32 and torch.is_autocast_enabled(kind):

@@ -1,4 +1,4 @@
-"""Which weights of a model LoRA adapts: every linear layer that peft can adapt and that its model calls as a layer.
+"""The weights of a model that LoRA adapts: every linear layer that peft can adapt and that its model calls as a layer.
 
 Left out are the heads, routers (a small change of theirs sends tokens to other experts), layers of state-space mixers
 whose weights a fused kernel reads past the layer, weights that several layers share, and what reads images or sound.
@@ -33,7 +33,7 @@ class Targets:
 
 
 def targets_of(model: Any, asked: list[str]) -> Targets:
-    """What `--lora-target` says, or all that can be adapted. Raises UsageError: a name that no layer has."""
+    """The layers of `--lora-target`, or all that can be adapted. Raises UsageError: a name that no layer has."""
     can = dict(_adaptable(model))
     names = sorted({_short(name) for name in can})
     stacked = sorted({name.rpartition(".")[2] for name, _ in _stacked(model)})
@@ -74,7 +74,7 @@ def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _stacked(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """The weights of experts that are stacked into one: all that has three dimensions and is no kernel of a filter."""
+    """The weights of experts that are stacked into one: all that has three dimensions and is no filter's kernel."""
     for name, module in model.named_modules():
         for own, weights in module.named_parameters(recurse=False):
             if weights.ndim == 3 and weights.shape[0] > 1 and not isinstance(module, nn.Conv1d):
@@ -103,14 +103,14 @@ def _has_experts(model: Any) -> bool:
 
 
 def _renamed_experts(model: Any) -> list[str]:
-    """What peft calls the experts of families that transformers 5 has stacked; of their names it needs all or none."""
+    """peft's names of the experts of families that transformers 5 has stacked; of their names it needs all or none."""
     kind = model.config.get_text_config().model_type
     names = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(kind, ""), {})
     return sorted(names.keys() - ROUTERS)
 
 
 def in_words(model: Any) -> str:
-    """What an adapter adapts and how much that is, and whether experts stay frozen: for the plan."""
+    """Description for the plan: the layers that an adapter adapts, their fraction, and whether experts stay frozen."""
     layers: dict[str, None] = {}
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):

@@ -20,7 +20,7 @@ from prefcli.text import first_line
 def pack(model: nn.Module) -> str | None:
     """Make `models.logps` run this causal LM or sequence classifier on packed rows.
 
-    Two prompts with two answers each are run both ways: the figures must be equal, and changing one answer must leave
+    Two prompts with two answers each are run both ways: the values must be equal, and changing one answer must leave
     its sibling's alone. Where the configuration names a limit that these rows do not reach (a window, a chunk, a number
     of tokens that share a scale), they are run once more with a limit that they reach. Returns None, or in words why
     the model stays on padded rows; so do then all that stand on the same base (`models/shared.py`).

@@ -1,4 +1,4 @@
-"""Attention over packed rows: one row without padding in which each prompt stands once, its completions behind it.
+"""Attention over packed rows: one row without padding in which each prompt occurs once, its completions behind it.
 
 The layers see [1, P] tokens; only attention knows of prompts and completions. It is an attention function in
 transformers' own table, which is told of the layout by a keyword that the models hand down to it. It calls SDPA on each
@@ -28,7 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from prefcli.models.rows import Layout
 
 PACKED = "prefcli_packed"
-# What models hand to their attention beside what it names, and what changes none of its figures.
+# What models hand to their attention beside what it names, and what changes none of its values.
 HARMLESS = {
     "cache_position", "deterministic", "is_causal", "logits_to_keep", "output_attentions", "output_hidden_states",
     "output_router_logits", "past_key_values", "position_embeddings", "position_ids", "return_dict", "training",
@@ -40,7 +40,7 @@ _packed_call: ContextVar[bool] = ContextVar("packed_call", default=False)
 
 @contextmanager
 def packed_call() -> Iterator[None]:
-    """What is called in here reads packed rows: its masks are to be `Allowed`, not tensors of P × P."""
+    """Context in which models read packed rows: its masks are to be `Allowed`, not tensors of P × P."""
     token = _packed_call.set(True)
     try:
         yield

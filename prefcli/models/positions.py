@@ -1,4 +1,4 @@
-"""How long a text a model reads: the positions that its configuration names."""
+"""The longest text that a model reads: the positions that its configuration names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def positions_of(config: Any) -> int | None:
     """The longest sequence, in tokens, that a model of this configuration reads; None where there is no limit."""
     config = config.get_text_config()
     attention = getattr(config, "attn_config", None)  # MPT's
-    if getattr(config, "alibi", False) or getattr(attention, "alibi", False):  # distances in place of positions
+    if getattr(config, "alibi", False) or getattr(attention, "alibi", False):  # distances instead of positions
         return None
     positions: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return min(filter(None, (positions, turns_from(config))), default=None)
@@ -21,7 +21,7 @@ def positions_of(config: Any) -> int | None:
 def turns_from(config: Any) -> int | None:
     """From how many tokens on a model turns positions by the longest row of a batch (LongRoPE, dynamic NTK).
 
-    Beyond it a row's figures depend on the rows beside it, and are not those that it has alone.
+    Beyond it a row's values depend on the rows beside it, and are not those that it has alone.
     """
     scaling = getattr(config, "rope_parameters", None) or {}
     if not isinstance(scaling, dict) or scaling.get("rope_type") not in ("longrope", "dynamic"):

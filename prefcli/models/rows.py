@@ -199,7 +199,7 @@ class Group:
 def visible(query: Tensor, key: Tensor, layout: Layout, allowed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Whether the token at index `query` of the packed row sees the one at `key`.
 
-    What is allowed goes by position: completions of one prompt stand behind each other here and not in what they mean.
+    What is allowed goes by position: completions of one prompt follow each other here and not in what they mean.
     """
     prompts, branches, positions = layout.prompts, layout.branches, layout.position_ids[0]
     seen = (key <= query) & (prompts[key] == prompts[query])
@@ -210,7 +210,7 @@ def visible(query: Tensor, key: Tensor, layout: Layout, allowed: Callable[[Tenso
 def parts(costs: Sequence[int], budget: int) -> list[list[int]]:
     """Indices of `costs` in parts whose costs add up to at most `budget`: first fit, the dearest first.
 
-    What is dearer than the budget stands alone. Indices are in order within a part.
+    What costs more than the budget is a part of its own. Indices are in order within a part.
     """
     found: list[list[int]] = []
     room: list[int] = []

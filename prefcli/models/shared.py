@@ -40,7 +40,7 @@ class SharedRole(nn.Module):
             self.score = head
 
     def forward(self, **inputs: Any) -> Any:
-        """What the causal LM returns; of a scorer [B, T, 1] scores."""
+        """The output of the causal LM; of a scorer [B, T, 1] scores."""
         with at_work(layers_of(self.base), [self.adapter] if self.adapter else []):
             if not hasattr(self, "score"):
                 return self.get_base_model()(**inputs)
@@ -119,7 +119,7 @@ def layers_of(base: PeftModel) -> list[BaseTunerLayer]:
 
 @contextmanager
 def at_work(layers: list[BaseTunerLayer], adapters: list[str]) -> Iterator[None]:
-    """`adapters` in place of those that are at work.
+    """`adapters` instead of those that are at work.
 
     Not by PEFT's set_adapter and disable_adapter, which also freeze the adapters that do not run: here policy and
     value are trained at the same time.

@@ -15,7 +15,7 @@ from prefcli.data.encoder import Encoder
 
 BEFORE, AFTER = "{% set whole_dialogue %}", "{% endset %}"
 NEWLINE = "{# the template ended with a newline #}"  # jinja drops one there, and would not within a block
-# The end token of an earlier turn is not the answer's own: then the answer's text stands behind it.
+# The end token of an earlier turn is not the answer's own: then the answer's text follows it.
 _ENDED = (
     "{%% if messages and messages[-1]['role'] == 'assistant' and not add_generation_prompt %%}"
     "{%% set parts = whole_dialogue.rsplit(%(eos)s, 1) %%}"

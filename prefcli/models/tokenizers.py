@@ -40,7 +40,7 @@ TOKENIZER_FILES = ("tokenizer*", "vocab*", "spiece.model", "sentencepiece*", "*.
 @from_cache
 def stored_tokenizer(reference: Reference, reporter: Reporter = SILENT) -> PreTrainedTokenizerBase:
     """The tokenizer at a reference, as it is: of ppo's value model the policy's, of an adapter that was saved without
-    one its base's, which is said. Raises ArtifactError: there is none.
+    one its base's, with a notice. Raises ArtifactError: there is none.
     """
     where, extra = _place_of_tokenizer(reference, reporter)
     try:
@@ -51,7 +51,7 @@ def stored_tokenizer(reference: Reference, reporter: Reporter = SILENT) -> PreTr
 
 
 def beside_its_tokenizer(reference: Reference) -> Reference:
-    """Where the tokenizer is: a ppo run's value model reads with the policy's."""
+    """The directory of the tokenizer: a ppo run's value model uses the policy's."""
     path = reference.path
     if path is None or path.name != "value" or _has_tokenizer(path) or not (path.parent / "model").is_dir():
         return reference
@@ -63,7 +63,7 @@ def _has_tokenizer(path: Path) -> bool:
 
 
 def _place_of_tokenizer(reference: Reference, reporter: Reporter) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is called with for a reference's tokenizer."""
+    """The argument of `from_pretrained` for a reference's tokenizer."""
     reference = beside_its_tokenizer(reference)
     path, base = reference.path, reference.base
     if path is None or base is None or not is_adapter_directory(path) or _has_tokenizer(path):
@@ -146,7 +146,7 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def source(reference: Reference) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is called with for a reference."""
+    """The argument of `from_pretrained` for a reference."""
     if reference.kind == "gguf":
         assert reference.path is not None
         return str(reference.path.parent), {"gguf_file": reference.path.name}

@@ -1,4 +1,4 @@
-"""A picture of how long the prompts and answers of files are."""
+"""A picture of the lengths of the prompts and answers of files."""
 
 from __future__ import annotations
 

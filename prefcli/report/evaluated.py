@@ -17,7 +17,7 @@ ALL = 10**9  # answers: which are shown is decided when all are scored
 
 
 def measure(config: ReportConfig, references: list[Reference], facts: Facts, reporter: Reporter) -> dict[str, Any]:
-    """What `evaluate` finds, its samples chosen (see `answers.choose`), and "difference" of the first two models.
+    """The results of `evaluate`, its samples chosen (see `answers.choose`), and "difference" of the first two models.
 
     The first two are the first two models named; where one alone is, it and the baseline. Raises as `evaluate` does;
     UsageError: nothing but reward models is named.
@@ -55,7 +55,7 @@ def measure(config: ReportConfig, references: list[Reference], facts: Facts, rep
 
 
 def baseline(named: list[str], facts: Facts) -> str | None:
-    """What the first model was held to while it was trained, or else made from; None where no artifact says so."""
+    """The reference of the first model's training, else the model it was made from; None where no artifact says so."""
     run = facts.run(named[0])
     parents = {parent["role"]: parent["ref"] for parent in run.parents} if run else {}
     ref: str | None = parents.get("reference") or parents.get("model")

@@ -1,4 +1,4 @@
-"""How long the prompts and answers of a run's data are, in tokens of its own tokenizer, read from the files again."""
+"""Lengths of the prompts and answers of a run's data, in tokens of its own tokenizer, read from the files again."""
 
 from __future__ import annotations
 

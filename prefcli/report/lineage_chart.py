@@ -1,4 +1,4 @@
-"""What artifacts were made from, drawn: the oldest on top, an arrow from each to what was made from it.
+"""The lineage of artifacts, drawn: the oldest on top, an arrow from each to what was made from it.
 
 Layers by the longest way down, as Sugiyama et al. do (1981): an edge that passes a layer has a place in it, so that no
 arrow runs through a box; within a layer things stand in the order of their parents' places.
@@ -22,7 +22,7 @@ SOLID = ("model",)  # the weights themselves go on in the child; every other rol
 
 @dataclass
 class Place:
-    """Where a node, or an edge on its way, stands."""
+    """The place of a node, or of an edge on its way."""
 
     layer: int
     width: float

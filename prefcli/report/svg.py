@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG that stands inside a page: its colours and font are the page's, its ids its own.
+"""A matplotlib figure as SVG inside a page: its colours and font are the page's, its ids its own.
 
 Figures are drawn in the colours below, which no eye is meant to see; in the SVG each becomes a CSS variable, so that
 the page's style sheet decides them in light, dark and print. Text stays text. One unit is one CSS pixel.

@@ -1,6 +1,6 @@
-"""Each section of the report as the template takes it: facts with their charts and the sentence that says what is seen.
+"""Each section of the report as the template takes it: facts with their charts and the sentence that describes them.
 
-A sentence is a list of texts and `Figure`s, so that every recorded number in it is marked with where it stands.
+A sentence is a list of texts and `Figure`s, so that every recorded number in it is marked with its source.
 """
 
 from __future__ import annotations

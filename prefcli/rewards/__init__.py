@@ -1,1 +1,1 @@
-"""Where a score comes from: reward models, Python functions."""
+"""Reward sources: reward models, Python functions, services."""

@@ -1,4 +1,4 @@
-"""What `serve-rm` answers to: POST on any path with texts to score, and GET /health; on starlette.
+"""The requests that `serve-rm` answers: POST on any path with texts to score, and GET /health; on starlette.
 
 Everything that limits a request is here, and comes before the work that it limits: who is addressed, what kind of body
 it is, its size, and how long it may take to be sent. Refusals are JSON like all answers.

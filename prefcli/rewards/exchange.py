@@ -23,7 +23,7 @@ _LOOPBACK = ("localhost", "::1")
 
 
 class NoAnswer(Exception):
-    """What went wrong on the way, in words."""
+    """An exchange that failed, with the reason in words."""
 
 
 @dataclass
@@ -105,7 +105,7 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _proxy(url: str) -> str | None:
-    """What the environment or the system says (http_proxy, no_proxy …); none for this machine's own ports."""
+    """The proxy of the environment or the system (http_proxy, no_proxy …); none for this machine's own ports."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if host in _LOOPBACK or host.startswith("127.") or urllib.request.proxy_bypass(parts.netloc):

@@ -42,7 +42,7 @@ class RewardSpec:
 
 @dataclass(frozen=True)
 class Scale:
-    """What becomes of a source's raw scores before all sources are added up: weight · (score − mean) / std.
+    """The scaling of a source's raw scores before all sources are added up: weight · (score − mean) / std.
 
     A source of weight 0 judges: it is asked and shown, and moves nothing.
     """
@@ -97,7 +97,7 @@ def _parse(text: str, store: Store, option: str) -> RewardSpec:
 
 
 def _no_function(option: str, text: str, file: str) -> UsageError:
-    """What to write for a Python file that is given without one of its functions. The file is read, and not run."""
+    """The hint for a Python file that is given without one of its functions. The file is read, and not run."""
     form = f"{option} {text}: expected python:FILE:FUNCTION"
     try:
         tree = ast.parse(Path(file).read_bytes())
@@ -120,7 +120,7 @@ def service(option: str, text: str, name: str, what: str) -> RewardSpec:
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError as error:  # a port that is no number, half an IPv6 address, a label that is too long
+    except ValueError as error:  # a port that is not a number, half an IPv6 address, a label that is too long
         raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM) from error
     if not host or port == 0 or not url.isascii() or not url.isprintable() or " " in url:
         raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM)
@@ -143,7 +143,7 @@ def service(option: str, text: str, name: str, what: str) -> RewardSpec:
 def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool) -> dict[str, Scale]:
     """Source name → its scale, from the texts of --reward-weight and from what the reward models' manifests recorded.
 
-    Raises UsageError: no NAME=NUMBER, an unknown NAME, a NAME twice, a source without a recorded mean and deviation.
+    Raises UsageError: no NAME=NUMBER, an unknown NAME, a NAME twice, a source of unknown mean or standard deviation.
     """
     scales = {spec.name: _recorded(spec) if standardise else Scale() for spec in specs}
     seen: set[str] = set()
@@ -166,7 +166,7 @@ def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool
 
 
 def _recorded(spec: RewardSpec) -> Scale:
-    """The scale that takes a reward model's scores on its held-out pairs to mean 0 and deviation 1."""
+    """The scale that takes a reward model's scores on its held-out pairs to mean 0 and standard deviation 1."""
     artifact = spec.reference.artifact if spec.reference else None
     if artifact is None:
         raise UsageError(

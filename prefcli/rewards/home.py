@@ -1,6 +1,6 @@
-"""Where a reward file's code runs: in surroundings of its own, of which nothing is left over for ours.
+"""The environment of a reward file's code: its own, which leaves nothing behind in ours.
 
-Its folder stands first on `sys.path`, as `python FILE` has it, and the modules beside it are found there, whatever else
+Its folder is first on `sys.path`, as `python FILE` has it, and the modules beside it are found there, whatever else
 of that name is imported (two reward files may each have their `utils`). What it does to the working directory and to
 torch's switch of gradients holds while it runs, and is there again at the next call.
 """

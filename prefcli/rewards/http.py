@@ -1,4 +1,4 @@
-"""JSON over HTTP with retries, and rewards by it: the two forms in use, and what counts as an answer. No torch.
+"""JSON over HTTP with retries, and rewards by it: two request formats, and what counts as an answer. No torch.
 
     LLaMA-Factory  POST {"model", "messages": [text, …]}                → {"scores": [number, …]}
     OpenRLHF       POST {"query": [text, …], "prompts": […], "labels": […]} → {"rewards": [number, …]}, or "scores"
@@ -29,7 +29,7 @@ _FORMS_HINT = "the request formats are in docs/rewards.md"
 
 @dataclass(frozen=True)
 class Form:
-    """How a request is written, and under which keys the scores come back: the first that is there."""
+    """A request format, and the keys under which the scores come back: the first that is there."""
 
     name: str
     body: Callable[[list[str], list[str], list[Any]], dict[str, Any]]  # of texts, their prompts, labels

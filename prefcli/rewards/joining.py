@@ -67,7 +67,7 @@ class Joiner:
         return job.scores
 
     def stop(self) -> None:
-        """End the round at hand and leave the rest unanswered."""
+        """End the current round and leave the rest unanswered."""
         with self._change:
             self._ended = True
             self._change.notify()

@@ -39,10 +39,10 @@ PROBE = "I do not know."
 def preflight(sources: Sequence[RewardSource], rows: Sequence[Row], reporter: Reporter) -> None:
     """Have reward models score the pairs above, and a service one answer to the first of `rows`.
 
-    A reward model that prefers the bad side of most pairs is said and may go on: it may know another language, or a
-    world of its own. Nothing is said of one whose accuracy on held-out pairs of its own kind is on record. A service
+    A reward model that prefers the bad side of most pairs only causes a warning: it may know another language or a
+    narrow domain. There is no warning where its accuracy on held-out pairs of its own kind is on record. A service
     is only asked whether it answers, and a Python function has been tried: what they score need not be of this kind.
-    Raises ArtifactError: a score that is no finite number. SurroundingsError: a service that does not answer.
+    Raises ArtifactError: a score that is not a finite number. SurroundingsError: a service that does not answer.
     """
     for source in sources:
         if isinstance(source, ModelReward):

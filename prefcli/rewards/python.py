@@ -102,7 +102,7 @@ def _function(spec: RewardSpec, home: Home) -> Callable[..., Any]:
 
 
 def _numbers(found: Any) -> list[float]:
-    """What a function gave, as floats. Raises TypeError for text, and for what has no order."""
+    """A function's result as floats. Raises TypeError for text, and for what has no order."""
     if isinstance(found, (str, bytes, Mapping, Set)):
         raise TypeError(f"it gave a {type(found).__name__}, not a list of numbers")
     values = list(found)

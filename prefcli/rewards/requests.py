@@ -1,4 +1,4 @@
-"""What `serve-rm` is asked and what it answers: both forms of prefcli/rewards/http.py. No torch, no server."""
+"""The requests and answers of `serve-rm`: both formats of prefcli/rewards/http.py. No torch, no server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXTS = 65_536  # of a request
 
 
 class BadRequest(Exception):
-    """What is wrong with a request, and the status that says so."""
+    """An invalid request, with the reason and the HTTP status."""
 
     def __init__(self, said: str, status: int = 400) -> None:
         super().__init__(said)

@@ -31,7 +31,7 @@ POSITIONS = 16_384  # tokens, where the model reads any number
 
 @dataclass(frozen=True)
 class Answer:
-    """What a source may look at: the prompt's row, the answer's text, and the policy's own ids where there are any.
+    """The input of a source: the prompt's row, the answer's text, and the policy's own ids where there are any.
 
     `ended`: it ended by itself; else it was cut, and nothing that scores it gives it an end token.
     """
@@ -64,7 +64,7 @@ class PythonReward:
 class ModelReward:
     """A sequence classifier, read at an answer's last token.
 
-    It scores the policy's own ids where both have the same tokenizer and template; else the text, rendered anew with
+    It scores the policy's own ids where both have the same tokenizer and template; else the text, rendered again with
     the reward model's (an id means another token to another tokenizer).
     """
 
@@ -96,7 +96,7 @@ class ModelReward:
         return self._score(ids)
 
     def ids_of_text(self, text: str, prompt: str | None, longest: int | None, what: str) -> list[int]:
-        """Token ids of a text as it stands, cut to `longest`: who sends it has applied a chat template.
+        """Token ids of a text as it is, cut to `longest`: who sends it has applied a chat template.
 
         `prompt` is its beginning where that is known; then no token spans prompt and answer, as in training. `what` it
         is called in messages. Raises DataError: no token, more than the model has positions for, or, before it is

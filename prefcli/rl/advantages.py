@@ -52,7 +52,7 @@ def leave_one_out(scores: Tensor, answers: int) -> Tensor:
 
 
 def group_normalised(scores: Tensor, answers: int) -> Tensor:
-    """A_i = (R_i − mean) / deviation over the answers to a prompt (GRPO: Shao et al., arXiv 2402.03300, section 4.1.2).
+    """A_i = (R_i − mean) / standard deviation over a prompt's answers (GRPO: arXiv 2402.03300, section 4.1.2).
 
     scores [B], the `answers` to each prompt next to each other; returns [B], 0 where all of them score alike.
     """

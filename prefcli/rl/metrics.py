@@ -1,4 +1,4 @@
-"""What a step of PPO reports, under TRL's names.
+"""The metrics of a PPO step, under TRL's names.
 
 A mean is over the answers or tokens of all processes.
 

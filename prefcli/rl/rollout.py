@@ -1,4 +1,4 @@
-"""One rollout: the policy answers, and all four roles have their say about the answers, without gradients.
+"""One rollout: the policy samples answers, and all four roles score them, without gradients.
 
 Shapes: B answers, C tokens of the longest one. An answer's actions are its tokens up to and including its EOS: the EOS
 is trained, nothing after it exists. An answer without one was cut off at the length limit.

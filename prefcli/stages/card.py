@@ -21,7 +21,7 @@ _IDS = 'ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)'
 
 @dataclass(frozen=True)
 class Weights:
-    """What the card stands beside. `place` is what from_pretrained is given; `base` what an adapter stands on;
+    """The weights that the card describes. `place` is what from_pretrained is given; `base` an adapter's base;
     `hub_root` the hub's model that it goes back to; `opens` the Auto class, by default the usual one; `backbone` the
     name of the part below a head that no class of transformers has (models/classes.py)."""
 
@@ -71,7 +71,7 @@ def model_card(
 
 
 def _warnings(run: Run) -> list[str]:
-    """What who takes the model should know first: that the run was stopped, and its alarms."""
+    """Warnings for users of the model: that the run was stopped, and its alarms."""
     said = ["**The run was stopped by a watcher before its end.**"] if run.status == "stopped" else []
     if run.alarms:
         said.append(f"Alarms while it was trained, by step: {run.alarms_said}.")

@@ -145,7 +145,7 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
 
 
 def trl_options(config: DPOConfig) -> dict[str, Any] | None:
-    """What TRL's own trainer is told where it has this loss; None where it has not."""
+    """The arguments of TRL's own trainer where it has this loss; None where it has not."""
     loss = LOSSES[config.loss].in_trl[config.length_normalise]
     more = config.sft_weight or config.reference_free or config.reward or config.weight_column
     if loss is None or more or (config.label_smoothing and config.loss != "robust"):

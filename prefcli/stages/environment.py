@@ -1,4 +1,4 @@
-"""What a run is made under (versions, device, threads), without which it would not end as it does."""
+"""The environment of a run (versions, device, threads), which decides its exact result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is about to work on, found and checked before anything heavy is imported: no torch here.
+"""The inputs of a stage, found and checked before anything heavy is imported: no torch here.
 
 References are resolved, data files read and checked, and the key worked out, so that a run that was already made is
 handed back at once and a mistake costs a second and not a model load.
@@ -51,7 +51,7 @@ StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PP
 
 @dataclass
 class Inputs:
-    """Everything a stage was told, resolved. `existing` is the finished artifact of this very run, if there is one."""
+    """All inputs of a stage, resolved. `existing` is the finished artifact of this very run, if there is one."""
 
     stage: Stage
     config: StageConfig

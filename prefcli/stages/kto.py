@@ -76,7 +76,7 @@ class KTOSteps(Steps, KTOTrainer):
         return [in_order[place - 1] for place in own]
 
     def begin_held_out(self, model: Any, examples: list[Example]) -> None:
-        """The reference's figures of a batch; z₀ is known (`evaluation_loop`)."""
+        """The reference's values of a batch; z₀ is known (`evaluation_loop`)."""
         assert self.at_work is not None
         for piece in self._pieces(examples):
             rows = pad_rows(*_columns(piece, "prompt_ids", "completion_ids"), device=self.accelerator.device)
@@ -96,7 +96,7 @@ class KTOSteps(Steps, KTOTrainer):
 
     @torch.no_grad()
     def _mismatched(self, model: Any, examples: list[Example]) -> Found:
-        """Σ r of each prompt with another's answer, and of how many; the examples get the reference's figures of their
+        """Σ r of each prompt with another's answer, and of how many; the examples get the reference's values of their
         own answers on the way, which share their prompt's pass."""
         assert self.at_work is not None
         device, ratios = self.accelerator.device, []
@@ -160,7 +160,7 @@ def _columns(examples: list[Example], *names: str) -> list[list[Any]]:
 
 
 def _note(examples: list[Example], logps: Tensor) -> None:
-    """What the reference gives each example's own answer."""
+    """Note the reference's log-probability of each example's own answer."""
     for example, value in zip(examples, logps.tolist()):
         example["reference_logps"] = value
 

@@ -1,4 +1,4 @@
-"""A device's memory: what it has, the most that was in use, and what to say where it ran short."""
+"""A device's memory: its size, the peak in use, and the message where it ran short."""
 
 from __future__ import annotations
 

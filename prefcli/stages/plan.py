@@ -1,4 +1,4 @@
-"""What a run will do, worked out before it does: rows, steps, learning rate, memory. No torch here."""
+"""The plan of a run, made before it starts: rows, steps, learning rate, memory. No torch here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/l
 
 
 def rollouts(config: PPOConfig, prompts: int) -> int:
-    """How many rollouts a ppo run makes."""
+    """The number of rollouts of a ppo run."""
     answers = prompts * (config.num_generations or 1)
     return config.max_steps or max(1, math.ceil(config.epochs * answers / config.batch_size))
 
@@ -122,12 +122,12 @@ def predicted_bytes(inputs: Inputs) -> int | None:
 
 
 def peak(run: Run) -> int:
-    """What a manifest's measured peak is held against: a GPU's tensors, and on a CPU the process around them too."""
+    """The estimate beside a manifest's measured peak: a GPU's tensors, and on a CPU the process around them too."""
     return estimate(run).bytes + (IMPORTS if run.device == "cpu" else 0)
 
 
 def check_memory(inputs: Inputs, run: Run | None, have: int | None, where: str) -> str | None:
-    """What to warn of, or None. `have` are the bytes of the device.
+    """The warning about memory, or None. `have` are the bytes of the device.
 
     Raises MemoryShortError where it is more than the device has, and --force-memory does not say to try.
     """
@@ -177,7 +177,7 @@ def _longest(inputs: Inputs) -> int:
 
 
 def _shares(inputs: Inputs) -> bool:
-    """Whether a frozen model stands on the base that is trained: dpo's and kto's without the adapter; ppo's roles,
+    """Whether a frozen model shares the base that is trained: dpo's and kto's without the adapter; ppo's roles,
     unless a reward model has weights of its own."""
     config = inputs.config
     if not inputs.stage.samples:

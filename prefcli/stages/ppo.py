@@ -171,7 +171,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """The position of a run."""
 
     step: int = 0
     tokens: float = 0.0
@@ -291,7 +291,7 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
 
 
 def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position, last: dict[str, Any]) -> None:
-    """A state to go on from; what `last` has of it is not as it is now."""
+    """A checkpoint to resume from; what `last` has of it is not as it is now."""
     write_state(
         folder,
         {
@@ -305,7 +305,7 @@ def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position, last: d
 
 
 def kept_state(policy: Reference) -> Path:
-    """Where the state is that the policy was trained to. Raises ArtifactError where none was kept."""
+    """The directory of the checkpoint that the policy was trained to. Raises ArtifactError where none was kept."""
     if policy.artifact is not None:
         steps = saved_steps(policy.artifact.path)
         folder = policy.artifact.path / "state" / f"step{steps[-1] if steps else 0}"

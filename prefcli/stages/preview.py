@@ -1,4 +1,4 @@
-"""What the model will really be shown: the rows as tokens, one of them in words, the trained part marked."""
+"""A preview of the model's input: the rows as tokens, one of them in words, the trained part marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in several processes: which one writes, what the others resume from, and what splits the weights."""
+"""A run in several processes: the one that writes, what the others resume from, and what splits the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefcli.stages.inputs import Inputs
 
 
 def sharded() -> str | None:
-    """What splits the weights over processes, as `accelerate launch` was told; on a CPU it splits nothing."""
+    """The wrapper that splits the weights over processes, by `accelerate launch`; on a CPU nothing is split."""
     if os.environ.get("ACCELERATE_USE_CPU") == "true":
         return None
     return next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)

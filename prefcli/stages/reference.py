@@ -34,7 +34,7 @@ class ReferenceLogps:
     """Σ_t log π_ref of both answers of every pair.
 
     `file` keeps them between runs; None where the reference cannot be pinned. A run that goes on has `saved` ones and
-    does not look there: figures that were computed in other rows differ in their last digits. `run` opens the context
+    does not look there: values that were computed in other rows differ in their last digits. `run` opens the context
     in which `model` is the reference (its adapter switched off, say), in evaluation mode.
     """
 
@@ -46,13 +46,13 @@ class ReferenceLogps:
             if kept is not None and kept.shape == self.logps.shape:
                 self.logps = kept
         self._known = int(self.known) if saved is None else 0  # in the file
-        self.newest: list[int] = []  # pairs whose figures are of the step that runs
+        self.newest: list[int] = []  # pairs whose values are of the step that runs
         self.model: nn.Module | None = None
         self.run: Callable[[], AbstractContextManager[Any]] | None = None
 
     @property
     def known(self) -> int:
-        """Pairs whose figures are there."""
+        """Pairs whose values are there."""
         return int((~self.logps.isnan().any(1)).sum())
 
     def of(self, pairs: list[int], rows: Rows) -> Tensor:
@@ -82,7 +82,7 @@ class ReferenceLogps:
 
 
 def _kept(file: Path) -> Tensor | None:
-    """What was computed before; None where the file is broken or not as it was written: it is computed anew."""
+    """What was computed before; None where the file is broken or not as it was written: it is computed again."""
     try:
         with safe_open(file, "pt") as found:
             logps, expected = found.get_tensor("logps"), (found.metadata() or {}).get(SUM)
@@ -103,7 +103,7 @@ def cache_file(
     in_4bit: bool = False,
     packed: bool = True,
 ) -> Path | None:
-    """Where the figures of this reference (by digest, how it is held and how its rows run) on these ids are kept.
+    """Where the values of this reference (by digest, how it is held and how its rows run) on these ids are kept.
 
     On rows of another kind the last digits differ, and a first loss would not be exact.
     """

@@ -1,8 +1,8 @@
-"""TRL's trainers on the store's states: what transformers saves and reads again, saved and read our way.
+"""Checkpointing for the TRL trainers in the store's own format (safetensors and JSON).
 
-transformers keeps the loop: where in which epoch to go on, and the rows until there passed over. What is saved is whole
-or not there (store.Draft.save), holds no pickle, and has what it leaves out: the watchers, the tokens, every process's
-random state.
+transformers keeps the loop: where in which epoch to resume, and skipping the rows before. A checkpoint is whole or
+not there (store.Draft.save), holds no pickle, and has what transformers leaves out: the watchers, the tokens,
+every process's random state.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POSITION = "trainer_state.json"  # the name under which transformers looks for i
 
 @dataclass(frozen=True)
 class Ended:
-    """What a step changes before its optimizer step, as the step before has left it."""
+    """The values that a step changes before its optimizer step, as the step before has left them."""
 
     step: int
     tokens: int
@@ -58,7 +58,7 @@ class Resuming:
     _due = _stops = False  # of the step that ends: whether its state is saved for its own sake, and to leave
 
     def own_state(self) -> dict[str, Any]:
-        """What each process has for itself."""
+        """The state of each process."""
         return {"random": random_state()}
 
     def mark(self) -> None:
@@ -126,7 +126,7 @@ class Resuming:
             self._write([self.own_state() | {"random": ended.random}], ended.tokens, ended.owes)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.run.alarm is not None:  # the run ends here, and is not gone on with
+        if self.run.alarm is not None:  # the run ends here, and is not resumed
             return
         each = [self.own_state()] if self.alone else gather_object([self.own_state()])
         if is_main_process():
@@ -173,7 +173,7 @@ class Resuming:
             self.accelerator.scaler.load_state_dict(self.run.saved["scaler"])
 
     def _load_rng_state(self, folder: str | None) -> None:
-        """The last that is read of a state."""
+        """The part of a checkpoint that is read last."""
         if folder is not None:
             set_random_state(self.run.saved["each"][self.accelerator.process_index]["random"])
             owes = self.run.saved.get("owes", False)
@@ -189,5 +189,5 @@ def trained(model: Any) -> dict[str, torch.Tensor]:
 
 
 def position(folder: Path) -> TrainerState:
-    """Where a saved run is."""
+    """The position of a saved run."""
     return TrainerState.load_from_json(str(folder / POSITION))

@@ -117,7 +117,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 
 def split(rows: Rows, share: float, seed: int, all_for_training: bool) -> tuple[Rows, Rows]:
-    """(training, held out): a random share is kept back, at least one pair where there are two.
+    """(training, held out): a random fraction is held out, at least one pair where there are two.
 
     A row that is there several times (--data-weight) is on one side alone.
     """
@@ -147,7 +147,7 @@ def whole(pair: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, and the mean and deviation of all scores."""
+    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, mean and standard deviation of all scores."""
     if not rows:
         return {}
     model.eval()

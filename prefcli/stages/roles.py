@@ -3,7 +3,7 @@
 A frozen role starts where a trained one does: the reference is the policy's start, and often the reward model is the
 value model's. With adapters the two differ in little. So `shared` makes the reference of the policy's base, a reward
 model that is an adapter on that base a further adapter on it, and the value model a copy of that one. A reward model
-with weights of its own lends them to the value model. What cannot share is loaded for itself, and that is said.
+with weights of its own lends them to the value model. What cannot share is loaded for itself, with a notice.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _shared_value(run: Session, opened: Opened, start: Reference) -> tuple[Any, 
 
 
 def _start_of(trained: PeftModel, continued: bool, name: str) -> SharedRole:
-    """A model as it stands before it is trained: the base, or a copy of the adapter that is trained on."""
+    """A model as it is before it is trained: the base, or a copy of the adapter that is trained on."""
     if continued:
         shared.add_copy(trained, name)
     head = getattr(trained.get_base_model(), "score", None)
@@ -224,5 +224,5 @@ def _value_beside(reference: Reference, run: Session) -> Reference | None:
 
 
 def _base(model: Any) -> Any:
-    """What gradient checkpointing is set on: the model, or the one that it shares."""
+    """The model that gradient checkpointing is set on: itself, or the one that it shares."""
     return model.base if isinstance(model, SharedRole) else model

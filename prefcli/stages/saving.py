@@ -1,4 +1,4 @@
-"""What a run leaves in its version: models that plain transformers or peft opens, what they stand on, the card."""
+"""The files of a finished run: models that plain transformers or peft opens, their bases, the card."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None)
 
 
 def bases_of(inputs: Inputs, **saved: Any) -> dict[str, Base]:
-    """What the adapters among what is saved stand on, with the digest that was taken before it was trained."""
+    """The bases of the saved adapters, with the digest that was taken before it was trained."""
     references = [*inputs.references.values(), *(spec.reference for spec in inputs.rewards)]
     known = {(r.base.place, r.base.revision): r.base for r in references if r is not None and r.base is not None}
     configs = {part: config for part, model in saved.items() if (config := config_of(model)) is not None}

@@ -61,7 +61,7 @@ class Session:
 
     @functools.cached_property
     def saved(self) -> dict[str, Any]:
-        """The saved state to go on from, read once. Raises ArtifactError where it cannot be read."""
+        """The checkpoint to resume from, read once. Raises ArtifactError where it cannot be read."""
         assert self.resumed is not None
         return read_state(self.resumed)
 
@@ -72,12 +72,12 @@ class Session:
 
     @property
     def resumed(self) -> Path | None:
-        """The saved state to go on from."""
+        """The checkpoint to resume from."""
         steps = self.draft.steps
         return self.draft.state(steps[-1]) if steps else None
 
     def save_is_due(self, step: int) -> bool:
-        """After every so many steps where --save-every says so, else after every ten minutes."""
+        """Whether --save-every steps have passed, or ten minutes where that is not given."""
         every = self.inputs.config.save_every
         return step % every == 0 if every else time.monotonic() - self._saved > SAVE_SECONDS
 
@@ -105,7 +105,7 @@ class Session:
             self.reporter.notice(f"{before} was removed or moved meanwhile: the run is written to {self.draft.path}")
 
     def enter(self, phase: Phase) -> None:
-        """What a signal meets from now on. Where weights are split no state is written: it is raised at once."""
+        """Set what a signal does from now on. Where weights are split no state is written: it is raised at once."""
         if not sharded():
             stopping.enter(phase)
 
@@ -116,7 +116,7 @@ class Session:
         return torch.float32 if self.inputs.config.lora_rank == 0 else self.dtype
 
     def packs(self, model: Any, role: str) -> bool:
-        """Prepare a model for packed rows; where it cannot take them that is said, and it stays on padded ones."""
+        """Prepare a model for packed rows; where it cannot take them a notice says so, and it stays on padded ones."""
         if not self.inputs.config.packed:
             return False
         wrapper = sharded()
@@ -252,7 +252,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         run = Session(inputs, reporter, draft, log, device, dtype, memory=memory, noted=noted)
         try:
             yield run
-            if stopping.asked is not None:  # too late to stop it, and what called it shall not go on with more
+            if stopping.asked is not None:  # too late to stop it, and what called it shall not continue with more
                 raise stopping.leave()
         except KeyboardInterrupt as error:
             error.args = (_what_is_kept(run),)

@@ -1,4 +1,4 @@
-"""A saved state on disk: nested Python values with tensors in them, as JSON and safetensors. Nothing is pickled.
+"""A checkpoint on disk: nested Python values with tensors in them, as JSON and safetensors. Nothing is pickled.
 
 training.json               the values; {"tensor": n} stands for the n-th tensor
 training-K.safetensors      the tensors, in files of at most PART bytes: what is on a GPU passes through the host's
@@ -47,7 +47,7 @@ def write_state(folder: Path, value: dict[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What `write_state` wrote, its tensors on the CPU. Raises ArtifactError where it cannot be read."""
+    """Read what `write_state` wrote, its tensors on the CPU. Raises ArtifactError where it cannot be read."""
     path = folder
     try:
         tensors: dict[str, Tensor] = {}
@@ -63,7 +63,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """Of all generators that a step may draw from, in this process."""
+    """The state of every random generator that a step may use, in this process."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(legacy=False),

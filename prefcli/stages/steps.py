@@ -73,7 +73,7 @@ class Steps(Resuming):
         return found, {"router_loss": (found.balance * count, count)}
 
     def units(self, examples: list[Example]) -> int:
-        """What the loss is averaged over."""
+        """The units that the loss is averaged over."""
         return len(examples)
 
     def begin(self, model: Any, parts: list[list[Example]]) -> None:
@@ -126,7 +126,7 @@ class Steps(Resuming):
 
     @torch.no_grad()
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[None, None, None]:
-        """What one held-out batch adds to the sums."""
+        """Add one held-out batch to the sums."""
         examples = self.own_rows(inputs["examples"])
         if examples:
             self.begin_held_out(model, examples)
@@ -182,7 +182,7 @@ class Steps(Resuming):
         return dataset  # token ids already
 
     def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset  # a stage with a reference has its figures when it asks for them
+        return dataset  # a stage with a reference has its values when it asks for them
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # transformers' guess goes by padded tensors

@@ -1,7 +1,7 @@
 """`--report-to`: the metrics of metrics.jsonl sent to a tracker too, with the run's options and lineage. No torch here.
 
 All stages log through one place (metrics_log.MetricsLog), and so does this: the same names at the same steps. What a
-tracker writes lies in RUNS/TRACKER/, outside the artifact; one that fails while training goes on is left out.
+tracker writes lies in RUNS/TRACKER/, outside the artifact; one that fails while training continues is left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARAM_LENGTH = 500  # mlflow's, where its server is an old one
 
 
 class Tracker:
-    """One run at one tracker. `log` and `close` never raise: what goes wrong is told once."""
+    """One run at one tracker. `log` and `close` never raise: a failure is reported once."""
 
     def __init__(self, name: str, send: Callable[[dict[str, float], int], None], end: Callable[[bool], None]) -> None:
         self._name, self._send, self._end = name, send, end
@@ -73,7 +73,7 @@ def open_tracker(
     resumed_at: int,
     reporter: Reporter,
 ) -> Tracker | None:
-    """A run called `ref` at the tracker; None for `none`. A run that goes on does so after step `resumed_at`.
+    """A run called `ref` at the tracker; None for `none`. A resumed run continues after step `resumed_at`.
 
     `lineage` becomes its tags. Raises SurroundingsError where the tracker does not start (no login, no server).
     """
@@ -93,7 +93,7 @@ def open_tracker(
 
 
 def lineage_tags(stage: str, name: str, key: str, parents: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What a run is and was made from: stage, name, key, and each parent's role and reference."""
+    """Tags of a run and its lineage: stage, name, key, and each parent's role and reference."""
     return {"stage": stage, "name": name, "key": key} | {role: str(p["ref"]) for role, p in sorted(parents.items())}
 
 
@@ -167,7 +167,7 @@ TRACKERS: dict[str, Callable[[Path, str, dict[str, Any], dict[str, str], int], T
 
 
 def _run_id(folder: Path, ref: str, resumed: int) -> str | None:
-    """The tracker's own name of a run that goes on; None for a new one."""
+    """The tracker's own name of a resumed run; None for a new one."""
     file = folder / f"{ref}.id"
     return file.read_text(encoding="utf-8").strip() if resumed and file.is_file() else None
 

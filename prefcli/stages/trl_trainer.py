@@ -1,4 +1,4 @@
-"""What the stages on TRL's trainers share: arguments from our options, the progress callback, reading results."""
+"""Shared by the stages on TRL's trainers: arguments from our options, the progress callback, reading results."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def build(
 def _unchanged(model: Any) -> Iterator[None]:
     """While a trainer is made: what TRL changes in the model is undone, but for the padding token's id.
 
-    It has mixtures of experts return their routers' figures, which would be saved with the model; rounds an adapter on
+    It has mixtures of experts return their routers' values, which would be saved with the model; rounds an adapter on
     a base of 4 bits to bfloat16, the parent's too; and turns the adapter's dropout off with the model's.
     """
     config = model.config.get_text_config()
@@ -159,7 +159,7 @@ def own_steps() -> bool:
 def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[int, int]:
     """Train to the end, or to an alarm that stops it (`session.alarm`); returns (optimizer steps, tokens seen).
 
-    It goes on from the session's saved state where there is one. The held-out rows are measured at the end.
+    It continues from the session's saved state where there is one. The held-out rows are measured at the end.
     """
     for foreign in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(foreign)

@@ -1,1 +1,1 @@
-"""The statistics that prefcli reports, each defined once: what is counted, and how sure it is."""
+"""The statistics that prefcli reports, each defined once: estimates and their intervals."""

@@ -79,7 +79,7 @@ def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float
 
 @functools.cache
 def percentile_tail(units: int) -> float:
-    """The share of resamples of `units` ≥ 2 units to leave out at each end of a 95 % percentile interval.
+    """The fraction of resamples of `units` ≥ 2 units to leave out at each end of a 95 % percentile interval.
 
     Less than 2.5 %, since resamples of few units spread too little: Φ(−√(n/(n−1))·t), which gives a mean of normal
     values Student's interval ("expanded percentile", Hesterberg, arXiv 1411.5279, section 5.3).

@@ -1,4 +1,4 @@
-"""How often the chosen answer of a pair is preferred: the accuracy of a reward model, and of DPO's implicit one."""
+"""Accuracy on pairs (how often the chosen answer is preferred) of a reward model, and of DPO's implicit one."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class Sums:
         self.counts: dict[str, float] = {}
 
     def add(self, found: Mapping[str, tuple[float, float]]) -> None:
-        """What some rows add: metric → (its sum over them, their number)."""
+        """Add the sums of some rows: metric → (its sum over them, their number)."""
         for name, (total, count) in found.items():
             self.totals[name] = self.totals.get(name, 0.0) + float(total)
             self.counts[name] = self.counts.get(name, 0.0) + float(count)

@@ -271,7 +271,7 @@ class Desk:
             better, worse = answers if verdict == "left" else reversed(answers)
             yield _edited(better, worse, said.get("text")) | {"shown": ORDERS[int(verdict == "right")]}
         else:
-            raise UsageError(f"{str(verdict)[:50]!r} is no verdict here")
+            raise UsageError(f"{str(verdict)[:50]!r} is not a verdict here")
 
     def _remarks(self, said: dict[str, Any]) -> dict[str, Any]:
         """The comment and the reasons, where there are any."""

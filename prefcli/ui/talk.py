@@ -53,14 +53,14 @@ class Talk:
             if self._asked is None or number != self._asked[0] or not self.two:
                 raise UsageError("there is no such question to vote on, or it has its vote")
             if verdict not in (*SIDES, "tie"):
-                raise UsageError(f"{str(verdict)[:50]!r} is no verdict here")
+                raise UsageError(f"{str(verdict)[:50]!r} is not a verdict here")
             swapped = self._asked[1]
             if verdict == "tie":
                 self._ties += 1
             else:
                 last = self._chat.last
                 if last is None or len({text.strip() for text in last.answers} - {""}) < 2:
-                    raise UsageError("the answers are the same, or one is empty: that is no pair")
+                    raise UsageError("the answers are the same, or one is empty: no pair")
                 winner = SIDES.index(verdict) ^ swapped
                 row = self._chat.preference(SIDES[winner])
                 if self._file is not None:

@@ -1,1 +1,1 @@
-"""What looks at numbers and texts while a model is trained and says what it sees."""
+"""Training monitors: they read each step's metrics and sampled answers and raise alarms."""

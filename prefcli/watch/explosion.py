@@ -50,9 +50,9 @@ SIGNS = {
 
 # Outliers: measured, see docs/watchers.md; below 8 values a MAD says little.
 HISTORY, HISTORY_LEAST = 16, 8
-OUTLIER = 10.0  # deviations from the running median
+OUTLIER = 10.0  # standard deviations from the running median
 TIMES = 5.0  # and times the median, for a gradient norm, which is positive
-LOSS_FLOOR = 0.02  # least deviation of a policy loss; whitened advantages make 1 its natural unit
+LOSS_FLOOR = 0.02  # least standard deviation of a policy loss; whitened advantages make 1 its natural unit
 
 # E[π/π_old] is 1 over π_old's own samples however far π went, so the mean ratio speaks late: TRL's docs call 2.0 and
 # 0.1 too drastic. Beyond the default --clip-range the average token has left the interval.

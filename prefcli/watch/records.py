@@ -1,4 +1,4 @@
-"""What a watcher is shown of a rollout or a step, and what it says.
+"""The records that a watcher reads of a rollout or a step, and the alarm that it raises.
 
 A watcher diagnoses what has happened; it foretells nothing. An author of such signals found that they "audit after the
 fact" and give no early warning at a usable rate of false alarms (TRL issue 6350). So an alarm names what was seen, with
@@ -80,10 +80,10 @@ def not_finite(metrics: Mapping[str, float], answers: Answers) -> list[str]:
 
 
 class Watcher(Protocol):
-    """All that a watcher remembers is in its state, so a resumed run goes on exactly."""
+    """All that a watcher remembers is in its state, so a resumed run continues exactly."""
 
     def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
-        """What is seen after rollout or step `step`: no alarm, one, or several. A metric may be missing.
+        """The alarms after rollout or step `step`: none, one or several. A metric may be missing.
 
         prefcli/rl/metrics.py names those of ppo; the others' are TRL's.
         """

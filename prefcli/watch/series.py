@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Sample(NamedTuple):
-    """What is kept of many values: enough for the mean and its standard error."""
+    """Summary of many values: enough for the mean and its standard error."""
 
     n: float
     mean: float

@@ -18,6 +18,6 @@ def ngrams(text: str, n: int) -> list[str]:
 
 
 def answers_with(texts: Sequence[str], n: int, least: float) -> dict[str, int]:
-    """n-gram → in how many of the texts it stands, for those in a share of `least` or more."""
+    """n-gram → in how many of the texts it stands, for those in a fraction of `least` or more."""
     counts = Counter(gram for text in texts for gram in set(ngrams(text, n)))
     return {gram: count for gram, count in counts.items() if count >= least * len(texts)}

@@ -1,4 +1,4 @@
-"""All watchers together, and what an alarm does.
+"""All watchers together, and the effect of an alarm.
 
 The stages on TRL's trainers call them once a logged step (stages/trl_trainer.py), ppo once a rollout, in each process
 with the `Answers` of all, so that all decide alike:
@@ -12,7 +12,7 @@ with the `Answers` of all, so that all decide alike:
 
 `--on-alarm`:
 
-    warn       every alarm is a notice, and the run goes on
+    warn       every alarm is a notice, and the run continues
     stop       the same, then a serious one raises AlarmError (exit 6); the stage keeps what it has, as `stopped`
     rollback   the same as warn, and where `act` returns serious alarms the stage (ppo alone) goes back to a saved
                step, with the watchers' state of that step, and changes something (a lower rate, a higher KL
@@ -37,7 +37,7 @@ REPEAT_AFTER = 50  # rollouts or steps until a sign that is still there is named
 
 
 class WatchConfig(Protocol):
-    """What the watchers read of the options."""
+    """The options that the watchers read."""
 
     @property
     def kl_budget(self) -> float | None: ...  # nats; None or 0: no budget
@@ -99,7 +99,7 @@ class Watchers:
             return []
         try:
             return self._watchers[name].observe(step, metrics, answers)
-        except Exception as error:  # whatever it is: it is no reason to lose a run
+        except Exception as error:  # whatever it is: it is not a reason to lose a run
             return [self._failure(name, step, error)]
 
     def _failure(self, name: str, step: int, error: Exception) -> Alarm:
@@ -129,7 +129,7 @@ class Watchers:
 
 
 def logged(alarms: Sequence[Alarm]) -> dict[str, float]:
-    """What metrics.jsonl says of a step's alarms: "alarm/NAME", and "watcher_failed/NAME" of one that broke."""
+    """A step's alarms for metrics.jsonl: "alarm/NAME", and "watcher_failed/NAME" of one that broke."""
     return {f"{'watcher_failed' if alarm.failed else 'alarm'}/{alarm.watcher}": 1.0 for alarm in alarms}
 
 

@@ -1,1 +1,1 @@
-"""What can be wrong with rows before a step is trained on them. `kinds` has the table, `run` goes through the files."""
+"""Checks of rows before a step is trained on them. `kinds` has the table, `run` goes through the files."""

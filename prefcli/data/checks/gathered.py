@@ -1,4 +1,4 @@
-"""What shows in all rows together, from a few bytes kept of each: repeats, contradictions, leaks, one-sidedness."""
+"""Findings over all rows together, from a few bytes kept of each: repeats, contradictions, leaks, one-sidedness."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BYTES_A_ROW = 45  # two fingerprints of the prompt, 17 of `Labels`, two lengths 
 
 
 class Gathered:
-    """What is kept of rows: `BYTES_A_ROW` each, whatever their length."""
+    """The record of rows: `BYTES_A_ROW` each, whatever their length."""
 
     def __init__(self) -> None:
         self.labels = Labels()

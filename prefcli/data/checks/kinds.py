@@ -1,7 +1,7 @@
 """Everything that a check may find: its name, how bad it is, what it means and what to do. docs/data-check.md shows it.
 
 An error is a row that cannot be trained on: --skip-bad leaves it out. A caution is something that trains, and perhaps
-not as you think. Thresholds stand beside the checks that use them.
+not as you think. Thresholds are beside the checks that use them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with a row as the model is shown it: begin and end tokens, the template's turns, the loss mask."""
+"""Findings in a row as the model is shown it: begin and end tokens, the template's turns, the loss mask."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def of_row(row: Row, encoder: Any, train_on_prompt: bool = False) -> Iterator[tu
 
 
 def of_mask(ids: list[int], mask: list[int], train_on_prompt: bool) -> Iterator[tuple[str, str]]:
-    """What is wrong with a loss mask (1 where the loss reads)."""
+    """Findings in a loss mask (1 where the loss reads)."""
     if not any(mask):
         yield "nothing trained", f"all {len(ids)} tokens are masked"
     if all(mask) and not train_on_prompt:

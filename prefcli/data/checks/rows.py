@@ -1,4 +1,4 @@
-"""What looks odd about a row alone. Why it is none, a BadRow says."""
+"""Findings in a single row. Why it is not a row at all, a BadRow says."""
 
 from __future__ import annotations
 

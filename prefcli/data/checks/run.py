@@ -21,7 +21,7 @@ EVERY = 1000  # rows between two steps of the progress bar
 
 @dataclass
 class Checked:
-    """What was read and what was found. `files`: path, purpose, format, rows, bad of each."""
+    """The files read and the findings. `files`: path, purpose, format, rows, bad of each."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -38,7 +38,7 @@ def check(
 ) -> Checked:
     """Look at every row of the files. `of_row` is a further check of each; `options` are `scan`'s.
 
-    Raises DataError: a file that is none, or whose columns are of no form; no bad row raises anything.
+    Raises DataError: a file that is none, or whose columns are of no format; no bad row raises anything.
     """
     check_split(paths, options.get("split"))
     found, gathered, checked = Found(), Gathered(), Checked()
@@ -73,7 +73,7 @@ def check(
 def quick(rows: Iterable[Row], labelled: bool) -> list[Finding]:
     """The cautions that a few microseconds a row find: what a run says before it trains.
 
-    Of `labelled` answers those may be one pair's with another's, and being labelled both ways is no contradiction.
+    Of `labelled` answers those may be one pair's with another's, and being labelled both ways is not a contradiction.
     """
     found, gathered = Found(), Gathered()
     gathered.open("")
@@ -90,7 +90,7 @@ def quick(rows: Iterable[Row], labelled: bool) -> list[Finding]:
 
 
 def _prompts(paths: Sequence[str], purpose: Purpose | None, options: dict[str, Any]) -> Gathered:
-    """The prompts of held-out rows, whatever form they are in."""
+    """The prompts of held-out rows, whatever format they are in."""
     gathered = Gathered()
     for path in paths:
         try:

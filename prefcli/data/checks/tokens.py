@@ -1,4 +1,4 @@
-"""What shows only with a tokenizer: answers cut or lost, dialogues that its template refuses, the rendering."""
+"""Findings that need a tokenizer: answers cut or lost, dialogues that its template refuses, the rendering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the forms have in common: reading a column as a prompt, an answer, a list of messages or a label."""
+"""Shared by the formats: reading a column as a prompt, an answer, a list of messages or a label."""
 
 from __future__ import annotations
 

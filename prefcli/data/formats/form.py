@@ -1,4 +1,4 @@
-"""What a form of rows declares: its name, the columns it is known by, what it gives, an example, the conversion."""
+"""What a data format declares: its name, the columns it is known by, what it gives, an example, the conversion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of rows. It is taken where all `columns` are there and the first row `fits`.
+    """One data format. It is taken where all `columns` are there and the first row `fits`.
 
     `gives` is what its rows are; `about` one line on where it is met; `examples` are rows of it, the plainest first;
     `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why one row makes the whole

@@ -121,7 +121,7 @@ def _generations(raw: Raw) -> list[Ranked]:
 
 
 class _Rated(Form):
-    """The form whose columns go by several names."""
+    """The format whose columns go by several names."""
 
     def is_that_of(self, row: Raw) -> bool:
         return _lists(row) is not None and ("prompt" in row or "instruction" in row)

@@ -1,4 +1,4 @@
-"""All forms in one table, and which of them a file's first row is of."""
+"""All formats in one table, and which of them a file's first row is of."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """The form that a file's rows are of, and how they become rows. `note`: which was taken of several, and why."""
+    """The format that a file's rows are of, and how they become rows. `note`: which was taken of several, and why."""
 
     form: Form
     name: str  # with what is taken of it
@@ -74,9 +74,9 @@ class Recognised:
 
 
 def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -> Recognised:
-    """The form of a file by its first row. Without a purpose its rows are taken for what they are.
+    """The format of a file by its first row. Without a purpose its rows are taken for what they are.
 
-    Raises DataError: no form that gives such rows has these columns.
+    Raises DataError: no format that gives such rows has these columns.
     """
     fitting = [form for form in FORMS if form.is_that_of(row)]
     passed_over = fitting if purpose is None else []
@@ -101,7 +101,7 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
 
 
 def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str | None:
-    """Which of several fitting forms is taken, the first, and why.
+    """Which of several fitting formats is taken, the first, and why.
 
     `passed_over`: where no command says what is wanted, all that fit, whatever rows they give.
     """
@@ -126,7 +126,7 @@ def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str
 
 
 def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
-    """What a file's rows are; prompts where no form fits, whose reader then says what is amiss."""
+    """The kind of a file's rows; prompts where no format fits, whose reader then reports the error."""
     found = {form.gives for form in fitting if form.has_prompt} or {form.gives for form in fitting}
     if row.get("label") is None and row.get("kto_tag") is None:
         found -= {"labelled"}  # a column of nulls labels nothing
@@ -134,7 +134,7 @@ def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
 
 
 def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
-    """The form that lacks least of its columns, where one of them is there."""
+    """The format that lacks least of its columns, where one of them is there."""
     if {"message_id", "parent_id", "text"} <= set(row):
         return "of OASST the files of trees are read, whose rows have a message_tree_id and a prompt; "
     if purpose in ("pairs", "labelled") and (sides := votes.sides_in(row)):
@@ -151,7 +151,7 @@ def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
 
 
 def _prompt_alone(form: Form, fitting: list[Form]) -> bool:
-    """Whether another form reads the same prompt without the answers, which prompts have no need of."""
+    """Whether another format reads the same prompt without the answers, which prompts have no need of."""
     return form.gives == "demos" and any(
         other.gives == "prompts" and set(other.columns) <= set(form.columns) for other in fitting
     )

@@ -53,7 +53,7 @@ _SIDE: dict[str, Vote] = {
 
 
 class _Votes(Form):
-    """The form whose columns go by many names."""
+    """The format whose columns go by many names."""
 
     def is_that_of(self, row: Raw) -> bool:
         return "chosen" not in row and _names(_flat(row)) is not None
@@ -149,7 +149,7 @@ def _winner(raw: Raw, a: str, b: str, name: str) -> Vote:
 
 
 def _vote(value: Any, names: dict[Any, Vote]) -> Vote | None:
-    """What one vote says, or most of several; None for what is no vote."""
+    """The verdict of one vote, or of most of several; None for what is not a vote."""
     value = _parsed(value)
     if value is None:
         return None
