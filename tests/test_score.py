@@ -158,7 +158,7 @@ def test_a_service_with_the_template_gives_the_same_scores(chain, prefcli):
         (["--data", "pairs.jsonl"], 2, "--reward is missing"),
         (["--data", "none.jsonl", "--reward", "{r}"], 3, "none.jsonl"),
         (["--data", "prompts.jsonl", "--reward", "{r}"], 3, "expected columns"),
-        (["--data", "half.jsonl", "--reward", "{r}"], 3, "line 2: half of a surrogate pair"),
+        (["--data", "half.jsonl", "--reward", "{r}"], 3, "line 2: the text contains half of a surrogate pair"),
         (["--data", "hollow.jsonl", "--reward", "{r}"], 3, "line 2: 'completion' is empty"),
         (["--data", "pairs.jsonl", "--reward", "nobody"], 4, "nobody"),
         (["--data", "pairs.jsonl", "--reward", "tiny"], 4, "not a reward model"),

@@ -158,8 +158,8 @@ def test_a_port_that_is_taken_is_of_the_surroundings(chain, prefcli):
     [
         ("sft", 4, "not a reward model"),
         ("nothing", 4, "nothing"),
-        ("python:{gold}:score", 2, "no model"),
-        ("http://127.0.0.1:1/x", 2, "no model"),
+        ("python:{gold}:score", 2, "not a model"),
+        ("http://127.0.0.1:1/x", 2, "not a model"),
     ],
 )
 def test_only_a_reward_model_is_served(chain, prefcli, ref, code, part):
