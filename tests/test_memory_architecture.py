@@ -178,7 +178,7 @@ def test_an_adapter_leads_to_its_base_on_disk(tmp_path):
 
 
 def test_a_directory_without_a_model_is_an_artifact_error(tmp_path):
-    with pytest.raises(ArtifactError, match="no model"):
+    with pytest.raises(ArtifactError, match="not a model"):
         find_config(tmp_path)
 
 
