@@ -141,7 +141,7 @@ def test_thumbs_are_rows_for_kto(at_desk):
     with at_desk(answers(3), to="binary") as desk:
         state = decide_all(desk, "ann", lambda q: {"0": "good", "1": "bad", "2": "skip"}[q["answers"][0][-1]])
         assert state["progress"]["mine"] == 6
-        with pytest.raises(UsageError, match="no verdict"):
+        with pytest.raises(UsageError, match="not a verdict"):
             desk.undo("ann")
             desk.decide("ann", desk.next("ann")["question"]["id"], {"verdict": "left"})
     with at_desk(to="binary") as desk:
