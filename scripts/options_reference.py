@@ -24,15 +24,23 @@ form that overrides the file. Snake case is accepted for all of them (`--kl_coef
 """
 THEIRS = """## Names of TRL, Hugging Face and LLaMA-Factory
 
-They are read on the command line and in `--config`, where a file of theirs can be given as it is. What is not used of
-it is listed with the reason; a key that would change the result and has no counterpart is refused, all of them at once.
-On the command line a name without a counterpart is refused, with the sentence below.
+They are read on the command line and in `--config`, where a file of theirs can be given as it is; a script of theirs
+runs with `prefcli dpo` in place of `trl dpo`. What is not used is listed with the reason; what would change the
+result and has no counterpart is refused, all of it at once, with the lines.
 
 - Batch: `per_device_train_batch_size` × `gradient_accumulation_steps` × processes is `--batch-size`, and
   `--grad-accum` the second of them (8 rows where only that is said, as in TrainingArguments).
-- `use_peft` is LoRA with TRL's defaults, rank 16 and alpha 32; `finetuning_type: lora` with LLaMA-Factory's, rank 8.
-- `dataset` is looked up in LLaMA-Factory's `dataset_info.json`, in `dataset_dir` (`data`).
-- What a file leaves out has prefcli's defaults, and the differences are listed: one epoch, a warm-up of 0.05.
+- `use_peft` is LoRA with TRL's defaults, rank 16, alpha 32 and dropout 0.05; `lora_r` in a file without it is not
+  used, as there. `finetuning_type: lora`, and a file of LLaMA-Factory's that does not say it, is LoRA with rank 8.
+- `template`, and a file of LLaMA-Factory's without it, means the model's own chat template, for plain prompts too
+  (`--as-chat`); `template: empty` leaves them plain.
+- `dataset` is looked up in LLaMA-Factory's `dataset_info.json`, in `dataset_dir` (`data`). Its `columns` are read as
+  `--map` (a column that they do not name, but that has its usual name, such as `input`, is read too), its `split` as
+  `--split`. Data sets with different ones, `tags` that prefcli does not know, `subset` and `num_samples` are refused.
+- `train` as the split of a single file is all its rows.
+- What a file leaves out has prefcli's defaults, and the differences are listed: one epoch (3 there), a warm-up of
+  0.05 (0), 16 rows a step (8 a process), seed 0 (42), the learning rate, LLaMA-Factory's `cutoff_len` of 2048 (1024
+  here), and the layers that LoRA adapts where PEFT would choose. The schedule is linear everywhere.
 
 """
 SHARED_HEAD = """## Shared options

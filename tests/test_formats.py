@@ -373,7 +373,7 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(saved, prefcli
         result = prefcli("dpo", "--data", "saved", "--model", "tiny", *args, "--dry-run")
         assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.stderr
         assert all(part in result.stderr for part in parts)
-    result = prefcli("dpo", "--data", jsonl("a.jsonl", PAIR), "--split", "train", "--model", "tiny", "--dry-run")
+    result = prefcli("dpo", "--data", jsonl("a.jsonl", PAIR), "--split", "test", "--model", "tiny", "--dry-run")
     assert result.exit_code == 2 and "has no splits" in result.stderr
 
 

@@ -10,12 +10,15 @@ import re
 
 import pytest
 import yaml
-from conftest import write
+from conftest import PAIR, write
 
 from prefcli.cli.main import ALL, COMMANDS
-from prefcli.config import names
+from prefcli.config import names, spelling
 from prefcli.config.base import typed_options
+from prefcli.config.shared import read_as
 from prefcli.config.spelling import canonical
+from prefcli.config.stages import BY_COMMAND
+from prefcli.data.dataset import read_dataset
 
 # Their name → ours, by hand: another word for the same option.
 RENAMED = {
@@ -153,7 +156,7 @@ def test_a_batch_that_is_no_number_or_said_twice_is_refused(prefcli, own_folder)
 @pytest.mark.parametrize(
     ("command", "words", "expected"),
     [
-        ("sft", ["--use_peft"], {"lora_rank": 16, "lora_alpha": 32.0}),
+        ("sft", ["--use_peft"], {"lora_rank": 16, "lora_alpha": 32.0, "lora_dropout": 0.05}),
         ("sft", ["--use_peft", "True", "--lora_r", "64"], {"lora_rank": 64, "lora_alpha": 32.0}),
         ("sft", ["--lora_r", "64", "--use_peft", "False"], {"lora_rank": 64}),  # on the line it is asked for
         ("dpo", ["--bf16"], {"dtype": "bfloat16"}),
@@ -165,6 +168,10 @@ def test_a_batch_that_is_no_number_or_said_twice_is_refused(prefcli, own_folder)
         ("dpo", ["--loss_type", "sigmoid_norm"], {"loss": "sigmoid", "length_normalise": True}),
         ("dpo", ["--loss_type=apo_zero"], {"loss": "apo-zero", "length_normalise": False}),
         ("dpo", ["--optim", "adamw_torch_fused"], {"optim": "adamw"}),
+        ("dpo", ["--optim", "paged_adamw_8bit"], {"optim": "adamw-8bit"}),
+        ("dpo", ["--template", "qwen"], {"as_chat": True}),
+        ("dpo", ["--template", "qwen", "--no-as-chat"], {"as_chat": False}),
+        ("dpo", ["--template", "empty"], {"as_chat": False}),
         ("dpo", ["--lr_scheduler_type", "constant_with_warmup"], {"lr_scheduler": "constant", "warmup": 0.05}),
         ("dpo", ["--lr_scheduler_type", "constant"], {"lr_scheduler": "constant", "warmup": 0.0}),
         ("dpo", ["--lora_target_modules", "q_proj", "v_proj", "--lr", "1"], {"lora_target": ["q_proj", "v_proj"]}),
@@ -211,7 +218,7 @@ def test_values_that_only_files_have_mean_what_they_do_there(from_file, own_fold
 
 def test_rows_of_each_data_set_are_not_taken_for_rows_of_all(prefcli, own_folder):
     write(own_folder / "c.yaml", "dataset: a,b\nmax_samples: 9\n")
-    refused(prefcli("sft", "--config", "c.yaml"), "max_samples is of each data set there")
+    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: it is of each data set there")
 
 
 def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own_folder, from_file):
@@ -227,23 +234,23 @@ def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own
 @pytest.mark.parametrize(
     ("command", "words", "parts"),
     [
-        ("dpo", ["--output-dir", "x"], ["--output-dir", "--runs", "--name"]),
-        ("dpo", ["--deepspeed", "z3.json"], ["accelerate launch"]),
+        (
+            "sample",
+            ["--output_dir", "x", "--logging_steps=1"],
+            ["--output_dir: the artifact", "--logging_steps: every"],
+        ),
         (
             "dpo",
-            ["--logging_steps=10", "--output_dir", "x"],
-            ["--logging_steps: every step", "--output_dir: the artifact"],
+            ["--adam_beta1", "1", "--lrr", "--use_muon"],
+            ["--adam_beta1: AdamW's", "--lrr: did you mean", "--use_muon: "],
         ),
-        ("dpo", ["--template", "qwen"], ["chat template"]),
-        ("dpo", ["--dataloader_num_workers", "4"], ["rows are read"]),
         ("dpo", ["--loss_type", "exo_pair"], ["--loss", "exo_pair"]),
         ("dpo", ["--loss_type", "sigmoid", "sft"], ["--sft-weight"]),
         ("sft", ["--loss_type", "ipo"], ["--loss_type ipo"]),
-        ("sft", ["--warmup_steps", "100"], ["--warmup is a fraction"]),
+        ("sft", ["--warmup_steps", "100"], ["--warmup_steps 100: --warmup is a fraction"]),
         ("sft", ["--neftune_noise_alpha", "5"], ["no noise"]),
         ("ppo", ["--max_samples", "5"], ["there is no --max-rows here"]),
         ("ppo", ["--top_p", "0.9"], ["whole distribution"]),
-        ("sweep", ["dpo", "--output_dir", "x", "--seeds", "2"], ["--runs"]),
         ("eval", ["--use_peft"], ["no such option"]),
         ("dpo", ["--learning_rat", "1"], ["did you mean --lr?"]),
         ("dpo", ["--output_dri", "1"], ["no such option", "the artifact is RUNS"]),
@@ -280,8 +287,23 @@ def test_what_would_change_the_result_is_refused_all_at_once_and_where_it_is_off
 def test_a_wrong_value_in_a_file_is_told_with_its_line_and_key(prefcli, own_folder):
     write(own_folder / "c.yaml", "lr: 1\neval_steps: 0.2\ngradient_accumulation_steps: x\n")
     refused(prefcli("dpo", "--config", "c.yaml", "--eval-every", "3"), "c.yaml, line 3: gradient_accumulation_steps")
-    refused(prefcli("dpo", "--config", "c.yaml", "--grad-accum", "3"), "c.yaml, line 2: eval_steps", "--eval-every")
+    refused(prefcli("dpo", "--config", "c.yaml", "--grad-accum", "3"), "c.yaml, line 2: eval_steps (here --eval-every)")
+    write(own_folder / "c.yaml", "eval_steps: 0.2\n")
     assert "c.yaml" not in refused(prefcli("dpo", "--config", "c.yaml", "--eval-every", "y"), "--eval-every")
+
+
+def test_a_file_is_refused_once_with_all_its_lines(prefcli, own_folder, jsonl):
+    """Names, values, shapes, splits: one after the other they were four attempts."""
+    rows = jsonl("a.jsonl", PAIR)
+    lines = [f"dataset_name: {rows}", "lerning_rate: 1", "use_galore: true", "num_train_epochs: many", "beta: [1, 2]",
+             "dataset_train_split: train_prefs", "lr: nan", "val_size: 0.1", "warmup_steps: 10", "lr: 1"]  # fmt: skip
+    write(own_folder / "c.yaml", "\n".join(lines))
+    message = refused(prefcli("dpo", "--config", "c.yaml"), "line 2: unknown key 'lerning_rate': did you mean lr?",
+                      "line 3: use_galore: --optim", "line 4: num_train_epochs (here --epochs): 'many'",
+                      "line 5: beta: must be a single value", "line 6: dataset_train_split: --split train_prefs",
+                      "line 7: lr (here --lr): ", "line 8: val_size: delete it, then prefcli data split FILE",
+                      "line 9: warmup_steps 10: ", "line 10: lr: lr is given twice")  # fmt: skip
+    assert message.count("\n  line ") == 9
 
 
 def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file):
@@ -289,9 +311,198 @@ def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file
     said = from_file("sft", text)[1]
     assert said.startswith("note: of --config theirs.yaml:\n") and "logging_steps, plot_loss: every step" in said
     assert "--epochs 1.0 (3 there), --warmup 0.05 (0 there), --batch-size 16 (8 per process there)" in said
+    assert "--seed 0 (42 there)" in said and "--lr " not in said and "--lr-scheduler" not in said
     assert from_file("sft", text, "--quiet")[1] == ""
-    whole = "num_train_epochs: 1\nwarmup_ratio: 0\nper_device_train_batch_size: 4\n"
+    whole = "num_train_epochs: 1\nwarmup_ratio: 0\nper_device_train_batch_size: 4\nseed: 1\nlearning_rate: 1\n"
     assert from_file("sft", whole)[1] == "" == from_file("sft", "lr: 1\n")[1]
+
+
+def test_a_shell_script_of_theirs_runs_and_is_told_what_is_not_used(arrived):
+    words = ["--model_name_or_path", "m/a", "--output_dir", "x", "--logging_steps=10", "--precompute_ref_log_probs",
+             "--report_to", "none", "--no_remove_unused_columns", "--deepspeed", "z3.json", "--bf16"]  # fmt: skip
+    config, said = arrived("dpo", *words)
+    assert (config.model, config.dtype, config.report_to) == ("m/a", "bfloat16", "none")
+    assert said.startswith("note: of the command line:\n") and "--epochs 1.0 (3 there)" in said
+    for typed in ("--output_dir: the artifact", "--logging_steps: every", "--precompute_ref_log_probs: ",
+                  "--no_remove_unused_columns: rows", "--deepspeed: accelerate"):  # fmt: skip
+        assert typed in said
+    assert arrived("dpo", *words, "--quiet")[1] == "" == arrived("dpo", "--learning_rate", "1")[1]
+
+
+def test_their_defaults_are_those_of_the_libraries_at_hand():
+    trl, transformers = pytest.importorskip("trl"), pytest.importorskip("transformers")
+    classes = {"sft": trl.SFTConfig, "train-rm": trl.RewardConfig, "dpo": trl.DPOConfig, "kto": trl.KTOConfig,
+               "ppo": trl.GRPOConfig}  # fmt: skip
+    for command, cls in classes.items():
+        theirs = {field.name: field.default for field in dataclasses.fields(cls)}
+        assert str(theirs["learning_rate"]) == spelling.TRL_LR[command]
+        assert (theirs["seed"], theirs["lr_scheduler_type"], theirs["num_train_epochs"]) == (42, "linear", 3)
+    theirs = {field.name: field.default for field in dataclasses.fields(transformers.TrainingArguments)}
+    assert str(theirs["learning_rate"]) == spelling.FACTORY_DEFAULTS["lr"]
+    theirs = {field.name: str(field.default) for field in dataclasses.fields(trl.ModelConfig)}
+    assert {name: theirs[there] for name, there in (("lora_rank", "lora_r"), ("lora_alpha", "lora_alpha"),
+            ("lora_dropout", "lora_dropout"))} == spelling.TRL_LORA  # fmt: skip
+
+
+def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
+    said = from_file("dpo", "model_name_or_path: m\nuse_peft: true\n")[1]
+    assert "--lr 1e-06, 0.0001 for small models (1e-06 there)" in said and "--lora-target all-linear (q_proj and" in said
+    said = from_file("dpo", "stage: dpo\nfinetuning_type: lora\n")[1]
+    assert "(5e-05 there)" in said and "--max-length 1024 (2048 there)" in said and "--lora-target" not in said
+    config, said = from_file("dpo", "lora_r: 16\nlearning_rate: 1\n")
+    assert config.lora_rank == 0 and "lora_r: without use_peft: true all weights are trained" in said
+    config, said = from_file("dpo", "lora_r: 16\n", "--lora-rank", "8")
+    assert config.lora_rank == 8 and "lora_r: " not in said
+    assert from_file("dpo", "lora_r: 16\n", "--use_peft")[0].lora_rank == 16
+    config, said = from_file("dpo", "stage: dpo\n")
+    assert config.lora_rank == 8 and "finetuning_type: LoRA" in said
+    config, said = from_file("dpo", "max_length: 512\nmax_prompt_length: 128\n")
+    assert config.max_length == 512 and "max_prompt_length: no limit of its own here, nor in TRL" in said
+    assert from_file("ppo", "max_prompt_length: 128\n")[0].max_prompt_length == 128
+
+
+def test_train_is_the_only_split_of_a_file(prefcli, own_folder, jsonl):
+    jsonl("a.jsonl", PAIR, PAIR | {"prompt": "And the plate?"})
+    for text in ("dataset_name: a.jsonl\ndataset_train_split: train\n", "datasets: [{path: a.jsonl, split: train}]\n"):
+        write(own_folder / "c.yaml", f"model_name_or_path: tiny\ndtype: bfloat16\n{text}")
+        result = prefcli("dpo", "--config", "c.yaml", "--dry-run")
+        assert result.exit_code == 0, result.stderr
+        assert "all weights, bfloat16, adamw at" in result.stderr  # what is no default of the plan is said
+    write(own_folder / "c.yaml", "datasets: [{path: a.jsonl, split: test}]\nlr: x\n")
+    refused(prefcli("dpo", "--config", "c.yaml"), "line 1: datasets: --split test: a.jsonl is one file", "line 2: lr")
+
+
+# Data sets of dataset_info.json
+
+BAD_TO_GOOD = {"columns": {"prompt": "instruction", "query": "input", "chosen": "rejected", "rejected": "chosen"}}
+
+
+@pytest.fixture
+def registered(from_file, own_folder):
+    """`registered("dpo", {…}, …)`: the config of a file that names each entry as a data set, and what was said."""
+
+    def run(command, *entries, more=""):
+        named = {f"set{at}": {"file_name": f"{at}.json"} | entry for at, entry in enumerate(entries)}
+        write(own_folder / "data" / "dataset_info.json", json.dumps(named))
+        return from_file(command, f"template: llama3\ndataset: {','.join(named)}\n{more}")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("command", "entry", "row", "expected"),
+    [
+        (
+            "dpo",
+            BAD_TO_GOOD,
+            {"instruction": "Q", "input": "more", "chosen": "bad", "rejected": "good"},
+            {"prompt": "Q\nmore", "chosen": "good", "rejected": "bad"},
+        ),
+        (
+            "train-rm",
+            {"ranking": True, "columns": {"prompt": "q", "chosen": "output_good", "rejected": "output_bad"}},
+            {"q": "Q", "output_good": "good", "output_bad": "bad"},
+            {"prompt": "Q", "chosen": "good", "rejected": "bad"},
+        ),
+        (
+            "kto",
+            {"columns": {"prompt": "instruction", "response": "output", "kto_tag": "label"}},
+            {"instruction": "Q", "output": "A", "label": False},
+            {"prompt": "Q", "completion": "A", "label": False},
+        ),
+        (
+            "kto",
+            {"columns": {"prompt": "q", "response": "r", "kto_tag": "ok"}},
+            {"q": "Q", "r": "A", "ok": True},
+            {"prompt": "Q", "completion": "A", "label": True},
+        ),
+        (
+            "sft",
+            {
+                "formatting": "sharegpt",
+                "columns": {"messages": "talk", "system": None},
+                "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user"},
+            },
+            {"talk": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "output": "B"},
+            {"prompt": "Q", "completion": "A"},
+        ),
+        (
+            "dpo",
+            {"formatting": "sharegpt", "columns": {"messages": "talk", "chosen": "w", "rejected": "l"}},
+            {"talk": [{"from": "human", "value": "Q"}], "w": {"from": "gpt", "value": "A"},
+             "l": {"from": "gpt", "value": "B"}},
+            {"prompt": "Q", "chosen": "A", "rejected": "B"},
+        ),
+    ],
+)  # fmt: skip
+def test_the_columns_of_dataset_info_are_followed(registered, own_folder, command, entry, row, expected):
+    config, said = registered(command, entry)
+    write(own_folder / "data" / "0.json", json.dumps([row]))
+    assert "dataset_info.json: read with --map" in said
+    (read,) = read_dataset(config.data, BY_COMMAND[command].purpose, **read_as(config)).rows
+    assert read.prompt[-1]["content"] == expected.pop("prompt")
+    assert {name: getattr(read, name) for name in expected} == expected
+
+
+def test_data_sets_that_one_map_does_not_read_are_refused_by_name(registered, prefcli, own_folder):
+    config, _ = registered("dpo", BAD_TO_GOOD, BAD_TO_GOOD, more="eval_dataset: set1\n")
+    assert config.map == ["chosen=rejected", "rejected=chosen"] and config.eval_data == "data/1.json"
+    for entries, parts in (
+        ((BAD_TO_GOOD, {}), ["line 2: dataset: 'set0' and 'set1' have other columns", "--map is one for all"]),
+        (({"split": "a"}, {"split": "b"}), ["have other splits", "--split is one"]),
+        (
+            ({"tags": {"user_tag": "gpt", "system_tag": "system"}},),
+            ["of 'set0'", "tags.user_tag gpt cannot be applied"],
+        ),
+        (({"columns": {"prompt": "p", "images": "i"}},), ["columns.images"]),
+        (({"subset": "s", "num_samples": 9},), ["subset, num_samples"]),
+    ):
+        with pytest.raises(AssertionError):
+            registered("dpo", *entries)
+        message = refused(prefcli("dpo", "--config", "theirs.yaml"), *parts)
+        assert "system_tag" not in message
+    config = registered("dpo", BAD_TO_GOOD, {}, more="map: [chosen=a]\n")[0]
+    assert config.map == ["chosen=a"]
+
+
+def test_a_template_of_theirs_is_one_for_plain_prompts_too(registered):
+    config, said = registered("dpo", {})
+    assert config.as_chat and "template: the model's own chat template" in said
+    assert registered("dpo", {}, more="as_chat: false\n")[0].as_chat is False
+
+
+def test_the_plan_does_not_say_both_that_a_template_is_used_and_that_none_is(prefcli, own_folder, jsonl):
+    jsonl("a.jsonl", PAIR)
+    for template, plain in (("llama3", False), ("empty", True)):
+        write(own_folder / "c.yaml", f"model: tiny\nfinetuning_type: full\ntemplate: {template}\ndata: a.jsonl\n")
+        result = prefcli("dpo", "--config", "c.yaml", "--dry-run")
+        assert result.exit_code == 0, result.stderr
+        assert ("no chat template is applied" in result.stderr) == plain
+        assert ("the model's own chat template and tokens are used" in result.stderr) != plain
+
+
+# What is typed in a hurry
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("dpo lf.yaml", ["lf.yaml belongs to no option", "hint: --config lf.yaml"]),
+        ("dpo a.jsonl --lr 1", ["hint: --data a.jsonl"]),
+        ("ppo a.jsonl", ["hint: --prompts a.jsonl"]),
+        ("sweep dpo lf.yaml", ["--config lf.yaml"]),
+        ("DPO --data x", ["no such command: DPO", "did you mean dpo?"]),
+        ("Train_RM", ["did you mean train-rm?"]),
+        ("GRPO", [names.COMMANDS["grpo"]]),
+        ("trl dpo", ["prefcli sft, train-rm, ppo, dpo, orpo and kto take TRL's options"]),
+        ("config grpo", ["no such command: grpo", names.COMMANDS["grpo"]]),
+        ("config DPO", ["did you mean dpo?"]),
+        ("sweep grpo --seeds 2", ["no such stage: grpo", names.COMMANDS["grpo"]]),
+    ],
+)
+def test_what_was_meant_is_said(prefcli, own_folder, words, parts):
+    write(own_folder / "a.jsonl", "")
+    refused(prefcli(*words.split()), *parts)
 
 
 # Their files. Keys and values as their examples have them, written here: LLaMA-Factory's share a frame.
@@ -386,7 +597,7 @@ TRL = [
 OURS = {"bf16": ["false"], "loss_type": ["kto", "nll", "chunked_nll", "sigmoid"], "pref_loss": ["sigmoid"],
         "stage": list(names.STAGES), "finetuning_type": ["lora", "full"], "use_peft": ["true"],
         "quantization_method": ["bnb"], "max_steps": ["-1"], "optim": ["adamw_torch"],
-        "assistant_only_loss": ["true"]}  # fmt: skip
+        "assistant_only_loss": ["true"], "lora_dropout": ["0.05"]}  # fmt: skip
 
 
 def test_thirty_files_of_theirs_are_read_and_no_key_is_dropped_in_silence(prefcli, own_folder, monkeypatch):

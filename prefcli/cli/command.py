@@ -22,7 +22,7 @@ from prefcli.cli import stdout
 from prefcli.cli.group import Entry
 from prefcli.cli.launched import refuse_odd_launch
 from prefcli.config.base import Opt, default_of, option, typed_options
-from prefcli.config.spelling import PER_PROCESS, Brought, spell_out
+from prefcli.config.spelling import PER_PROCESS, Brought, canonical, spell_out
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
 from prefcli.models.quiet import quieten
 from prefcli.progress import is_main_process
@@ -136,8 +136,7 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
     known = typed_options(config_class)
 
     class OptionsFromOneSource(TyperCommand):
-        not_used = ""  # of --config, with the reasons
-        places: Mapping[str, str] = {}  # options that it alone says → where
+        not_used = ""  # of --config and the line, with the reasons
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
             self.write_help(ctx, formatter, everything=False)
@@ -161,15 +160,13 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
             except typer.BadParameter as error:
                 if error.param is None or not error.message:  # an argument that is missing
                     raise
-                place, name = self.places.get(error.param.name or ""), error.param.opts[0]
-                said = error.message.replace(" int range", " whole number").replace(" float range", " number")
-                _tell(UsageError(f"{f'{place} (here {name})' if place else name}: {said}"))
+                _tell(UsageError(f"{error.param.opts[0]}: {_in_words(error)}"))
                 raise typer.Exit(error.exit_code) from error
             except UsageError as error:
                 _tell(error)
                 raise typer.Exit(error.exit_code) from error
             if self.not_used and tells and is_main_process() and not ctx.params.get("quiet"):
-                _say(f"note: of --config {ctx.params['config']}:\n{self.not_used}")
+                _say(self.not_used)
             return rest
 
         def brought(self, ctx: Any, args: list[str]) -> list[str]:
@@ -186,20 +183,54 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 if "batch_size" in given:
                     raise UsageError("--batch-size is given twice: as that of a process too", "leave one out")
                 values.pop("batch_size", None)
-            both = Brought(jointly=file.jointly | line.jointly)
-            settled = both.settle(values | given, ctx.command.name or "", known)
-            if file.refused:
-                keys = "".join(f"\n  {typed}: {why}" for typed, why in file.refused)
-                raise UsageError(
-                    f"--config {path} has keys that prefcli cannot follow:{keys}", "change or remove these lines"
-                )
+            on_line = {*given, *line.fields, *(canonical(name, known) for name in line.jointly)}
+            places = {name: place for name, place in file.places.items() if name not in on_line}
+            both = Brought(jointly=file.jointly | line.jointly, shown=file.shown | line.shown, places=places)
+            command = ctx.command.name or ""
+            settled = both.settle(values | given, command, known)
             ctx.default_map = dict(both.lora_defaults()) | file.fields | values | line.fields | settled
+            refused = file.refused + both.refused + self.wrong_values(ctx, places)
+            if refused:
+                said = [f"{shown}: {why}" for shown, why in refused]
+                if len(said) == 1:
+                    raise UsageError(f"--config {path}, {said[0]}" if path else said[0])
+                asks = f"--config {path} asks for" if path else "this is"
+                raise UsageError("\n  ".join([f"{asks} what is not here, or not so:", *said]), "change these")
+            both.noted = file.noted + both.noted + line.noted
             defaults = {field.name: default_of(field) for field in fields(config_class)}
-            self.places = {name: place for name, place in file.places.items() if name not in given}
-            self.not_used = file.told(ctx.default_map | given, defaults)
+            if told := both.told(ctx.default_map | given, defaults, command):
+                self.not_used = f"note: of {f'--config {path}' if path else 'the command line'}:\n{told}"
             return args
 
+        def wrong_values(self, ctx: Any, places: Mapping[str, str]) -> list[tuple[str, str]]:
+            """Of the options that a file says at these places: those that the option does not take, and why."""
+            found = []
+            for param in self.params:
+                name = param.name or ""
+                value = ctx.default_map.get(name) if name in places else None
+                shown = f"{places.get(name)} (here {param.opts[0]})"
+                try:
+                    if value is not None:
+                        _refuse_not_finite({name: param.type_cast_value(ctx, value)})
+                except typer.BadParameter as error:
+                    found.append((shown, _in_words(error)))
+                except UsageError as error:
+                    found.append((shown, error.message))
+            split = ctx.default_map.get("split")
+            if "split" in places and split:
+                from prefcli.data.dataset import check_split
+
+                try:
+                    check_split(ctx.default_map.get(canonical("data", known)) or [], split)
+                except UsageError as error:
+                    found.append((places["split"], f"{error.message}: {error.hint}"))
+            return found
+
     return OptionsFromOneSource
+
+
+def _in_words(error: typer.BadParameter) -> str:
+    return error.message.replace(" int range", " whole number").replace(" float range", " number")
 
 
 def _refuse_not_finite(values: dict[str, Any]) -> None:

@@ -12,17 +12,21 @@ from prefcli.cli.main import ALL
 from prefcli.cli.stdout import print_result, result
 from prefcli.config.about import DefaultsConfig
 from prefcli.config.base import default_of, nearest, typed_options
+from prefcli.config.names import COMMANDS
 from prefcli.errors import UsageError
 
 WIDTH = 80
 
 
 def run(config: DefaultsConfig) -> None:
-    entry = ALL.get(config.command.replace("_", "-"))
+    title = config.command.replace("_", "-")
+    entry = ALL.get(title)
     cls = entry.options() if entry else None
     if cls is None or "config" not in typed_options(cls):
         takers = [name for name, other in ALL.items() if "config" in typed_options(other.options())]
-        near = nearest(config.command, dict.fromkeys(takers))
+        if (said := COMMANDS.get(title.lower())) and not entry:
+            raise UsageError(f"no such command: {config.command}", said)
+        near = nearest(config.command.lower(), dict.fromkeys(takers))
         what = f"{config.command} takes no --config" if entry else f"no such command: {config.command}"
         raise UsageError(what, f"did you mean {near}?" if near and not entry else f"these do: {', '.join(takers)}")
     if isinstance(stream := result(), io.TextIOWrapper):

@@ -70,8 +70,10 @@ def group(
             if groups is not None and title not in self.commands:  # of the root: another program's command?
                 from prefcli.config.names import COMMANDS
 
-                if title in COMMANDS:
-                    print(f"error: no such command: {args[0]}\n\nhint: {COMMANDS[title]}", file=sys.stderr)
+                lower = title.lower()
+                said = COMMANDS.get(lower) or (f"did you mean {lower}?" if lower in self.commands else "")
+                if said:
+                    print(f"error: no such command: {args[0]}\n\nhint: {said}", file=sys.stderr)
                     raise typer.Exit(UsageError.exit_code)
             return super().resolve_command(ctx, args)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.config.base import nearest, option, typed_options
-from prefcli.config.spelling import belonging, canonical, hint, named
+from prefcli.config.names import COMMANDS
+from prefcli.config.spelling import belonging, canonical, hint, named, of_file
 from prefcli.config.stages import BY_COMMAND, STAGES, Stage
 from prefcli.errors import UsageError
 
@@ -21,10 +22,9 @@ def stage_of(text: str) -> Stage:
     text = text.replace("_", "-")
     found = BY_COMMAND.get(text) or STAGES.get(text)
     if found is None:
-        near = nearest(text, BY_COMMAND)
-        raise UsageError(
-            f"no such stage: {text}", f"did you mean {near}?" if near else f"there are: {', '.join(BY_COMMAND)}"
-        )
+        near = nearest(text.lower(), BY_COMMAND)
+        otherwise = f"did you mean {near}?" if near else f"there are: {', '.join(BY_COMMAND)}"
+        raise UsageError(f"no such stage: {text}", COMMANDS.get(text.lower(), otherwise))
     return found
 
 
@@ -43,7 +43,9 @@ def split(args: list[str], own: dict[str, Any]) -> list[str]:
             return [word]
         if not word.startswith("-") or len(word) < 2:
             if stage is not None:
-                raise UsageError(f"{word!r} belongs to no option", "options of the stage begin with --")
+                taker = of_file(word, typed_options(stage.config))
+                otherwise = "options of the stage begin with --"
+                raise UsageError(f"{word!r} belongs to no option", f"{taker} {word}" if taker else otherwise)
             stage = stage_of(word)
             continue
         known = typed_options(stage.config) if stage else {}

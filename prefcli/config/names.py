@@ -68,6 +68,8 @@ _VALUED = {
     "eval-dataset": Named("eval-data", jointly=True),
     "dataset-dir": Named(jointly=True, said="the folder of dataset_info.json, where the names of `dataset` are found",
                          decides=False),
+    "template": Named(jointly=True, said="the model's own chat template and tokens are used, of plain prompts too "
+                      "(--as-chat); --dry-run shows an example", decides=False),
     "max-samples": Named("max-rows", jointly=True),
     "per-device-train-batch-size": Named("batch-size", jointly=True),
     "micro-batch-size": Named("batch-size", jointly=True),
@@ -152,7 +154,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "done as is exact here, in float32 where sums are taken; the reference's log-probabilities are computed once",
     "disable-dropout": "nothing is trained with dropout but an adapter's own (--lora-dropout)",
     "trust-remote-code": "no model's own code is run (docs/safety.md)",
-    "template tool-format chat-template-kwargs eos-token pad-token default-system enable-thinking model-class":
+    "tool-format chat-template-kwargs eos-token pad-token default-system enable-thinking model-class":
     "the model's own chat template and tokens are used; --dry-run shows an example",
     "deepspeed fsdp fsdp-* dist-config ddp-* local-rank ray-* use-ray use-kt kt-* parallelism-config init-config "
     "resources-per-worker placement-strategy *-parallel-size *parallel *-megatron-* use-mca offload-folder "
@@ -165,6 +167,8 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "a rollout is --batch-size answers, sampled together, which end at the model's end token",
     "max-new-tokens temperature": "answers are sampled by ppo, sample and eval",
     "use-vllm vllm-*": "ppo samples with a sampler of its own",
+    "max-prompt-length": "no limit of its own here, nor in TRL any more: prompt and answer are cut at --max-length, at "
+    "the end; ppo has it",
     "lora-task-type reward-model-type ref-model-quantization-bit reward-model-quantization-bit":
     "found out from the model itself",
     "hf-hub-token ms-hub-token om-hub-token": "hf auth login, or HF_TOKEN",
@@ -192,16 +196,15 @@ _DECIDING = {  # without these the result is another one
     "chat-template":
     "a model is trained as its files are: change them first, and give their directory as --model",
     "model-revision": "hf download MODEL --revision R --local-dir DIR, and --model DIR",
-    "val-size test-split-size": "prefcli data split FILE holds rows out; then --eval-data FILE (train-rm: "
-    "--eval-share)",
+    "val-size test-split-size": "delete it, then prefcli data split FILE --held-out 0.1; its two files are for --data "
+    "and --eval-data (train-rm: --eval-share 0.1 instead)",
     "dataset-test-split": "--eval-data FILE; hf download DATASET --repo-type dataset brings the splits as files",
     "dataset-mixture dataset-mixer dataset-splits dataset-config dataset-kwargs dataset-text-field train-dataset "
     "ignore-bias-buffers":
     "--data takes files, folders and hub ids (--split), --map renames columns (docs/data.md)",
     "mask-history": "every answer of a dialogue is trained",
     "interleave-probs mix-strategy": "--data-weight, one for each --data",
-    "truncation-mode max-prompt-length": "prompt and answer are cut at --max-length, at the end; ppo: "
-    "--max-prompt-length",
+    "truncation-mode": "prompt and answer are cut at --max-length, at the end",
     "use-dft-loss use-asft-loss asft-alpha use-eaft-loss eaft-alpha": "sft minimises −log π of the answers",
     "loss-weights ld-alpha f-divergence-type f-alpha-divergence-coef use-weighting discopop-tau pref-bco-weight "
     "simpo-gamma cpo-alpha": _ONE_LOSS,
@@ -242,6 +245,9 @@ COMMANDS = {
     "reward": "prefcli train-rm",
     "rm-train": "prefcli train-rm",
     "train": "the stage is the command: prefcli sft, train-rm, ppo, dpo, orpo or kto, with --config FILE as it is",
+    "trl": "leave that word out: prefcli sft, train-rm, ppo, dpo, orpo and kto take TRL's options and YAML files",
+    "llamafactory-cli": "the stage is the command: prefcli sft, train-rm, ppo, dpo, orpo or kto, with --config FILE as "
+    "it is",
     "ipo": "prefcli dpo --loss ipo",
     "simpo": "prefcli dpo --loss simpo",
     "cpo": "not there; prefcli dpo --loss simpo and prefcli orpo need no reference either",

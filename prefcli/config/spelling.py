@@ -17,16 +17,29 @@ from typing import Any, get_args, get_origin
 
 from prefcli.config.base import option
 from prefcli.config.names import ALIASES, BOOLEAN, NAMES, STAGES, Named
+from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import UsageError
 
 HELP = ("help", "help-all")
 PER_PROCESS = {"per-device-train-batch-size", "micro-batch-size"}
 OFF = ("", "false", "no", "none", "null", "0", "off", "disabled")  # of what is asked for with any other value
-# What holds there where a file does not say it, and something else here.
-THEIR_DEFAULTS = {"epochs": "3", "warmup": "0", "batch_size": "8 per process"}
+# What holds there where a file does not say it: of TrainingArguments, of TRL's config of each stage (ppo: of its GRPO),
+# of LLaMA-Factory.
+THEIR_DEFAULTS = {"epochs": "3", "warmup": "0", "batch_size": "8 per process", "seed": "42", "lr_scheduler": "linear"}
+TRL_LR = {"sft": "2e-05", "train-rm": "0.0001", "dpo": "1e-06", "orpo": "1e-06", "kto": "1e-06", "ppo": "1e-06"}
+FACTORY_DEFAULTS = {"lr": "5e-05", "max_length": "2048"}
 HF_BATCH = "8"  # of TrainingArguments, where only the accumulation is said
-TRL_LORA = {"lora_rank": "16", "lora_alpha": "32"}  # of TRL's ModelConfig, with use_peft
+TRL_LORA = {"lora_rank": "16", "lora_alpha": "32", "lora_dropout": "0.05"}  # of TRL's ModelConfig, with use_peft
 FACTORY_LORA = {"lora_rank": "8"}  # of LLaMA-Factory's, with finetuning_type: lora
+FACTORY = {"stage", "finetuning-type", "template", "dataset-dir"}  # names that TRL has not
+# Of dataset_info.json: a name in `columns` → the column that our formats read; values of `tags` that they know.
+_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"} | {
+    name: name for name in ("history", "system", "tools", "chosen", "rejected", "kto_tag")}  # fmt: skip
+_TAGS = {
+    "role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"), "system_tag": ("system",), "function_tag": ("function_call", "tool_call"),
+    "observation_tag": ("observation", "tool", "tool_response"),
+}  # fmt: skip
 _PATTERNS = [name for name in NAMES if "*" in name]
 HARMLESS = ("eval-every", "eval-data", "save-every", "name")  # of a command that has no such option
 # Of a command that has not the option which these name elsewhere (ppo).
@@ -83,12 +96,17 @@ class Brought:
 
     fields: dict[str, Any] = field(default_factory=dict)  # ours → value; an option under its own name stands above
     jointly: dict[str, str] = field(default_factory=dict)  # theirs → value, see settle
-    refused: list[tuple[str, str]] = field(default_factory=list)  # as typed → why it cannot be left out
-    noted: list[tuple[str, str]] = field(default_factory=list)  # as typed → why it is not used
-    theirs: bool = False  # whether a file has any name of theirs
+    refused: list[tuple[str, str]] = field(default_factory=list)  # as shown → why it cannot be left out
+    noted: list[tuple[str, str]] = field(default_factory=list)  # as shown → why it is not used
+    shown: dict[str, str] = field(default_factory=dict)  # theirs → `--name`, or `line 7: name` of a file
     places: dict[str, str] = field(default_factory=dict)  # ours → where a file says it
 
-    def takes(self, typed: str, values: list[str], known: Mapping[str, Any]) -> bool:
+    @property
+    def in_file(self) -> set[str]:
+        """The names of theirs in a file."""
+        return {name for name, shown in self.shown.items() if not shown.startswith("--")}
+
+    def takes(self, typed: str, values: list[str], known: Mapping[str, Any], shown: str) -> bool:
         """Whether a name is one of theirs in this sense, and, if so, take it in with its values."""
         name, entry, text = typed.replace("_", "-"), named(typed), ",".join(values)
         own, other = name.replace("-", "_") in known, ALIASES.get(name)
@@ -98,12 +116,13 @@ class Brought:
             return False
         if entry.jointly and not entry.ours and "lr" not in known:  # of commands that train
             return False
+        self.shown[name] = shown
         found = entry.values.get(text.lower() if entry.switch else text)
         field_name = canonical(typed, known) if entry.ours else None
         if found is None and entry.ours and field_name is None:
-            self.refused.append((typed, f"there is no {option(entry.ours)} here"))
+            self.refused.append((shown, f"there is no {option(entry.ours)} here"))
         elif found and not found.keys() <= known.keys():
-            self.refused.append((f"{typed} {text}", entry.said))
+            self.refused.append((f"{shown} {text}", entry.said))
         elif found:
             self.fields |= {ours: [value] if _is_list(known[ours]) else value for ours, value in found.items()}
         elif entry.jointly and (found is not None or not entry.values):
@@ -114,16 +133,17 @@ class Brought:
             several = _is_list(known[field_name])
             self.fields[field_name] = [*self.fields.get(field_name, []), *parts] if several else text
         elif found is None and entry.decides and not _off(entry, values):
-            self.refused.append((f"{typed} {text}".strip() if entry.values else typed, entry.said))
+            self.refused.append((f"{shown} {text}".strip() if entry.values else shown, entry.said))
         elif found is None:
-            self.noted.append((typed, entry.said))
+            self.noted.append((shown, entry.said))
         return True
 
     def settle(self, given: Mapping[str, Any], command: str, known: Mapping[str, Any]) -> dict[str, Any]:
         """The options of ours that the names in `jointly` say together; `given` are those that were said themselves.
 
-        per_device_train_batch_size × gradient_accumulation_steps × processes is our --batch-size.
-        Raises UsageError: options of another stage, WORLD_SIZE is not a number, warm-up in steps.
+        per_device_train_batch_size × gradient_accumulation_steps × processes is our --batch-size. What cannot be is
+        added to `refused`, and what is to be known to `noted`.
+        Raises UsageError: options of another stage, WORLD_SIZE is not a number.
         """
         said, found = self.jointly, dict[str, Any]()
         wanted = "orpo" if said.get("pref-loss") == "orpo" else STAGES.get(said.get("stage", ""), command)
@@ -133,45 +153,99 @@ class Brought:
         parts = said.get("gradient-accumulation-steps")
         if "grad_accum" not in known:  # rows at a time, or mem-estimate, which has --gpus
             found |= {"batch_size": _times(rows, str(given.get("gpus") or "1"))} if rows else {}
-        elif (rows or (parts and _is_count(parts))) and "batch_size" not in given:
+        elif (rows or parts) and _is_count(parts or "1") and "batch_size" not in given:
             found["batch_size"] = times_processes(_times(rows or HF_BATCH, parts or "1"))
         found |= {"grad_accum": parts} if parts else {}
         if said.get("use-peft") == "false" or said.get("finetuning-type") == "full":
             found["lora_rank"] = "0"
-        folder = Path(said.get("dataset-dir", "data"))
-        if "dataset" in said:
-            files = [_file(name.strip(), folder) for name in said["dataset"].split(",")]
-            found[canonical("data", known) or "data"] = files
-        if "max-samples" in said:
-            if "," in said.get("dataset", ""):
-                raise UsageError(
-                    "max_samples is of each data set there, and --max-rows of all together", "leave it out, or name one"
-                )
+        elif "lora-r" in self.in_file and "lora_rank" in self.places and "use-peft" not in said and not self.factory:
+            found["lora_rank"] = "0"
+            self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as TRL does"))
+        elif self.factory and "finetuning-type" not in said and "lora_rank" in known:
+            self.noted.append(("finetuning_type", "LoRA where it is not said, as LLaMA-Factory does"))
+        if self.factory or "template" in said:
+            if said.get("template") == "empty":
+                why = "plain prompts stay as they are; rows of messages have the model's own chat template"
+                self.noted.append((self.shown["template"], why))
+            elif "as_chat" not in given:
+                found["as_chat"] = "true"
+                self.noted.append((self.shown.get("template", "template"), NAMES["template"].said))
+        self._data_sets(given, found, known)
+        if "max-samples" in said and "," in said.get("dataset", ""):
+            why = "it is of each data set there, and --max-rows of all together: leave it out, or name one data set"
+            self.refused.append((self.shown["max-samples"], why))
+        elif "max-samples" in said:
             found["max_rows"] = said["max-samples"]
-        if "eval-dataset" in said:
-            found["eval_data"] = _file(said["eval-dataset"], folder)
         if "adapter-name-or-path" in said:
             found["model"] = said["adapter-name-or-path"]
         if "warmup-steps" in said:
-            found["warmup"] = _fraction(said["warmup-steps"], given.get("max_steps"))
-        return {name: value for name, value in found.items() if name in known}
+            found["warmup"] = fraction = _fraction(said["warmup-steps"], given.get("max_steps"))
+            if fraction is None:
+                why = "--warmup is a fraction of the steps, for example --warmup 0.1"
+                self.refused.append((f"{self.shown['warmup-steps']} {said['warmup-steps']}", why))
+        return {name: value for name, value in found.items() if name in known and value is not None}
 
-    def told(self, given: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-        """The keys of a file that are not used and why, a line per reason; and the defaults that differ from theirs."""
+    def _data_sets(self, given: Mapping[str, Any], found: dict[str, Any], known: Mapping[str, Any]) -> None:
+        """Add the files or hub ids of `dataset` and `eval_dataset`, and the --map and --split of dataset_info.json."""
+        said, folder = self.jointly, Path(self.jointly.get("dataset-dir", "data"))
+        data = canonical("data", known) or "data"
+        names = [name.strip() for name in said["dataset"].split(",")] if "dataset" in said and data not in given else []
+        held_out = [said["eval-dataset"]] if "eval-dataset" in said else []
+        entries = {name: _entry(name, folder) for name in names + held_out}
+        files = {
+            name: str(folder / str(entry["file_name"]) if "file_name" in entry else entry.get("hf_hub_url", name))
+            for name, entry in entries.items()
+        }
+        if names:
+            found[data] = [files[name] for name in names]
+        if held_out:
+            found["eval_data"] = files[held_out[0]]
+        where = self.shown.get("dataset") or self.shown.get("eval-dataset", "")
+        for name, entry in entries.items():
+            if unread := _unread(entry):
+                what = f"of {name!r} in dataset_info.json {', '.join(unread)} cannot be applied here"
+                self.refused.append((where, f"{what}: change the rows first"))
+        for part, of, field_name in (("columns", _columns, "map"), ("splits", _split, "split")):
+            every = {name: of(entry) for name, entry in entries.items()}
+            if field_name in given or not any(every.values()):
+                continue
+            (first, wanted), *others = every.items()
+            found[field_name] = wanted
+            if unlike := [name for name, other in others if other != wanted]:
+                why = f"{first!r} and {', '.join(map(repr, unlike))} have other {part} in dataset_info.json, and "
+                why += f"{option(field_name)} is one for all: prefcli data convert each, and name the files"
+                self.refused.append((where, why))
+            text = wanted if isinstance(wanted, str) else f" {option(field_name)} ".join(wanted)
+            self.noted.append(("dataset_info.json", f"read with {option(field_name)} {text}"))
+
+    @property
+    def factory(self) -> bool:
+        """Whether a file is LLaMA-Factory's."""
+        return bool(self.in_file & FACTORY)
+
+    def told(self, given: Mapping[str, Any], ours: Mapping[str, Any], command: str) -> str:
+        """The names that are not used and why, a line per reason; and the defaults that differ from theirs."""
         reasons: dict[str, list[str]] = {}
-        for typed, why in self.noted:
-            reasons.setdefault(why, []).append(typed)
+        for shown, why in self.noted:
+            reasons.setdefault(why, []).append(shown.rpartition(": ")[2])
         lines = [f"  {', '.join(names)}: {why}" for why, names in reasons.items()]
-        left = [f"{option(name)} {ours[name]} ({there} there)" for name, there in THEIR_DEFAULTS.items()
-                if self.theirs and ours.get(name) is not None and name not in given]  # fmt: skip
-        lines += [f"  not in the file, so as usual here: {', '.join(left)}"] if left else []
+        if command in BY_COMMAND and (self.in_file or self.noted):
+            rates = BY_COMMAND[command].rates
+            here = {**ours, "lr": f"{rates[0]:g}, {rates[1]:g} for small models"}
+            there = THEIR_DEFAULTS | (FACTORY_DEFAULTS if self.factory else {"lr": TRL_LR[command]})
+            if self.jointly.get("use-peft") == "true":
+                here["lora_target"] = "all-linear"
+                there["lora_target"] = "q_proj and v_proj of most models"
+            left = [f"{option(name)} {here[name]} ({value} there)" for name, value in there.items()
+                    if name not in given and here.get(name) is not None and str(here[name]) != value]  # fmt: skip
+            lines += [f"  not said, so as usual here: {', '.join(left)}"] if left else []
         return "\n".join(lines)
 
     def lora_defaults(self) -> Mapping[str, str]:
         """Of a LoRA adapter that is asked for without its rank, as they are there."""
         if self.jointly.get("use-peft") == "true":
             return TRL_LORA
-        return FACTORY_LORA if self.jointly.get("finetuning-type") == "lora" else {}
+        return FACTORY_LORA if self.jointly.get("finetuning-type", "lora" if self.factory else "") == "lora" else {}
 
 
 def _is_switch(kind: Any) -> bool:
@@ -217,30 +291,63 @@ def times_processes(value: str) -> str:
     return _times(value, processes)
 
 
-def _fraction(steps: str, of: Any) -> str:
-    """warmup_steps as a fraction, which below 1 it is (transformers 5). Raises UsageError: of an unknown number."""
+def _fraction(steps: str, of: Any) -> str | None:
+    """warmup_steps as a fraction, which below 1 it is (transformers 5). None: of an unknown number."""
     number, total = _number(steps), _number(str(of))
     if not isinstance(number, float) or number < 1:
         return steps
     if not isinstance(total, float) or total < 1:
-        raise UsageError(f"warmup_steps {steps}: --warmup is a fraction of the steps", "for example: --warmup 0.1")
+        return None
     return str(min(1.0, number / total))
 
 
-def _file(name: str, folder: Path) -> str:
-    """The file or hub id that LLaMA-Factory's dataset_info.json gives for a name; the name itself where it does not."""
+def _entry(name: str, folder: Path) -> dict[str, Any]:
+    """What LLaMA-Factory's dataset_info.json says of a data set; nothing where it has none of that name."""
     try:
-        entry = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))[name]
-        return str(folder / entry["file_name"]) if "file_name" in entry else str(entry.get("hf_hub_url", name))
+        found = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))[name]
+        return found if isinstance(found, dict) else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return name
+        return {}
+
+
+def _columns(entry: Mapping[str, Any]) -> list[str]:
+    """Its `columns` as --map, those that have our names left out."""
+    columns, ours = _mapping(entry, "columns"), dict(_COLUMNS)
+    roles = entry.get("formatting") == "openai" or _mapping(entry, "tags").get("role_tag") == "role"
+    if roles and "messages" in columns and "chosen" not in columns:
+        ours |= {"messages": "messages", "kto_tag": "label"}
+    return [f"{ours[name]}={theirs}" for name, theirs in columns.items() if ours.get(name, theirs) != theirs]
+
+
+def _split(entry: Mapping[str, Any]) -> str:
+    """The split that it names, where that is not the usual one."""
+    return "" if entry.get("split") in (None, "train") else str(entry["split"])
+
+
+def _unread(entry: Mapping[str, Any]) -> list[str]:
+    """What of an entry decides which rows are read, and how, and has no counterpart."""
+    found = [name for name in ("subset", "folder", "num_samples") if entry.get(name)]
+    if entry and not entry.keys() & {"file_name", "hf_hub_url"}:
+        found += [name for name in entry if name.endswith("_url") or name == "cloud_file_name"]
+    if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt", "openai"):
+        found.append(f"formatting {entry['formatting']}")
+    found += [f"columns.{name}" for name in _mapping(entry, "columns") if name not in _COLUMNS]
+    return found + [f"tags.{name} {value}" for name, value in _mapping(entry, "tags").items()
+                    if value not in _TAGS.get(name, ())]  # fmt: skip
+
+
+def _mapping(entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = entry.get(name)
+    return {key: value for key, value in found.items() if value} if isinstance(found, dict) else {}
 
 
 def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brought]:
     """Command-line words with every option in our own spelling (`--model_name_or_path` → `--model`), and what those say
-    that are not another word for one. Raises UsageError: options that are not there, all of them."""
+    that are not another word for one. Raises UsageError: options that are not there, all of them; a file that no option
+    names."""
     spelt: list[str] = []
     brought, at = Brought(), 0
+    positional = any(opt.positional for _, opt in known.values())
     while at < len(args):
         arg, at = args[at], at + 1
         if arg == "--":
@@ -248,15 +355,19 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
             break
         given, equals, value = arg[2:].partition("=")
         if not arg.startswith("--") or given in HELP:
+            if not positional and not arg.startswith("-") and (taker := of_file(arg, known)):
+                raise UsageError(f"{arg} belongs to no option", f"{taker} {arg}")
             spelt.append(arg)
             continue
         negative = given[:3] in ("no-", "no_") and canonical(given, known) is None
         values = [value] if equals else args[at : at + belonging(given, args[at:], known)]
         field = canonical(given[3:] if negative else given, known)
-        if brought.takes(given[3:] if negative else given, ["false"] if negative else values or ["true"], known):
+        said = ["false"] if negative else values or ["true"]
+        if brought.takes(given[3:] if negative else given, said, known, f"--{given}"):
             pass
         elif field is None:
-            raise UsageError(f"no such option: --{given}", hint(given, known, "see --help for the names"))
+            brought.refused.append((f"--{given}", hint(given, known, "see --help for the names")))
+            values = values if not values or values[0][:1] != "-" else []
         elif _is_switch(known[field][0]) and (not equals or value.lower() in BOOLEAN):
             off = negative or [one.lower() for one in values] == ["false"]
             spelt.append(option(f"no_{field}" if off else field))
@@ -265,9 +376,18 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
         else:
             spelt += [word for one in values for word in (option(field), one)] or [option(field)]
         at += 0 if equals else len(values)
-    if brought.refused or brought.noted:
-        missing = brought.refused + brought.noted
-        names = ", ".join(f"--{typed}" for typed, _ in missing)
-        said = [f"--{typed}: {said}" for typed, said in missing] if len(missing) > 1 else [missing[0][1]]
-        raise UsageError(f"no such option{'s' if len(missing) > 1 else ''} here: {names}", "\n      ".join(said))
+    missing = brought.refused + ([] if "lr" in known else brought.noted)  # a command that trains is told of these
+    if missing:
+        several = len(missing) > 1
+        why = [f"{shown}: {why}" for shown, why in missing] if several else [missing[0][1]]
+        raise UsageError(
+            f"no such option{'s' * several}: {', '.join(shown for shown, _ in missing)}", "\n      ".join(why)
+        )
     return spelt, brought
+
+
+def of_file(word: str, known: Mapping[str, Any]) -> str | None:
+    """The option that a file which stands alone on the line was meant for, by its ending."""
+    if word.endswith((".yaml", ".yml")):
+        return "--config" if "config" in known else None
+    return option(canonical("data", known) or "data") if os.path.exists(word) and canonical("data", known) else None

@@ -17,10 +17,11 @@ _NULL = "tag:yaml.org,2002:null"
 
 def read_yaml(path: str, cls: type) -> tuple[dict[str, Any], Brought]:
     """Field → value (a string, a list of strings, or None) from a file, for the command line's own conversion; and what
-    it says in names of TRL's or LLaMA-Factory's.
+    it says in names of TRL's or LLaMA-Factory's, with all that is to be refused: an unknown key (with the nearest one),
+    a key twice, a value of the wrong shape.
 
     The scalars are taken as they are written: YAML's own types would make `name: no` False and `name: 007` 7.
-    Raises UsageError: no such file, not YAML, not a mapping, an unknown key (with the nearest one), a key twice.
+    Raises UsageError: no such file, not YAML, not a mapping.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -41,32 +42,36 @@ def read_yaml(path: str, cls: type) -> tuple[dict[str, Any], Brought]:
     values: dict[str, Any] = {}
     seen: set[str | None] = set()
     for key, value in top.value:
-        where = f"--config {path}, line {key.start_mark.line + 1}"
+        line = f"line {key.start_mark.line + 1}"
         raw = key.value if isinstance(key, yaml.ScalarNode) else "…"
-        field = canonical(raw, known)
-        brought.theirs |= raw.replace("_", "-") in NAMES and raw.replace("-", "_") not in known
-        if _is_null(value) and (field is not None or raw.replace("_", "-") in NAMES):
+        field, name, where = canonical(raw, known), raw.replace("_", "-"), f"{line}: {raw}"
+        if name in NAMES and raw.replace("-", "_") not in known:
+            brought.shown[name] = where
+        if _is_null(value) and (field is not None or name in NAMES):
             continue
-        before, line = len(brought.refused), f"line {key.start_mark.line + 1}"
         if raw == "datasets" and isinstance(value, yaml.SequenceNode):
             field, found = "data", _mixture(where, value, brought)
-            taken = brought.takes("dataset", found.pop("data"), known)
-            values |= {name: given for name, given in found.items() if name in known}
+            taken = brought.takes("dataset", found.pop("data"), known, where)
+            values |= {ours: given for ours, given in found.items() if ours in known}
+            brought.places |= dict.fromkeys(found, where)
         else:
-            taken = brought.takes(raw, _texts(value), known)
-        brought.refused[before:] = [(f"{line}: {typed}", said) for typed, said in brought.refused[before:]]
+            taken = brought.takes(raw, _texts(value), known, where)
         if field is None and not taken:
-            raise UsageError(f"{where}: unknown key {raw!r}", hint(raw, known, "see --help for the names", bare=True))
-        if field == "config":
-            raise UsageError(f"{where}: a file of options cannot name another one", "leave it out")
-        if raw.replace("_", "-") != "adapter-name-or-path":  # which names its base
-            if field is not None and field in seen:
-                raise UsageError(f"{where}: {option(field)[2:]} is given twice (here as {raw!r})", "leave one out")
+            nearest = hint(raw, known, "see --help for the names", bare=True)
+            brought.refused.append((f"{line}: unknown key {raw!r}", nearest))
+        elif field == "config":
+            brought.refused.append((where, "a file of options cannot name another one: leave it out"))
+        elif field in seen and name != "adapter-name-or-path":  # which names its base
+            brought.refused.append((where, f"{option(str(field))[2:]} is given twice: leave one out"))
+        elif field is not None:
+            brought.places[field] = where
+            if not taken:
+                try:
+                    values[field] = _as_typed(value, known[field][0], several=name in NAMES)
+                except ValueError as error:
+                    brought.refused.append((where, str(error)))
+        if field is not None and name != "adapter-name-or-path":
             seen.add(field)
-        if field is not None:
-            brought.places[field] = f"{where}: {raw}"
-        if field is not None and not taken:
-            values[field] = _as_typed(where, raw, value, known[field][0])
     return values, brought
 
 
@@ -85,31 +90,33 @@ def _mixture(where: str, node: yaml.SequenceNode, brought: Brought) -> dict[str,
     found: dict[str, Any] = {"data": [], "data_weight": [], "split": []}
     for item in node.value:
         if not isinstance(item, yaml.MappingNode):
-            raise UsageError(f"{where}: datasets must be a list of mappings", "for example: - path: pairs.jsonl")
+            brought.refused.append((where, "must be a list of mappings, for example: - path: pairs.jsonl"))
+            continue
         said = {",".join(_texts(key)): _texts(value) for key, value in item.value if not _is_null(value)}
         path = said.pop("path", [])
         found["data"] += said.pop("data_files", path)
         found["data_weight"] += said.pop("fraction", [])
         found["split"] += said.pop("split", [])
-        brought.refused += [(f"datasets.{name}", "--data takes files, folders and hub ids") for name in said]
+        brought.refused += [(f"{where}.{name}", "--data takes files, folders and hub ids") for name in said]
     if len(set(found["split"])) > 1:
-        brought.refused.append(("datasets.split", "one --split is for all --data"))
+        brought.refused.append((f"{where}.split", "one --split is for all --data"))
     found["split"] = "".join(found["split"][:1])
     return {field: value for field, value in found.items() if value or field == "data"}
 
 
-def _as_typed(where: str, key: str, node: yaml.Node, kind: Any) -> Any:
-    """A YAML value as it would be on the command line; types and ranges are checked there."""
+def _as_typed(node: yaml.Node, kind: Any, *, several: bool) -> Any:
+    """A YAML value as it would be on the command line; types and ranges are checked there. A scalar may be `several`
+    values of a list. Raises ValueError: a list or a mapping where none belongs."""
     if get_origin(kind) is list:
         if isinstance(node, yaml.ScalarNode):
-            several = key.replace("_", "-") in NAMES  # lora_target: q_proj,v_proj
+            # lora_target: q_proj,v_proj
             return [] if node.tag == _NULL else node.value.split(",") if several else [node.value]
         if not isinstance(node, yaml.SequenceNode) or any(
             not isinstance(item, yaml.ScalarNode) or item.tag == _NULL for item in node.value
         ):
-            raise UsageError(f"{where}: {key} must be a value or a list of values")
+            raise ValueError("must be a value or a list of values")
         return [item.value for item in node.value]
     if not isinstance(node, yaml.ScalarNode):
         found = "list" if isinstance(node, yaml.SequenceNode) else "mapping"
-        raise UsageError(f"{where}: {key} must be a single value, not a {found}")
+        raise ValueError(f"must be a single value, not a {found}")
     return None if node.tag == _NULL else node.value

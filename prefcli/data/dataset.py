@@ -108,8 +108,8 @@ def read_again(paths: Sequence[str], purpose: Purpose, positions: Sequence[int],
 
 
 def check_split(paths: Sequence[str], split: str | None) -> None:
-    """Raise UsageError where --split is given and no source has any."""
-    if split is not None and paths and not any(map(has_splits, paths)):
+    """Raise UsageError where --split is given and no source has any. A file's rows are its train split."""
+    if split not in (None, "train") and paths and not any(map(has_splits, paths)):
         raise UsageError(f"--split {split}: {paths[0]} is one file, which has no splits", "leave it out")
 
 

@@ -63,6 +63,7 @@ def summary(inputs: Inputs) -> dict[str, str]:
     if isinstance(config, PolicyConfig) and config.router_loss:
         weight = f"{config.router_loss:g}"
         lines["router loss"] = f"{weight} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
+    trained += f", {config.dtype}" if config.dtype not in ("auto", "float32") else ""
     unit = "rollout" if inputs.stage.samples else "step"
     lines["training"] = (
         f"{counted(steps(inputs), unit)} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "

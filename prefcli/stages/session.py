@@ -227,7 +227,10 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     dtype = pick_dtype(inputs.config.dtype, device)
     if device.type == "cpu":
         prepare_cpu(thrifty=inputs.config.gradient_checkpointing)
-    memory = run_of(inputs, device.type, str(dtype).removeprefix("torch."))
+    in_words = str(dtype).removeprefix("torch.")
+    if inputs.config.dtype == "auto" and dtype != torch.float32:  # which the plan could not know without torch
+        reporter.notice(f"--dtype auto: {in_words} on {device}")
+    memory = run_of(inputs, device.type, in_words)
     have = bytes_of(device)
     if warning := check_memory(inputs, memory, have, "this machine" if device.type == "cpu" else str(device)):
         reporter.notice(warning)
