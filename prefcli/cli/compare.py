@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rich.markup import escape
@@ -86,8 +87,9 @@ def _both(config: CompareConfig, report: Reporter) -> list[str]:
     pairs = [word for file in config.data for word in ("--data", file)]
     prompts = [word for file in config.train_prompts or config.data for word in ("--prompts", file)]
     own = {"rm": pairs, "ppo": prompts, "dpo": pairs}
+    tells = partial(command_of, tells=not config.quiet)
     rm, ppo, dpo = (
-        parse(STAGES[name], [*everywhere, *own[name], *words[name]], command_of) for name in ("rm", "ppo", "dpo")
+        parse(STAGES[name], [*everywhere, *own[name], *words[name]], tells) for name in ("rm", "ppo", "dpo")
     )
     return [artifact.ref for artifact in run_both(rm, ppo, dpo, budget, report)]
 

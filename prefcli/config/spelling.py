@@ -232,7 +232,9 @@ class Brought:
         if command in BY_COMMAND and (self.in_file or self.noted):
             rates = BY_COMMAND[command].rates
             here = {**ours, "lr": f"{rates[0]:g}, {rates[1]:g} for small models"}
-            there = THEIR_DEFAULTS | (FACTORY_DEFAULTS if self.factory else {"lr": TRL_LR[command]})
+            there = THEIR_DEFAULTS | (
+                FACTORY_DEFAULTS if self.factory else {"lr": TRL_LR.get(command, FACTORY_DEFAULTS["lr"])}
+            )
             if self.jointly.get("use-peft") == "true":
                 here["lora_target"] = "all-linear"
                 there["lora_target"] = "q_proj and v_proj of most models"
