@@ -194,8 +194,8 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 said = [f"{shown}: {why}" for shown, why in refused]
                 if len(said) == 1:
                     raise UsageError(f"--config {path}, {said[0]}" if path else said[0])
-                who = f"--config {path}" if path else "the command line"
-                raise UsageError("\n  ".join([f"{who} asks for what is not here, or not so:", *said]), "change these")
+                what = f"--config {path} has keys" if path else "the command line has options"
+                raise UsageError("\n  ".join([f"{what} that prefcli cannot follow:", *said]), "change or remove these")
             both.noted = file.noted + both.noted + line.noted
             defaults = {field.name: default_of(field) for field in fields(config_class)}
             if told := both.told(ctx.default_map | given, defaults, command):
