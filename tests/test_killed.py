@@ -13,8 +13,7 @@ import pytest
 from test_store import manifest
 
 from prefcli import machine
-from prefcli.artifacts import alive
-from prefcli.artifacts import store as store_module
+from prefcli.artifacts import alive, unfinished
 from prefcli.artifacts.alive import FILE, Sign, last_words
 
 COUNTER = "/sys/fs/cgroup/memory.events"
@@ -84,7 +83,7 @@ def test_the_live_version_of_another_machine_is_left_alone_and_it_is_said(store,
     (path / "run.json").unlink()  # nor is it cleared where it has nothing yet to resume
     with store.writer("sft", "key") as draft:
         assert draft.version == 2
-    with store_module.hold(path) as free:
+    with unfinished.hold(path) as free:
         assert not free
     assert (path / "state/step4").is_dir()
 

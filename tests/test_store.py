@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import versions_below, write
 
-from prefcli.artifacts import references
+from prefcli.artifacts import references, unfinished
 from prefcli.artifacts import store as store_module
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import Manifest, read_manifest, write_manifest
@@ -277,10 +277,10 @@ def test_clearing_never_takes_a_version_from_a_writer_that_is_finishing(store, m
     rename = os.rename
 
     def watched(source, target):
-        assert (Path(source) / ".lock").exists() and store_module._locked(Path(source) / ".lock") is None
-        store_module._clear_abandoned(store.root / "sft")
+        assert (Path(source) / ".lock").exists() and unfinished.locked(Path(source) / ".lock") is None
+        unfinished.clear_abandoned(store.root / "sft")
         rename(source, target)
-        store_module._clear_abandoned(store.root / "sft")
+        unfinished.clear_abandoned(store.root / "sft")
 
     monkeypatch.setattr(os, "rename", watched)
     assert one_version(str(store.root)) == 1
@@ -289,13 +289,13 @@ def test_clearing_never_takes_a_version_from_a_writer_that_is_finishing(store, m
 
 def test_clearing_and_claiming_is_one_writer_s_at_a_time(store, monkeypatch):
     """Else a version that was made and not yet locked would be cleared by the next writer."""
-    claim, held = store_module._claim, []
+    claim, held = store_module.claim, []
 
     def watched(folder):
-        held.append(store_module._locked(folder / ".lock") is None)
+        held.append(unfinished.locked(folder / ".lock") is None)
         return claim(folder)
 
-    monkeypatch.setattr(store_module, "_claim", watched)
+    monkeypatch.setattr(store_module, "claim", watched)
     one_version(str(store.root))
     assert held == [True]
 
@@ -315,7 +315,7 @@ def test_a_number_that_another_takes_first_is_left_to_it(store, monkeypatch):
 
 def test_looking_for_a_lock_makes_none(store, own_folder):
     """A lock file made by the one who looks would be unlocked, and the version beside it would look abandoned."""
-    assert store_module._locked(own_folder / ".lock") is None
+    assert unfinished.locked(own_folder / ".lock") is None
     assert os.listdir(own_folder) == []
 
 
@@ -323,7 +323,7 @@ def test_a_file_system_without_locks_still_makes_versions(store, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(store_module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(unfinished.fcntl, "flock", no_locks)
     with store.writer("sft") as live:
         assert one_version(str(store.root)) == 2
         assert live.path.is_dir()  # nothing is cleared where nobody can tell who lives

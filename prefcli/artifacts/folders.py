@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prefcli.artifacts.manifest import FILE
-from prefcli.artifacts.store import sync
+from prefcli.artifacts.unfinished import sync
 from prefcli.errors import PrefcliError, SurroundingsError, UsageError, from_foreign
 
 MODEL_FILES = ("config.json", "adapter_config.json")  # one of them is in whatever from_pretrained opens

@@ -11,7 +11,8 @@ from pathlib import Path
 from prefcli.artifacts.manifest import NAME, read_manifest
 from prefcli.artifacts.parts import held
 from prefcli.artifacts.removing import Version, all_versions, delete, remove, size, users
-from prefcli.artifacts.store import Store, hold, is_ours, saved_steps
+from prefcli.artifacts.store import Store
+from prefcli.artifacts.unfinished import hold, is_ours, saved_steps
 from prefcli.errors import ArtifactError
 
 CACHES = ("reference-logps", "scores", "evaluations")  # below RUNS/.cache: what stages, comparison and eval keep

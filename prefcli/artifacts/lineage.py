@@ -10,7 +10,8 @@ from typing import Any
 from prefcli.artifacts.bases import find_base, is_adapter_directory, model_digest
 from prefcli.artifacts.manifest import NAME
 from prefcli.artifacts.places import TINY, around, directory_digest, home, in_store, noted, own_store, upwards
-from prefcli.artifacts.store import VERSION, Artifact, Store
+from prefcli.artifacts.store import Artifact, Store
+from prefcli.artifacts.unfinished import VERSION
 from prefcli.errors import ArtifactError
 
 

@@ -11,7 +11,8 @@ from typing import Literal
 from prefcli.artifacts.bases import Base, find_base, is_adapter_directory, model_digest
 from prefcli.artifacts.manifest import FILE, NAME
 from prefcli.artifacts.places import AT_VERSION, TINY, around, directory_digest, part_of
-from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added, saved_steps
+from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added
+from prefcli.artifacts.unfinished import saved_steps
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]

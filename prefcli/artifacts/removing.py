@@ -21,7 +21,8 @@ from typing import Any
 
 from prefcli.artifacts.bases import named_base, noted_bases
 from prefcli.artifacts.manifest import FILE, NAME
-from prefcli.artifacts.store import HIGHEST, LOCK, RUN, VERSION, Store, highest_ever, hold, one_at_a_time, open_artifact
+from prefcli.artifacts.store import Store, open_artifact
+from prefcli.artifacts.unfinished import HIGHEST, LOCK, RUN, VERSION, highest_ever, hold, one_at_a_time
 from prefcli.errors import ArtifactError
 from prefcli.files import write_atomically
 

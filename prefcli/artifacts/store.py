@@ -9,12 +9,9 @@ saved state outlives its writer, and the next writer with the same key continues
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,27 +20,32 @@ from typing import Any
 
 from prefcli.artifacts import alive
 from prefcli.artifacts.manifest import FILE, NAME, Manifest, read_manifest, write_manifest
+from prefcli.artifacts.unfinished import (
+    DIGESTS,
+    LOCK,
+    LOG,
+    RUN,
+    VERSION,
+    at_work,
+    candidates,
+    claim,
+    clear_abandoned,
+    clear_half_written,
+    digests_below,
+    is_ours,
+    locked,
+    one_at_a_time,
+    open_to_readers,
+    run_of,
+    saved_steps,
+    sync,
+)
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.files import DigestCache, digest_file, digest_json, write_atomically
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, and so no clearing of what a killed writer left
-    fcntl = None  # type: ignore[assignment]
-
-VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-LOCK = ".lock"
-HIGHEST = ".highest"  # beside the versions: the highest number that was ever removed
 CURVES = "report/curves.png"  # drawn from the metrics when a version is there
-RUN = "run.json"  # of an unfinished version: its key, and under what it runs
-NOTED = {"key", "environment", "parents"}  # in it
-LOG = "metrics.jsonl"
 SAMPLES = "samples.json"  # the newest answers of a rollout
-DIGESTS = "digests.json"  # in a saved state: the sha256 of its files
-MARK = b"prefcli\n"  # in a version's lock file, which tells it from one of another program
-GOES_ON = (LOCK, RUN, LOG, "state")  # what an unfinished version resumes with
 STOP = "stop"  # marks a state that was written because of a signal: one more than the options ask for
-STEP = re.compile(r"step([1-9][0-9]{0,17})")
 RUNS_HINT = "put the runs elsewhere with --runs DIR (or PREFCLI_RUNS)"
 # What counts as the artifact's substance: metrics, plots and the card do not change what it is.
 SUBSTANCE = ("model/", "value/")
@@ -175,12 +177,12 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
-        for path in _candidates(folder, key):
+        for path in candidates(folder, key):
             alive.await_silence(path)
         with one_at_a_time(folder):
-            killed = _clear_abandoned(folder)
-            draft = _unfinished(folder, key) or Draft(*_claim(folder))
-            draft.before = draft.before or killed.get(key or "") or _at_work(folder, key)
+            killed = clear_abandoned(folder)
+            draft = _unfinished(folder, key) or Draft(*claim(folder))
+            draft.before = draft.before or killed.get(key or "") or at_work(folder, key)
         try:
             draft.live()
             yield draft
@@ -212,7 +214,7 @@ class Draft:
     @property
     def run(self) -> dict[str, Any]:
         """The notes of the first writer; empty in a new version."""
-        return _run_of(self.path)
+        return run_of(self.path)
 
     def note(self, run: dict[str, Any]) -> None:
         write_atomically(self.path / RUN, json.dumps(run))
@@ -226,7 +228,7 @@ class Draft:
         try:
             yield aside
             open_to_readers(aside)
-            write_atomically(aside / DIGESTS, json.dumps(_digests_below(aside)))
+            write_atomically(aside / DIGESTS, json.dumps(digests_below(aside)))
             for path in aside.rglob("*"):
                 sync(path)
         except BaseException:  # on a full disk what is left of it would be in the way
@@ -310,7 +312,7 @@ class Draft:
         self._unlock()
         folder.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(folder):
-            self.path, self.version, self._lock = _claim(folder)
+            self.path, self.version, self._lock = claim(folder)
         self.live()
 
     def live(self) -> None:
@@ -328,7 +330,7 @@ class Draft:
         if self.is_gone():
             pass  # what has its name now is another's
         elif self.steps:
-            _clear_half_written(self.path)
+            clear_half_written(self.path)
         else:
             shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
@@ -358,195 +360,19 @@ def refuse_added(artifact: Artifact, part: str) -> None:
                 )
 
 
-def open_to_readers(folder: Path) -> None:
-    """Give the files below a folder the mode that the umask gave the folder: safetensors lets nobody else read its own.
-
-    Links are passed over: what they lead to is not ours.
-    """
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
-            path.chmod(mode)
-
-
-def _digests_below(folder: Path) -> dict[str, str]:
-    """sha256 of every file, by its path below the folder."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != DIGESTS)
-    return {str(path.relative_to(folder)): digest_file(path) for path in files}
-
-
-def saved_steps(version: Path) -> list[int]:
-    """Steps of the whole states in a version, ascending."""
-    found = (STEP.fullmatch(entry.name) for entry in (version / "state").glob("step*"))
-    return sorted(int(match.group(1)) for match in found if match)
-
-
-def _run_of(version: Path) -> dict[str, Any]:
-    try:
-        run = json.loads((version / RUN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return run if isinstance(run, dict) else {}
-
-
-def _candidates(folder: Path, key: str | None) -> list[Path]:
-    """The unfinished versions with this key and a saved state, whoever may be at work on them."""
-    found = sorted(folder.glob("v*.partial")) if key is not None else []
-    found = [path for path in found if VERSION.fullmatch(path.name.removesuffix(".partial"))]
-    return [path for path in found if _run_of(path).get("key") == key and saved_steps(path)]
-
-
-def _at_work(folder: Path, key: str | None) -> str | None:
-    """That another machine is at work on the same run, in a sentence."""
-    for path in _candidates(folder, key):
-        if (machine := alive.elsewhere(path)) is not None:
-            return f"{path} is left alone: {machine} is writing it"
-    return None
-
-
-def is_ours(partial: Path) -> bool:
-    """Whether an unfinished version is provably one of a store, and not another program's folder of that name.
-
-    It is not a link, and holds what a writer noted, a lock file with our mark, or nothing yet.
-    """
-    if partial.is_symlink() or not partial.is_dir():
-        return False
-    if not {entry.name for entry in partial.iterdir()} - {LOCK, alive.FILE, f".{alive.FILE}"}:
-        return _is_mark(partial / LOCK) or not os.path.lexists(partial / LOCK) or (partial / LOCK).stat().st_size == 0
-    run = {} if (partial / RUN).is_symlink() else _run_of(partial)
-    noted = isinstance(run.get("key"), str) and run.keys() <= NOTED
-    return noted or _is_mark(partial / LOCK)
-
-
-def _is_mark(lock: Path) -> bool:
-    try:
-        return not lock.is_symlink() and lock.stat().st_size == len(MARK) and lock.read_bytes() == MARK
-    except OSError:
-        return False
-
-
 def _unfinished(folder: Path, key: str | None) -> Draft | None:
     """The unfinished version with this key and a saved state that nobody writes any more, taken over."""
-    for path in _candidates(folder, key):
+    for path in candidates(folder, key):
         if alive.elsewhere(path) is not None or not is_ours(path):
             continue
         final = path.with_suffix("")
-        lock = _locked(path / LOCK)
+        lock = locked(path / LOCK)
         if lock is not None and not final.exists():
             draft = Draft(path, int(final.name[1:]), lock)
             draft.before = alive.last_words(path)
-            _clear_half_written(path)
+            clear_half_written(path)
             return draft
     return None
-
-
-def highest_ever(folder: Path) -> int:
-    """The highest version number of a name that was removed, which is never used again; 0 where none was."""
-    try:
-        return int((folder / HIGHEST).read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-@contextmanager
-def hold(partial: Path) -> Iterator[bool]:
-    """Keep writers away from an unfinished version; False where one is at work on it (or there are no locks here)."""
-    lock = _locked(partial / LOCK, os.O_CREAT) if alive.elsewhere(partial) is None else None
-    try:
-        yield lock is not None
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-def _clear_half_written(version: Path) -> None:
-    """Remove what a writer that did not come to its end left beside its states: half a model, half a state, a log's
-    draft."""
-    halves = [path for path in version.iterdir() if path.name not in GOES_ON]
-    for path in (*halves, *(version / "state").glob("*.partial")):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _claim(folder: Path) -> tuple[Path, int, int | None]:
-    """Make and lock the first free `vN.partial`."""
-    while True:
-        taken = [highest_ever(folder)]
-        for entry in folder.iterdir():
-            match = VERSION.fullmatch(entry.name.removesuffix(".partial"))
-            if match:
-                taken.append(int(match.group(1)))
-        version = max(taken) + 1
-        path = folder / f"v{version}.partial"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        lock = _locked(path / LOCK, os.O_CREAT)
-        # Between the listing and the mkdir another writer may have finished this very number.
-        if (folder / f"v{version}").exists():
-            shutil.rmtree(path, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
-            continue
-        if lock is not None:
-            os.write(lock, MARK)
-        return path, version, lock
-
-
-def _locked(path: Path, flags: int = 0) -> int | None:
-    """An open, locked file; None where it is gone or somebody else holds it (or there are no locks here)."""
-    if fcntl is None:
-        return None
-    try:
-        handle = os.open(path, flags | os.O_RDWR, 0o666)
-    except FileNotFoundError:
-        return None
-    if not _flock(handle, wait=False):
-        os.close(handle)
-        return None
-    return handle
-
-
-def _flock(handle: int, *, wait: bool) -> bool:
-    """Whether the lock was taken; a file system without locks gives none."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            return False
-        raise
-    return True
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait for the other writers of this name to have claimed their version."""
-    handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        if fcntl is not None:
-            _flock(handle, wait=True)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _clear_abandoned(folder: Path) -> dict[str, str]:
-    """Remove what a killed writer left: a partial version without a saved state, whose lock file nobody holds.
-
-    Returns what became of those writers, by their key. Who calls this holds the folder's lock, so that no writer is
-    about to make that file.
-    """
-    killed = {}
-    for path in folder.glob("v*.partial"):
-        run = _run_of(path)
-        if (saved_steps(path) and run) or alive.elsewhere(path) is not None or not is_ours(path):
-            continue
-        if (lock := _locked(path / LOCK, os.O_CREAT)) is not None:
-            if (words := alive.last_words(path)) is not None:
-                killed[str(run.get("key"))] = words
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
-    return killed
 
 
 def _clear_unlisted(artifact: Artifact) -> None:
@@ -555,12 +381,3 @@ def _clear_unlisted(artifact: Artifact) -> None:
         (artifact.path / name).unlink(missing_ok=True)
     if not any(name.startswith("state/") for name in artifact.manifest.files):
         shutil.rmtree(artifact.path / "state", ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Ask the disk to keep it: a rename must not outlive the bytes it names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from statistics import fmean, pstdev
 
 from prefcli.artifacts.references import resolve
-from prefcli.artifacts.store import Artifact, saved_steps
+from prefcli.artifacts.store import Artifact
+from prefcli.artifacts.unfinished import saved_steps
 from prefcli.comparison.figures import Criterion, Measure, Samples, over_prompts, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores

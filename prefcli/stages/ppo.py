@@ -18,7 +18,8 @@ from accelerate.utils import gather_object
 
 from prefcli import stopping
 from prefcli.artifacts.references import Reference
-from prefcli.artifacts.store import Artifact, saved_steps
+from prefcli.artifacts.store import Artifact
+from prefcli.artifacts.unfinished import saved_steps
 from prefcli.config.ppo import PPOConfig
 from prefcli.data.encoder import Encoder
 from prefcli.data.rows import Example, Examples

@@ -13,7 +13,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from prefcli.artifacts.store import LOG, RUN, Draft
+from prefcli.artifacts.store import Draft
+from prefcli.artifacts.unfinished import LOG, RUN
 from prefcli.progress import is_main_process
 from prefcli.stages.inputs import Inputs
 

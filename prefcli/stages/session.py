@@ -16,7 +16,8 @@ import torch
 
 from prefcli import stopping
 from prefcli.artifacts.manifest import Manifest
-from prefcli.artifacts.store import LOG, STOP, Artifact, Draft
+from prefcli.artifacts.store import STOP, Artifact, Draft
+from prefcli.artifacts.unfinished import LOG
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError

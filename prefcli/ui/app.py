@@ -19,7 +19,8 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from prefcli import __version__
-from prefcli.artifacts.store import LOG, Store
+from prefcli.artifacts.store import Store
+from prefcli.artifacts.unfinished import LOG
 from prefcli.errors import ArtifactError, PrefcliError, from_foreign
 from prefcli.progress import Reporter
 from prefcli.ui import watching

@@ -21,7 +21,8 @@ from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import FILE, NAME
 from prefcli.artifacts.metrics import Row, alarms, row_of
-from prefcli.artifacts.store import LOG, SAMPLES, VERSION, Artifact, Store, is_ours, saved_steps
+from prefcli.artifacts.store import SAMPLES, Artifact, Store
+from prefcli.artifacts.unfinished import LOG, VERSION, is_ours, saved_steps
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError, PrefcliError, UsageError, without_secrets
 from prefcli.report import lineage_chart
