@@ -429,3 +429,11 @@ def test_the_plan_for_a_large_file_says_how_many_rows_are_left_out(prefcli, own_
     command = ["dpo", "--data", "a.jsonl", "--model", "tiny", "--dry-run", "--skip-bad", "--json"]
     plan = json.loads(prefcli(*command).stdout)["plan"]
     assert plan["left out"] == "1 row of these (--skip-bad)"
+
+
+def test_where_the_template_refuses_most_rows_another_model_is_the_remedy(own_folder):
+    refused, tokens = demo(("user", "x"), ("user", "y"), ANSWER), Encoder(tokenizer_of("byte-level BPE", STRICT))
+    for rows, skips in (([GOOD, GOOD, refused], True), ([GOOD, refused, refused], False)):
+        path = str(file_of(own_folder / "rows.jsonl", rows))
+        (found,) = (one for one in check([path], of_row=Tokens(tokens, None)).findings if one.is_error)
+        assert "use a model whose chat template takes" in found.remedy and ("--skip-bad" in found.remedy) == skips

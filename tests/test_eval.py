@@ -10,6 +10,8 @@ import pytest
 import torch
 from tiny_models import tiny_lm
 
+from prefcli.artifacts.lineage import trained_on
+from prefcli.artifacts.store import Store
 from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
 from prefcli.evaluation.rewards import accuracy_of, pair_scores
@@ -109,6 +111,17 @@ def test_eval_prints_a_table_on_stdout(chain, prefcli):
     result = prefcli("eval", "--model", "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts", "2",
                      "--max-new-tokens", "2", "--reward", "rm", "--samples", "1")  # fmt: skip
     assert "sft@v1" in result.stdout and "reward rm" in result.stdout and "prompt" in result.stdout
+
+
+def test_prompts_that_a_model_or_what_it_was_made_from_was_trained_on_are_told(chain, prefcli, make_artifact):
+    args = ("eval", "--model", "ppo", "--max-prompts", "1", "--max-new-tokens", "2", "--prompts")
+    for data, who in (("prompts", "ppo@v1"), ("pairs", "rm@v1"), ("demos", "sft@v1"), ("held_out_prompts", None)):
+        told = prefcli(*args, chain.data(data)).stderr
+        assert ("these prompts are among what" in told) == (who is not None), told
+        assert who is None or f"among what {who} was trained on" in told
+    ours, held_out = ({"path": f"{name}.jsonl", "format": "prompt", "rows": 1, "digest": name} for name in "ab")
+    alone = make_artifact("own", data=[ours, held_out], config={"eval_data": "b.jsonl"})
+    assert list(trained_on(alone, Store(chain.runs))) == [("own@v1", "a")]
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def golden(form, example):
     return Row("", completion="The cup is on the shelf.") if form.name == "text" else Row(prompt, completion=GOOD)
 
 
-EXAMPLES = [(form, example) for form in FORMS for example in form.examples]
-IDS = [f"{form.name} {number}" for form in FORMS for number in range(len(form.examples))]
+EXAMPLES = [(form, example) for form in FORMS if not form.grouped for example in form.examples]
+IDS = [f"{form.name} {number}" for form in FORMS if not form.grouped for number in range(len(form.examples))]
 
 
 @pytest.mark.parametrize(("form", "example"), EXAMPLES, ids=IDS)
@@ -317,7 +317,17 @@ def test_a_table_of_lists_is_a_list_of_messages(own_folder):
 @pytest.mark.parametrize(
     ("row", "purpose", "hint"),
     [
-        ({"prompt": "q", "response": "a"}, "demos", "nearest format is prompt/completion, but completion is missing"),
+        ({"prompt": "q", "response": "a"}, "demos", "--map completion=response; "),
+        ({"prompt": "q", "output": "a", "tools": []}, "demos", "--map completion=output; "),
+        ({"question": "q", "answer": "a"}, "demos", "--map prompt=question --map completion=answer; "),
+        ({"question": "q", "x": "a"}, "prompts", "--map prompt=question; "),
+        ({"query": "q", "response": "a", "rating": 4}, "labelled", "numbers are no labels"),
+        (
+            {"input": "q", "cand1": "a", "cand2": "b", "who": "a"},
+            "pairs",
+            "--map prompt=input --map a=cand1 --map b=cand2 --map winner=COLUMN; ",
+        ),
+        ({"prompt": "q", "response": "a", "rating": 4}, "pairs", "rename columns with --map"),
         ({"instruction": "q", "chosen": "a"}, "pairs", "nearest format is Alpaca pairs, but rejected is missing"),
         ({"x": 1}, "pairs", "rename columns with --map"),
     ],

@@ -310,3 +310,156 @@ def test_nothing_and_broken_rows_on_standard_input_are_told_under_its_name(own_f
         result = CliRunner().invoke(app, ["data", "convert", "-", "out.jsonl"], input=text)
         assert result.exit_code == 3 and part in result.stderr, result.stderr
     reading._kept_input.cache_clear()
+
+
+# Names that are not ours
+
+ANSWER = {"prompt": "q", "answer": "x"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "good", "bad"),
+    [
+        ({"prompt": "q", "answer": "x"}, {"feedback": "👍"}, {"feedback": "👎"}),
+        ({"prompt": "q", "response": "x"}, {"rating": 1}, {"rating": 0}),
+        ({"prompt": "q", "text": "x"}, {"vote": 1}, {"vote": -1}),
+        ({"question": "q", "response": "x"}, {"thumb": "up"}, {"thumb": "down"}),
+        ({"Question": "q", "Model Response": "x"}, {"User Feedback": "good"}, {"User Feedback": "bad"}),
+        ({"instruction": "q", "input": "", "output": "x"}, {"thumb": True}, {"thumb": False}),
+    ],
+)
+@pytest.mark.parametrize("purpose", [None, "labelled"])
+def test_an_answer_beside_a_label_is_a_labelled_one_whatever_they_are_called(jsonl, columns, good, bad, purpose):
+    found = scan(str(jsonl("a.jsonl", columns | good, columns | bad)), purpose)
+    rows = [row for _, row in found]
+    assert [(row.prompt_text, row.completion, row.label) for row in rows] == [("q", "x", True), ("q", "x", False)]
+    assert any("read with --map" in note for note in found.notes)
+    mapped = found.notes[0].partition("read with ")[2].replace("'", "").split("--map ")[1:]
+    again = scan("a.jsonl", purpose, names=[name.strip() for name in mapped])
+    assert [row for _, row in again] == rows and not again.notes
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([ANSWER | {"rating": 4}, {"prompt": "r", "answer": "y", "rating": 1}], "numbers are no labels"),
+        (
+            [ANSWER | {"rating": 4}, ANSWER | {"rating": 1}],
+            "--map response=answer --map helpfulness=rating makes pairs",
+        ),
+        ([ANSWER | {"vote": 1}] * 2, "--map completion=answer --map label=vote"),  # perhaps a count: none says 0
+        ([ANSWER | {"thumb": "up", "vote": "up"}], "--map completion=answer --map label=thumb"),  # which of the two?
+        ([ANSWER], "'answer' (--map completion=answer)"),
+    ],
+)
+def test_what_is_not_surely_a_label_is_named_and_not_guessed(jsonl, prefcli, rows, said):
+    path = jsonl("a.jsonl", *rows)
+    checked = prefcli("data", "check", path)
+    assert "for prompts" in checked.stderr and said in checked.stderr and "unread columns" in checked.stdout
+    if len(rows[0]) > 2:
+        assert said in prefcli("kto", "--model", "tiny", "--data", path, "--dry-run").stderr
+    assert all(row.columns["answer"] == "x" for _, row in scan(str(path), "prompts") if row.prompt == "q")
+
+
+def test_helpsteers_answers_to_one_prompt_are_compared(jsonl, prefcli):
+    def rated(prompt, response, helpfulness, **more):
+        return {"prompt": prompt, "response": response, "helpfulness": helpfulness, "verbosity": 2, **more}
+
+    rows = [rated("p", "a", 1), rated("p", "b", 3), rated("p", "c", 2, verbosity=0), rated("q", "d", 2),
+            rated("q", "e", 2), rated("r", "f", 4), rated("p", "g", 4), rated("p", "h", 0)]  # fmt: skip
+    made = read(jsonl, *rows)
+    pairs = [(row.prompt, row.chosen, row.rejected) if isinstance(row, Row) else type(row) for row in made]
+    assert pairs == [("p", "b", "a"), Tie, Tie, ("p", "g", "h")]
+    every = [(row.chosen, row.rejected) for row in read(jsonl, *rows, pairs_of="all") if isinstance(row, Row)]
+    assert set(every) == {("b", "a"), ("b", "c"), ("c", "a"), ("g", "h")} and len(every) == 4
+    assert [row.prompt for row in read(jsonl, *rows, purpose="prompts")] == ["p", "q", "r", "p"]
+    assert scan("rows.jsonl").place(1) == "line 4" and scan("rows.jsonl").records.number(3) == 7
+    told = json.loads(prefcli("data", "check", "rows.jsonl", "--json").stdout)
+    assert {one["finding"] for one in told["findings"]} == {"tie"} and told["files"][0]["for"] == "pairs"
+    demos = scan("rows.jsonl", "demos", names=["completion=response"])
+    assert len(demos) == 8 and "'helpfulness', 'verbosity'" in demos.notes[0]
+    own = [{"question": row["prompt"], "reply": row["response"], "stars": row["helpfulness"]} for row in rows]
+    jsonl("own.jsonl", *own)
+    names = ["prompt=question", "response=reply", "helpfulness=stars"]
+    assert [row.chosen for _, row in scan("own.jsonl", names=names) if isinstance(row, Row)] == ["b", "g"]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("Prompt,Answer A,Answer B,Winner", ("q,x,y,B", "q,x,y,Tie")),
+        ("QUESTION,Response-1,Response-2,Better", ("q,x,y,2", "q,x,y,tie")),
+        ("input,left,right,choice", ("q,x,y,right", "q,x,y,neither")),
+        ("prompt,a,b,score_a,score_b", ("q,x,y,1,2.5", "q,x,y,2,2")),
+        ("Prompt,Answer 1,Answer 2,Rating 1,Rating 2", ("q,x,y,1,5", "q,x,y,5,5.0")),
+    ],
+)
+def test_a_sheets_header_is_read_as_people_write_it_and_ties_keep_their_prompt(own_folder, header, cells):
+    write(own_folder / "a.csv", "\n".join([header, *cells]) + "\n")
+    won, tie = (row for _, row in scan("a.csv"))
+    assert (won.prompt, won.chosen, won.rejected) == ("q", "y", "x") and isinstance(tie, Tie)
+    assert scan("a.csv").notes == [] and not [name for name in won.columns if "winner" in name.lower()]
+    prompts = [row for _, row in scan("a.csv", "prompts")]
+    assert [row.prompt for row in prompts] == ["q", "q"] and all(not row.answers for row in prompts[1:])
+
+
+def test_a_score_that_is_none_is_a_bad_row(jsonl):
+    _, bad = read(jsonl, *({"prompt": "q", "a": "x", "b": "y", "score_a": 1, "score_b": b} for b in (2, None)))
+    assert bad.kind == "bad label" and "'score_b': null" in str(bad)
+
+
+def test_prompts_of_ties_are_prompts(jsonl):
+    talks = {side: [{"role": "user", "content": "q"}, {"role": "assistant", "content": side}] for side in "xy"}
+    arena = {"conversation_a": talks["x"], "conversation_b": talks["y"], "winner": "tie"}
+    ranked = {"prompt": "q", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 1}]}
+    for row in (arena, ranked, PAIR | {"prompt": "q", "score_chosen": 1, "score_rejected": 1}):
+        (found,) = read(jsonl, row, purpose="prompts")
+        assert found.prompt_text == "q" and found.chosen is None
+    rows = [{"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)]
+    assert len(read_dataset([str(jsonl("a.jsonl", *rows))], "prompts").rows) == 3
+
+
+def test_sides_that_are_crossed_by_map_are_told(jsonl):
+    jsonl("a.jsonl", {"prompt": "q", "answer_a": "x", "answer_b": "y", "winner": "a"})
+    crossed = scan("a.jsonl", names=["a=answer_b", "b=answer_a"])
+    assert "a vote for a counts for 'answer_b'" in crossed.notes[0] and crossed.first().chosen == "y"
+    assert scan("a.jsonl", names=["a=answer_a", "b=answer_b"]).notes == []
+
+
+def test_ties_are_counted_apart_from_bad_rows(jsonl, prefcli):
+    votes = ({**SIDES, "prompt": f"q{number}", "winner": vote} for number, vote in enumerate(("a", "b", "tie", "x")))
+    path = jsonl("a.jsonl", *votes)
+    for command in ("check", "stats"):
+        told = json.loads(prefcli("data", command, path, "--json").stdout)
+        assert [told["files"][0][name] for name in ("rows", "bad", "ties")] == [2, 1, 1], command
+    assert "ties" in prefcli("data", "stats", path).stdout
+
+
+# What no reader takes
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.json",
+            '[{"prompt": "a", "chosen": "b"},\n{"prompt": "c", "cho',
+            "line 2: not valid JSON: truncated at byte 53",
+        ),
+        ("a.json", '[{"prompt": "a", "label": tr', "truncated at byte 28"),
+        ("a.json", "[1, 2}]", "use .jsonl"),
+        ("a.json", '{"prompt": "a"}\n{"prompt": "b"}\n', "use .jsonl"),
+        ("a.xlsx", "PK", "save the sheet as CSV or Parquet"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_what_to_do(own_folder, prefcli, name, content, said):
+    write(own_folder / name, content)
+    told = prefcli("data", "check", name)
+    assert told.exit_code == 3 and said in told.stderr and (("truncated" in said) <= ("use .jsonl" not in told.stderr))
+
+
+def test_a_folder_of_several_kinds_names_its_files_as_they_are_typed(own_folder, prefcli):
+    for name in ("a.jsonl", "b.json", "c d.tsv", "dataset_info.json"):
+        write(own_folder / name, "")
+    told = prefcli("data", "check", own_folder).stderr
+    assert told.count("--data") == 3 and f"--data '{own_folder}/c d.tsv'" in told

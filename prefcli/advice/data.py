@@ -26,6 +26,7 @@ class Measured:
     unread: int
     ties: int
     same_sides: int
+    notes: list[str]
 
 
 def measure(
@@ -47,4 +48,4 @@ def measure(
     if kind is None:
         (kind,) = (own for own, purpose in PURPOSE.items() if purpose == found.purpose)
     ties, same = (sum(row.kind == name for row in bad) for name in ("tie", "same sides"))
-    return Measured(path, kind, found.format, rows, len(bad) - ties, ties, same)
+    return Measured(path, kind, found.format, rows, len(bad) - ties, ties, same, found.notes)

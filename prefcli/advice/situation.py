@@ -69,6 +69,8 @@ def situation(config: AdviseConfig, reporter: Reporter) -> Facts:
         ),
     )
     for m in measured:
+        for note in m.notes:
+            reporter.notice(note)
         if m.unread:
             reporter.notice(f"{m.path}: {m.unread:,} rows cannot be used as {m.kind}; the commands leave them out")
     return _with_model(_with_labels(facts, measured, specs), config, where, specs, store, reporter)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,24 @@ def lineage(artifact: Artifact, store: Store) -> Node:
     return _node("", artifact, own_store(artifact, store), {})
 
 
+def trained_on(artifact: Artifact, store: Store) -> Iterator[tuple[str, str]]:
+    """(who, digest) of each file that an artifact and those it was made from were trained on; held-out ones are none
+    of them."""
+    left, seen = [(artifact, own_store(artifact, store))], set()
+    while left:
+        one, around_it = left.pop(0)
+        if home(one) in seen:
+            continue
+        seen.add(home(one))
+        held_out = 1 if one.manifest.config.get("eval_data") else 0  # the last source
+        for source in one.manifest.data[: len(one.manifest.data) - held_out]:
+            yield one.ref, source["digest"]
+        for parent in one.manifest.parents.values():
+            with suppress(ArtifactError):
+                if found := _artifact(parent, one, around_it):
+                    left.append((found, own_store(found, around_it)))
+
+
 def hub_root(node: Node) -> str | None:
     """The hub model that its weights go back to, from model to model; None where they began elsewhere."""
     above: Node | None = node
@@ -65,16 +85,14 @@ def _node(role: str, artifact: Artifact, store: Store, seen: dict[Path, bool]) -
     seen[home(artifact)] = False
     for parent_role, parent in sorted(artifact.manifest.parents.items()):
         parent_ref = str(parent.get("ref", "?"))
-        name, _, version = parent_ref.partition("@")
-        number = VERSION.fullmatch(version)
-        if not NAME.fullmatch(name) or number is None:  # a directory, a hub id, tiny
-            hub = parent["digest"] is None and "://" not in parent_ref
-            node.parents.append(Node(parent_role, parent_ref, _state(parent, artifact, store), hub=hub))
-            continue
         try:
-            found = _elsewhere(parent, artifact) or store.open(name, int(number[1]))
+            found = _artifact(parent, artifact, store)
         except ArtifactError:
             node.parents.append(Node(parent_role, parent_ref, "missing"))
+            continue
+        if found is None:
+            hub = parent["digest"] is None and "://" not in parent_ref
+            node.parents.append(Node(parent_role, parent_ref, _state(parent, artifact, store), hub=hub))
             continue
         if seen.get(home(found)) is False:  # only a damaged manifest names its own child
             node.parents.append(Node(parent_role, parent_ref, "changed"))
@@ -85,6 +103,15 @@ def _node(role: str, artifact: Artifact, store: Store, seen: dict[Path, bool]) -
         node.parents.append(child)
     seen[home(artifact)] = True
     return node
+
+
+def _artifact(parent: dict[str, Any], artifact: Artifact, store: Store) -> Artifact | None:
+    """A parent that is an artifact; None for a directory, a hub id, tiny. Raises ArtifactError: it is not there."""
+    name, _, version = str(parent.get("ref", "?")).partition("@")
+    number = VERSION.fullmatch(version)
+    if not NAME.fullmatch(name) or number is None:
+        return None
+    return _elsewhere(parent, artifact) or store.open(name, int(number[1]))
 
 
 def _elsewhere(parent: dict[str, Any], artifact: Artifact) -> Artifact | None:

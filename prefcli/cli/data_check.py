@@ -25,7 +25,7 @@ def run(config: CheckConfig) -> None:
         reporter=reporter,
         **read_as(config),
     )
-    rows = sum(file["rows"] + file["bad"] for file in checked.files)
+    rows = sum(file["rows"] + file["bad"] + file["ties"] for file in checked.files)
     if config.json:
         print_result(
             json.dumps({"rows": rows, "files": checked.files, "findings": [f.as_dict() for f in checked.findings]})

@@ -45,10 +45,11 @@ def run(config: StatsConfig) -> None:
 
 def _files(found: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title in ("file", "rows", "bad", "for", "format"):
-        table.add_column(title, justify="right" if title in ("rows", "bad") else "left")
+    for title in ("file", "rows", "bad", "ties", "for", "format"):
+        table.add_column(title, justify="right" if title in ("rows", "bad", "ties") else "left")
     for file in found["files"]:
-        table.add_row(escape(shown(file["path"])), f"{file['rows']:,}", f"{file['bad']:,}", file["for"], file["format"])
+        numbers = (f"{file[name]:,}" for name in ("rows", "bad", "ties"))
+        table.add_row(escape(shown(file["path"])), *numbers, file["for"], file["format"])
     return table
 
 

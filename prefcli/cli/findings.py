@@ -24,7 +24,7 @@ def tables(findings: Sequence[Finding]) -> list[Table]:
     for one in findings:
         severity = "[red]error[/red]" if one.is_error else "[yellow]caution[/yellow]"
         found.add_row(one.name, severity, f"{one.count:,}", escape(shown(one.where)), escape(one.example))
-        meaning.add_row(one.name, escape(one.kind.means), escape(one.kind.remedy))
+        meaning.add_row(one.name, escape(one.kind.means), escape(one.remedy))
     return [found, meaning]
 
 

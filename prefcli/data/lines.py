@@ -196,7 +196,7 @@ def _is_utf8(text: str) -> bool:
 def read_json(path: str) -> Records:
     """One array of objects, read whole; a large one goes to a file in TMPDIR, line by line.
 
-    Raises DataError: not UTF-8, not valid JSON, no array.
+    Raises DataError: not UTF-8, not valid JSON, cut off, no array.
     """
     text = Path(path).read_bytes()
     digest = hashlib.sha256(text).hexdigest()
@@ -210,6 +210,12 @@ def read_json(path: str) -> Records:
         raise DataError(f"{path}, line {line}: not valid UTF-8", "convert the file to UTF-8") from error
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
+        if isinstance(error, json.JSONDecodeError) and _ends_early(error):
+            last = text.count(b"\n") + 1
+            raise DataError(
+                f"{path}, line {last}: not valid JSON: truncated at byte {len(text):,}, where the file ends",
+                "it was not written or copied whole: write or copy it again",
+            ) from error
         raise DataError(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})", hint) from error
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
@@ -224,6 +230,13 @@ def read_json(path: str) -> Records:
     found = _lines(path, file, hashlib.sha256())
     found.digest, found.unit = digest, "row"
     return found
+
+
+def _ends_early(error: json.JSONDecodeError) -> bool:
+    """Whether it is the end of the text that is amiss, and not something before it."""
+    rest = error.doc[error.pos :].strip()
+    word = any(name.startswith(rest) for name in ("true", "false", "null", "-"))
+    return word or error.msg.startswith("Unterminated string") or ("escape" in error.msg and len(rest) < 7)
 
 
 def _opened(path: str) -> tuple[Any, IO[bytes], Watched | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable
@@ -30,7 +31,9 @@ READERS: dict[str, Callable[[str], Records]] = {
     ".json": read_json,
 }
 SUFFIXES = tuple(READERS)
+WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 STDIN = "-"
+NAMED = 20  # files of a folder in a message
 ABOUT = ("dataset_info.json", "dataset_infos.json")  # which tell of a folder's data and hold none
 
 
@@ -97,8 +100,19 @@ def _kept_input() -> tuple[str, bytes]:
 def _file(path: str) -> Records:
     suffix = next((suffix for suffix in SUFFIXES if path.endswith(suffix)), None)
     if suffix is None:
-        raise DataError(f"{path}: unknown kind of file", f"known endings: {', '.join(SUFFIXES)}")
+        known = f"known endings: {', '.join(SUFFIXES)}"
+        raise DataError(
+            f"{path}: unknown kind of file",
+            "save the sheet as CSV or Parquet" if path.lower().endswith(WORKBOOKS) else known,
+        )
     return READERS[suffix](path)
+
+
+def _words(kinds: dict[str, list[Path]]) -> str:
+    """--data, once for each file, for the shell."""
+    files = [path for some in kinds.values() for path in some if path.name not in ABOUT]
+    more = f" … and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return " ".join(f"--data {shlex.quote(str(path))}" for path in files[:NAMED]) + more
 
 
 def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
@@ -117,7 +131,8 @@ def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
         kinds.pop(".json", None)
     if len(kinds) > 1:
         raise DataError(
-            f"{folder} holds {' and '.join(kinds)} files", "name the files that are meant, or keep those of one kind"
+            f"{folder} holds {' and '.join(kinds)} files",
+            f"keep those of one kind, or name the files that are meant: {_words(kinds)}",
         )
     if not kinds:
         raise DataError(

@@ -7,7 +7,7 @@ import json
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -167,6 +167,15 @@ class JoinedRecords(Records):
     def _of(self, position: int) -> tuple[Records, int]:
         at = bisect_right(self._starts, position) - 1
         return self._parts[at], position - self._starts[at]
+
+
+def renamed(row: Raw, names: Mapping[str, str]) -> Raw:
+    """A column of the source that has one of our names already gives way."""
+    there = {ours: theirs for ours, theirs in names.items() if theirs in row}
+    if not there:
+        return row
+    kept = {name: value for name, value in row.items() if name not in there.values() and name not in there}
+    return kept | {ours: row[theirs] for ours, theirs in there.items()}
 
 
 def an_object(value: Any) -> Raw:

@@ -121,10 +121,12 @@ class BadRow(Exception):
 
 
 class Tie(BadRow):
-    """Answers of which none is better: nothing to learn and nothing wrong. It is left out and counted."""
+    """Answers of which none is better: nothing to learn and nothing wrong. It is left out and counted, but where the
+    prompt alone is wanted: `row` has that, None where it is not known."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, row: Row | None = None) -> None:
         super().__init__("tie", text)
+        self.row = row
 
     @staticmethod
     def told(path: str, ties: int, rows: int) -> list[str]:

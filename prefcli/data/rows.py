@@ -15,11 +15,13 @@ from dataclasses import replace
 from itertools import accumulate, islice
 from typing import Any, TypeVar, overload
 
+from prefcli.data.checks.kinds import OTHER_TEMPLATE
 from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.scan import Scan
 from prefcli.errors import DataError
 
 CHECKED = 1000  # of a large file so many rows are looked at before a run begins
+REFUSED = f"{OTHER_TEMPLATE}; --skip-bad leaves such out, and prefcli data check --model M counts them"
 T = TypeVar("T")
 Example = dict[str, Any]
 Encode = Callable[
@@ -81,7 +83,8 @@ class Source:
             return None
         if isinstance(made, BadRow):
             if not self.skip_bad:
-                raise DataError(f"{scan.path}, {scan.place(own)}: {made}", scan.hint)
+                hint = REFUSED if made.kind == "template refuses" else scan.hint
+                raise DataError(f"{scan.path}, {scan.place(own)}: {made}", hint)
             self.left_out[position] = f"{scan.path}, {scan.place(own)}: {made}"
             return None
         if not made:
@@ -155,7 +158,7 @@ class Rows(Sequence[Row]):
         left = len(self) - len(kept)
         why = next(iter(self.source.left_out.values()), None) if left or not self.first else None
         if why and not kept.first:
-            raise DataError(f"no row is left: {why}", "use a model whose chat template takes such dialogues")
+            raise DataError(f"no row is left: {why}", OTHER_TEMPLATE)
         return kept, f"{left} of {len(self)} rows left out (--skip-bad); {why}" if left else None
 
     def set_margins(self, margins: Sequence[float]) -> None:

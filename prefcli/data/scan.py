@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from array import array
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,12 +12,11 @@ from typing import Any
 from prefcli.config.stages import Purpose
 from prefcli.data.formats import pairs
 from prefcli.data.formats.fields import PARTS, SCORES, VOTES, listed, not_text, words_of
-from prefcli.data.formats.form import Form
-from prefcli.data.formats.ranked import pairs_of as pairs_of_ranked
-from prefcli.data.formats.registry import FORMS, Recognised, recognise
-from prefcli.data.formats.votes import votes_beside
+from prefcli.data.formats.ranked import GroupedRecords, RankedRecords
+from prefcli.data.formats.registry import FORMS, Recognised, advice, answers_in, implied, maps, recognise, spelling
+from prefcli.data.formats.votes import crossed, votes_beside
 from prefcli.data.reading import read
-from prefcli.data.records import Raw, Records, raise_for
+from prefcli.data.records import Raw, Records, raise_for, renamed
 from prefcli.data.row import AnswerMessage, BadRow, Row, Tie, is_verdict, whole
 from prefcli.errors import DataError, UsageError
 
@@ -38,6 +35,9 @@ class Scan:
     names: Mapping[str, str]  # a column of ours → its name in the source
     as_chat: bool = False  # plain prompts become a user's message
     signed: bool = False  # its labels are 1 and -1, so 0 is neither
+    told: tuple[str, ...] = ()  # how its columns are read
+    advice: str = ""  # what --map would read of those that are not
+    guessed: bool = False  # no command says what its rows are for
 
     @property
     def path(self) -> str:
@@ -58,7 +58,7 @@ class Scan:
 
     @property
     def notes(self) -> list[str]:
-        notes = [self.recognised.note] if self.recognised.note else []
+        notes = [*([self.recognised.note] if self.recognised.note else []), *self.told]
         first = self._first
         if first and _unread_system(first):
             plain = isinstance(first.prompt, str)
@@ -69,8 +69,8 @@ class Scan:
             )
             notes.append(f"the column 'system' is not read: {why}")
         if unread := self.unread:
-            those = ", ".join(map(repr, unread))
-            notes.append(f"not read, though by their names they may matter: {those} (--map names what they are)")
+            those, advice = ", ".join(map(repr, unread)), self.advice or "--map names what they are"
+            notes.append(f"not read, though by their names they may matter: {those} ({advice})")
         return [f"{self.path}: {note}" for note in notes]
 
     @property
@@ -81,8 +81,8 @@ class Scan:
     def unread(self) -> list[str]:
         """Columns of the first row that look like labels, votes, ratings, tools or images, and that nothing reads."""
         first = self._first
-        looks = PARTS if self.purpose == "prompts" else PARTS | VOTES
-        found = []
+        looks = PARTS if self.purpose == "prompts" and not self.guessed else PARTS | VOTES
+        found = answers_in(first.columns) if first and self.guessed and self.purpose == "prompts" else []
         for name, value in first.columns.items() if first else ():
             read = name in READ_BY_CHECKS or name == "tools" and isinstance(first and first.prompt, list)
             read |= (
@@ -103,10 +103,21 @@ class Scan:
     def row(self, position: int) -> Row | BadRow:
         """The row at a position, or the BadRow that says why it is none."""
         try:
-            raw = _renamed(self.records.raw(position), self.names)
-            if self.signed and str(raw.get("label", raw.get("kto_tag"))).strip() in ("0", "0.0"):
+            raw = renamed(self.records.raw(position), self.names)
+            if (
+                self.signed
+                and self.purpose != "prompts"
+                and str(raw.get("label", raw.get("kto_tag"))).strip() in ("0", "0.0")
+            ):
                 raise Tie("the label is 0, between 1 and -1")
             row = self.recognised.convert(raw)
+        except Tie as error:
+            if self.purpose != "prompts" or error.row is None:
+                return error
+            row = error.row
+        except BadRow as error:
+            return error
+        try:
             if self.as_chat and isinstance(row.prompt, str) and row.prompt:
                 row.prompt = [{"role": "user", "content": row.prompt}]
             return whole(_with_tools(_with_system(row)))
@@ -173,12 +184,23 @@ def scan(
     for ours, theirs in wanted.items():
         if theirs not in first and (ours not in first or not (beside or held_out or _is_there(theirs, records))):
             raise _no_column(where, first, ours, theirs)
-    named = _renamed(first, wanted)
+    rows = [renamed(row, wanted) for row in _first_rows(records)] or [renamed(first, wanted)]
+    own = implied(rows, purpose)
+    renamed_own = {ours: theirs for ours, theirs in own.items() if spelling(theirs) != ours}
+    told = [f"read with {maps(renamed_own)}"] if renamed_own else []
+    if "a" in wanted and "b" in wanted and crossed(wanted["a"], wanted["b"]):
+        told.append(
+            f"{maps({side: wanted[side] for side in 'ab'})}: a vote for a counts for {wanted['a']!r}; leave both out "
+            "if votes call the columns by their names"
+        )
+    wanted |= {ours: wanted.get(theirs, theirs) for ours, theirs in own.items()}
+    rows = [renamed(row, wanted) for row in _first_rows(records)] or [renamed(first, wanted)]
+    named = renamed(first, wanted)
     for column in ("label", "kto_tag"):
         if column in named and named[column] is None:  # the rows are of the kind that the first label says
             named = named | {column: _first_value(column, wanted, records)}
-    recognised = recognise(where, named, purpose)
-    form, rows = recognised.form, [_renamed(row, wanted) for row in _first_rows(records)]
+    recognised = recognise(where, named, purpose, rows)
+    form = recognised.form
     if why := next(filter(None, map(form.unclear, rows)), None):
         raise DataError(f"{path}: {why}", "write a, b and tie, or 1 and 2, in that column")
     if "chosen" in wanted and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
@@ -190,12 +212,17 @@ def scan(
         )
     every = pairs_of == "all" and recognised.purpose == "pairs"
     signed = any(str(row.get("label", row.get("kto_tag"))).strip() in ("-1", "-1.0") for row in rows)
+    if form.grouped:
+        records, wanted = GroupedRecords(records, wanted), {}
     if form.lists is not None and (every or form.trees):
         records, wanted = RankedRecords(records, wanted, form, every), {}
         name = f"{form.name}, all pairs" if every else form.name
         convert = pairs.convert if purpose != "demos" else lambda raw: _chosen(pairs.convert(raw))
         recognised = replace(recognised, name=name, convert=convert)
-    return Scan(records, recognised, wanted, as_chat, signed)
+    more = advice(rows, None, wanted) if form.gives in ("demos", "prompts") else ""
+    if not (form.gives == "prompts" and purpose is None or "label" in more and purpose != "prompts"):
+        more = ""
+    return Scan(records, recognised, wanted, as_chat, signed, tuple(told), more, purpose is None)
 
 
 def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: Any) -> list[Scan]:
@@ -209,6 +236,12 @@ def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: An
             first = _first_row(found[0].records)[1]
             raise _no_column(", ".join(paths), first, ours, theirs)
     return found
+
+
+def counts(path: str, source: Scan, rows: int, ties: int) -> dict[str, Any]:
+    """What a report says of a file that was read whole: how many of its rows are good, bad and ties."""
+    bad = len(source) - rows - ties
+    return {"path": path, "for": source.purpose, "format": source.format, "rows": rows, "bad": bad, "ties": ties}
 
 
 def parse_names(names: Sequence[str]) -> dict[str, str]:
@@ -247,7 +280,7 @@ def _is_there(column: str, records: Records) -> bool:
 
 def _first_value(column: str, names: Mapping[str, str], records: Records) -> Any:
     """The first value among the first rows in a column of ours."""
-    values = (_renamed(row, names).get(column) for row in _first_rows(records))
+    values = (renamed(row, names).get(column) for row in _first_rows(records))
     return next((value for value in values if value is not None), None)
 
 
@@ -256,64 +289,6 @@ def _first_rows(records: Records) -> Iterator[Raw]:
     for position in range(min(LOOKED_AT, len(records))):
         with suppress(BadRow):
             yield records.raw(position)
-
-
-class RankedRecords(Records):
-    """The pairs that are made of rows with several ranked answers, each a row; what makes none is one, and says why."""
-
-    def __init__(self, records: Records, names: Mapping[str, str], form: Form, every: bool) -> None:
-        super().__init__(records.path, records.digest)
-        self._records, self._names, self._form, self._every = records, names, form, every
-        self._held: tuple[int, list[Row] | BadRow] = -1, []
-        self._starts = array("Q", [0])
-        for own in range(len(records)):
-            found = self._pairs(own)
-            self._starts.append(self._starts[-1] + (1 if isinstance(found, BadRow) else len(found)))
-
-    def check(self) -> None:
-        self._records.check()
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def raw(self, position: int) -> Raw:
-        own = self._own(position)
-        found = self._pairs(own)
-        if isinstance(found, BadRow):
-            raise found
-        row = found[position - self._starts[own]]
-        sides = {name: getattr(row, name) for name in ("prompt", "chosen", "rejected")}
-        return row.columns | sides
-
-    def number(self, position: int) -> int:
-        return self._records.number(self._own(position))
-
-    def place(self, position: int) -> str:
-        own = self._own(position)
-        return f"{self._records.place(own)}, pair {position - self._starts[own] + 1}"
-
-    def _own(self, position: int) -> int:
-        return bisect_right(self._starts, position) - 1
-
-    def _pairs(self, own: int) -> list[Row] | BadRow:
-        """Of a row of the source; the last that was asked for is held."""
-        if self._held[0] != own:
-            self._held = own, self._made(own)
-        return self._held[1]
-
-    def _made(self, own: int) -> list[Row] | BadRow:
-        assert self._form.lists is not None
-        rows: list[Row] = []
-        bad = BadRow("missing column", "there are no answers")
-        try:
-            for ranked in self._form.lists(_renamed(self._records.raw(own), self._names)):
-                try:
-                    rows += pairs_of_ranked(ranked, self._every)
-                except BadRow as error:  # the tree's others may do
-                    bad = error
-        except BadRow as error:
-            bad = error
-        return rows or bad
 
 
 def _chosen(pair: Row) -> Row:
@@ -357,12 +332,3 @@ def _no_column(where: str, row: Raw, ours: str, theirs: str) -> DataError:
         f"{where}: there is no column {theirs!r} (--map {ours}={theirs}); found: {', '.join(map(str, row))}",
         f"did you mean --map {ours}={near[0]}?" if near else "name one of these",
     )
-
-
-def _renamed(row: Raw, names: Mapping[str, str]) -> Raw:
-    """A column of the source that has one of our names already gives way."""
-    there = {ours: theirs for ours, theirs in names.items() if theirs in row}
-    if not there:
-        return row
-    kept = {name: value for name, value in row.items() if name not in there.values() and name not in there}
-    return kept | {ours: row[theirs] for ours, theirs in there.items()}

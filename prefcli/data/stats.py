@@ -14,8 +14,8 @@ from prefcli.config.stages import Purpose
 from prefcli.data.checks.gathered import Gathered, duplicates
 from prefcli.data.dataset import check_split
 from prefcli.data.lengths import length_bias
-from prefcli.data.row import BadRow, Row
-from prefcli.data.scan import scan_all
+from prefcli.data.row import BadRow, Row, Tie
+from prefcli.data.scan import counts, scan_all
 from prefcli.progress import SILENT, Reporter
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -39,6 +39,7 @@ class Stats:
         found: dict[str, Any] = {
             "rows": len(self.rows),
             "bad": sum(file["bad"] for file in self.files),
+            "ties": sum(file["ties"] for file in self.files),
             "files": self.files,
             "prompts": len(np.unique(np.asarray(self.rows.prompts))),
             "duplicates": sum(1 for _ in duplicates(self.rows)) if len(self.rows) else 0,
@@ -72,8 +73,9 @@ def measure(
             reporter.notice(note)
         reporter.begin(f"reading {path}", len(source), "rows")
         stats.rows.open(path)
-        before = len(stats.rows)
+        before, ties = len(stats.rows), 0
         for count, (number, row) in enumerate(source, 1):
+            ties += isinstance(row, Tie)
             if not isinstance(row, BadRow):
                 stats.rows.add(number, row)
                 stats.turns[min(MOST_TURNS, 0 if isinstance(row.prompt, str) else len(row.prompt))] += 1
@@ -82,10 +84,7 @@ def measure(
             if count % EVERY == 0:
                 reporter.advance(count)
         reporter.end()
-        rows = len(stats.rows) - before
-        stats.files.append(
-            {"path": path, "for": source.purpose, "format": source.format, "rows": rows, "bad": len(source) - rows}
-        )
+        stats.files.append(counts(path, source, len(stats.rows) - before, ties))
     return stats
 
 

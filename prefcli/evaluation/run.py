@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefcli.artifacts.lineage import trained_on
 from prefcli.artifacts.parts import ALONE, Share, Work, open_in_store
 from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
@@ -67,6 +68,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         anchors = anchors_of(references, baseline, store)
         if plan is None:
             data, on_pairs = (read_checked(getattr(config, name), name, config, reporter) for name in PURPOSES)
+            _say_seen(references, data.sources, store, reporter)
             rows, pairs = data.rows[: config.max_prompts], on_pairs.rows
             try_functions(specs, (rows or pairs)[0])
             if references:  # by the first model's tokenizer, so that all models answer the same ones
@@ -170,6 +172,19 @@ def _judge(what: str, setting: Setting) -> Judge:
 def anchors_of(references: Sequence[Reference], baseline: Reference | None, store: Store) -> list[Reference | None]:
     """The reference of each model's KL: the one of its training, else the baseline."""
     return [anchor_of(reference, store) or baseline for reference in references]
+
+
+def _say_seen(
+    references: Sequence[Reference], sources: Sequence[dict[str, Any]], store: Store, reporter: Reporter
+) -> None:
+    """Notice which files of prompts a model, or what it was made from, was trained on."""
+    found = [(who, digest) for one in references if one.artifact for who, digest in trained_on(one.artifact, store)]
+    for source in sources:
+        if names := [*dict.fromkeys(who for who, digest in found if digest == source["digest"])]:
+            reporter.notice(
+                f"{source['path']}: these prompts are among what {' and '.join(names)} was trained on; the figures say "
+                "little of others, and prefcli data split holds some out"
+            )
 
 
 def _named_models(config: EvalConfig, store: Store) -> list[Reference]:

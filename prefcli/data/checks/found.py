@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefcli.data.checks.kinds import KINDS, Kind
+from prefcli.data.checks.kinds import KINDS, OTHER_TEMPLATE, Kind
 from prefcli.text import shown
 
 PLACES = 3  # of a finding in each file
@@ -20,10 +20,16 @@ class Finding:
     count: int = 0
     places: dict[str, list[int]] = field(default_factory=dict)
     example: str = ""
+    most: bool = False  # of all rows
 
     @property
     def kind(self) -> Kind:
         return KINDS[self.name]
+
+    @property
+    def remedy(self) -> str:
+        """What to do: no leaving out of most rows."""
+        return OTHER_TEMPLATE if self.most and self.name == "template refuses" else self.kind.remedy
 
     @property
     def is_error(self) -> bool:
@@ -44,7 +50,7 @@ class Finding:
             "places": [{"file": file, "row": number} for file, numbers in self.places.items() for number in numbers],
             "example": self.example,
             "means": self.kind.means,
-            "remedy": self.kind.remedy,
+            "remedy": self.remedy,
         }
 
 

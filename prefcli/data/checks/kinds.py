@@ -19,6 +19,7 @@ class Kind:
     remedy: str
 
 
+OTHER_TEMPLATE = "use a model whose chat template takes such dialogues"
 _REPAIR = "repair the rows, or leave them out with --skip-bad"
 
 KINDS: dict[str, Kind] = {
@@ -89,7 +90,9 @@ KINDS: dict[str, Kind] = {
     "constant margins": Kind("caution", "the margin is the same in every row, so it says nothing", "leave it out"),
     # With a tokenizer (tokens.py)
     "template refuses": Kind(
-        "error", "the model's chat template refuses the dialogue, or leaves out a message of it", _REPAIR
+        "error",
+        "the model's chat template refuses the dialogue, or leaves out a message of it",
+        f"{OTHER_TEMPLATE}, or leave such rows out with --skip-bad",
     ),
     "answer cut": Kind("caution", "longer than --max-length: the answer's end is not trained", "raise --max-length"),
     "answer cut away": Kind(

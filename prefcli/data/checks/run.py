@@ -11,8 +11,8 @@ from prefcli.data.checks.found import Finding, Found
 from prefcli.data.checks.gathered import Gathered, find
 from prefcli.data.checks.rows import odd
 from prefcli.data.dataset import check_split
-from prefcli.data.row import BadRow, Row
-from prefcli.data.scan import scan, scan_all
+from prefcli.data.row import BadRow, Row, Tie
+from prefcli.data.scan import counts, scan, scan_all
 from prefcli.errors import DataError
 from prefcli.progress import SILENT, Reporter
 
@@ -21,7 +21,7 @@ EVERY = 1000  # rows between two steps of the progress bar
 
 @dataclass
 class Checked:
-    """The files read and the findings. `files`: path, purpose, format, rows, bad of each."""
+    """The files read and the findings. `files`: path, purpose, format, rows, bad, ties of each."""
 
     files: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -49,10 +49,11 @@ def check(
         if unread := source.unread:
             found.add("unread columns", ", ".join(unread), path, source.records.number(0))
         gathered.open(path)
-        before = len(gathered)
+        before, ties = len(gathered), 0
         reporter.begin(f"checking {path}", len(source), "rows")
         for count, (number, row) in enumerate(source, 1):
             if isinstance(row, BadRow):
+                ties += isinstance(row, Tie)
                 found.add(row.kind, str(row), path, number)
             else:
                 gathered.add(number, row)
@@ -61,12 +62,11 @@ def check(
             if count % EVERY == 0:
                 reporter.advance(count)
         reporter.end()
-        rows = len(gathered) - before
-        checked.files.append(
-            {"path": path, "for": source.purpose, "format": source.format, "rows": rows, "bad": len(source) - rows}
-        )
+        checked.files.append(counts(path, source, len(gathered) - before, ties))
     find(gathered, prompts, found)
     checked.findings = found.findings
+    for finding in checked.findings:
+        finding.most = finding.count > len(gathered) / 2
     return checked
 
 

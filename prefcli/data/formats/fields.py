@@ -13,7 +13,8 @@ OTHER_ROLES = {"tool_call": "assistant", "tool_response": "tool"}  # ms-swift's
 # Words in the name of a column that says which answer is better, or that belongs to the prompt.
 VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices", "vote", "votes", "label", "labels",
          "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
-         "downvotes", "score", "scores", "better", "worse", "best"}  # fmt: skip
+         "downvotes", "score", "scores", "better", "worse", "best", "stars", "grade", "quality", "helpfulness",
+         "correctness", "coherence", "complexity", "verbosity"}  # fmt: skip
 PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # as columns beside a pair
 MARKS = ("weight", "loss")  # about training, not for the template
@@ -106,7 +107,11 @@ def _joined(parts: list[Any], column: str) -> str:
 
 
 def not_text(what: str) -> BadRow:
-    return BadRow("not text", f"{what}: images, audio and video are not read, a model is trained on text alone")
+    return BadRow(
+        "not text",
+        f"{what}: images, audio and video are not read, a model is trained on text alone; drop the column, or take "
+        "rows without such parts",
+    )
 
 
 def calls_in(text: str) -> list[Any] | None:
@@ -221,7 +226,7 @@ def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
     for names in SCORES:
         one, other = (columns.get(name) for name in names)
         if isinstance(one, int | float) and not isinstance(one, bool) and one == other:
-            raise Tie(f"both answers have the score {one:g}")
+            raise Tie(f"both answers have the score {one:g}", Row(prompt, columns=columns))
     return Row(prompt, chosen=chosen, rejected=rejected, columns=columns)
 
 

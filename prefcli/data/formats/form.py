@@ -26,7 +26,7 @@ class Form:
     `gives` is what its rows are; `about` one line on where it is met; `examples` are rows of it, the plainest first;
     `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why one row makes the whole
     file unreadable, or None. `lists` are a row's ranked answers, of which several pairs can be made; `trees` says that
-    one row always has several such lists.
+    one row always has several such lists, `grouped` that each answer is a row, those of one prompt one after another.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Form:
     unclear: Callable[[dict[str, Any]], str | None] = lambda row: None
     lists: Callable[[dict[str, Any]], list[Ranked]] | None = None
     trees: bool = False
+    grouped: bool = False
 
     def is_that_of(self, row: dict[str, Any]) -> bool:
         return all(column in row for column in self.columns) and self.fits(row)

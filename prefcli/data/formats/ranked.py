@@ -1,4 +1,5 @@
-"""Several answers to a prompt, with scores or ranks: UltraFeedback's own rows, Nectar, distilabel, OASST's trees.
+"""Several answers to a prompt, with scores or ranks: UltraFeedback's own rows, Nectar, distilabel, OASST's trees,
+HelpSteer2's answers, each a row.
 
 The pair is the answer with the best score against the one with the worst; of equal ones the first that stands in the
 row. (UltraFeedback binarized draws the rejected one at random from the others; best against worst is the same each
@@ -9,7 +10,11 @@ aspects, where all that are scored have one, else overall_score.
 
 from __future__ import annotations
 
+import json
 import math
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -26,6 +31,7 @@ from prefcli.data.formats.fields import (
 )
 from prefcli.data.formats.form import Form, Ranked
 from prefcli.data.formats.implicit import hh_prompt
+from prefcli.data.records import Records, renamed
 from prefcli.data.row import BadRow, Message, Row, Tie
 
 _SCORES = ("fine-grained_score", "overall_score", "score")
@@ -35,6 +41,7 @@ _GENERATIONS = (
     ("responses", "scores"),
     ("responses", "ratings"),
 )
+_ASPECTS = ("correctness", "coherence", "complexity", "verbosity")  # HelpSteer2's other scores
 _SPEAKERS = {"prompter": "user", "assistant": "assistant"}
 
 
@@ -43,7 +50,8 @@ def pairs_of(ranked: Ranked, every: bool) -> list[Row]:
     order = sorted(ranked.answers, key=lambda answer: -answer[0])
     found = [(one, other) for one, other in combinations(order, 2) if one[0] > other[0]]
     if not found:
-        raise Tie(f"all {len(order)} answers have the score {order[0][0]:g}" if order else "there are no answers")
+        said = f"all {len(order)} answers have the score {order[0][0]:g}" if order else "there are no answers"
+        raise Tie(said, Row(ranked.prompt, columns=ranked.columns))
     if not every:
         worst = next(answer for answer in order if answer[0] == order[-1][0])
         found = [(order[0], worst)]
@@ -156,6 +164,21 @@ def _tree(raw: Raw) -> list[Ranked]:
     return found
 
 
+def _group(raw: Raw) -> list[Ranked]:
+    """What GroupedRecords makes of the rows of one prompt. Other columns stay where all of them say the same."""
+    rows = raw["answers"]
+    prompt, answers = prompt_in(rows[0], "prompt"), []
+    for row in rows:
+        if (score := _number(row.get("helpfulness"))) is None:
+            raise BadRow("wrong type", f"'helpfulness' must be a number, and is {row.get('helpfulness')!r}")
+        answers.append((score, answer_in(row, "response")))
+    same = {name: value for name, value in rows[0].items() if all(row.get(name) == value for row in rows)}
+    columns = others(same, "prompt", "response", "helpfulness", *_ASPECTS)
+    if len(answers) == 1:
+        raise Tie("no row beside it has another answer to this prompt", Row(prompt, columns=columns))
+    return [Ranked(prompt, answers, columns)]
+
+
 def _has_responses(row: Raw) -> bool:
     found = as_list(row["completions"])
     return isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "response" in one for one in found)
@@ -220,4 +243,111 @@ FORMS = (
         fits=lambda row: isinstance(row["prompt"], dict),
         trees=True,
     ),
+    Form(
+        "rated answers",
+        ("prompt", "response", "helpfulness"),
+        "pairs",
+        "HelpSteer2's own rows: the answers to a prompt, one after another, each with its helpfulness",
+        (
+            {"prompt": _ASKED, "response": _A, "helpfulness": 4},
+            {"prompt": _ASKED, "response": _B, "helpfulness": 1},
+        ),
+        lambda raw: pairs_of(_group(raw)[0], every=False)[0],
+        lists=_group,
+        grouped=True,
+    ),
 )
+
+
+class GroupedRecords(Records):
+    """The rows of each prompt, one after another in the source, as one: {"answers": [row, …]}."""
+
+    def __init__(self, records: Records, names: Mapping[str, str]) -> None:
+        super().__init__(records.path, records.digest)
+        self._records, self._names = records, names
+        self._starts, before = array("Q"), None
+        for own in range(len(records)):
+            try:
+                prompt = json.dumps(self._row(own).get("prompt"), default=str)
+            except BadRow:
+                prompt = None
+            if prompt is None or prompt != before:
+                self._starts.append(own)
+            before = prompt
+        self._starts.append(len(records))
+
+    def check(self) -> None:
+        self._records.check()
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def raw(self, position: int) -> Raw:
+        return {"answers": [self._row(own) for own in range(self._starts[position], self._starts[position + 1])]}
+
+    def number(self, position: int) -> int:
+        return self._records.number(self._starts[position])
+
+    def place(self, position: int) -> str:
+        return self._records.place(self._starts[position])
+
+    def _row(self, own: int) -> Raw:
+        return renamed(self._records.raw(own), self._names)
+
+
+class RankedRecords(Records):
+    """The pairs that are made of rows with several ranked answers, each a row; what makes none is one, and says why."""
+
+    def __init__(self, records: Records, names: Mapping[str, str], form: Form, every: bool) -> None:
+        super().__init__(records.path, records.digest)
+        self._records, self._names, self._form, self._every = records, names, form, every
+        self._held: tuple[int, list[Row] | BadRow] = -1, []
+        self._starts = array("Q", [0])
+        for own in range(len(records)):
+            found = self._pairs(own)
+            self._starts.append(self._starts[-1] + (1 if isinstance(found, BadRow) else len(found)))
+
+    def check(self) -> None:
+        self._records.check()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def raw(self, position: int) -> Raw:
+        own = self._own(position)
+        found = self._pairs(own)
+        if isinstance(found, BadRow):
+            raise found
+        row = found[position - self._starts[own]]
+        sides = {name: getattr(row, name) for name in ("prompt", "chosen", "rejected")}
+        return row.columns | sides
+
+    def number(self, position: int) -> int:
+        return self._records.number(self._own(position))
+
+    def place(self, position: int) -> str:
+        own = self._own(position)
+        return f"{self._records.place(own)}, pair {position - self._starts[own] + 1}"
+
+    def _own(self, position: int) -> int:
+        return bisect_right(self._starts, position) - 1
+
+    def _pairs(self, own: int) -> list[Row] | BadRow:
+        """Of a row of the source; the last that was asked for is held."""
+        if self._held[0] != own:
+            self._held = own, self._made(own)
+        return self._held[1]
+
+    def _made(self, own: int) -> list[Row] | BadRow:
+        assert self._form.lists is not None
+        rows: list[Row] = []
+        bad = BadRow("missing column", "there are no answers")
+        try:
+            for ranked in self._form.lists(renamed(self._records.raw(own), self._names)):
+                try:
+                    rows += pairs_of(ranked, self._every)
+                except BadRow as error:  # the tree's others may do
+                    bad = error
+        except BadRow as error:
+            bad = error
+        return rows or bad

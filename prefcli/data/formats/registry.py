@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +25,8 @@ from prefcli.data.formats import (
 )
 from prefcli.data.formats.fields import VOTES, words_of
 from prefcli.data.formats.form import Form
-from prefcli.data.row import Row
+from prefcli.data.records import renamed
+from prefcli.data.row import Row, is_verdict, label_of
 from prefcli.errors import DataError
 
 # Of several that fit the first is taken: what many tools write, then what one does; the plainest last.
@@ -41,6 +44,17 @@ FORMS: tuple[Form, ...] = (
     *prompts.FORMS,
     *text.FORMS,
 )
+READ = {
+    "system",
+    "history",
+    "input",
+    "tools",
+    "margin",
+    *votes.KNOWN,
+    *(name for form in FORMS for name in form.columns),
+}
+ANSWERS = ("completion", "answer", "response", "output", "reply", "generation", "text", "model_output",
+           "model_response", "assistant")  # fmt: skip
 KINDS: tuple[Purpose, ...] = ("pairs", "labelled", "demos", "prompts")
 # What rows are taken for a purpose: the first kind that is there.
 TAKEN: dict[Purpose, tuple[Purpose, ...]] = {
@@ -73,8 +87,11 @@ class Recognised:
     note: str | None = None
 
 
-def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -> Recognised:
-    """The format of a file by its first row. Without a purpose its rows are taken for what they are.
+def recognise(
+    where: str, row: dict[str, Any], purpose: Purpose | None = None, rows: Sequence[dict[str, Any]] = ()
+) -> Recognised:
+    """The format of a file by its first row. Without a purpose its rows are taken for what they are. `rows` are the first
+    ones, of which a hint may speak.
 
     Raises DataError: no format that gives such rows has these columns.
     """
@@ -89,7 +106,8 @@ def recognise(where: str, row: dict[str, Any], purpose: Purpose | None = None) -
         found = ", ".join(sorted(map(str, row))) or "none"
         raise DataError(
             f"{where}: expected columns {EXPECTED[purpose]}; found: {found}",
-            _nearest(row, purpose) + "rename columns with --map OURS=THEIRS; prefcli data formats lists all formats",
+            _nearest(rows or [row], purpose)
+            + "rename columns with --map OURS=THEIRS; prefcli data formats lists all formats",
         )
     form, note = fitting[0], _note(fitting, passed_over, purpose)
     name, convert = form.name, form.convert
@@ -133,21 +151,131 @@ def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
     return next((kind for kind in KINDS if kind in found), "prompts")
 
 
-def _nearest(row: dict[str, Any], purpose: Purpose) -> str:
-    """The format that lacks least of its columns, where one of them is there."""
+def implied(rows: Sequence[dict[str, Any]], purpose: Purpose | None) -> dict[str, str]:
+    """What --map would have to say for the first rows to be of a format: a column of ours → theirs; {} where their own
+    names do, or nothing would. Case, blanks and what stands between words do not matter, and an answer with a label
+    beside its prompt is a labelled one, whatever the three are called."""
+    row, spelt = _filled(rows), _spelt(rows[0])
+    tried = [{}, spelt, *(_labelled(rows, sure=True) if purpose in ("labelled", "demos", None) else ())]
+    ranks = [_rank(renamed(row, names), purpose) for names in tried]
+    return tried[ranks.index(min(ranks))]
+
+
+def advice(rows: Sequence[dict[str, Any]], purpose: Purpose | None, already: Mapping[str, str] | None = None) -> str:
+    """The --map by which rows with a prompt and an answer are labelled answers, else demonstrations; "" for others.
+    `already` are the names by which they were read, ours → theirs."""
+    row = _filled(rows)
+    found = (names for names in _labelled(rows) if _rank(renamed(row, names), "labelled") == 0)
+    if names := next(found, None):
+        return maps(names)
+    questions, answers = _of(row, votes.PROMPTS), _of(row, ANSWERS)
+    if not (questions and answers):
+        return ""
+    if purpose != "demos" and (
+        numbers := [name for name in _like_labels(row) if isinstance(_number(row[name]), float)]
+    ):
+        asked = [one.get(questions[0]) for one in rows]
+        if any(one == other for one, other in zip(asked, asked[1:])):
+            names = {"prompt": questions[0], "response": answers[0], "helpfulness": numbers[0]}
+            names = {ours: (already or {}).get(theirs, theirs) for ours, theirs in names.items()}
+            return f"{maps(names) or 'no --map'} makes pairs of the answers to one prompt by these numbers"
+        return "numbers are no labels: write true and false in a column of its own, then --map label=COLUMN"
+    return maps({"prompt": questions[0], "completion": answers[0]})
+
+
+def maps(names: Mapping[str, str]) -> str:
+    """--map as it is typed."""
+    return " ".join(f"--map {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in names.items() if ours != theirs)
+
+
+def answers_in(row: Mapping[str, Any]) -> list[str]:
+    """Columns that by their names hold an answer."""
+    return _of(row, ANSWERS)
+
+
+def _of(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The filled columns that have one of these names, the plainest first."""
+    there = {spelling(name): name for name, value in row.items() if value and isinstance(value, str | list)}
+    return [there[name] for name in names if name in there]
+
+
+def spelling(name: str) -> str:
+    """Answer A, answer-a, AnswerA → answer_a"""
+    return re.sub(r"\W+|_+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).strip().lower())
+
+
+def _spelt(row: Mapping[str, Any]) -> dict[str, str]:
+    """Columns that formats read, but for how they are spelt."""
+    return {ours: name for name in row if (ours := spelling(name)) in READ and ours not in row}
+
+
+def _filled(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first row; what is null there, of the first that has it."""
+    return {
+        name: next((one[name] for one in rows if one.get(name) is not None), None) if value is None else value
+        for name, value in rows[0].items()
+    }
+
+
+def _rank(row: dict[str, Any], purpose: Purpose | None) -> int:
+    """How good a reading of a row is: 0 is the best, and len(KINDS) none."""
+    fitting = [form for form in FORMS if form.is_that_of(row)]
+    if purpose is None:
+        return KINDS.index(_kind(fitting, row)) if fitting else len(KINDS)
+    taken = (form.gives in TAKEN[purpose] and (form.has_prompt or purpose != "prompts") for form in fitting)
+    return 0 if any(taken) else len(KINDS)
+
+
+def _like_labels(row: Mapping[str, Any]) -> list[str]:
+    return [name for name in row if words_of(name) & VOTES]
+
+
+def _labelled(rows: Sequence[dict[str, Any]], sure: bool = False) -> Iterator[dict[str, str]]:
+    """Names by which an answer with a label may be read; where it must be `sure`, those that leave no choice."""
+    row, spelt = _filled(rows), _spelt(rows[0])
+    labels, answers, questions = _like_labels(row), _of(row, ANSWERS), _of(row, votes.PROMPTS)
+    for label in labels if len(labels) == 1 or not sure else ():
+        values = [one[label] for one in rows if one.get(label) not in (None, "")]
+        said = {label_of(value) for value in values}
+        if None in said or not said or (sure and len(said) < 2 and not all(map(is_verdict, values))):
+            continue
+        tried = [{"label": label}, {"kto_tag": label}]
+        if len(answers) == 1 or (answers and not sure):
+            tried += [{"completion": answers[0], "label": label}, {"output": answers[0], "kto_tag": label}]
+            if len(questions) == 1 or (questions and not sure):
+                tried.append({"prompt": questions[0], "completion": answers[0], "label": label})
+        for names in tried:
+            others = {ours: name for ours, name in spelt.items() if name not in names.values() and ours not in names}
+            yield others | names
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
+    """The --map that would do, else the format of which a single column is missing."""
+    row = _filled(rows)
     if {"message_id", "parent_id", "text"} <= set(row):
         return "of OASST the files of trees are read, whose rows have a message_tree_id and a prompt; "
-    if purpose in ("pairs", "labelled") and (sides := votes.sides_in(row)):
-        return f"two answers and a vote: --map a={sides[0]} --map b={sides[1]} --map winner=COLUMN; "
-    forms = [form for kind in TAKEN[purpose] for form in FORMS if form.gives == kind and set(form.columns) & set(row)]
+    questions = _of(row, votes.PROMPTS)
+    if purpose in ("pairs", "labelled") and (sides := votes.like_sides(row)):
+        winner = next((name for name in _like_labels(row) if name not in sides), "COLUMN")
+        names = {"prompt": questions[0] if questions else "COLUMN", "a": sides[0], "b": sides[1], "winner": winner}
+        return f"two answers and a vote: {maps(names)}; "
+    if purpose == "prompts" and questions:
+        return f"{maps({'prompt': questions[0]})}; "
+    if (told := advice(rows, purpose)) and (purpose in ("labelled", "demos") or "helpfulness" in told):
+        return f"{told}; "
+    forms = [form for kind in TAKEN[purpose] for form in FORMS if form.gives == kind]
     lacking = {form.name: [column for column in form.columns if column not in row] for form in forms}
-    lacking = {name: columns for name, columns in lacking.items() if columns}
-    if not lacking:
-        return ""
-    name = min(lacking, key=lambda name: len(lacking[name]))
-    if lacking[name] == ["label"] and (labels := [column for column in map(str, row) if words_of(column) & VOTES]):
-        return f"--map label={labels[0]}; "
-    return f"the nearest format is {name}, but {' and '.join(lacking[name])} is missing; "
+    near = [
+        form.name for form in forms if len(lacking[form.name]) == 1 and len(form.columns) > 1 + (purpose == "pairs")
+    ]
+    return f"the nearest format is {near[0]}, but {lacking[near[0]][0]} is missing; " if near else ""
 
 
 def _prompt_alone(form: Form, fitting: list[Form]) -> bool:

@@ -2,8 +2,8 @@
 
 One reader for all: it looks for a prompt, two answers and a vote by the names that they go by, or by `--map a=…`,
 `b=…`, `winner=…`. A vote is a, b or a tie in any of the usual spellings, the name or the text of what won, a number, or
-a list of votes, whose majority counts. What a number means depends on the layout, and a number that may mean either of
-two things is refused.
+a list of votes, whose majority counts; two scores may stand in its place. What a number means depends on the layout,
+and a number that may mean either of two things is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ STEMS = ("answer", "response", "completion", "output", "generation", "reply", "c
          "conversation", "chosen")  # fmt: skip
 SIDES = [
     ("a", "b"),
+    ("left", "right"),
     *((f"{stem}{between}{a}", f"{stem}{between}{b}") for (a, b), stem, between
       in product((("a", "b"), ("A", "B"), ("1", "2"), ("0", "1")), STEMS, ("_", "-", " ", ""))),
 ]  # fmt: skip
@@ -33,6 +34,11 @@ WINNERS = ("winner", "preference", "preferred", "choice", "better", "best", "vot
            "overall_preference", "preference_strength", "preference.responses", "choose-best", "comparison", "pairwise",
            "feedback", "labels", "label")  # fmt: skip
 SIGNED = ("preference_strength", "overall_preference")  # HelpSteer2 and 3: below 0 the first is better, 0 is a tie
+# In place of a vote: how good each answer is, the higher the better.
+SCORED = [
+    (name.format(one), name.format(other)) for one, other in ("ab", "AB", "12", "01")
+    for name in ("score_{}", "rating_{}", "{}_score", "answer_{}_score", "response_{}_score")
+]  # fmt: skip
 ONE_HOT = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}  # LMSYS on Kaggle
 TIES = {"tie", "tie (bothbad)", "bothbad", "both_bad", "both bad", "both_good", "both good", "both", "equal", "same",
         "draw", "neither", "none", "no preference", "a=b", "="}  # fmt: skip
@@ -52,6 +58,9 @@ _SIDE: dict[str, Vote] = {
 }
 
 
+KNOWN = {*PROMPTS, *WINNERS, *ONE_HOT, "model_a", "model_b", *(name for both in (*SIDES, *SCORED) for name in both)}
+
+
 class _Votes(Form):
     """The format whose columns go by many names."""
 
@@ -60,7 +69,12 @@ class _Votes(Form):
 
 
 def _flat(raw: Raw) -> Raw:
-    """The row, a task of Label Studio with its data and its votes at the top."""
+    """The row, a task of Label Studio with its data and its votes at the top; with a winner where there are scores."""
+    if scored := _scored(raw):
+        one, other = (_number(raw[name]) for name in scored)
+        if one is None or other is None:
+            return {**raw, "winner": " and ".join(_shown(raw, name) for name in scored)}
+        return {**raw, "winner": "b" if other > one else "a"}  # equal ones are a tie as any pair's
     data, annotations = raw.get("data"), raw.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return raw
@@ -72,9 +86,33 @@ def _flat(raw: Raw) -> Raw:
     }
 
 
+def _scored(raw: Raw) -> tuple[str, str] | None:
+    """The names of two scores, where there is no vote."""
+    if any(name in raw for name in (*WINNERS, *ONE_HOT)):
+        return None
+    return next(((a, b) for a, b in SCORED if a in raw and b in raw), None)
+
+
 def sides_in(raw: Raw) -> tuple[str, str] | None:
     """The names of two answers' columns."""
     return next(((a, b) for a, b in SIDES if a in raw and b in raw), None)
+
+
+def like_sides(raw: Raw) -> tuple[str, str] | None:
+    """Two columns of text whose names are alike but for an a and a b (or 1 and 2, left and right) at an end."""
+    texts = [name for name, value in raw.items() if isinstance(value, str | list) and _number(value) is None]
+    return sides_in(raw) or next(
+        ((one, other) for one in texts for other in texts if crossed(other, one) and not crossed(one, other)), None
+    )
+
+
+def crossed(a: str, b: str) -> bool:
+    """Whether by its name the first is the second answer and the second the first: answer_b, answer_a."""
+    for one, other in (("b", "a"), ("2", "1"), ("right", "left"), ("second", "first")):
+        low = a.lower(), b.lower()
+        if low[0].endswith(one) and low[1].endswith(other):
+            return low[0].removesuffix(one) == low[1].removesuffix(other)
+    return False
 
 
 def _names(raw: Raw) -> tuple[str | None, str, str, str] | None:
@@ -90,19 +128,32 @@ def _names(raw: Raw) -> tuple[str | None, str, str, str] | None:
 
 
 def _convert(raw: Raw) -> Row:
-    raw = _flat(raw)
+    scored, raw = _scored(raw), _flat(raw)
     names = _names(raw)
     if names is None:
         raise BadRow("missing column", "there is no prompt, no two answers or no vote")
     prompt, a, b, winner = names
     vote = _winner(raw, a, b, winner)
+    chosen, rejected = (b, a) if vote == "b" else (a, b)
+    columns = others(raw, *(name for name in (prompt, a, b, winner, *(scored or ())) if name), *ONE_HOT)
+    if scored:
+        scores = dict(zip((a, b), (_number(raw[name]) for name in scored)))
+        columns |= {"score_chosen": scores[chosen], "score_rejected": scores[rejected]}
     if vote == "tie":
-        raise Tie(f"{_shown(raw, winner)} is a tie")
-    chosen, rejected = (a, b) if vote == "a" else (b, a)
-    columns = others(raw, *(name for name in (prompt, a, b, winner) if name), *ONE_HOT)
+        raise Tie(f"{_shown(raw, winner)} is a tie", _prompt_of(raw, prompt, a, b, columns))
     if prompt is None:
         return split_common(messages_in(raw, chosen), messages_in(raw, rejected), columns)
     return pair(_prompt(raw, prompt), _answer(raw, chosen), _answer(raw, rejected), columns)
+
+
+def _prompt_of(raw: Raw, name: str | None, a: str, b: str, columns: Raw) -> Row | None:
+    """A tie's prompt alone; None where it has none."""
+    try:
+        if name is not None:
+            return Row(_prompt(raw, name), columns=columns)
+        return Row(split_common(messages_in(raw, a), messages_in(raw, b), {}).prompt, columns=columns)
+    except BadRow:
+        return None
 
 
 def _prompt(raw: Raw, name: str) -> Prompt:
