@@ -376,6 +376,10 @@ def test_helpsteers_answers_to_one_prompt_are_compared(jsonl, prefcli):
     assert scan("rows.jsonl").place(1) == "line 4" and scan("rows.jsonl").records.number(3) == 7
     told = json.loads(prefcli("data", "check", "rows.jsonl", "--json").stdout)
     assert {one["finding"] for one in told["findings"]} == {"tie"} and told["files"][0]["for"] == "pairs"
+    jsonl("two.jsonl", *rows[:3], rated("s", "i", 1), rated("s", "j", 2))
+    assert prefcli("data", "split", "two.jsonl").exit_code == 0
+    parts = [row for part in ("train", "held_out") for row in read_dataset([f"two.{part}.jsonl"], "pairs").rows]
+    assert sorted((row.prompt, row.chosen, row.rejected) for row in parts) == [("p", "b", "a"), ("s", "j", "i")]
     demos = scan("rows.jsonl", "demos", names=["completion=response"])
     assert len(demos) == 8 and "'helpfulness', 'verbosity'" in demos.notes[0]
     own = [{"question": row["prompt"], "reply": row["response"], "stars": row["helpfulness"]} for row in rows]

@@ -46,6 +46,10 @@ class Records:
         """Raises BadRow where there is no row that can be read."""
         raise NotImplementedError
 
+    def rows_at(self, position: int) -> list[Raw]:
+        """What stands in the source there: one row, or those that are read together."""
+        return [self.raw(position)]
+
     def number(self, position: int) -> int:
         """From 1 on; a line's where the source has lines."""
         return position + 1

@@ -88,7 +88,7 @@ def write_part(source: Scan, positions: Iterable[int], path: Path) -> None:
     """The rows as they are in the source; lines of JSON byte for byte. Raises OSError; the file is whole or not."""
     records = source.records
     if not (isinstance(records, LineRecords) and path.name.endswith((".jsonl", ".jsonl.gz"))):
-        write_rows(path, lambda: (records.raw(position) for position in positions))
+        write_rows(path, lambda: (row for position in positions for row in records.rows_at(position)))
         return
     with written_whole(path) as file:
         lines = (records.piece(position).rstrip(b"\n") + b"\n" for position in positions)

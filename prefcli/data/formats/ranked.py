@@ -268,7 +268,7 @@ class GroupedRecords(Records):
         self._starts, before = array("Q"), None
         for own in range(len(records)):
             try:
-                prompt = json.dumps(self._row(own).get("prompt"), default=str)
+                prompt = json.dumps(renamed(records.raw(own), names).get("prompt"), default=str)
             except BadRow:
                 prompt = None
             if prompt is None or prompt != before:
@@ -283,16 +283,16 @@ class GroupedRecords(Records):
         return len(self._starts) - 1
 
     def raw(self, position: int) -> Raw:
-        return {"answers": [self._row(own) for own in range(self._starts[position], self._starts[position + 1])]}
+        return {"answers": [renamed(row, self._names) for row in self.rows_at(position)]}
+
+    def rows_at(self, position: int) -> list[Raw]:
+        return [self._records.raw(own) for own in range(self._starts[position], self._starts[position + 1])]
 
     def number(self, position: int) -> int:
         return self._records.number(self._starts[position])
 
     def place(self, position: int) -> str:
         return self._records.place(self._starts[position])
-
-    def _row(self, own: int) -> Raw:
-        return renamed(self._records.raw(own), self._names)
 
 
 class RankedRecords(Records):
