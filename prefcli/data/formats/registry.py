@@ -90,8 +90,8 @@ class Recognised:
 def recognise(
     where: str, row: dict[str, Any], purpose: Purpose | None = None, rows: Sequence[dict[str, Any]] = ()
 ) -> Recognised:
-    """The format of a file by its first row. Without a purpose its rows are taken for what they are. `rows` are the first
-    ones, of which a hint may speak.
+    """The format of a file by its first row. Without a purpose its rows are taken for what they are. `rows` are the
+    first ones, of which a hint may speak.
 
     Raises DataError: no format that gives such rows has these columns.
     """
