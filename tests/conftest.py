@@ -11,6 +11,9 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported: no test waits for a network
 
+# Read when torch is imported. Two threads on models this small wait for each other, and workers have a core each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from chain import chain, trained  # noqa: F401  fixtures for all tests
 from report_page import written  # noqa: F401
