@@ -114,6 +114,15 @@ def test_a_ppo_run_is_repeated_with_its_reward_model(made, store):
     assert [(rows_of(item, store), seed_of(item)) for item in siblings(one, store, "rows")] == sorted(ppo)
 
 
+def test_a_run_made_again_on_a_reward_model_of_the_same_seed_is_no_second_seed(made, store):
+    """Trained with another number of threads, say, the two reward models differ by rounding alone."""
+    rms = [made("rm", name, seed=0) for name in ("one", "other")]
+    assert rms[0].digest != rms[1].digest
+    ppo = [made("ppo", f"p{number}", seed=0, parents={"reward/rm": rm}) for number, rm in enumerate(rms)]
+    for run in ppo:
+        assert siblings(run, store, "seed") == [run]
+
+
 def test_a_reward_model_that_was_changed_since_or_is_gone_is_no_sibling(made, store):
     import shutil
 

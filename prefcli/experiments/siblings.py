@@ -26,12 +26,19 @@ def siblings(artifact: Artifact, store: Store, over: Literal["seed", "rows"]) ->
     """All complete artifacts of the store, itself among them, that differ from it in the seed alone.
 
     With `over="rows"` also in how many rows they were trained on: `rows_of` says how many each was. A ppo artifact is
-    a sibling whose reward model is the same or a sibling. Of two artifacts of the very same run (under two names, or
-    made again by --force) one is listed, itself first. In the order of seed and rows.
+    a sibling whose reward model is the same or a sibling. Of two artifacts of the very same run (under two names, made
+    again by --force, or on a reward model of the same seed that rounding tells apart) one is listed, itself first. In
+    the order of seed and rows.
     """
     found = [other for other in _others(artifact, store) if _same(artifact, other, store, FREE[over])]
-    distinct = {_causes(item.manifest): item for item in reversed([*_itself(artifact), *found])}
+    distinct = {_repetition(item, store): item for item in reversed([*_itself(artifact), *found])}
     return sorted(distinct.values(), key=lambda item: (rows_of(item, store) or 0, seed_of(item), item.ref))
+
+
+def _repetition(artifact: Artifact, store: Store) -> tuple[Any, ...]:
+    """What tells siblings apart: the rows, the seed, and those of the reward models."""
+    rewards = tuple(seed_of(reward) for reward in reward_models(artifact.manifest, store))
+    return rows_of(artifact, store), seed_of(artifact), rewards
 
 
 def varied(artifact: Artifact, store: Store) -> dict[str, list[Artifact]]:
