@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -21,7 +21,7 @@ from typer.main import get_command
 from prefcli.cli import stdout
 from prefcli.cli.group import Entry
 from prefcli.cli.launched import refuse_odd_launch
-from prefcli.config.base import Opt, default_of, option, typed_options
+from prefcli.config.base import Opt, default_of, is_switch, option, typed_options
 from prefcli.config.spelling import PER_PROCESS, Brought, canonical, spell_out
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
 from prefcli.models.quiet import quieten
@@ -114,7 +114,7 @@ def _parameter(name: str, kind: Any, opt: Opt) -> Any:
         more["autocompletion"] = _artifacts
     if opt.positional:
         return typer.Argument(**more)
-    words = f"{option(name)}/{option('no_' + name)}" if bool in (kind, *get_args(kind)) else option(name)
+    words = f"{option(name)}/{option('no_' + name)}" if is_switch(kind) else option(name)
     return typer.Option(words, *([opt.short] if opt.short else []), **more)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from prefcli.config.base import OWN, Opt, default_of, group_of, option, typed_options
+from prefcli.config.base import OWN, Opt, default_of, group_of, is_switch, option, typed_options
 from prefcli.config.shared import SHARED
 
 COLUMN = 24  # where descriptions begin
@@ -113,7 +113,7 @@ def describe(kind: Any, opt: Opt, default: Any, shown: int = 0) -> str:
 
 def _label(name: str, kind: Any, opt: Opt, default: Any) -> str:
     text = f"{opt.short}, {option(name)}" if opt.short else option(name)
-    if bool in (kind, *get_args(kind)):
+    if is_switch(kind):
         return f"{text} / {option('no_' + name)}" if default is not False else text
     choices = _choices(kind)
     value = "|".join(choices) if len(", ".join(choices)) <= SHOWN_CHOICES else "NAME"

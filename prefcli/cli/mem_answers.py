@@ -93,7 +93,7 @@ def _show_all(methods: Sequence[Method]) -> None:
         _write(console, f"{method.name:<{width}}  {bar:<{BAR + 2}} {format_bytes(method.estimate.bytes):>8}  {fits}")
     _write(console, "")
     for method in methods:
-        size = format_bytes(method.changes[-1].bytes if method.changes else method.estimate.bytes)
+        size = format_bytes(method.fitted_bytes)
         _write(console, f"{method.name}: {method.command} ({size})" if method.command else
                f"{method.name}: no options make it fit; use a smaller model", indent=4)  # fmt: skip
     one, shared, _, dpo = (method.estimate for method in methods[:4])
@@ -129,8 +129,9 @@ def _gpus(routes: Routes) -> str:
         told += "and each must load the whole model."
     adapter = routes.adapter
     if without and adapter.command:
-        size = adapter.changes[-1].bytes if adapter.changes else adapter.estimate.bytes
-        told += f" With an adapter DPO fits, {format_bytes(size)}: {adapter.command} (--compare shows all)."
+        told += (
+            f" With an adapter DPO fits, {format_bytes(adapter.fitted_bytes)}: {adapter.command} (--compare shows all)."
+        )
     return told
 
 

@@ -60,6 +60,11 @@ def group_of(cls: type, field_name: str) -> str:
     raise KeyError(field_name)
 
 
+def is_switch(kind: Any) -> bool:
+    """Whether an option of this type is given without a value: a bool, or a bool or None."""
+    return bool in (kind, *get_args(kind))
+
+
 def default_of(field: dataclasses.Field[Any]) -> Any:
     """A field's default; `dataclasses.MISSING` where a value must be given."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
-from prefcli.config.base import option
+from prefcli.config.base import is_switch, option
 from prefcli.config.names import ALIASES, BOOLEAN, NAMES, STAGES, Named
 from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import UsageError
@@ -82,7 +82,7 @@ def belonging(given: str, words: list[str], known: Mapping[str, Any]) -> int:
         return 0
     field_name, entry = canonical(given, known), named(given)
     kind = known[field_name][0] if field_name else None
-    if _is_switch(kind) or (entry is not None and entry.switch):
+    if is_switch(kind) or (entry is not None and entry.switch):
         positional = any(opt.positional for _, opt in known.values())
         return int(bool(words) and words[0].lower() in BOOLEAN and not positional)
     if entry and not field_name or given.replace("_", "-") in ALIASES and _is_list((kind, None)):  # one, or several
@@ -250,10 +250,6 @@ class Brought:
         return FACTORY_LORA if self.jointly.get("finetuning-type", "lora" if self.factory else "") == "lora" else {}
 
 
-def _is_switch(kind: Any) -> bool:
-    return kind is bool or bool in get_args(kind)  # or None
-
-
 def _is_list(typed: Any) -> bool:
     return get_origin(typed[0]) is list
 
@@ -370,7 +366,7 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
         elif field is None:
             brought.refused.append((f"--{given}", hint(given, known, "see --help for the names")))
             values = values if not values or values[0][:1] != "-" else []
-        elif _is_switch(known[field][0]) and (not equals or value.lower() in BOOLEAN):
+        elif is_switch(known[field][0]) and (not equals or value.lower() in BOOLEAN):
             off = negative or [one.lower() for one in values] == ["false"]
             spelt.append(option(f"no_{field}" if off else field))
         elif equals:

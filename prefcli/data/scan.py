@@ -7,13 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from prefcli.config.stages import Purpose
 from prefcli.data.formats import pairs
 from prefcli.data.formats.fields import PARTS, SCORES, VOTES, listed, not_text, words_of
 from prefcli.data.formats.ranked import GroupedRecords, RankedRecords
-from prefcli.data.formats.registry import FORMS, Recognised, advice, answers_in, implied, maps, recognise, spelling
+from prefcli.data.formats.registry import (
+    FORMS,
+    Recognised,
+    advice,
+    answers_in,
+    chosen_side,
+    implied,
+    maps,
+    recognise,
+    spelling,
+)
 from prefcli.data.formats.votes import crossed, votes_beside
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for, renamed
@@ -73,7 +84,7 @@ class Scan:
             notes.append(f"not read, though by their names they may matter: {those} ({advice})")
         return [f"{self.path}: {note}" for note in notes]
 
-    @property
+    @cached_property
     def _first(self) -> Row | None:
         return next((row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)), None)
 
@@ -104,11 +115,7 @@ class Scan:
         """The row at a position, or the BadRow that says why it is none."""
         try:
             raw = renamed(self.records.raw(position), self.names)
-            if (
-                self.signed
-                and self.purpose != "prompts"
-                and str(raw.get("label", raw.get("kto_tag"))).strip() in ("0", "0.0")
-            ):
+            if self.signed and self.purpose != "prompts" and _label_in(raw) in ("0", "0.0"):
                 raise Tie("the label is 0, between 1 and -1")
             row = self.recognised.convert(raw)
         except Tie as error:
@@ -180,12 +187,14 @@ def scan(
     wanted = parse_names(names)
     records = read(path, split, held_out)
     position, first = _first_row(records)
+    raws = list(_first_rows(records)) or [first]
     where = f"{path}, {records.place(position)}"
     for ours, theirs in wanted.items():
-        if theirs not in first and (ours not in first or not (beside or held_out or _is_there(theirs, records))):
+        if theirs not in first and (
+            ours not in first or not (beside or held_out or any(theirs in raw for raw in raws))
+        ):
             raise _no_column(where, first, ours, theirs)
-    rows = [renamed(row, wanted) for row in _first_rows(records)] or [renamed(first, wanted)]
-    own = implied(rows, purpose)
+    own = implied([renamed(raw, wanted) for raw in raws], purpose)
     renamed_own = {ours: theirs for ours, theirs in own.items() if spelling(theirs) != ours}
     told = [f"read with {maps(renamed_own)}"] if renamed_own else []
     if "a" in wanted and "b" in wanted and crossed(wanted["a"], wanted["b"]):
@@ -194,11 +203,11 @@ def scan(
             "if votes call the columns by their names"
         )
     wanted |= {ours: wanted.get(theirs, theirs) for ours, theirs in own.items()}
-    rows = [renamed(row, wanted) for row in _first_rows(records)] or [renamed(first, wanted)]
+    rows = [renamed(raw, wanted) for raw in raws]
     named = renamed(first, wanted)
     for column in ("label", "kto_tag"):
         if column in named and named[column] is None:  # the rows are of the kind that the first label says
-            named = named | {column: _first_value(column, wanted, records)}
+            named = named | {column: next((row[column] for row in rows if row.get(column) is not None), None)}
     recognised = recognise(where, named, purpose, rows)
     form = recognised.form
     if why := next(filter(None, map(form.unclear, rows)), None):
@@ -211,13 +220,13 @@ def scan(
             f"--map unused={votes[0]} ignores it",
         )
     every = pairs_of == "all" and recognised.purpose == "pairs"
-    signed = any(str(row.get("label", row.get("kto_tag"))).strip() in ("-1", "-1.0") for row in rows)
+    signed = any(_label_in(row) in ("-1", "-1.0") for row in rows)
     if form.grouped:
         records, wanted = GroupedRecords(records, wanted), {}
     if form.lists is not None and (every or form.trees):
         records, wanted = RankedRecords(records, wanted, form, every), {}
         name = f"{form.name}, all pairs" if every else form.name
-        convert = pairs.convert if purpose != "demos" else lambda raw: _chosen(pairs.convert(raw))
+        convert = pairs.convert if purpose != "demos" else chosen_side(pairs.convert)
         recognised = replace(recognised, name=name, convert=convert)
     more = advice(rows, None, wanted) if form.gives in ("demos", "prompts") else ""
     if not (form.gives == "prompts" and purpose is None or "label" in more and purpose != "prompts"):
@@ -278,10 +287,8 @@ def _is_there(column: str, records: Records) -> bool:
     return any(column in row for row in _first_rows(records))
 
 
-def _first_value(column: str, names: Mapping[str, str], records: Records) -> Any:
-    """The first value among the first rows in a column of ours."""
-    values = (renamed(row, names).get(column) for row in _first_rows(records))
-    return next((value for value in values if value is not None), None)
+def _label_in(row: Raw) -> str:
+    return str(row.get("label", row.get("kto_tag"))).strip()
 
 
 def _first_rows(records: Records) -> Iterator[Raw]:
@@ -289,10 +296,6 @@ def _first_rows(records: Records) -> Iterator[Raw]:
     for position in range(min(LOOKED_AT, len(records))):
         with suppress(BadRow):
             yield records.raw(position)
-
-
-def _chosen(pair: Row) -> Row:
-    return replace(pair, completion=pair.chosen)
 
 
 def _unread_system(row: Row) -> str:

@@ -27,11 +27,8 @@ DEFAULT_GPU = "A100-80GB"
 MOST_TOKENS = 10**12
 # Of PPO against DPO, where nothing is said: what both can be compared at.
 BATCH, LENGTH = 1, 2048
-# Options that the comparison of the two routes has no place for.
-OF_ONE_STAGE = ("prompt_length", "lora_rank", "load_in_4bit", "layout", "dtype", "optim", "packed", "tokens_per_row",
-                "generation_batch", "num_generations", "advantage", "zero", "gpus")  # fmt: skip
-# Those that no stage's command has under the same name.
-ELSEWHERE = ("max_length", "prompt_length", "zero", "gpus")
+# All that the comparison of the two routes has a place for.
+OF_BOTH = ("batch_size", "max_length", "gradient_checkpointing")
 
 
 def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[Method]:
@@ -50,7 +47,7 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
         return [_method(*row, config, architecture, where) for row in side_by_side(config.lora_rank)]
     if config.stage is not None:
         return [_method(config.stage, config.stage, {}, config, architecture, where)]
-    if unread := [field for field in OF_ONE_STAGE if field in _given(config)]:
+    if unread := [field for field in _given(config) if field not in OF_BOTH]:
         raise UsageError(
             f"{option(unread[0])}: PPO against DPO is all weights of both, at one batch and length",
             "give --stage dpo, or --compare for all methods",
@@ -86,8 +83,10 @@ def _method(
     for field in ("load_in_4bit", "layout"):
         if given.get(field) not in (None, "separate") and not rank:
             raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    about = {f.name for f in fields(stage.config)} - set(ELSEWHERE)
-    options = {field: value for field, value in (given | more).items() if field in about} | _lengths(config, stage)
+    about = {f.name for f in fields(stage.config)}
+    options = {field: value for field, value in (given | more).items() if field in about}
+    if stage.samples:
+        options |= _lengths(config, stage)
     rows = options.get("batch_size", stage.config().batch_size)
     fixed = {"zero": config.zero, "shards": config.gpus, "batch_size": -(-rows // config.gpus)}
     if config.prompt_length is not None and not stage.samples:
@@ -102,11 +101,9 @@ def _method(
 
 
 def _lengths(config: MemoryConfig, stage: Stage) -> dict[str, Any]:
-    """--max-length and --prompt-length as the stage's own options: ppo bounds the prompt and the answer."""
-    if config.max_length is None and (config.prompt_length is None or not stage.samples):
+    """--max-length and --prompt-length as ppo's own options, which bound the prompt and the answer."""
+    if config.max_length is None and config.prompt_length is None:
         return {}
-    if not stage.samples:
-        return {"max_length": config.max_length}
     own = stage.config()
     length = config.max_length or (config.prompt_length or own.max_prompt_length) + own.max_new_tokens
     prompt = max(1, config.prompt_length or min(own.max_prompt_length, length - own.max_new_tokens))

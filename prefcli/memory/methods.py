@@ -87,6 +87,11 @@ class Method:
             ]
         return " ".join([*words, *(change.option for change in self.changes)])
 
+    @property
+    def fitted_bytes(self) -> int:
+        """The peak of `command`: with the options that make it fit."""
+        return self.changes[-1].bytes if self.changes else self.estimate.bytes
+
     @cached_property
     def changes(self) -> list[Change] | None:
         return changes(self.run, self.gpu.usable_bytes)

@@ -213,6 +213,14 @@ def optional_in(raw: Raw, column: str) -> str:
     return value if value and value.strip() else ""
 
 
+def number_of(value: Any) -> float | None:
+    """A value as a number, which a sheet has as text; None where it is not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
 def label_in(raw: Raw, column: str) -> bool:
     label = label_of(raw.get(column))
     if label is None:

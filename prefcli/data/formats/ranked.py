@@ -23,6 +23,7 @@ from prefcli.data.formats.fields import (
     answer_in,
     as_list,
     messages_in,
+    number_of,
     optional_in,
     others,
     pair,
@@ -91,11 +92,8 @@ def _scores(completion: Any) -> dict[str, float]:
 
 
 def _number(value: Any) -> float | None:
-    try:
-        score = float(value)
-    except (TypeError, ValueError):
-        return None
-    return score if math.isfinite(score) else None
+    score = number_of(value)
+    return score if score is not None and math.isfinite(score) else None
 
 
 def _nectar(raw: Raw) -> list[Ranked]:

@@ -23,7 +23,7 @@ from prefcli.data.formats import (
     text,
     votes,
 )
-from prefcli.data.formats.fields import VOTES, words_of
+from prefcli.data.formats.fields import VOTES, number_of, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.records import renamed
 from prefcli.data.row import Row, is_verdict, label_of
@@ -114,8 +114,13 @@ def recognise(
     if purpose == "demos" and form.gives == "pairs":
         # as the DPO paper does where there are pairs alone (arXiv 2305.18290, section 6)
         name = f"{name}, the chosen side"
-        convert = lambda raw: replace(pair := form.convert(raw), completion=pair.chosen)  # noqa: E731
+        convert = chosen_side(form.convert)
     return Recognised(form, name, purpose, convert, note)
+
+
+def chosen_side(convert: Callable[[dict[str, Any]], Row]) -> Callable[[dict[str, Any]], Row]:
+    """The conversion of a pair to a demonstration: its chosen answer."""
+    return lambda raw: replace(pair := convert(raw), completion=pair.chosen)
 
 
 def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str | None:
@@ -172,7 +177,7 @@ def advice(rows: Sequence[dict[str, Any]], purpose: Purpose | None, already: Map
     if not (questions and answers):
         return ""
     if purpose != "demos" and (
-        numbers := [name for name in _like_labels(row) if isinstance(_number(row[name]), float)]
+        numbers := [name for name in _like_labels(row) if isinstance(number_of(row[name]), float)]
     ):
         asked = [one.get(questions[0]) for one in rows]
         if any(one == other for one, other in zip(asked, asked[1:])):
@@ -247,13 +252,6 @@ def _labelled(rows: Sequence[dict[str, Any]], sure: bool = False) -> Iterator[di
         for names in tried:
             others = {ours: name for ours, name in spelt.items() if name not in names.values() and ours not in names}
             yield others | names
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:

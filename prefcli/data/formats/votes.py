@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any, Literal
 
-from prefcli.data.formats.fields import Raw, answer_in, messages_in, others, pair, prompt_in, split_common
+from prefcli.data.formats.fields import Raw, answer_in, messages_in, number_of, others, pair, prompt_in, split_common
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.implicit import hh_prompt
 from prefcli.data.row import BadRow, Prompt, Row, Tie
@@ -71,7 +71,7 @@ class _Votes(Form):
 def _flat(raw: Raw) -> Raw:
     """The row, a task of Label Studio with its data and its votes at the top; with a winner where there are scores."""
     if scored := _scored(raw):
-        one, other = (_number(raw[name]) for name in scored)
+        one, other = (number_of(raw[name]) for name in scored)
         if one is None or other is None:
             return {**raw, "winner": " and ".join(_shown(raw, name) for name in scored)}
         return {**raw, "winner": "b" if other > one else "a"}  # equal ones are a tie as any pair's
@@ -100,7 +100,7 @@ def sides_in(raw: Raw) -> tuple[str, str] | None:
 
 def like_sides(raw: Raw) -> tuple[str, str] | None:
     """Two columns of text whose names are alike but for an a and a b (or 1 and 2, left and right) at an end."""
-    texts = [name for name, value in raw.items() if isinstance(value, str | list) and _number(value) is None]
+    texts = [name for name, value in raw.items() if isinstance(value, str | list) and number_of(value) is None]
     return sides_in(raw) or next(
         ((one, other) for one in texts for other in texts if crossed(other, one) and not crossed(one, other)), None
     )
@@ -137,7 +137,7 @@ def _convert(raw: Raw) -> Row:
     chosen, rejected = (b, a) if vote == "b" else (a, b)
     columns = others(raw, *(name for name in (prompt, a, b, winner, *(scored or ())) if name), *ONE_HOT)
     if scored:
-        scores = dict(zip((a, b), (_number(raw[name]) for name in scored)))
+        scores = dict(zip((a, b), (number_of(raw[name]) for name in scored)))
         columns |= {"score_chosen": scores[chosen], "score_rejected": scores[rejected]}
     if vote == "tie":
         raise Tie(f"{_shown(raw, winner)} is a tie", _prompt_of(raw, prompt, a, b, columns))
@@ -185,7 +185,7 @@ def _winner(raw: Raw, a: str, b: str, name: str) -> Vote:
             raise BadRow("bad label", f"one of {', '.join(ONE_HOT)} must be 1")
         return won[0]  # type: ignore[return-value]
     value = raw[name]
-    number = _number(value)
+    number = number_of(value)
     if number is not None and name in SIGNED:
         return "a" if number < 0 else "b" if number > 0 else "tie"
     if number is not None and name == "labels" and a == "human_ref_A":  # SHP: 1 says that A is better
@@ -238,13 +238,6 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
 def _shown(raw: Raw, name: str) -> str:
     return f"'{name}': {json.dumps(raw[name], ensure_ascii=False, default=str)[:60]}"
 
@@ -256,7 +249,7 @@ def unclear(raw: Raw) -> str | None:
         return None
     _, a, _, winner = names
     told = winner in (*SIGNED, *ONE_HOT) or a.endswith("0") or (winner == "labels" and a == "human_ref_A")
-    if told or isinstance(raw[winner], bool) or _number(raw[winner]) != 0:
+    if told or isinstance(raw[winner], bool) or number_of(raw[winner]) != 0:
         return None
     return f"{_shown(raw, winner)} may mean the first answer, the second, or a tie"
 
