@@ -232,7 +232,7 @@ class Encoder:
         return whole[start : end + len(closing) if after.startswith(closing) else end], start
 
     def _as_last(self, messages: list[Message], whole: str) -> tuple[str, int]:
-        """The last answer as it is written where nothing follows, if that is how `whole` goes on, but for the end."""
+        """The last answer as it is written where nothing follows, if `whole` continues so, but for the end."""
         asked, last = self._template(messages[:-1], True), self._template(messages, False)
         same = _common(whole, last)
         if (

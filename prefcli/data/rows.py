@@ -20,7 +20,7 @@ from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.scan import Scan
 from prefcli.errors import DataError
 
-CHECKED = 1000  # of a large file so many rows are looked at before a run begins
+CHECKED = 1000  # rows of a large file that are checked before a run begins
 REFUSED = f"{OTHER_TEMPLATE}; --skip-bad leaves such out, and prefcli data check --model M counts them"
 T = TypeVar("T")
 Example = dict[str, Any]
