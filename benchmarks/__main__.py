@@ -8,6 +8,7 @@ import sys
 NAMES = {
     "trl": "seconds, memory and figures of a step against TRL on the same rows",
     "startup": "from Enter to the first training step, against TRL",
+    "busy": "what other busy processes cost a run, and what OpenMP's waiting does about it",
     "gain": "what packing gains by prompt length, answers a prompt and batch",
     "rollout": "tokens a second when answers are sampled, against transformers' generate",
     "ppo": "answers a second, memory and phases of PPO, against TRL 1.12's PPOTrainer",

@@ -23,6 +23,7 @@ from prefcli.artifacts.manifest import Manifest
 from prefcli.cli.main import ALL, COMMANDS, GROUPS
 from prefcli.cli.stdout import result
 from prefcli.config.base import option, typed_options
+from prefcli.machine import share_cores
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "matplotlib", "numpy"}
@@ -674,3 +675,20 @@ def prepare_only(config):
     from prefcli.stages.inputs import prepare
 
     prepare(config)
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+    ids=["unset", "spins set", "policy set"],
+)
+def test_waiting_threads_give_cores_away_unless_the_user_says_how(
+    user: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in user.items():
+        monkeypatch.setenv(name, value)
+    share_cores()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -14,6 +14,7 @@ from prefcli.cli.group import Entry, group
 from prefcli.cli.interrupts import install, leave
 from prefcli.config.stages import STAGES
 from prefcli.errors import INTERRUPTED, TRY_AGAIN
+from prefcli.machine import share_cores
 from prefcli.stopping import exit_code
 
 COMMANDS: dict[str, Entry] = {
@@ -152,6 +153,7 @@ def root(
 def main() -> None:
     """Entry point of the console script."""
     install()
+    share_cores()
     stdout.claim()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
         sys.stdout.reconfigure(errors="surrogateescape")
