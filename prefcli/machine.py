@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -18,6 +19,18 @@ def share_cores() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = _SPINS
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions for products in bfloat16 (x86's AVX512-BF16 or AMX, ARM's bf16)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    lines = (line.partition(":") for line in text.splitlines())
+    flags = next((set(found.split()) for name, _, found in lines if name.strip() in ("flags", "Features")), set())
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def memory_limit() -> int | None:

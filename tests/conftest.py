@@ -38,6 +38,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("prefcli.memory.devices.has_bfloat16", lambda: False)  # the same on every processor
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test outlives a power cut, and waiting for disks is slow
     return tmp_path
 

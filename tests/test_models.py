@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.machine import has_bfloat16
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.loading import is_scorer, load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
@@ -214,10 +216,39 @@ def test_a_reward_model_with_another_tokenizer_reads_text_and_never_the_policys_
 
 def test_devices_and_dtypes():
     assert pick_device("cpu").type == "cpu"
-    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
+    assert pick_dtype("auto", torch.device("cpu"), 10**9) == torch.float32
     for name in ("warp", "cuda:99"):
         with pytest.raises(UsageError, match="--device"):
             pick_device(name)
+
+
+def test_a_processor_with_bfloat16_computes_large_models_in_it(monkeypatch):
+    monkeypatch.setattr("prefcli.memory.devices.has_bfloat16", lambda: True)
+    cpu = torch.device("cpu")
+    found = [pick_dtype("auto", cpu, parameters) for parameters in (0, 600_000, 20_000_000)]
+    assert found == [torch.float32, torch.float32, torch.bfloat16]
+    assert pick_dtype("float32", cpu, 10**9) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("processor : 0\nflags\t\t: fpu avx512f amx_tile amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("processor : 0\nflags\t\t: fpu avx2\nbugs : bf16\n", False),
+        (None, False),
+    ],
+    ids=["AVX512-BF16", "AMX", "ARM", "AVX2", "no such file"],
+)
+def test_what_the_processor_says_of_bfloat16(cpuinfo, expected, monkeypatch):
+    def read(path):
+        if cpuinfo is None:
+            raise FileNotFoundError
+        return cpuinfo
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert has_bfloat16.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("thrifty", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +67,16 @@ def test_the_steps_of_a_run(planned, stage, options, expected):
     assert steps(inputs) == expected
     unit = "rollouts" if stage == "ppo" else "steps"
     assert summary(inputs)["training"].startswith(f"{expected} {unit} of {options['batch_size']}, all weights")
+
+
+def test_the_plan_says_what_a_processor_with_bfloat16_computes_in(planned, monkeypatch):
+    inputs = planned("dpo")
+    monkeypatch.setattr("prefcli.memory.devices.has_bfloat16", lambda: True)
+    assert "bfloat16" not in summary(inputs)["training"]  # tiny is too small to gain by it
+    large = dataclasses.replace(inputs.architecture, stated_parameters=20_000_000)
+    assert "bfloat16 (--dtype auto)" in summary(dataclasses.replace(inputs, architecture=large))["training"]
+    exact = dataclasses.replace(inputs.config, dtype="float32")
+    assert "float" not in summary(dataclasses.replace(inputs, architecture=large, config=exact))["training"]
 
 
 def test_rollouts_answer_every_prompt_so_many_times_an_epoch():

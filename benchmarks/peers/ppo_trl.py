@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--lora-rank", type=int, default=0)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -94,7 +95,8 @@ def main() -> None:
         learning_rate=args.lr,
         lr_scheduler_type="constant",
         gradient_checkpointing=False,
-        bf16=False,
+        bf16=args.bf16,
+        use_cpu=True,
         seed=args.seed,
         logging_steps=1,
         save_strategy="no",

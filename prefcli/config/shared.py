@@ -94,7 +94,11 @@ class Machine:
     GROUP = DEVICE
 
     dtype: Annotated[
-        Dtype, Opt("Data type of the weights; auto: float32 on a CPU, bfloat16 on a GPU that supports it.")
+        Dtype,
+        Opt(
+            "Data type to compute in; auto: bfloat16 on a GPU that supports it, and to train or sample a model above "
+            "20M parameters on a CPU that does; else float32."
+        ),
     ] = "auto"
     device: Annotated[str, Opt("cpu, cuda, cuda:1 or mps; auto uses the best one found.", metavar="NAME")] = "auto"
 

@@ -13,6 +13,7 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.row import Message, Prompt, Row
 from prefcli.errors import UsageError
 from prefcli.evaluation.models import answer
+from prefcli.memory.references import parameters_of
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
 from prefcli.models.positions import positions_of
@@ -199,7 +200,7 @@ def open_chat(config: ChatConfig, reporter: Reporter) -> Chat:
         if reference.note:
             reporter.notice(reference.note)
     device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
+    dtype = pick_dtype(config.dtype, device, max(map(parameters_of, references)))
     speakers = []
     for reference in references:
         tokenizer = load_tokenizer(reference, SILENT)  # nothing is padded here, and templates are told of below

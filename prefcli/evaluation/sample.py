@@ -20,6 +20,7 @@ from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
 from prefcli.evaluation.causes import causes, of_model
 from prefcli.evaluation.together import tell, together
+from prefcli.memory.references import parameters_of
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -57,7 +58,7 @@ def sample(
         if reference.note:
             reporter.notice(reference.note)
         device = pick_device(config.device)
-        dtype = pick_dtype(config.dtype, device)
+        dtype = pick_dtype(config.dtype, device, parameters_of(reference))
         if plan is None:
             data = read_checked(config.prompts, "prompts", config, reporter)
             tokenizer = load_tokenizer(reference, reporter)

@@ -7,14 +7,23 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+from prefcli.config.training import SMALL_MODEL_PARAMETERS
 from prefcli.errors import UsageError
-from prefcli.machine import memory_limit
+from prefcli.machine import has_bfloat16, memory_limit
 from prefcli.memory.gpus import MIB, Device, find_gpu, size_of
 from prefcli.memory.sizes import format_bytes
 
 PATIENCE = 20  # seconds for nvidia-smi, which wakes a driver that sleeps
 SHARED = {"cpu": "CPU", "none": "CPU", "mps": "mps"}  # what has no memory of its own
 LAPTOP = 16 * 10**9  # where the system does not say
+
+
+def cpu_dtype(parameters: int) -> str:
+    """What --dtype auto means on this machine's processor, for a model of this size (docs/packed.md has the gain).
+
+    By what the processor has, not by a measurement: the same command computes the same on a busy machine.
+    """
+    return "bfloat16" if parameters >= SMALL_MODEL_PARAMETERS and has_bfloat16() else "float32"
 
 
 def device(kind: str | None, count: int | None = None) -> Device:

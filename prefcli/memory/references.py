@@ -7,10 +7,29 @@ from pathlib import Path
 
 from prefcli.artifacts.hub import cache, fetch_config
 from prefcli.artifacts.manifest import NAME
-from prefcli.artifacts.references import TINY, resolve
+from prefcli.artifacts.references import TINY, Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError, SurroundingsError
-from prefcli.memory.model_files import find_config
+from prefcli.memory.architecture import Architecture
+from prefcli.memory.model_files import find_config, read_architecture
+
+
+def architecture_of(reference: Reference) -> Architecture | None:
+    """The model's dimensions, where its config can be read on this disk and its family is known."""
+    path = reference.base.path if reference.base is not None else None
+    if path is None or not path.is_dir():
+        return None
+    try:
+        config = find_config(path)
+        return read_architecture(config) if config else None
+    except ArtifactError:
+        return None
+
+
+def parameters_of(reference: Reference) -> int:
+    """0 where the dimensions are not known."""
+    found = architecture_of(reference)
+    return found.parameters if found is not None else 0
 
 
 def config_file(reference: str, store: Store, *, fetch: bool = True) -> tuple[Path, str | None]:

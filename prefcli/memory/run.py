@@ -9,6 +9,7 @@ from typing import Any, Literal
 from prefcli.config.stages import BY_COMMAND, Role, Stage
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.architecture import Architecture
+from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.gpus import Device
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -84,7 +85,7 @@ class Run:
         """
         longest = max(1, min(length, architecture.positions or length))
         adapters_on_one = not (stage.samples and options.layout == "separate")
-        auto = "float32" if device == "cpu" else "bfloat16"
+        auto = cpu_dtype(architecture.parameters) if device == "cpu" else "bfloat16"
         said: dict[str, Any] = {
             "lora_rank": options.lora_rank,
             "shared_base": options.lora_rank > 0 and stage.reference and adapters_on_one,

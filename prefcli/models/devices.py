@@ -8,6 +8,7 @@ import os
 import torch
 
 from prefcli.errors import UsageError
+from prefcli.memory.devices import cpu_dtype
 
 
 def pick_device(name: str) -> torch.device:
@@ -27,9 +28,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto: float32 on a CPU, bfloat16 on a GPU that has it."""
-    if name == "auto":
+def pick_dtype(name: str, device: torch.device, parameters: int = 0) -> torch.dtype:
+    """auto: bfloat16 on a GPU that has it, `cpu_dtype` of a model with `parameters` on a CPU, else float32."""
+    if name == "auto" and device.type == "cpu":
+        name = cpu_dtype(parameters)
+    elif name == "auto":
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bfloat16 else torch.float32
     dtype: torch.dtype = getattr(torch, name)

@@ -30,10 +30,10 @@ from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.rows import Rows
 from prefcli.data.weighting import first, mix, set_apart, weigh
-from prefcli.errors import ArtifactError, DataError, UsageError
+from prefcli.errors import DataError, UsageError
 from prefcli.files import digest_json
 from prefcli.memory.architecture import Architecture
-from prefcli.memory.model_files import find_config, read_architecture
+from prefcli.memory.references import architecture_of
 from prefcli.models import bitsandbytes
 from prefcli.rewards.grammar import (
     RewardSpec,
@@ -114,7 +114,7 @@ def prepare(config: StageConfig) -> Inputs:
             set_apart(eval_data, config.margin_column)
     if isinstance(config, DataConfig):
         data = mix(data, config.data_weight, config.seed)
-    architecture = _architecture(references["model"])
+    architecture = architecture_of(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS
         config = replace(config, lr=stage.rates[1] if small else stage.rates[0])
@@ -183,18 +183,6 @@ def _rewards(config: StageConfig, store: Store, wanted: bool) -> list[RewardSpec
             f"say what it weighs, for example: --reward-weight {specs[0].name}=0.5",
         )
     return specs
-
-
-def _architecture(reference: Reference) -> Architecture | None:
-    """The model's dimensions, where its config can be read on this disk and its family is known."""
-    path = reference.base.path if reference.base is not None else None
-    if path is None or not path.is_dir():
-        return None
-    try:
-        config = find_config(path)
-        return read_architecture(config) if config else None
-    except ArtifactError:
-        return None
 
 
 def _key(inputs: Inputs) -> str:

@@ -11,6 +11,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.training import DataConfig, PolicyConfig
 from prefcli.errors import MemoryShortError
 from prefcli.machine import memory_limit
+from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import changes
 from prefcli.memory.run import Run
@@ -64,6 +65,9 @@ def summary(inputs: Inputs) -> dict[str, str]:
         weight = f"{config.router_loss:g}"
         lines["router loss"] = f"{weight} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
     trained += f", {config.dtype}" if config.dtype not in ("auto", "float32") else ""
+    if config.dtype == "auto" and inputs.architecture and not config.device.startswith("cuda"):
+        on_cpu = cpu_dtype(inputs.architecture.parameters)
+        trained += f", {on_cpu} (--dtype auto)" if on_cpu != "float32" else ""
     unit = "rollout" if inputs.stage.samples else "step"
     lines["training"] = (
         f"{counted(steps(inputs), unit)} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "

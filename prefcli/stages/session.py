@@ -225,12 +225,13 @@ class Session:
 def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     """A locked new version, its metrics log, the device and the number format."""
     device = pick_device(inputs.config.device)
-    dtype = pick_dtype(inputs.config.dtype, device)
+    size = inputs.architecture.parameters if inputs.architecture else 0
+    dtype = pick_dtype(inputs.config.dtype, device, size)
     if device.type == "cpu":
         prepare_cpu(thrifty=inputs.config.gradient_checkpointing)
     in_words = str(dtype).removeprefix("torch.")
     if inputs.config.dtype == "auto" and dtype != torch.float32:  # which the plan could not know without torch
-        reporter.notice(f"--dtype auto: {in_words} on {device}")
+        reporter.notice(f"--dtype auto: {in_words} on {device} (--dtype float32 computes in full precision)")
     memory = run_of(inputs, device.type, in_words)
     have = bytes_of(device)
     if warning := check_memory(inputs, memory, have, "this machine" if device.type == "cpu" else str(device)):
