@@ -164,7 +164,7 @@ def ours(args: argparse.Namespace, model: Path, reward: Path, kind: str) -> dict
         sys.executable, "-m", "prefcli", "ppo", "--model", str(model), "--reward", f"reward={reward}",
         "--prompts", str(args.work / "prompts" / "ours.jsonl"), "--runs", str(runs), "--name", "x",
         "--batch-size", str(args.batch_size), "--num-generations", str(args.answers),
-        "--max-steps", str(args.rollouts), "--max-prompt-length", "100000", "--max-new-tokens", str(args.new),
+        "--max-steps", str(args.rollouts), "--max-prompt-length", "512", "--max-new-tokens", str(args.new),
         "--temperature", str(TEMPERATURE), "--ppo-epochs", "1", "--minibatches", "1", "--lr", str(args.lr),
         "--lr-scheduler", "constant", "--warmup", "0", "--max-grad-norm", "0", "--seed", str(SEED),
         "--layout", args.layout, "--save-every", "1000000", "--dtype", kind, "-q",
