@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,9 +25,10 @@ from transformers import (
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 
 from prefcli.models import logps as logps_module
+from prefcli.models import packed_attention
 from prefcli.models.logps import SelectedLogps, sequence_scores, token_logps, token_values
 from prefcli.models.packed import pack
-from prefcli.models.packed_attention import PACKED, Allowed, _in_groups, _one_by_one
+from prefcli.models.packed_attention import PACKED, Allowed, _in_groups, _one_by_one, _takes_all_at_once
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.models.shared import SharedRole
 from prefcli.stages import reference as reference_module
@@ -206,6 +208,60 @@ def test_attention_in_groups_is_attention_prompt_by_prompt(window):
     weights = torch.randn_like(outputs[0])
     one, other = (torch.autograd.grad((output * weights).sum(), (q, k, v)) for output in outputs)
     torch.testing.assert_close(other, one)
+
+
+def plain_varlen(
+    query, key, value, query_ends, key_ends, longest_query, longest_key, *, scale, window_size, enable_gqa
+):
+    """What torch documents of its kernel: sequence by sequence, grouped heads, the last query sees the last key."""
+    assert enable_gqa and window_size == (-1, 0) and query.is_contiguous()
+    assert query_ends.dtype == key_ends.dtype == torch.int32
+    lengths = [ends.diff().tolist() for ends in (query_ends, key_ends)]
+    assert [longest_query, longest_key] == [max(each) for each in lengths]
+    found = []
+    for q, k, v in zip(query.split(lengths[0]), key.split(lengths[1]), value.split(lengths[1]), strict=True):
+        k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        last = len(k) - len(q)
+        hidden = torch.arange(len(k))[None] > torch.arange(len(q))[:, None] + last
+        found.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_attention_over_many_lengths_equals_prompt_by_prompt(architecture, monkeypatch):
+    """The kernel itself runs on GPUs; what it is handed is the same here."""
+    model = packed(tiny_lm(architecture, seed=2))
+    wanted = ("a prompt of its own", "an answer without tokens")
+    batches = [rows(), pad_rows(SHARED, [*ANSWERS[:1], [], *ANSWERS[2:]])]
+    calls = []
+    for name, batch in zip(wanted, batches):
+        expected = gradients(model, lambda m, b=batch: token_logps(m, b).logps.sum())
+        logps = token_logps(model, batch).logps
+        with monkeypatch.context() as patch:
+            calls.clear()
+            patch.setattr(packed_attention, "_takes_all_at_once", lambda *_: not calls.append(1))
+            patch.setattr(packed_attention, "varlen_attn", plain_varlen)
+            torch.testing.assert_close(token_logps(model, batch).logps, logps, msg=name)
+            found = gradients(model, lambda m, b=batch: token_logps(m, b).logps.sum())
+        assert calls
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_many_lengths_at_once_is_for_gpus_in_16_bits_and_plain_causal_masks():
+    layout, none = rows().layout, {"dropout": 0.0, "scale": None, "cap": None, "sinks": None}
+    assert not _takes_all_at_once(torch.zeros(1, 2, 3, 8), layout, seen_by(None), none)
+    query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(1, 2, 3, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+        assert _takes_all_at_once(query, layout, seen_by(None), none)
+        for changed in ({"dropout": 0.1}, {"cap": 30.0}, {"sinks": torch.zeros(2)}):
+            assert not _takes_all_at_once(query, layout, seen_by(None), none | changed)
+        assert not _takes_all_at_once(query, layout, seen_by(4), none)  # shorter than the longest row
+        for other in ({"dtype": torch.float32}, {"shape": (1, 2, 3, 512)}):
+            assert not _takes_all_at_once(SimpleNamespace(**vars(query) | other), layout, seen_by(None), none)
+        patch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+        assert not _takes_all_at_once(query, layout, seen_by(None), none)
 
 
 def test_a_packed_model_still_runs_on_padded_batches_and_with_a_cache():

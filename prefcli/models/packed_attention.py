@@ -2,8 +2,9 @@
 
 The layers see [1, P] tokens; only attention knows of prompts and completions. It is an attention function in
 transformers' own table, which is told of the layout by a keyword that the models hand down to it. It calls SDPA on each
-prompt with its completions, so no P × P mask exists; on a GPU on all prompts of like length at once, since there a call
-costs as much as its arithmetic, and cuDNN makes a plan for every new length.
+prompt with its completions, so no P × P mask exists. On a GPU a call costs as much as its arithmetic, and cuDNN makes a
+plan for every new length: in 16 bits a kernel for many lengths (torch has FlashAttention's) takes all prompts and
+completions in one call; else a call of SDPA takes all prompts of like length.
 
 Which tokens a layer lets see each other (a sliding window, a chunk) is asked of the model: what transformers would
 build a mask from, a function of two positions, comes to the attention function in the mask's place (`Allowed`).
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -34,6 +36,9 @@ HARMLESS = {
     "output_router_logits", "past_key_values", "position_embeddings", "position_ids", "return_dict", "training",
     "use_cache",
 }  # fmt: skip
+
+# FlashAttention's limits, and its word for "a token sees those before it", the last query seeing the last key.
+LARGEST_HEAD, AMPERE, CAUSAL = 256, (8, 0), (-1, 0)
 
 _packed_call: ContextVar[bool] = ContextVar("packed_call", default=False)
 
@@ -118,13 +123,15 @@ def attention(
             sliding_window=sliding_window, **kwargs,
         )  # fmt: skip
         return found
+    how: dict[str, Any] = {"dropout": dropout, "scale": scaling, "cap": softcap, "sinks": s_aux}
+    allowed = None if layout is None else _allowed(module, attention_mask, kwargs)
+    if layout is not None and allowed is not None and _takes_all_at_once(query, layout, allowed, how):
+        return _all_at_once(query, key, value, layout, scaling), None
     copies = query.shape[1] // key.shape[1]
     if copies > 1:
         key, value = (kv.repeat_interleave(copies, dim=1) for kv in (key, value))
-    how: dict[str, Any] = {"dropout": dropout, "scale": scaling, "cap": softcap, "sinks": s_aux}
-    if layout is None:
+    if layout is None or allowed is None:
         return _attend(query, key, value, attention_mask, **how).transpose(1, 2), None
-    allowed = _allowed(module, attention_mask, kwargs)
     attend = _one_by_one if query.device.type == "cpu" else _in_groups
     return attend(query, key, value, layout, allowed, **how), None
 
@@ -139,6 +146,33 @@ def _allowed(module: nn.Module, mask: Tensor | None, more: dict[str, Any]) -> Al
     if unknown:
         raise RuntimeError(f"its attention takes {', '.join(unknown)}")
     return allowed
+
+
+def _takes_all_at_once(query: Tensor, layout: Layout, allowed: Allowed, how: dict[str, Any]) -> bool:
+    """Whether FlashAttention has what this layer needs: 16 bits, and a mask that says no more than causality."""
+    return (
+        query.device.type == "cuda"
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[-1] <= LARGEST_HEAD
+        and torch.cuda.get_device_capability(query.device) >= AMPERE
+        and not how["dropout"]
+        and how["cap"] is None
+        and how["sinks"] is None
+        and allowed.causal(layout.segments.longest_key)
+    )
+
+
+def _all_at_once(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float | None) -> Tensor:
+    """q [1, H, P, d], k and v [1, H_kv, P, d] → [1, P, H, d]."""
+    s = layout.segments
+    query = q[0].transpose(0, 1).contiguous()  # [P, H, d]
+    key, value = (x[0].transpose(0, 1)[s.keys] for x in (k, v))  # [K, H_kv, d]
+    found = varlen_attn(
+        query, key, value, s.query_ends, s.key_ends, s.longest_query, s.longest_key,
+        scale=scale, window_size=CAUSAL, enable_gqa=True,
+    )  # fmt: skip
+    assert isinstance(found, Tensor)
+    return found[None]
 
 
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, layout: Layout, allowed: Allowed, **how: Any) -> Tensor:

@@ -162,6 +162,10 @@ class Layout:
         return places
 
     @cached_property
+    def segments(self) -> Segments:
+        return Segments(self)
+
+    @cached_property
     def counts(self) -> Tensor:
         """[1, P] how many of the padded rows a token stands in."""
         completions = torch.zeros(len(self.spans), dtype=torch.long, device=self.prompts.device)
@@ -176,6 +180,32 @@ class Layout:
         start, end, _ = self.spans[span]
         tokens = torch.arange(start, end, device=self.branches.device)
         return visible(tokens[:, None], tokens, self, allowed)
+
+
+class Segments:
+    """Every prompt and every completion of a packed row as a sequence of its own, for attention over many lengths.
+
+    A prompt sees itself, a completion its prompt and itself, so the row's tokens are the queries as they stand, and
+    `keys` are the tokens that each sequence sees, one sequence after the other. The last key is the last query's own.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        device = layout.prompts.device
+        marks = torch.stack([layout.prompts, layout.branches], 1)
+        _, sizes = marks.unique_consecutive(dim=0, return_counts=True)
+        ends = sizes.cumsum(0).tolist()
+        keys: list[int] = []
+        seen: list[int] = []
+        prompt = range(0)
+        for start, end, branch in zip([0, *ends], ends, layout.branches[[end - 1 for end in ends]].tolist()):
+            own = range(start, end)
+            prompt = prompt if branch else own
+            keys += [*prompt, *own] if branch else own
+            seen.append(len(own) + (len(prompt) if branch else 0))
+        self.keys = torch.tensor(keys, device=device)  # [K] in the packed row
+        self.query_ends = torch.tensor([0, *ends], dtype=torch.int32, device=device)  # [S + 1]
+        self.key_ends = torch.tensor([0, *seen], device=device).cumsum(0).to(torch.int32)  # [S + 1]
+        self.longest_query, self.longest_key = int(sizes.max()), max(seen)
 
 
 class Group:
