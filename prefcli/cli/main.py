@@ -41,8 +41,8 @@ COMMANDS: dict[str, Entry] = {
     ),
     "frontier": Entry(
         "frontier", "prefcli.config.frontier", "FrontierConfig", "Plot reward against KL of many runs and kept steps.",
-        ("prefcli frontier 'dpo@*:steps' ppo@v1:steps --against sft --prompts held_out.jsonl --reward rm",
-         "prefcli frontier 'dpo@*' 'ipo@*' --against sft --prompts p.jsonl --reward rm --plot f.svg"),
+        ("prefcli frontier 'dpo@*' ppo --against sft --prompts p.jsonl --reward rm",
+         "prefcli frontier ppo@v1:steps --against sft --prompts p.jsonl --reward rm"),
     ),
     "sample": Entry(
         "sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score.",

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from prefcli.data.formats.rewardbench import TIE_ID, TIES
-from prefcli.statistics.bootstrap import percentile_interval, resample_counts
+from prefcli.statistics.bootstrap import RESAMPLES, percentile_interval, resample_counts
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.statistics.pairs import right
 
@@ -91,8 +92,9 @@ def _best_of(scores: Sides) -> float:
 
 def _of_rows(outcomes: list[float], several: bool, seed: int) -> _Score:
     n = len(outcomes)
-    draws = resample_counts(n, seed) @ torch.tensor(outcomes, dtype=torch.float64) / n
-    return _Score(sum(outcomes) / n, wilson_interval(sum(outcomes), n), draws, n, several)
+    values, counts = np.unique(outcomes, return_counts=True)  # few: how often each is drawn is multinomial
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES) @ values / n
+    return _Score(sum(outcomes) / n, wilson_interval(sum(outcomes), n), torch.from_numpy(draws), n, several)
 
 
 def _ties(rows: Sequence[Labelled], scores: Sequence[Sides], seed: int) -> _Score:
