@@ -93,6 +93,17 @@ def test_where_one_method_lies_above_the_other_is_found(few):
         assert difference["low"][place] - 0.05 <= truth <= difference["high"][place] + 0.05
 
 
+def test_a_band_holds_the_difference_at_all_places_at_once_in_95_of_100_resamples(few):
+    world = World(5)
+    start, curve = world.ease, lambda k: 0.4 * k**0.5
+    draws = Draws(start, {"a": world.method(curve, 5), "b": world.method(curve, 4)})
+    (found,) = compare(draws, ["a", "b"])["differences"]
+    gap = draws.hulls("a", np.array(found["kl"])) - draws.hulls("b", np.array(found["kl"]))
+    assert gap[0] == pytest.approx(found["mean"])
+    inside = ((gap[1:] > np.array(found["low"])) & (gap[1:] < np.array(found["high"]))).all(1)
+    assert inside.mean() == pytest.approx(0.95, abs=0.011)
+
+
 def test_a_point_is_the_mean_over_seeds_and_its_interval_has_their_spread():
     dice = np.random.default_rng(0)
     rewards = np.array([[0.0], [1.0], [2.0], [3.0]]) + dice.normal(0, 0.01, (4, 40))
@@ -170,6 +181,7 @@ def test_all_versions_and_their_kept_steps_are_named_by_a_star(chain):
         (("dpo", "--against", "sft", "--prompts", "{p}"), 2, "--reward"),
         (("rm", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "is a reward model"),
         (("tiny", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "no artifact of this store"),
+        (("dpo", "--against", "sft", "--prompts", "{p}", "--reward", "rm", "--max-prompts", "1"), 2, "two prompts"),
         (("none@*", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "there is no none"),
     ],
 )

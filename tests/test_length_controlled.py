@@ -84,12 +84,14 @@ def test_eval_says_it_of_the_first_reward_from_its_own_texts(chain, prefcli, own
     write(
         own_folder / "n.py", "def score(prompts, completions, **_):\n    return [float(len(c)) for c in completions]\n"
     )
-    args = ("eval", "--model", "dpo", "--against", "sft", "--prompts", chain.data("held_out_prompts"), "--best-of", "2",
-            "--max-prompts", "4", "--max-new-tokens", "6", "--reward", "long=python:n.py:score", "--reward", "rm",
-            "--samples", "4")  # fmt: skip
+    args = ("eval", "--model", "dpo", "--against", "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts",
+            "8", "--max-new-tokens", "6", "--reward", "long=python:n.py:score", "--reward", "rm",
+            "--samples", "8")  # fmt: skip
     found = json.loads(prefcli(*args, "--json").stdout)
     sft, dpo = found["models"]
     assert sft["win_rate_lc"] is sft["win_rate_lc_ci95"] is None
-    low, high = dpo["win_rate_lc_ci95"]
-    assert low <= dpo["win_rate_lc"] <= high
+    lengths = [[len(answer["text"]) for answer in sample["answers"]] for sample in found["samples"]]
+    wins = [[0.5 if mine == theirs else float(mine > theirs)] for theirs, mine in lengths]
+    expected = length_controlled(wins, [[mine - theirs] for theirs, mine in lengths])
+    assert len(set(map(tuple, lengths))) > 1 and {name: dpo[name] for name in expected} == expected
     assert "wins against sft@v1, length-controlled" in prefcli(*args).stdout

@@ -52,6 +52,10 @@ def frontier(config: FrontierConfig, reporter: Reporter) -> dict[str, Any]:
     found = _points([ref for text in config.refs for ref in expand(text, store)], store)
     scores = open_scores(config, store, start, [], reporter)
     assert scores is not None
+    if len(scores.rows) < 2:
+        raise UsageError(
+            "frontier needs two prompts or more: hulls are chosen on one half of them", "give more prompts"
+        )
     for points in found.values():
         for point in points:
             point.scored = [scores.of(resolve(ref, store)) for ref in point.refs]

@@ -47,14 +47,11 @@ def firsts(scores: Sequence[Sides]) -> torch.Tensor:
     return torch.tensor([[chosen[0], rejected[0]] for chosen, rejected in scores])
 
 
-def accuracy_of(scores: Sequence[Sides]) -> dict[str, Any]:
-    """Accuracy (ties as halves) with its 95 % interval, and the mean margin, of what `pair_scores` gives."""
-    return accuracy(_margins(scores))
-
-
 def summary(rows: Sequence[list[Any]], scores: Sequence[Sides]) -> dict[str, Any]:
     """What `eval --json` says of a source on pairs: shapes in docs/eval.md. `rows` are what `about` gives."""
-    margins, differences = _margins(scores), [float(difference) for _, difference in rows]
+    pairs = firsts(scores)
+    margins = (pairs[:, 0] - pairs[:, 1]).tolist()
+    differences = [float(difference) for _, difference in rows]
     labelled = [None if found is None else Labelled(*found) for found, _ in rows]
     return {
         **accuracy(margins),
@@ -64,8 +61,3 @@ def summary(rows: Sequence[list[Any]], scores: Sequence[Sides]) -> dict[str, Any
         "longer": longer(differences, margins),
         **by_subset(labelled, scores),
     }
-
-
-def _margins(scores: Sequence[Sides]) -> list[float]:
-    pairs = firsts(scores)
-    return (pairs[:, 0] - pairs[:, 1]).tolist()
