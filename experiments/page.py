@@ -13,7 +13,11 @@ from typing import Any
 from experiments.record import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "evidence.md"
-ORDER = ("sentiment", "humps", "forgets_beta")
+ORDER = {
+    "sentiment": "does DPO's frontier lie above that of RL, in controlled sentiment on SmolLM2-135M (arXiv 2305.18290)",
+    "humps": "does gold rise and fall as DPO and IPO go on training, on the same (arXiv 2406.02900)",
+    "forgets_beta": "do certain preferences make DPO forget β, and not IPO (arXiv 2310.12036)",
+}
 HEAD = """# Evidence
 
 What published claims come to where others can make them again. Each question and the rule for its answer stood in the
@@ -24,7 +28,9 @@ script before anything was run; this page is made from `experiments/results/` by
 def page(folder: Path = RESULTS) -> str:
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     names = [name for name in ORDER if name in found] + [name for name in found if name not in ORDER]
-    return "\n".join([HEAD, *(_experiment(name, found[name], folder) for name in names)])
+    missing = [f"- {said}: `python -m experiments.{name}`" for name, said in ORDER.items() if name not in found]
+    told = ["## not run yet", "", *missing, ""] if missing else []
+    return "\n".join([HEAD, *(_experiment(name, found[name], folder) for name in names), *told])
 
 
 def _experiment(name: str, result: dict[str, Any], folder: Path) -> str:
