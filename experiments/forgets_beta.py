@@ -26,8 +26,8 @@ REFERENCE = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)  # the best answe
 STEPS = 200
 CERTAIN, OFTEN = 1.0, 0.8  # how often the better of two neighbours is preferred
 NOTE = (
-    "A first run minimised the loss itself by Newton's method, which came to rest where double precision ends (at β 5 a "
-    "probability of 0.9985), and so answered no. The minimisation was changed then, the rule was not."
+    "A first run minimised the loss itself by Newton's method, which came to rest where double precision ends (at β 5 "
+    "a probability of 0.9985), and so answered no. The minimisation was changed then, the rule was not."
 )
 LEAST = 1e-60  # a loss whose infimum, 0, lies at infinity
 
