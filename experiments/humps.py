@@ -51,7 +51,8 @@ def answer(question: Question, frontier: dict[str, Any], method: str) -> None:
 
 def run(size_name: str, work: Path) -> None:
     short = SIZES[size_name]
-    size = replace(short, steps=short.steps * LONGER, kept=KEPT if size_name == "full" else short.kept)
+    size = replace(short, steps=short.steps * LONGER, values=max(2, short.values))
+    size = replace(size, kept=KEPT if size_name == "full" else short.kept)
     record = Record("humps", work)
     work.mkdir(parents=True, exist_ok=True)
     made = make_data(record, short)

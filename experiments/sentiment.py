@@ -46,6 +46,7 @@ class Size:
     answers: int
     tokens: int
     seeds: int
+    values: int  # of β or of the KL coefficient, at most
     batch: int
     steps: int
     rollouts: int
@@ -55,8 +56,8 @@ class Size:
 
 
 SIZES = {
-    "full": Size(384, 128, 6, 32, 3, 16, 72, 24, 64, 4, 16),
-    "smoke": Size(16, 6, 4, 12, 1, 4, 4, 2, 8, 2, 4),
+    "full": Size(384, 128, 6, 32, 3, 3, 16, 72, 24, 64, 4, 16),
+    "smoke": Size(16, 6, 4, 12, 1, 1, 4, 4, 2, 8, 2, 4),
 }
 
 
@@ -111,7 +112,7 @@ def on_pairs(record: Record, made: Made, size: Size, method: str, seed: int, nam
     """One run for every β of a direct method, with its kept steps."""
     stage, lr, betas = PAIRS[method]
     steps = size.steps
-    for beta in betas:
+    for beta in betas[: size.values]:
         record.prefcli(*stage, "-q", "--model", made.start, "--data", made.pairs, "--beta", beta, "--lr", lr, *LORA,
                        "--batch-size", size.batch, "--max-steps", steps, "--dtype", "bfloat16", "--seed", seed,
                        "--name", name or method, "--keep-state", "--save-every",
@@ -120,7 +121,7 @@ def on_pairs(record: Record, made: Made, size: Size, method: str, seed: int, nam
 
 def rl(record: Record, made: Made, size: Size, method: str, seed: int, rm: str) -> None:
     advantage, gold, coefficients = RL[method]
-    for kl_coef in coefficients:
+    for kl_coef in coefficients[: size.values]:
         record.prefcli("ppo", "-q", "--model", made.start, "--prompts", made.prompts, "--reward",
                        GOLD if gold else f"rm={rm}", "--advantage", advantage, "--kl-coef", kl_coef, "--lr", RL_LR,
                        *LORA, "--batch-size", size.rollout, "--max-steps", size.rollouts, "--missing-eos-penalty", 0,
