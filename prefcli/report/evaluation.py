@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,8 +38,10 @@ def write(panels: Sequence[Callable[[Axes], None]], path: Path) -> None:
         panel(axes)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
-    with written_whole(path) as file:
-        figure.savefig(file, dpi=150, facecolor="white", format=path.suffix[1:].lower())
+    kind = path.suffix[1:].lower()
+    undated: dict[str, Any] = {"metadata": {"Date": None}} if kind == "svg" else {}  # equal results, equal files
+    with matplotlib.rc_context({"svg.hashsalt": "prefcli"}), written_whole(path) as file:
+        figure.savefig(file, dpi=150, facecolor="white", format=kind, **undated)
 
 
 def reliability(axes: Axes, entry: dict[str, Any]) -> None:
