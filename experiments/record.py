@@ -82,8 +82,7 @@ class Record:
             "questions": [vars(question) for question in questions],
             **found,
             "seconds": self.seconds,
-            "commit": subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True,
-                                     text=True).stdout.strip(),
+            "commit": commit(),
             "versions": {"prefcli": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
             "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
             "commands": self.commands,
@@ -92,6 +91,14 @@ class Record:
         for question in questions:
             print(f"{question.asks}\n  {question.answer}: {question.why}")
         return path
+
+
+def commit() -> str:
+    """The commit that runs, marked where a file but a result was changed since."""
+    said = subprocess.run(["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    others = [".", ":!experiments/results", ":!docs/evidence.md"]
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *others], cwd=ROOT).returncode
+    return said + "-dirty" * bool(changed)
 
 
 def rounded(value: Any) -> Any:
