@@ -9,6 +9,7 @@ a margin of 37, where Newton's method comes to rest as if β counted.
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,11 @@ def panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 
 def main(folder: Path = RESULTS) -> None:
+    started = time.monotonic()
     rows = found()
     answer(rows)
     write([lambda axes: panel(axes, rows)], folder / "forgets_beta.svg")
-    Record("forgets_beta", folder).write("full", [QUESTION], note=NOTE, rows=rows)
+    Record("forgets_beta", folder).write("full", [QUESTION], note=NOTE, rows=rows, seconds=time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def _experiment(name: str, result: dict[str, Any], folder: Path) -> str:
         lines += [*_hulls(result["frontier"]), ""]
     machine, seconds = result["machine"], result["seconds"]
     versions = ", ".join(f"{what} {version}" for what, version in result["versions"].items())
-    took = f"; {seconds / 3600:.1f} h of commands" if seconds >= 60 else ""
+    took = f"; {seconds / 3600:.1f} h" if seconds >= 3600 else f"; {seconds:.0f} s"
     seeds = f"; {result['seeds']} seeds" if "seeds" in result else ""
     lines += [f"`python -m experiments.{name}`, at {result['commit']}, {versions}, {machine['processor']}, "
               f"{machine['cores']} cores{seeds}{took}.", ""]  # fmt: skip
