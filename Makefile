@@ -19,8 +19,8 @@ demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash docs/demo.sh
 
 check: setup
-	$(BIN)/ruff check prefcli tests scripts sample_data benchmarks
-	$(BIN)/ruff format --check prefcli tests scripts sample_data benchmarks
+	$(BIN)/ruff check prefcli tests scripts sample_data benchmarks experiments
+	$(BIN)/ruff format --check prefcli tests scripts sample_data benchmarks experiments
 	$(BIN)/mypy
 
 test: check

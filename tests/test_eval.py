@@ -14,7 +14,7 @@ from prefcli.artifacts.lineage import trained_on
 from prefcli.artifacts.store import Store
 from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
-from prefcli.evaluation.rewards import accuracy_of, pair_scores
+from prefcli.evaluation.rewards import about, pair_scores, summary
 from prefcli.rewards.sources import PythonReward
 from prefcli.statistics.bootstrap import bootstrap_interval
 from prefcli.statistics.intervals import wilson_interval
@@ -69,7 +69,7 @@ def test_kl_of_answers_is_the_kl_of_their_distributions():
 def test_pair_accuracy_of_a_known_scorer():
     source = PythonReward("length", lambda prompts, completions, **_: [float(len(c)) for c in completions])
     rows = [Row("p", chosen=c, rejected=r) for c, r in (("long", "s"), ("s", "long"), ("ab", "cd"), ("abc", "d"))]
-    found = accuracy_of(pair_scores(source, rows))
+    found = summary([about(row) for row in rows], pair_scores(source, rows))
     assert found["accuracy"] == (1 + 0 + 0.5 + 1) / 4 and found["pairs"] == 4
     assert found["margin"] == pytest.approx((3 - 3 + 0 + 2) / 4)
 

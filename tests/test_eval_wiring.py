@@ -18,7 +18,7 @@ from prefcli.evaluation.measured import Measured, Setting
 from prefcli.evaluation.score import Scores
 from prefcli.labelling.run import _carried
 from prefcli.progress import SILENT
-from prefcli.report.overoptimisation import _panel
+from prefcli.report.overoptimisation import panel
 from prefcli.stages.series import panels
 from prefcli.statistics.paired import differences, holm
 
@@ -169,7 +169,7 @@ def test_over_optimisation_is_drawn_above_the_start_over_the_root_of_the_kl():
     curve = {"kind": "rl", "of": "ppo", "gold": "g", "proxy": "p", "gold_fit": None, "proxy_fit": None,
              "points": [{"kl": 0.0, "proxy": 1.0, "gold": 5.0}, {"kl": 4.0, "proxy": 3.0, "gold": 4.5}]}  # fmt: skip
     axes = Picture().subplots()
-    _panel(axes, curve)
+    panel(axes, curve)
     lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
     assert lines["proxy: p"] == ([0.0, 2.0], [0.0, 2.0]) and lines["gold: g"] == ([0.0, 2.0], [0.0, -0.5])
 

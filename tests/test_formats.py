@@ -43,6 +43,9 @@ PLAIN = {"prompt/chosen/rejected", "prompt/completion", "prompt/completion/label
 FINE, RANKS = {"score_chosen": 4.5, "score_rejected": 1.0}, {"score_chosen": -1.0, "score_rejected": -2.0}
 COLUMNS = {
     "UltraFeedback completions": FINE, "scored completions": FINE, "rated generations": FINE, "ranked answers": RANKS,
+    "RewardBench": {"id": "1", "subset": "llmbar-natural", "chosen_model": "a", "rejected_model": "b"},
+    "RewardBench 2": {"id": "1", "subset": "Focus", "num_correct": 1, "total_completions": 3, "all_chosen": [GOOD],
+                      "all_rejected": [BAD, "What?"]},
     "OASST trees": {"score_chosen": 0.0, "score_rejected": -1.0, "message_tree_id": "1"},
 }  # fmt: skip
 

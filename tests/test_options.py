@@ -16,9 +16,9 @@ from prefcli.cli.main import ALL as COMMANDS
 from prefcli.config.base import INCIDENTAL, key_fields, option, typed_options
 
 # How many options each command has: a number that is lower than before is an option that got lost.
-AT_LEAST = {"sft": 41, "train-rm": 41, "ppo": 50, "dpo": 51, "orpo": 43, "kto": 45, "eval": 26, "mem-estimate": 25,
+AT_LEAST = {"sft": 41, "train-rm": 41, "ppo": 50, "dpo": 51, "orpo": 43, "kto": 45, "eval": 27, "mem-estimate": 25,
             "ls": 4, "show": 4, "score": 14, "serve-rm": 9, "sample": 20, "export": 9, "chat": 9,
-            "label": 20, "ui": 24, "sweep": 13, "compare": 20,
+            "label": 20, "ui": 24, "sweep": 13, "compare": 20, "frontier": 17,
             "rm": 4, "gc": 8, "advise": 13, "report": 16, "data formats": 2, "data convert": 7,
             "config": 1, "info": 3, "data check": 8, "data stats": 7, "data split": 9}  # fmt: skip
 # What they take in its place, without which nothing arrives.
@@ -29,6 +29,7 @@ ARGUMENTS = {
     "export": {"ref": "the-ref", "out": "there"},
     "chat": {"ref": "the-ref", "ref2": "another"},
     "compare": {"refs": ["one", "other"]},
+    "frontier": {"refs": ["one", "other"]},
     "sweep": {"stage": "dpo", "options": ["--lr", "0.5"]},
     "report": {"refs": ["the-ref", "another"]},
     "config": {"command": "dpo"},

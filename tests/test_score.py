@@ -12,7 +12,7 @@ from conftest import write
 
 from prefcli.artifacts.store import Store
 from prefcli.data.dataset import read_dataset
-from prefcli.evaluation.rewards import accuracy_of, pair_scores
+from prefcli.evaluation.rewards import about, pair_scores, summary
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.server import RewardServer
@@ -129,8 +129,9 @@ def test_a_reward_model_scores_as_it_does_in_eval(chain, prefcli):
     rows = read_dataset([chain.data("held_out_pairs")], "pairs").rows
     source = load_reward(parse_rewards(["rm"], Store(chain.runs))[0], None, reporter=SILENT, **CPU)
     assert entry["ref"] == "rm@v1" and entry["answers"] == 2 * len(rows)
-    for name, value in accuracy_of(pair_scores(source, rows)).items():
-        assert entry[name] == pytest.approx(value, abs=1e-5), name
+    found = summary([about(row) for row in rows], pair_scores(source, rows))
+    for name in ("accuracy", "accuracy_ci95", "margin", "pairs"):
+        assert entry[name] == pytest.approx(found[name], abs=1e-5), name
 
 
 def test_a_service_with_the_template_gives_the_same_scores(chain, prefcli):

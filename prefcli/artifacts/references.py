@@ -90,11 +90,22 @@ def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
 
 
 def expand(text: str, store: Store) -> list[str]:
-    """`ppo@v1:steps` as the kept steps of that run, in order, and its final model; any other text as it is.
+    """`ppo@v1:steps` as the kept steps of that run, in order, and its final model; `ppo@*` as all versions of that
+    name, `ppo@*:steps` each of these with the steps that were kept; any other text as it is.
 
     Raises ArtifactError: no such artifact, or no step was kept.
     """
     name = text.removesuffix(":steps")
+    if name.endswith("@*") and NAME.fullmatch(name[:-2]):
+        every = [store.open(name[:-2], version) for version in store.versions(name[:-2])]
+        if not every:
+            raise ArtifactError(f"{text}: there is no {name[:-2]} in {store.root}", "see: prefcli ls")
+        kept = [name != text and bool(saved_steps(one.path)) for one in every]
+        return [
+            ref
+            for one, steps in zip(every, kept)
+            for ref in (expand(f"{one.ref}:steps", store) if steps else [one.ref])
+        ]
     if name == text or os.path.isdir(text):
         return [text]
     artifact = resolve(name, store).artifact

@@ -9,6 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from prefcli.cli import eval_pairs
 from prefcli.cli import eval_tables as tables
 from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.out import draw_picture, picture_file
@@ -19,6 +20,8 @@ JUDGE_NOTE = (
     "same place: one place was preferred in both orders."
 )
 
+LM_EVAL_NOTE = "p: paired sign-flip test over questions, corrected (Holm) for all rows of a model."
+
 
 def run(config: EvalConfig) -> None:
     plot = picture_file("--plot", config.plot)
@@ -28,10 +31,10 @@ def run(config: EvalConfig) -> None:
     result = evaluate(config, reporter(config.quiet), share=share())
     if not result:
         return
-    if plot is not None and result["overoptimisation"]:
-        from prefcli.report.overoptimisation import draw
+    if plot is not None:
+        from prefcli.report.evaluation import draw
 
-        draw_picture("--plot", plot, partial(draw, result["overoptimisation"]))
+        draw_picture("--plot", plot, partial(draw, result))
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
         return
@@ -61,12 +64,16 @@ def _blocks(result: dict[str, Any]) -> list[list[Table | str]]:
         found.append([tables.differences(result["differences"]), tables.differences_note(result["differences"])])
     if result["judge"] is not None:
         found.append([tables.judge(result["judge"]), JUDGE_NOTE])
+    if result["models"] and (equal := tables.at_equal_length(result["models"], result["judge"])) is not None:
+        found.append([equal])
     curves = result["overoptimisation"]
     if best_of := [curve for curve in curves if curve["kind"] == "best-of-n"]:
         found.append([tables.best_of_n(best_of), *(escape(tables.turn(curve)) for curve in best_of)])
     found += [[tables.training(curve), escape(tables.turn(curve))] for curve in curves if curve["kind"] == "rl"]
     if result["reward_models"]:
-        found.append([_reward_models(result["reward_models"])])
+        found += eval_pairs.blocks(result["reward_models"])
+    if result["lm_eval"] is not None:
+        found.append([tables.lm_eval(result["lm_eval"]), LM_EVAL_NOTE])
     if result["agreement"]:
         found.append([tables.agreement(result["agreement"])])
     return found
@@ -107,15 +114,3 @@ def _notes(result: dict[str, Any]) -> str:
         said = targets[0] if len(targets) == 1 else ", ".join(f"{ref} to {target}" for ref, target in to.items())
         notes.append(f"KL in nats, to {said}." if len(targets) == 1 else f"KL in nats: {said}.")
     return escape(" ".join(notes))
-
-
-def _reward_models(entries: list[dict[str, Any]]) -> Table:
-    table = tables.table(f"reward sources on {entries[0]['pairs']} pairs", ["reward", "from"], ["accuracy", "margin"])
-    for entry in entries:
-        table.add_row(
-            escape(entry["name"]),
-            escape(entry["ref"]),
-            tables.with_interval(entry["accuracy"], entry["accuracy_ci95"]),
-            f"{entry['margin']:.2f}",
-        )
-    return table

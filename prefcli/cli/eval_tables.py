@@ -84,6 +84,46 @@ def judge(found: dict[str, Any]) -> Table:
     return made
 
 
+def at_equal_length(models: list[dict[str, Any]], judged: dict[str, Any] | None) -> Table | None:
+    """Win rates by the first reward, and by the judge, with what answers owe to their length taken out."""
+    baseline = models[0]["ref"]
+    rows = [(next(iter(models[0]["reward"]), ""), entry) for entry in models if entry["win_rate_lc"] is not None]
+    if judged is not None:
+        rows += [(judged["ref"], entry) for entry in judged["models"]]
+    if not rows:
+        return None
+    made = table(f"wins against {baseline}, length-controlled", ["model", "by"], ["wins", "wins at equal length"])
+    for by, entry in rows:
+        intervals = [with_interval(entry[name], entry[f"{name}_ci95"]) for name in ("win_rate", "win_rate_lc")]
+        made.add_row(escape(entry["ref"]), escape(by), *intervals)
+    return made
+
+
+def lm_eval(found: dict[str, Any]) -> Table:
+    """What each model lost or gained against the baseline in the tasks of lm-evaluation-harness."""
+    limit = f", the first {found['limit']} questions" if found["limit"] else ""
+    made = table(
+        f"lm-evaluation-harness against {found['against']}{limit}",
+        ["model", "task", "metric"],
+        ["questions", "before", "after", "difference", "p"],
+    )
+    made.add_column("verdict")
+    for model in found["models"]:
+        for row in model["results"]:
+            made.add_row(
+                escape(model["ref"]),
+                escape(row["task"]),
+                escape(row["metric"]),
+                str(row["questions"]),
+                f"{row['before']:.3f}",
+                f"{row['after']:.3f}",
+                with_interval(row["difference"], row["ci95"]),
+                _p(row["p_holm"]),
+                row["verdict"],
+            )
+    return made
+
+
 def best_of_n(curves: list[dict[str, Any]]) -> Table:
     """n = 1, 2, 4, … and the last, of every model."""
     gold, proxy = curves[0]["gold"], curves[0]["proxy"]

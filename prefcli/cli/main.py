@@ -39,6 +39,11 @@ COMMANDS: dict[str, Entry] = {
         ("prefcli compare ppo dpo --prompts held_out.jsonl --reward gold=judge@v1",
          "prefcli compare --data pairs.jsonl --model sft --budget seconds=120"),
     ),
+    "frontier": Entry(
+        "frontier", "prefcli.config.frontier", "FrontierConfig", "Plot reward against KL of many runs and kept steps.",
+        ("prefcli frontier 'dpo@*' ppo --against sft --prompts p.jsonl --reward rm",
+         "prefcli frontier ppo@v1:steps --against sft --prompts p.jsonl --reward rm"),
+    ),
     "sample": Entry(
         "sample", "prefcli.config.sample", "SampleConfig", "Sample answers to prompts, as rows to score.",
         ("prefcli sample --model sft --prompts prompts.jsonl --out answers.jsonl",

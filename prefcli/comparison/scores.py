@@ -17,6 +17,7 @@ from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.routes import Route
 from prefcli.config.compare import CompareConfig
 from prefcli.config.evaluate import EvalConfig
+from prefcli.config.frontier import FrontierConfig
 from prefcli.data.dataset import read_dataset
 from prefcli.data.rows import Rows
 from prefcli.evaluation.measured import Setting, measure, measuring
@@ -51,7 +52,7 @@ class Scored:
 class Scores:
     """The first of `specs` decides. `own`: the names of those that a route was trained against."""
 
-    config: CompareConfig
+    config: CompareConfig | FrontierConfig
     store: Store
     start: Reference
     specs: list[RewardSpec]
@@ -140,7 +141,7 @@ class Scores:
 
 
 def open_scores(
-    config: CompareConfig,
+    config: CompareConfig | FrontierConfig,
     store: Store,
     start: Reference,
     own_rewards: list[Artifact],

@@ -37,7 +37,8 @@ class EvalConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
     ] = None
     prompts: Annotated[list[str], Opt("Held-out prompts. Repeatable.", metavar="FILE")] = field(default_factory=list)
     pairs: Annotated[
-        list[str], Opt("Held-out pairs, for the accuracy of each reward source. Repeatable.", metavar="FILE")
+        list[str],
+        Opt("Held-out pairs or RewardBench's, for each reward source's accuracy. Repeatable.", metavar="FILE"),
     ] = field(default_factory=list)
     max_length: Annotated[int, Opt("Maximum tokens of prompt and answer that a reward model reads.", min=8)] = 1024
     best_of: Annotated[
@@ -48,9 +49,21 @@ class EvalConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
             max=256,
         ),
     ] = 1
+    lm_eval: Annotated[
+        str | None,
+        Opt(
+            "Tasks of lm-evaluation-harness (pip install lm-eval) that each model and the baseline answer: what was "
+            "lost. Of each task the first --max-prompts questions.",
+            metavar="TASK,TASK",
+        ),
+    ] = None
     samples: Annotated[int, Opt("Show N prompts with every model's answer.", min=0), INCIDENTAL] = 0
     plot: Annotated[
         str | None,
-        Opt("Plot over-optimisation (--best-of, or steps of a run) into this .png or .svg file.", metavar="FILE"),
+        Opt(
+            "Plot over-optimisation (--best-of, or steps of a run) and calibration (--pairs) into this .png or .svg "
+            "file.",
+            metavar="FILE",
+        ),
         INCIDENTAL,
     ] = None

@@ -22,13 +22,15 @@ def check(config: EvalConfig, refs: Sequence[str], rewards: int) -> None:
         raise UsageError("--best-of without --model", "name the model that answers: --model sft")
     if config.best_of > 1 and rewards < 2:
         raise UsageError("--best-of needs two --reward", two)
-    if config.plot is not None and rewards < 2:
-        raise UsageError("--plot needs two --reward", two)
-    if config.plot is not None and config.best_of == 1 and not (config.against and _runs(refs[1:])):
-        raise UsageError(
-            "--plot: there is nothing to draw",
-            f"give --best-of N, or --against and at least {LEAST} steps of a run: --model ppo@v1:steps --against sft",
-        )
+    if config.plot is not None and not (config.pairs and rewards):
+        if rewards < 2:
+            raise UsageError("--plot needs two --reward", two + ", or --pairs")
+        if config.best_of == 1 and not (config.against and _runs(refs[1:])):
+            raise UsageError(
+                "--plot: there is nothing to draw",
+                f"give --best-of N, or --against and at least {LEAST} steps of a run: "
+                "--model ppo@v1:steps --against sft; or --pairs",
+            )
 
 
 def curves(

@@ -31,6 +31,11 @@ class Wins:
     def add(self, found: Sequence[Both]) -> None:
         self._outcomes += [0.5 if both is None else self._tally.add(*both) for both in found]
 
+    @property
+    def outcomes(self) -> list[list[float]]:
+        """[prompts][1]: 1 where it is won, 0 where it is lost, else ½."""
+        return [[outcome] for outcome in self._outcomes]
+
     def summary(self) -> dict[str, Any]:
         """{"win_rate", "win_rate_ci95", "ties", "identical", "no_verdict", "first_place", "first_place_ci95",
         "same_place", "same_place_ci95"}.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from operator import sub
 from statistics import fmean
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from prefcli.artifacts.lineage import trained_on
 from prefcli.artifacts.parts import ALONE, Share, Work, open_in_store
@@ -20,13 +18,14 @@ from prefcli.config.stages import Purpose
 from prefcli.data.dataset import read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.errors import UsageError
-from prefcli.evaluation import curves, models, prompts
+from prefcli.evaluation import curves, harness, models, prompts
 from prefcli.evaluation.agreement import agreement
 from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, load_judge
 from prefcli.evaluation.judged import PROMPTS_AT_A_TIME, Wins, ask_both
 from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure, measuring
-from prefcli.evaluation.rewards import accuracy_of, pair_scores
+from prefcli.evaluation.rewardbench import Sides
+from prefcli.evaluation.rewards import about, firsts, pair_scores, summary
 from prefcli.evaluation.score import A_PART
 from prefcli.evaluation.together import tell, together
 from prefcli.models.devices import pick_device, pick_dtype
@@ -35,7 +34,9 @@ from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.statistics.length_controlled import length_controlled
 from prefcli.statistics.paired import differences
+from prefcli.statistics.pairs import right
 
 PURPOSES: tuple[Purpose, Purpose] = ("prompts", "pairs")
 
@@ -54,7 +55,10 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         specs = parse_rewards(config.reward, store, label=config.label)
         for spec in specs:
             refuse_language_model(spec)
-        if not (references and config.prompts) and not (specs and config.pairs):
+        tasks = None
+        if config.lm_eval is not None:
+            tasks = harness.check(config.lm_eval, config.against, len(references), share.world)
+        if not (references and config.prompts) and not (specs and config.pairs) and not tasks:
             raise UsageError(
                 "nothing to measure: give --model with --prompts, or --reward with --pairs",
                 "prefcli eval --model ppo --against sft --prompts held_out_prompts.jsonl --reward rm",
@@ -70,8 +74,9 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             data, on_pairs = (read_checked(getattr(config, name), name, config, reporter) for name in PURPOSES)
             _say_seen(references, data.sources, store, reporter)
             rows, pairs = data.rows[: config.max_prompts], on_pairs.rows
-            try_functions(specs, (rows or pairs)[0])
-            if references:  # by the first model's tokenizer, so that all models answer the same ones
+            if rows or pairs:
+                try_functions(specs, (rows or pairs)[0])
+            if references and rows:  # by the first model's tokenizer, so that all models answer the same ones
                 tokenizer = load_tokenizer(references[0], reporter)
                 rows, _ = prompts.short_ones(rows, tokenizer, config.max_prompt_length, reporter)
             named = {
@@ -100,13 +105,14 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         sources = [load_reward(spec, None, dtype=setting.dtype, device=device, reporter=reporter) for spec in specs]
         judge = _judge(config.judge, setting) if config.judge is not None else None
         measured: list[Measured] = []
-        judged, scores = None, None
+        judged, scored = None, None
         if references and rows:
             measured = _measured(references, anchors, sources, rows, setting, work)
             if judge is not None:
                 judged = _judged(judge, measured, rows, work)
         if pairs and specs:
-            scores = _on_pairs(sources, pairs, work)
+            scored = _on_pairs(sources, pairs, work)
+        lost = harness.measure(references, tasks, setting, work) if tasks else None
         reporter.end()
         if not share.first:
             return {}
@@ -120,6 +126,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             "overoptimisation": [],
             "reward_models": [],
             "agreement": [],
+            "lm_eval": lost,
             "samples": [],
         }
         if measured:
@@ -129,31 +136,37 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             result["agreement"] = agreement(_over_answers(measured), "answers")
             result["overoptimisation"] = curves.curves(measured, first, config.best_of, reporter)
             result["samples"] = _samples(measured, rows[: config.samples])
-        if scores is not None:
+        if scored is not None:
+            told, scores = scored
             result["reward_models"] = [
                 {"ref": spec.reference.shown if spec.reference else spec.text, "name": spec.name}
-                | accuracy_of(scores[spec.name])
+                | summary(told, scores[spec.name])
                 for spec in specs
             ]
-            result["agreement"] += agreement({name: values.tolist() for name, values in scores.items()}, "pairs")
+            result["agreement"] += agreement({name: firsts(found).tolist() for name, found in scores.items()}, "pairs")
         work.remove()
     return result
 
 
-def _on_pairs(sources: list[RewardSource], pairs: Sequence[Row], work: Work) -> dict[str, Tensor]:
-    """Source → [pairs, 2] scores; of the pairs whose parts this process sees."""
+def _on_pairs(
+    sources: list[RewardSource], pairs: Sequence[Row], work: Work
+) -> tuple[list[list[Any]], dict[str, list[Sides]]]:
+    """What is told of each pair, and source → its scores; of the pairs whose parts this process sees."""
     job = work.job("pairs", len(pairs), A_PART, "pairs")
     work.begin("scoring pairs", job)
 
     def make(span: range) -> tuple[bytes, Any]:
         some = [pairs[i] for i in span]
-        return b"", {source.name: pair_scores(source, some).tolist() for source in sources}
+        scores = {source.name: pair_scores(source, some) for source in sources}
+        return b"", {"about": [about(row) for row in some], "scores": scores}
 
-    found: dict[str, list[Tensor]] = {source.name: [torch.empty(0, 2)] for source in sources}
+    told: list[list[Any]] = []
+    found: dict[str, list[Sides]] = {source.name: [] for source in sources}
     for part in job.run(make):
-        for name, values in part.noted.items():
-            found[name].append(torch.tensor(values))
-    return {name: torch.cat(values) for name, values in found.items()}
+        told += part.noted["about"]
+        for name, values in part.noted["scores"].items():
+            found[name] += values
+    return told, found
 
 
 def _judge(what: str, setting: Setting) -> Judge:
@@ -199,7 +212,7 @@ def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
         found.setdefault(reference.shown, reference)
     if config.prompts and not found:
         raise UsageError("--prompts without --model", "name at least one model: --model sft")
-    if found and not config.prompts:
+    if found and not (config.prompts or config.lm_eval):
         raise UsageError("--model without --prompts", "name the prompts to answer: --prompts held_out_prompts.jsonl")
     return list(found.values())
 
@@ -229,6 +242,8 @@ def _entry(one: Measured, baseline: Measured | None) -> dict[str, Any]:
         "reward": {name: models.summary(values) for name, values in one.means.items()},
         "win_rate": None,
         "win_rate_ci95": None,
+        "win_rate_lc": None,
+        "win_rate_lc_ci95": None,
         "kl": None if one.kl is None else fmean(one.kl),
         "kl_to": one.kl_to,
         **one.measures,
@@ -237,7 +252,14 @@ def _entry(one: Measured, baseline: Measured | None) -> dict[str, Any]:
         first = next(iter(one.scores))
         entry["win_rate"], interval = models.win_rate_of_many(one.scores[first], baseline.scores[first])
         entry["win_rate_ci95"] = list(interval)
+        wins = [list(map(right, map(sub, *both))) for both in zip(one.scores[first], baseline.scores[first])]
+        entry |= length_controlled(wins, _longer_by(one.texts, baseline.texts))
     return entry
+
+
+def _longer_by(texts: Iterable[list[str]], baseline: Iterable[list[str]]) -> list[list[int]]:
+    """[prompts][answers] by how many characters an answer is longer than the baseline's of the same number."""
+    return [[len(mine) - len(theirs) for mine, theirs in zip(*both)] for both in zip(texts, baseline)]
 
 
 def _samples(measured: list[Measured], rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -277,7 +299,8 @@ def _judged(judge: Judge, measured: list[Measured], rows: Sequence[Row], work: W
         for part in job.run(partial(_asked, judge, one.texts, baseline.texts, rows)):
             wins.add(part.noted)
         if work.share.first:
-            found.append({"ref": one.ref} | wins.summary())
+            longer_by = [row[:1] for row in _longer_by(one.texts, baseline.texts)]
+            found.append({"ref": one.ref} | wins.summary() | length_controlled(wins.outcomes, longer_by))
     return {"ref": judge.ref, "against": baseline.ref, "models": found}
 
 

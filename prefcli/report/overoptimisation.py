@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from prefcli.files import written_whole
 
 # Of Okabe and Ito's palette, told apart with every common colour blindness; the markers tell them apart in grey.
 COLOURS = {"proxy": "#0072B2", "gold": "#E69F00"}
 MARKERS = {"proxy": "o", "gold": "s"}
 FAINT = "#6b6b6b"
-COLUMNS = 2
 BELOW = {
     "best-of-n": "√KL of the best of n (nats; upper bound)",
     "rl": "√KL to the start (nats)",
 }
 
 
-def draw(curves: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write one panel a curve of `eval --json`'s "overoptimisation" to `path`; its suffix (.png or .svg) says the
-    format. OSError where it cannot be written."""
-    columns = min(COLUMNS, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(5.6 * columns, 4.0 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, curve in zip(grid.flat, curves):
-        _panel(axes, curve)
-    for axes in list(grid.flat)[len(curves) :]:
-        axes.set_axis_off()
-    with written_whole(path) as file:
-        figure.savefig(file, dpi=150, facecolor="white", format=path.suffix[1:].lower())
-
-
-def _panel(axes: Axes, curve: dict[str, Any]) -> None:
+def panel(axes: Axes, curve: dict[str, Any]) -> None:
+    """Draw one curve of `eval --json`'s "overoptimisation"."""
     points = curve["points"]
     at = [sqrt(point["kl"]) for point in points]
     for role, colour in COLOURS.items():

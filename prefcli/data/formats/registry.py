@@ -18,6 +18,7 @@ from prefcli.data.formats import (
     pairs,
     prompts,
     ranked,
+    rewardbench,
     sharegpt,
     swift,
     text,
@@ -33,6 +34,7 @@ from prefcli.errors import DataError
 FORMS: tuple[Form, ...] = (
     *messages.FORMS,
     *completions.FORMS,
+    *rewardbench.FORMS,
     *pairs.FORMS,
     *openai.FORMS,
     *swift.FORMS,

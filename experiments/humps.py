@@ -1,0 +1,75 @@
+"""Experiment C, over-optimisation by direct methods (Rafailov et al., arXiv 2406.02900), in the set-up of sentiment.py.
+
+    python -m experiments.humps [--size smoke] [--work sentiment-runs]
+
+DPO and IPO over β, trained four times as long as in experiment A, gold at every kept step: does it rise and fall? The
+folder may be that of experiment A, whose start and pairs are used again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, RESULTS, Question, Record
+from experiments.sentiment import GOLD, SIZES, arguments, make_data, on_pairs, sampling
+
+METHODS = {"dpo": "dpo-long", "ipo": "ipo-long"}
+LONGER, KEPT, SEEDS = 4, 8, 2
+RULE = (
+    "A run humps where the 95 % interval of the last kept step's mean VADER score lies wholly below that of its "
+    "highest step (prefcli frontier, over prompts and seeds). holds: at the smallest β; does not: at no β; "
+    "cannot tell: else."
+)
+
+
+def humps(points: list[dict[str, Any]]) -> tuple[bool, str]:
+    """Of the points of one β in the order of their steps: whether gold humps, and the two in words."""
+    highest, last = max(points, key=lambda point: point["reward"]), points[-1]
+    said = f"{highest['setting']} {highest['reward']:.2f}, {last['setting']} {last['reward']:.2f}"
+    return last["reward_ci95"][1] < highest["reward_ci95"][0], said
+
+
+def by_beta(frontier: dict[str, Any], method: str) -> dict[float, list[dict[str, Any]]]:
+    """β → its points, steps ascending; the setting of a point is "beta 0.05, step 18"."""
+    found: dict[float, list[dict[str, Any]]] = {}
+    for point in frontier["points"]:
+        if point["method"] == method:
+            beta, step = (float(part.split()[1]) for part in point["setting"].split(", "))
+            found.setdefault(beta, []).append(point | {"step": step})
+    return {beta: sorted(points, key=lambda point: point["step"]) for beta, points in sorted(found.items())}
+
+
+def answer(question: Question, frontier: dict[str, Any], method: str) -> None:
+    found = {beta: humps(points) for beta, points in by_beta(frontier, method).items()}
+    at = [beta for beta, (humped, _) in found.items() if humped]
+    told = HOLDS if min(found) in at else CANNOT_TELL if at else DOES_NOT
+    question.answered(told, "; ".join(said for _, said in found.values()))
+
+
+def run(size_name: str, work: Path) -> None:
+    short = SIZES[size_name]
+    size = replace(short, steps=short.steps * LONGER, values=max(2, short.values))
+    size = replace(size, kept=KEPT if size_name == "full" else short.kept)
+    record = Record("humps", work)
+    work.mkdir(parents=True, exist_ok=True)
+    made = make_data(record, short)
+    asked = [Question(f"Does gold rise and fall as {method.upper()} goes on training?", RULE) for method in METHODS]
+    for seed in range(min(SEEDS, size.seeds)):
+        for method, name in METHODS.items():
+            on_pairs(record, made, size, method, seed, name=name)
+    picture = (RESULTS if size_name == "full" else work) / "humps.svg"
+    frontiers = json.loads(record.prefcli(
+        "frontier", *(f"{name}@*:steps" for name in METHODS.values()), "--against", made.start, "--prompts",
+        made.held_out, "--reward", GOLD, *sampling(size), "--plot", picture, "--json"))  # fmt: skip
+    (frontier,) = frontiers["frontiers"]
+    for question, name in zip(asked, METHODS.values()):
+        answer(question, frontier, name)
+    record.write(size_name, asked, seeds=min(SEEDS, size.seeds), frontier=frontier)
+
+
+if __name__ == "__main__":
+    args = arguments(__doc__ or "", "sentiment-runs")
+    run(args.size, args.work.resolve())

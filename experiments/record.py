@@ -1,0 +1,127 @@
+"""What all experiments share: prefcli's commands run one after another, and a result with all that it came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from prefcli import __version__
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell"
+
+
+@dataclass
+class Question:
+    """A question, and the rule by which its answer is found: written before anything was run."""
+
+    asks: str
+    rule: str
+    answer: str = CANNOT_TELL
+    why: str = ""
+
+    def answered(self, answer: str, why: str) -> None:
+        self.answer, self.why = answer, why
+
+
+@dataclass
+class Record:
+    """One experiment: its commands as they were typed, and how long they ran in all (a finished one is not run again).
+
+    `folder` holds everything that is made; the seconds of earlier starts are kept in it.
+    """
+
+    name: str
+    folder: Path
+    commands: list[str] = field(default_factory=list)
+
+    def prefcli(self, *words: Any) -> str:
+        """The command's stdout; its progress goes to ours."""
+        typed = [str(word) for word in words]
+        self.commands.append(shlex.join(["prefcli", *typed]))
+        print("$", self.commands[-1], file=sys.stderr, flush=True)
+        started = time.monotonic()
+        environment = {**os.environ, "PREFCLI_RUNS": str(self.folder / "runs"), "PYTHONPATH": str(ROOT)}
+        out = subprocess.run(
+            [sys.executable, "-m", "prefcli", *typed], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        self._spent(time.monotonic() - started)
+        if out.returncode:
+            raise SystemExit(out.returncode)  # the same command goes on
+        return out.stdout.strip()
+
+    @property
+    def seconds(self) -> float:
+        try:
+            return float((self.folder / "seconds").read_text())
+        except (OSError, ValueError):
+            return 0.0
+
+    def _spent(self, seconds: float) -> None:
+        (self.folder / "seconds").write_text(f"{self.seconds + seconds:.0f}\n")
+
+    def write(self, size: str, questions: Sequence[Question], **found: Any) -> Path:
+        """The result as JSON: into results/ where it is of the full size, else into the folder."""
+        path = (RESULTS if size == "full" else self.folder) / f"{self.name}.json"
+        told = {
+            "experiment": self.name,
+            "size": size,
+            "questions": [vars(question) for question in questions],
+            "seconds": self.seconds,
+            **found,
+            "commit": commit(),
+            "versions": {"prefcli": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
+            "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+            "commands": self.commands,
+        }  # fmt: skip
+        path.write_text(json.dumps(rounded(told), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        for question in questions:
+            print(f"{question.asks}\n  {question.answer}: {question.why}")
+        return path
+
+
+def commit() -> str:
+    """The commit that runs, marked where a file but a result was changed since."""
+    said = subprocess.run(["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    others = [".", ":!experiments/results", ":!docs/evidence.md"]
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *others], cwd=ROOT).returncode
+    return said + "-dirty" * bool(changed)
+
+
+def rounded(value: Any) -> Any:
+    """Numbers with four digits: a file that a person can read."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """A jsonl file, the same bytes each time, so that what was made of it is found again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,190 @@
+"""`prefcli frontier`: hulls by brute force, verdicts on simulated frontiers, the command on the small chain."""
+
+from __future__ import annotations
+
+import json
+import random
+from statistics import fmean
+
+import numpy as np
+import pytest
+from conftest import write
+from matplotlib.figure import Figure
+from test_eval_command import keep_steps
+
+from prefcli.artifacts.references import expand
+from prefcli.artifacts.store import Store
+from prefcli.statistics import hulls
+from prefcli.statistics.hulls import Draws, compare, hull, interval
+
+
+def best_mixture(kl, reward, most):
+    """Over all pairs of points and the shares at which the mixture's KL is within `most`."""
+    found = []
+    for i in range(len(kl)):
+        for j in range(len(kl)):
+            at = [(most - kl[j]) / (kl[i] - kl[j])] if kl[i] != kl[j] else []
+            for share in (0, 1, *(x for x in at if 0 < x < 1)):
+                if share * kl[i] + (1 - share) * kl[j] <= most + 1e-12:
+                    found.append(share * reward[i] + (1 - share) * reward[j])
+    return max(found)
+
+
+def test_a_hull_is_the_best_mixture_of_two_points_within_a_kl():
+    draw = random.Random(0)
+    for _ in range(200):
+        n = draw.randrange(1, 8)
+        kl = [0.0, *(draw.choice([0.0, 1.0, 3 * draw.random()]) for _ in range(n))]
+        reward = [0.0, *(draw.choice([0.0, 0.5, draw.gauss(0, 1)]) for _ in range(n))]
+        at = [0.01, 0.3, 1.0, 1.7, 3.5]
+        for k, weights in zip(at, hull(kl, reward, at)):
+            assert weights.sum() == pytest.approx(1) and (weights >= 0).all() and weights @ kl <= k + 1e-9
+            assert weights @ reward == pytest.approx(best_mixture(kl, reward, k))
+
+
+class World:
+    """Methods whose true reward at a KL is known: prompts of their own ease, seeds of their own luck, noise."""
+
+    def __init__(self, seed, prompts=48, luck=0.05):
+        self.dice, self.luck = np.random.default_rng(seed), luck
+        self.ease = self.dice.normal(0, 0.5, prompts)
+
+    def method(self, curve, points, seeds=3):
+        found = []
+        for k in np.linspace(0.2, 4, points):
+            kl = k + self.dice.normal(0, 0.05, (seeds, len(self.ease)))
+            luck = self.dice.normal(0, self.luck, (seeds, 1))
+            found.append((kl, curve(k) + luck + self.ease + self.dice.normal(0, 0.5, kl.shape)))
+        return found
+
+    def compared(self, **methods):
+        start = self.ease + self.dice.normal(0, 0.5, len(self.ease))
+        return compare(Draws(start, methods), list(methods))
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(hulls, "RESAMPLES", 100)
+
+
+def test_no_difference_is_shown_of_equal_methods_though_one_has_many_more_points(few):
+    """A maximum over ten points is higher than one over two by chance alone."""
+    shown = []
+    for seed in range(12):
+        world = World(seed, luck=0.0)
+        flat = lambda k: 0.0  # noqa: E731
+        found = world.compared(many=world.method(flat, 10, 1), two=world.method(flat, 2, 1))
+        shown.append(bool(found["differences"][0]["where"]))
+    assert sum(shown) <= 2
+
+
+def test_where_one_method_lies_above_the_other_is_found(few):
+    """b is as good up to a KL of 1, and then worse: its hull stays where it was highest."""
+    world = World(1, 150)
+    found = world.compared(a=world.method(lambda k: 0.6 * k, 8), b=world.method(lambda k: 0.6 * min(k, 1.0), 8))
+    (difference,) = found["differences"]
+    (where,) = difference["where"]
+    assert where["above"] == "a" and 1.0 < where["from"] < 2.2 and where["to"] == pytest.approx(4, abs=0.05)
+    assert [one["method"] for one in found["hulls"]] == ["a", "b"] and found["range"][1] == where["to"]
+    for place, k in enumerate(found["hulls"][0]["kl"]):
+        assert found["hulls"][0]["low"][place] < found["hulls"][0]["reward"][place] < found["hulls"][0]["high"][place]
+        assert difference["low"][place] <= difference["mean"][place] <= difference["high"][place]
+        truth = 0.6 * k - 0.6 * min(k, 1.0)
+        assert difference["low"][place] - 0.05 <= truth <= difference["high"][place] + 0.05
+
+
+def test_a_band_holds_the_difference_at_all_places_at_once_in_95_of_100_resamples(few):
+    world = World(5)
+    start, curve = world.ease, lambda k: 0.4 * k**0.5
+    draws = Draws(start, {"a": world.method(curve, 5), "b": world.method(curve, 4)})
+    (found,) = compare(draws, ["a", "b"])["differences"]
+    gap = draws.hulls("a", np.array(found["kl"])) - draws.hulls("b", np.array(found["kl"]))
+    assert gap[0] == pytest.approx(found["mean"])
+    inside = ((gap[1:] > np.array(found["low"])) & (gap[1:] < np.array(found["high"]))).all(1)
+    assert inside.mean() == pytest.approx(0.95, abs=0.011)
+
+
+def test_a_point_is_the_mean_over_seeds_and_its_interval_has_their_spread():
+    dice = np.random.default_rng(0)
+    rewards = np.array([[0.0], [1.0], [2.0], [3.0]]) + dice.normal(0, 0.01, (4, 40))
+    draws = Draws(np.zeros(40), {"m": [(np.ones((4, 40)), rewards)]})
+    found = draws.whole(draws.reward, "m")[:, 1]
+    assert found[0] == pytest.approx(rewards.mean())
+    assert found[1:].std() == pytest.approx(np.std([0, 1, 2, 3], ddof=1) / 2, rel=0.08)  # s/√S
+    alone = Draws(np.zeros(40), {"m": [(np.ones((1, 40)), dice.normal(0, 2, (1, 40)))]})
+    low, high = interval(alone.whole(alone.reward, "m")[:, 1])
+    assert high - low == pytest.approx(2 * 1.96 * 2 / 40**0.5, rel=0.35)
+
+
+@pytest.fixture
+def runs(chain, prefcli, own_folder):
+    """Two seeds of dpo, and ppo with two kept steps."""
+    keep_steps(chain, step1="sft", step2="dpo")
+    chain.run(*chain.args("dpo"), "--seed", "1")
+    write(
+        own_folder / "n.py", "def score(prompts, completions, **_):\n    return [float(len(c)) for c in completions]\n"
+    )
+
+    def run(*refs):
+        return prefcli("frontier", *refs, "--against", "sft", "--prompts", chain.data("held_out_prompts"),
+                       "--max-prompts", "6", "--max-new-tokens", "6", "--reward", "length=python:n.py:score",
+                       "--reward", "rm")  # fmt: skip
+
+    return run
+
+
+def test_the_points_are_what_eval_measures_and_seeds_are_one_point(chain, prefcli, runs, own_folder, monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **more: (figures.append(self), save(self, *a, **more)))
+    monkeypatch.setattr(hulls, "RESAMPLES", 50)
+    result = runs("dpo@*", "ppo@*:steps", "--plot", "f.svg", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["start"], found["prompts"]) == ("sft@v1", 6)
+    lengths, by_rm = found["frontiers"]
+    points = {point["setting"]: point for point in lengths["points"] if point["method"] == "ppo"}
+    assert list(points) == ["step 1", "step 2"] and points["step 2"]["refs"] == ["ppo@v1:step2"]
+    (both,) = [point for point in lengths["points"] if point["method"] == "dpo"]
+    assert both["refs"] == ["dpo@v1", "dpo@v2"]
+    told = json.loads(prefcli("eval", "--model", "dpo@v1", "--model", "dpo@v2", "--model", "ppo@v1:step1", "--against",
+                              "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts", "6",
+                              "--max-new-tokens", "6", "--reward", "rm", "--json").stdout)  # fmt: skip
+    sft, one, two, step = told["models"]
+    (point,) = [point for point in by_rm["points"] if point["method"] == "dpo"]
+    assert point["kl"] == pytest.approx(fmean([one["kl"], two["kl"]]))
+    assert point["reward"] == pytest.approx(fmean(m["reward"]["rm"]["mean"] for m in (one, two)))
+    assert by_rm["start"] == pytest.approx(sft["reward"]["rm"]["mean"])
+    assert by_rm["points"][1]["kl"] == pytest.approx(step["kl"], abs=1e-6)
+    assert all(one["verdict"] for one in lengths["differences"]) and "<svg" in (own_folder / "f.svg").read_text()
+    assert [axes.get_title(loc="left") for axes in figures[0].axes] == ["length against KL", "rm against KL"]
+
+
+def test_the_tables_have_points_hulls_and_verdicts(runs, monkeypatch):
+    monkeypatch.setattr(hulls, "RESAMPLES", 50)
+    shown = runs("dpo@*", "ppo@*:steps").stdout
+    for piece in ("length against KL to sft@v1", "best length for a KL", "KL ≤", "dpo, ppo: ", "95 % intervals"):
+        assert piece in shown, piece
+
+
+def test_all_versions_and_their_kept_steps_are_named_by_a_star(chain):
+    keep_steps(chain, step1="sft", step2="dpo")
+    store = Store(chain.runs)
+    assert expand("dpo@*", store) == expand("dpo@*:steps", store) == ["dpo@v1"]
+    assert expand("ppo@*:steps", store) == ["ppo@v1:step1", "ppo@v1:step2"] and expand("ppo@*", store) == ["ppo@v1"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "piece"),
+    [
+        ((), 2, "--against"),
+        (("dpo", "--against", "sft", "--prompts", "{p}"), 2, "--reward"),
+        (("rm", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "is a reward model"),
+        (("tiny", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "no artifact of this store"),
+        (("dpo", "--against", "sft", "--prompts", "{p}", "--reward", "rm", "--max-prompts", "1"), 2, "two prompts"),
+        (("none@*", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "there is no none"),
+    ],
+)
+def test_it_is_refused_with_what_is_missing(chain, prefcli, args, code, piece):
+    result = prefcli("frontier", *[arg.format(p=chain.data("held_out_prompts")) for arg in args])
+    assert result.exit_code == code and piece in result.stderr, result.stderr
