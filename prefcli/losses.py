@@ -5,7 +5,7 @@
     dpo        PAIR_LOSSES     DPO and its family, of each pair's log-ratios
     orpo       odds_ratio      of each pair's mean log-probabilities
     kto        kto             of each labelled answer's log-ratio
-    ppo        policy_loss, value_loss   of each token
+    ppo        policy_loss, value_loss, truncated_weights   of each token
 
 Who calls them masks, adds up and divides by the units of a whole step, so that splitting a step does not change its
 gradient.
@@ -151,6 +151,21 @@ def policy_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip_range
     free = -advantages * ratio
     held = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     return torch.maximum(free, held), held > free
+
+
+def truncated_weights(logps: Tensor, sampler_logps: Tensor, mask: Tensor, level: str, most: float) -> Tensor:
+    """[B, C] min(π_old / π_sampler, C) of each token, or (level "sequence") of the answer's product on all its tokens.
+
+    What the policy's term of a token is multiplied with where another program drew it than computes π: truncated
+    importance sampling (Ionides 2008, doi 10.1198/106186008X320456), token by token as in "Your Efficient RL Framework
+    Secretly Brings You Off-Policy RL Training" (Yao et al. 2025). Untruncated weights of whole answers are unbiased;
+    those of tokens leave out what the answer's other tokens were drawn with, and vary far less.
+    `logps`, `sampler_logps` and `mask` are [B, C]; 1 in padding.
+    """
+    difference = (logps - sampler_logps) * mask
+    if level == "sequence":
+        difference = difference.sum(1, keepdim=True).expand_as(difference) * mask
+    return difference.exp().clamp(max=most)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import shutil
@@ -48,7 +49,7 @@ def assistant(text):
 
 def opened(ref="tiny", ref2=None, **options):
     told = Told()
-    return chats.open_chat(ChatConfig(ref, ref2, **({"max_new_tokens": 8} | options)), told), told
+    return chats.open_chat(ChatConfig(ref, ref2, **({"max_new_tokens": 8} | options)), told, atexit.register), told
 
 
 @pytest.fixture

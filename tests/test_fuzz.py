@@ -22,10 +22,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from prefcli import exchange
 from prefcli.artifacts.references import TINY
 from prefcli.artifacts.store import Store
 from prefcli.cli.main import app
-from prefcli.rewards import exchange, http
+from prefcli.rewards import http
 
 TIMES = int(os.environ.get("PREFCLI_FUZZ", "1"))
 ODD = ["", " ", "\n", "\0", "\t", "\r", "\u2028", "\ufeff", "\ud800", "é", "😀", "\x1b[31m", "[/bold]", "[red]", "{}",

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "prefcli"
 # `progress` on, are files; so is `losses`.
 LAYERS = ["cli", "api", "ui", "report", "comparison", "experiments", "stages", "labelling", "evaluation", "rl",
           "losses", "watch", "advice", "rewards", "models", "data", "memory", "artifacts", "config", "statistics",
-          "progress", "stopping", "serving", "machine", "files", "text", "errors"]  # fmt: skip
+          "progress", "stopping", "serving", "exchange", "machine", "files", "text", "urls", "errors"]  # fmt: skip
 DOORS = ("__init__", "__main__")  # of the package, above all layers
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or path.stem not in DOORS]
 

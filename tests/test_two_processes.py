@@ -21,9 +21,9 @@ from prefcli.artifacts.references import TINY
 from prefcli.artifacts.store import Draft
 from prefcli.config.dpo import DPOConfig
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.models.adapters import save_model
 from prefcli.stages.environment import refuse_elsewhere
 from prefcli.stages.ppo import _share, answers_of
-from prefcli.stages.saving import save_model
 from prefcli.stages.steps import Steps
 from prefcli.stages.trl_trainer import whole_weights
 

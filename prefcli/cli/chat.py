@@ -43,7 +43,7 @@ def run(config: ChatConfig) -> None:
             report.notice(f"{file.path}: the last line was half-written and is cut off")
         from prefcli.evaluation.chat import open_chat
 
-        chat = open_chat(config, report)
+        chat = open_chat(config, report, stack.callback)
         names = " (left) and ".join(speaker.name for speaker in chat.speakers)
         report.notice(f"talking to {names}{' (right)' if config.ref2 else ''}; /help lists the commands")
         _talk(chat, file, report)

@@ -146,6 +146,7 @@ def _measure(config: SweepConfig, stage: Stage, score: Score, report: Reporter) 
         prompts=config.prompts,
         pairs=config.pairs,
         max_prompts=config.max_prompts,
+        generate=getattr(base, "generate", None),
         dtype=base.dtype,
         device=base.device,
         runs=config.runs or base.runs,

@@ -1,7 +1,8 @@
 """A command's options from one dataclass: help, YAML keys, manifest and key come from it.
 
 A field is `name: Annotated[type, Opt("What it does.", min=…)] = default`. A field whose value cannot change
-the result (where it is written, how it is shown) also carries the marker `INCIDENTAL` and stays out of the key.
+the result (where it is written, how it is shown) also carries the marker `INCIDENTAL` and stays out of the key;
+of one that carries `WHETHER` the key has only whether it was given.
 A class that several commands share names its fields' group in `GROUP`; fields of a class without one are the
 command's own.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-INCIDENTAL = "incidental"
+INCIDENTAL, WHETHER = "incidental", "whether"
 OWN = ""  # the group of what no other command has
 
 
@@ -78,7 +79,11 @@ def option(field_name: str) -> str:
 def key_fields(config: Any) -> dict[str, Any]:
     """The fields that can change the result, by name: what goes into an artifact's key."""
     hints = get_type_hints(type(config), include_extras=True)
-    return {name: value for name, value in as_dict(config).items() if INCIDENTAL not in get_args(hints[name])}
+    found = {name: value for name, value in as_dict(config).items() if INCIDENTAL not in get_args(hints[name])}
+    for name in [name for name in found if WHETHER in get_args(hints[name])]:
+        given = found.pop(name) is not None
+        found |= {name: True} if given else {}
+    return found
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from prefcli.config.base import Arg, Opt
-from prefcli.config.shared import Debug, Dtype, MaxNewTokens, QuietFlag, Runs, Temperature
+from prefcli.config.shared import Debug, Dtype, Generate, MaxNewTokens, QuietFlag, Runs, Temperature
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ChatConfig:
     seed: Annotated[int, Opt("Random seed; it increases by 1 with every answer.", min=0, max=2**32 - 1)] = 0
     dtype: Annotated[Dtype, Opt("Data type of the weights.")] = "auto"
     device: Annotated[str, Opt("cpu, cuda, mps or auto.", metavar="NAME")] = "auto"
+    generate: Generate = None
     runs: Runs = None
     quiet: QuietFlag = False
     debug: Debug = False

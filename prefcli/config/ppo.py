@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from prefcli.config.base import INCIDENTAL, Opt
-from prefcli.config.shared import Label
+from prefcli.config.shared import Generate, Label, addresses
 from prefcli.config.training import OptimizerConfig, OutputConfig, PolicyConfig, TrainingRows
 from prefcli.errors import UsageError
 
@@ -93,6 +93,14 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
         int | None,
         Opt("Answers that each process samples at a time: less memory, slower. Default: the whole rollout.", min=1),
         INCIDENTAL,  # the draws decide each answer, whatever is beside it
+    ] = None
+    generate: Generate = None
+    importance_weights: Annotated[
+        Literal["off", "token", "sequence"] | None,
+        Opt(
+            "With --generate: weigh the policy's loss by min(π / π of the server, 2), of each token or of whole "
+            "answers. Default: token."
+        ),
     ] = None
     max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
     max_prompt_length: Annotated[
@@ -181,6 +189,17 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
                 f"--advantage {self.advantage} has no value model",
                 "leave --value-warmup and --value-init out, or use --advantage gae",
             )
+        if self.generate:
+            addresses(self.generate)
+        if self.importance_weights and not self.generate:
+            raise UsageError(
+                "--importance-weights is for answers of servers: those of this process are the policy's own",
+                "leave it out, or give --generate http://host:port",
+            )
+        if self.generate and self.generation_batch:
+            raise UsageError(
+                "--generation-batch does nothing with --generate: a server packs its answers by itself", "leave it out"
+            )
         if self.layout == "shared" and self.lora_rank == 0:
             raise UsageError(
                 "--layout shared trains adapters, and --lora-rank is 0", "give --lora-rank 16, or --layout separate"
@@ -192,7 +211,15 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
             )
         layout: Literal["separate", "shared"] = self.layout or ("shared" if self.lora_rank else "separate")
         estimator = self.kl_estimator or ("k3" if kl_in == "loss" else "k1")
-        return replace(self, kl_in=kl_in, kl_estimator=estimator, num_generations=answers, layout=layout)
+        weights = self.importance_weights or ("token" if self.generate else None)
+        return replace(
+            self,
+            kl_in=kl_in,
+            kl_estimator=estimator,
+            num_generations=answers,
+            layout=layout,
+            importance_weights=weights,
+        )
 
     @property
     def in_words(self) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from prefcli.config.base import INCIDENTAL, Opt
-from prefcli.config.shared import FromFile, Machine, Quiet, Reading, Sampling, Stored
+from prefcli.config.shared import FromFile, Generate, Machine, Quiet, Reading, Sampling, Stored
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class SampleConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
     model: Annotated[str | None, Opt("The model that answers.", metavar="REF")] = None
     prompts: Annotated[list[str], Opt("Prompts to answer. Repeatable.", metavar="FILE")] = field(default_factory=list)
     num_generations: Annotated[int, Opt("Answers per prompt.", min=1)] = 1
+    generate: Generate = None
     out: Annotated[
         str | None,
         Opt("Write the rows to this file, not to stdout; a stopped command resumes.", metavar="FILE.jsonl"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from prefcli.config.base import INCIDENTAL, Opt
+from prefcli import urls
+from prefcli.config.base import INCIDENTAL, WHETHER, Opt
 
 # The groups in the order in which help and docs/options.md list them.
 DATA, READING, MODEL, DEVICE, TRAINING, RUN, SAMPLING, OUTPUT = SHARED = (
@@ -52,6 +53,24 @@ Template = Annotated[
 Seed = Annotated[int, Opt("Random seed.", min=0, max=2**32 - 1)]
 MaxNewTokens = Annotated[int, Opt("Maximum length of an answer, in tokens.", min=1)]
 Temperature = Annotated[float, Opt("Sampling temperature.", min=1e-3)]
+Generate = Annotated[
+    str | None,
+    Opt(
+        "Have vLLM servers answer the prompts, which are given the model's weights (docs/engine.md). "
+        "Default: this process does.",
+        metavar="URL[,URL…]",
+    ),
+    WHETHER,
+]
+_SECONDS = 600.0  # that a server has for a request, and may be silent for
+
+
+def addresses(generate: str) -> list[tuple[str, float]]:
+    """The URLs of --generate, and the seconds of each. Raises UsageError."""
+    form = "for example: http://127.0.0.1:8000, several with commas between them"
+    return urls.read_several("--generate", generate, _SECONDS, form)
+
+
 Runs = Annotated[str | None, Opt("The artifact store. Default: $PREFCLI_RUNS, else ./runs.", metavar="DIR"), INCIDENTAL]
 QuietFlag = Annotated[bool, Opt("Print no progress and no notices.", short="-q"), INCIDENTAL]
 Debug = Annotated[bool, Opt("Show the traceback of an error."), INCIDENTAL]

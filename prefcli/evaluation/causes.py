@@ -13,7 +13,8 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.base import key_fields
 from prefcli.errors import without_secrets
-from prefcli.rewards.grammar import RewardSpec, is_url
+from prefcli.rewards.grammar import RewardSpec
+from prefcli.urls import is_url
 
 
 def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, **found: Any) -> dict[str, Any]:

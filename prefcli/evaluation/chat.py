@@ -13,8 +13,10 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.row import Message, Prompt, Row
 from prefcli.errors import UsageError
 from prefcli.evaluation.models import answer
+from prefcli.evaluation.served import check, sampler_of
 from prefcli.memory.references import parameters_of
 from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.generation import Sampler
 from prefcli.models.loading import load_policy
 from prefcli.models.positions import positions_of
 from prefcli.models.tokenizers import has_own_template, load_tokenizer
@@ -29,6 +31,7 @@ class Speaker:
     name: str
     model: Any
     tokenizer: Any
+    sampler: Sampler | None = None  # None: the model itself
 
 
 @dataclass
@@ -180,6 +183,7 @@ class Chat:
             batch_size=1,
             seed=self.seed,
             on_token=on_token if on_text is not None else None,
+            sampler=speaker.sampler,
         )
         self.seed += 1
         text = self._tidy(answers.completions[0])
@@ -191,8 +195,11 @@ class Chat:
         return text if self.plain else text.strip()
 
 
-def open_chat(config: ChatConfig, reporter: Reporter) -> Chat:
-    """The models, loaded. Raises ArtifactError: a reward model, or none there. UsageError: no room for an answer."""
+def open_chat(config: ChatConfig, reporter: Reporter, at_end: Callable[[Callable[[], None]], Any]) -> Chat:
+    """The models, loaded. `at_end` is given what is to be called when the chat has ended.
+
+    Raises ArtifactError: a reward model, or none there. UsageError: no room for an answer."""
+    check(config.generate, models=1 + (config.ref2 is not None))
     store = Store(config.runs)
     references = [resolve(text, store) for text in (config.ref, config.ref2) if text is not None]
     for reference in references:
@@ -211,7 +218,8 @@ def open_chat(config: ChatConfig, reporter: Reporter) -> Chat:
                 f"--max-new-tokens {config.max_new_tokens}: {reference.shown} reads {positions} tokens in all",
                 "lower --max-new-tokens",
             )
-        speakers.append(Speaker(reference.shown, model, tokenizer))
+        sampler = sampler_of(model, tokenizer, config.generate, store.root, reporter, at_end)
+        speakers.append(Speaker(reference.shown, model, tokenizer, sampler))
     bare = [speaker.name for speaker in speakers if not has_own_template(speaker.tokenizer)]
     if bare:
         reporter.notice(f"{' and '.join(bare)}: no chat template, so what you type is continued as plain text")

@@ -27,9 +27,10 @@ from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
-from prefcli.rewards.grammar import is_url, service
-from prefcli.rewards.http import Endpoint, Refused, may_pass
+from prefcli.rewards.grammar import service
+from prefcli.rewards.http import Endpoint, Refused
 from prefcli.statistics.intervals import wilson_interval
+from prefcli.urls import is_url, may_pass
 
 Verdict = float | None  # 1.0: the answer in the first place is better; 0.0: the second; 0.5: tie; None: no verdict
 

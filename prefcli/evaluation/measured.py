@@ -18,6 +18,7 @@ from prefcli.config.evaluate import EvalConfig
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
 from prefcli.evaluation import models
+from prefcli.evaluation.served import sampler_of
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import Reporter
@@ -145,7 +146,8 @@ def _measurer(
     model = _load(reference, len(tokenizer), setting)
     frozen = _load(tied, len(tokenizer), setting) if tied and tied.shown != reference.shown else None
     reading = [source.reading(tokenizer) for source in sources]
-    answered = models.answerer(model, tokenizer, rows, config, n, job)
+    sampler = sampler_of(model, tokenizer, config.generate, setting.store.root, setting.reporter, job.work.at_end)
+    answered = models.answerer(model, tokenizer, rows, config, n, job, sampler)
 
     def make(span: range) -> tuple[bytes, Any]:
         asked, answers = answered(span)

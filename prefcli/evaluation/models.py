@@ -16,7 +16,7 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.variety import Distinct
-from prefcli.models.generation import NotFiniteError, generate
+from prefcli.models.generation import InProcess, NotFiniteError, Sampler
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
@@ -53,11 +53,13 @@ def answer(
     draws: torch.Tensor | None = None,
     progress: Callable[[int], None] | None = None,
     on_token: Callable[[int, int], None] | None = None,
+    sampler: Sampler | None = None,
 ) -> Answers:
     """Sample one answer to each row's prompt; a row that occurs there twice gets two.
 
     The seed fixes the draws, whatever was sampled before, unless they are given: [rows, max_new_tokens]. `progress` is
     told the number of answers that each batch has finished, `on_token` the row and id of each token as it is drawn.
+    With a `sampler` that one draws them, by no seed of ours.
     Raises UsageError: prompt and answer may be longer than the model has positions for. ArtifactError: its logits are
     not finite.
     """
@@ -69,8 +71,7 @@ def answer(
         draws = Draws(seed, max_new_tokens).of(range(len(prompts)))
     started = time.monotonic()
     try:
-        ids = generate(
-            model,
+        ids, _ = (sampler or InProcess(model)).sample(
             prompts,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -82,17 +83,19 @@ def answer(
             on_token=on_token,
         )
     except NotFiniteError as error:
-        raise ArtifactError(
-            "the model's logits are not finite", "its weights are damaged, or its --dtype is too narrow"
-        ) from error
+        raise not_finite() from error
     seconds = time.monotonic() - started
     ended = [completion[-1] in eos_ids for completion in ids]
     bare = [completion[:-1] if end else completion for completion, end in zip(ids, ended)]
     return Answers(prompts, ids, [encoder.answer_text(c) for c in bare], ended, seconds)
 
 
+def not_finite() -> ArtifactError:
+    return ArtifactError("the model's logits are not finite", "its weights are damaged, or its --dtype is too narrow")
+
+
 def answerer(
-    model: Any, tokenizer: Any, rows: Sequence[Row], config: Sampling, n: int, job: Job
+    model: Any, tokenizer: Any, rows: Sequence[Row], config: Sampling, n: int, job: Job, sampler: Sampler
 ) -> Callable[[range], tuple[list[Row], Answers]]:
     """From a span of rows to each of them `n` times, and an answer to each; the job is told how far it is."""
     draws = Draws(config.seed, config.max_new_tokens)
@@ -109,6 +112,7 @@ def answerer(
             seed=config.seed,
             draws=draws.of(range(span.start * n, span.stop * n)),
             progress=lambda finished: job.tick(finished / n),
+            sampler=sampler,
         )
 
     return answered

@@ -18,7 +18,7 @@ from prefcli.config.stages import Purpose
 from prefcli.data.dataset import read_again, read_checked
 from prefcli.data.row import Row
 from prefcli.errors import UsageError
-from prefcli.evaluation import curves, harness, models, prompts
+from prefcli.evaluation import curves, harness, models, prompts, served
 from prefcli.evaluation.agreement import agreement
 from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, load_judge
@@ -63,6 +63,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
                 "nothing to measure: give --model with --prompts, or --reward with --pairs",
                 "prefcli eval --model ppo --against sft --prompts held_out_prompts.jsonl --reward rm",
             )
+        served.check(config.generate, share.world)
         curves.check(config, [reference.shown for reference in references], len(specs))
         if config.judge is not None and (config.against is None or len(references) < 2):
             raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")

@@ -19,6 +19,7 @@ from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
 from prefcli.evaluation.causes import causes, of_model
+from prefcli.evaluation.served import check, sampler_of
 from prefcli.evaluation.together import tell, together
 from prefcli.memory.references import parameters_of
 from prefcli.models.devices import pick_device, pick_dtype
@@ -52,6 +53,7 @@ def sample(
             raise UsageError("--model is missing", "name the model that answers: --model sft")
         if not config.prompts:
             raise UsageError("--prompts is missing", "name a file of prompts: --prompts FILE")
+        check(config.generate, share.world)
         store = Store(config.runs)
         reference = resolve(config.model, store)
         refuse_reward_model(reference)
@@ -75,7 +77,7 @@ def sample(
             tokenizer, rows = load_tokenizer(reference, reporter), data.rows
         work.check = data.check
         job = models.answering(work, "answers", rows, config, config.num_generations)
-        make = _sampler(config, reference, tokenizer, rows, longest, dtype, device, job)
+        make = _sampler(config, reference, tokenizer, rows, longest, dtype, device, job, reporter)
         measured, found = models.Measures(), 0
         work.begin("answering", job)
         for part in job.run(make):
@@ -110,13 +112,15 @@ def _sampler(
     dtype: torch.dtype,
     device: torch.device,
     job: Job,
+    reporter: Reporter,
 ) -> Make:
     """From a span of prompts to their answers, by a model that is loaded when the first is wanted."""
     if not job.todo:
         return lambda span: (b"", None)  # is not called
     model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
     models.refuse_too_long(model, longest, config.max_new_tokens)
-    answered = models.answerer(model, tokenizer, rows, config, config.num_generations, job)
+    sampler = sampler_of(model, tokenizer, config.generate, Store(config.runs).root, reporter, job.work.at_end)
+    answered = models.answerer(model, tokenizer, rows, config, config.num_generations, job, sampler)
 
     def make(span: range) -> tuple[bytes, Any]:
         asked, answers = answered(span)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel
 
+from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.models.adapter_files import ADAPTER
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -114,6 +117,18 @@ def _refuse_empty_rows(model: Any) -> None:
                 f"--adapter dora divides by the length of each row of weights, and {name} has rows of zeros",
                 "use --adapter lora or rslora",
             )
+
+
+def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) -> None:
+    """safetensors, in a form that plain transformers or peft opens; of a model with adapters the one that is trained.
+
+    `weights` are the model's where it does not hold them whole itself.
+    """
+    options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    if isinstance(model, PeftModel):
+        options["selected_adapters"] = [ADAPTER]
+    with unasked():
+        model.save_pretrained(path, **options)
 
 
 def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain, cycle, groupby, islice
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,54 @@ from prefcli.models.rows import pad_rows
 
 class NotFiniteError(RuntimeError):
     """The logits are not finite: no token can be drawn."""
+
+
+class Sampled(NamedTuple):
+    """Completions, in the order of their prompts, each with its EOS where it ended by itself."""
+
+    ids: list[list[int]]
+    logps: list[list[float]] | None  # log-probability of each token under the sampler; None: the sampler is the model
+
+
+class Sampler(Protocol):
+    """What answers prompts for a model: the model itself, or servers that hold its weights (`engine.Engine`)."""
+
+    def update(self) -> None:
+        """The model has new weights: answers are theirs from here on."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        eos_ids: frozenset[int],
+        pad_id: int,
+        temperature: float,
+        draws: Tensor | None,
+        batch_size: int | None = None,
+        progress: Callable[[int], None] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> Sampled:
+        """The arguments are those of `generate`. A server draws by itself, and only asks whether there are `draws`."""
+
+    def close(self) -> None:
+        """It is not asked any more."""
+
+
+class InProcess:
+    """The model answers by itself, in this process."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def update(self) -> None:
+        pass
+
+    def sample(self, prompts: Sequence[Sequence[int]], **how: Any) -> Sampled:
+        return Sampled(generate(self._model, prompts, **how), None)
+
+    def close(self) -> None:
+        pass
 
 
 @torch.no_grad()

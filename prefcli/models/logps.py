@@ -258,11 +258,15 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def tolerance(model: nn.Module, expected: Tensor) -> float:
     """How far values of this model may be from `expected` ones, of the same rows in another layout."""
+    return TOLERANCES.get(computes_in(model), 5e-2) * (1 + float(expected.abs().max()))
+
+
+def computes_in(model: nn.Module) -> torch.dtype:
+    """The number format of its passes: that of autocast, where that is on."""
     weights = next(model.parameters())
-    computed_in, kind = weights.dtype, weights.device.type
-    if weights.dtype == torch.float32 and torch.is_autocast_enabled(kind):
-        computed_in = torch.get_autocast_dtype(kind)
-    return TOLERANCES.get(computed_in, 5e-2) * (1 + float(expected.abs().max()))
+    if weights.dtype == torch.float32 and torch.is_autocast_enabled(weights.device.type):
+        return torch.get_autocast_dtype(weights.device.type)
+    return weights.dtype
 
 
 def language_model_head(model: nn.Module) -> nn.Module | None:

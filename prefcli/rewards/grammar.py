@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import ast
-import math
 import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
+from prefcli import urls
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.stages import STAGES
-from prefcli.errors import ArtifactError, UsageError, without_secrets
+from prefcli.errors import ArtifactError, UsageError
 from prefcli.rewards.siblings import digest_with_siblings
+from prefcli.urls import is_url, number
 
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _PYTHON = re.compile(r"python:(?P<file>.+):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
-_URL = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 60.0  # seconds that a service has for one request, where its URL does not end in #timeout=SECONDS
 URL_FORM = "for example: http://127.0.0.1:8000/get_reward"
 
@@ -107,36 +106,9 @@ def _no_function(option: str, text: str, file: str) -> UsageError:
     return UsageError(form, f"{option} python:{file}:FUNCTION; functions there: {', '.join(there) or 'none'}")
 
 
-def is_url(what: str) -> bool:
-    return _URL.match(what) is not None
-
-
 def service(option: str, text: str, name: str, what: str) -> RewardSpec:
-    """The spec of a URL that was given as `text`. Its fragment, which is never sent, may say #timeout=SECONDS.
-
-    Raises UsageError: no URL, a password in it, another setting.
-    """
-    url, _, settings = what.partition("#")
-    try:
-        parts = urlsplit(url)
-        host, port = (parts.hostname or "").encode("idna"), parts.port
-    except ValueError as error:  # a port that is not a number, half an IPv6 address, a label that is too long
-        raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM) from error
-    if not host or port == 0 or not url.isascii() or not url.isprintable() or " " in url:
-        raise UsageError(f"{option} {without_secrets(text)}: not a URL", URL_FORM)
-    if (shown := without_secrets(text)) != text or parts.username is not None:
-        raise UsageError(
-            f"{option} {shown}: a password or a key in a URL would be stored in the manifest",
-            "leave it out; a proxy on this machine can add it",
-        )
-    timeout = TIMEOUT
-    for setting, value in parse_qsl(settings, keep_blank_values=True):
-        number = _number(value)
-        if setting != "timeout" or number is None or number <= 0:
-            raise UsageError(
-                f"{option} {text}: {setting}={value} after the # is not a setting", "only #timeout=SECONDS is possible"
-            )
-        timeout = number
+    """The spec of a URL that was given as `text`. Raises UsageError as `urls.read`."""
+    url, timeout = urls.read(option, text, what, TIMEOUT, URL_FORM)
     return RewardSpec(name, what, None, url=url, timeout=timeout, option=option)
 
 
@@ -149,7 +121,7 @@ def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool
     seen: set[str] = set()
     for text in weights:
         name, equals, value = text.rpartition("=")
-        weight = _number(value)
+        weight = number(value)
         if not equals or weight is None:
             raise UsageError(f"--reward-weight {text}: expected NAME=NUMBER", "for example: --reward-weight rm=0.5")
         if name not in scales:
@@ -174,7 +146,7 @@ def _recorded(spec: RewardSpec) -> Scale:
             "standard deviation of its scores are recorded",
             "leave --standardise-rewards out and weigh the sources with --reward-weight NAME=…",
         )
-    mean, std = (_number(artifact.manifest.metrics.get(metric)) for metric in ("score_mean", "score_std"))
+    mean, std = (number(artifact.manifest.metrics.get(metric)) for metric in ("score_mean", "score_std"))
     if mean is None or std is None:
         raise UsageError(
             f"--standardise-rewards: {spec.name} ({artifact.ref}) has no mean and standard deviation of its scores",
@@ -186,17 +158,6 @@ def _recorded(spec: RewardSpec) -> Scale:
             "train it on more pairs, or leave --standardise-rewards out",
         )
     return Scale(mean=mean, std=std)
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def refuse_reward_model(reference: Reference) -> None:

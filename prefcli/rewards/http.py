@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from prefcli.errors import ArtifactError, SurroundingsError
 from prefcli.progress import SILENT, Reporter
+from prefcli.urls import may_pass
 
 RETRIES = 3
 BACKOFF = 1.0  # seconds before the first retry, and twice as long before each further one
@@ -72,7 +73,7 @@ class Endpoint:
         """
         data = json.dumps(body, default=str).encode()  # a label may be a date
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        exchange: Any = importlib.import_module("prefcli.rewards.exchange")  # httpx, which only this needs
+        exchange: Any = importlib.import_module("prefcli.exchange")  # httpx, which only this needs
         problem: Exception
         for attempt in range(RETRIES + 1):
             try:
@@ -173,11 +174,6 @@ class Service:
                     f"{where} {_short(json.dumps(value))} for the text {text[-80:]!r}", "a score is a finite number"
                 )
         return [float(value) for value in found]
-
-
-def may_pass(status: int) -> bool:
-    """Whether to try again: server errors; and timeout, too early, too many requests."""
-    return status >= 500 or status in (408, 425, 429)
 
 
 def _is_score(value: Any) -> bool:

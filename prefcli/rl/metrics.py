@@ -18,6 +18,8 @@ A mean is over the answers or tokens of all processes.
     val/ratio_first              mean over tokens of |ratio − 1| in the first minibatch: 0 but for rounding
     val/num_eos_tokens           answers that ended by themselves
     completions/mean_length      tokens, EOS included
+    sampling/kl                  with --generate: mean over tokens of k3 of KL(server ‖ policy), before the update
+    sampling/ratio_mean, …_max   π_old / π of the server, before it is truncated: 1 but for rounding
     grad_norm                    before clipping, mean over the updates;  lr: that of the last update
     grad_norm/policy, …/value    of the two models, each clipped by its own
 """
@@ -68,6 +70,24 @@ def of_rollout(rollout: Rollout, kl_coef: float, total: Callable[[Tensor], Tenso
     found["objective/non_score_reward"] = -kl_coef * found["objective/kl"]
     found["objective/rlhf_reward"] = found["objective/scores"] + found["objective/non_score_reward"]
     return {**found, **whole}
+
+
+def of_sampling(
+    rollout: Rollout, total: Callable[[Tensor], Tensor], largest: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """The sampling/ metrics; none where the policy drew its answers itself. `total` adds a tensor up over all
+    processes, `largest` is the largest number of all of them."""
+    if rollout.sampler_logps is None:
+        return {}
+    ratio = (rollout.logps - rollout.sampler_logps).exp() * rollout.mask
+    parts = [kl.k3(rollout.sampler_logps, rollout.logps) * rollout.mask, ratio, rollout.mask.float()]
+    divergence, ratios, tokens = total(torch.stack([part.sum() for part in parts])).tolist()
+    most = float(largest(ratio.max()[None]))
+    return {
+        "sampling/kl": divergence / tokens,
+        "sampling/ratio_mean": ratios / tokens,
+        "sampling/ratio_max": most,
+    }
 
 
 def token_sums(

@@ -24,7 +24,7 @@ from prefcli import losses
 from prefcli.config.ppo import PPOConfig
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models.dropout import train_without_dropout
-from prefcli.models.generation import NotFiniteError
+from prefcli.models.generation import InProcess, NotFiniteError, Sampler
 from prefcli.models.logps import token_logps, token_values
 from prefcli.rl import kl, metrics
 from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
@@ -55,11 +55,13 @@ class PPO:
         lr: float,
         accelerator: Accelerator,
         tokens_per_row: int | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         config = config.resolved()
         roles = roles if config.advantage == "gae" else replace(roles, value=None)
         self.roles, self.config, self.tokenizer, self.accelerator = roles, config, tokenizer, accelerator
         self.tokens_per_row, self.answers, self.kl_coef = tokens_per_row, config.num_generations or 1, config.kl_coef
+        self.sampler = sampler or InProcess(roles.policy)
         self.eos_ids = frozenset(eos_ids)
         self.pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(self.eos_ids)) if i is not None), 0)
         trained = [roles.policy, roles.value] if roles.value is not None else [roles.policy]
@@ -101,7 +103,9 @@ class PPO:
         first = self._minibatches(len(prompts))
         rollout = self._collect([p for p in prompts for _ in range(self.answers)], draws, first, progress)
         self.last_rollout = rollout
-        found = metrics.of_rollout(rollout, self.kl_coef, self._total)
+        found = metrics.of_rollout(rollout, self.kl_coef, self._total) | metrics.of_sampling(
+            rollout, self._total, lambda values: self.accelerator.gather(values).max()
+        )
         self._check(found, "the rollout is not finite", "look at what the reward source returns, or lower --lr")
         started = time.perf_counter()
         advantages, returns = self.estimate(rollout)
@@ -130,6 +134,7 @@ class PPO:
         config = self.config
         try:
             with self.accelerator.autocast():  # as the update computes, or the first ratio would not be 1
+                self.sampler.update()
                 return collect(
                     self.roles,
                     prompts,
@@ -142,6 +147,7 @@ class PPO:
                     tokens_per_row=self.tokens_per_row,
                     device=self.accelerator.device,
                     progress=progress,
+                    sampler=self.sampler,
                 )
         except NotFiniteError as error:
             raise AlarmError(f"the policy's logits are not finite at rollout {self.rollouts}", LOWER_LR) from error
@@ -222,6 +228,7 @@ class PPO:
                 )  # fmt: skip
             logps, entropy = new.logps, (new.entropy * mask).sum()
             terms, policy_clipped = losses.policy_loss(logps, old_logps, advantages[cut], config.clip_range)
+            terms = terms if rollout.weights is None else terms * rollout.weights[cut]
             policy = (terms * mask).sum()
             loss = policy - config.entropy_coef * entropy
             if config.kl_in == "loss":

@@ -16,12 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prefcli import losses
 from prefcli.config.ppo import PPOConfig
 from prefcli.data.encoder import Encoder
-from prefcli.models.generation import evaluation_mode, generate
+from prefcli.models.generation import InProcess, Sampler, evaluation_mode
 from prefcli.models.logps import token_logps, token_values
 from prefcli.models.rows import Rows, pad_rows, parts
 from prefcli.rl.roles import Prompt, Roles
+
+HEAVIEST = 2.0  # importance weight: C of Yao et al. 2025 (losses.truncated_weights), and of verl's and TRL's examples
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Rollout:
     raw_scores: dict[str, Tensor]  # source → [B]
     scores: Tensor  # [B] their sum, clipped, less the penalties for length and for a missing EOS
     seconds: dict[str, float] = field(default_factory=dict)  # "generate", "score"
+    sampler_logps: Tensor | None = None  # [B, C] of the server that drew the answers; None: the policy did, here
+    weights: Tensor | None = None  # [B, C] of the policy's terms, for what the server drew otherwise; None: 1
 
 
 @torch.no_grad()
@@ -54,14 +59,15 @@ def collect(
     tokens_per_row: int | None = None,
     device: torch.device | str,
     progress: Callable[[int], None] | None = None,
+    sampler: Sampler | None = None,
 ) -> Rollout:
-    """Answers to `prompts` and everything that PPO needs to know about them; `draws` [B, max_new_tokens] decide them.
+    """Answers to `prompts` and everything that PPO needs to know about them; `draws` [B, max_new_tokens] decide them,
+    where the policy draws them itself and no other `sampler` does.
 
     They are judged in the passes that the first epoch's `minibatches`, the answers' places, will run in.
     """
     started = time.perf_counter()
-    completion_ids = generate(
-        roles.policy,
+    completion_ids, drawn = (sampler or InProcess(roles.policy)).sample(
         [prompt.ids for prompt in prompts],
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
@@ -85,6 +91,12 @@ def collect(
     scores = scores - config.missing_eos_penalty * ~ended - config.length_penalty * lengths
     rows = pad_rows([prompt.ids for prompt in prompts], completion_ids, pad_id=pad_id, device=device)
     logps, reference_logps, values = _judge(roles, rows, config, minibatches, tokens_per_row)
+    sampler_logps, weights = None, None
+    if drawn is not None:
+        flat = torch.tensor([logp for one in drawn for logp in one], device=device)
+        sampler_logps = torch.zeros_like(logps).masked_scatter(rows.mask, flat)
+        if config.importance_weights in ("token", "sequence"):
+            weights = losses.truncated_weights(logps, sampler_logps, rows.mask, config.importance_weights, HEAVIEST)
     return Rollout(
         prompts=prompts,
         completion_ids=completion_ids,
@@ -98,6 +110,8 @@ def collect(
         raw_scores=raw_scores,
         scores=scores,
         seconds={"generate": generated - started, "score": time.perf_counter() - generated},
+        sampler_logps=sampler_logps,
+        weights=weights,
     )
 
 

@@ -24,8 +24,9 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.data.encoder import Encoder
 from prefcli.data.rows import Example, Examples
 from prefcli.data.tokenising import encode_prompt
-from prefcli.errors import AlarmError, ArtifactError, UsageError
+from prefcli.errors import AlarmError, ArtifactError, SurroundingsError, UsageError
 from prefcli.evaluation.prompts import say_kept
+from prefcli.models.engine import Engine
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -108,6 +109,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             lr=config.lr,
             eos_ids=ends,
             tokens_per_row=run.tokens_per_row if packed else None,
+            sampler=_servers(run, opened),
         )
         watchers = Watchers(of_ppo(config))
         position = Position()
@@ -149,13 +151,15 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                     reporter.advance(step, metrics)
                     due = save_is_due(run, step) if step < total else config.keep_state
                     states.end(position, due)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SurroundingsError):  # Ctrl-C; a service or a server that does not answer
             states.keep()
             raise
         except AlarmError as error:
             if position.step == 0:
                 raise
             run.alarm = error
+        finally:
+            ppo.sampler.close()
         tail = run.log.rows[-TAIL:]
         return run.finish(
             opened.model,
@@ -396,6 +400,14 @@ class Scorer:
 
     def _ended(self, ids: list[int] | None) -> bool:
         return not ids or not self._eos_ids or ids[-1] in self._eos_ids
+
+
+def _servers(run: Session, opened: Opened) -> Engine | None:
+    """What answers with --generate. The folder is no part of the version: it goes before that is finished."""
+    generate = run.inputs.config.generate
+    if generate is None:
+        return None
+    return Engine(opened.model, opened.tokenizer, generate, run.draft.path / "weights", run.reporter)
 
 
 def _share(batch_size: int, processes: int) -> int:

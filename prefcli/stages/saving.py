@@ -9,23 +9,13 @@ from typing import Any
 import peft
 
 from prefcli.artifacts.bases import Base, base_at
-from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.lineage import hub_root, lineage
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import Artifact, Store
-from prefcli.models.adapters import config_of, merged
+from prefcli.models.adapters import config_of, merged, save_model
 from prefcli.models.classes import opens_as
 from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs
-
-
-def save_model(model: Any, path: Path, weights: dict[str, Any] | None = None) -> None:
-    """safetensors, in a form that plain transformers or peft opens."""
-    options: dict[str, Any] = {} if weights is None else {"state_dict": weights}
-    if isinstance(model, peft.PeftModel):
-        options["selected_adapters"] = ["default"]
-    with unasked():
-        model.save_pretrained(path, **options)
 
 
 def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None) -> None:

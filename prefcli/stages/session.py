@@ -22,7 +22,7 @@ from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError
 from prefcli.memory.run import Run
-from prefcli.models.adapters import merged
+from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
@@ -33,7 +33,7 @@ from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
 from prefcli.stages.metrics_log import MetricsLog, is_number
 from prefcli.stages.plan import check_memory, peak, run_of
 from prefcli.stages.processes import draft_of, sharded
-from prefcli.stages.saving import bases_of, save_model, write_card
+from prefcli.stages.saving import bases_of, write_card
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
 from prefcli.stopping import Phase

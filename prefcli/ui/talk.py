@@ -98,4 +98,4 @@ def opened(config: UIConfig, reporter: Reporter) -> Iterator[Talk]:
         two = config.chat[1] if len(config.chat) > 1 else None
         asked = ChatConfig(config.chat[0], two, seed=config.seed, dtype=config.dtype, device=config.device,
                            runs=config.runs)  # fmt: skip
-        yield Talk(open_chat(asked, reporter), file)
+        yield Talk(open_chat(asked, reporter, stack.callback), file)

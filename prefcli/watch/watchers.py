@@ -28,7 +28,7 @@ from typing import Any, Literal, Protocol
 
 from prefcli.errors import AlarmError
 from prefcli.progress import Reporter
-from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking, stalling
+from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking, sampling, stalling
 from prefcli.watch.records import NO_ANSWERS, Alarm, Answers, Watcher, not_finite
 
 OnAlarm = Literal["warn", "stop", "rollback"]
@@ -55,6 +55,7 @@ def of_ppo(config: WatchConfig) -> dict[str, Watcher]:
         reward_hacking.NAME: reward_hacking.RewardHacking(config.kl_budget),
         mode_collapse.NAME: mode_collapse.ModeCollapse(),
         stalling.NAME: stalling.Stalling(config.value_warmup, grouped=config.advantage != "gae"),
+        sampling.NAME: sampling.Sampling(),
     }
 
 

@@ -12,13 +12,17 @@ import os
 import ssl
 import threading
 import urllib.request
+from collections.abc import Callable, Coroutine
+from concurrent import futures
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from prefcli import __version__
 
+T = TypeVar("T")
 _LOOPBACK = ("localhost", "::1")
 
 
@@ -44,15 +48,29 @@ def post(url: str, content: bytes, headers: dict[str, str], *, timeout: float, l
 
     At most a little more than `largest` bytes are read of it, of an error's `shown`. Raises NoAnswer.
     """
-    known = {"User-Agent": f"prefcli/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
-    answers: list[Answer] = []
-    work = _exchange(url, content, known | headers, timeout, largest, shown, answers)
+    return wait(posted(url, content, headers, timeout=timeout, largest=largest, shown=shown))
+
+
+def wait(work: Coroutine[Any, Any, T], meanwhile: Callable[[], None] = lambda: None) -> T:
+    """What comes of exchanges that run together; Ctrl-C ends them all. `meanwhile` is called now and then."""
     future = asyncio.run_coroutine_threadsafe(work, _loop())
     try:
-        future.result()
-    except KeyboardInterrupt:
+        while not futures.wait([future], timeout=0.1).done:
+            meanwhile()
+        return future.result()
+    except BaseException:
         future.cancel()
         raise
+
+
+async def posted(
+    url: str, content: bytes, headers: dict[str, str], *, timeout: float, largest: int, shown: int
+) -> Answer:
+    """As `post`, beside others."""
+    known = {"User-Agent": f"prefcli/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
+    answers: list[Answer] = []
+    try:
+        await _exchange(url, content, known | headers, timeout, largest, shown, answers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
         if answers and answers[0].is_error:  # that it is one is known, whatever became of its words
             return answers[0]

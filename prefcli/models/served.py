@@ -1,0 +1,155 @@
+"""One vLLM server (`vllm serve`): token ids in, token ids with their log-probabilities out, and new weights.
+
+    POST /v1/completions         answers to prompts, which are lists of token ids
+    POST /tokenize               the server's ids of a text or a dialogue, to compare its tokenizer and template
+    POST /v1/load_lora_adapter   an adapter, from a folder that the server reads
+    POST /collective_rpc         reload_weights: all weights, likewise
+
+Each request says all that shapes the distribution, so that no default of the server's counts. Of an answer everything
+that could make it another's, or another distribution's, is checked here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from prefcli import exchange
+from prefcli.errors import SurroundingsError
+from prefcli.urls import may_pass
+
+LARGEST = 256 << 20  # bytes of an answer: some 100 a token, with its log-probability
+SHOWN = 400  # bytes of an error
+# Nothing is cut off, nothing is penalised: what is drawn has the probability that the model gives it.
+PLAIN = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
+class Down(Exception):
+    """No answer, or one that is not to what was asked: it may pass."""
+
+
+class Refused(Exception):
+    """An HTTP status that says no, with the server's words."""
+
+    def __init__(self, said: str, status: int) -> None:
+        super().__init__(said)
+        self.status = status
+
+
+class Answer(NamedTuple):
+    ids: list[int]
+    logps: list[float]
+    prompt_logps: list[float]  # of the prompt's tokens but the first, at temperature 1; empty where they are not asked
+
+
+@dataclass(eq=False)
+class Server:
+    """`alive`: it was proven to have the weights, and has answered ever since."""
+
+    url: str
+    timeout: float  # seconds, of a request
+    alive: bool = False
+    left_out: bool = False  # which was said
+    rows: int = 0  # that it is asked for now
+
+    async def ask(self, path: str, body: dict[str, Any], timeout: float | None = None) -> Any:
+        """The JSON that comes back; None of an answer that is none. Raises Down, Refused."""
+        try:
+            answer = await exchange.posted(
+                self.url + path,
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+                timeout=min(timeout or self.timeout, self.timeout),
+                largest=LARGEST,
+                shown=SHOWN,
+            )
+        except exchange.NoAnswer as error:
+            raise Down(str(error)) from error
+        content = bytes(answer.content)
+        if answer.is_error:
+            words = " ".join(content[:SHOWN].decode(errors="replace").split())
+            raise Refused(f"HTTP {answer.status} {answer.reason} {words}".strip(), answer.status)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            return None
+
+    async def complete(
+        self,
+        model: str | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        eos_ids: frozenset[int],
+        salt: str,
+        score: bool = False,
+    ) -> list[Answer]:
+        """One answer for each prompt, drawn at `temperature` (0: the likeliest tokens) by `model` (None: the base).
+
+        `salt` keeps apart what the server has cached of other weights. With `score` the prompts' own log-probabilities
+        come too. Raises Down; SurroundingsError where it ends answers elsewhere, or refuses for good.
+        """
+        body = PLAIN | {
+            **({} if model is None else {"model": model}),
+            "prompt": [list(prompt) for prompt in prompts],
+            "max_tokens": max_new_tokens,
+            "temperature": temperature,
+            "logprobs": 0,
+            "ignore_eos": True,
+            "stop_token_ids": sorted(eos_ids),
+            "return_token_ids": True,
+            "cache_salt": salt,
+            **({"prompt_logprobs": 0} if score else {}),
+        }
+        try:
+            answer = await self.ask("/v1/completions", body)
+        except Refused as refused:
+            if may_pass(refused.status) or refused.status == 404:  # the model is gone: it was started again
+                raise Down(str(refused)) from refused
+            raise SurroundingsError(f"--generate {self.url}: {refused}", "see the server's own log") from refused
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or len(choices) != len(prompts):
+            count = len(choices) if isinstance(choices, list) else "no"
+            raise Down(f"{count} answers to {len(prompts)} prompts")
+        try:
+            choices = sorted(choices, key=lambda choice: choice["index"])
+            if [choice["index"] for choice in choices] != list(range(len(prompts))):
+                raise ValueError("answers that are there twice")
+            return [self._read(*both, max_new_tokens, eos_ids, score) for both in zip(choices, prompts)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Down(f"an answer that is none ({type(error).__name__}: {error})") from error
+
+    def _read(
+        self, choice: dict[str, Any], prompt: Sequence[int], most: int, eos_ids: frozenset[int], score: bool
+    ) -> Answer:
+        if choice.get("finish_reason") not in ("stop", "length"):
+            raise Down(f"an answer was broken off ({choice.get('finish_reason')})")
+        if choice.get("prompt_token_ids") not in (None, list(prompt)):
+            raise Down("an answer to another prompt")
+        ids = [int(token) for token in choice["token_ids"]]
+        logps = [float(value) for value in choice["logprobs"]["token_logprobs"]]
+        if len(ids) != len(logps) or not 0 < len(ids) <= most or not all(map(math.isfinite, logps)):
+            raise ValueError(f"{len(logps)} log-probabilities of {len(ids)} tokens, of at most {most}")
+        if past := eos_ids.intersection(ids[:-1]):
+            raise SurroundingsError(
+                f"--generate {self.url}: it goes on after token {min(past)}, which ends an answer",
+                "it must know stop_token_ids, as vLLM does",
+            )
+        if len(ids) < most and ids[-1] not in eos_ids:
+            raise SurroundingsError(
+                f"--generate {self.url}: it ends answers at token {ids[-1]}, which ends none of this model's",
+                "start it with --generation-config vllm",
+            )
+        told = zip(choice["prompt_logprobs"][1:], prompt[1:], strict=True) if score else ()
+        return Answer(ids, logps, [float(one[str(token)]["logprob"]) for one, token in told])
