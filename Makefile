@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup demo test check bench torture families mutants docs clean
+.PHONY: setup demo test check bench torture families mutants engine docs clean
 
 setup: .venv/.ready
 
@@ -49,8 +49,13 @@ families: setup
 mutants: setup
 	$(BIN)/python -m scripts.mutants $(if $(ONLY),--only $(ONLY)) --workers $(or $(WORKERS),1) --write
 
+# --generate against a real vLLM server on this CPU, in an environment of its own below engine-runs/ (3 GB)
+# MODEL=smollm2: on SmolLM2-135M, without ppo
+engine: setup
+	$(BIN)/python -m scripts.engine $(if $(MODEL),--model $(MODEL) --only greedy drawn stale)
+
 docs: setup
 	$(BIN)/python scripts/options_reference.py --write
 
 clean:
-	rm -rf .venv runs demo-runs family-runs mutant-runs build dist *.egg-info
+	rm -rf .venv runs demo-runs family-runs mutant-runs engine-runs build dist *.egg-info

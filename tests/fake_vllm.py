@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 class FakeVLLM:
     """`faults` are looked at in every request: see `_Handler`. `seen` are the paths that were asked for."""
 
-    def __init__(self, model: Any, tokenizer: Any, port: int = 0, **faults: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, /, port: int = 0, **faults: Any) -> None:
         self.model, self.tokenizer, self.faults = copy.deepcopy(model), tokenizer, faults
         self.adapters: dict[str, Any] = {}
         self.seen: list[str] = []
@@ -167,9 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             if "messages" in body:
                 if "template" in faults:
                     return 200, {"tokens": [1, 2, 3]}
-                text = fake.tokenizer.apply_chat_template(
-                    body["messages"], tokenize=False, add_generation_prompt=True
-                )
+                text = fake.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
                 return 200, {"tokens": fake.tokenizer(text, add_special_tokens=False)["input_ids"]}
             ids = fake.tokenizer(body["prompt"])["input_ids"]
             return 200, {"tokens": ids[::-1] if "tokenizer" in faults else ids}

@@ -120,8 +120,8 @@ PPO_OPTIONS = {
     "max_grad_norm": 0.01, "seed": 3, "num_generations": 2, "kl_in": "loss",
     "kl_target": 0.01, "length_penalty": 1.0, "reward_clip": 0.5, "value_warmup": 1,
 }  # fmt: skip
-# Used in the stage (tests of chain, packed, groups, resume, alarms), or by accelerate and transformers; grad_accum must
-# show in nothing, and kl_estimator has one value for each --kl-in.
+# Used in the stage (tests of chain, packed, groups, resume, alarms, engine, importance), or by accelerate and
+# transformers; grad_accum must show in nothing, and kl_estimator has one value for each --kl-in.
 ELSEWHERE = {
     "model", "lora_rank", "lora_alpha", "adapter", "load_in_4bit",
     "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
@@ -131,6 +131,7 @@ ELSEWHERE = {
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",
     "max_prompt_length", "skip_bad", "split", "map", "as_chat", "save_every", "keep_state", "advantage", "on_alarm",
     "kl_budget", "layout", "carry_optimizer", "kl_estimator", "lora_target", "lora_dropout", "router_loss", "label",
+    "generate", "importance_weights",
 }  # fmt: skip
 
 

@@ -188,9 +188,13 @@ def test_what_cannot_change_the_result_is_marked_and_stays_out_of_the_key(comman
         "split",  # the digest is of the rows of that split
         "save_every", "keep_state",
         "generation_batch",  # the draws are each answer's own
+        "generate",  # where the server is; that there is one is in the key
     }  # fmt: skip
     cls = config_class(command)
     in_key = set(key_fields(cls()))
     assert in_key == {field.name for field in dataclasses.fields(cls)} - incidental
     assert {"lr", "seed", "batch_size", "epochs", "lora_rank", "dtype"} <= in_key
     assert INCIDENTAL not in in_key
+    if "generate" in {field.name for field in dataclasses.fields(cls)}:
+        given = [key_fields(cls(generate=url)) for url in ("http://one:1", "http://other:2")]
+        assert given[0] == given[1] == key_fields(cls()) | {"generate": True}

@@ -19,7 +19,7 @@ import pytest
 from prefcli.errors import AlarmError
 from prefcli.progress import Reporter
 from prefcli.statistics.ranks import rank_correlation
-from prefcli.watch import explosion, mode_collapse, reward_hacking, stalling
+from prefcli.watch import explosion, mode_collapse, reward_hacking, sampling, stalling
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, Track, deviations_from, pooled, summary, z_score
 from prefcli.watch.texts import answers_with
@@ -58,6 +58,8 @@ def rollout(step: int, seed: int) -> Rollout:
         "loss/value_avg": (0.55 - 0.3 * learnt) * math.exp(dice.gauss(0, 0.2)),
         "grad_norm": 1.3 * math.exp(dice.gauss(0, 0.25)),
         "lr": 1e-4,
+        "sampling/kl": 5e-5 * math.exp(dice.gauss(0, 0.5)),
+        "sampling/ratio_mean": dice.gauss(1, 0.002),
     }
     return metrics, answers
 
@@ -141,6 +143,8 @@ TROUBLES = [
     ("mode collapse", "same answer", texts(ignorant), 5),
     ("stalling", "too slow", unmoved, 10),
     ("stalling", "scores alike", alike, 3),
+    ("sampling drift", "kl", metric("sampling/kl", lambda v, age: 0.02), 3),
+    ("sampling drift", "ratio", metric("sampling/ratio_mean", lambda v, age: 0.9), 3),
 ]
 
 
@@ -155,7 +159,7 @@ def test_each_sign_is_seen_soon_after_its_onset_and_not_before(watcher, signal, 
 
 def test_every_sign_is_tried():
     tried = {(watcher, signal) for watcher, signal, *_ in TROUBLES}
-    signs = {(m.NAME, s) for m in (explosion, reward_hacking, mode_collapse, stalling) for s in m.SIGNS}
+    signs = {(m.NAME, s) for m in (explosion, reward_hacking, mode_collapse, stalling, sampling) for s in m.SIGNS}
     assert signs - tried == {("stalling", "plateau"), ("stalling", "never rose")}  # below: they need longer runs
 
 
@@ -359,7 +363,7 @@ def test_stop_stops_at_a_serious_alarm_with_exit_6_and_not_at_a_notice():
 def test_the_page_names_every_sign():
     page = (Path(__file__).parent.parent / "docs" / "watchers.md").read_text(encoding="utf-8")
     table = page.split("## What each watches")[1].split("##")[0]
-    for module in (explosion, reward_hacking, mode_collapse, stalling):
+    for module in (explosion, reward_hacking, mode_collapse, stalling, sampling):
         part = table.split(f"**{module.NAME}**")[1].split("**")[0]
         named = [name for line in part.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")]
         assert sorted(name.strip() for name in named if name.strip()) == sorted(module.SIGNS)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefcli.progress import Reporter
-from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking, stalling
+from prefcli.watch import explosion, loss, mode_collapse, pairs, reward_hacking, sampling, stalling
 from prefcli.watch.explosion import far_out
 from prefcli.watch.records import Alarm, Answers
 from prefcli.watch.series import Sample, deviations_from, pooled, summary, z_score
@@ -39,6 +39,7 @@ OF_PPO = {
     "mode collapse": mode_collapse.ModeCollapse,
     "stalling": stalling.Stalling,
     "stalling, grouped": lambda: stalling.Stalling(2, grouped=True),
+    "sampling drift": sampling.Sampling,
 }
 OF_TRAINING = {
     "loss": loss.Loss,
@@ -49,7 +50,8 @@ OF_TRAINING = {
 METRICS = {
     **dict.fromkeys(OF_PPO, (
         "grad_norm", "loss/policy_avg", "loss/value_avg", "val/ratio", "policy/approxkl_avg", "policy/clipfrac_avg",
-        "policy/entropy_avg", "objective/kl", "objective/kl_k3", "lr")),
+        "policy/entropy_avg", "objective/kl", "objective/kl_k3", "lr",
+        "sampling/kl", "sampling/ratio_mean")),
     **dict.fromkeys(OF_TRAINING, (
         "loss", "eval_loss", "grad_norm", "learning_rate", "accuracy", "margin", "rewards/accuracies",
         "rewards/margins", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")),

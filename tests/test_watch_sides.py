@@ -272,7 +272,7 @@ def test_a_held_out_loss_is_held_against_its_best(last, expected):
 EVERYTHING = (
     "loss eval_loss grad_norm lr learning_rate val/ratio loss/policy_avg loss/value_avg policy/clipfrac_avg "
     "policy/approxkl_avg policy/entropy_avg objective/kl objective/kl_k3 rewards/chosen rewards/rejected "
-    "rewards/margins rewards/accuracies logps/chosen"
+    "rewards/margins rewards/accuracies logps/chosen sampling/kl sampling/ratio_mean"
 ).split()
 
 

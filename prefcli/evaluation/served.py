@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from prefcli.artifacts.unfinished import LOCK, locked
 from prefcli.config.shared import addresses
 from prefcli.errors import UsageError
 from prefcli.evaluation.models import not_finite
-from prefcli.models.engine import Engine
 from prefcli.models.generation import InProcess, NotFiniteError, Sampler
 from prefcli.progress import Reporter
 
@@ -46,7 +46,8 @@ def sampler_of(
     made = [above for above in (folder.parent, folder.parent.parent, root) if not above.is_dir()]
     folder.mkdir(parents=True)
     lock = locked(folder / LOCK, os.O_CREAT)  # against gc
-    engine = Engine(model, tokenizer, generate, folder, reporter)
+    module: Any = importlib.import_module("prefcli.models.engine")  # httpx, which only this needs
+    engine: Sampler = module.Engine(model, tokenizer, generate, folder, reporter)
 
     def close() -> None:
         engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from prefcli.data.rows import Example, Examples
 from prefcli.data.tokenising import encode_prompt
 from prefcli.errors import AlarmError, ArtifactError, SurroundingsError, UsageError
 from prefcli.evaluation.prompts import say_kept
-from prefcli.models.engine import Engine
+from prefcli.models.generation import Sampler
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -402,12 +403,14 @@ class Scorer:
         return not ids or not self._eos_ids or ids[-1] in self._eos_ids
 
 
-def _servers(run: Session, opened: Opened) -> Engine | None:
+def _servers(run: Session, opened: Opened) -> Sampler | None:
     """What answers with --generate. The folder is no part of the version: it goes before that is finished."""
     generate = run.inputs.config.generate
     if generate is None:
         return None
-    return Engine(opened.model, opened.tokenizer, generate, run.draft.path / "weights", run.reporter)
+    engine: Any = importlib.import_module("prefcli.models.engine")  # httpx, which only this needs
+    sampler: Sampler = engine.Engine(opened.model, opened.tokenizer, generate, run.draft.path / "weights", run.reporter)
+    return sampler
 
 
 def _share(batch_size: int, processes: int) -> int:

