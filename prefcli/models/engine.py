@@ -129,8 +129,8 @@ class Engine:
                 part = done.popleft()
                 if progress is not None:
                     progress(len(part))
-                for i in part if on_token is not None else ():
-                    for token in found[i].ids:
+                if on_token is not None:
+                    for i, token in ((i, token) for i in part for token in found[i].ids):
                         on_token(i, token)
 
         while todo:

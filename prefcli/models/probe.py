@@ -60,7 +60,9 @@ class Probe:
     def tokens_asked(self) -> list[tuple[str, dict[str, Any], list[int]]]:
         """What the server is asked to make ids of, and the ids: (what it shows, request, ids)."""
         text = " ".join(TEXTS)
-        asked = [("tokenizer", {"prompt": text}, list(self._tokenizer(text)["input_ids"]))]
+        asked: list[tuple[str, dict[str, Any], list[int]]] = [
+            ("tokenizer", {"prompt": text}, list(self._tokenizer(text)["input_ids"]))
+        ]
         if self._tokenizer.chat_template and has_own_template(self._tokenizer):
             rendered = self._tokenizer.apply_chat_template(DIALOGUE, tokenize=False, add_generation_prompt=True)
             ids = Encoder(self._tokenizer).text_ids(rendered)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.artifacts.references import Reference
+from prefcli.config.ppo import PPOConfig
 from prefcli.config.training import ModelConfig, PolicyConfig
 from prefcli.errors import UsageError
 from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.classes import balances_routers
+from prefcli.models.generation import Sampler
 from prefcli.models.loading import Loaded, base_of, configuration, is_adapter, loaded_policy, pad_with
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
@@ -61,6 +64,17 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     about = {"parameters": count(trained), "trained": count(trained, True)}
     base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
     return Opened(trained, tokenizer, saves_merged, about, base, continued)
+
+
+def open_servers(session: Session, opened: Opened) -> Sampler | None:
+    """What answers in the policy's place with --generate. Its folder goes before the version is finished."""
+    config = session.inputs.config
+    if not isinstance(config, PPOConfig) or config.generate is None:
+        return None
+    engine: Any = importlib.import_module("prefcli.models.engine")  # httpx, which only this needs
+    folder = session.draft.path / "weights"
+    sampler: Sampler = engine.Engine(opened.model, opened.tokenizer, config.generate, folder, session.reporter)
+    return sampler
 
 
 def _refuse_no_routers(session: Session) -> None:

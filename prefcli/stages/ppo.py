@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,6 @@ from prefcli.data.rows import Example, Examples
 from prefcli.data.tokenising import encode_prompt
 from prefcli.errors import AlarmError, ArtifactError, SurroundingsError, UsageError
 from prefcli.evaluation.prompts import say_kept
-from prefcli.models.generation import Sampler
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -38,7 +36,7 @@ from prefcli.rl.roles import Prompt, Roles
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
-from prefcli.stages.policy import Opened, open_policy, open_tokenizer
+from prefcli.stages.policy import Opened, open_policy, open_servers, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.processes import sharded
 from prefcli.stages.roles import OpenedRoles, open_roles
@@ -110,7 +108,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             lr=config.lr,
             eos_ids=ends,
             tokens_per_row=run.tokens_per_row if packed else None,
-            sampler=_servers(run, opened),
+            sampler=open_servers(run, opened),
         )
         watchers = Watchers(of_ppo(config))
         position = Position()
@@ -401,16 +399,6 @@ class Scorer:
 
     def _ended(self, ids: list[int] | None) -> bool:
         return not ids or not self._eos_ids or ids[-1] in self._eos_ids
-
-
-def _servers(run: Session, opened: Opened) -> Sampler | None:
-    """What answers with --generate. The folder is no part of the version: it goes before that is finished."""
-    generate = run.inputs.config.generate
-    if generate is None:
-        return None
-    engine: Any = importlib.import_module("prefcli.models.engine")  # httpx, which only this needs
-    sampler: Sampler = engine.Engine(opened.model, opened.tokenizer, generate, run.draft.path / "weights", run.reporter)
-    return sampler
 
 
 def _share(batch_size: int, processes: int) -> int:
