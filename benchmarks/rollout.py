@@ -2,6 +2,7 @@
 
     python -m benchmarks rollout --pairs hh.jsonl [--rows 64] [--new 32] [--rounds 3] [--work bench-runs]
     python -m benchmarks rollout --tiny
+    python -m benchmarks rollout --pairs hh.jsonl --generate http://127.0.0.1:8000
 
 SmolLM2-135M-Instruct, float32, all cores, one call for all rows; with --tiny the built-in model on sample_data. Two
 cases: as many prompts as rows, and a quarter of them with 4 answers each, which both sides are given as so many rows.
@@ -15,6 +16,9 @@ Tokens are counted up to and including each row's EOS: what is decoded behind it
 no answer. Both stop when all rows have ended. The draws are each side's own, so mean answer lengths are shown. Greedy
 answers are compared token for token; where they part, `gap` is how far apart the logits of the two tokens are in a
 forward pass over that row alone: at a tie rounding decides.
+
+With --generate the other side is a vLLM server that was started with the folder which is printed (docs/engine.md), on
+the same cores or elsewhere; the seconds have the requests in them, and not the proof of its weights.
 """
 
 from __future__ import annotations
@@ -35,12 +39,13 @@ from benchmarks.trl import models
 from prefcli.data.dataset import read_dataset
 from prefcli.data.encoder import Encoder
 from prefcli.models.devices import prepare_cpu
+from prefcli.models.engine import Engine
 from prefcli.models.generation import generate
 from prefcli.models.packed import pack
 from prefcli.models.tokenizers import end_ids
+from prefcli.progress import Reporter
 
 ANSWERS = 4  # to each prompt, in the second case
-SIDES = ("prefcli", "transformers")
 Ids = list[list[int]]
 # prompts, new tokens, seed (None: greedy) → completions
 Side = Callable[[Ids, int, int | None], Ids]
@@ -55,6 +60,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--max-prompt", type=int, default=256, help="leave out longer prompts, in tokens")
+    parser.add_argument("--generate", metavar="URL[,URL…]", help="against these servers, not transformers")
     parser.add_argument("--work", type=Path, default=Path("bench-runs"))
     args = parser.parse_args()
     if not args.tiny and not args.pairs:
@@ -93,7 +99,19 @@ def main() -> None:
         out = plain.generate(input_ids=ids, attention_mask=mask, generation_config=how)
         return [until_end(row, stops) for row in out[:, width:].tolist()]
 
-    sides: dict[str, Side] = dict(zip(SIDES, (ours, theirs)))
+    sides: dict[str, Side] = {"prefcli": ours, "transformers": theirs}
+    if args.generate:
+        print(f"a server of {folder.absolute()} at {args.generate}")
+        engine = Engine(packed, tokenizer, args.generate, args.work / "weights", Reporter())
+        engine.update()
+
+        def served(prompts: Ids, new: int, seed: int | None) -> Ids:
+            draws = None if seed is None else torch.zeros(1)
+            return engine.sample(
+                prompts, max_new_tokens=new, eos_ids=stops, temperature=args.temperature, draws=draws
+            ).ids
+
+        sides = {"prefcli": ours, "server": served}
     for side in sides.values():
         side(prompts[:ANSWERS], 2, 0)
     few = prompts[: args.rows // ANSWERS]
@@ -105,7 +123,7 @@ def main() -> None:
         f"{max(lengths)}; medians of {args.rounds} rounds"
     )
     print(
-        f"{'':<24}{'prefcli':>9}{'transformers':>14} tok/s{'ratio':>9}  {'lowest, highest':<17}"
+        f"{'':<24}{'prefcli':>9}{list(sides)[1]:>14} tok/s{'ratio':>9}  {'lowest, highest':<17}"
         f"{'mean answer':<15}{'greedy: equal rows'}"
     )
     cases = {
@@ -119,8 +137,9 @@ def main() -> None:
         shown(title, case)
     result = {"model": name, "rows": args.rows, "new": args.new, "temperature": args.temperature}
     result |= {"rounds": args.rounds, "prompt_tokens": {"mean": fmean(lengths), "longest": max(lengths)}}
-    path = write("rollout-tiny" if args.tiny else "rollout", {
-        **result, "transformers": transformers.__version__, "allocator_told": list(SIDES), "cases": cases
+    name = "rollout" + ("-tiny" if args.tiny else "") + ("-server" if args.generate else "")
+    path = write(name, {
+        **result, "transformers": transformers.__version__, "allocator_told": list(sides), "cases": cases
     })  # fmt: skip
     print("written to", path)
 
@@ -163,7 +182,7 @@ def measured(sides: dict[str, Side], prompts: Ids, new: int, rounds: int) -> dic
                 }
             )
     speeds = {name: [run["tokens_per_second"] for run in found] for name, found in runs.items()}
-    mine, other = (speeds[name] for name in SIDES)
+    mine, other = speeds.values()
     ratios = [a / b for a, b in zip(mine, other)]
     return {
         "prompts": prompts,
@@ -178,7 +197,7 @@ def measured(sides: dict[str, Side], prompts: Ids, new: int, rounds: int) -> dic
 
 def compared(sides: dict[str, Side], prompts: Ids, new: int, model: Any) -> dict[str, Any]:
     """How many greedy answers are equal, and at what gap of the logits the others part."""
-    mine, other = (sides[name](prompts, new, None) for name in SIDES)
+    mine, other = (side(prompts, new, None) for side in sides.values())
     gaps = [gap(model, p, a, b) for p, a, b in zip(prompts, mine, other) if a != b]
     return {"rows": len(prompts), "equal": len(prompts) - len(gaps), "gaps": gaps}
 
@@ -192,9 +211,9 @@ def gap(model: Any, prompt: Sequence[int], mine: Sequence[int], other: Sequence[
 
 
 def shown(title: str, case: dict[str, Any]) -> None:
-    mine, other = (case["tokens_per_second"][name] for name in SIDES)
+    mine, other = case["tokens_per_second"].values()
     low, high = case["ratio_spread"]
-    lengths = " / ".join(f"{case['mean_answer'][name]:.1f}" for name in SIDES)
+    lengths = " / ".join(f"{mean:.1f}" for mean in case["mean_answer"].values())
     greedy = case["greedy"]
     parted = f", the others part at a gap of {max(greedy['gaps']):.1e} at most" if greedy["gaps"] else ""
     print(

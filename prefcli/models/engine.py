@@ -129,8 +129,10 @@ class Engine:
                 part = done.popleft()
                 if progress is not None:
                     progress(len(part))
-                if on_token is not None:
-                    for i, token in ((i, token) for i in part for token in found[i].ids):
+                if on_token is None:
+                    continue
+                for i in part:
+                    for token in found[i].ids:
                         on_token(i, token)
 
         while todo:
@@ -233,7 +235,9 @@ class Engine:
         await self._load(server)
         ask: dict[str, Any] = {"eos_ids": frozenset(), "salt": self.version}
         name, prompts = self._served_as, self._probe.prompts
-        scored = await server.complete(name, prompts, max_new_tokens=1, temperature=1.0, score=True, **ask)
+        scored: list[Answer] = []
+        for prompt in prompts:  # several at once kill vLLM 0.32 on a CPU where there is an adapter
+            scored += await server.complete(name, [prompt], max_new_tokens=1, temperature=1.0, score=True, **ask)
         return scored, await server.complete(name, prompts, max_new_tokens=DRAWN, temperature=HOT, **ask)
 
     async def _load(self, server: Server) -> None:
