@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work = args.work.absolute()
     args.work.mkdir(parents=True, exist_ok=True)
-    folder, _ = models(args.work, args.model == "tiny")
+    folder = untied(models(args.work, args.model == "tiny")[0])
     python = args.python or installed(args.work / "venv")
     checks = {"greedy": greedy, "drawn": drawn, "stale": stale, "ppo": ppo}
     path = args.work / f"{args.model}.json"
@@ -82,6 +82,20 @@ def main() -> None:
             found[name]["seconds"] = round(time.monotonic() - started, 1)
             print(name, json.dumps(found[name]), flush=True)
             path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def untied(folder: Path) -> Path:
+    """The same model with a head of its own: where the embeddings are the head, vLLM 0.32 on a CPU keeps the head that
+    it packed at the start when all weights are reloaded, and the probe refuses it."""
+    own = folder.with_name(folder.name + "-untied")
+    if not own.is_dir():
+        model, tokenizer = opened(folder)
+        head = model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False
+        model.save_pretrained(own)
+        tokenizer.save_pretrained(own)
+    return own
 
 
 def installed(venv: Path) -> Path:

@@ -1,6 +1,6 @@
 """A server that speaks as much of vLLM's HTTP interface as prefcli uses, and can be told to misbehave.
 
-It samples by a loop of its own, without a cache, and holds a model and adapters as vLLM does: by name, and only until
+It samples by a loop of its own, prompt by prompt, and holds a model and adapters as vLLM does: by name, and only until
 it is started again.
 """
 
@@ -27,6 +27,7 @@ class FakeVLLM:
         self.adapters: dict[str, Any] = {}
         self.seen: list[str] = []
         self.prompts = 0
+        self.cached: dict[Any, Any] = {}  # likeliest answers, by prompt and salt: of other weights, if one is reused
         self.lock = threading.Lock()
         self.generator = torch.Generator().manual_seed(0)
         self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"fake": self}))
@@ -53,7 +54,7 @@ class FakeVLLM:
 
     def load(self, name: str, path: str) -> None:
         if "stale" in self.faults and self.adapters:
-            self.adapters[name] = next(iter(self.adapters.values()))
+            self.adapters[name] = list(self.adapters.values())[-1]
             return
         assert (Path(path) / "adapter_config.json").is_file(), path
         self.adapters[name] = PeftModel.from_pretrained(copy.deepcopy(self.model), path).eval()
@@ -73,6 +74,10 @@ class FakeVLLM:
     def complete(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         model, found = self.named(body.get("model")), []
         for index, prompt in enumerate(body["prompt"]):
+            key = (body["cache_salt"], body["max_tokens"], *prompt)
+            if body["temperature"] == 0 and key in self.cached:
+                found.append(self.cached[key] | {"index": index})
+                continue
             ids, logps = list(prompt), []
             scored: list[Any] = [None]
             if "prompt_logprobs" in body:
@@ -99,6 +104,7 @@ class FakeVLLM:
                     "prompt_logprobs": scored,
                 }
             )
+            self.cached |= {key: found[-1]} if body["temperature"] == 0 else {}
         return found
 
     def draw(self, raw: torch.Tensor, body: dict[str, Any]) -> tuple[int, float]:
@@ -149,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault in ("twice", "garbage", "cut", "other"):
                 self._say(200, {"choices": _broken(fake.complete(body), fault)})
                 return
-        if "dead" in faults and answering:
+        if ("dead" in faults and answering) or faults.get("drops") == self.path:
             self.close_connection = True
             return
         try:

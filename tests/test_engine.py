@@ -63,7 +63,7 @@ def move(model, by):
                 parameter.add_(torch.randn_like(parameter) * by)
 
 
-def engine_of(model, tmp_path, *servers, timeout=3):
+def engine_of(model, tmp_path, *servers, timeout=60):
     told = Notices()
     urls = ",".join(f"{server.url}#timeout={timeout}" for server in servers)
     return Engine(*model, urls, tmp_path / "weights", told), told.said
@@ -177,13 +177,19 @@ def test_a_server_that_cannot_reload_serves_what_it_was_started_with_and_nothing
 def test_what_passes_is_tried_again_and_the_answers_are_right(model, tiny, tmp_path, fault):
     prompts = prompts_of(tiny[1])
     with FakeVLLM(*tiny) as server:
-        engine, said = engine_of(model, tmp_path, server, timeout=5)
+        engine, said = engine_of(model, tmp_path, server)
         engine.update()
-        if fault == "hang":
-            engine._servers[0].timeout = 1.0
         server.faults["once"] = [fault, "slow"]
         told = []
-        found = engine.sample(prompts, progress=told.append, **GREEDY)
+
+        def progress(answers):
+            told.append(answers)
+            engine._servers[0].timeout = 60
+
+        if fault == "hang":
+            engine._servers[0].timeout = 1.0
+            engine._reporter.notice = lambda text: progress(0)
+        found = engine.sample(prompts, progress=progress, **GREEDY)
         assert found.ids == generate(model[0], prompts, **GREEDY) and sum(told) == len(prompts)
         if fault == "restart":
             assert server.seen.count("/v1/load_lora_adapter") > 1  # it was told the weights again
@@ -234,6 +240,21 @@ def test_servers_share_the_prompts_and_one_that_dies_is_left_out_until_it_is_bac
             assert said[1:] == [f"--generate {other.url} answers again"]
             before = back.prompts
             assert engine.sample(prompts, **GREEDY).ids == expected and back.prompts > before
+
+
+def test_a_server_that_did_not_hear_of_new_weights_is_not_asked(tiny, tmp_path):
+    trained, prompts = copy.deepcopy(tiny[0]), prompts_of(tiny[1])
+    with FakeVLLM(*tiny) as one, FakeVLLM(*tiny) as other:
+        engine, said = engine_of((trained, tiny[1]), tmp_path, one, other)
+        engine.update()
+        check_answers(engine, trained, prompts)
+        other.faults["drops"] = "/collective_rpc"
+        with torch.no_grad():
+            trained.get_output_embeddings().weight.add_(0.2 * torch.randn_like(trained.get_output_embeddings().weight))
+        engine.update()
+        asked = other.prompts
+        check_answers(engine, trained, prompts)
+        assert other.prompts == asked and "left out" in said[0]
 
 
 @pytest.mark.parametrize(

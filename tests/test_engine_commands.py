@@ -29,7 +29,7 @@ def base(chain):
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
 
 
-def url_of(server, timeout=5):
+def url_of(server, timeout=60):
     return f"{server.url}#timeout={timeout}"
 
 

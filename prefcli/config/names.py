@@ -166,7 +166,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "ds3-gather-for-generation stop-token use-transformers-* cache-implementation":
     "a rollout is --batch-size answers, sampled together, which end at the model's end token",
     "max-new-tokens temperature": "answers are sampled by ppo, sample and eval",
-    "use-vllm vllm-*": "ppo samples with a sampler of its own",
+    "use-vllm vllm-*": "--generate http://host:port has a vLLM server answer for ppo (docs/engine.md)",
     "max-prompt-length": "no limit of its own here, nor in TRL any more: prompt and answer are cut at --max-length, at "
     "the end; ppo has it",
     "lora-task-type reward-model-type ref-model-quantization-bit reward-model-quantization-bit":
@@ -264,7 +264,7 @@ COMMANDS = {
     "generate": "prefcli sample",
     "rlhf": "prefcli ppo, dpo, orpo or kto",
     "deploy": "prefcli export NAME DIR, and serve that directory; a reward model: prefcli serve-rm",
-    "vllm-serve": "not there: ppo samples with a sampler of its own",
+    "vllm-serve": "start vLLM itself, and give its address to prefcli ppo --generate (docs/engine.md)",
     "webui": "not there: prefcli label, chat and report",
     "webchat": "prefcli chat",
     "api": "prefcli export NAME DIR, and serve that directory; a reward model: prefcli serve-rm",

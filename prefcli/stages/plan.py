@@ -57,6 +57,8 @@ def summary(inputs: Inputs) -> dict[str, str]:
         lines[f"data {source['path']}"] = f"{counted(source['rows'], 'row')} ({source['format']})"
     for source in inputs.eval_data.sources if inputs.eval_data else []:
         lines[f"held-out data {source['path']}"] = f"{counted(source['rows'], 'row')} ({source['format']})"
+    if isinstance(config, PPOConfig) and config.generate:
+        lines["answers"] = f"by {config.generate}, {config.importance_weights} importance weights"
     if hasattr(config, "in_words"):
         lines["loss"] = config.in_words
     trained = ADAPTERS[config.adapter] + f" rank {config.lora_rank}" if config.lora_rank else "all weights"
