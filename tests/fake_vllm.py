@@ -207,4 +207,5 @@ def _broken(choices: list[dict[str, Any]], fault: str) -> Any:
         return [{"index": choice["index"], "text": "hello"} for choice in choices]
     if fault == "cut":
         return [choice | {"finish_reason": "abort"} for choice in choices]
-    return [choice | {"prompt_token_ids": [1]} for choice in choices]
+    turned = zip(choices, [*choices[1:], choices[0]])  # the answers of the prompts beside
+    return [other | {"index": choice["index"]} for choice, other in turned]
