@@ -31,8 +31,9 @@ from prefcli.report.mark import MARK
 from prefcli.ui import app as apps
 from prefcli.ui import watching
 from prefcli.ui.app import App
-from prefcli.ui.desk import opened, questions
+from prefcli.ui.desk import opened
 from prefcli.ui.guard import LARGEST, new_token
+from prefcli.ui.questions import questions
 
 TOKEN = "t0ken"
 HERE = "http://127.0.0.1:8010"

@@ -6,14 +6,15 @@ function labelPage() {
   const VERDICTS = {
     pairs: [["left", "Left is better", "←"], ["right", "Right is better", "→"], ["tie", "Tie", "t"], ["skip", "Skip", "s"], ["edit", "Edit the better one", "e"], ["undo", "Undo", "u"]],
     binary: [["good", "Good", "g"], ["bad", "Bad", "b"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
-    ranking: [["skip", "Skip", "s"], ["undo", "Undo", "u"]],
+    ranking: [["shown", "Rank as shown", "Enter"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
   }[kind];
-  const KEYS = { ArrowLeft: "left", l: "left", ArrowRight: "right", r: "right", ArrowUp: "good", g: "good", ArrowDown: "bad", b: "bad", t: "tie", s: "skip", e: "edit", u: "undo", Backspace: "back" };
-  let by = "", question = null, busy = false, ranking = [], picking = false, chosen = null;
+  const KEYS = { ArrowLeft: "left", l: "left", ArrowRight: "right", r: "right", ArrowUp: "good", g: "good", ArrowDown: "bad", b: "bad", t: "tie", s: "skip", e: "edit", u: "undo", Backspace: "back", Enter: "shown" };
+  let by = "", question = null, busy = false, picking = false, chosen = null;
+  let ranking = [], order = [], moved = false; // places of answers: as their numbers were pressed; as they stand, and whether one was moved
   const known = new Set(VERDICTS.map(([name]) => name));
 
   for (const [name, title, key] of VERDICTS) {
-    $("actions").append(el("button", { type: "button", "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
+    $("actions").append(el("button", { type: "button", id: name === "shown" && name, "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
   }
   reasons.forEach((reason, number) => {
     const key = kind !== "ranking" && number < 9 ? [" ", el("kbd", {}, String(number + 1))] : [];
@@ -73,14 +74,34 @@ function labelPage() {
   function take(state) {
     question = state.question;
     ranking = [];
+    order = question ? question.answers.map((_, place) => place) : [];
+    moved = false;
     for (const box of $("remarks").querySelectorAll("input")) box.checked = false;
     $("comment").value = "";
-    const { mine, left, minutes } = state.progress;
+    const { mine, left, minutes, needed } = state.progress;
     $("bar").max = mine + left || 1;
     $("bar").value = mine;
-    $("progress").textContent = `${mine} decided, ${left} left` + (minutes && left ? `, about ${minutes} min` : "");
+    $("progress").textContent = `${mine} decided, ${left} left` + (minutes && left ? `, about ${duration(minutes)}` : "");
+    $("needed").textContent = needed ? wanted(needed) : "";
+    $("needed").hidden = !needed;
     show();
     scrollTo(0, 0);
+  }
+
+  const duration = (minutes) => (minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h` + (minutes % 60 && minutes < 600 ? ` ${minutes % 60} min` : ""));
+
+  /** How many labels a better reward model needs; the rule is in docs/people.md. */
+  function wanted({ ref, trained, known, runs, labels, low, high, minutes }) {
+    const number = (value) => value.toLocaleString("en");
+    const pace = minutes ? `, about ${duration(minutes)} at the present rate` : "";
+    const best = `a reward model with a tenth fewer mistakes than ${ref}`;
+    if (!known) return labels
+      ? `${number(labels)} more labels make twice the ${number(trained)} pairs of ${ref}${pace}. What they would bring is known once reward models were trained on parts of the pairs: prefcli sweep --rows.`
+      : `Enough labels for twice the pairs of ${ref}: train a reward model on them.`;
+    if (labels === 0) return `Enough labels for ${best}, as its ${runs} runs have it: train one on them.`;
+    const few = `95 %: ${low === null ? "no number is enough" : high === null ? `from ${number(low)}, or no number is enough` : `${number(low)} to ${number(high)}`}`;
+    if (labels === null) return `More labels have not made ${ref} better in ${runs} runs (${few}).`;
+    return `About ${number(labels)} more labels for ${best}${pace} (from ${runs} runs; ${few}).`;
   }
 
   function show() {
@@ -91,14 +112,27 @@ function labelPage() {
     $("dialogue").replaceChildren(...dialogue(question.prompt, plain));
     const titles = { pairs: ["Left", "Right"], binary: ["Answer"] }[kind];
     $("answers").className = "answers " + kind;
-    $("answers").replaceChildren(...question.answers.map((text, place) => {
-      const title = titles ? titles[place] : `Answer ${place + 1}`, id = "answer-" + place;
-      const rank = ranking.indexOf(place);
-      const head = kind === "ranking"
-        ? el("button", { type: "button", "aria-pressed": String(rank >= 0), onclick: () => ranked(place) }, title, " ", el("kbd", {}, String(place + 1)), rank >= 0 ? ` – rank ${rank + 1}` : "")
-        : title;
-      return el("article", { class: "answer" + (rank >= 0 ? " ranked" : ""), "aria-labelledby": id }, el("h2", { id }, head), rendered(text, plain));
+    const focused = document.activeElement.id;
+    $("answers").replaceChildren(...order.map((place) => {
+      const id = "answer-" + place, rank = ranking.indexOf(place);
+      const head = kind === "ranking" ? toRank(place, rank) : [titles[place]];
+      return el("article", { class: "answer" + (rank >= 0 ? " ranked" : ""), "aria-labelledby": id, "data-place": place }, el("h2", { id }, ...head), rendered(question.answers[place], plain));
     }));
+    if (kind !== "ranking") return;
+    $("shown").disabled = !moved;
+    if (/^(rank|up|down)-/.test(focused)) [focused, focused.replace("up", "down"), focused.replace("down", "up")].map($).find((button) => button && !button.disabled)?.focus();
+  }
+
+  // Ranking: the numbers of the answers, the best first; or their order on the page, by dragging or by buttons
+
+  function toRank(place, rank) {
+    const at = order.indexOf(place), name = `Answer ${place + 1}`;
+    const mover = (id, sign, by, word) => el("button", { type: "button", id: `${id}-${place}`, "aria-label": `Move answer ${place + 1} ${word}`, disabled: !(at + by in order), onclick: () => move(place, at + by) }, sign);
+    return [
+      el("span", { class: "grip", "aria-hidden": "true", title: "Drag", onpointerdown: drag }, "⠿"),
+      el("button", { type: "button", id: "rank-" + place, "aria-pressed": String(rank >= 0), onclick: () => ranked(place) }, name, " ", el("kbd", {}, String(place + 1)), rank >= 0 ? ` – rank ${rank + 1}` : ""),
+      mover("up", "↑", -1, "up"), mover("down", "↓", 1, "down"),
+    ];
   }
 
   function ranked(place) {
@@ -107,8 +141,48 @@ function labelPage() {
     ranking = at >= 0 ? ranking.slice(0, at) : [...ranking, place];
     if (ranking.length === question.answers.length - 1) ranking.push(question.answers.findIndex((_, other) => !ranking.includes(other)));
     show();
-    $("progress").textContent = ranking.length ? "Ranked: " + ranking.map((one) => one + 1).join(" > ") : "";
+    $("progress").textContent = ranking.length ? "Ranked: " + numbers(ranking) : "";
     if (ranking.length === question.answers.length) decide(ranking);
+  }
+
+  const numbers = (places) => places.map((place) => place + 1).join(" > ");
+
+  function move(place, to) {
+    const others = order.filter((other) => other !== place);
+    reordered([...others.slice(0, to), place, ...others.slice(to)]);
+  }
+
+  /** What the page shows is the order now; Enter or the button says so. */
+  function reordered(places) {
+    [order, ranking, moved] = [places, [], true];
+    show();
+    $("progress").textContent = `Order: ${numbers(order)}. Enter when it is right.`;
+  }
+
+  /** The card under the pointer stays in the page, and its neighbours change sides with it; at the edges the page scrolls. */
+  function drag(event) {
+    if (busy || event.button) return;
+    event.preventDefault();
+    const card = event.target.closest("article"), middle = (one) => one.getBoundingClientRect().top + one.offsetHeight / 2;
+    let y = event.clientY;
+    card.classList.add("dragged");
+    const follow = (moving) => {
+      y = moving.clientY;
+      for (let next; (next = card.previousElementSibling) && y < middle(next); ) card.after(next);
+      for (let next; (next = card.nextElementSibling) && y > middle(next); ) card.before(next);
+    };
+    const scrolling = setInterval(() => {
+      const by = y < 60 ? -10 : y > innerHeight - 120 ? 10 : 0;
+      if (by) scrollBy(0, by);
+      if (by) follow({ clientY: y });
+    }, 16);
+    const over = new AbortController();
+    addEventListener("pointermove", follow, { signal: over.signal });
+    for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => {
+      over.abort();
+      clearInterval(scrolling);
+      reordered([...$("answers").children].map((one) => Number(one.dataset.place)));
+    }, { signal: over.signal });
   }
 
   function decide(verdict, text) {
@@ -121,6 +195,7 @@ function labelPage() {
     if (name === "undo") return send("label/undo", {});
     if (!question) return;
     if (name === "edit") return edit();
+    if (name === "shown") return moved ? decide(order) : false;
     return decide(name);
   }
 
@@ -138,7 +213,7 @@ function labelPage() {
       if (event.key === "Escape") event.target.blur();
       return;
     }
-    if (!$("keys").checked || event.repeat) return;
+    if (!$("keys").checked || event.repeat || (event.key === "Enter" && event.target.matches("button, a, input"))) return;
     const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     const digit = event.shiftKey && event.code.match(/^Digit([1-9])$/);
     if (digit && question && digit[1] <= objectives.length) rateNext(digit[1] - 1);
