@@ -176,6 +176,10 @@ def test_the_labels_still_needed_are_those_beyond_what_the_reward_model_learned_
     assert (known.trained, known.runs, known.growth) == (800, 3, expected)
     told = known.told(900, 1.0)
     assert told["labels"] == math.ceil(expected.rows) - 900 > 0 and told["low"] < told["labels"] < told["high"]
+    unsure = Needed("rm@v1", 800, 0, 2, rows_for([(400, 0.87, 400), (800, 0.88, 400)], 800, 0.1)).told(0, 1.0)
+    assert unsure["labels"] is unsure["high"] is None and unsure["minutes"] == math.ceil(unsure["low"] / 60) > 0
+    worse = Needed("rm@v1", 800, 0, 2, rows_for([(400, 0.9, 4000), (800, 0.7, 4000)], 800, 0.1)).told(0, 1.0)
+    assert [worse[name] for name in ("labels", "low", "high", "minutes")] == [None] * 4
     elsewhere = needed(["rm"], "other.jsonl", store)
     assert elsewhere.here == 0 and elsewhere.told(100, 1.0)["labels"] == told["labels"]  # a hundred of either are new
 

@@ -8,13 +8,14 @@ function labelPage() {
     binary: [["good", "Good", "g"], ["bad", "Bad", "b"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
     ranking: [["shown", "Rank as shown", "Enter"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
   }[kind];
+  const FIRST = ["left", "right", "good", "bad", "shown"];
   const KEYS = { ArrowLeft: "left", l: "left", ArrowRight: "right", r: "right", ArrowUp: "good", g: "good", ArrowDown: "bad", b: "bad", t: "tie", s: "skip", e: "edit", u: "undo", Backspace: "back", Enter: "shown" };
-  let by = "", question = null, busy = false, picking = false, chosen = null;
+  let by = "", question = null, why = "", busy = false, picking = false, chosen = null;
   let ranking = [], order = [], moved = false; // places of answers: as their numbers were pressed; as they stand, and whether one was moved
   const known = new Set(VERDICTS.map(([name]) => name));
 
   for (const [name, title, key] of VERDICTS) {
-    $("actions").append(el("button", { type: "button", id: name === "shown" && name, "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
+    $("actions").append(el("button", { type: "button", id: name === "shown" && name, class: FIRST.includes(name) && "first", "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
   }
   reasons.forEach((reason, number) => {
     const key = kind !== "ranking" && number < 9 ? [" ", el("kbd", {}, String(number + 1))] : [];
@@ -81,27 +82,27 @@ function labelPage() {
     const { mine, left, minutes, needed } = state.progress;
     $("bar").max = mine + left || 1;
     $("bar").value = mine;
-    $("progress").textContent = `${mine} decided, ${left} left` + (minutes && left ? `, about ${duration(minutes)}` : "");
-    $("needed").textContent = needed ? wanted(needed) : "";
+    $("progress").textContent = `${count(mine)} decided, ${count(left)} left` + (minutes && left ? `, about ${duration(minutes)}` : "");
+    $("needed").textContent = needed ? wanted(needed)[0] : "";
     $("needed").hidden = !needed;
+    why = needed ? wanted(needed)[1] : "";
     show();
     scrollTo(0, 0);
   }
 
   const duration = (minutes) => (minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h` + (minutes % 60 && minutes < 600 ? ` ${minutes % 60} min` : ""));
 
-  /** How many labels a better reward model needs; the rule is in docs/people.md. */
-  function wanted({ ref, trained, known, runs, labels, low, high, minutes }) {
-    const number = (value) => value.toLocaleString("en");
-    const pace = minutes ? `, about ${duration(minutes)} at the present rate` : "";
-    const best = `a reward model with a tenth fewer mistakes than ${ref}`;
-    if (!known) return labels
-      ? `${number(labels)} more labels make twice the ${number(trained)} pairs of ${ref}${pace}. What they would bring is known once reward models were trained on parts of the pairs: prefcli sweep --rows.`
-      : `Enough labels for twice the pairs of ${ref}: train a reward model on them.`;
-    if (labels === 0) return `Enough labels for ${best}, as its ${runs} runs have it: train one on them.`;
-    const few = `95 %: ${low === null ? "no number is enough" : high === null ? `from ${number(low)}, or no number is enough` : `${number(low)} to ${number(high)}`}`;
-    if (labels === null) return `More labels have not made ${ref} better in ${runs} runs (${few}).`;
-    return `About ${number(labels)} more labels for ${best}${pace} (from ${runs} runs; ${few}).`;
+  const count = (value) => value.toLocaleString("en");
+
+  /** How many labels a better reward model needs, in short, and where that is known from; docs/people.md has the rule. */
+  function wanted({ ref, trained, runs, known, labels, low, high, minutes }) {
+    const about = (value) => count(known ? Number(value.toPrecision(2)) : value);
+    const still = "Labels still needed for a better reward model: " + (labels === 0 ? "none, train it"
+      : labels !== null ? about(labels) : low !== null ? `at least ${about(low)}` : "not known, more of them did not help")
+      + (minutes ? `, ${duration(minutes)} at the present rate` : "");
+    if (!known) return [still, `The labels still needed are those for twice the ${count(trained)} pairs of ${ref}. What more labels bring is known once reward models were trained on parts of its pairs: prefcli sweep train-rm --rows.`];
+    const range = low === null ? "no number is enough" : high === null ? `from ${about(low)}, or no number is enough` : `from ${about(low)} to ${about(high)}`;
+    return [still, `The labels still needed are those for a tenth fewer mistakes than ${ref} makes, at the rate at which they fell over ${runs} runs on different numbers of pairs. 95 % interval: ${range}.`];
   }
 
   function show() {
@@ -281,6 +282,7 @@ function labelPage() {
         table(["agreement of", "questions", "same", "Krippendorff's α"], [agreed("all", all), ...annotators.map((one) => agreed(one.by + " with the others", one)), ...pairs.map((one) => agreed(one.by.join(" and "), one)), ...rated.map((one) => agreed(one.objective, one))]),
         el("p", { class: "quiet" }, "α is 1 where all agree, and 0 where they agree no more than by chance. In brackets 95 % intervals. Without bias of position 50 % prefer the left."),
       );
+      if (why) $("figures").append(el("p", { class: "quiet" }, why));
       $("figures").hidden = false;
     } catch (error) {
       say(error.message);
@@ -312,11 +314,11 @@ function chatPage() {
     return doing(async () => {
       const asked = el("div", { class: "turn user" }, el("p", { class: "who" }, "you"), rendered(text, false));
       $("turns").append(asked);
-      $("votes").hidden = true;
+      $("votes").hidden = $("undo").hidden = true;
       try {
         const { id, answers } = await ask("chat/ask", { text });
         current = id;
-        heads = answers.map((_, place) => el("h2", {}, two ? ["Left", "Right"][place] : "Answer"));
+        heads = answers.map((_, place) => el("h2", {}, title(place)));
         $("turns").append(el("div", { class: "answers" + (two ? " pairs" : "") }, ...answers.map((answer, place) => el("article", { class: "answer" }, heads[place], rendered(answer, false)))));
         $("votes").hidden = !two;
         $("text").value = "";
@@ -337,14 +339,28 @@ function chatPage() {
   $("reset").addEventListener("click", () => doing(async () => {
     await ask("chat/reset");
     $("turns").replaceChildren();
-    $("votes").hidden = true;
+    $("votes").hidden = $("undo").hidden = true;
+  }));
+  const title = (place) => (two ? ["Left", "Right"][place] : "Answer"), share = (value) => Math.round(100 * value) + " %";
+
+  function counted(tally) {
+    $("tally").textContent = tally ? tally.wins.map(([name, number]) => `${name} ${number}`).join(", ") + `, ties ${tally.ties}; ${tally.wins[0][0]} wins ${share(tally.fraction)} [${share(tally.ci95[0])}, ${share(tally.ci95[1])}]` : "";
+  }
+
+  $("undo").addEventListener("click", () => doing(async () => {
+    const { id, tally } = await ask("chat/undo");
+    current = id;
+    heads.forEach((head, place) => { head.textContent = title(place); });
+    counted(tally);
+    $("undo").hidden = true;
+    $("votes").hidden = false;
   }));
   for (const button of document.querySelectorAll("[data-vote]")) button.addEventListener("click", () => doing(async () => {
     const { names, tally } = await ask("chat/vote", { id: current, verdict: button.dataset.vote });
     names.forEach((name, place) => { heads[place].textContent += `: ${name}` + (["left", "right"][place] === button.dataset.vote ? ", preferred" : ""); });
     $("votes").hidden = true;
-    const share = (value) => Math.round(100 * value) + " %";
-    $("tally").textContent = tally.wins.map(([name, count]) => `${name} ${count}`).join(", ") + `, ties ${tally.ties}; ${tally.wins[0][0]} wins ${share(tally.fraction)} [${share(tally.ci95[0])}, ${share(tally.ci95[1])}]`;
+    $("undo").hidden = false;
+    counted(tally);
     $("text").focus();
   }));
 }

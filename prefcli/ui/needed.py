@@ -33,18 +33,22 @@ class Needed:
     growth: Growth | None
 
     def told(self, labels: int, rate: float) -> dict[str, Any]:
-        """{"ref", "trained", "known", "runs", "labels": those still needed, or None where no number is enough,
-        "low", "high", "minutes"}. `labels` stand in --out, `rate` is labels a second of all who are at work.
+        """{"ref", "trained", "runs", "known", "labels", "low", "high", "minutes"}: labels still needed.
 
-        Where nothing is known of growth, the labels are those for twice as many pairs.
+        `labels` stand in --out, `rate` is labels a second of all who are at work. Where nothing is known of growth
+        they are those for twice as many pairs. Where it is not sure that any number is enough, "labels" is None, "low"
+        the least that may be (None as well where more pairs made it worse), and "minutes" those for it.
         """
         growth = self.growth or Growth(2.0 * self.trained, None, None, 0.0)
         left, low, high = (
             None if rows is None else max(0, math.ceil(rows) - self.trained - (labels - self.here))
             for rows in (growth.rows, growth.low, growth.high)
         )
-        minutes = math.ceil(left / rate / 60) if left is not None and rate else None
-        return {"ref": self.ref, "trained": self.trained, "known": self.growth is not None, "runs": self.runs,
+        if self.growth is not None and high is None:
+            left = None
+        least = low if left is None else left
+        minutes = math.ceil(least / rate / 60) if least is not None and rate else None
+        return {"ref": self.ref, "trained": self.trained, "runs": self.runs, "known": self.growth is not None,
                 "labels": left, "low": low, "high": high, "minutes": minutes}  # fmt: skip
 
 
