@@ -269,3 +269,21 @@ def test_a_run_is_watched_while_it_is_written_and_afterwards(own_folder, store):
         tab.open(url + "runs/sft/v1", width=600, height=450)
         tab.wait("document.querySelector('svg.lineage').style.maxWidth")
         looked_at(tab)
+
+
+def test_two_models_are_talked_to_and_voted_on(chain):
+    with page() as tab, served("--chat", "sft", "--chat", "dpo", "--chat-out", "votes.jsonl") as (_, url):
+        tab.open(url, width=390, scheme="dark")
+        tab.evaluate("document.getElementById('text').focus()")
+        tab.type("Who sings?")
+        tab.press("Enter", ctrl=True)
+        tab.wait("!document.getElementById('votes').hidden")
+        looked_at(tab, "dark")
+        assert not re.search("sft|dpo", tab.evaluate("document.getElementById('turns').textContent"))
+        tab.evaluate("document.querySelector('[data-vote=left]').click()")
+        tab.wait("/sft@v1/.test(document.getElementById('turns').textContent)")
+        assert len(rows_of("votes.jsonl")) == 1 and "wins 100 %" in tab.evaluate("document.body.textContent")
+        looked_at(tab, "dark")
+        tab.evaluate("document.getElementById('undo').click()")
+        tab.wait("!document.getElementById('votes').hidden")
+        assert rows_of("votes.jsonl") == [] and not tab.evaluate("document.getElementById('tally').textContent")
