@@ -72,7 +72,8 @@ class Talk:
                     at = datetime.now(UTC).isoformat(timespec="microseconds")
                     self._file.append(row | {"models": models, "at": at} | ({"seen": True} if self._seen else {}))
                 self._wins[winner] += 1
-            self._asked, self._voted = None, (self._asked, winner)
+            self._voted = (self._asked, winner)
+            self._asked = None
             names = [speaker.name for speaker in self._chat.speakers]
             return {"names": names[::-1] if swapped else names, "tally": self._tally()}
 
