@@ -1,11 +1,12 @@
 """Which pairs to label first: does `ui --order uncertain` need fewer labels than a random order (docs/people.md)?
 
-    python scripts/uncertain.py [--work uncertain-runs] [--seeds 5]
+    python scripts/uncertain.py [--work uncertain-runs] [--seeds 5] [--by one] [--by two] [--by policy]
 
 On the sample world, gold.py as the annotator, who gives no label where both answers are as good. For each seed a pool
 of 3,200 pairs; a reward model on 1,600 and on 800 of them at random; and one on 800 in four rounds of 200, of which the
-first is random and each further one has the pairs whose scores the last reward model sees the least apart. Prints each
-one's accuracy on the held-out pairs. About ten minutes on two cores; a stopped script resumes.
+first is random and each further one has the pairs that `ui` would ask first: by the last reward model (one), by two of
+other seeds (two), or by a policy that dpo made of the labels so far (policy). Prints the accuracy on the held-out
+pairs of each. About ten minutes on two cores for each; a stopped script resumes.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefcli import RewardConfig, ScoreConfig, SFTConfig, score, train
+from prefcli import DPOConfig, RewardConfig, ScoreConfig, SFTConfig, score, train
+from prefcli.config.ui import UIConfig
+from prefcli.labelling.human import digest_of
+from prefcli.progress import SILENT
 from prefcli.statistics.intervals import mean_interval
+from prefcli.ui.questions import by_uncertainty, questions
+from prefcli.ui.uncertain import scores
 
 DATA = Path(__file__).parent.parent / "sample_data"
 ROUND, RANDOM = 200, 1600
@@ -65,10 +71,36 @@ def trained(work: Path, start: str, name: str, rows: list[dict[str, Any]], seed:
     return artifact.ref, float(artifact.manifest.metrics["accuracy"])
 
 
+def sources(work: Path, start: str, kind: str, name: str, rows: list[dict[str, Any]], seed: int) -> list[str]:
+    """The rewards, trained on these rows, that say which pairs come next."""
+    if kind == "policy":
+        return [train(DPOConfig(model=start, data=[str(work / f"{name}.jsonl")], batch_size=32, seed=seed,
+                                name=f"{name}-dpo", runs=str(work / "runs"))).ref]  # fmt: skip
+    first = f"{name}@v1"
+    return [first] if kind == "one" else [first, trained(work, start, f"{name}-b", rows, seed + 1000)[0]]
+
+
+def unsure(work: Path, rewards: list[str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows in the order in which `ui --order uncertain` asks them."""
+    out = work / "asked.jsonl"
+    Path(f"{out}.scores").unlink(missing_ok=True)
+    config = UIConfig(label=[str(written(work / "rest.jsonl", rows))], out=str(out), order="uncertain", reward=rewards,
+                      runs=str(work / "runs"))  # fmt: skip
+    todo = questions(config, SILENT)
+    asked = by_uncertainty(todo, scores(config, todo, SILENT), "pairs")
+    place = {question.digest: place for place, question in enumerate(asked)}
+
+    def at(row: dict[str, Any]) -> int:
+        return place[digest_of(row["prompt"], *(row[side][0]["content"] for side in ("chosen", "rejected")))]
+
+    return sorted(rows, key=at)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("uncertain-runs"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--by", action="append", choices=("one", "two", "policy"))
     args = parser.parse_args()
     work = args.work
     work.mkdir(parents=True, exist_ok=True)
@@ -79,13 +111,15 @@ def main() -> None:
         for size in (RANDOM, RANDOM // 2):
             _, accuracy = trained(work, start, f"random-{seed}-{size}", rows[:size], seed)
             found.setdefault(f"{size} at random", []).append(accuracy)
-        labelled, rest = rows[:ROUND], rows[ROUND:]
-        for labels in range(ROUND, RANDOM // 2 + 1, ROUND):
-            reward, accuracy = trained(work, start, f"uncertain-{seed}-{labels}", labelled, seed)
-            found.setdefault(f"{labels} least certain", []).append(accuracy)
-            apart = sorted(margins(work, reward, rest), key=lambda row: abs(row["margin"]))
-            rest = [{name: value for name, value in row.items() if name != "margin"} for row in apart]
-            labelled, rest = labelled + rest[:ROUND], rest[ROUND:]
+        for kind in args.by or ["one"]:
+            labelled, rest = rows[:ROUND], rows[ROUND:]
+            for labels in range(ROUND, RANDOM // 2 + 1, ROUND):
+                name = f"{kind}-{seed}-{labels}"
+                _, accuracy = trained(work, start, name, labelled, seed)
+                found.setdefault(f"{labels}, by {kind}", []).append(accuracy)
+                if labels < RANDOM // 2:
+                    rest = unsure(work, sources(work, start, kind, name, labelled, seed), rest)
+                    labelled, rest = labelled + rest[:ROUND], rest[ROUND:]
     print("| labels | accuracy, mean [95 %] | each seed |\n|---|---|---|")
     for name, values in found.items():
         low, high = mean_interval(values) or (values[0], values[0])

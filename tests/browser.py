@@ -99,6 +99,14 @@ class Page:
         self.ask("Input.dispatchKeyEvent", type="keyDown", **event)
         self.ask("Input.dispatchKeyEvent", type="keyUp", **{k: v for k, v in event.items() if k != "text"})
 
+    def drag(self, what: str, by: float) -> None:
+        """Take an element with the mouse, `by` pixels down (or, below 0, up), and let it go."""
+        x, y = self.evaluate(f"(({what}).scrollIntoView({{block: 'center'}}), [({what}).getBoundingClientRect()]"
+                             ".map(r => [r.x + r.width / 2, r.y + r.height / 2])[0])")  # fmt: skip
+        moves = [("mousePressed", y), *(("mouseMoved", y + by * part / 8) for part in range(1, 9))]
+        for kind, at in [*moves, ("mouseReleased", y + by)]:
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=at, button="left", buttons=1, clickCount=1)
+
     def type(self, text: str) -> None:
         self.ask("Input.insertText", text=text)
 

@@ -31,8 +31,9 @@ from prefcli.report.mark import MARK
 from prefcli.ui import app as apps
 from prefcli.ui import watching
 from prefcli.ui.app import App
-from prefcli.ui.desk import opened, questions
+from prefcli.ui.desk import opened
 from prefcli.ui.guard import LARGEST, new_token
+from prefcli.ui.questions import questions
 
 TOKEN = "t0ken"
 HERE = "http://127.0.0.1:8010"
@@ -612,3 +613,25 @@ def test_the_newest_row_is_found_at_the_end_of_a_long_log(own_folder):
     path = write(own_folder / "metrics.jsonl", rows + '{"step": 10000, "lo')
     assert watching.newest(path) == {"step": 9999, "loss": 1.5}
     assert watching.newest(own_folder / "nothing") == {} and watching.newest(write(path, '{"st')) == {}
+
+
+def test_a_vote_is_taken_back_and_given_anew_which_its_row_says(talk):
+    with pytest.raises(UsageError, match="take back"):
+        talk.undo()
+    asked = talk.ask("q")
+    history = [dict(turn) for turn in talk._chat.history]
+    for verdict in ("left", "tie", "right"):
+        before = talk.vote(asked["id"], verdict)
+        assert talk.undo() == {"id": asked["id"], "tally": None} and talk._chat.history == history
+        assert talk._file.rows == [] and not os.path.getsize("votes.jsonl")
+    assert talk.vote(asked["id"], "right") == before
+    assert rows_of_votes()[0]["seen"] is True and rows_of_votes()[0]["chosen"] == asked["answers"][1]
+    again = talk.ask("r")
+    with pytest.raises(UsageError, match="take back"):
+        talk.undo()  # of an earlier question
+    talk.vote(again["id"], "left")
+    assert "seen" not in rows_of_votes()[1]
+
+
+def rows_of_votes():
+    return [json.loads(line) for line in Path("votes.jsonl").read_text().splitlines()]

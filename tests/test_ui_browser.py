@@ -30,6 +30,7 @@ print("<b>{{}}</b>")  # not **bold**
 # Why
 1. *new* list
 2. {EVIL}"""
+ORDER = "[...document.querySelectorAll('.answer')].map(e => Number(e.dataset.place) + 1).join()"
 PROGRESS = "document.getElementById('progress').textContent"
 # What a person would miss who does not see, or has no mouse: names of controls, labels, one h1, order of headings.
 NAMELESS = """
@@ -135,7 +136,7 @@ def test_thirty_pairs_by_keys_with_a_kill_in_between_and_a_second_annotator(own_
             assert "on disk" in tab.evaluate("document.getElementById('message').textContent")
         with served(*options) as (process, url):
             begin(tab, url, "ann")
-            assert tab.evaluate(PROGRESS).startswith("15 decided, 9985 left")
+            assert tab.evaluate(PROGRESS).startswith("15 decided, 9,985 left")
             press(tab, *"lrtsl" * 3, "u", "u", "l", "s")
             assert tab.evaluate(PROGRESS).startswith("30 decided")
             tab.press("2")
@@ -214,6 +215,24 @@ def test_rankings_and_thumbs_by_keys(own_folder):
             assert [row["chosen"] for row in rows_of("ranks.jsonl")] == [order[0]] * 3 + [order[1]] * 2 + [order[2]]
             press(tab, "u")
             assert rows_of("ranks.jsonl") == []
+            tab.press("Enter")  # says nothing as long as nothing was moved
+            assert tab.evaluate("document.getElementById('shown').disabled") and rows_of("ranks.jsonl") == []
+            heights = tab.evaluate("[...document.querySelectorAll('.answer')].map(e => e.offsetHeight + 16)")
+            tab.drag("document.querySelector('.answer .grip')", 2.4 * heights[0])  # the first below the third
+            assert tab.evaluate(ORDER) == "2,3,1,4" and "2 > 3 > 1 > 4" in tab.evaluate(PROGRESS)
+            tab.drag("document.querySelectorAll('.answer .grip')[3]", -2.95 * heights[0])
+            assert tab.evaluate(ORDER) == "4,2,3,1"
+            # The same by keys alone: the focus stays with the answer that is moved.
+            tab.evaluate("document.getElementById('down-1').focus()")
+            for key in (" ", "Enter"):
+                tab.press(key)
+            assert tab.evaluate(ORDER) == "4,3,1,2" and tab.evaluate("document.activeElement.id") == "up-1"
+            looked_at(tab)
+            tab.evaluate("document.activeElement.blur()")
+            tab.press("Enter")
+            tab.wait(f"{PROGRESS}.startsWith('1 decided')")
+            order = [texts[place] for place in (3, 2, 0, 1)]
+            assert [row["chosen"] for row in rows_of("ranks.jsonl")] == [order[0]] * 3 + [order[1]] * 2 + [order[2]]
         with served("--label", "data.jsonl", "--out", "thumbs.jsonl", "--to", "binary") as (_, url):
             begin(tab, url, "ann")
             press(tab, "g", "ArrowDown", "s", "b")
@@ -250,3 +269,21 @@ def test_a_run_is_watched_while_it_is_written_and_afterwards(own_folder, store):
         tab.open(url + "runs/sft/v1", width=600, height=450)
         tab.wait("document.querySelector('svg.lineage').style.maxWidth")
         looked_at(tab)
+
+
+def test_two_models_are_talked_to_and_voted_on(chain):
+    with page() as tab, served("--chat", "sft", "--chat", "dpo", "--chat-out", "votes.jsonl") as (_, url):
+        tab.open(url, width=390, scheme="dark")
+        tab.evaluate("document.getElementById('text').focus()")
+        tab.type("Who sings?")
+        tab.press("Enter", ctrl=True)
+        tab.wait("!document.getElementById('votes').hidden")
+        looked_at(tab, "dark")
+        assert not re.search("sft|dpo", tab.evaluate("document.getElementById('turns').textContent"))
+        tab.evaluate("document.querySelector('[data-vote=left]').click()")
+        tab.wait("/sft@v1/.test(document.getElementById('turns').textContent)")
+        assert len(rows_of("votes.jsonl")) == 1 and "wins 100 %" in tab.evaluate("document.body.textContent")
+        looked_at(tab, "dark")
+        tab.evaluate("document.getElementById('undo').click()")
+        tab.wait("!document.getElementById('votes').hidden")
+        assert rows_of("votes.jsonl") == [] and not tab.evaluate("document.getElementById('tally').textContent")

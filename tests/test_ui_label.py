@@ -28,7 +28,8 @@ from prefcli.errors import DataError, SurroundingsError, UsageError
 from prefcli.labelling import human
 from prefcli.progress import SILENT
 from prefcli.ui import desk as desks
-from prefcli.ui.desk import Stale, by_uncertainty, opened, questions
+from prefcli.ui.desk import Stale, opened
+from prefcli.ui.questions import questions
 
 CHAT = [{"role": "user", "content": "Who sings?"}]
 
@@ -297,36 +298,6 @@ def test_undo_takes_back_ones_own_whatever_others_did_since(at_desk):
         assert rows_of("out.jsonl") == before and len(rows_of("out.jsonl.skipped")) == 2
     with at_desk(overlap=0.5) as desk:
         assert desk.next("bob")["progress"]["mine"] == 4 and desk.next("ann")["progress"]["mine"] == 0
-
-
-def test_the_least_sure_come_first(at_desk):
-    config = UIConfig(label=["data.jsonl"], out="out.jsonl")
-    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in answers(9)))
-    todo = questions(config, SILENT)
-    generator = random.Random(0)
-    scores = [[generator.random(), generator.random()] for _ in todo]
-    gaps = {q.digest: abs(a - b) for q, (a, b) in zip(todo, scores)}
-    assert [gaps[q.digest] for q in by_uncertainty(todo, scores, "pairs")] == sorted(gaps.values())
-    alone = [[-5.0], [0.9], [4.0]]  # the mean is −0.03
-    assert by_uncertainty(todo[:3], alone, "binary") == [todo[1], todo[2], todo[0]]
-
-
-def test_answers_are_scored_once_and_by_another_source_again(own_folder, jsonl):
-    from prefcli.ui import uncertain
-
-    jsonl("data.jsonl", *answers(5))
-    source = "def score(prompts, completions, **_):\n    open('calls', 'a').write('x')\n    return [{}]\n"
-    write(own_folder / "r.py", source.format("float(len(c)) for c in completions"))
-    config = UIConfig(label=["data.jsonl"], out="out.jsonl", order="uncertain", reward="python:r.py:score")
-    todo = questions(config, SILENT)
-    found = uncertain.scores(config, todo, SILENT)
-    assert found == [[float(len(text)) for text in question.answers] for question in todo]
-    calls = Path("calls").read_text()
-    assert uncertain.scores(config, todo, SILENT) == found and Path("calls").read_text() == calls
-    write(own_folder / "r.py", source.format("0.0 for c in completions"))
-    assert uncertain.scores(config, todo, SILENT) == [[0.0, 0.0]] * 5
-    write(own_folder / "out.jsonl.scores", "{")
-    assert uncertain.scores(config, todo, SILENT) == [[0.0, 0.0]] * 5
 
 
 def test_a_ranking_adds_to_what_was_decided_pair_by_pair(at_desk):

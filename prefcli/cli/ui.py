@@ -56,7 +56,7 @@ def _check(config: UIConfig) -> None:
         raise UsageError("--out is missing", "name the file of the decisions: --out pairs.jsonl")
     if config.objective and config.to != "pairs":
         raise UsageError(f"--objective says nothing to --to {config.to}", "leave it out, or take --to pairs")
-    if (config.order == "uncertain") != (config.reward is not None):
+    if (config.order == "uncertain") != bool(config.reward):
         raise UsageError("--order uncertain and --reward go together", "give both, or neither")
     if len(config.chat) > 2:
         raise UsageError("--chat is given more than twice", "two models are compared at most")
@@ -96,14 +96,18 @@ def _is_ui(config: UIConfig) -> bool:
 
 
 def _desk(config: UIConfig, report: Reporter) -> Any:
-    from prefcli.ui.desk import by_uncertainty, opened, questions
+    from prefcli.ui.desk import opened
+    from prefcli.ui.needed import needed
+    from prefcli.ui.questions import by_uncertainty, questions
 
-    todo = questions(config, report)
+    todo, more = questions(config, report), None
     if config.order == "uncertain":
         from prefcli.ui.uncertain import scores
 
         todo = by_uncertainty(todo, scores(config, todo, report), config.to)
-    return opened(config, todo, report)
+        if config.to != "binary":
+            more = needed(config.reward, str(config.out), Store(config.runs))
+    return opened(config, todo, report, more)
 
 
 def _talk(config: UIConfig, report: Reporter) -> Any:

@@ -39,7 +39,14 @@ class UIConfig(Quiet, FromFile, Stored, Machine, Reading):
         Literal["random", "uncertain"],
         Opt("Order of the questions; uncertain: first those on which --reward is least sure."),
     ] = "random"
-    reward: Annotated[str | None, Opt("Reward source for --order uncertain.", metavar="SOURCE")] = None
+    reward: Annotated[
+        list[str],
+        Opt(
+            "For --order uncertain: a reward source, or a policy that dpo made, which is asked for its own margin. "
+            "Several: first where they disagree. Repeatable.",
+            metavar="SOURCE",
+        ),
+    ] = field(default_factory=list)
     seed: Seed = 0
     chat: Annotated[list[str], Opt("A model to talk to; twice: two, side by side and blind.", metavar="REF")] = field(
         default_factory=list

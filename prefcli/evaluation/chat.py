@@ -118,6 +118,12 @@ class Chat:
         self.history[-1]["content"] = chosen
         return {"prompt": last.prompt, "chosen": chosen, "rejected": rejected}
 
+    def withdraw(self) -> None:
+        """Take the last preference back: the dialogue continues with the first answer, as before it."""
+        if self.last is not None:
+            self.last.saved = False
+            self.history[-1]["content"] = self.last.answers[0]
+
     def _unsaved(self, command: str) -> Exchange:
         if self.last is None:
             raise UsageError(f"{command}: there is no answer yet")

@@ -74,6 +74,7 @@ class App:
                 Route("/chat", self._chat),
                 Route("/chat/ask", self._asked(lambda said: talk.ask(said["text"])), methods=["POST"]),
                 Route("/chat/vote", self._asked(lambda said: talk.vote(said["id"], said["verdict"])), methods=["POST"]),
+                Route("/chat/undo", self._asked(lambda _: talk.undo()), methods=["POST"]),
                 Route("/chat/reset", self._asked(lambda _: talk.reset()), methods=["POST"]),
             ]
         handlers: dict[Any, Any] = {Exception: self._failed, HTTPException: _nothing_there, ArtifactError: _not_there}
@@ -110,7 +111,7 @@ class App:
     def _start(self, http: Request) -> Response:
         found = watching.runs(self._store)
         files = [(path.name, str(path)) for path in watching.reports(self._store)]
-        return self._page("start.html.j2", runs=found, reports=files, root=str(self._store.root))
+        return self._page("start.html.j2", runs=found, reports=files, root=str(self._store.root.resolve()))
 
     def _states(self, http: Request) -> Response:
         """Every run's state and result, in the order of the list."""

@@ -1,4 +1,4 @@
-"""Who is asked what, and what they said: the questions, the file of decisions, several annotators at a time.
+"""Who is asked what, and what they said: the file of decisions, several annotators at a time.
 
 The file is that of `label --by human`, and either goes on with the other's. A ranking is written as the pairs that it
 implies; thumbs are rows for `kto`. Every method holds the desk's lock: requests come from several threads.
@@ -6,100 +6,40 @@ implies; thumbs are rows for `kto`. Every method holds the desk's lock: requests
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-from prefcli.config.shared import read_as
 from prefcli.config.ui import Kind
 from prefcli.data.appending import JsonLines
-from prefcli.data.row import Prompt
-from prefcli.errors import DataError, UsageError
+from prefcli.errors import UsageError
 from prefcli.files import digest_json
-from prefcli.labelling.human import ORDERS, Record, answered, comparisons, digest_in, digest_of, is_decision
+from prefcli.labelling.human import ORDERS, Record, digest_in, is_decision
 from prefcli.progress import Reporter
 from prefcli.statistics.agreement import Unit, agreement
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.text import shown
+from prefcli.ui.needed import Needed
+from prefcli.ui.questions import Question, draw
 
-RANKED = 9  # answers of a ranking: as many as there are digits
 HELD = 15 * 60  # seconds for which a question is one annotator's; then it may be asked of another
 NAME, COMMENT, ANSWER = 60, 10_000, 200_000  # characters at most
-
-
-@dataclass(frozen=True)
-class Question:
-    """A prompt and what is to be judged: two answers, one, or several to rank."""
-
-    prompt: Prompt
-    answers: tuple[str, ...]
-    digest: str
-    parts: tuple[str, ...]  # digests of the decisions that it gives: of a ranking, its pairs
 
 
 class Stale(Exception):
     """The answer is to a question that is not the annotator's own now: given already, or in another window."""
 
 
-def questions(config: Any, reporter: Reporter) -> list[Question]:
-    """All questions of `config.label`: one of each prompt, then a second of each, and so on, in random order.
-
-    Raises DataError: there is none.
-    """
-    read = read_as(config)
-    if config.to == "pairs":
-        found = comparisons(config.label, config.seed, config.skip_bad, reporter, **read)
-        made = [Question(c.prompt, tuple(sorted((c.left, c.right))), c.digest, (c.digest,)) for c in found]
-        return _shuffled(made, config.seed)
-    made, over = [], 0
-    for prompt, answers in answered(config.label, config.skip_bad, reporter, **read):
-        if config.to == "binary":
-            made += [Question(prompt, (text,), digest, (digest,)) for text in answers
-                     for digest in [digest_json([prompt, text])]]  # fmt: skip
-        elif len(answers) > 1:
-            over += len(answers) > RANKED
-            some = tuple(sorted(answers[:RANKED]))
-            parts = tuple(digest_of(prompt, *two) for two in itertools.combinations(some, 2))
-            made.append(Question(prompt, some, digest_json([prompt, list(some)]), parts))
-    if not made:
-        raise DataError(
-            f"no prompt of {', '.join(config.label)} has {'an answer' if config.to == 'binary' else 'two answers'}",
-            "sample some: prefcli sample --num-generations 4",
-        )
-    if over:
-        reporter.notice(f"{over:,} prompts have more than {RANKED} answers: the first {RANKED} of each are ranked")
-    return _shuffled(made, config.seed)
-
-
-def _shuffled(made: list[Question], seed: int) -> list[Question]:
-    before: Counter[str] = Counter()
-    rounds = []
-    for question in made:
-        prompt = json.dumps(question.prompt)
-        rounds.append((before[prompt], _draw(seed, question.digest), question))
-        before[prompt] += 1
-    return [question for *_, question in sorted(rounds, key=lambda entry: entry[:2])]
-
-
-def _draw(*of: Any) -> bytes:
-    """A random number that is the same each time."""
-    return hashlib.sha256(" ".join(map(str, of)).encode("utf-8", "surrogatepass")).digest()
-
-
 @contextmanager
-def opened(config: Any, todo: list[Question], reporter: Reporter) -> Iterator[Desk]:
+def opened(config: Any, todo: list[Question], reporter: Reporter, needed: Needed | None = None) -> Iterator[Desk]:
     """The desk with the file of `config.out`, which is this process's until the block ends.
 
     Raises DataError: --out holds other rows. SurroundingsError: somebody else writes it.
@@ -108,7 +48,7 @@ def opened(config: Any, todo: list[Question], reporter: Reporter) -> Iterator[De
         record = Record(file)
         try:
             rows = record.read_back(reporter, is_thumb if config.to == "binary" else is_decision)
-            yield Desk(todo, record, rows, config)
+            yield Desk(todo, record, rows, config, needed)
         finally:
             record.close()
 
@@ -128,16 +68,20 @@ def thumb_in(row: dict[str, Any]) -> str:
 class Desk:
     """The questions, and each annotator's way through them."""
 
-    def __init__(self, todo: Sequence[Question], record: Record, rows: list[dict[str, Any]], config: Any) -> None:
+    def __init__(
+        self, todo: Sequence[Question], record: Record, rows: list[dict[str, Any]], config: Any,
+        needed: Needed | None = None,
+    ) -> None:  # fmt: skip
+        """`needed`: how many labels a better reward model needs, where that is told."""
         self.kind: Kind = config.to
         self.reasons: list[str] = config.reason
         self.objectives: list[str] = config.objective
-        self._todo, self._record, self._seed = todo, record, config.seed
+        self._todo, self._record, self._seed, self._needed = todo, record, config.seed, needed
         self._overlap: float = config.overlap
         self._lock = threading.Lock()
         self._digest: Callable[[dict[str, Any]], str] = thumb_in if self.kind == "binary" else digest_in
         self._place = {question.digest: place for place, question in enumerate(todo)}
-        self._shared = {q.digest for q in todo if int.from_bytes(_draw("overlap", self._seed, q.digest)[:8])
+        self._shared = {q.digest for q in todo if int.from_bytes(draw("overlap", self._seed, q.digest)[:8])
                         < self._overlap * 2**64}  # fmt: skip
         self._done: set[str] = set()  # of the questions that one annotator is asked
         self._own: dict[str, set[str]] = {}  # annotator → of those that all are asked
@@ -250,7 +194,7 @@ class Desk:
     def _order(self, by: str, question: Question) -> list[int]:
         """Which answer stands where: drawn for each annotator and question, always the same."""
         places = range(len(question.answers))
-        return sorted(places, key=lambda place: _draw(self._seed, by, question.digest, place))
+        return sorted(places, key=lambda place: draw(self._seed, by, question.digest, place))
 
     def _rows(self, question: Question, order: list[int], said: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The rows that a verdict gives, without who and when."""
@@ -292,12 +236,34 @@ class Desk:
         return rated
 
     def _progress(self, by: str) -> dict[str, Any]:
-        """How far an annotator is: "done" is theirs, "all" everybody's; "minutes" are left at their own pace."""
+        """How far an annotator is: "mine" is theirs, "left" everybody's; "minutes" are left at their own pace.
+
+        Where it is known "needed" is `Needed.told`.
+        """
         own = self._own.get(by, set())
         left = len(self._todo) - len(self._done) - len(own)
-        seconds = self._seconds.get(by, [])
-        minutes = math.ceil(median(seconds[-100:]) * left / 60) if seconds else None
-        return {"mine": len(self._mine.get(by, [])), "left": left, "total": len(self._todo), "minutes": minutes}
+        minutes = math.ceil(self._pace(by) * left / 60) if self._seconds.get(by) else None
+        found: dict[str, Any] = {
+            "mine": len(self._mine.get(by, [])),
+            "left": left,
+            "total": len(self._todo),
+            "minutes": minutes,
+        }
+        if self._needed is not None:
+            found["needed"] = self._needed.told(len(self._record.pairs.rows), self._labels_a_second())
+        return found
+
+    def _pace(self, by: str) -> float:
+        """Seconds for a decision: the median of an annotator's last hundred."""
+        return median(self._seconds[by][-100:])
+
+    def _labels_a_second(self) -> float:
+        """Rows of --out that all who are at work write in a second; a tie or a skip is none."""
+        now = time.monotonic()
+        at_work = [by for by, (_, since) in self._at_hand.items() if now - since < HELD and self._seconds.get(by)]
+        decisions = sum(map(len, self._mine.values()))
+        rows = len(self._record.pairs.rows) / decisions if decisions else 0.0
+        return rows * sum(1 / max(self._pace(by), 0.01) for by in at_work)
 
     def report(self) -> dict[str, Any]:
         """{"annotators": […], "agreement": {"all", "annotators", "pairs", "objectives"}}: for after the work."""
@@ -383,11 +349,3 @@ def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "first_ci95": list(wilson_interval(sum(sides), len(sides))) if sides else None,
         "seconds": median(row["seconds"] for row in rows),
     }
-
-
-def by_uncertainty(todo: Sequence[Question], scores: Sequence[Sequence[float]], kind: Kind) -> list[Question]:
-    """The questions, those first on which the scores of their answers are closest: to each other or, of one answer
-    alone, to the mean of all."""
-    middle = fmean(score for some in scores for score in some)
-    gap = [abs(some[0] - middle) if kind == "binary" else max(some) - min(some) for some in scores]
-    return [todo[place] for place in sorted(range(len(todo)), key=lambda place: gap[place])]

@@ -6,14 +6,16 @@ function labelPage() {
   const VERDICTS = {
     pairs: [["left", "Left is better", "←"], ["right", "Right is better", "→"], ["tie", "Tie", "t"], ["skip", "Skip", "s"], ["edit", "Edit the better one", "e"], ["undo", "Undo", "u"]],
     binary: [["good", "Good", "g"], ["bad", "Bad", "b"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
-    ranking: [["skip", "Skip", "s"], ["undo", "Undo", "u"]],
+    ranking: [["shown", "Rank as shown", "Enter"], ["skip", "Skip", "s"], ["undo", "Undo", "u"]],
   }[kind];
-  const KEYS = { ArrowLeft: "left", l: "left", ArrowRight: "right", r: "right", ArrowUp: "good", g: "good", ArrowDown: "bad", b: "bad", t: "tie", s: "skip", e: "edit", u: "undo", Backspace: "back" };
-  let by = "", question = null, busy = false, ranking = [], picking = false, chosen = null;
+  const FIRST = ["left", "right", "good", "bad", "shown"];
+  const KEYS = { ArrowLeft: "left", l: "left", ArrowRight: "right", r: "right", ArrowUp: "good", g: "good", ArrowDown: "bad", b: "bad", t: "tie", s: "skip", e: "edit", u: "undo", Backspace: "back", Enter: "shown" };
+  let by = "", question = null, why = "", busy = false, picking = false, chosen = null;
+  let ranking = [], order = [], moved = false; // places of answers: as their numbers were pressed; as they stand, and whether one was moved
   const known = new Set(VERDICTS.map(([name]) => name));
 
   for (const [name, title, key] of VERDICTS) {
-    $("actions").append(el("button", { type: "button", "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
+    $("actions").append(el("button", { type: "button", id: name === "shown" && name, class: FIRST.includes(name) && "first", "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
   }
   reasons.forEach((reason, number) => {
     const key = kind !== "ranking" && number < 9 ? [" ", el("kbd", {}, String(number + 1))] : [];
@@ -73,14 +75,34 @@ function labelPage() {
   function take(state) {
     question = state.question;
     ranking = [];
+    order = question ? question.answers.map((_, place) => place) : [];
+    moved = false;
     for (const box of $("remarks").querySelectorAll("input")) box.checked = false;
     $("comment").value = "";
-    const { mine, left, minutes } = state.progress;
+    const { mine, left, minutes, needed } = state.progress;
     $("bar").max = mine + left || 1;
     $("bar").value = mine;
-    $("progress").textContent = `${mine} decided, ${left} left` + (minutes && left ? `, about ${minutes} min` : "");
+    $("progress").textContent = `${count(mine)} decided, ${count(left)} left` + (minutes && left ? `, about ${duration(minutes)}` : "");
+    $("needed").textContent = needed ? wanted(needed)[0] : "";
+    $("needed").hidden = !needed;
+    why = needed ? wanted(needed)[1] : "";
     show();
     scrollTo(0, 0);
+  }
+
+  const duration = (minutes) => (minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h` + (minutes % 60 && minutes < 600 ? ` ${minutes % 60} min` : ""));
+
+  const count = (value) => value.toLocaleString("en");
+
+  /** How many labels a better reward model needs, in short, and where that is known from; docs/people.md has the rule. */
+  function wanted({ ref, trained, runs, known, labels, low, high, minutes }) {
+    const about = (value) => count(known ? Number(value.toPrecision(2)) : value);
+    const still = "Labels still needed for a better reward model: " + (labels === 0 ? "none, train it"
+      : labels !== null ? about(labels) : low !== null ? `at least ${about(low)}` : "not known, more of them did not help")
+      + (minutes ? `, ${duration(minutes)} at the present rate` : "");
+    if (!known) return [still, `The labels still needed are those for twice the ${count(trained)} pairs of ${ref}. What more labels bring is known once reward models were trained on parts of its pairs: prefcli sweep train-rm --rows.`];
+    const range = low === null ? "no number is enough" : high === null ? `from ${about(low)}, or no number is enough` : `from ${about(low)} to ${about(high)}`;
+    return [still, `The labels still needed are those for a tenth fewer mistakes than ${ref} makes, at the rate at which they fell over ${runs} runs on different numbers of pairs. 95 % interval: ${range}.`];
   }
 
   function show() {
@@ -91,14 +113,27 @@ function labelPage() {
     $("dialogue").replaceChildren(...dialogue(question.prompt, plain));
     const titles = { pairs: ["Left", "Right"], binary: ["Answer"] }[kind];
     $("answers").className = "answers " + kind;
-    $("answers").replaceChildren(...question.answers.map((text, place) => {
-      const title = titles ? titles[place] : `Answer ${place + 1}`, id = "answer-" + place;
-      const rank = ranking.indexOf(place);
-      const head = kind === "ranking"
-        ? el("button", { type: "button", "aria-pressed": String(rank >= 0), onclick: () => ranked(place) }, title, " ", el("kbd", {}, String(place + 1)), rank >= 0 ? ` – rank ${rank + 1}` : "")
-        : title;
-      return el("article", { class: "answer" + (rank >= 0 ? " ranked" : ""), "aria-labelledby": id }, el("h2", { id }, head), rendered(text, plain));
+    const focused = document.activeElement.id;
+    $("answers").replaceChildren(...order.map((place) => {
+      const id = "answer-" + place, rank = ranking.indexOf(place);
+      const head = kind === "ranking" ? toRank(place, rank) : [titles[place]];
+      return el("article", { class: "answer" + (rank >= 0 ? " ranked" : ""), "aria-labelledby": id, "data-place": place }, el("h2", { id }, ...head), rendered(question.answers[place], plain));
     }));
+    if (kind !== "ranking") return;
+    $("shown").disabled = !moved;
+    if (/^(rank|up|down)-/.test(focused)) [focused, focused.replace("up", "down"), focused.replace("down", "up")].map($).find((button) => button && !button.disabled)?.focus();
+  }
+
+  // Ranking: the numbers of the answers, the best first; or their order on the page, by dragging or by buttons
+
+  function toRank(place, rank) {
+    const at = order.indexOf(place), name = `Answer ${place + 1}`;
+    const mover = (id, sign, by, word) => el("button", { type: "button", id: `${id}-${place}`, "aria-label": `Move answer ${place + 1} ${word}`, disabled: !(at + by in order), onclick: () => move(place, at + by) }, sign);
+    return [
+      el("span", { class: "grip", "aria-hidden": "true", title: "Drag", onpointerdown: drag }, "⠿"),
+      el("button", { type: "button", id: "rank-" + place, "aria-pressed": String(rank >= 0), onclick: () => ranked(place) }, name, " ", el("kbd", {}, String(place + 1)), rank >= 0 ? ` – rank ${rank + 1}` : ""),
+      mover("up", "↑", -1, "up"), mover("down", "↓", 1, "down"),
+    ];
   }
 
   function ranked(place) {
@@ -107,8 +142,48 @@ function labelPage() {
     ranking = at >= 0 ? ranking.slice(0, at) : [...ranking, place];
     if (ranking.length === question.answers.length - 1) ranking.push(question.answers.findIndex((_, other) => !ranking.includes(other)));
     show();
-    $("progress").textContent = ranking.length ? "Ranked: " + ranking.map((one) => one + 1).join(" > ") : "";
+    $("progress").textContent = ranking.length ? "Ranked: " + numbers(ranking) : "";
     if (ranking.length === question.answers.length) decide(ranking);
+  }
+
+  const numbers = (places) => places.map((place) => place + 1).join(" > ");
+
+  function move(place, to) {
+    const others = order.filter((other) => other !== place);
+    reordered([...others.slice(0, to), place, ...others.slice(to)]);
+  }
+
+  /** What the page shows is the order now; Enter or the button says so. */
+  function reordered(places) {
+    [order, ranking, moved] = [places, [], true];
+    show();
+    $("progress").textContent = `Order: ${numbers(order)}. Enter when it is right.`;
+  }
+
+  /** The card under the pointer stays in the page, and its neighbours change sides with it; at the edges the page scrolls. */
+  function drag(event) {
+    if (busy || event.button) return;
+    event.preventDefault();
+    const card = event.target.closest("article"), middle = (one) => one.getBoundingClientRect().top + one.offsetHeight / 2;
+    let y = event.clientY;
+    card.classList.add("dragged");
+    const follow = (moving) => {
+      y = moving.clientY;
+      for (let next; (next = card.previousElementSibling) && y < middle(next); ) card.after(next);
+      for (let next; (next = card.nextElementSibling) && y > middle(next); ) card.before(next);
+    };
+    const scrolling = setInterval(() => {
+      const by = y < 60 ? -10 : y > innerHeight - 120 ? 10 : 0;
+      if (by) scrollBy(0, by);
+      if (by) follow({ clientY: y });
+    }, 16);
+    const over = new AbortController();
+    addEventListener("pointermove", follow, { signal: over.signal });
+    for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => {
+      over.abort();
+      clearInterval(scrolling);
+      reordered([...$("answers").children].map((one) => Number(one.dataset.place)));
+    }, { signal: over.signal });
   }
 
   function decide(verdict, text) {
@@ -121,6 +196,7 @@ function labelPage() {
     if (name === "undo") return send("label/undo", {});
     if (!question) return;
     if (name === "edit") return edit();
+    if (name === "shown") return moved ? decide(order) : false;
     return decide(name);
   }
 
@@ -138,7 +214,7 @@ function labelPage() {
       if (event.key === "Escape") event.target.blur();
       return;
     }
-    if (!$("keys").checked || event.repeat) return;
+    if (!$("keys").checked || event.repeat || (event.key === "Enter" && event.target.matches("button, a, input"))) return;
     const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     const digit = event.shiftKey && event.code.match(/^Digit([1-9])$/);
     if (digit && question && digit[1] <= objectives.length) rateNext(digit[1] - 1);
@@ -206,6 +282,7 @@ function labelPage() {
         table(["agreement of", "questions", "same", "Krippendorff's α"], [agreed("all", all), ...annotators.map((one) => agreed(one.by + " with the others", one)), ...pairs.map((one) => agreed(one.by.join(" and "), one)), ...rated.map((one) => agreed(one.objective, one))]),
         el("p", { class: "quiet" }, "α is 1 where all agree, and 0 where they agree no more than by chance. In brackets 95 % intervals. Without bias of position 50 % prefer the left."),
       );
+      if (why) $("figures").append(el("p", { class: "quiet" }, why));
       $("figures").hidden = false;
     } catch (error) {
       say(error.message);
@@ -237,11 +314,11 @@ function chatPage() {
     return doing(async () => {
       const asked = el("div", { class: "turn user" }, el("p", { class: "who" }, "you"), rendered(text, false));
       $("turns").append(asked);
-      $("votes").hidden = true;
+      $("votes").hidden = $("undo").hidden = true;
       try {
         const { id, answers } = await ask("chat/ask", { text });
         current = id;
-        heads = answers.map((_, place) => el("h2", {}, two ? ["Left", "Right"][place] : "Answer"));
+        heads = answers.map((_, place) => el("h2", {}, title(place)));
         $("turns").append(el("div", { class: "answers" + (two ? " pairs" : "") }, ...answers.map((answer, place) => el("article", { class: "answer" }, heads[place], rendered(answer, false)))));
         $("votes").hidden = !two;
         $("text").value = "";
@@ -262,14 +339,28 @@ function chatPage() {
   $("reset").addEventListener("click", () => doing(async () => {
     await ask("chat/reset");
     $("turns").replaceChildren();
-    $("votes").hidden = true;
+    $("votes").hidden = $("undo").hidden = true;
+  }));
+  const title = (place) => (two ? ["Left", "Right"][place] : "Answer"), share = (value) => Math.round(100 * value) + " %";
+
+  function counted(tally) {
+    $("tally").textContent = tally ? tally.wins.map(([name, number]) => `${name} ${number}`).join(", ") + `, ties ${tally.ties}; ${tally.wins[0][0]} wins ${share(tally.fraction)} [${share(tally.ci95[0])}, ${share(tally.ci95[1])}]` : "";
+  }
+
+  $("undo").addEventListener("click", () => doing(async () => {
+    const { id, tally } = await ask("chat/undo");
+    current = id;
+    heads.forEach((head, place) => { head.textContent = title(place); });
+    counted(tally);
+    $("undo").hidden = true;
+    $("votes").hidden = false;
   }));
   for (const button of document.querySelectorAll("[data-vote]")) button.addEventListener("click", () => doing(async () => {
     const { names, tally } = await ask("chat/vote", { id: current, verdict: button.dataset.vote });
     names.forEach((name, place) => { heads[place].textContent += `: ${name}` + (["left", "right"][place] === button.dataset.vote ? ", preferred" : ""); });
     $("votes").hidden = true;
-    const share = (value) => Math.round(100 * value) + " %";
-    $("tally").textContent = tally.wins.map(([name, count]) => `${name} ${count}`).join(", ") + `, ties ${tally.ties}; ${tally.wins[0][0]} wins ${share(tally.fraction)} [${share(tally.ci95[0])}, ${share(tally.ci95[1])}]`;
+    $("undo").hidden = false;
+    counted(tally);
     $("text").focus();
   }));
 }

@@ -31,6 +31,10 @@ class Talk:
         self._asked: tuple[str, bool] | None = None  # of the question that may be voted on: its id, whether swapped
         self._wins = [0, 0]  # of each model, in the order of the command line
         self._ties = 0
+        self._voted: tuple[tuple[str, bool], int | None] | None = (
+            None  # the last question's vote: who won, None of a tie
+        )
+        self._seen = False  # whether the models' names were shown before a vote, since one was taken back
         self.two, self.saves = len(chat.speakers) > 1, file is not None
 
     def ask(self, text: Any) -> dict[str, Any]:
@@ -43,7 +47,7 @@ class Talk:
         with self._lock:
             answers = self._chat.ask(text)
             swapped = self.two and random.SystemRandom().random() < 0.5
-            self._asked = (secrets.token_hex(8), swapped)
+            self._asked, self._voted, self._seen = (secrets.token_hex(8), swapped), None, False
             return {"id": self._asked[0], "answers": answers[::-1] if swapped else answers}
 
     def vote(self, number: Any, verdict: Any) -> dict[str, Any]:
@@ -54,7 +58,7 @@ class Talk:
                 raise UsageError("there is no such question to vote on, or it has its vote")
             if verdict not in (*SIDES, "tie"):
                 raise UsageError(f"{str(verdict)[:50]!r} is not a verdict here")
-            swapped = self._asked[1]
+            swapped, winner = self._asked[1], None
             if verdict == "tie":
                 self._ties += 1
             else:
@@ -66,22 +70,41 @@ class Talk:
                 if self._file is not None:
                     models = [self._chat.speakers[place].name for place in (winner, 1 - winner)]
                     at = datetime.now(UTC).isoformat(timespec="microseconds")
-                    self._file.append(row | {"models": models, "at": at})
+                    self._file.append(row | {"models": models, "at": at} | ({"seen": True} if self._seen else {}))
                 self._wins[winner] += 1
+            self._voted = (self._asked, winner)
             self._asked = None
             names = [speaker.name for speaker in self._chat.speakers]
             return {"names": names[::-1] if swapped else names, "tally": self._tally()}
+
+    def undo(self) -> dict[str, Any]:
+        """{"id", "tally"}: the last vote is taken back, and may be given anew; that one's row says that the names were
+        `seen`. Raises UsageError: no vote since the last question."""
+        with self._lock:
+            if self._voted is None:
+                raise UsageError("no vote of the last question to take back")
+            (self._asked, winner), self._voted, self._seen = self._voted, None, True
+            if winner is None:
+                self._ties -= 1
+            else:
+                if self._file is not None:
+                    self._file.take_back()
+                self._chat.withdraw()
+                self._wins[winner] -= 1
+            return {"id": self._asked[0], "tally": self._tally()}
 
     def reset(self) -> dict[str, Any]:
         """Forget the dialogue, not the votes."""
         with self._lock:
             self._chat.reset()
-            self._asked = None
+            self._asked = self._voted = None
             return {}
 
-    def _tally(self) -> dict[str, Any]:
-        """Who won how often, and the first one's fraction with its 95 % interval, ties as halves."""
+    def _tally(self) -> dict[str, Any] | None:
+        """Who won how often, and the first one's fraction with its 95 % interval, ties as halves. None: no votes."""
         votes = sum(self._wins) + self._ties
+        if not votes:
+            return None
         won = self._wins[0] + self._ties / 2
         low, high = wilson_interval(won, votes)
         wins = [[speaker.name, count] for speaker, count in zip(self._chat.speakers, self._wins)]
