@@ -40,8 +40,8 @@ class RewardsConfig:
     missing_eos_penalty: Annotated[
         float, Opt("Subtract this from the score of an answer that reached --max-new-tokens.", min=0)
     ] = 1.0
-    length_penalty: Annotated[float, Opt("Subtract this from the score per token of the answer.", min=0)] = 0.0
-    reward_clip: Annotated[float, Opt("Clip an answer's score to ± this; 0 does not clip.", min=0)] = 0.0
+    length_penalty: Annotated[float, Opt("Subtract this from the score per token.", min=0)] = 0.0
+    reward_clip: Annotated[float, Opt("Clip an answer's score to ± this; 0: not.", min=0)] = 0.0
     whiten_rewards: Annotated[
         bool, Opt("Divide the per-token rewards by their standard deviation; the mean is not subtracted.")
     ] = False
@@ -88,7 +88,7 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
         Opt("Rows with a prompt; answers and labels in them are not used. Repeat to mix several.", metavar="FILE"),
         INCIDENTAL,  # the digest is in the key
     ] = field(default_factory=list)
-    batch_size: Annotated[int, Opt("Answers per rollout, summed over all processes.", min=2)] = 64
+    batch_size: Annotated[int, Opt("Answers per rollout, over all processes.", min=2)] = 64
     generation_batch: Annotated[
         int | None,
         Opt("Answers that each process samples at a time: less memory, slower. Default: the whole rollout.", min=1),
@@ -98,8 +98,7 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     importance_weights: Annotated[
         Literal["off", "token", "sequence"] | None,
         Opt(
-            "With --generate: weigh the policy's loss by min(π / π of the server, 2), of each token or of whole "
-            "answers. Default: token."
+            "With --generate: what the weights min(π / π of the server, 2) of the policy's loss are of. Default: token."
         ),
     ] = None
     max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
@@ -107,14 +106,12 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
         int, Opt("Skip prompts longer than N tokens; the number skipped is printed.", min=1)
     ] = 512
     max_new_tokens: Annotated[int, Opt("Maximum length of an answer, in tokens.", min=1)] = 53
-    temperature: Annotated[float, Opt("Sampling temperature; log-probabilities are computed at it too.", min=1e-3)] = (
-        0.7
-    )
+    temperature: Annotated[float, Opt("Temperature of sampling and of log-probabilities.", min=1e-3)] = 0.7
     advantage: Annotated[
         Advantage,
         Opt(
-            "gae: with a value model; rloo: against the mean of the other answers to the prompt; grpo: rloo divided "
-            "by their standard deviation. rloo and grpo need no value model."
+            "gae: with a value model. Without one, rloo: against the mean of the prompt's other answers; grpo: that "
+            "over their standard deviation."
         ),
     ] = "gae"
     num_generations: Annotated[
@@ -136,20 +133,19 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     ] = None
     kl_budget: Annotated[float, Opt("Raise an alarm at this KL, in nats per answer; 0: never.", min=0)] = 10.0
     clip_range: Annotated[float, Opt("Clip range of the probability ratio.", min=0)] = 0.2
-    clip_range_value: Annotated[float, Opt("Clip range of the value; 0 does not clip.", min=0)] = 0.2
+    clip_range_value: Annotated[float, Opt("Clip range of the value; 0: none.", min=0)] = 0.2
     vf_coef: Annotated[float, Opt("Weight of the value loss.", min=0)] = 0.1
     entropy_coef: Annotated[float, Opt("Weight of the entropy bonus.", min=0)] = 0.0
     gamma: Annotated[float, Opt("Discount per token.", min=0, max=1)] = 1.0
     lam: Annotated[float, Opt("GAE λ: 1 low bias, 0 low variance.", min=0, max=1)] = 0.95
     ppo_epochs: Annotated[int, Opt("Passes over each rollout.", min=1)] = 4
-    minibatches: Annotated[int, Opt("Optimizer steps in each pass over a rollout.", min=1)] = 1
-    value_warmup: Annotated[int, Opt("Train only the value model for the first N rollouts.", min=0)] = 0
+    minibatches: Annotated[int, Opt("Optimizer steps in a pass over a rollout.", min=1)] = 1
+    value_warmup: Annotated[int, Opt("Train only the value model for N rollouts.", min=0)] = 0
     on_alarm: Annotated[
         Literal["warn", "stop", "rollback"],
         Opt(
-            "On a serious alarm of a training monitor: warn and continue, stop (exit 6; the result so far stays), or "
-            "go back to the last checkpoint with half the learning rate and twice the KL coefficient, at most three "
-            "times."
+            "On a serious alarm: warn, stop (exit 6; the result so far stays), or go back to the last checkpoint with "
+            "half the learning rate and twice the KL coefficient, at most three times."
         ),
     ] = "warn"  # type: ignore[assignment]  # one value more than the other stages have
 

@@ -56,8 +56,7 @@ Temperature = Annotated[float, Opt("Sampling temperature.", min=1e-3)]
 Generate = Annotated[
     str | None,
     Opt(
-        "Have vLLM servers answer the prompts, which are given the model's weights (docs/engine.md). "
-        "Default: this process does.",
+        "vLLM servers that answer the prompts (docs/engine.md). Default: this process.",
         metavar="URL[,URL…]",
     ),
     WHETHER,
@@ -115,8 +114,8 @@ class Machine:
     dtype: Annotated[
         Dtype,
         Opt(
-            "Data type to compute in; auto: bfloat16 on a GPU that supports it, and to train or sample a model above "
-            "20M parameters on a CPU that does; else float32."
+            "Data type to compute in; auto: bfloat16 on a GPU that supports it, and on a CPU that does to train or "
+            "sample a model above 20M parameters; else float32."
         ),
     ] = "auto"
     device: Annotated[str, Opt("cpu, cuda, cuda:1 or mps; auto uses the best one found.", metavar="NAME")] = "auto"
