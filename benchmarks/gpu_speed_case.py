@@ -7,6 +7,7 @@ import importlib
 import json
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from benchmarks.machine import step_flops
 from benchmarks.memory_cases import SHAPES
 from prefcli.artifacts.references import TINY
 from prefcli.errors import MemoryShortError, from_foreign
+from prefcli.models import packed_attention
 from prefcli.progress import Reporter
 from prefcli.stages.measuring import PeakMemory
 
@@ -249,9 +251,25 @@ def ours(case: Case, place: Path, rows: list[dict[str, str]], notices: Notices) 
     else:
         options |= {"data": [str(data)], "max_length": 4096}
     options |= {"eval_share": 0.0} if case.stage == "train-rm" else {}
-    memory.SILENT = notices
+    memory.SILENT, calls = notices, _attention_calls()
     memory.Bench(place.parent, case.device).run(memory.Case(case.size, case.stage, case.rows, 0, 0), options, None)
-    return {"tokens_per_row": case.tokens_per_row, "losses": notices.losses}
+    return {"tokens_per_row": case.tokens_per_row, "losses": notices.losses, "attention": calls}
+
+
+def _attention_calls() -> Counter[str]:
+    """How often each way of packed attention is called: in one call of all, in groups of like length, one by one."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name.lstrip("_")] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("_all_at_once", "_in_groups", "_one_by_one"):
+        setattr(packed_attention, name, counted(name, getattr(packed_attention, name)))
+    return calls
 
 
 def theirs(case: Case, place: Path, rows: list[dict[str, str]]) -> dict[str, Any]:
