@@ -18,6 +18,7 @@ NAMES = {
     "memory": "peaks of every stage by phase, measured against mem-estimate",
     "power": "what compare can see and how often it is wrong, and the coverage of intervals of few prompts",
     "gpu": "every stage on a GPU against the CPU: figures, seconds, memory",
+    "gpu-speed": "rows a second, memory and share of a GPU's peak: packed, padded and TRL, 0.5B to 7B",
     "serve": "requests a second of serve-rm, against the server that it had before",
     "real_chain": "every stage on a real language model",
 }
@@ -28,7 +29,7 @@ def main() -> None:
         print(__doc__ + "\n" + "\n".join(f"  {name:<15}{what}" for name, what in NAMES.items()))
         raise SystemExit(0 if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help") else 2)
     name = sys.argv.pop(1)
-    importlib.import_module(f"benchmarks.{name}").main()
+    importlib.import_module(f"benchmarks.{name.replace('-', '_')}").main()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -252,8 +253,8 @@ def transformers_config(a: Architecture) -> Any:
     )  # fmt: skip
 
 
-def rows(case: Case, count: int) -> list[dict[str, Any]]:
-    """Rows whose prompts and answers have the case's lengths in tokens, the answers' end token included."""
+def writer() -> Callable[[int], str]:
+    """Makes texts of as many tokens as it is told, of the words of `tiny`'s tokenizer; always the same ones."""
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     words = [text for i in range(len(tokenizer)) if (text := tokenizer.decode([i]))[:1] == " " and text[1:].isalpha()]
     draw = random.Random(0)
@@ -264,6 +265,12 @@ def rows(case: Case, count: int) -> list[dict[str, Any]]:
             if len(tokenizer(made)["input_ids"]) == tokens:
                 return made
 
+    return text
+
+
+def rows(case: Case, count: int) -> list[dict[str, Any]]:
+    """Rows whose prompts and answers have the case's lengths in tokens, the answers' end token included."""
+    text = writer()
     found: list[dict[str, Any]] = []
     for number in range(count):
         row: dict[str, Any] = {"prompt": text(case.prompt)}

@@ -21,7 +21,7 @@ def _shape(name: str, family: str, *sizes: int, tied: bool = True, positions: in
 
 
 # layers, hidden, heads, of them for keys and values, MLP, vocabulary: those of SmolLM2-135M, TinyLlama-1.1B,
-# Llama-2-7B, Qwen2.5-0.5B and GPT-2 medium; and small ones of the same three kinds.
+# Llama-2-7B, Qwen2.5-0.5B, -1.5B and -7B, and GPT-2 medium; and small ones of the same three kinds.
 SHAPES = {
     shape.name: shape
     for shape in (
@@ -33,6 +33,8 @@ SHAPES = {
         _shape("qwen2-8M", "qwen2", 6, 128, 4, 2, 384, 40000),
         _shape("qwen2-70M", "qwen2", 10, 384, 6, 2, 1536, 120000),
         _shape("qwen2-0.5B", "qwen2", 24, 896, 14, 2, 4864, 151936),
+        _shape("qwen2-1.5B", "qwen2", 28, 1536, 12, 2, 8960, 151936),
+        _shape("qwen2-7B", "qwen2", 28, 3584, 28, 4, 18944, 152064, tied=False),
         _shape("gpt2-5M", "gpt2", 5, 192, 4, 4, 768, 12000, positions=1024),
         _shape("gpt2-30M", "gpt2", 6, 384, 6, 6, 1536, 50257, positions=1024),
         _shape("gpt2-355M", "gpt2", 24, 1024, 16, 16, 4096, 50257, positions=1024),
