@@ -32,9 +32,16 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
-    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads."""
+    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads.
+
+    What is None now may have been anything.
+    """
     before = draft.run.get("environment", {})
-    changed = [f"{name} {before.get(name)}, now {value}" for name, value in under.items() if before.get(name) != value]
+    changed = [
+        f"{name} {before.get(name)}, now {value}"
+        for name, value in under.items()
+        if value is not None and before.get(name) != value
+    ]
     if changed:
         where = draft.path if draft.version else "the unfinished version"  # another process's folder is thrown away
         raise ArtifactError(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import functools
 import gc
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from prefcli import stopping
 from prefcli.artifacts.manifest import Manifest
@@ -25,6 +27,7 @@ from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.packed import pack
+from prefcli.models.sharding import at_rest, shard
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process
 from prefcli.stages.environment import environment, refuse_elsewhere
@@ -32,7 +35,7 @@ from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
 from prefcli.stages.metrics_log import MetricsLog, is_number
 from prefcli.stages.plan import check_memory, peak, run_of
-from prefcli.stages.processes import draft_of, sharded
+from prefcli.stages.processes import draft_of, under_deepspeed, without_accelerates_fsdp
 from prefcli.stages.saving import bases_of, write_card
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
@@ -106,8 +109,8 @@ class Session:
             self.reporter.notice(f"{before} was removed or moved meanwhile: the run is written to {self.draft.path}")
 
     def enter(self, phase: Phase) -> None:
-        """Set what a signal does from now on. Where weights are split no state is written: it is raised at once."""
-        if not sharded():
+        """Set what a signal does from now on. Under DeepSpeed no state is written: it is raised at once."""
+        if not under_deepspeed():
             stopping.enter(phase)
 
     @property
@@ -116,15 +119,37 @@ class Session:
         Below an adapter the base is frozen, and in `dtype` like all frozen models."""
         return torch.float32 if self.inputs.config.lora_rank == 0 else self.dtype
 
+    @functools.cached_property
+    def mesh(self) -> DeviceMesh | None:
+        """The processes that the weights are split over; None where each holds them whole."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if not self.inputs.config.shard:
+            return None
+        if processes == 1:
+            self.reporter.notice("--shard splits nothing in one process: torchrun --nproc-per-node N starts several")
+            return None
+        return init_device_mesh(self.device.type, (processes,))
+
     def packs(self, model: Any, role: str) -> bool:
-        """Prepare a model for packed rows; where it cannot take them a notice says so, and it stays on padded ones."""
+        """Split a model over the processes, as --shard says, and prepare it for packed rows; where it cannot take them
+        a notice says so, and it stays on padded ones."""
+        if self.mesh is not None:
+            shard(model, self.mesh, self.dtype)
         if not self.inputs.config.packed:
             return False
-        wrapper = sharded()
-        reason = f"{wrapper} holds its weights" if wrapper else pack(model)
+        reason: str | None = "DeepSpeed holds its weights"
+        if not under_deepspeed():
+            with self.as_gathered():
+                reason = pack(model)
+            at_rest(model)  # what trains it is to find its parts
         if reason:
             self.reporter.notice(f"the {role} runs on padded rows: {reason}")
         return reason is None
+
+    def as_gathered(self) -> AbstractContextManager[Any]:
+        """Weights that are split are gathered in the number format of the computation, which is this."""
+        mixed = self.mesh is not None and self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
 
     @property
     def tokens_per_row(self) -> int:
@@ -161,10 +186,11 @@ class Session:
         value: Any = None,
         value_saves_merged: bool = False,
         weights: dict[str, Any] | None = None,
+        value_weights: dict[str, Any] | None = None,
     ) -> Artifact | None:
         """Save everything and let the version appear; None in all processes but the first.
 
-        `weights` are the model's where it does not hold them whole itself (`trl_trainer.whole_weights`).
+        `weights` are those of models that do not hold them whole themselves (`trl_trainer.whole_weights`).
         Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training. DataError where a file of
         rows was changed meanwhile.
         """
@@ -177,7 +203,7 @@ class Session:
             return None
         if value is not None:  # first: it may stand on the policy's base, which merging the policy changes
             value = merged(value) if saves_merged or value_saves_merged else value
-            save_model(value, self.draft.path / "value")
+            save_model(value, self.draft.path / "value", value_weights)
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
         bases = {} if saves_merged else bases_of(self.inputs, model=model, value=value)
@@ -239,14 +265,14 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
-    with draft_of(inputs, device) as draft:
+    with without_accelerates_fsdp(), draft_of(inputs, device) as draft:
         under = environment(device, dtype)
         noted = {"key": inputs.key, "environment": under, "parents": parents_of(inputs)}
         if draft.before:
             reporter.notice(draft.before)
         last = draft.steps[-1] if draft.run else 0
         if last:
-            refuse_elsewhere(draft, under)
+            refuse_elsewhere(draft, under | ({"processes": None} if inputs.config.shard else {}))
             draft.check(last)
             reporter.notice(f"resuming from step {last} of an unfinished run ({draft.path})")
             stopping.kept = last
@@ -285,8 +311,8 @@ def _what_is_kept(run: Session) -> str:
     draft = run.draft
     if draft.finished:
         return f"interrupted as it ended: {run.inputs.name}@v{draft.version} is finished"
-    if wrapper := sharded():
-        return f"interrupted: no checkpoint is saved under {wrapper}; the same command starts from the beginning"
+    if under_deepspeed():
+        return "interrupted: no checkpoint is saved under DeepSpeed; the same command starts from the beginning"
     kept = draft.steps[-1] if draft.steps else 0
     when = f" in the middle of step {run.ended + 1}, too late to drop it" if run.ended > kept else ""
     if kept:
