@@ -52,7 +52,7 @@ class One:
         gold = f"python:{chain.sample_data / 'gold.py'}:score"
         self.commands = {
             "sft": [*chain.args("sft"), *steps, "--eval-data", str(demos), *at_the_end],
-            "rm": [*chain.args("rm"), *pairs, "--lr", "1e-3"],
+            "rm": [*chain.args("rm"), *pairs, "--lr", "2e-4"],
             "dpo": [*dpo, "--gradient-checkpointing"],
             "kto": ["kto", *dpo[1:], "--reference", "tiny"],
             "orpo": ["orpo", *dpo[1:], "--lora-rank", "4"],
@@ -85,7 +85,7 @@ class One:
                  "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(__file__).parent.parent), **env},
             capture_output=True, text=True,
         )  # fmt: skip
-        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.returncode == 0, result.stderr[-9000:]
         made = [self.chain.runs / f"{kind}-{name}/v1" for name in self.commands]
         assert [line for line in result.stdout.splitlines() if line] == [str(path) for path in made]  # one speaks
         others = self.chain.runs.glob(f"{kind}-*/*")
@@ -93,6 +93,7 @@ class One:
         return made
 
     def check(self, made: list[Path], processes: int, rel: float, weights: float) -> None:
+        off: dict[tuple[str, str], float] = {}
         for name, mine in zip(self.commands, made):
             theirs = self.chain.runs / f"one-{name}/v1"
             assert json.loads((mine / "manifest.json").read_text())["environment"]["processes"] == processes
@@ -101,15 +102,15 @@ class One:
             if name == "kto":
                 assert rows[1][0]["kl"] > 1  # a reference point to agree on
             for found, expected in zip(*rows):
+                found, expected = ({k: v for k, v in row.items() if k[:5] != "time/"} for row in (found, expected))
                 assert found.keys() == expected.keys()
                 for metric, value in expected.items():
-                    if not metric.startswith("time/"):
-                        assert found[metric] == pytest.approx(value, rel=rel, abs=rel / 10), (name, metric)
+                    assert found[metric] == pytest.approx(value, rel=rel, abs=rel / 10), (name, metric)
             for file in theirs.glob("*/*.safetensors"):
                 expected, found = load_file(file), load_file(mine / file.relative_to(theirs))
                 assert found.keys() == expected.keys()  # a tied head is there once
-                off = max(float((found[key] - expected[key]).abs().max()) for key in expected)
-                assert off <= weights, (name, file.name, off)
+                off[name, file.parent.name] = max(float((found[key] - expected[key]).abs().max()) for key in expected)
+        assert max(off.values()) <= weights, off
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import math
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -27,6 +28,8 @@ from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secre
 from prefcli.models.quiet import quieten
 from prefcli.progress import is_main_process
 from prefcli.stopping import exit_code
+
+LISTEN = 5.0  # seconds between an error in another process than the first, and what it says of it
 
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
@@ -276,6 +279,8 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         if isinstance(error, SystemExit):
             raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
+        if not is_main_process() and (known is None or not known.told):
+            time.sleep(LISTEN)  # where the first process has failed too, the launcher ends this one meanwhile
         if debug or known is None:
             traceback.print_exc(file=sys.stderr)
         if known is None:

@@ -8,6 +8,7 @@ passes (`in_step`), or hold the weights whole for a while (`gathered`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -22,31 +23,78 @@ from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
+spent = {"gathering": 0.0}  # seconds in which models were gathered whole, of this process
 
-def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype) -> None:
-    """Split the weights over the processes of `mesh`, in place. What has been split stays as it is.
 
-    A layer is gathered in `dtype`, that of the computation; gradients are averaged over the processes in float32. The
-    optimizer must be made afterwards: it is given the parts.
+def source_device() -> torch.device:
+    """Where a model is opened that `shard` takes: the first process has its weights, the others its structure alone."""
+    return torch.device("cpu" if dist.get_rank() == 0 else "meta")
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.dtype) -> None:
+    """Split a model over the processes of `mesh`, in place. What has been split stays as it is.
+
+    The first process hands its weights out, one layer at a time: no other has the model whole, and no device.
+    A layer is gathered in `dtype`, that of the computation, and gradients are averaged over the processes in float32.
+    Of a model without adapters, trained weights are held in float32, frozen ones in `dtype`. `stream` is the format
+    between the layers; under autocast that of the embeddings. The optimizer must be made afterwards, of the parts.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     base = _transformers_model(model)
+
+    device = torch.device(mesh.device_type)
+    formats = (torch.float32, dtype) if base is model else (None, None)
+
+    def split(unit: nn.Module, **options: Any) -> None:
+        if not getattr(base, "is_loaded_in_4bit", False):  # which each process has made for itself, of the same numbers
+            _hand_out(unit, device, *formats)
+        fully_shard(unit, mesh=mesh, mp_policy=policy, **options)
+
     if not isinstance(base, FSDPModule):
-        embeddings = base.get_input_embeddings()
-        held = embeddings.weight.dtype
-        if not any(p.requires_grad for p in model.parameters()):  # nothing moves them: gathered, they are the same
-            for parameter in base.parameters():
-                parameter.data = parameter.data.to(dtype)
         for layer in _layers(base):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
+            split(layer)
         # It takes hidden states and scores out by hooks, so nothing would gather a root again in its backward pass.
-        fully_shard(base, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-        if held != dtype:  # as under autocast, where the stream between the layers is what the embeddings are held in
-            embeddings.register_forward_hook(lambda _module, _inputs, output: output.to(held))
+        split(base, reshard_after_forward=False)
+        if stream != dtype:
+            base.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.to(stream))
     head = getattr(model, "score", None)
     if head is not None and isinstance(head, nn.Linear) and not any(head is module for module in base.modules()):
-        fully_shard(head, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        split(head, reshard_after_forward=False)
     model._is_accelerate_prepared = True  # type: ignore[assignment]  # accelerate is to leave it as it is
+
+
+@torch.no_grad()
+def _hand_out(unit: nn.Module, device: torch.device, trained: torch.dtype | None, frozen: torch.dtype | None) -> None:
+    """Give a unit's weights, but for those that are split already, and its buffers from the first process to all.
+
+    They come to the device, in a format for those that are trained and one for the others; None: as they are.
+    """
+    handed: dict[int, tuple[Tensor, nn.Parameter]] = {}  # a tied one is handed out once, and stays one
+    for module in unit.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None or isinstance(parameter, DTensor):
+                continue
+            if id(parameter) not in handed:
+                value = _of_first(parameter, device)
+                held = trained if parameter.requires_grad else frozen
+                value = value if held is None else value.to(held)
+                handed[id(parameter)] = parameter, nn.Parameter(value, requires_grad=parameter.requires_grad)
+            module._parameters[name] = handed[id(parameter)][1]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = _of_first(buffer, device)
+
+
+def _of_first(tensor: Tensor, device: torch.device) -> Tensor:
+    """The first process's tensor, on the device of each."""
+    first = dist.get_rank() == 0
+    value = (
+        tensor.detach().to(device).contiguous()
+        if first
+        else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    )
+    dist.broadcast(value, 0)
+    return value
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -60,9 +108,11 @@ def gathered(*models: nn.Module) -> Iterator[None]:
     All processes must enter. Nothing happens to models that are not split.
     """
     units = [unit for model in models for unit in model.modules() if isinstance(unit, FSDPModule)]
+    began = time.perf_counter()
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
+    spent["gathering"] += time.perf_counter() - began
     try:
         yield
     finally:

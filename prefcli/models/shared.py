@@ -174,7 +174,8 @@ def _add(base: PeftModel, name: str, config: Any, tensors: dict[str, Tensor], te
     base.add_adapter(name, config)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     check_tensors(base, shapes, text, name, "copy the adapter again, or use --layout separate")
-    set_peft_model_state_dict(base, tensors, adapter_name=name)
+    if not any(tensor.is_meta for tensor in tensors.values()):  # else another process has the values
+        set_peft_model_state_dict(base, tensors, adapter_name=name)
 
 
 def start_of(trained: PeftModel, continued: bool, name: str) -> SharedRole:

@@ -26,7 +26,7 @@ from prefcli.errors import AlarmError, UsageError
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.generation import InProcess, NotFiniteError, Sampler
 from prefcli.models.logps import token_logps, token_values
-from prefcli.models.sharding import in_step, parts_of_state
+from prefcli.models.sharding import in_step, is_sharded, parts_of_state, spent
 from prefcli.rl import kl, metrics
 from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
 from prefcli.rl.optimizer import clip_each, make_optimizer, make_scheduler, trained_parameters
@@ -102,6 +102,7 @@ class PPO:
         self.rollouts += 1
         draws = self._draws(len(prompts) * self.answers)
         first = self._minibatches(len(prompts))
+        before = spent["gathering"]
         rollout = self._collect([p for p in prompts for _ in range(self.answers)], draws, first, progress)
         self.last_rollout = rollout
         found = metrics.of_rollout(rollout, self.kl_coef, self._total) | metrics.of_sampling(
@@ -123,6 +124,7 @@ class PPO:
             **metrics.of_updates(updates),
             "episode": float(self.episodes),
             "time/generate": rollout.seconds["generate"],
+            **({"time/gather": spent["gathering"] - before} if is_sharded(self.policy) else {}),
             "time/score": rollout.seconds["score"],
             "time/train": time.perf_counter() - started,
         }

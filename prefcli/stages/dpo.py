@@ -20,9 +20,9 @@ from prefcli.data.rows import Examples, Rows
 from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, processes
 from prefcli.rewards.grammar import reward_scales
-from prefcli.rewards.sources import Answer, load_reward
+from prefcli.rewards.sources import Answer, ModelReward, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
@@ -131,7 +131,9 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
     margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
-        source = load_reward(spec, tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter)
+        source = load_reward(spec, tokenizer, dtype=run.dtype, device=run.opens_on, reporter=run.reporter)
+        if isinstance(source, ModelReward):
+            run.split(source.model)
         run.reporter.begin(f"scoring pairs with {spec.name}", sum(map(len, parts)))
         done = 0
         for rows, found in zip(parts, margins):
@@ -139,7 +141,8 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
                 pairs = [rows[i] for i in range(start, min(start + AT_A_TIME, len(rows)))]
                 answers = [Answer(row.prompt, text or "", columns=row.columns)
                            for row in pairs for text in (row.chosen, row.rejected)]  # fmt: skip
-                scores = scales[spec.name].apply(source.score(answers)).tolist()
+                with run.as_gathered():
+                    scores = scales[spec.name].apply(source.score(answers)).tolist()
                 for place, (chosen, rejected) in enumerate(zip(scores[0::2], scores[1::2]), start):
                     found[place] += chosen - rejected
                 done += len(pairs)
@@ -213,6 +216,6 @@ def _logps(run: Session, parts: list[Examples], packed: bool) -> list[ReferenceL
 
 def _resumed(each: list[list[Tensor]]) -> list[Tensor]:
     """The values that this process goes on with, of those that each had: its own, or all where their number changed."""
-    if len(each) == int(os.environ.get("WORLD_SIZE", "1")):
+    if len(each) == processes():
         return each[int(os.environ.get("RANK", "0"))]
     return [torch.stack(values).nanmean(0) for values in zip(*each)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Any
 
@@ -14,6 +13,7 @@ import trl
 from prefcli import __version__
 from prefcli.artifacts.store import Draft
 from prefcli.errors import ArtifactError
+from prefcli.progress import processes
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
     }
 
 

@@ -49,7 +49,6 @@ from prefcli.stages.trackers import require
 SHARD_INSTEAD = {
     "--optim": "use --optim adamw or sgd: the others' moments are not shaped like the weights, and cannot be split",
     "--dtype": "use --dtype bfloat16",
-    "--load-in-4bit": "leave one of the two out: the packed numbers of a 4-bit base cannot be split as weights are",
 }
 
 # The options of any stage, for the type checker alone: the table in config/stages.py has the stages.
@@ -159,7 +158,6 @@ def _split(config: StageConfig) -> StageConfig:
     asked = {
         f"--optim {config.optim}": config.optim in ("adafactor", "adamw-8bit"),
         "--dtype float16": config.dtype == "float16",
-        "--load-in-4bit": config.load_in_4bit,
     }
     for name in (name for name, wanted in asked.items() if wanted):
         raise UsageError(f"{name} does not run with --shard (FSDP)", SHARD_INSTEAD[name.split()[0]])

@@ -51,8 +51,8 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     session.reporter.begin(f"loading {inputs.model.shown}", None)
     loaded = loaded_policy(
         inputs.model,
-        dtype=session.trained_dtype,
-        device=session.device,
+        dtype=session.opens_in(inputs.model, tokenizer),
+        device=session.opens_on,
         trainable=config.lora_rank > 0,
         tokenizer_size=len(tokenizer),
         in_4bit=config.load_in_4bit,

@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list
 from prefcli.artifacts.store import Draft
 from prefcli.artifacts.unfinished import LOG, RUN
 from prefcli.config.training import FSDP
-from prefcli.progress import is_main_process
+from prefcli.progress import is_main_process, processes
 from prefcli.stages.inputs import Inputs
 
 
@@ -42,10 +42,9 @@ def draft_of(inputs: Inputs, device: torch.device) -> Iterator[Draft]:
 
     Those resume from the state that the first resumes from.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if is_main_process():
         with inputs.store.writer(inputs.name, None if inputs.config.force else inputs.key) as draft:
-            if several:
+            if processes() > 1:
                 _told(device, draft.path if draft.run else None)
             yield draft
         return

@@ -158,8 +158,8 @@ def load_reference(run: Session, tokenizer: Any, *, merge: bool) -> Any:
     merge = merge and is_adapter(reference) and not in_4bit
     model = load_policy(
         reference,
-        dtype=run.trained_dtype,
-        device=run.device,
+        dtype=run.opens_in(reference, tokenizer),
+        device=run.opens_on,
         trainable=False,
         tokenizer_size=len(tokenizer),
         in_4bit=in_4bit,

@@ -78,8 +78,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         loaded = loaded_scorer(
             inputs.model,
             tokenizer,
-            dtype=run.trained_dtype,
-            device=run.device,
+            dtype=run.opens_in(inputs.model, tokenizer) if is_scorer(inputs.model) else run.trained_dtype,
+            device=run.opens_on,
             new_head=not is_scorer(inputs.model),
             trainable=config.lora_rank > 0,
             seed=config.seed,

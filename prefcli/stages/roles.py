@@ -71,6 +71,7 @@ def _config(run: Session) -> PPOConfig:
 
 
 def _separate(run: Session, opened: Opened) -> OpenedRoles:
+    run.split(opened.model)  # one after the other: the first process has one of them whole at a time
     rewards = [_reward(run, opened, spec) for spec in run.inputs.rewards]
     value, value_from, merges = None, None, False
     if _config(run).advantage == "gae":
@@ -157,7 +158,12 @@ def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
 
 
 def _reward(run: Session, opened: Opened, spec: RewardSpec, model: Any = None) -> RewardSource:
-    return load_reward(spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter, model=model)
+    source = load_reward(
+        spec, opened.tokenizer, dtype=run.dtype, device=run.opens_on, reporter=run.reporter, model=model
+    )
+    if isinstance(source, ModelReward) and model is None:
+        run.split(source.model)
+    return source
 
 
 def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, bool]:
@@ -167,8 +173,8 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     loaded = loaded_scorer(
         start,
         opened.tokenizer,
-        dtype=run.trained_dtype,
-        device=run.device,
+        dtype=run.opens_in(start, opened.tokenizer) if is_scorer(start) else run.trained_dtype,  # a new head is drawn
+        device=run.opens_on,
         new_head=not is_scorer(start),
         trainable=config.lora_rank > 0,
         seed=config.seed,
@@ -178,7 +184,9 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
     trained, merges = adapted(config, start, loaded, run.reporter, scorer=True, label=label)
-    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is loaded.model, merges
+    if config.lora_rank == 0:
+        run.split(trained.requires_grad_(True))
+    return trained, trained is loaded.model, merges
 
 
 def _label(run: Session, start: Reference) -> str | None:

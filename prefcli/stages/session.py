@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import functools
 import gc
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from prefcli import stopping
 from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import STOP, Artifact, Draft
 from prefcli.artifacts.unfinished import LOG
 from prefcli.config.base import as_dict
@@ -26,10 +26,11 @@ from prefcli.errors import AlarmError
 from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
+from prefcli.models.loading import configuration, is_adapter
 from prefcli.models.packed import pack
-from prefcli.models.sharding import at_rest, shard
+from prefcli.models.sharding import at_rest, shard, source_device
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
-from prefcli.progress import Reporter, is_main_process
+from prefcli.progress import Reporter, is_main_process, processes
 from prefcli.stages.environment import environment, refuse_elsewhere
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
@@ -122,19 +123,34 @@ class Session:
     @functools.cached_property
     def mesh(self) -> DeviceMesh | None:
         """The processes that the weights are split over; None where each holds them whole."""
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
         if not self.inputs.config.shard:
             return None
-        if processes == 1:
+        if processes() == 1:
             self.reporter.notice("--shard splits nothing in one process: torchrun --nproc-per-node N starts several")
             return None
-        return init_device_mesh(self.device.type, (processes,))
+        return init_device_mesh(self.device.type, (processes(),))
+
+    @property
+    def opens_on(self) -> torch.device:
+        """Where a model is opened: on the device, or where `split` takes it. What is in 4 bits is made on the device."""
+        return self.device if self.mesh is None or self.inputs.config.load_in_4bit else source_device()
+
+    def opens_in(self, reference: Reference, tokenizer: Any = None) -> torch.dtype | str:
+        """The number format in which a model is opened that is trained, or the reference. "auto", its files' own, holds
+        no weight in float32 before it is split; not where anything is computed of the weights first."""
+        grows = tokenizer is not None and len(tokenizer) > configuration(reference).get_text_config().vocab_size
+        computes = is_adapter(reference) or reference.kind == "gguf" or grows or self.inputs.config.lora_rank > 0
+        return self.trained_dtype if self.mesh is None or computes else "auto"
+
+    def split(self, model: Any) -> None:
+        """Over the processes, where --shard says so; once its adapters are there."""
+        if self.mesh is not None:
+            shard(model, self.mesh, self.dtype, self.trained_dtype)
 
     def packs(self, model: Any, role: str) -> bool:
-        """Split a model over the processes, as --shard says, and prepare it for packed rows; where it cannot take them
-        a notice says so, and it stays on padded ones."""
-        if self.mesh is not None:
-            shard(model, self.mesh, self.dtype)
+        """Split a model where --shard says so, and prepare it for packed rows; where it cannot take them a notice says
+        so, and it stays on padded ones."""
+        self.split(model)
         if not self.inputs.config.packed:
             return False
         reason: str | None = "DeepSpeed holds its weights"
