@@ -99,7 +99,7 @@ def test_a_killed_run_on_split_weights_is_resumed_to_the_bit_and_under_other_num
     more = ["--shard", "--save-every", "1", "--max-steps"]
     dpo = [*chain.args("dpo"), "--tokens-per-row", "100", "--lora-rank", "4", *more, "8"]
     sft = ["sft", "--model", twenty_million(chain.folder / "m20"), "--data", chain.data("demos"), *more, "2",
-           "--batch-size", "4", "--max-length", "48", "--name", "m20"]  # fmt: skip
+           "--batch-size", "4", "--max-length", "48", "--dtype", "float32", "--name", "m20"]  # fmt: skip
     ppo = [*chain.args("ppo"), "--ppo-epochs", "2", *more, "4", "--seed", "1"]
     killed = launch(chain, 2, [sft, [*dpo, "--name", "dpo"], [*ppo, "--name", "ppo"], [*ppo, "--name", "cut"]], "!")
     assert killed.returncode == 1 and "defect" not in killed.stderr, killed.stderr[-3000:]

@@ -209,7 +209,8 @@ def _logps(run: Session, parts: list[Examples], packed: bool) -> list[ReferenceL
     for rows, before in zip(parts, saved, strict=True):
         file = None  # a file is known by the token ids of all rows
         if rows.whole:
-            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed)
+            split = run.mesh is not None
+            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed, split)
         found.append(ReferenceLogps(len(rows), file, before))
     return found
 

@@ -108,6 +108,7 @@ def cache_file(
     pairs: Sequence[dict[str, Any]],
     in_4bit: bool = False,
     packed: bool = True,
+    split: bool = False,
 ) -> Path | None:
     """Where the values of this reference (by digest, how it is held and how its rows run) on these ids are kept.
 
@@ -116,6 +117,7 @@ def cache_file(
     if digest is None:
         return None
     held, rows = "nf4" if in_4bit else "whole", "packed" if packed else "padded"
+    held = "split" if split and dtype != torch.float32 else held  # norms and embeddings are rounded when gathered
     key = hashlib.sha256(f"{digest} {dtype} {held} {rows}".encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):

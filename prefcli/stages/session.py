@@ -132,7 +132,7 @@ class Session:
 
     @property
     def opens_on(self) -> torch.device:
-        """Where a model is opened: on the device, or where `split` takes it. What is in 4 bits is made on the device."""
+        """Where a model is opened: on the device, where 4 bits are made too, or where `split` takes it."""
         return self.device if self.mesh is None or self.inputs.config.load_in_4bit else source_device()
 
     def opens_in(self, reference: Reference, tokenizer: Any = None) -> torch.dtype | str:
