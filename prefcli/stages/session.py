@@ -22,7 +22,7 @@ from prefcli.artifacts.store import STOP, Artifact, Draft
 from prefcli.artifacts.unfinished import LOG
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
-from prefcli.errors import AlarmError
+from prefcli.errors import AlarmError, UsageError
 from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
@@ -122,12 +122,19 @@ class Session:
 
     @functools.cached_property
     def mesh(self) -> DeviceMesh | None:
-        """The processes that the weights are split over; None where each holds them whole."""
+        """The processes that the weights are split over; None where each holds them whole. Raises UsageError: 4 bits on
+        a CPU."""
         if not self.inputs.config.shard:
             return None
         if processes() == 1:
             self.reporter.notice("--shard splits nothing in one process: torchrun --nproc-per-node N starts several")
             return None
+        if self.inputs.config.load_in_4bit and self.device.type == "cpu":
+            raise UsageError(
+                "--load-in-4bit does not run with --shard on a CPU: bitsandbytes rewrites the weights there as it uses "
+                "them, and of a weight that is gathered anew that is lost",
+                "leave one of the two out, or use GPUs",
+            )
         return init_device_mesh(self.device.type, (processes(),))
 
     @property
