@@ -115,7 +115,7 @@ def from_foreign(error: BaseException) -> PrefcliError | None:
         if phrase in text:
             return SurroundingsError(text, _ADVICE[number])
     # Of gloo and NCCL: each process that waited for it says so.
-    if "Connection closed by peer" in text or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
+    if "gloo/transport" in text or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
         return SurroundingsError(
             "another process of this run has ended",
             "what it said stands above or below; the same command resumes where a checkpoint was saved",

@@ -41,7 +41,6 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     base = _transformers_model(model)
-
     device = torch.device(mesh.device_type)
     formats = (torch.float32, dtype) if base is model else (None, None)
 
@@ -87,12 +86,8 @@ def _hand_out(unit: nn.Module, device: torch.device, trained: torch.dtype | None
 
 def _of_first(tensor: Tensor, device: torch.device) -> Tensor:
     """The first process's tensor, on the device of each."""
-    first = dist.get_rank() == 0
-    value = (
-        tensor.detach().to(device).contiguous()
-        if first
-        else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    )
+    empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    value = empty.copy_(tensor.detach()) if dist.get_rank() == 0 else empty
     dist.broadcast(value, 0)
     return value
 

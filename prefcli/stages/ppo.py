@@ -26,7 +26,7 @@ from prefcli.data.rows import Example, Examples
 from prefcli.data.tokenising import encode_prompt
 from prefcli.errors import AlarmError, ArtifactError, SurroundingsError, UsageError
 from prefcli.evaluation.prompts import say_kept
-from prefcli.models.sharding import at_rest, put, whole, whole_weights
+from prefcli.models.sharding import at_rest, put, whole_weights
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -93,8 +93,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         refuse_long_answers(inputs, max(len(p["prompt_ids"]) for p in prompts.first) if prompts.whole else longest)
         opened = open_policy(run, tokenizer)
         models = open_roles(run, opened)
-        preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
+        with run.as_gathered():
+            preflight(models.rewards, inputs.data.rows, reporter)
         total = rollouts(config, len(prompts))
         ends = end_ids(opened.tokenizer, opened.model.generation_config)
         score = Scorer(models.rewards, scales, ends)
@@ -236,12 +237,13 @@ class States:
         policy, value = self._ppo.roles.policy, self._ppo.roles.value
         keeps = config.keep_state and due
         weights = [whole_weights(model) if keeps and model is not None else None for model in (policy, value)]
-        changed = whole({"weights": self._ppo.parameters, "ppo": self._ppo.state_dict()})
-        if not self._ppo.accelerator.is_main_process:
-            return
         self._position.train_seconds = run.seconds
+        if not self._ppo.accelerator.is_main_process:
+            if run.mesh is not None:
+                save(None, self._ppo, self._watchers, self._position, last)
+            return
         with run.saving(self._position.step, due=due, keep=not due and config.on_alarm == "rollback") as folder:
-            save(folder, changed, self._watchers, self._position, last)
+            save(folder, self._ppo, self._watchers, self._position, last)
             if keeps:
                 save_step(policy, folder / "model", opened.saves_merged, opened.tokenizer, weights[0])
                 if value is not None:
@@ -305,14 +307,14 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
     return Answers(*(together(field.name) for field in fields(Answers)))
 
 
-def save(folder: Path, changed: dict[str, Any], watchers: Watchers, position: Position, last: dict[str, Any]) -> None:
-    """A checkpoint to resume from: the trained weights, PPO's own state, and what `last` has of it instead."""
+def save(folder: Path | None, ppo: PPO, watchers: Watchers, position: Position, last: dict[str, Any]) -> None:
+    """A checkpoint to resume from; what `last` has of it is not as it is now. Without a folder as `write_state`."""
     write_state(
         folder,
         {
             "position": asdict(position),
-            "weights": changed["weights"],
-            "ppo": changed["ppo"] | last["ppo"],
+            "weights": list(ppo.parameters),
+            "ppo": ppo.state_dict() | last["ppo"],
             "watchers": json.dumps(watchers.state_dict()),
             "random": last["random"],
         },

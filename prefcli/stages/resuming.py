@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from transformers.trainer_callback import TrainerState
 
 from prefcli import stopping
-from prefcli.models.sharding import at_rest, over_all, parts_of_state, put, whole, whole_weights
+from prefcli.models.sharding import at_rest, over_all, parts_of_state, put, whole_weights
 from prefcli.progress import is_main_process
 from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.saving import save_step
@@ -136,27 +136,26 @@ class Resuming:
         self._write(each, self._total_train_tokens, False)
 
     def _write(self, each: list[dict[str, Any]], tokens: int, owes: bool) -> None:
-        """All processes gather; the first one writes."""
+        """All processes gather where weights are split; the first one writes."""
         scaler = getattr(self.accelerator, "scaler", None)
-        changed = whole({"weights": trained(at_rest(self.model)), "optimizer": self.optimizer.state_dict()})
+        state = {
+            "weights": trained(at_rest(self.model)),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "tokens": tokens,
+            "watchers": json.dumps(self.watchers.state_dict()),
+            "train_seconds": self.run.seconds,
+            "each": each,
+            "owes": owes,
+        }
         keeps = self.run.inputs.config.keep_state and self._due
         weights = whole_weights(self.model) if keeps else None
         if not is_main_process():
+            write_state(None, state)
             return
         with self.run.saving(self.state.global_step, due=self._due) as folder:
-            write_state(
-                folder,
-                changed
-                | {
-                    "scheduler": self.lr_scheduler.state_dict(),
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                    "tokens": tokens,
-                    "watchers": json.dumps(self.watchers.state_dict()),
-                    "train_seconds": self.run.seconds,
-                    "each": each,
-                    "owes": owes,
-                },
-            )
+            write_state(folder, state)
             if keeps:
                 save_step(self.model, folder / "model", self.saves_merged, self.processing_class, weights)
             self.state.log_history = []  # it is in metrics.jsonl, and would grow with every state
