@@ -49,6 +49,7 @@ from prefcli.stages.trackers import require
 SHARD_INSTEAD = {
     "--optim": "use --optim adamw or sgd: the others' moments are not shaped like the weights, and cannot be split",
     "--dtype": "use --dtype bfloat16",
+    "--generate": "leave one of the two out: servers are proven against weights that one process holds",
 }
 
 # The options of any stage, for the type checker alone: the table in config/stages.py has the stages.
@@ -158,6 +159,7 @@ def _split(config: StageConfig) -> StageConfig:
     asked = {
         f"--optim {config.optim}": config.optim in ("adafactor", "adamw-8bit"),
         "--dtype float16": config.dtype == "float16",
+        "--generate": isinstance(config, PPOConfig) and bool(config.generate),
     }
     for name in (name for name, wanted in asked.items() if wanted):
         raise UsageError(f"{name} does not run with --shard (FSDP)", SHARD_INSTEAD[name.split()[0]])
