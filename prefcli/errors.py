@@ -114,6 +114,12 @@ def from_foreign(error: BaseException) -> PrefcliError | None:
     ):
         if phrase in text:
             return SurroundingsError(text, _ADVICE[number])
+    # Of gloo and NCCL: each process that waited for it says so.
+    if "gloo/transport" in text or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
+        return SurroundingsError(
+            "another process of this run has ended",
+            "what it said stands above or below; the same command resumes where a checkpoint was saved",
+        )
     # The last two: a library that was to be loaded, under a limit of memory.
     short = ("out of memory", "can't allocate memory", "not enough memory", "map segment", "Cannot allocate memory")
     if isinstance(error, MemoryError) or any(phrase in text for phrase in short):

@@ -11,6 +11,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many `accelerate launch` or torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class Reporter:
     """Does nothing; the command line's reporter draws, a test's records."""
 

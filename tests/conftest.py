@@ -39,6 +39,7 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr("prefcli.memory.devices.has_bfloat16", lambda: False)  # the same on every processor
+    monkeypatch.setattr("prefcli.cli.command.LISTEN", 0.0)  # no test waits for another process to speak
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no test outlives a power cut, and waiting for disks is slow
     return tmp_path
 

@@ -104,7 +104,7 @@ def trained(policy, reference, case, beta, folder, certain=False, steps=120):
         tokens_per_row=10_000, config=DPOConfig(loss=loss, beta=beta).resolved(), references=[logps],
         share=SHARE if case == "modpo" else 1.0,
     )  # fmt: skip
-    logps.model, logps.run = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
+    logps.model, logps.run = reference, lambda: reference_at_work(reference, trainer.accelerator)
     trainer.train()
     return distribution(policy)
 

@@ -104,7 +104,7 @@ def dpo(tmp_path, rows):
         train_dataset=Dataset.from_list(numbered), eval_dataset=Dataset.from_list(numbered), references=logps,
     )  # fmt: skip
     for one in logps:
-        one.model, one.run = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
+        one.model, one.run = reference, lambda: reference_at_work(reference, trainer.accelerator)
     found = trainer.evaluate()
     sides = ("chosen_ids", "rejected_ids")
     r = [[float(logps_of(policy, p, s)[0] - logps_of(reference, p, s)[0]) for s in sides] for p in PAIRS]

@@ -125,7 +125,7 @@ PPO_OPTIONS = {
 ELSEWHERE = {
     "model", "lora_rank", "lora_alpha", "adapter", "load_in_4bit",
     "dtype", "device", "gradient_checkpointing", "epochs", "max_steps", "lr",
-    "batch_size", "grad_accum", "packed", "tokens_per_row", "generation_batch", "name", "runs", "config",
+    "batch_size", "grad_accum", "packed", "tokens_per_row", "shard", "generation_batch", "name", "runs", "config",
     "dry_run", "force",
     "force_memory", "report_to",
     "json", "quiet", "debug", "prompts", "reward", "reward_weight", "standardise_rewards", "reference", "value_init",

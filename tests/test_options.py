@@ -182,7 +182,7 @@ def test_what_cannot_change_the_result_is_marked_and_stays_out_of_the_key(comman
     """A list by hand against the marks: an option that is left out of the key by mistake would reuse a wrong run."""
     incidental = {
         "name", "runs", "config", "dry_run", "force", "report_to", "json", "quiet", "debug",  # where and how shown
-        "force_memory",
+        "force_memory", "shard",  # one process makes the same steps
         "model", "data", "prompts", "reward", "reference", "value_init",  # by digest
         "eval_data", "eval_every",  # by digest; when it is measured
         "split",  # the digest is of the rows of that split

@@ -469,21 +469,22 @@ def test_dpo_with_an_adapter_takes_the_policy_without_it_as_the_reference(chain,
     assert abs(mine[-1]["rewards/margins"]) > 0
 
 
-def test_sharded_weights_go_the_padded_way(chain, prefcli, monkeypatch):
+def test_weights_that_deepspeed_has_split_go_the_padded_way(monkeypatch):
     from prefcli.stages import session
 
     monkeypatch.setattr(session, "pack", lambda model: pytest.fail("packed"))
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     from prefcli.stages.session import Session
 
     said = []
 
     class Run:
+        mesh = None
         inputs = type("I", (), {"config": type("C", (), {"packed": True})})
         reporter = type("R", (), {"notice": staticmethod(said.append)})
 
     assert Session.packs(Run, None, "policy") is False
-    assert said == ["the policy runs on padded rows: FSDP holds its weights"]
+    assert said == ["the policy runs on padded rows: DeepSpeed holds its weights"]
 
 
 def test_what_is_saved_opens_without_the_packed_attention(chain):

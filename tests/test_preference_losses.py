@@ -100,7 +100,7 @@ def our_dpo(tmp_path, config, policy, reference, pairs=PAIRS, share=1.0, tokens_
         args=arguments(TRLDPOConfig, tmp_path, len(rows), precompute_ref_log_probs=True, beta=config.beta),
         train_dataset=Dataset.from_list(rows), references=[] if config.reference_free else [logps],
     )  # fmt: skip
-    logps.model, logps.run = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
+    logps.model, logps.run = reference, lambda: reference_at_work(reference, trainer.accelerator)
     return gradients(trainer, {"examples": rows}), trainer
 
 
@@ -290,7 +290,7 @@ def our_kto(tmp_path, policy, reference, rows, eval_dataset=None, **options):
                        precompute_ref_log_probs=True, per_device_eval_batch_size=rows),
         tokens_per_row=14, config=KTOConfig(beta=0.5, **options),
     )  # fmt: skip
-    trainer.reference, trainer.at_work = reference, lambda: reference_at_work(reference, trainer.accelerator, False)
+    trainer.reference, trainer.at_work = reference, lambda: reference_at_work(reference, trainer.accelerator)
     return trainer
 
 

@@ -180,11 +180,11 @@ def test_a_model_without_such_a_loss_is_refused(train, stage, model):
     assert "--router-loss 0.01: transformers computes no balancing loss of routers for" in told and model in told
 
 
-def test_it_is_refused_where_weights_are_sharded(train, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+def test_it_is_refused_under_deepspeed(train, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     ran = train("sft", "mixtral", "--router-loss", 0.01)
-    assert ran.code == 2 and not ran.began and "--router-loss does not run under FSDP" in ran.err, ran.err
+    assert ran.code == 2 and not ran.began and "--router-loss does not run under DeepSpeed" in ran.err, ran.err
 
 
 def routers_in(folder: Path) -> tuple[Any, Any]:

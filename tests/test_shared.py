@@ -247,9 +247,9 @@ def test_another_seed_draws_another_adapter_and_the_same_seed_the_same(chain, pr
     assert torch.equal(found[0][name], found[1][name]) and not torch.equal(found[0][name], found[2][name])
 
 
-def test_a_shared_layout_without_adapters_or_under_fsdp_is_refused(chain, prefcli, monkeypatch):
+def test_a_shared_layout_without_adapters_or_under_deepspeed_is_refused(chain, prefcli, monkeypatch):
     result = prefcli(*chain.args("ppo"), "--layout", "shared")
     assert result.exit_code == 2 and "--lora-rank" in result.stderr
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     result = prefcli(*chain.args("ppo"), "--lora-rank", "2")
-    assert result.exit_code == 2 and "does not run under FSDP" in result.stderr
+    assert result.exit_code == 2 and "does not run under DeepSpeed" in result.stderr and "--shard" in result.stderr

@@ -143,12 +143,13 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_loaded(
 
 
 def test_tied_weights_that_were_gathered_are_saved_once(tmp_path):
-    """FSDP and DeepSpeed gather each name by itself: no two share memory then."""
+    """DeepSpeed gathers each name by itself: no two share memory then."""
     model = AutoModelForCausalLM.from_pretrained(TINY)
     gathered = {name: weight.clone() for name, weight in model.state_dict().items()}
-    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, get_state_dict=lambda _: dict(gathered))
+    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, get_state_dict=lambda _: dict(gathered))
+    trainer = SimpleNamespace(accelerator=accelerator, model=model, model_wrapped=model)
     save_model(model, tmp_path / "one")
-    save_model(model, tmp_path / "all", whole_weights(SimpleNamespace(accelerator=accelerator, model=model)))
+    save_model(model, tmp_path / "all", whole_weights(trainer))
     one, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "all"))
     assert "lm_head.weight" in gathered and "lm_head.weight" not in one and found.keys() == one.keys()
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -25,8 +27,10 @@ from prefcli.config.base import Opt, default_of, is_switch, option, typed_option
 from prefcli.config.spelling import PER_PROCESS, Brought, canonical, spell_out
 from prefcli.errors import PrefcliError, UsageError, from_foreign, without_secrets
 from prefcli.models.quiet import quieten
-from prefcli.progress import is_main_process
+from prefcli.progress import is_main_process, processes
 from prefcli.stopping import exit_code
+
+LISTEN = 5.0  # seconds between an error in another process than the first, and what it says of it
 
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.
@@ -276,6 +280,8 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         if isinstance(error, SystemExit):
             raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
+        if known is None or not known.told:
+            _let_the_first_speak()
         if debug or known is None:
             traceback.print_exc(file=sys.stderr)
         if known is None:
@@ -286,6 +292,16 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         if not known.told:
             _tell(known)
         raise typer.Exit(known.exit_code) from error
+
+
+def _let_the_first_speak() -> None:
+    """Where the first process of several has failed too, the launcher ends the others while they wait here."""
+    if is_main_process() or processes() == 1 or "LOCAL_RANK" not in os.environ:
+        return
+    try:
+        time.sleep(LISTEN)
+    except KeyboardInterrupt as stopped:
+        raise typer.Exit(exit_code()) from stopped
 
 
 def _tell(error: PrefcliError) -> None:

@@ -13,6 +13,7 @@ from prefcli.errors import UsageError
 Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
 Adapter = Literal["lora", "rslora", "dora"]
+FSDP = "ACCELERATE_USE_FSDP"  # "true" in the environment of processes that `accelerate launch` starts for it
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class ModelConfig(Machine):
         Opt("Maximum tokens in one forward pass; smaller: less memory, slower. Default: 768; 16384 on CUDA.",
             min=1),
     ] = None  # fmt: skip
+    shard: Annotated[
+        bool,
+        Opt("Split weights, gradients and optimizer over the processes that torchrun or accelerate launch started."),
+        INCIDENTAL,  # it makes the steps of one process
+    ] = False
 
 
 @dataclass(frozen=True)

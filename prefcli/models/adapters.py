@@ -112,7 +112,11 @@ def kind_of(adapter: Any) -> str:
 def _refuse_empty_rows(model: Any) -> None:
     """DoRA divides each row of a weight by its length: one of zeros makes every output NaN."""
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear) and (dequantize_module_weight(layer) == 0).all(1).any():
+        if (
+            isinstance(layer, nn.Linear)
+            and not layer.weight.is_meta
+            and (dequantize_module_weight(layer) == 0).all(1).any()
+        ):
             raise ArtifactError(
                 f"--adapter dora divides by the length of each row of weights, and {name} has rows of zeros",
                 "use --adapter lora or rslora",

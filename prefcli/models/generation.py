@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from prefcli.errors import DataError
 from prefcli.models.logps import completion_logits, runs_packed, tolerance, unwrap
 from prefcli.models.rows import pad_rows
+from prefcli.models.sharding import gathered
 
 
 class NotFiniteError(RuntimeError):
@@ -104,7 +105,7 @@ def generate(
     """
     if not all(prompts):
         raise DataError("a prompt has no tokens", "every prompt needs at least one token, such as the tokenizer's BOS")
-    model = unwrap(model)  # a wrapper's forward may synchronise, and processes decode for different lengths
+    model = unwrap(model)  # a wrapper's forward may synchronise
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     size = batch_size or max(1, len(prompts))
 
@@ -123,7 +124,7 @@ def generate(
             on_token(part[row], token)
 
     completions: list[list[int]] = [[] for _ in prompts]
-    with evaluation_mode(model):
+    with gathered(model), evaluation_mode(model):  # processes decode for different lengths
         groups = [order]
         if len({len(p) for p in prompts}) > 1 and not _pads_exactly(model, prompts, pad_id):
             groups = [list(group) for _, group in groupby(order, lambda i: len(prompts[i]))]

@@ -110,7 +110,8 @@ def loaded_policy(
 ) -> Loaded:
     """A causal language model. `tokenizer_size` grows its embeddings where the tokenizer was given a new token.
 
-    `dtype` may be "auto": that of its files. `in_4bit` holds its linear layers, below an adapter, in 4 bits.
+    `dtype` may be "auto": that of its files. `in_4bit` holds its linear layers, below an adapter, in 4 bits. On the
+    meta device it has no weights, and none are read where that can be: another process hands them out.
 
     Raises ArtifactError: a reward model, an encoder, weights that are missing or do not fit.
     """
@@ -127,10 +128,11 @@ def loaded_policy(
         if kind is None:
             raise ValueError("no causal head")  # `not_opened` finds it too, and says it well
         if is_adapter(reference):
-            base = _base_model(reference, kind, {"dtype": dtype} | extra)
+            base = _base_model(reference, kind, {"dtype": dtype} | extra | _structure(device))
             model = _opened_on(base, reference, trainable=trainable)
         else:
-            model, info = kind.from_pretrained(where, dtype=dtype, output_loading_info=True, **extra)
+            more = extra | ({} if reference.kind == "gguf" else _structure(device))
+            model, info = kind.from_pretrained(where, dtype=dtype, output_loading_info=True, **more)
             _refuse_missing(reference, info, allowed=())
     except Exception as error:
         raise not_opened(reference, error) from error
@@ -179,13 +181,14 @@ def loaded_scorer(
         options |= {"num_labels": count}
         if is_adapter(reference) and is_scorer(reference):
             _refuse_headless_adapter(reference)
-            scorer = _base_model(reference, kind, options, allowed=("score",))
+            scorer = _base_model(reference, kind, options | _structure(device), allowed=("score",))
             has_grown = _grow(scorer, len(tokenizer))
             scorer = _opened_on(scorer, reference, scorer=True, trainable=trainable)
         elif is_adapter(reference) or reference.kind == "gguf":
             policy = load_policy(reference, dtype=dtype, device=torch.device("cpu"), trainable=False)
             scorer = _head_on(policy, dtype)
         else:
+            options |= _structure(device)
             scorer, info = kind.from_pretrained(where, output_loading_info=True, **options, **extra)
             beside = None if new_head or reference.path is None else load_head(reference.path)
             if beside is not None and is_made(kind):
@@ -264,9 +267,19 @@ def _four_bits(dtype: torch.dtype | str, device: torch.device) -> dict[str, Any]
     return {"quantization_config": config, "device_map": {"": device}}
 
 
+def _structure(device: torch.device) -> dict[str, Any]:
+    """For `from_pretrained` on the meta device: read no weights."""
+    return {"device_map": {"": "meta"}} if device.type == "meta" else {}
+
+
 def _placed(model: Model, device: torch.device) -> Model:
     """What is in 4 bits was read to its device already, and is not moved."""
-    return model if getattr(model, "is_loaded_in_4bit", False) else model.to(device)
+    if getattr(model, "is_loaded_in_4bit", False):
+        return model
+    placed = model.to(device)
+    if device.type == "meta":  # where torch makes two of what is tied
+        (placed.get_base_model() if isinstance(placed, PeftModel) else placed).tie_weights()
+    return placed
 
 
 def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:

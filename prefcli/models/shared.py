@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from prefcli.models.adapter_files import ADAPTER as TRAINED
 from prefcli.models.adapter_files import WEIGHTS, check_tensors
 from prefcli.models.classes import backbone_of, new_scorer
+from prefcli.models.sharding import unshard_root
 
 HEAD = "base_model.model.score."  # how PEFT names a saved head's tensors
 
@@ -44,6 +45,7 @@ class SharedRole(nn.Module):
         with at_work(layers_of(self.base), [self.adapter] if self.adapter else []):
             if not hasattr(self, "score"):
                 return self.get_base_model()(**inputs)
+            unshard_root(self.get_base_model())  # the body runs without the model around it
             return self.score(self._body()(**inputs)[0])
 
     @property
@@ -66,13 +68,15 @@ class SharedRole(nn.Module):
     def _body(self) -> Any:
         return backbone_of(self.get_base_model())
 
-    def save_pretrained(self, path: Path) -> None:
+    def save_pretrained(self, path: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """A scorer in the form that PEFT gives an adapter of a sequence classifier with its head."""
         assert self.adapter is not None
         config = copy.copy(self.base.peft_config[self.adapter])
         config.task_type, config.modules_to_save, config.inference_mode = TaskType.SEQ_CLS, ["score"], True
-        tensors = get_peft_model_state_dict(self.base, adapter_name=self.adapter)
-        tensors |= {HEAD + name: tensor for name, tensor in self.score.state_dict().items()}
+        weights = self.state_dict() if state_dict is None else state_dict
+        of_base = {name.removeprefix("base."): t for name, t in weights.items() if name.startswith("base.")}
+        tensors = get_peft_model_state_dict(self.base, of_base, adapter_name=self.adapter)
+        tensors |= {HEAD + n.removeprefix("score."): t for n, t in weights.items() if n.startswith("score.")}
         config.save_pretrained(path)
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path / WEIGHTS, {"format": "pt"})
 
@@ -170,7 +174,20 @@ def _add(base: PeftModel, name: str, config: Any, tensors: dict[str, Tensor], te
     base.add_adapter(name, config)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     check_tensors(base, shapes, text, name, "copy the adapter again, or use --layout separate")
-    set_peft_model_state_dict(base, tensors, adapter_name=name)
+    if not any(tensor.is_meta for tensor in tensors.values()):  # else another process has the values
+        set_peft_model_state_dict(base, tensors, adapter_name=name)
+
+
+def start_of(trained: PeftModel, continued: bool, name: str) -> SharedRole:
+    """A model as it is before it is trained: the base, or a copy `name` of the adapter that is trained on, frozen."""
+    if continued:
+        add_copy(trained, name)
+        for parameter_name, parameter in trained.named_parameters():
+            if name in parameter_name.split("."):
+                parameter.requires_grad_(False)
+    head = getattr(trained.get_base_model(), "score", None)
+    head = None if head is None else copy.deepcopy(head.modules_to_save[TRAINED])
+    return SharedRole(trained, name if continued else None, head)
 
 
 def train_only(base: PeftModel, adapters: list[str]) -> None:

@@ -12,6 +12,7 @@ from transformers import Adafactor, get_scheduler
 
 from prefcli.config.ppo import PPOConfig
 from prefcli.models import bitsandbytes
+from prefcli.models.sharding import over_all
 
 # "The N+ Implementation Details of RLHF with PPO" (arXiv 2403.17031): with PyTorch's default of 1e-8 the first
 # updates, where gradients are small, are far larger.
@@ -49,7 +50,8 @@ def clip_each(groups: Mapping[str, Sequence[nn.Parameter]], limit: float) -> dic
     A group of its own for each model: under one norm a large value loss would shrink the policy's step.
     """
     most = limit or math.inf
-    return {name: float(nn.utils.clip_grad_norm_(list(parameters), most)) for name, parameters in groups.items()}
+    norms = {name: nn.utils.clip_grad_norm_(list(parameters), most) for name, parameters in groups.items()}
+    return {name: float(over_all(norm)) for name, norm in norms.items()}
 
 
 def make_scheduler(

@@ -26,6 +26,7 @@ from prefcli.errors import AlarmError, UsageError
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.generation import InProcess, NotFiniteError, Sampler
 from prefcli.models.logps import token_logps, token_values
+from prefcli.models.sharding import in_step, is_sharded, parts_of_state, spent
 from prefcli.rl import kl, metrics
 from prefcli.rl.advantages import gae, group_normalised, leave_one_out, token_rewards, whiten
 from prefcli.rl.optimizer import clip_each, make_optimizer, make_scheduler, trained_parameters
@@ -101,6 +102,7 @@ class PPO:
         self.rollouts += 1
         draws = self._draws(len(prompts) * self.answers)
         first = self._minibatches(len(prompts))
+        before = spent["gathering"]
         rollout = self._collect([p for p in prompts for _ in range(self.answers)], draws, first, progress)
         self.last_rollout = rollout
         found = metrics.of_rollout(rollout, self.kl_coef, self._total) | metrics.of_sampling(
@@ -122,6 +124,7 @@ class PPO:
             **metrics.of_updates(updates),
             "episode": float(self.episodes),
             "time/generate": rollout.seconds["generate"],
+            **({"time/gather": spent["gathering"] - before} if is_sharded(self.policy) else {}),
             "time/score": rollout.seconds["score"],
             "time/train": time.perf_counter() - started,
         }
@@ -178,14 +181,16 @@ class PPO:
         tokens = self._total(rollout.mask[index].sum().float())
         sums = torch.zeros(len(metrics.TOKEN_SUMS), device=accelerator.device)
         parts = list(micro_batches(index, rollout.rows, self.config.grad_accum, self.tokens_per_row, self.answers))
-        for part in parts:
+        # Gradients are averaged over processes; the loss is a sum over them.
+        scale = accelerator.num_processes / tokens
+        for part, counts in in_step(self.policy, parts, index[rollout.rows.lengths[index].argmin()][None]):
             with ExitStack() as stack:
                 if part is not parts[-1]:  # gradients meet the other processes' once
                     for model in (self.policy, self.value):
                         if model is not None:
                             stack.enter_context(accelerator.no_sync(model))
-                # DDP averages gradients over processes; the loss is a sum over them.
-                sums += self._add_gradients(rollout, part, advantages, returns, accelerator.num_processes / tokens)
+                added = self._add_gradients(rollout, part, advantages, returns, scale if counts else scale * 0)
+                sums += added if counts else 0
         means = metrics.of_minibatch(self._total(sums), tokens)
         if not self.config.router_loss:
             del means["router_loss"]
@@ -286,7 +291,12 @@ class PPO:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.zero_grad()  # an update that an alarm broke off leaves its gradients
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.load_optimizer(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["generator"])
         self.rollouts, self.episodes, self.kl_coef = state["rollouts"], state["episodes"], state["kl_coef"]
+
+    def load_optimizer(self, state: dict[str, Any]) -> None:
+        """Of whole weights, however they are split here."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.optimizer.load_state_dict(parts_of_state(state, parameters))

@@ -22,6 +22,7 @@ from prefcli.data.encoder import Encoder
 from prefcli.models.generation import InProcess, Sampler, evaluation_mode
 from prefcli.models.logps import token_logps, token_values
 from prefcli.models.rows import Rows, pad_rows, parts
+from prefcli.models.sharding import in_step
 from prefcli.rl.roles import Prompt, Roles
 
 HEAVIEST = 2.0  # importance weight: C of Yao et al. 2025 (losses.truncated_weights), and of verl's and TRL's examples
@@ -132,13 +133,13 @@ def _judge(
                 stack.enter_context(evaluation_mode(model))
         answers = config.num_generations or 1
         each = (micro_batches(one, rows, config.grad_accum, tokens_per_row, answers) for one in minibatches)
-        for index in chain.from_iterable(each):
+        for index, counts in in_step(roles.policy, list(chain.from_iterable(each)), rows.lengths.argmin()[None]):
             part = rows.select(index)
-            width = part.mask.shape[1]
-            judged[0, index, :width] = token_logps(roles.policy, part, config.temperature).logps
-            judged[1, index, :width] = token_logps(roles.reference, part, config.temperature).logps
+            width = part.mask.shape[1] if counts else 0
+            judged[0, index, :width] = token_logps(roles.policy, part, config.temperature).logps[:, :width]
+            judged[1, index, :width] = token_logps(roles.reference, part, config.temperature).logps[:, :width]
             if roles.value is not None:
-                judged[2, index, :width] = token_values(roles.value, part)
+                judged[2, index, :width] = token_values(roles.value, part)[:, :width]
     return judged[0], judged[1], judged[2]
 
 

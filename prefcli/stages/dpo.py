@@ -20,15 +20,22 @@ from prefcli.data.rows import Examples, Rows
 from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, processes
 from prefcli.rewards.grammar import reward_scales
-from prefcli.rewards.sources import Answer, load_reward
+from prefcli.rewards.sources import Answer, ModelReward, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import sharded
-from prefcli.stages.reference import ReferenceLogps, cache_file, open_reference, reference_at_work
+from prefcli.stages.processes import under_deepspeed
+from prefcli.stages.reference import (
+    ReferenceLogps,
+    below,
+    cache_file,
+    open_reference,
+    reference_at_work,
+    shares_policy,
+)
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import Session, session
 from prefcli.stages.steps import PAIR_METRICS, Example, Found, PairSteps, pair_metrics, pair_rows
@@ -39,7 +46,7 @@ AT_A_TIME = 32  # pairs between two steps of the progress bar
 
 
 class PairTrainer(Resuming, DPOTrainer):
-    """TRL's trainer on pairs that are token ids already, for weights that are sharded."""
+    """TRL's trainer on pairs that are token ids already, for weights that DeepSpeed has split."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
@@ -124,7 +131,9 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
     scales = reward_scales(inputs.rewards, config.reward_weight, config.standardise_rewards)
     margins = [array("d", bytes(8 * len(rows))) for rows in parts]
     for spec in inputs.rewards:  # one after the other: no two are in memory together
-        source = load_reward(spec, tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter)
+        source = load_reward(spec, tokenizer, dtype=run.dtype, device=run.opens_on, reporter=run.reporter)
+        if isinstance(source, ModelReward):
+            run.split(source.model)
         run.reporter.begin(f"scoring pairs with {spec.name}", sum(map(len, parts)))
         done = 0
         for rows, found in zip(parts, margins):
@@ -132,7 +141,8 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
                 pairs = [rows[i] for i in range(start, min(start + AT_A_TIME, len(rows)))]
                 answers = [Answer(row.prompt, text or "", columns=row.columns)
                            for row in pairs for text in (row.chosen, row.rejected)]  # fmt: skip
-                scores = scales[spec.name].apply(source.score(answers)).tolist()
+                with run.as_gathered():
+                    scores = scales[spec.name].apply(source.score(answers)).tolist()
                 for place, (chosen, rejected) in enumerate(zip(scores[0::2], scores[1::2]), start):
                     found[place] += chosen - rejected
                 done += len(pairs)
@@ -159,16 +169,19 @@ def trl_options(config: DPOConfig) -> dict[str, Any] | None:
 
 
 def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, share: float) -> Any:
-    """Ours; where weights are sharded TRL's own."""
+    """Ours; under DeepSpeed TRL's own."""
     config = run.inputs.config
     assert isinstance(config, DPOConfig)
+    theirs = trl_options(config) if under_deepspeed() else None
+    if theirs is None and under_deepspeed():
+        raise UsageError(
+            "this loss does not run under DeepSpeed", "use --loss sigmoid without further terms, or --shard"
+        )
+    reference = None if config.reference_free or theirs else below(run, opened)
     packed = run.packs(opened.model, "policy")
-    theirs = None if trl_trainer.own_steps() else trl_options(config)
-    if theirs is None and (wrapper := sharded()):
-        raise UsageError(f"this loss does not run under {wrapper}", "use --loss sigmoid without further terms there")
     references = [] if config.reference_free or theirs else _logps(run, [rows, held_out], packed)
-    reference = None
-    if not config.reference_free and not (references and all(logps.known == len(logps.logps) for logps in references)):
+    known = bool(references) and all(logps.known == len(logps.logps) for logps in references)
+    if not (config.reference_free or known or shares_policy(run, opened)):
         reference = open_reference(run, opened.model, opened.tokenizer)
     if theirs:
         args = TRLConfig(**trl_trainer.arguments(run, **theirs))
@@ -177,12 +190,12 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
     arguments = trl_trainer.arguments(
         run, precompute_ref_log_probs=reference is None, beta=config.beta, router_aux_loss_coef=0.0
     )
-    kind = partial(DPOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config,
-                   references=references, share=share)  # fmt: skip
-    trainer = trl_trainer.build(kind, opened.model, opened.tokenizer, TRLConfig(**arguments), rows, held_out)
-    for logps in references:
-        logps.model = opened.model if reference is None else reference
-        logps.run = partial(reference_at_work, logps.model, trainer.accelerator, reference is None)
+    kind = partial(DPOSteps, tokens_per_row=run.tokens_per_row, config=config, references=references, share=share)
+    trainer = trl_trainer.build(
+        kind, opened.model, opened.tokenizer, TRLConfig(**arguments), rows, held_out, ref_model=reference
+    )
+    for logps in references if reference is not None else []:
+        logps.model, logps.run = reference, partial(reference_at_work, reference, trainer.accelerator)
     return trainer
 
 
@@ -191,11 +204,19 @@ def _logps(run: Session, parts: list[Examples], packed: bool) -> list[ReferenceL
     in_4bit = run.inputs.config.load_in_4bit
     saved: list[Any] = [None] * len(parts)
     if run.resumed is not None:
-        saved = run.saved["each"][int(os.environ.get("RANK", "0"))]["references"]
+        saved = _resumed([own["references"] for own in run.saved["each"]])
     found = []
     for rows, before in zip(parts, saved, strict=True):
         file = None  # a file is known by the token ids of all rows
         if rows.whole:
-            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed)
+            split = run.mesh is not None
+            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed, split)
         found.append(ReferenceLogps(len(rows), file, before))
     return found
+
+
+def _resumed(each: list[list[Tensor]]) -> list[Tensor]:
+    """The values that this process goes on with, of those that each had: its own, or all where their number changed."""
+    if len(each) == processes():
+        return each[int(os.environ.get("RANK", "0"))]
+    return [torch.stack(values).nanmean(0) for values in zip(*each)]

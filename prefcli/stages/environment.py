@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Any
 
@@ -14,6 +13,7 @@ import trl
 from prefcli import __version__
 from prefcli.artifacts.store import Draft
 from prefcli.errors import ArtifactError
+from prefcli.progress import processes
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -27,14 +27,21 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
     }
 
 
 def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
-    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads."""
+    """Raise ArtifactError where an unfinished run would not end as it would have: other versions, device or threads.
+
+    What is None now may have been anything.
+    """
     before = draft.run.get("environment", {})
-    changed = [f"{name} {before.get(name)}, now {value}" for name, value in under.items() if before.get(name) != value]
+    changed = [
+        f"{name} {before.get(name)}, now {value}"
+        for name, value in under.items()
+        if value is not None and before.get(name) != value
+    ]
     if changed:
         where = draft.path if draft.version else "the unfinished version"  # another process's folder is thrown away
         raise ArtifactError(

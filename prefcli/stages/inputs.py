@@ -6,6 +6,7 @@ handed back at once and a mistake costs a second and not a model load.
 
 from __future__ import annotations
 
+import os
 import uuid
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +27,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.shared import read_as
 from prefcli.config.stages import Stage, stage_of
-from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig
+from prefcli.config.training import FSDP, SMALL_MODEL_PARAMETERS, DataConfig
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.rows import Rows
 from prefcli.data.weighting import first, mix, set_apart, weigh
@@ -44,6 +45,12 @@ from prefcli.rewards.grammar import (
 )
 from prefcli.rewards.python import try_functions
 from prefcli.stages.trackers import require
+
+SHARD_INSTEAD = {
+    "--optim": "use --optim adamw or sgd: the others' moments are not shaped like the weights, and cannot be split",
+    "--dtype": "use --dtype bfloat16",
+    "--generate": "leave one of the two out: servers are proven against weights that one process holds",
+}
 
 # The options of any stage, for the type checker alone: the table in config/stages.py has the stages.
 StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PPOConfig
@@ -90,6 +97,7 @@ def prepare(config: StageConfig) -> Inputs:
     if isinstance(config, DataConfig):
         config.micro_batches()  # one that cannot be split is told before anything is loaded
     _refuse_odd_adapter(config)
+    config = _split(config)
     name = check_name(stage.name if config.name is None else config.name)
     store = Store(config.runs)
     files = "prompts" if stage.samples else "data"
@@ -142,6 +150,20 @@ def _refuse_odd_adapter(config: StageConfig) -> None:
     for asked in (name for name, wanted in asks.items() if wanted):
         if not bitsandbytes.installed():
             raise UsageError(f"{asked} needs bitsandbytes", "pip install 'prefcli[qlora]'")
+
+
+def _split(config: StageConfig) -> StageConfig:
+    """With --shard where accelerate's file asks for FSDP. Raises UsageError for what cannot be split."""
+    if not (config.shard or os.environ.get(FSDP) == "true"):
+        return config
+    asked = {
+        f"--optim {config.optim}": config.optim in ("adafactor", "adamw-8bit"),
+        "--dtype float16": config.dtype == "float16",
+        "--generate": isinstance(config, PPOConfig) and bool(config.generate),
+    }
+    for name in (name for name, wanted in asked.items() if wanted):
+        raise UsageError(f"{name} does not run with --shard (FSDP)", SHARD_INSTEAD[name.split()[0]])
+    return replace(config, shard=True)
 
 
 def _references(config: StageConfig, stage: Stage, store: Store, notes: list[str]) -> dict[str, Reference]:

@@ -29,8 +29,8 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import sharded
-from prefcli.stages.reference import open_reference, reference_at_work
+from prefcli.stages.processes import under_deepspeed
+from prefcli.stages.reference import below, open_reference, reference_at_work
 from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps
 from prefcli.statistics.sums import Sums
@@ -65,7 +65,7 @@ class KTOSteps(Steps, KTOTrainer):
         others = [ids for part, last in zip(parts, before) for ids in (last, *_columns(part, "completion_ids")[0][:-1])]
         for example, other in zip(examples, others, strict=True):
             example["other_ids"] = other
-        self._kl = self._point(self._mismatched(model, examples))
+        self._kl = self._point(self._mismatched(model, examples, examples))
 
     def _before(self, last: list[list[int]]) -> list[list[int]]:
         """The answer before each of this process's parts, whose last ones are given: as one process has the rows, where
@@ -75,32 +75,34 @@ class KTOSteps(Steps, KTOTrainer):
         own = range(self.accelerator.process_index, len(in_order), len(every))
         return [in_order[place - 1] for place in own]
 
-    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
+    def begin_held_out(self, model: Any, examples: list[Example], batch: list[Example]) -> None:
         """The reference's values of a batch; z₀ is known (`evaluation_loop`)."""
         assert self.at_work is not None
-        for piece in self._pieces(examples):
+        for piece, counts in self.passes(self.reference, self._pieces(examples), batch):
             rows = pad_rows(*_columns(piece, "prompt_ids", "completion_ids"), device=self.accelerator.device)
             with self.at_work(), torch.no_grad():
-                _note(piece, token_logps(self.reference, rows).logps.sum(1))
+                logps = token_logps(self.reference, rows).logps.sum(1)
+            if counts or "reference_logps" not in piece[0]:
+                _note(piece, logps)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """z₀ of all held-out rows first, for their losses depend on it."""
         found = Sums()
         for batch in dataloader:
-            if examples := self.own_rows(batch["examples"]):
-                for example in examples:
-                    example["other_ids"] = self.eval_dataset[example["row"] - 1]["completion_ids"]
-                found.add(self._mismatched(self.model, examples))
+            for example in batch["examples"]:
+                example["other_ids"] = self.eval_dataset[example["row"] - 1]["completion_ids"]
+            found.add(self._mismatched(self.model, self.own_rows(batch["examples"]), batch["examples"]))
         self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
         return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
 
     @torch.no_grad()
-    def _mismatched(self, model: Any, examples: list[Example]) -> Found:
+    def _mismatched(self, model: Any, examples: list[Example], batch: list[Example]) -> Found:
         """Σ r of each prompt with another's answer, and of how many; the examples get the reference's values of their
         own answers on the way, which share their prompt's pass."""
         assert self.at_work is not None
-        device, ratios = self.accelerator.device, []
-        for piece in self._pieces(examples, lambda example: self.cost(example) + len(example["other_ids"])):
+        device, ratios = self.accelerator.device, [torch.zeros(0, device=self.accelerator.device)]
+        pieces = self._pieces(examples, lambda example: self.cost(example) + len(example["other_ids"]))
+        for piece, counts in self.passes(model, pieces, batch):
             both = pad_rows(
                 [example["prompt_ids"] for example in piece for _ in range(2)],
                 [example[name] for example in piece for name in ("completion_ids", "other_ids")],
@@ -110,8 +112,10 @@ class KTOSteps(Steps, KTOTrainer):
                 reference = token_logps(self.reference, both).logps.sum(1)
             with evaluation_mode(model), self.accelerator.autocast():
                 mismatched = both.select(torch.arange(1, 2 * len(piece), 2, device=device))
-                ratios.append(token_logps(model, mismatched).logps.sum(1) - reference[1::2])
-            _note(piece, reference[0::2])
+                ratio = token_logps(model, mismatched).logps.sum(1) - reference[1::2]
+            if counts:
+                ratios.append(ratio)
+                _note(piece, reference[0::2])
         found = torch.cat(ratios)
         return {"ratio": (found.sum(), len(found))}
 
@@ -169,8 +173,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on labelled answers and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     assert isinstance(config, KTOConfig)
-    if wrapper := sharded():
-        raise UsageError(f"kto does not run under {wrapper}", "run it in processes that hold the whole model")
+    if under_deepspeed():
+        raise UsageError("kto does not run under DeepSpeed", "split the weights with --shard (docs/scaling.md)")
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
@@ -179,12 +183,13 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         rows, held_out = trl_trainer.encoded(run, encode, inputs.data.rows, inputs.held_out_rows)
         _check_labels(run, rows)
         opened = open_policy(run, tokenizer)
+        reference = below(run, opened)
         run.packs(opened.model, "policy")
-        reference = open_reference(run, opened.model, opened.tokenizer)
+        if reference is None:
+            reference = open_reference(run, opened.model, opened.tokenizer)
         arguments = trl_trainer.arguments(
             run,
             beta=config.beta,
-            precompute_ref_log_probs=reference is None,
             train_sampling_strategy="sequential",
             router_aux_loss_coef=0.0,
         )
@@ -193,10 +198,12 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "kto takes its KL from the other answers of a step, and takes no parts of one answer",
                 "raise --batch-size, or lower --grad-accum",
             )
-        kind = partial(KTOSteps, ref_model=reference, tokens_per_row=run.tokens_per_row, config=config)
-        trainer = trl_trainer.build(kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out)
-        trainer.reference = opened.model if reference is None else reference
-        trainer.at_work = partial(reference_at_work, trainer.reference, trainer.accelerator, reference is None)
+        kind = partial(KTOSteps, tokens_per_row=run.tokens_per_row, config=config)
+        trainer = trl_trainer.build(
+            kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out, ref_model=reference
+        )
+        trainer.reference = reference
+        trainer.at_work = partial(reference_at_work, reference, trainer.accelerator)
         done = trl_trainer.run(run, trainer, "kto", opened.saves_merged)
         return trl_trainer.finish(run, trainer, opened, FINAL, done)
 

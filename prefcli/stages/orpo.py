@@ -20,7 +20,7 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import sharded
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.session import session
 from prefcli.stages.steps import PAIR_METRICS, Example, Found, PairSteps, pair_metrics, pair_rows
 
@@ -53,8 +53,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train on pairs and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     assert isinstance(config, ORPOConfig)
-    if wrapper := sharded():
-        raise UsageError(f"orpo does not run under {wrapper}", "run it in processes that hold the whole model")
+    if under_deepspeed():
+        raise UsageError("orpo does not run under DeepSpeed", "split the weights with --shard (docs/scaling.md)")
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         encoder = Encoder(tokenizer)
@@ -69,6 +69,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             run, precompute_ref_log_probs=True, beta=config.beta, router_aux_loss_coef=0.0
         )
         kind = partial(ORPOSteps, tokens_per_row=run.tokens_per_row, config=config)
-        trainer = trl_trainer.build(kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out)
+        trainer = trl_trainer.build(
+            kind, opened.model, tokenizer, TRLConfig(**arguments), rows, held_out, ref_model=None
+        )
         done = trl_trainer.run(run, trainer, "orpo", opened.saves_merged)
         return trl_trainer.finish(run, trainer, opened, FINAL, done)

@@ -16,6 +16,7 @@ from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
+from prefcli.progress import processes
 from prefcli.stages.inputs import Inputs
 from prefcli.text import counted
 
@@ -98,7 +99,7 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
     """
     if inputs.architecture is None:
         return None
-    config, more = inputs.config, {}
+    config, more = inputs.config, dict[str, Any]()
     if inputs.stage.samples:
         assert isinstance(config, PPOConfig)
         parts, prompt = config.grad_accum * config.minibatches, config.max_prompt_length
@@ -106,6 +107,8 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
         more = {"rollout": config.batch_size, "value_model": config.advantage == "gae"}
     else:
         parts, prompt, length = config.grad_accum, 0, _longest(inputs)
+    if config.shard and processes() > 1:
+        more |= {"zero": 3, "shards": processes()}
     return Run.of(
         inputs.stage,
         config if dtype is None else replace(config, dtype=dtype),

@@ -19,7 +19,7 @@ from prefcli.models.generation import Sampler
 from prefcli.models.loading import Loaded, base_of, configuration, is_adapter, loaded_policy, pad_with
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
-from prefcli.stages.processes import sharded
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.session import Session
 
 
@@ -51,8 +51,8 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     session.reporter.begin(f"loading {inputs.model.shown}", None)
     loaded = loaded_policy(
         inputs.model,
-        dtype=session.trained_dtype,
-        device=session.device,
+        dtype=session.opens_in(inputs.model, tokenizer),
+        device=session.opens_on,
         trainable=config.lora_rank > 0,
         tokenizer_size=len(tokenizer),
         in_4bit=config.load_in_4bit,
@@ -81,8 +81,8 @@ def _refuse_no_routers(session: Session) -> None:
     """Raise UsageError for --router-loss of a model without such a loss, or where TRL's trainers make the steps."""
     config = session.inputs.config
     asked = config.router_loss if isinstance(config, PolicyConfig) else 0.0
-    if asked and (wrapper := sharded()):
-        raise UsageError(f"--router-loss does not run under {wrapper}", "leave it out there")
+    if asked and under_deepspeed():
+        raise UsageError("--router-loss does not run under DeepSpeed", "leave it out there, or use --shard")
     if asked and not balances_routers(configuration(session.inputs.model)):
         raise UsageError(
             f"--router-loss {asked:g}: transformers computes no balancing loss of routers for "
@@ -97,16 +97,18 @@ def adapted(
     """The model that is trained, as --lora-rank says, and whether an adapter must be saved merged into what it sits on.
 
     That is on no disk, and the adapter could not be opened on it again: a GGUF file, a token or another head (`label`)
-    given to what was loaded, an adapter that was merged into it. Raises UsageError where that is held in 4 bits.
+    given to what was loaded, an adapter that was merged into it. Raises UsageError where that is held in 4 bits, or is
+    to be split over processes.
     """
     trained = with_adapter(loaded.model, config, scorer=scorer, reporter=reporter)
     name_base(trained, start.base)
     merged_first = is_adapter(start) and trained is not loaded.model
     changed = start.kind == "gguf" or loaded.has_grown or label is not None
     saves_merged = config.lora_rank > 0 and (merged_first or changed)
-    if saves_merged and config.load_in_4bit:
+    if saves_merged and (config.load_in_4bit or config.shard):
+        option = "--load-in-4bit" if config.load_in_4bit else "--shard with an adapter"
         raise UsageError(
-            f"--load-in-4bit needs {start.shown} on a disk as it is trained, and this changes it first",
+            f"{option} needs {start.shown} on a disk as it is trained, and this changes it first",
             "write a plain model and start from that: prefcli export",
         )
     return trained, saves_merged

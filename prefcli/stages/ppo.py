@@ -26,6 +26,7 @@ from prefcli.data.rows import Example, Examples
 from prefcli.data.tokenising import encode_prompt
 from prefcli.errors import AlarmError, ArtifactError, SurroundingsError, UsageError
 from prefcli.evaluation.prompts import say_kept
+from prefcli.models.sharding import at_rest, put, whole_weights
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import Scale, reward_scales
@@ -38,7 +39,7 @@ from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import Opened, open_policy, open_servers, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import sharded
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.roles import OpenedRoles, open_roles
 from prefcli.stages.saving import save_step
 from prefcli.stages.session import Session, session
@@ -69,11 +70,10 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     """Train against the reward and return the finished artifact; None in all processes but the first."""
     config = inputs.config
     assert isinstance(config, PPOConfig) and config.num_generations and config.lr is not None
-    wrapper = sharded()
-    if wrapper:
+    if under_deepspeed():
         raise UsageError(
-            f"ppo does not run under {wrapper}: it trains two models, and accelerate splits one",
-            "use --lora-rank 16 --gradient-checkpointing and plain processes (docs/scaling.md)",
+            "ppo does not run under DeepSpeed, which trains one model, and ppo trains two",
+            "split them with --shard: torchrun --nproc-per-node N -m prefcli ppo --shard … (docs/scaling.md)",
         )
     carried = kept_state(inputs.model) if config.carry_optimizer else None
     with session(inputs, reporter) as run:
@@ -93,8 +93,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         refuse_long_answers(inputs, max(len(p["prompt_ids"]) for p in prompts.first) if prompts.whole else longest)
         opened = open_policy(run, tokenizer)
         models = open_roles(run, opened)
-        preflight(models.rewards, inputs.data.rows, reporter)
         packed = models.prepare(run)
+        with run.as_gathered():
+            preflight(models.rewards, inputs.data.rows, reporter)
         total = rollouts(config, len(prompts))
         ends = end_ids(opened.tokenizer, opened.model.generation_config)
         score = Scorer(models.rewards, scales, ends)
@@ -168,7 +169,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             tokens=int(position.tokens),
             about=opened.about | {"value_from": models.value_from},
             saves_merged=opened.saves_merged,
+            weights=whole_weights(opened.model),
             value=models.value,
+            value_weights=None if models.value is None else whole_weights(models.value),
             value_saves_merged=models.value_saves_merged,
         )
 
@@ -190,6 +193,8 @@ class States:
         self._run, self._ppo, self._watchers, self._opened, self._models = run, ppo, watchers, opened, models
         self._last: dict[str, Any] | None = None  # what a rollout changes before its first update, as it was
         self._position, self._due = Position(), False
+        # Where weights are split no process can write a state that the others are not at.
+        self._meanwhile = Phase.WHOLE if run.mesh is None else Phase.HALF
 
     def end(self, position: Position, due: bool) -> None:
         """A rollout has ended. Raises KeyboardInterrupt, with its state written, where a signal was waiting for it."""
@@ -200,14 +205,14 @@ class States:
         self._mark(position, due=False)
         if due or stops:
             self._write(due)
-        self._run.enter(Phase.WHOLE)
+        self._run.enter(self._meanwhile)
         if stops or (stopping.asked is not None and self._ppo.accelerator.num_processes == 1):
             raise stopping.leave()
 
     def ended(self, position: Position) -> None:
         """The run has gone back to a state, which it may have to go back to again."""
         self._mark(position, due=True)
-        self._run.enter(Phase.WHOLE)
+        self._run.enter(self._meanwhile)
 
     def keep(self) -> None:
         """After a signal: write the state of the last rollout that ended, where that is not done and can be."""
@@ -224,18 +229,26 @@ class States:
         }
 
     def _write(self, due: bool) -> None:
+        """All processes gather; the first one writes."""
         last, self._last = self._last, None  # it need not be written twice
-        if last is None or not self._ppo.accelerator.is_main_process:
+        if last is None:
             return
         run, opened, config = self._run, self._opened, self._run.inputs.config
+        policy, value = self._ppo.roles.policy, self._ppo.roles.value
+        keeps = config.keep_state and due
+        weights = [whole_weights(model) if keeps and model is not None else None for model in (policy, value)]
         self._position.train_seconds = run.seconds
+        if not self._ppo.accelerator.is_main_process:
+            if run.mesh is not None:
+                save(None, self._ppo, self._watchers, self._position, last)
+            return
         with run.saving(self._position.step, due=due, keep=not due and config.on_alarm == "rollback") as folder:
             save(folder, self._ppo, self._watchers, self._position, last)
-            if config.keep_state and due:
-                save_step(self._ppo.roles.policy, folder / "model", opened.saves_merged, opened.tokenizer)
-                if self._ppo.roles.value is not None:
+            if keeps:
+                save_step(policy, folder / "model", opened.saves_merged, opened.tokenizer, weights[0])
+                if value is not None:
                     merges = opened.saves_merged or self._models.value_saves_merged
-                    save_step(self._ppo.roles.value, folder / "value", merges)
+                    save_step(value, folder / "value", merges, weights=weights[1])
 
 
 def save_is_due(run: Session, step: int) -> bool:
@@ -294,8 +307,8 @@ def answers_of(ppo: PPO, judged: dict[str, list[float]]) -> Answers:
     return Answers(*(together(field.name) for field in fields(Answers)))
 
 
-def save(folder: Path, ppo: PPO, watchers: Watchers, position: Position, last: dict[str, Any]) -> None:
-    """A checkpoint to resume from; what `last` has of it is not as it is now."""
+def save(folder: Path | None, ppo: PPO, watchers: Watchers, position: Position, last: dict[str, Any]) -> None:
+    """A checkpoint to resume from; what `last` has of it is not as it is now. Without a folder as `write_state`."""
     write_state(
         folder,
         {
@@ -335,15 +348,18 @@ def carry_optimizer(folder: Path, ppo: PPO) -> None:
             "use the same --lora-rank, --layout and --advantage as there, or leave --carry-optimizer out",
         )
     own = ppo.optimizer.state_dict()
-    ppo.optimizer.load_state_dict(own | {"state": state["ppo"]["optimizer"]["state"]})
+    ppo.load_optimizer(own | {"state": state["ppo"]["optimizer"]["state"]})
 
 
 @torch.no_grad()
 def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
     """Put a saved state back."""
     state = read_state(folder)
+    for model in (ppo.roles.policy, ppo.roles.value):
+        if model is not None:
+            at_rest(model)
     for parameter, saved in zip(ppo.parameters, state["weights"], strict=True):
-        parameter.copy_(saved)
+        put(parameter, saved)
     ppo.load_state_dict(state["ppo"])
     watchers.load_state_dict(json.loads(state["watchers"]))
     set_random_state(state["random"])

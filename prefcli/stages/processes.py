@@ -15,15 +15,25 @@ from accelerate.utils import broadcast_object_list
 
 from prefcli.artifacts.store import Draft
 from prefcli.artifacts.unfinished import LOG, RUN
-from prefcli.progress import is_main_process
+from prefcli.config.training import FSDP
+from prefcli.progress import is_main_process, processes
 from prefcli.stages.inputs import Inputs
 
 
-def sharded() -> str | None:
-    """The wrapper that splits the weights over processes, by `accelerate launch`; on a CPU nothing is split."""
-    if os.environ.get("ACCELERATE_USE_CPU") == "true":
-        return None
-    return next((name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}") == "true"), None)
+def under_deepspeed() -> bool:
+    """Whether DeepSpeed splits the weights over processes, by `accelerate launch`; on a CPU nothing is split."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and os.environ.get("ACCELERATE_USE_CPU") != "true"
+
+
+@contextmanager
+def without_accelerates_fsdp() -> Iterator[None]:
+    """Accelerate's FSDP takes one model with one optimizer: what its file asks for we do ourselves (`--shard`)."""
+    before = os.environ.pop(FSDP, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[FSDP] = before
 
 
 @contextmanager
@@ -32,10 +42,9 @@ def draft_of(inputs: Inputs, device: torch.device) -> Iterator[Draft]:
 
     Those resume from the state that the first resumes from.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if is_main_process():
         with inputs.store.writer(inputs.name, None if inputs.config.force else inputs.key) as draft:
-            if several:
+            if processes() > 1:
                 _told(device, draft.path if draft.run else None)
             yield draft
         return

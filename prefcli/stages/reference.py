@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
-from trl.trainer.utils import use_adapter
 
 from prefcli.models.adapters import merged
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.loading import is_adapter, load_policy
 from prefcli.models.logps import runs_packed, token_logps
 from prefcli.models.rows import Rows
+from prefcli.models.sharding import is_sharded, most
+from prefcli.models.shared import SharedRole, start_of
 from prefcli.models.tokenizers import check_tokenizer
+from prefcli.stages.policy import Opened
 from prefcli.stages.session import Session
 
 FOLDER = ".cache/reference-logps"  # below the artifact store
+REFERENCE = "reference"  # the name of an adapter
 SUM = "sha256"  # in the file's metadata: of the numbers
 
 
@@ -58,12 +61,15 @@ class ReferenceLogps:
     def of(self, pairs: list[int], rows: Rows) -> Tensor:
         """[2b] of the pairs with these numbers, whose `rows` [2b] are chosen, rejected, chosen, rejected, …"""
         known = self.logps[pairs]
-        if known.isnan().any():
+        missing = bool(known.isnan().any())
+        asked = self.model is not None and is_sharded(self.model) and most(int(missing))  # by any process
+        if missing or asked:
             assert self.model is not None and self.run is not None
             with torch.no_grad(), self.run():
-                known = token_logps(self.model, rows).logps.sum(1).view(-1, 2).cpu()
-            self.newest += pairs
-            self.logps[pairs] = known
+                found = token_logps(self.model, rows).logps.sum(1).view(-1, 2).cpu()
+            if missing:  # else it is another process that had to know
+                self.newest += pairs
+                self.logps[pairs] = known = found
         return known.flatten().to(rows.input_ids.device)
 
     def drop_newest(self) -> None:
@@ -102,6 +108,7 @@ def cache_file(
     pairs: Sequence[dict[str, Any]],
     in_4bit: bool = False,
     packed: bool = True,
+    split: bool = False,
 ) -> Path | None:
     """Where the values of this reference (by digest, how it is held and how its rows run) on these ids are kept.
 
@@ -110,6 +117,7 @@ def cache_file(
     if digest is None:
         return None
     held, rows = "nf4" if in_4bit else "whole", "packed" if packed else "padded"
+    held = "split" if split and dtype != torch.float32 else held  # norms and embeddings are rounded when gathered
     key = hashlib.sha256(f"{digest} {dtype} {held} {rows}".encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
@@ -117,20 +125,28 @@ def cache_file(
     return root / FOLDER / f"{key.hexdigest()[:32]}.safetensors"
 
 
+def shares_policy(run: Session, opened: Opened) -> bool:
+    """Whether the reference is the starting model, and an adapter is trained: it is in memory then."""
+    return run.inputs.references["reference"] == run.inputs.model and isinstance(opened.model, PeftModel)
+
+
+def below(run: Session, opened: Opened) -> SharedRole | None:
+    """The reference that shares the policy's weights, where one does: the base below the adapter, or a frozen copy of
+    the parent's adapter. To be made before the policy is packed."""
+    return start_of(opened.model, opened.continued, REFERENCE) if shares_policy(run, opened) else None
+
+
 def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
-    """The frozen reference, packed where the policy is.
+    """The frozen reference from its files, packed where the policy is.
 
     None, TRL's word for the starting model itself, would make it read the weights once more from disk, where a
-    GGUF file or a model with a token added does not stand as it is in memory; so it is loaded here. With an adapter
-    None is right: the base below it, or a frozen copy of the parent's adapter, is the starting model.
+    GGUF file or a model with a token added does not stand as it is in memory; so it is loaded here.
     """
     adapted = isinstance(policy, PeftModel)
-    if run.inputs.references["reference"] == run.inputs.model and adapted:
-        return None
     reference = load_reference(run, tokenizer, merge=not adapted)
-    if runs_packed(policy):
+    if runs_packed(policy) or run.mesh is not None:
         run.packs(reference, "reference")
-    if not adapted:
+    if not adapted and run.mesh is None:
         hold_as_autocast(reference, run.dtype)
     return reference
 
@@ -144,8 +160,8 @@ def load_reference(run: Session, tokenizer: Any, *, merge: bool) -> Any:
     merge = merge and is_adapter(reference) and not in_4bit
     model = load_policy(
         reference,
-        dtype=run.trained_dtype,
-        device=run.device,
+        dtype=run.opens_in(reference, tokenizer),
+        device=run.opens_on,
         trainable=False,
         tokenizer_size=len(tokenizer),
         in_4bit=in_4bit,
@@ -176,15 +192,7 @@ def hold_as_autocast(model: Any, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def reference_at_work(model: Any, accelerator: Any, shares_policy: bool) -> Iterator[None]:
-    """The model as the frozen reference, in evaluation mode.
-
-    One that `shares_policy` is the policy without its adapter, or with the frozen copy that TRL made of a parent's.
-    """
-    adapter = "ref" if shares_policy and "ref" in getattr(model, "peft_config", {}) else None
-    with ExitStack() as stack:
-        if hasattr(model, "peft_config"):
-            stack.enter_context(use_adapter(model, adapter))
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(accelerator.autocast())
+def reference_at_work(model: Any, accelerator: Any) -> Iterator[None]:
+    """The model as the frozen reference, in evaluation mode."""
+    with evaluation_mode(model), accelerator.autocast():
         yield

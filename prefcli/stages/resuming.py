@@ -17,8 +17,9 @@ from accelerate.utils import gather_object
 from transformers.trainer_callback import TrainerState
 
 from prefcli import stopping
+from prefcli.models.sharding import at_rest, over_all, parts_of_state, put, whole_weights
 from prefcli.progress import is_main_process
-from prefcli.stages.processes import sharded
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.saving import save_step
 from prefcli.stages.session import Session
 from prefcli.stages.state import random_state, set_random_state, write_state
@@ -74,9 +75,9 @@ class Resuming:
     def decide(self, last: bool) -> bool:
         """At a step's end: whether to save its state. All processes say the same.
 
-        The first one's clock counts, and a signal to any. Never where the weights are split over processes.
+        The first one's clock counts, and a signal to any. Never under DeepSpeed.
         """
-        if sharded():
+        if under_deepspeed():
             return False
         said = [(self.run.save_is_due(self.state.global_step), stopping.asked)]
         if not self.alone:
@@ -96,7 +97,7 @@ class Resuming:
         ):
             return
         self._step_ended()
-        if self._stops or (self.alone and stopping.asked is not None and not sharded()):
+        if self._stops or (self.alone and stopping.asked is not None and not under_deepspeed()):
             raise stopping.leave()
 
     def _step_ended(self, owes: bool = False) -> None:
@@ -125,47 +126,54 @@ class Resuming:
             self._due = False
             self._write([self.own_state() | {"random": ended.random}], ended.tokens, ended.owes)
 
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        return over_all(super()._get_grad_norm(*args, **kwargs))  # type: ignore[misc]
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.run.alarm is not None:  # the run ends here, and is not resumed
             return
         each = [self.own_state()] if self.alone else gather_object([self.own_state()])
-        if is_main_process():
-            self._write(each, self._total_train_tokens, False)
+        self._write(each, self._total_train_tokens, False)
 
     def _write(self, each: list[dict[str, Any]], tokens: int, owes: bool) -> None:
+        """All processes gather where weights are split; the first one writes."""
         scaler = getattr(self.accelerator, "scaler", None)
+        state = {
+            "weights": trained(at_rest(self.model)),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "tokens": tokens,
+            "watchers": json.dumps(self.watchers.state_dict()),
+            "train_seconds": self.run.seconds,
+            "each": each,
+            "owes": owes,
+        }
+        keeps = self.run.inputs.config.keep_state and self._due
+        weights = whole_weights(self.model) if keeps else None
+        if not is_main_process():
+            write_state(None, state)
+            return
         with self.run.saving(self.state.global_step, due=self._due) as folder:
-            write_state(
-                folder,
-                {
-                    "weights": trained(self.model),
-                    "optimizer": self.optimizer.state_dict(),
-                    "scheduler": self.lr_scheduler.state_dict(),
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                    "tokens": tokens,
-                    "watchers": json.dumps(self.watchers.state_dict()),
-                    "train_seconds": self.run.seconds,
-                    "each": each,
-                    "owes": owes,
-                },
-            )
-            if self.run.inputs.config.keep_state and self._due:
-                save_step(self.model, folder / "model", self.saves_merged, self.processing_class)
+            write_state(folder, state)
+            if keeps:
+                save_step(self.model, folder / "model", self.saves_merged, self.processing_class, weights)
             self.state.log_history = []  # it is in metrics.jsonl, and would grow with every state
             self.state.save_to_json(str(folder / POSITION))
 
     @torch.no_grad()
     def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
         saved = self.run.saved
-        for name, parameter in trained(self.model).items():
-            parameter.copy_(saved["weights"][name])
+        for name, parameter in trained(at_rest(self.model)).items():
+            put(parameter, saved["weights"][name])
         self._total_train_tokens = saved["tokens"]
         self.watchers.load_state_dict(json.loads(saved["watchers"]))
         self.run.train_seconds = saved["train_seconds"]
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         if folder is not None:
-            self.optimizer.load_state_dict(self.run.saved["optimizer"])
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            self.optimizer.load_state_dict(parts_of_state(self.run.saved["optimizer"], parameters))
             self.lr_scheduler.load_state_dict(self.run.saved["scheduler"])
 
     def _load_scaler(self, folder: str | None) -> None:
@@ -175,7 +183,8 @@ class Resuming:
     def _load_rng_state(self, folder: str | None) -> None:
         """The part of a checkpoint that is read last."""
         if folder is not None:
-            set_random_state(self.run.saved["each"][self.accelerator.process_index]["random"])
+            each = self.run.saved["each"]
+            set_random_state(each[self.accelerator.process_index % len(each)]["random"])
             owes = self.run.saved.get("owes", False)
             del self.run.saved
             if owes:

@@ -27,6 +27,7 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, PairSteps, pair_rows
@@ -34,7 +35,7 @@ from prefcli.statistics.pairs import accuracy, right
 
 
 class PaddedReward(Resuming, RewardTrainer):
-    """TRL's trainer on pairs that are token ids already, for weights that are sharded."""
+    """TRL's trainer on pairs that are token ids already, for weights that DeepSpeed has split."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
@@ -77,8 +78,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         loaded = loaded_scorer(
             inputs.model,
             tokenizer,
-            dtype=run.trained_dtype,
-            device=run.device,
+            dtype=run.opens_in(inputs.model, tokenizer) if is_scorer(inputs.model) else run.trained_dtype,
+            device=run.opens_on,
             new_head=not is_scorer(inputs.model),
             trainable=config.lora_rank > 0,
             seed=config.seed,
@@ -88,7 +89,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trained, saves_merged = adapted(config, inputs.model, loaded, reporter, scorer=True, label=config.label)
         reporter.end()
         run.packs(trained, "reward model")
-        own = trl_trainer.own_steps()
+        own = not under_deepspeed()
         packed = partial(RewardSteps, tokens_per_row=run.tokens_per_row, center=config.center_rewards)
         trainer_class: Any = packed if own else PaddedReward
         theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
@@ -98,7 +99,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer = trl_trainer.build(trainer_class, trained, tokenizer, TRLConfig(**arguments), rows, in_training, sides)
         steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
-        metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
+        with run.as_gathered():
+            metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
         return run.finish(
             trainer.model,
             tokenizer,

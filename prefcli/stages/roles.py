@@ -8,7 +8,6 @@ with weights of its own lends them to the value model. What cannot share is load
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +47,7 @@ class OpenedRoles:
         """Packed rows and gradient checkpointing as the options say; whether rollout and update run packed."""
         named = [(self.policy, "policy"), (self.value, "value model"), (self.reference, "reference")]
         packed = all([run.packs(model, role) for model, role in named if model is not None])
-        if run.inputs.config.lora_rank == 0:
+        if run.inputs.config.lora_rank == 0 and run.mesh is None:
             hold_as_autocast(self.reference, run.dtype)
         for source in self.rewards:
             if isinstance(source, ModelReward) and run.packs(source.model, f"reward model {source.name}"):
@@ -72,6 +71,7 @@ def _config(run: Session) -> PPOConfig:
 
 
 def _separate(run: Session, opened: Opened) -> OpenedRoles:
+    run.split(opened.model)  # one after the other: the first process has one of them whole at a time
     rewards = [_reward(run, opened, spec) for spec in run.inputs.rewards]
     value, value_from, merges = None, None, False
     if _config(run).advantage == "gae":
@@ -93,7 +93,7 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
             model = _from_file(policy, f"{REWARD}_{number}", spec.reference)
         elif spec.reference is not None and spec.reference == start and value is None:
             value, continued, merges = _value(run, opened, start)
-            model = _start_of(value, continued, REWARD)
+            model = shared.start_of(value, continued, REWARD)
         elif start is not None and value is None and _stands_on(start, spec.reference):
             value, continued, merges = _value(run, opened, start)
             if continued:  # else its adapter is merged into what was the reward model
@@ -115,7 +115,7 @@ def _shared_reference(run: Session, opened: Opened) -> Any:
     inputs, policy = run.inputs, opened.model
     reference = inputs.references["reference"]
     if reference == inputs.model:
-        return _start_of(policy, opened.continued, REFERENCE)
+        return shared.start_of(policy, opened.continued, REFERENCE)
     check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
     if _on_base(reference, opened):
         return _from_file(policy, REFERENCE, reference) if is_adapter(reference) else SharedRole(policy, None)
@@ -133,15 +133,6 @@ def _shared_value(run: Session, opened: Opened, start: Reference) -> tuple[Any, 
     run.reporter.notice(f"the value model is loaded beside the policy: the base of {start.shown} has other weights")
     value, _, merges = _value(run, opened, start)
     return value, merges
-
-
-def _start_of(trained: PeftModel, continued: bool, name: str) -> SharedRole:
-    """A model as it is before it is trained: the base, or a copy of the adapter that is trained on."""
-    if continued:
-        shared.add_copy(trained, name)
-    head = getattr(trained.get_base_model(), "score", None)
-    head = None if head is None else copy.deepcopy(head.modules_to_save[shared.TRAINED])
-    return SharedRole(trained, name if continued else None, head)
 
 
 def _from_file(policy: PeftModel, name: str, reference: Reference) -> SharedRole:
@@ -167,7 +158,12 @@ def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
 
 
 def _reward(run: Session, opened: Opened, spec: RewardSpec, model: Any = None) -> RewardSource:
-    return load_reward(spec, opened.tokenizer, dtype=run.dtype, device=run.device, reporter=run.reporter, model=model)
+    source = load_reward(
+        spec, opened.tokenizer, dtype=run.dtype, device=run.opens_on, reporter=run.reporter, model=model
+    )
+    if isinstance(source, ModelReward) and model is None:
+        run.split(source.model)
+    return source
 
 
 def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, bool]:
@@ -177,8 +173,8 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     loaded = loaded_scorer(
         start,
         opened.tokenizer,
-        dtype=run.trained_dtype,
-        device=run.device,
+        dtype=run.opens_in(start, opened.tokenizer) if is_scorer(start) else run.trained_dtype,  # a new head is drawn
+        device=run.opens_on,
         new_head=not is_scorer(start),
         trainable=config.lora_rank > 0,
         seed=config.seed,
@@ -188,7 +184,9 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
     if is_adapter(start) and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
     trained, merges = adapted(config, start, loaded, run.reporter, scorer=True, label=label)
-    return trained.requires_grad_(True) if config.lora_rank == 0 else trained, trained is loaded.model, merges
+    if config.lora_rank == 0:
+        run.split(trained.requires_grad_(True))
+    return trained, trained is loaded.model, merges
 
 
 def _label(run: Session, start: Reference) -> str | None:

@@ -18,9 +18,12 @@ from prefcli.stages.card import Weights, model_card
 from prefcli.stages.inputs import Inputs
 
 
-def save_step(model: Any, path: Path, saves_merged: bool, tokenizer: Any = None) -> None:
+def save_step(
+    model: Any, path: Path, saves_merged: bool, tokenizer: Any = None, weights: dict[str, Any] | None = None
+) -> None:
     """A model in the middle of its training, in the form that the finished one will have."""
-    save_model(merged(copy.deepcopy(model)) if saves_merged else model, path)  # of what is trained on a copy is merged
+    model = merged(copy.deepcopy(model)) if saves_merged else model  # of what is trained on a copy is merged
+    save_model(model, path, weights)
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
 

@@ -7,32 +7,36 @@ import functools
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from prefcli import stopping
 from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import STOP, Artifact, Draft
 from prefcli.artifacts.unfinished import LOG
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
-from prefcli.errors import AlarmError
+from prefcli.errors import AlarmError, UsageError
 from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
+from prefcli.models.loading import configuration, is_adapter
 from prefcli.models.packed import pack
+from prefcli.models.sharding import at_rest, shard, source_device
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
-from prefcli.progress import Reporter, is_main_process
+from prefcli.progress import Reporter, is_main_process, processes
 from prefcli.stages.environment import environment, refuse_elsewhere
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
 from prefcli.stages.metrics_log import MetricsLog, is_number
 from prefcli.stages.plan import check_memory, peak, run_of
-from prefcli.stages.processes import draft_of, sharded
+from prefcli.stages.processes import draft_of, under_deepspeed, without_accelerates_fsdp
 from prefcli.stages.saving import bases_of, write_card
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker
@@ -106,8 +110,8 @@ class Session:
             self.reporter.notice(f"{before} was removed or moved meanwhile: the run is written to {self.draft.path}")
 
     def enter(self, phase: Phase) -> None:
-        """Set what a signal does from now on. Where weights are split no state is written: it is raised at once."""
-        if not sharded():
+        """Set what a signal does from now on. Under DeepSpeed no state is written: it is raised at once."""
+        if not under_deepspeed():
             stopping.enter(phase)
 
     @property
@@ -116,15 +120,59 @@ class Session:
         Below an adapter the base is frozen, and in `dtype` like all frozen models."""
         return torch.float32 if self.inputs.config.lora_rank == 0 else self.dtype
 
+    @functools.cached_property
+    def mesh(self) -> DeviceMesh | None:
+        """The processes that the weights are split over; None where each holds them whole. Raises UsageError: 4 bits on
+        a CPU."""
+        if not self.inputs.config.shard:
+            return None
+        if processes() == 1:
+            self.reporter.notice("--shard splits nothing in one process: torchrun --nproc-per-node N starts several")
+            return None
+        if self.inputs.config.load_in_4bit and self.device.type == "cpu":
+            raise UsageError(
+                "--load-in-4bit does not run with --shard on a CPU: bitsandbytes rewrites the weights there as it uses "
+                "them, and of a weight that is gathered anew that is lost",
+                "leave one of the two out, or use GPUs",
+            )
+        return init_device_mesh(self.device.type, (processes(),))
+
+    @property
+    def opens_on(self) -> torch.device:
+        """Where a model is opened: on the device, where 4 bits are made too, or where `split` takes it."""
+        return self.device if self.mesh is None or self.inputs.config.load_in_4bit else source_device()
+
+    def opens_in(self, reference: Reference, tokenizer: Any = None) -> torch.dtype | str:
+        """The number format in which a model is opened that is trained, or the reference. "auto", its files' own, holds
+        no weight in float32 before it is split; not where anything is computed of the weights first."""
+        grows = tokenizer is not None and len(tokenizer) > configuration(reference).get_text_config().vocab_size
+        computes = is_adapter(reference) or reference.kind == "gguf" or grows or self.inputs.config.lora_rank > 0
+        return self.trained_dtype if self.mesh is None or computes else "auto"
+
+    def split(self, model: Any) -> None:
+        """Over the processes, where --shard says so; once its adapters are there."""
+        if self.mesh is not None:
+            shard(model, self.mesh, self.dtype, self.trained_dtype)
+
     def packs(self, model: Any, role: str) -> bool:
-        """Prepare a model for packed rows; where it cannot take them a notice says so, and it stays on padded ones."""
+        """Split a model where --shard says so, and prepare it for packed rows; where it cannot take them a notice says
+        so, and it stays on padded ones."""
+        self.split(model)
         if not self.inputs.config.packed:
             return False
-        wrapper = sharded()
-        reason = f"{wrapper} holds its weights" if wrapper else pack(model)
+        reason: str | None = "DeepSpeed holds its weights"
+        if not under_deepspeed():
+            with self.as_gathered():
+                reason = pack(model)
+            at_rest(model)  # what trains it is to find its parts
         if reason:
             self.reporter.notice(f"the {role} runs on padded rows: {reason}")
         return reason is None
+
+    def as_gathered(self) -> AbstractContextManager[Any]:
+        """Weights that are split are gathered in the number format of the computation, which is this."""
+        mixed = self.mesh is not None and self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
 
     @property
     def tokens_per_row(self) -> int:
@@ -161,10 +209,11 @@ class Session:
         value: Any = None,
         value_saves_merged: bool = False,
         weights: dict[str, Any] | None = None,
+        value_weights: dict[str, Any] | None = None,
     ) -> Artifact | None:
         """Save everything and let the version appear; None in all processes but the first.
 
-        `weights` are the model's where it does not hold them whole itself (`trl_trainer.whole_weights`).
+        `weights` are those of models that do not hold them whole themselves (`trl_trainer.whole_weights`).
         Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training. DataError where a file of
         rows was changed meanwhile.
         """
@@ -177,7 +226,7 @@ class Session:
             return None
         if value is not None:  # first: it may stand on the policy's base, which merging the policy changes
             value = merged(value) if saves_merged or value_saves_merged else value
-            save_model(value, self.draft.path / "value")
+            save_model(value, self.draft.path / "value", value_weights)
         save_model(merged(model) if saves_merged else model, self.draft.path / "model", weights)
         tokenizer.save_pretrained(self.draft.path / "model")
         bases = {} if saves_merged else bases_of(self.inputs, model=model, value=value)
@@ -239,14 +288,14 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
     for note in inputs.notes:
         reporter.notice(note)
-    with draft_of(inputs, device) as draft:
+    with without_accelerates_fsdp(), draft_of(inputs, device) as draft:
         under = environment(device, dtype)
         noted = {"key": inputs.key, "environment": under, "parents": parents_of(inputs)}
         if draft.before:
             reporter.notice(draft.before)
         last = draft.steps[-1] if draft.run else 0
         if last:
-            refuse_elsewhere(draft, under)
+            refuse_elsewhere(draft, under | ({"processes": None} if inputs.config.shard else {}))
             draft.check(last)
             reporter.notice(f"resuming from step {last} of an unfinished run ({draft.path})")
             stopping.kept = last
@@ -285,8 +334,8 @@ def _what_is_kept(run: Session) -> str:
     draft = run.draft
     if draft.finished:
         return f"interrupted as it ended: {run.inputs.name}@v{draft.version} is finished"
-    if wrapper := sharded():
-        return f"interrupted: no checkpoint is saved under {wrapper}; the same command starts from the beginning"
+    if under_deepspeed():
+        return "interrupted: no checkpoint is saved under DeepSpeed; the same command starts from the beginning"
     kept = draft.steps[-1] if draft.steps else 0
     when = f" in the middle of step {run.ended + 1}, too late to drop it" if run.ended > kept else ""
     if kept:

@@ -22,13 +22,14 @@ from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import Resuming
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps
 
 
 class PaddedSFT(Resuming, SFTTrainer):
-    """TRL's own steps, for weights that are sharded."""
+    """TRL's own steps, for weights that DeepSpeed has split."""
 
 
 class SFTSteps(Steps, SFTTrainer):
@@ -65,7 +66,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         opened = open_policy(run, tokenizer)
         run.packs(opened.model, "policy")
         trainer_class: Any = PaddedSFT
-        if own := trl_trainer.own_steps():
+        if own := not under_deepspeed():
             trainer_class = partial(SFTSteps, tokens_per_row=run.tokens_per_row, router_loss=config.router_loss)
         labels = None if own else labelled
         # TRL would make the labels of all rows before the first step.

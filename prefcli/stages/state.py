@@ -18,30 +18,38 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefcli.errors import ArtifactError
+from prefcli.models.sharding import whole
 from prefcli.text import first_line
 
 VALUES = "training.json"
 PART = 4 << 30
 
 
-def write_state(folder: Path, value: dict[str, Any]) -> None:
-    """Write None, bools, numbers, texts and tensors, in dicts, lists and tuples of any depth."""
+def write_state(folder: Path | None, value: dict[str, Any]) -> None:
+    """Write None, bools, numbers, texts and tensors, in dicts, lists and tuples of any depth.
+
+    Where tensors are split over processes all must call it, and those that write nothing have no `folder`: each tensor
+    is gathered when it is written.
+    """
     tensors: list[Tensor] = []
     encoded = json.dumps(_encoded(value, tensors))
     part: dict[str, Tensor] = {}
     files = size = 0
     seen: set[int] = set()
     for number, tensor in enumerate(tensors):
-        if (
-            tensor.data_ptr() in seen
-        ):  # as the tables of bitsandbytes' optimizers: safetensors takes no two of one memory
-            tensor = tensor.clone()
-        seen.add(tensor.data_ptr())
+        tensor = whole(tensor)
+        if folder is None:
+            continue
         if part and size + tensor.nbytes > PART:
             save_file(part, folder / f"training-{files}.safetensors")
-            part, files, size = {}, files + 1, 0
+            part, files, size, seen = {}, files + 1, 0, set()
+        if tensor.data_ptr() in seen:  # as tables of bitsandbytes' optimizers: safetensors takes no two of one memory
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
         part[str(number)] = tensor
         size += tensor.nbytes
+    if folder is None:
+        return
     save_file(part, folder / f"training-{files}.safetensors")
     (folder / VALUES).write_text(encoded, encoding="utf-8")
 

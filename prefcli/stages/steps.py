@@ -7,7 +7,7 @@ A model that was not packed makes the same steps on padded rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
+from prefcli.models.sharding import in_step
 from prefcli.stages.resuming import Resuming
 from prefcli.statistics.pairs import right
 from prefcli.statistics.sums import Sums
@@ -79,8 +80,8 @@ class Steps(Resuming):
     def begin(self, model: Any, parts: list[list[Example]]) -> None:
         """Called with this process's examples of a whole optimizer step, part by part, before any is run."""
 
-    def begin_held_out(self, model: Any, examples: list[Example]) -> None:
-        """Called with each held-out batch before its rows are run."""
+    def begin_held_out(self, model: Any, examples: list[Example], batch: list[Example]) -> None:
+        """Called with the own rows of each held-out batch, of which there may be none, before they are run."""
 
     def padded_tokens(self, example: Example) -> int:
         """Tokens that TRL counts: the prompt with each answer."""
@@ -107,10 +108,13 @@ class Steps(Resuming):
         scale = self.accelerator.num_processes / num_items_in_batch
         pieces = self._pieces(examples)
         total, sums = torch.zeros((), device=self.accelerator.device), Sums()
-        for number, piece in enumerate(pieces, 1):
+        for number, (piece, counts) in enumerate(self.passes(model, pieces, examples), 1):
             with self.accelerator.no_sync(model) if number < len(pieces) else nullcontext():
                 with self.accelerator.autocast():
                     loss, found = self.summed_loss(model, piece)
+                if not counts:
+                    self.accelerator.backward(loss * 0)
+                    continue
                 minimised = loss * scale
                 if "router_loss" in found:
                     balance, count = found["router_loss"]
@@ -128,12 +132,12 @@ class Steps(Resuming):
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[None, None, None]:
         """Add one held-out batch to the sums."""
         examples = self.own_rows(inputs["examples"])
-        if examples:
-            self.begin_held_out(model, examples)
-        for piece in self._pieces(examples):
+        self.begin_held_out(model, examples, inputs["examples"])
+        for piece, counts in self.passes(model, self._pieces(examples), inputs["examples"]):
             with self.accelerator.autocast():
                 loss, found = self.summed_loss(model, piece)
-            self._held_out.add(found | {"loss": (loss, self.units(piece))})
+            if counts:
+                self._held_out.add(found | {"loss": (loss, self.units(piece))})
         return None, None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
@@ -159,6 +163,13 @@ class Steps(Resuming):
     def of_rows(self, means: dict[str, float]) -> dict[str, float]:
         """The metrics from the means over rows."""
         return means
+
+    def passes(
+        self, model: Any, pieces: list[list[Example]], examples: list[Example]
+    ) -> Iterator[tuple[list[Example], bool]]:
+        """`pieces`, each with whether it counts: where weights are split all processes make as many passes, the last
+        ones of some with the cheapest of `examples`."""
+        return in_step(model, pieces, [min(examples, key=self.cost)])
 
     def _pieces(self, examples: list[Example], cost: Callable[[Example], int] | None = None) -> list[list[Example]]:
         rows = parts([(cost or self.cost)(example) for example in examples], self._tokens_per_row)

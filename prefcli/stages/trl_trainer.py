@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import DistributedType
 from datasets import Dataset
+from peft import PeftModel
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -20,11 +21,12 @@ from prefcli.config.training import DataConfig
 from prefcli.data.lengths import length_bias
 from prefcli.data.rows import Encode, Example, Examples, Rows
 from prefcli.errors import AlarmError
-from prefcli.models import bitsandbytes
+from prefcli.models import bitsandbytes, sharding
+from prefcli.models.shared import SharedRole
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
-from prefcli.stages.processes import sharded
+from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import position
 from prefcli.stages.session import Session
 from prefcli.statistics.intervals import wilson_interval
@@ -118,6 +120,8 @@ def build(
 
     The model is ready to be trained before (`Session.packs`): what is done to it here is undone.
     """
+    if more.get("ref_model", model) is None and isinstance(model, PeftModel) and not under_deepspeed():
+        more["ref_model"] = SharedRole(model, None)  # TRL would make a copy of the adapter
     with _unchanged(model):
         return kind(
             model=model,
@@ -134,7 +138,8 @@ def _unchanged(model: Any) -> Iterator[None]:
     """While a trainer is made: what TRL changes in the model is undone, but for the padding token's id.
 
     It has mixtures of experts return their routers' values, which would be saved with the model; rounds an adapter on
-    a base of 4 bits to bfloat16, the parent's too; and turns the adapter's dropout off with the model's.
+    a base of 4 bits to bfloat16, the parent's too; and turns the adapter's dropout off with the model's. It is shown no
+    weights to hash, which it does where it is to load no reference: they may be split, and are many.
     """
     config = model.config.get_text_config()
     before = dict(vars(config))
@@ -142,18 +147,15 @@ def _unchanged(model: Any) -> Iterator[None]:
     weights = {}
     if getattr(model, "is_loaded_in_4bit", False):
         weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    model.state_dict = dict
     yield
+    del model.state_dict
     vars(config).update({name: value for name, value in before.items() if name != "pad_token_id"})
     for dropout, p in dropouts.items():
         dropout.p = p
     for name, parameter in model.named_parameters():
         if name in weights:
             parameter.data = weights[name]
-
-
-def own_steps() -> bool:
-    """Whether our own steps are made, on packed rows or padded ones; where weights are sharded TRL's are."""
-    return sharded() is None
 
 
 def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[int, int]:
@@ -164,8 +166,8 @@ def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[
     for foreign in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(foreign)
     trainer.run, trainer.watchers, trainer.saves_merged = session, watchers_of(session.inputs), saves_merged
-    if wrapper := sharded():
-        session.reporter.notice(f"no checkpoint is saved under {wrapper}: a stopped run starts from the beginning")
+    if under_deepspeed():
+        session.reporter.notice("no checkpoint is saved under DeepSpeed: a stopped run starts from the beginning")
     trainer.add_callback(_Progress(session, what, trainer))
     try:
         _to_the_end(session, trainer)
@@ -196,15 +198,13 @@ def _measured(session: Session, step: int) -> bool:
 
 
 def whole_weights(trainer: Any) -> dict[str, Any] | None:
-    """The trained model's weights, gathered from all processes where FSDP or DeepSpeed has split them.
+    """The trained model's weights, gathered from all processes where these have split them.
 
     All processes must call it. None where each has them whole.
     """
-    kind = trainer.accelerator.distributed_type
-    if kind not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return None
-    model = trainer.model_wrapped if kind == DistributedType.DEEPSPEED else trainer.model
-    weights: dict[str, Any] = trainer.accelerator.get_state_dict(model)
+    if trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return sharding.whole_weights(trainer.model)
+    weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     tied = getattr(trainer.model, "all_tied_weights_keys", None) or {}  # gathered apart, they would be saved twice
     return {name: weight for name, weight in weights.items() if name not in tied}
 
