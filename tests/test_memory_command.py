@@ -236,7 +236,7 @@ def test_compare_and_stage_say_the_same_of_one_run(capsys):
 
 
 def test_the_comparison_of_the_routes_takes_no_option_of_one_stage():
-    for more in ({"lora_rank": 16}, {"dtype": "float32"}, {"zero": 3, "gpus": 2}, {"packed": False}):
+    for more in ({"lora_rank": 16}, {"dtype": "float32"}, {"shard": 2}, {"packed": False}):
         with pytest.raises(UsageError, match="all weights of both"):
             run(MemoryConfig(params="7B", **more))
 
@@ -267,7 +267,7 @@ def typed(config, words):
     [({"lora_rank": 4}, "optimizer"), ({"load_in_4bit": True}, "weights"),
      ({"dtype": "float32"}, "activations"), ({"optim": "sgd"}, "optimizer"), ({"max_length": 9000}, "activations"),
      ({"batch_size": 3}, "activations"), ({"gradient_checkpointing": True}, "activations"),
-     ({"zero": 3, "gpus": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 1000}, "activations")],
+     ({"shard": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 1000}, "activations")],
 )  # fmt: skip
 def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
     asked = {"params": "1B", "stage": "dpo", "lora_rank": 8, "gpu": "H100", "json": True}

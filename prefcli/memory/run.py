@@ -132,6 +132,11 @@ class Run:
         return 4 if self.autocast else self.dtype_bytes
 
     @property
+    def sharded(self) -> bool:
+        """Whether a process holds a part of every weight, and gathers them as they are needed."""
+        return self.zero == 3 and self.shards > 1
+
+    @property
     def casts(self) -> bool:
         """Whether computing differs in type from the trained weights."""
         return self.trained_bytes > self.dtype_bytes
