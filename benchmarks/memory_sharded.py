@@ -54,7 +54,9 @@ def main() -> None:
                 continue
             peaks = [json.loads(file.read_text()) for file in sorted(runs.glob("peak-*.json"))]
             row = max(peaks, key=lambda one: one["peak"])
-            found["cases"].append({"case": asdict(case), "held_out": False, **row, "each": [p["peak"] for p in peaks]})
+            found["cases"].append(
+                {"case": asdict(case), "device": "cpu", "held_out": False, **row, "each": [p["peak"] for p in peaks]}
+            )
             args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(f"{case.name}: {row['peak'] / 1e6:,.0f} MB in {row['phase']}", flush=True)
 

@@ -95,8 +95,7 @@ def main() -> None:
         RESULTS.write_text(json.dumps(merge(sys.argv[1:]), indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     print(summary(results), table(results, "cuda"), table(results, "cpu"), sep="\n\n")
-    if SHARDED.exists():
-        print("\n" + sharded(json.loads(SHARDED.read_text(encoding="utf-8"))))
+    print("\n" + sharded(json.loads(SHARDED.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

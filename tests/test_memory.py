@@ -44,9 +44,12 @@ def test_seven_billion_model_states_are_252_against_126_gigabytes():
     assert dpo.estimate.state_bytes == 7 * GB * 16 + 7 * GB * 2 == 126 * GB
 
 
-def test_seven_billion_takes_two_a100_for_dpo_and_no_number_for_ppo_which_is_not_split():
+def test_seven_billion_takes_two_a100_for_dpo_and_four_for_ppo():
+    """By hand: states of 126 and 252 GB over GPUs of which 77 GB are usable; in the rollout 14 GB are gathered."""
     ppo, dpo = routes().both
-    assert (ppo.gpus, dpo.gpus) == (None, 2)
+    assert (ppo.gpus, dpo.gpus) == (4, 2)
+    assert ppo.split.command.startswith("torchrun --nproc-per-node 4 -m prefcli ppo") and dpo.split.run.shards == 2
+    assert " --shard" in ppo.split.command and " --batch-size 4" in ppo.split.command  # more GPUs than rows
 
 
 @pytest.mark.parametrize("size", ["125e6", "1.5e9", "13e9", "70e9", "405e9"])
@@ -208,6 +211,10 @@ def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():
         found = gpus_needed(run, usable)
         assert found and changes(split(run, found), usable, same=True) is not None
         assert changes(split(run, found - 1), usable, same=True) is None
+        eight = gpus_needed(
+            replace(run, batch_size=8), usable
+        )  # its rows are divided evenly, or there are more of them
+        assert eight >= found and (8 % eight == 0 or eight % 8 == 0)
         assert found >= estimate(run).state_bytes / usable
     assert gpus_needed(replace(dpo, lora_rank=8, shared_base=True, in_4bit=True, architecture=typical(400 * GB)),
                        usable) is None  # fmt: skip

@@ -93,7 +93,7 @@ def test_text_of_a_terminal_that_has_ascii_only():
 def test_json_is_one_object_and_nothing_else(capsys):
     found = json.loads(output(capsys, params="7B", json=True))
     assert found["saving"] == 0.5
-    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": None, "dpo": 2}
+    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": 4, "dpo": 2}
     assert found["methods"]["ppo"]["params_equivalent"] == 28_000_000_000
     assert found["assumptions"]["architecture"]["typical_of_the_size"] is True
 
@@ -220,7 +220,7 @@ def test_compare_shows_every_method_and_draws_it(capsys, tmp_path):
     assert max(map(len, text.splitlines())) <= 80
     assert xml.etree.ElementTree.parse(tmp_path / "all.svg").getroot().tag.endswith("svg")
     found = json.loads(output(capsys, params="7B", compare=True, gpu="H100", json=True))["methods"]
-    assert [found[name]["gpus"] for name in ("PPO separate", "DPO", "KTO")] == [None, 2, None]
+    assert [found[name]["gpus"] for name in ("PPO separate", "DPO", "KTO")] == [4, 2, 2]
     assert found["PPO shared, LoRA 16"]["command"].endswith(
         "--reward rm --lora-rank 16 --layout shared --tokens-per-row 565"
     )
@@ -281,6 +281,7 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
         {"load_in_4bit": True},
         {"layout": "shared", "stage": "ppo"},
         {"prompt_length": 4096, "max_length": 2048},
+        {"shard": 2, "lora_rank": 8, "load_in_4bit": True},
         {"probe": True},
     ],
 )

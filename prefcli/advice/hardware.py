@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from prefcli.config.stages import BY_COMMAND
@@ -77,10 +76,9 @@ def _split(run: Run, where: Device) -> Fit | None:
     needed = changes(part, where.usable_bytes, same=True)
     if needed is None:
         return None
-    rows = run.about.config().batch_size
     own = ("--lora-rank", str(run.lora_rank)) if run.lora_rank else ()
     options: tuple[str, ...] = (*own, "--shard", *(word for change in needed for word in change.option.split()))
-    if rows % where.count:
-        options += ("--batch-size", str(math.ceil(rows / where.count) * where.count))
+    if run.rows_of_batch % where.count:
+        options += ("--batch-size", str(part.batch_size * where.count))
     size = needed[-1].bytes if needed else estimate(part).bytes
     return Fit(size, bool(run.lora_rank), processes=where.count, options=options)

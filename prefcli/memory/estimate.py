@@ -101,9 +101,8 @@ def _moments(run: Run) -> Iterator[Moment]:
     whole, rest = divmod(run.rows_of_batch, run.rows_of_pass)
     yield from _pass(run, frozenset(trained) if whole > 1 or run.accumulates else frozenset())
     if whole == 1 and rest:  # the first, wider one meets no gradients
-        unit = run.answers_per_row if run.about.samples else 1
         yield from _pass(
-            replace(run, batch_size=rest * unit, rollout=activations.rollout_answers(run)), frozenset(trained)
+            replace(run, batch_size=rest * run.unit, rollout=activations.rollout_answers(run)), frozenset(trained)
         )
     roots = frozenset() if run.shared_base else _roots(run, *_still_gathered(run, frozenset(trained)))
     yield Moment("optimizer step", frozenset(trained), {trained[0]: {"temporary": _step_bytes(run)}}, roots)

@@ -165,7 +165,7 @@ def _all(run: Run, numbers: list[int]) -> list[tuple[Run, Run]]:
 
 def split(run: Run, gpus: int) -> Run:
     """One process's part of the run over several GPUs, by --shard: of every model, and of the batch."""
-    unit = run.answers_per_row if run.about.samples else 1  # answers to one prompt stay together
+    unit = run.unit
 
     def part(rows: int) -> int:
         return unit * -(-rows // (unit * gpus))
@@ -174,21 +174,27 @@ def split(run: Run, gpus: int) -> Run:
 
 
 def gpus_needed(run: Run, usable: float) -> int | None:
-    """The fewest GPUs that hold the run: one as it is, several with --shard and what leaves the result as it is. None:
-    no number of them does."""
+    """The fewest GPUs that hold the run: one as it is, several with --shard and what leaves the result as it is.
+
+    Several are a number that the batch's rows are divided by, or, of more GPUs than rows, a multiple of them, for a
+    larger batch. None: no number of them does.
+    """
     if fits(run, usable):
         return 1
 
     def held(gpus: int) -> bool:
         return changes(split(run, gpus), usable, same=True) is not None
 
-    if run.in_4bit or not held(MOST_GPUS):
+    rows, most = run.rows_of_batch, MOST_GPUS // run.rows_of_batch
+    if run.in_4bit:
         return None
-    low, high = 1, MOST_GPUS
+    if (found := next((n for n in range(2, rows + 1) if rows % n == 0 and held(n)), None)) or not held(rows * most):
+        return found
+    low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if held(middle) else (middle, high)
-    return high
+        low, high = (low, middle) if held(rows * middle) else (middle, high)
+    return rows * high
 
 
 def largest(run: Run, usable: float, what: Literal["batch_size", "max_length"]) -> int | None:

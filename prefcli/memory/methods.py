@@ -50,7 +50,10 @@ class Method:
     @cached_property
     def split(self) -> Method | None:
         """The same over as many GPUs as hold it; None where one does, or no number."""
-        return None if self.gpus in (None, 1) else replace(self, run=split(self.run, self.gpus or 1))
+        if self.gpus is None or self.gpus == 1:
+            return None
+        more = {"batch_size": self.gpus * self.run.unit} if self.gpus > self.run.rows_of_batch else {}
+        return replace(self, run=split(self.run, self.gpus), options={**self.options, **more})
 
     @property
     def fits(self) -> bool:

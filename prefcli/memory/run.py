@@ -152,8 +152,12 @@ class Run:
 
     @property
     def rows_of_batch(self) -> int:
-        """Rows in a batch; ppo counts its batch in answers."""
-        return -(-self.batch_size // (self.answers_per_row if self.about.samples else 1))
+        return -(-self.batch_size // self.unit)
+
+    @property
+    def unit(self) -> int:
+        """What --batch-size counts of a row: ppo counts answers, and those to one prompt stay together."""
+        return self.answers_per_row if self.about.samples else 1
 
     @property
     def rows_of_pass(self) -> int:
