@@ -71,6 +71,7 @@ LORA: dict[str, Any] = {"lora_rank": 16}
 CKPT: dict[str, Any] = {"gradient_checkpointing": True}
 QLORA = LORA | {"load_in_4bit": True}
 PADDED: dict[str, Any] = {"packed": False}
+BF16: dict[str, Any] = {"dtype": "bfloat16"}
 SHARED = LORA | {"layout": "shared"}
 
 # In the order of their worth, should the time on the device end. Every third is held out of any fitting.
@@ -147,9 +148,17 @@ BLIND: dict[str, tuple[Case, ...]] = {
     ),
 }
 
-# Two models, three stages, all weights and adapters, each over 2 or 4 processes.
+# Two models, three stages, all weights and adapters, each over 2 or 4 processes; the last one in bfloat16.
 SHARDED = tuple(
-    Case(model, stage, batch, prompt, answer, options, shards=(2, 4)[(number + turn) % 2])
+    Case(
+        model,
+        stage,
+        batch,
+        prompt,
+        answer,
+        options | (BF16 if turn and number == 5 else {}),
+        shards=(2, 4)[(number + turn) % 2],
+    )
     for turn, model in enumerate(("llama-2M", "llama-20M"))
     for number, (stage, batch, prompt, answer, options) in enumerate(
         (

@@ -45,6 +45,7 @@ def main() -> None:
             shutil.rmtree(runs, ignore_errors=True)
             runs.mkdir()
             options = bench.options(case, bench.model(case.model), runs) | {"shard": True}
+            options.setdefault("dtype", "float32")
             (runs / "case.json").write_text(json.dumps({"case": asdict(case), "options": options}))
             words = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.shards}"]
             words += ["-m", "benchmarks.memory_sharded", "--work", folder, "--out", "-"]
