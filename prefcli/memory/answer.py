@@ -89,7 +89,9 @@ def _method(
     fixed: dict[str, Any] = {"batch_size": -(-rows // config.shard)}
     if config.shard > 1:
         if given.get("load_in_4bit"):
-            raise UsageError("--load-in-4bit: models in 4 bits are not split", "leave it or --shard out")
+            raise UsageError(
+                "--load-in-4bit is not counted with --shard: a process makes it whole first", "leave one out"
+            )
         fixed |= {"zero": 3, "shards": config.shard}
     if config.prompt_length is not None and not stage.samples:
         fixed["shared_prompt"] = config.prompt_length
