@@ -131,7 +131,7 @@ def parsed(lines, **variables):
             name, _, value = line.partition("=")
             variables.setdefault(name, value)
             continue
-        line = re.sub(r"^accelerate launch .* -m prefcli", "prefcli", line)
+        line = re.sub(r"^torchrun --nproc-per-node \d+ -m prefcli", "prefcli", line)
         words = [variables.get(word[1:], word) if word.startswith("$") else word for word in shlex.split(line)]
         assert words[0] == "prefcli"
         yield words[1], words[2:]

@@ -54,13 +54,14 @@ def output(capsys, **options):
 
 
 def test_text_tells_the_whole_comparison(capsys):
+    # In the rollout of 70B 140 GB are gathered.
+    assert "No number of them holds PPO" in " ".join(output(capsys, params="70B").split())
     text = output(capsys, params="7B")
     for part in (
         "PPO  4 models, 28B parameters' worth",
         "DPO  2 models, 14B parameters' worth",
         "saves 50% of the parameters",
-        "GPUs    2 for DPO (A100-80GB",
-        "No number of them holds PPO",
+        "GPUs    4 for PPO and 2 for DPO (A100-80GB",
         "252 GB",
         "126 GB",
         "16 bytes",
