@@ -86,7 +86,7 @@ SITUATIONS = {
     "the reward is iterated on": (f"--data pairs.jsonl --prompts prompts.jsonl {LARGE} --aim iterate-on-reward", "ppo"),
     "many prompts, few preferences": (f"--data few.jsonl --prompts prompts.jsonl {LARGE}", "ppo"),
     "several objectives": (f"--data pairs.jsonl --data more.jsonl {LARGE} --aim several-objectives", "ppo"),
-    "very large, with infrastructure": ("--data pairs.jsonl --params 34B --gpu H200 --gpus 16", "ppo"),
+    "very large, with infrastructure": ("--data pairs.jsonl --params 34B --gpu H200 --gpus 32", "ppo"),
     "people and infrastructure": (f"--data pairs.jsonl {LARGE} --aim team", "ppo"),
     "only binary labels": (f"--data labels.jsonl {SMALL}", "kto"),
     "neither labels nor a judge": (f"--data demos.jsonl --prompts prompts.jsonl {SMALL}", "collect"),
@@ -326,7 +326,7 @@ def test_split_runs_start_with_torchrun_and_say_shard(advise):
     advice = advise(f"--data pairs.jsonl {LARGE} --aim team")
     split = [line for line in advice["commands"] if "torchrun" in line]
     assert any(line.startswith(f"SFT=$({TORCHRUN.format(8)}") for line in split)
-    assert all(" --shard" in line for line in split) and any("--shard" in note for note in advice["notes"])
+    assert all(" --shard" in line for line in split) and any("--shard" in note for note in advice["facts"]["notes"])
 
 
 def test_gpus_are_found_by_nvidia_smi(monkeypatch, tmp_path):
