@@ -57,6 +57,7 @@ class Case:
     answer: int
     options: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
+    shards: int = 1  # processes that the models are split over (--shard)
 
     @property
     def name(self) -> str:
@@ -64,6 +65,7 @@ class Case:
         words = [told.get(n, f"{n.replace('_', ' ')} {v}") for n, v in self.options.items() if v is not False]
         words += ["padded"] if self.options.get("packed") is False else []
         words += ["cached reference"] if self.cached else []
+        words += [f"over {self.shards} processes"] if self.shards > 1 else []
         return ", ".join([f"{self.stage} {self.model}", f"{self.batch_size} × ({self.prompt} + {self.answer})", *words])
 
 
@@ -71,6 +73,7 @@ LORA: dict[str, Any] = {"lora_rank": 16}
 CKPT: dict[str, Any] = {"gradient_checkpointing": True}
 QLORA = LORA | {"load_in_4bit": True}
 PADDED: dict[str, Any] = {"packed": False}
+BF16: dict[str, Any] = {"dtype": "bfloat16"}
 SHARED = LORA | {"layout": "shared"}
 
 # In the order of their worth, should the time on the device end. Every third is held out of any fitting.
@@ -147,6 +150,30 @@ BLIND: dict[str, tuple[Case, ...]] = {
     ),
 }
 
+# Two models, three stages, all weights and adapters, each over 2 or 4 processes; the last one in bfloat16.
+SHARDED = tuple(
+    Case(
+        model,
+        stage,
+        batch,
+        prompt,
+        answer,
+        options | (BF16 if turn and number == 5 else {}),
+        shards=(2, 4)[(number + turn) % 2],
+    )
+    for turn, model in enumerate(("llama-2M", "llama-20M"))
+    for number, (stage, batch, prompt, answer, options) in enumerate(
+        (
+            ("sft", 8, 64, 64, {}),
+            ("sft", 8, 64, 64, LORA),
+            ("dpo", 8, 64, 64, LORA),
+            ("dpo", 8, 64, 64, {}),
+            ("ppo", 16, 64, 32, {}),
+            ("ppo", 16, 64, 32, SHARED),
+        )
+    )
+)
+
 
 def held_out(cases: tuple[Case, ...], case: Case) -> bool:
     return cases in BLIND.values() or cases.index(case) % 3 == 2
@@ -165,7 +192,7 @@ def run_of(case: Case, device: Literal["cpu", "cuda"]) -> Run:
         dtype=options.get("dtype", "float32" if device == "cpu" else "bfloat16"),
         autocast=True,
         optimizer=options.get("optim", "adamw"),
-        batch_size=case.batch_size,
+        batch_size=case.batch_size // case.shards,
         answers=answers,
         max_length=case.prompt + case.answer,
         shared_prompt=case.prompt,
@@ -174,5 +201,7 @@ def run_of(case: Case, device: Literal["cpu", "cuda"]) -> Run:
         checkpointing=options.get("gradient_checkpointing", False),
         cached_reference=case.cached,
         value_model=not answers,
+        zero=3 if case.shards > 1 else 0,
+        shards=case.shards,
         device=device,
     )

@@ -14,12 +14,14 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors' storages that are alive, and their peak. Fake tensors count as if they were real."""
+    """Bytes of all tensors' storages that are alive, and their peak. Fake tensors count as if they were real, of
+    tensors that are split over processes this one's part. FSDP takes and gives memory by resizing storages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,10 +33,24 @@ class LiveBytes(TorchDispatchMode):
         for found in gc.get_objects():
             if issubclass(type(found), torch.Tensor):
                 self._see(found)
+        resize = self._resize = torch.UntypedStorage.resize_
+
+        def resized(storage: Any, size: int) -> Any:
+            found = resize(storage, size)
+            self._hold(storage)
+            return found
+
+        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign,assignment]
         super().__enter__()
         return self
 
+    def __exit__(self, *error: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:
+            return NotImplemented  # it comes again, as the operations on this process's parts
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves((args, kwargs, out)):
             if isinstance(leaf, torch.Tensor):
@@ -43,9 +59,13 @@ class LiveBytes(TorchDispatchMode):
 
     def _see(self, tensor: torch.Tensor) -> None:
         try:
-            storage = tensor.untyped_storage()
+            storage = (tensor._local_tensor if isinstance(tensor, DTensor) else tensor).untyped_storage()
         except (NotImplementedError, RuntimeError):  # sparse, say
             return
+        if storage.device.type != "meta":
+            self._hold(storage)
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
         known = self._known.get(key)
         if known is not None and known[0]() is storage:

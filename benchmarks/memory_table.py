@@ -16,6 +16,7 @@ from benchmarks.memory_cases import Case, run_of
 from prefcli.memory.estimate import estimate
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
+SHARDED = RESULTS.with_name("memory_sharded.json")  # what benchmarks/memory_sharded.py wrote
 KEPT = ("case", "held_out", "peak", "phase", "phases", "reserved", "step_seconds")
 
 
@@ -63,6 +64,16 @@ def summary(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sharded(results: dict[str, Any]) -> str:
+    """Markdown: the runs of benchmarks/memory_sharded.py, signed errors."""
+    lines = ["| run | measured MB | predicted MB | error |", "|---|---:|---:|---:|"]
+    for row in results["cases"]:
+        found = estimate(run_of(Case(**row["case"]), "cpu")).bytes
+        name = Case(**row["case"]).name
+        lines.append(f"| {name} | {row['peak'] / 1e6:,.1f} | {found / 1e6:,.1f} | {found / row['peak'] - 1:+.1%} |")
+    return "\n".join(lines)
+
+
 def merge(files: list[str]) -> dict[str, Any]:
     """The measurements of several runs; of a case that was measured twice the last counts."""
     machines: dict[str, Any] = {}
@@ -84,6 +95,7 @@ def main() -> None:
         RESULTS.write_text(json.dumps(merge(sys.argv[1:]), indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     print(summary(results), table(results, "cuda"), table(results, "cpu"), sep="\n\n")
+    print("\n" + sharded(json.loads(SHARDED.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

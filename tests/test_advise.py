@@ -19,7 +19,7 @@ from prefcli.advice.evidence import EVIDENCE
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.hardware import STAGES, Fit, fits
 from prefcli.advice.rules import HARD, RULES, SOFT
-from prefcli.advice.script import FSDP
+from prefcli.advice.script import TORCHRUN
 from prefcli.cli.advise import broken
 from prefcli.cli.advise_questions import ask
 from prefcli.cli.main import COMMANDS
@@ -86,7 +86,7 @@ SITUATIONS = {
     "the reward is iterated on": (f"--data pairs.jsonl --prompts prompts.jsonl {LARGE} --aim iterate-on-reward", "ppo"),
     "many prompts, few preferences": (f"--data few.jsonl --prompts prompts.jsonl {LARGE}", "ppo"),
     "several objectives": (f"--data pairs.jsonl --data more.jsonl {LARGE} --aim several-objectives", "ppo"),
-    "very large, with infrastructure": ("--data pairs.jsonl --params 34B --gpu H200 --gpus 16", "ppo"),
+    "very large, with infrastructure": ("--data pairs.jsonl --params 34B --gpu H200 --gpus 32", "ppo"),
     "people and infrastructure": (f"--data pairs.jsonl {LARGE} --aim team", "ppo"),
     "only binary labels": (f"--data labels.jsonl {SMALL}", "kto"),
     "neither labels nor a judge": (f"--data demos.jsonl --prompts prompts.jsonl {SMALL}", "collect"),
@@ -131,7 +131,7 @@ def parsed(lines, **variables):
             name, _, value = line.partition("=")
             variables.setdefault(name, value)
             continue
-        line = re.sub(r"^accelerate launch .* -m prefcli", "prefcli", line)
+        line = re.sub(r"^torchrun --nproc-per-node \d+ -m prefcli", "prefcli", line)
         words = [variables.get(word[1:], word) if word.startswith("$") else word for word in shlex.split(line)]
         assert words[0] == "prefcli"
         yield words[1], words[2:]
@@ -274,11 +274,14 @@ def test_rows_that_do_not_fit_are_counted_and_left_out_by_the_commands(advise, j
 
 
 def test_what_fits_is_what_the_memory_model_says():
-    """7B, by hand: 16 bytes a trained and 2 a frozen parameter; ppo cannot be split, dpo can."""
+    """7B, by hand: 16 bytes a trained and 2 a frozen parameter."""
     made = fits(typical(7_000_000_000), Device("x", 80 * 10**9, 8, bf16=True))
     dpo, ppo = made["dpo"], made["ppo"]
     assert dpo.processes == 8 and not dpo.lora and dpo.bytes >= 7e9 * 18 / 8
-    assert ppo.lora and ppo.processes == 1 and ppo.bytes >= 7e9 * 2
+    assert ppo.processes == 8 and not ppo.lora and ppo.bytes >= 7e9 * (2 * 16 + 2 * 2) / 8
+    assert "--shard" in dpo.options and "--shard" in ppo.options
+    huge = fits(typical(140_000_000_000), Device("x", 80 * 10**9, 8, bf16=True))["dpo"]
+    assert huge.lora and huge.processes == 8 and huge.bytes >= 140e9 * 2 / 8
     assert set(made) == set(STAGES)
     one = fits(typical(7_000_000_000), Device("x", 24 * 10**9, 1, bf16=True))
     assert one["dpo"].lora and "--lora-rank" in one["dpo"].options
@@ -319,10 +322,11 @@ def test_columns_and_splits_are_named_as_in_training_and_stand_in_the_commands(a
     assert "no column" in advise(f"--data own.jsonl --map chosen=better {SMALL}", code=3)
 
 
-def test_split_runs_start_with_accelerate_and_ppo_never_does(advise):
+def test_split_runs_start_with_torchrun_and_say_shard(advise):
     advice = advise(f"--data pairs.jsonl {LARGE} --aim team")
-    assert any(line.startswith(f"SFT=$({FSDP.format(8)}") for line in advice["commands"])
-    assert not any("accelerate" in line for line in advice["commands"] if " ppo " in line)
+    split = [line for line in advice["commands"] if "torchrun" in line]
+    assert any(line.startswith(f"SFT=$({TORCHRUN.format(8)}") for line in split)
+    assert all(" --shard" in line for line in split) and any("--shard" in note for note in advice["facts"]["notes"])
 
 
 def test_gpus_are_found_by_nvidia_smi(monkeypatch, tmp_path):

@@ -96,8 +96,9 @@ CASES = {
         {"ppo": -3, "rloo": -3, "rejection": -3, "rlaif": -1},
     ),
     "little-memory": (
-        [{"pairs": 9, "fits": fitting(ppo=ADAPTER)}, {"pairs": 9, "fits": fitting(ppo=SPLIT)}],
+        [{"pairs": 9, "fits": fitting(ppo=ADAPTER)}],
         [
+            {"pairs": 9, "fits": fitting(ppo=SPLIT)},
             {"pairs": 9},
             {"pairs": 9, "fits": fitting()},
             {"fits": fitting(ppo=ADAPTER)},

@@ -10,7 +10,7 @@ from prefcli.config.stages import BY_COMMAND
 from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
 from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
-from prefcli.memory.fit import SAVINGS, _all, changes, fits, gpus_needed, largest, split_bytes
+from prefcli.memory.fit import SAVINGS, _all, changes, fits, gpus_needed, largest, split
 from prefcli.memory.gpus import find_gpu
 from prefcli.memory.methods import as_dict, two_routes
 from prefcli.memory.run import Run
@@ -44,9 +44,12 @@ def test_seven_billion_model_states_are_252_against_126_gigabytes():
     assert dpo.estimate.state_bytes == 7 * GB * 16 + 7 * GB * 2 == 126 * GB
 
 
-def test_seven_billion_takes_two_a100_for_dpo_and_no_number_for_ppo_which_is_not_split():
+def test_seven_billion_takes_two_a100_for_dpo_and_four_for_ppo():
+    """By hand: states of 126 and 252 GB over GPUs of which 77 GB are usable; in the rollout 14 GB are gathered."""
     ppo, dpo = routes().both
-    assert (ppo.gpus, dpo.gpus) == (None, 2)
+    assert (ppo.gpus, dpo.gpus) == (4, 2)
+    assert ppo.split.command.startswith("torchrun --nproc-per-node 4 -m prefcli ppo") and dpo.split.run.shards == 2
+    assert " --shard" in ppo.split.command and " --batch-size 4" in ppo.split.command  # more GPUs than rows
 
 
 @pytest.mark.parametrize("size", ["125e6", "1.5e9", "13e9", "70e9", "405e9"])
@@ -202,14 +205,46 @@ def test_a_shared_base_is_held_once():
         Run("ppo", SMALL, shared_base=True)
 
 
-def test_gpus_are_the_fewest_that_hold_the_run_as_it_is_split():
+def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():
     dpo, usable = routes(typical(13 * GB)).dpo.run, A100.usable_bytes
-    found = gpus_needed(dpo, usable)
-    assert found and split_bytes(dpo, found) <= usable < split_bytes(dpo, found - 1)
-    assert split_bytes(dpo, 1000) == 4 * 13 * GB  # each process loads the whole model in float32
-    assert gpus_needed(replace(dpo, architecture=typical(70 * GB)), usable) is None
-    assert gpus_needed(replace(dpo, stage="kto"), usable) is None  # not split
+    for run in (dpo, replace(dpo, stage="kto"), replace(dpo, stage="ppo"), replace(dpo, architecture=typical(70 * GB))):
+        found = gpus_needed(run, usable)
+        assert found and changes(split(run, found), usable, same=True) is not None
+        assert changes(split(run, found - 1), usable, same=True) is None
+        eight = gpus_needed(
+            replace(run, batch_size=8), usable
+        )  # its rows are divided evenly, or there are more of them
+        assert eight >= found and (8 % eight == 0 or eight % 8 == 0)
+        assert found >= estimate(run).state_bytes / usable
+    assert gpus_needed(replace(dpo, lora_rank=8, shared_base=True, in_4bit=True, architecture=typical(400 * GB)),
+                       usable) is None  # fmt: skip
+    assert gpus_needed(replace(dpo, architecture=typical(10_000 * GB)), usable) is None
     assert gpus_needed(replace(dpo, architecture=typical(GB)), usable) == 1
+    parts = split(Run("ppo", SMALL, batch_size=100, rollout=200, answers=4), 8)
+    assert (parts.batch_size, parts.rollout, parts.shards) == (16, 28, 8)  # four answers to a prompt stay together
+
+
+def test_of_models_that_are_split_a_process_holds_its_part_and_what_it_gathers():
+    """By hand: 12 layers of 124,160 weights, embeddings of 20,000 × 80, a norm; all in float32, of one answer."""
+    a = Architecture("by hand", "llama", 12, 80, 4, 4, 20, 410, 20_000, tied=True)
+    layer, root = 4 * 80 * 80 + 3 * 80 * 410 + 2 * 80, 20_000 * 80 + 80
+    assert a.parameters == 12 * layer + root
+    run = Run(
+        "sft", a, dtype="float32", batch_size=4, max_length=2, checkpointing=False, zero=3, shards=4, device="cpu"
+    )
+    small = estimate(run)
+    states = 16 * a.parameters // 4
+    # The embeddings' gradient comes when all layers' are added up: of the head, of the embeddings, and their sum.
+    by_hand = states - 4 * root // 4 + 4 * root + 3 * 4 * 20_000 * 80 + 4 * layer
+    assert small.phase == "policy update" and small.bytes == pytest.approx(by_hand, rel=1e-3)
+    assert estimate(replace(run, shards=8)).bytes - by_hand == pytest.approx(
+        -(16 * a.parameters - 4 * root) / 8, rel=0.01
+    )
+    ppo = estimate(replace(run, stage="ppo", shared_prompt=1))
+    whole = 4 * (2 * root + 12 * layer)  # the policy's weights, and the reference's embeddings
+    assert ppo.phases["rollout"] >= whole + (16 * 2 + 4 * 2) * a.parameters // 4 - 4 * 2 * a.parameters // 4
+    frozen = estimate(replace(run, lora_rank=4)).roles["policy"]
+    assert frozen.parts["gradients"] < frozen.parts["weights"] / 10
 
 
 def test_what_is_asked_for_reaches_the_estimate():

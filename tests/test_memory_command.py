@@ -54,13 +54,14 @@ def output(capsys, **options):
 
 
 def test_text_tells_the_whole_comparison(capsys):
+    # In the rollout of 70B 140 GB are gathered.
+    assert "No number of them holds PPO" in " ".join(output(capsys, params="70B").split())
     text = output(capsys, params="7B")
     for part in (
         "PPO  4 models, 28B parameters' worth",
         "DPO  2 models, 14B parameters' worth",
         "saves 50% of the parameters",
-        "GPUs    2 for DPO (A100-80GB",
-        "No number of them holds PPO",
+        "GPUs    4 for PPO and 2 for DPO (A100-80GB",
         "252 GB",
         "126 GB",
         "16 bytes",
@@ -93,7 +94,7 @@ def test_text_of_a_terminal_that_has_ascii_only():
 def test_json_is_one_object_and_nothing_else(capsys):
     found = json.loads(output(capsys, params="7B", json=True))
     assert found["saving"] == 0.5
-    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": None, "dpo": 2}
+    assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": 4, "dpo": 2}
     assert found["methods"]["ppo"]["params_equivalent"] == 28_000_000_000
     assert found["assumptions"]["architecture"]["typical_of_the_size"] is True
 
@@ -220,7 +221,7 @@ def test_compare_shows_every_method_and_draws_it(capsys, tmp_path):
     assert max(map(len, text.splitlines())) <= 80
     assert xml.etree.ElementTree.parse(tmp_path / "all.svg").getroot().tag.endswith("svg")
     found = json.loads(output(capsys, params="7B", compare=True, gpu="H100", json=True))["methods"]
-    assert [found[name]["gpus"] for name in ("PPO separate", "DPO", "KTO")] == [None, 2, None]
+    assert [found[name]["gpus"] for name in ("PPO separate", "DPO", "KTO")] == [4, 2, 2]
     assert found["PPO shared, LoRA 16"]["command"].endswith(
         "--reward rm --lora-rank 16 --layout shared --tokens-per-row 565"
     )
@@ -236,7 +237,7 @@ def test_compare_and_stage_say_the_same_of_one_run(capsys):
 
 
 def test_the_comparison_of_the_routes_takes_no_option_of_one_stage():
-    for more in ({"lora_rank": 16}, {"dtype": "float32"}, {"zero": 3, "gpus": 2}, {"packed": False}):
+    for more in ({"lora_rank": 16}, {"dtype": "float32"}, {"shard": 2}, {"packed": False}):
         with pytest.raises(UsageError, match="all weights of both"):
             run(MemoryConfig(params="7B", **more))
 
@@ -267,7 +268,7 @@ def typed(config, words):
     [({"lora_rank": 4}, "optimizer"), ({"load_in_4bit": True}, "weights"),
      ({"dtype": "float32"}, "activations"), ({"optim": "sgd"}, "optimizer"), ({"max_length": 9000}, "activations"),
      ({"batch_size": 3}, "activations"), ({"gradient_checkpointing": True}, "activations"),
-     ({"zero": 3, "gpus": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 1000}, "activations")],
+     ({"shard": 4}, "weights"), ({"stage": "sft"}, "weights"), ({"prompt_length": 1000}, "activations")],
 )  # fmt: skip
 def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
     asked = {"params": "1B", "stage": "dpo", "lora_rank": 8, "gpu": "H100", "json": True}
@@ -281,6 +282,7 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
         {"load_in_4bit": True},
         {"layout": "shared", "stage": "ppo"},
         {"prompt_length": 4096, "max_length": 2048},
+        {"shard": 2, "lora_rank": 8, "load_in_4bit": True},
         {"probe": True},
     ],
 )

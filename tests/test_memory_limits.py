@@ -21,6 +21,7 @@ from prefcli.stages.session import session
 
 ROOT = Path(memory_table.__file__).parent.parent
 RESULTS = json.loads(memory_table.RESULTS.read_text())
+SHARDED = json.loads(memory_table.SHARDED.read_text(encoding="utf-8"))
 
 
 class Asked:
@@ -80,5 +81,12 @@ def test_the_held_out_third_is_predicted_within_five_percent_and_none_far_under(
 
 def test_the_page_has_the_measurements_as_they_are_recorded():
     page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
-    for part in (memory_table.summary(RESULTS), *(memory_table.table(RESULTS, d) for d in ("cuda", "cpu"))):
+    tables = [memory_table.table(RESULTS, device) for device in ("cuda", "cpu")]
+    for part in (memory_table.summary(RESULTS), *tables, memory_table.sharded(SHARDED)):
         assert part in page, "run: python -m benchmarks.memory_table"
+
+
+def test_models_that_are_split_are_predicted_within_five_percent():
+    found = memory_table.errors(SHARDED, "cpu")
+    assert len(found) == 12 and max(map(abs, found)) <= 0.05
+    assert {row["case"]["shards"] for row in SHARDED["cases"]} == {2, 4}

@@ -184,7 +184,7 @@ def test_a_batch_that_is_no_number_or_said_twice_is_refused(prefcli, own_folder)
         ("sft", ["--completion_only_loss", "False"], {"train_on_prompt": True}),
         ("ppo", ["--beta", "0.2", "--num_generations", "4"], {"kl_coef": 0.2, "num_generations": 4}),
         ("mem-estimate", ["--stage", "dpo", "--gradient_checkpointing", "True"], {"stage": "dpo"}),
-        ("mem-estimate", ["--per_device_train_batch_size", "2", "--gpus", "4"], {"batch_size": 8}),
+        ("mem-estimate", ["--per_device_train_batch_size", "2", "--shard", "4"], {"batch_size": 8}),
         ("eval", ["--per_device_train_batch_size", "2"], {"batch_size": 2}),
     ],
 )

@@ -20,11 +20,10 @@ def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
     """Lines for a POSIX shell, in order, and notes on what to do before or after them."""
     script = Script(facts)
     MAKERS[method](script, _start(script, method))
-    if fit := next((f for f in facts.fits.values() if f and f.processes > 1), None):
-        if any("accelerate" in line for line in script.lines):
-            script.notes.append(
-                f"fsdp.yaml is in the repository's docs/accelerate; it splits one model over {fit.processes} GPUs."
-            )
+    if any("--shard" in line for line in script.lines):
+        script.notes.append(
+            "--shard splits every model over the GPUs of torchrun; docs/scaling.md has several machines."
+        )
     if any("--load-in-4bit" in line for line in script.lines):
         script.notes.append("--load-in-4bit needs bitsandbytes: pip install 'prefcli[qlora]'.")
     return script.lines, script.notes

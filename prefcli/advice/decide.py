@@ -51,7 +51,7 @@ def decide(facts: Facts) -> Decision:
     if not left:
         raise MemoryShortError(
             f"no method fits into {facts.device}, not even with an adapter on a base in 4 bits",
-            "take a smaller model or a larger kind of GPU: one GPU must hold the whole base (docs/scaling.md)",
+            "take a smaller model, a larger kind of GPU or more of them (docs/scaling.md)",
         )
     points = {method: sum(rule.favours.get(method, 0) for rule in applied) for method in left}
     scores = dict(sorted(points.items(), key=lambda item: -item[1]))  # stable: of equals the first in METHODS

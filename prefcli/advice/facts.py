@@ -74,9 +74,9 @@ class Facts:
         return self.fits.get(METHODS[method].stage)
 
     def all_weights(self, method: str) -> bool:
-        """Whether there is memory for training all weights in one process; True where memory was not checked."""
+        """Whether there is memory for training all weights, over all GPUs; True where memory was not checked."""
         fit = self.fit(method)
-        return not self.fits or (fit is not None and not fit.lora and fit.processes == 1)
+        return not self.fits or (fit is not None and not fit.lora)
 
     @property
     def scored(self) -> bool:

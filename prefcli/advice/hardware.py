@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import estimate
-from prefcli.memory.fit import RANK, changes, split_bytes
+from prefcli.memory.fit import RANK, changes, split
 from prefcli.memory.gpus import Device
 from prefcli.memory.run import Run, of_command
 from prefcli.memory.sizes import format_bytes
@@ -37,9 +36,9 @@ class Fit:
 def fits(architecture: Architecture, where: Device, reward_elsewhere: bool = False) -> dict[str, Fit | None]:
     """Stage → how it fits, None where it does not: with the defaults of its command, and as few options as it takes.
 
-    All weights in one process come first, then all weights split over the GPUs (FSDP, docs/scaling.md), then an
-    adapter, then one on a base in 4 bits. `reward_elsewhere`: the reward model has weights of its own, and cannot share
-    ppo's base.
+    All weights in one process come first, then all weights split over the GPUs (--shard, docs/scaling.md), then an
+    adapter, then one on a base in 4 bits, then one on a base that is split. `reward_elsewhere`: the reward model has
+    weights of its own, and cannot share ppo's base.
     """
     return {stage: _fit(stage, architecture, where, reward_elsewhere) for stage in STAGES}
 
@@ -56,9 +55,9 @@ def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere
             own = ("--lora-rank", str(rank)) if rank else ()
             options = (*own, *(("--load-in-4bit",) if in_4bit else ()), *(w for c in needed for w in c.option.split()))
             return Fit(size + beside, bool(rank), in_4bit, 1, options)
-        if not rank and where.count > 1 and run.about.splits and (split := _split(run, where)) is not None:
-            return split
-    return None
+        if not rank and where.count > 1 and (over_all := _split(run, where)) is not None:
+            return over_all
+    return _split(_run(stage, architecture, where, RANK, False), where) if where.count > 1 else None
 
 
 def _run(stage: str, architecture: Architecture, where: Device, rank: int, in_4bit: bool) -> Run:
@@ -72,13 +71,14 @@ def _weights(run: Run) -> int:
 
 
 def _split(run: Run, where: Device) -> Fit | None:
-    """All weights over all GPUs, one row at a time on each."""
-    needed = split_bytes(run, where.count)
-    if needed > where.usable_bytes:
+    """The run over all GPUs."""
+    part = split(run, where.count)
+    needed = changes(part, where.usable_bytes, same=True)
+    if needed is None:
         return None
-    rows = run.about.config().batch_size
-    parts = math.ceil(rows / where.count)
-    options: tuple[str, ...] = ("--gradient-checkpointing", "--grad-accum", str(parts))
-    if rows % where.count:
-        options += ("--batch-size", str(parts * where.count))
-    return Fit(needed, processes=where.count, options=options)
+    own = ("--lora-rank", str(run.lora_rank)) if run.lora_rank else ()
+    options: tuple[str, ...] = (*own, "--shard", *(word for change in needed for word in change.option.split()))
+    if run.rows_of_batch % where.count:
+        options += ("--batch-size", str(part.batch_size * where.count))
+    size = needed[-1].bytes if needed else estimate(part).bytes
+    return Fit(size, bool(run.lora_rank), processes=where.count, options=options)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefcli.advice.facts import Facts
-from prefcli.memory.methods import FSDP
+from prefcli.memory.methods import TORCHRUN
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Script:
     def run(self, command: str, *words: Word, stage: str | None = None, into: str | None = None) -> Variable:
         """One more line; `stage` adds the options that it takes to fit, `into` keeps what is printed."""
         fit = self.facts.fits.get(stage) if stage else None
-        start = FSDP.format(fit.processes) if fit and fit.processes > 1 else "prefcli"
+        start = TORCHRUN.format(fit.processes) if fit and fit.processes > 1 else "prefcli"
         shown = [f'"${word.name}"' if isinstance(word, Variable) else shlex.quote(word) for word in words]
         line = " ".join([start, command, *shown, *(fit.options if fit else ())])
         given = {path for paths in self.facts.files.values() for path in paths}

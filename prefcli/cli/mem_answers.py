@@ -11,7 +11,6 @@ from rich.table import Table
 
 from prefcli.cli.stdout import result
 from prefcli.memory.estimate import PARTS
-from prefcli.memory.fit import whole_bytes
 from prefcli.memory.methods import Method, Routes
 from prefcli.memory.sizes import format_bytes, format_count
 
@@ -67,14 +66,12 @@ def _show_one(method: Method) -> None:
     if method.fits:
         for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
             _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
-    elif method.gpus is not None:
-        _write(console, f"It takes {method.gpus:,} of them, with FSDP (docs/scaling.md). On one: {_changes(method)}")
+    elif method.split is not None and method.run.shards == 1:
+        _write(console, f"It takes {method.gpus:,} of them, {format_bytes(method.split.fitted_bytes)} on each:")
+        _write(console, f"{method.split.command}", indent=4)
+        _write(console, f"On one: {_changes(method)}")
     else:
         _write(console, f"To make it fit: {_changes(method)}")
-    if method.run.zero and not method.splits:
-        _write(console, "prefcli itself cannot run this: it splits sft, train-rm and dpo, with ZeRO stage 3 or FSDP, "
-                        f"and each process loads the whole model first, {format_bytes(whole_bytes(method.run))} "
-                        "(docs/scaling.md)")  # fmt: skip
     if method.command:
         _write(console, f"Run: {method.command}", indent=4)
 
@@ -121,12 +118,11 @@ def _gpus(routes: Routes) -> str:
     if not gpu.count:
         told = f"{usable}. " + (f"{several} with all weights does not fit." if without else "Both fit.")
     elif shown:
-        told = f"{' and '.join(shown)} ({usable}; several hold one model with FSDP)."
+        told = f"{' and '.join(shown)} ({usable}; several hold them with --shard)."
     else:
         told = f"{usable}."
     if without and gpu.count:
-        told += f" No number of them holds {several} with all weights: prefcli splits sft, train-rm and dpo over GPUs, "
-        told += "and each must load the whole model."
+        told += f" No number of them holds {several} with all weights: what each gathers and computes is too much."
     adapter = routes.adapter
     if without and adapter.command:
         told += (

@@ -47,11 +47,9 @@ class RunConfig:
     advantage: Annotated[
         Literal["gae", "rloo", "grpo"] | None, Opt("PPO's advantages; rloo and grpo need no value model.")
     ] = None
-    zero: Annotated[
-        int,
-        Opt("ZeRO stage: what the GPUs split: 1 optimizer states, 2 also gradients, 3 also weights.", min=0, max=3),
-    ] = 0
-    gpus: Annotated[int, Opt("Number of GPUs, for --zero.", min=1)] = 1
+    shard: Annotated[
+        int, Opt("Number of GPUs that every model is split over, as the stages' own --shard does.", min=1)
+    ] = 1
 
 
 @dataclass(frozen=True)

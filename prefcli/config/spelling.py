@@ -151,8 +151,9 @@ class Brought:
             raise UsageError(f"these are options of {wanted}, not of {command}", f"prefcli {wanted} --config FILE")
         rows = said.get("per-device-train-batch-size") or said.get("micro-batch-size")
         parts = said.get("gradient-accumulation-steps")
-        if "grad_accum" not in known:  # rows at a time, or mem-estimate, which has --gpus
-            found |= {"batch_size": _times(rows, str(given.get("gpus") or "1"))} if rows else {}
+        if "grad_accum" not in known:  # rows at a time, or mem-estimate, whose --shard is a number
+            shards = str(given.get("shard", "1"))
+            found |= {"batch_size": _times(rows, shards if shards.isdecimal() else "1")} if rows else {}
         elif (rows or parts) and _is_count(parts or "1") and "batch_size" not in given:
             found["batch_size"] = times_processes(_times(rows or HF_BATCH, parts or "1"))
         found |= {"grad_accum": parts} if parts else {}

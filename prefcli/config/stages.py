@@ -54,7 +54,6 @@ class Stage:
     tie: str | None = None  # the option that ties the policy to its reference
     grid: str | None = None  # values of `tie` to sweep, as --grid takes them
     examples: tuple[str, ...] = ()  # command lines for --help, the simplest first
-    splits: bool = False  # whether accelerate can split its model over GPUs (docs/scaling.md)
 
     @property
     def scores(self) -> bool:
@@ -93,7 +92,6 @@ STAGES = {
             Recorded("eval_loss", "loss", "lower"),
             ("lr", "epochs"),
             route="SFT",
-            splits=True,
             examples=(
                 "prefcli sft --data demos.jsonl --model tiny",
                 "prefcli sft --data demos.jsonl --model ./llama --lora-rank 16 --epochs 3",
@@ -113,7 +111,6 @@ STAGES = {
             2,
             Recorded("accuracy", "accuracy", "higher", "on the pairs that train-rm held out"),
             ("lr", "epochs"),
-            splits=True,
             examples=(
                 "prefcli train-rm --data pairs.jsonl --model sft",
                 "prefcli train-rm --data pairs.jsonl --eval-data held_out.jsonl --epochs 2",
@@ -159,7 +156,6 @@ STAGES = {
             route="DPO",
             tie="beta",
             grid="beta=0.03,0.1,0.3",
-            splits=True,
             examples=(
                 "prefcli dpo --data pairs.jsonl --model sft --beta 0.1",
                 "prefcli dpo --data pairs.jsonl --loss ipo --lora-rank 16 --dry-run",

@@ -40,8 +40,6 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
         raise UsageError(f"--batch-size × --max-length is {tokens} tokens: too many")
     if config.compare and config.stage is not None:
         raise UsageError("--compare covers all methods, and --stage names one", "leave one of them out")
-    if config.zero and config.gpus == 1:
-        raise UsageError(f"--zero {config.zero} splits over GPUs, and --gpus is 1", "give --gpus N")
     where, architecture = _device(config.gpu), _architecture(config, reporter)
     if config.compare:
         return [_method(*row, config, architecture, where) for row in side_by_side(config.lora_rank)]
@@ -88,7 +86,13 @@ def _method(
     if stage.samples:
         options |= _lengths(config, stage)
     rows = options.get("batch_size", stage.config().batch_size)
-    fixed = {"zero": config.zero, "shards": config.gpus, "batch_size": -(-rows // config.gpus)}
+    fixed: dict[str, Any] = {"batch_size": -(-rows // config.shard)}
+    if config.shard > 1:
+        if given.get("load_in_4bit"):
+            raise UsageError(
+                "--load-in-4bit is not counted with --shard: a process makes it whole first", "leave one out"
+            )
+        fixed |= {"zero": 3, "shards": config.shard}
     if config.prompt_length is not None and not stage.samples:
         fixed["shared_prompt"] = config.prompt_length
     most = config.max_length or (MOST_TOKENS if stage.samples else stage.config().max_length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from prefcli.memory import activations, states
+from prefcli.memory import activations, sharding, states
 from prefcli.memory.run import Role, Run
 
 STATES = ("weights", "gradients", "optimizer")
@@ -55,11 +55,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Moment:
-    """Memory beside weights and optimizer states: whose gradients, and what passes, by role and part."""
+    """Memory beside weights and optimizer states: whose gradients, and what passes, by role and part. `roots`: the
+    roles whose embeddings and heads are gathered, where models are split over processes."""
 
     phase: str
     gradients: frozenset[str] = frozenset()
     passing: dict[str, dict[str, int]] = field(default_factory=dict)
+    roots: frozenset[str] = frozenset()
 
 
 def estimate(run: Run) -> Estimate:
@@ -83,6 +85,8 @@ def _roles(run: Run, moment: Moment) -> dict[str, RoleEstimate]:
             "optimizer": states.optimizer_bytes(run, role),
             **{part: passing.get(part, 0) for part in PASSING},
         }
+        if role.name in moment.roots:
+            parts["temporary"] += sharding.root_bytes(run, role)
         if role == run.roles[0] and run.device == "cuda":
             parts["temporary"] += WORKSPACES
         found[role.name] = RoleEstimate(role.trained, states.role_parameters(run, role), parts)
@@ -97,11 +101,11 @@ def _moments(run: Run) -> Iterator[Moment]:
     whole, rest = divmod(run.rows_of_batch, run.rows_of_pass)
     yield from _pass(run, frozenset(trained) if whole > 1 or run.accumulates else frozenset())
     if whole == 1 and rest:  # the first, wider one meets no gradients
-        unit = run.answers_per_row if run.about.samples else 1
         yield from _pass(
-            replace(run, batch_size=rest * unit, rollout=activations.rollout_answers(run)), frozenset(trained)
+            replace(run, batch_size=rest * run.unit, rollout=activations.rollout_answers(run)), frozenset(trained)
         )
-    yield Moment("optimizer step", frozenset(trained), {trained[0]: {"temporary": _step_bytes(run)}})
+    roots = frozenset() if run.shared_base else _roots(run, *_still_gathered(run, frozenset(trained)))
+    yield Moment("optimizer step", frozenset(trained), {trained[0]: {"temporary": _step_bytes(run)}}, roots)
 
 
 def _pass(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
@@ -116,6 +120,8 @@ def _pass(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
 def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     """Forward and backward pass of one trained role."""
     a, name, copies = run.architecture, f"{role.name} update", states.copy_bytes(run, role)
+    gathered, reducing = 2 * sharding.layer_bytes(run, role), sharding.gradient_layer_bytes(run, role)
+    roots = _roots(run, role, *_still_gathered(run, before))
     kept = activations.training_bytes(run)
     layer = activations.layer_bytes(run) if run.checkpointing else 0
     working = activations.gradient_working_bytes(run)
@@ -128,10 +134,14 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
         logits, gradients = (bytes_of(at_a_time, run.read) for bytes_of in parts)
         kept += run.read * a.hidden * run.dtype_bytes
 
-    def moment(held: frozenset[str], copies: int, activation: int, logits: int) -> Moment:
-        return Moment(name, held, {role.name: {"temporary": copies, "activations": activation, "logits": logits}})
+    def moment(
+        held: frozenset[str], copies: int, activation: int, logits: int, roots: frozenset[str] = roots
+    ) -> Moment:
+        passing = {"temporary": copies, "activations": activation, "logits": logits}
+        return Moment(name, held, {role.name: passing}, roots)
 
     # The forward pass ends; each layer's last temporaries are gone.
+    yield moment(before, copies + gathered, kept, 0)
     yield moment(before, copies, kept, logits)
     # The logits' gradient, beside what the chunks before have given the head. With checkpointing the copies are gone.
     held = 0 if run.checkpointing else copies
@@ -139,14 +149,21 @@ def _update(run: Run, role: Role, before: frozenset[str]) -> Iterator[Moment]:
     beside = head * run.dtype_bytes * (chunked and run.packed)
     yield moment(before, held + beside, kept, gradients)
     # The last layer's backward pass: the head's gradient waits for that of the embeddings where the two are tied.
-    whole = head * run.trained_bytes
-    yield moment(before, held + whole, kept + layer + working, 0)
+    whole = head * (run.dtype_bytes if run.sharded else run.trained_bytes)
+    yield moment(before, held + whole + gathered + reducing, kept + layer + working, 0)
     # The first layer's: all gradients are there. The embeddings' are made again beside earlier passes' ones, and where
     # the head is tied to them its own and the two's sum as well (autograd adds in place to what a cast has made).
     embeddings = 0 if run.lora_rank else a.vocab * a.hidden * run.trained_bytes
     tied = a.tied and not role.scores
-    beside = embeddings * ((role.name in before) + tied * (1 if run.casts else 2))
     after = before | {role.name}
+    if run.sharded:  # whole ones, in the format of the computation; then they are added up over the processes
+        later, copy = sharding.root_gradient_bytes(run, role), sharding.copied_layer_bytes(run, role)
+        yield moment(after, whole + gathered + reducing - later, layer + working, 0)
+        embeddings = 0 if run.lora_rank else a.vocab * a.hidden * run.dtype_bytes
+        yield moment(after, embeddings * (1 + tied * 2) + copy - later, 0, 0)
+        yield moment(after, sharding.reduced_root_bytes(run, role), 0, 0, roots - _roots(run, role))
+        return
+    beside = embeddings * ((role.name in before) + tied * (1 if run.casts else 2))
     yield moment(after, max(beside - embeddings, 0), layer + working, 0)
     yield moment(after, beside, 0, 0)
 
@@ -158,31 +175,47 @@ def _reference(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
         run = replace(run, answers=2)
     for role in run.roles:
         if role.name == "reference" or (run.stage == "kto" and role.name == "policy"):
-            yield Moment("reference", earlier, {role.name: _glance(run, role)})
+            yield Moment("reference", earlier, {role.name: _glance(run, role)}, _roots(run, role))
+
+
+def _roots(run: Run, *roles: Role) -> frozenset[str]:
+    """Those whose root is gathered: of roles on one base the first one's."""
+    return frozenset({run.roles[0].name} if run.shared_base else {role.name for role in roles})
+
+
+def _still_gathered(run: Run, updated: frozenset[str]) -> list[Role]:
+    """Roles whose root was gathered for a forward pass, and given back by no backward pass yet."""
+    looked_at = {"policy", "value", "reference"} if run.about.samples else {"reference"}
+    return [role for role in run.roles if role.name in looked_at - updated]
 
 
 def _glance(run: Run, role: Role) -> dict[str, int]:
     """A forward pass of which nothing is kept."""
     working = activations.working_bytes(run, run.tokens)
     logits = activations.score_bytes(run) if role.scores else activations.logit_bytes(run, run.read)
-    return {"temporary": states.copy_bytes(run, role), "activations": working, "logits": logits}
+    held = states.copy_bytes(run, role) + 2 * sharding.layer_bytes(run, role)
+    return {"temporary": held, "activations": working, "logits": logits}
 
 
 def _rollout(run: Run) -> Iterator[Moment]:
     """PPO's policy reads the prompts and writes; then each role looks at the answers. Autocast keeps its copies of the
     trained weights through all of that."""
     policy = run.roles[0]
-    copies = states.copy_bytes(run, policy)
+    copies, whole = states.copy_bytes(run, policy), sharding.whole_bytes(run, policy)
+    roots = _roots(run, policy, *(role for role in run.roles if role.name == "reference"))  # the last rollout's
     cache, answers = activations.cache_bytes(run), activations.sampled_answers(run)
     prompts = -(-answers // run.answers_per_row)
     reading = activations.working_bytes(run, prompts * (run.shared_prompt or run.max_length))
     sampling = activations.sampling_bytes(run)
-    yield Moment("rollout", passing={policy.name: {"temporary": copies, "activations": cache + reading}})
-    yield Moment("rollout", passing={policy.name: {"temporary": copies, "activations": cache, "logits": sampling}})
+    for passing in ({"activations": cache + reading}, {"activations": cache, "logits": sampling}):
+        yield Moment("rollout", passing={policy.name: {"temporary": copies + whole} | passing}, roots=roots)
     for role in run.roles:
-        passing = {policy.name: {"temporary": copies}}
-        passing[role.name] = _glance(run, role)
-        yield Moment("scoring", passing=passing)
+        each = {policy.name: {"temporary": copies}, role.name: _glance(run, role)}
+        if role.name == "reward":
+            each[role.name]["temporary"] += sharding.whole_bytes(run, role)
+            yield Moment("scoring", passing=each, roots=_roots(run, role) | (roots - {policy.name}))
+        else:
+            yield Moment("scoring", passing=each, roots=_roots(run, *_still_gathered(run, frozenset())))
 
 
 def _step_bytes(run: Run) -> int:
@@ -191,4 +224,4 @@ def _step_bytes(run: Run) -> int:
     if run.lora_rank or run.optimizer == "sgd" or (run.optimizer == "adamw" and run.device == "cuda"):
         return 0
     tensors = {"adamw": 2, "adamw-8bit": 0, "adafactor": 3}[run.optimizer]
-    return tensors * activations.largest_weight(a) * 4
+    return tensors * activations.largest_weight(a) * 4 // (run.shards if run.zero else 1)

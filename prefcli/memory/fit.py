@@ -11,6 +11,7 @@ from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
 
 MOST = 2**20  # rows or tokens: what fits so many has no limit that matters
+MOST_GPUS = 4096
 RANK = 16  # of the adapters that are proposed
 AT_A_TIME = 8  # answers that are sampled together where a rollout is too large
 LEAST_GAIN = 0.01  # a change that saves less is not worth a word
@@ -163,32 +164,37 @@ def _all(run: Run, numbers: list[int]) -> list[tuple[Run, Run]]:
 
 
 def split(run: Run, gpus: int) -> Run:
-    """The run over several GPUs, as accelerate's FSDP makes it: padded, one row at a time on each, layers computed
-    again (docs/scaling.md)."""
-    return replace(run, zero=3, shards=gpus, packed=False, batch_size=1, accumulates=True, checkpointing=True)
+    """One process's part of the run over several GPUs, by --shard: of every model, and of the batch."""
+    unit = run.unit
 
+    def part(rows: int) -> int:
+        return unit * -(-rows // (unit * gpus))
 
-def whole_bytes(run: Run) -> int:
-    """The model as each process loads it before it is split: in float32 where it is trained."""
-    return run.architecture.parameters * (run.dtype_bytes if run.lora_rank else run.trained_bytes)
-
-
-def split_bytes(run: Run, gpus: int) -> int:
-    """Bytes on each of them at its peak, loading included."""
-    return max(estimate(split(run, gpus)).bytes, whole_bytes(run))
+    return replace(run, zero=3, shards=gpus, batch_size=part(run.batch_size), rollout=part(run.rollout))
 
 
 def gpus_needed(run: Run, usable: float) -> int | None:
-    """The fewest GPUs that hold the run, split where one does not; None where no number of them does."""
+    """The fewest GPUs that hold the run: one as it is, several with --shard and what leaves the result as it is.
+
+    Several are a number that the batch's rows are divided by, or, of more GPUs than rows, a multiple of them, for a
+    larger batch. None: no number of them does.
+    """
     if fits(run, usable):
         return 1
-    if not run.about.splits or run.in_4bit or split_bytes(run, MOST) > usable:
+
+    def held(gpus: int) -> bool:
+        return changes(split(run, gpus), usable, same=True) is not None
+
+    rows, most = run.rows_of_batch, MOST_GPUS // run.rows_of_batch
+    if run.in_4bit:
         return None
-    low, high = 1, MOST
+    if (found := next((n for n in range(2, rows + 1) if rows % n == 0 and held(n)), None)) or not held(rows * most):
+        return found
+    low, high = 1, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if split_bytes(run, middle) <= usable else (middle, high)
-    return high
+        low, high = (low, middle) if held(rows * middle) else (middle, high)
+    return rows * high
 
 
 def largest(run: Run, usable: float, what: Literal["batch_size", "max_length"]) -> int | None:

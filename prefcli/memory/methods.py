@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,11 +13,11 @@ from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import Estimate, estimate
-from prefcli.memory.fit import RANK, Change, changes, gpus_needed, largest, whole_bytes
+from prefcli.memory.fit import RANK, Change, changes, gpus_needed, largest, split
 from prefcli.memory.gpus import USABLE_SHARE, Device
 from prefcli.memory.run import Kind, Run
 
-FSDP = "accelerate launch --config_file docs/accelerate/fsdp.yaml --num_processes {} -m prefcli"
+TORCHRUN = "torchrun --nproc-per-node {} -m prefcli"  # of one machine; docs/scaling.md has several
 # Files in the commands that are shown, by what a stage reads.
 ROWS = {
     "demos": "--data demos.jsonl",
@@ -44,13 +44,16 @@ class Method:
 
     @cached_property
     def gpus(self) -> int | None:
-        """The number of GPUs that hold it, split as prefcli can split it; None where no number does."""
+        """The number of GPUs that hold it, with --shard where one does not; None where no number does."""
         return gpus_needed(self.run, self.gpu.usable_bytes) if self.gpu.count else None
 
-    @property
-    def splits(self) -> bool:
-        """Whether prefcli itself can split it: each process loads the whole model first."""
-        return self.run.about.splits and self.run.zero == 3 and whole_bytes(self.run) <= self.gpu.usable_bytes
+    @cached_property
+    def split(self) -> Method | None:
+        """The same over as many GPUs as hold it; None where one does, or no number."""
+        if self.gpus is None or self.gpus == 1:
+            return None
+        more = {"batch_size": self.gpus * self.run.unit} if self.gpus > self.run.rows_of_batch else {}
+        return replace(self, run=split(self.run, self.gpus), options={**self.options, **more})
 
     @property
     def fits(self) -> bool:
@@ -75,16 +78,17 @@ class Method:
 
     @property
     def command(self) -> str | None:
-        """The command to run, with the options that make it fit; None where none do, or prefcli does not split it."""
-        if self.changes is None or (self.run.zero and not self.splits):
+        """The command to run, with the options that make it fit; None where none do."""
+        if self.changes is None:
             return None
-        start = FSDP.format(self.run.shards) if self.run.zero else "prefcli"
+        start = TORCHRUN.format(self.run.shards) if self.run.sharded else "prefcli"
         words = [start, self.run.stage, "--model", shlex.quote(self.model or "MODEL"), ROWS[self.run.about.purpose]]
         for name, value in self.options.items():
             words += [
                 option(name if value is not False else f"no_{name}"),
                 *([] if value in (True, False) else [str(value)]),
             ]
+        words += ["--shard"] if self.run.sharded else []
         return " ".join([*words, *(change.option for change in self.changes)])
 
     @property
@@ -94,7 +98,7 @@ class Method:
 
     @cached_property
     def changes(self) -> list[Change] | None:
-        return changes(self.run, self.gpu.usable_bytes)
+        return changes(self.run, self.gpu.usable_bytes, same=self.run.sharded)
 
 
 class Routes(NamedTuple):

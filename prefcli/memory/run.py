@@ -132,6 +132,11 @@ class Run:
         return 4 if self.autocast else self.dtype_bytes
 
     @property
+    def sharded(self) -> bool:
+        """Whether a process holds a part of every weight, and gathers them as they are needed."""
+        return self.zero == 3 and self.shards > 1
+
+    @property
     def casts(self) -> bool:
         """Whether computing differs in type from the trained weights."""
         return self.trained_bytes > self.dtype_bytes
@@ -147,8 +152,12 @@ class Run:
 
     @property
     def rows_of_batch(self) -> int:
-        """Rows in a batch; ppo counts its batch in answers."""
-        return -(-self.batch_size // (self.answers_per_row if self.about.samples else 1))
+        return -(-self.batch_size // self.unit)
+
+    @property
+    def unit(self) -> int:
+        """What --batch-size counts of a row: ppo counts answers, and those to one prompt stay together."""
+        return self.answers_per_row if self.about.samples else 1
 
     @property
     def rows_of_pass(self) -> int:

@@ -84,5 +84,6 @@ def optimizer_bytes(run: Run, role: Role) -> int:
 def copy_bytes(run: Run, role: Role) -> int:
     """Autocast's copies in 16 bits of the fp32 weights that are trained: kept until the forward pass is over, and by
     what the backward pass needs (torch.amp; a weight is cast once)."""
-    whole = trained_parameters(run, role) * run.dtype_bytes if run.casts else 0
-    return whole // (run.shards if run.zero >= 3 else 1)
+    if run.sharded:  # what is gathered has the computation's format
+        return 0
+    return trained_parameters(run, role) * run.dtype_bytes if run.casts else 0
