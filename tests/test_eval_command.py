@@ -216,14 +216,14 @@ def test_all_kept_steps_are_named_in_order_and_the_final_model_once(chain, prefc
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_any_answer(chain, prefcli, monkeypatch, args, code, piece):
-    monkeypatch.setattr("prefcli.evaluation.models.generate", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("prefcli.models.generation.generate", lambda *_, **__: 1 / 0)
     result = prefcli("eval", "--prompts", chain.data("held_out_prompts"), *args)
     assert (result.exit_code, result.stdout) == (code, "") and piece in result.stderr, result.stderr
 
 
 def test_scores_that_are_no_numbers_are_refused(chain, prefcli, monkeypatch):
     monkeypatch.setattr(ModelReward, "score", lambda self, answers: torch.full((len(answers),), torch.nan))
-    monkeypatch.setattr("prefcli.evaluation.models.generate", lambda model, prompts, **_: [[7]] * len(prompts))
+    monkeypatch.setattr("prefcli.models.generation.generate", lambda model, prompts, **_: [[7]] * len(prompts))
     prompts, pairs = chain.data("held_out_prompts"), chain.data("held_out_pairs")
     for args in (["--model", "sft", "--prompts", prompts, "--max-prompts", "2"], ["--pairs", pairs]):
         result = prefcli("eval", "--reward", "rm", *args)

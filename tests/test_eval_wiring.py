@@ -44,7 +44,7 @@ def test_a_win_rate_is_the_models_against_the_baseline_by_the_first_reward():
 class Job:
     """Work in one part, made at once."""
 
-    todo, size = True, 100
+    todo, size, work = True, 100, SimpleNamespace(at_end=None)
 
     def __init__(self, items):
         self.items = items
@@ -115,12 +115,14 @@ def test_the_options_of_eval_reach_the_sampling_and_the_answers_their_prompts(mo
     monkeypatch.setattr(measuring.models, "answer", answer)
     monkeypatch.setattr(measuring, "load_tokenizer", lambda *_: "a tokenizer")
     monkeypatch.setattr(measuring, "_load", lambda *_: None)
+    monkeypatch.setattr(measuring, "sampler_of", lambda *_: "a sampler")
     config = EvalConfig(seed=7, temperature=0.9, max_new_tokens=5, batch_size=3, best_of=2)
-    setting = Setting(config, None, torch.float32, torch.device("cpu"), SILENT)
+    setting = Setting(config, SimpleNamespace(root=None), torch.float32, torch.device("cpu"), SILENT)
     monkeypatch.setattr(measuring.models, "scores", lambda source, rows, answers: [float(i) for i in range(len(rows))])
     source = SimpleNamespace(name="r", reading=lambda tokenizer: source)
     found = measuring.measure(SimpleNamespace(shown="m"), None, [Row("a"), Row("b")], [source], setting, Job(2))
     asked.pop("progress"), asked.pop("draws")
+    assert asked.pop("sampler") == "a sampler"
     assert asked == {"seed": 7, "temperature": 0.9, "max_new_tokens": 5, "batch_size": 3, "rows": ["a", "a", "b", "b"]}
     assert list(found.texts) == [["a-0", "a-1"], ["b-2", "b-3"]] and found.scores == {"r": [[0.0, 1.0], [2.0, 3.0]]}
     assert found.means == {"r": [0.5, 2.5]} and found.kl is None

@@ -381,12 +381,13 @@ def metrics(path):
 
 @pytest.fixture
 def by_trl(monkeypatch):
-    """TRL's own steps, on padded rows."""
+    """Has TRL's own steps made, on padded rows, as under DeepSpeed."""
 
-    def own(yes):
-        monkeypatch.setattr(trl_trainer, "own_steps", lambda: yes)
+    def switch():
+        for stage in ("sft", "reward", "dpo", "trl_trainer"):
+            monkeypatch.setattr(f"prefcli.stages.{stage}.under_deepspeed", lambda: True)
 
-    return own
+    return switch
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "dpo"])
@@ -402,7 +403,7 @@ def test_a_stage_makes_the_steps_that_trl_makes(chain, prefcli, by_trl, stage):
     ]
     padded = metrics(chain.path_of(prefcli(*chain.args(stage), *options, "--no-packed")))
     mine = metrics(chain.path_of(prefcli(*chain.args(stage), *options, "--tokens-per-row", "100")))
-    by_trl(False)
+    by_trl()
     theirs = metrics(chain.path_of(prefcli(*chain.args(stage), *options, "--no-packed")))
     assert len(mine) == len(padded) == len(theirs) == 4  # three steps, and the held-out rows
     compared = set()
@@ -462,7 +463,7 @@ def test_the_references_figures_are_kept_for_later_epochs_and_for_re_runs(chain,
 def test_dpo_with_an_adapter_takes_the_policy_without_it_as_the_reference(chain, prefcli, by_trl):
     options = ["--lora-rank", "2", "--max-steps", "3"]
     mine = metrics(chain.path_of(prefcli(*chain.args("dpo"), *options)))
-    by_trl(False)
+    by_trl()
     theirs = metrics(chain.path_of(prefcli(*chain.args("dpo"), *options, "--no-packed")))
     for found, expected in zip(mine, theirs):
         assert found["rewards/margins"] == pytest.approx(expected["rewards/margins"], rel=1e-3, abs=1e-6)
@@ -479,7 +480,7 @@ def test_weights_that_deepspeed_has_split_go_the_padded_way(monkeypatch):
     said = []
 
     class Run:
-        mesh = None
+        split = staticmethod(lambda model: None)
         inputs = type("I", (), {"config": type("C", (), {"packed": True})})
         reporter = type("R", (), {"notice": staticmethod(said.append)})
 

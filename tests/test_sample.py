@@ -12,7 +12,8 @@ import torch
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.encoder import Encoder
-from prefcli.evaluation import models, sample
+from prefcli.evaluation import sample
+from prefcli.models import generation
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
@@ -139,20 +140,20 @@ def test_what_belongs_to_an_earlier_answer_is_left_out(prefcli, jsonl):
 
 
 def test_empty_answers_are_no_rows_and_are_counted(prefcli, prompts, monkeypatch):
-    usual = models.generate
+    usual = generation.generate
 
     def half_empty(model, asked, *, eos_ids, **more):
         found = usual(model, asked, eos_ids=eos_ids, **more)
         return [[min(eos_ids)] if i % 2 else ids for i, ids in enumerate(found)]
 
     args = ["sample", "--model", "tiny", "--prompts", prompts, "--num-generations", "2", *FEW]
-    monkeypatch.setattr(models, "generate", half_empty)
+    monkeypatch.setattr(generation, "generate", half_empty)
     result = prefcli(*args)
     assert [row["id"] for row in rows_of(result)] == [0, 1, 2, 3]
     assert "4 of 8 answers are empty and left out" in result.stderr
     summary = json.loads(prefcli(*args, "--json").stdout)
     assert (summary["rows"], summary["empty"], summary["ended"], summary["length"]) == (4, 4, 0.5, 3.5)
-    monkeypatch.setattr(models, "generate", lambda model, asked, *, eos_ids, **_: [[min(eos_ids)]] * len(asked))
+    monkeypatch.setattr(generation, "generate", lambda model, asked, *, eos_ids, **_: [[min(eos_ids)]] * len(asked))
     result = prefcli(*args, "--out", "a.jsonl")
     assert (result.exit_code, result.stdout) == (4, "") and "nothing but empty answers" in result.stderr
     assert not os.path.exists("a.jsonl")

@@ -96,32 +96,27 @@ def check_peaks(chain, processes):
         assert 0.7 * states < peak < 1.15 * states + 4 * (layer + embeddings), (rank, peak, states)
 
 
-def test_a_killed_run_on_split_weights_is_resumed_to_the_bit_and_under_other_numbers_of_processes(chain, prefcli):
+def test_a_killed_run_on_split_weights_is_resumed_to_the_bit_and_in_one_process(chain, prefcli):
     more = ["--shard", "--save-every", "1", "--max-steps"]
-    dpo = [*chain.args("dpo"), "--tokens-per-row", "100", "--lora-rank", "4", *more, "8"]
     sft = ["sft", "--model", twenty_million(chain.folder / "m20"), "--data", chain.data("demos"), *more, "2",
            "--batch-size", "4", "--max-length", "48", "--dtype", "float32", "--name", "m20"]  # fmt: skip
     ppo = [*chain.args("ppo"), "--ppo-epochs", "2", *more, "4", "--seed", "1"]
-    killed = launch(
-        chain, 2, [sft, [*dpo, "--name", "whole-dpo"], [*ppo, "--name", "whole-ppo"], [*ppo, "--name", "cut"]], "!"
-    )
+    killed = launch(chain, 2, [sft, [*ppo, "--name", "whole"], [*ppo, "--name", "cut"]], "!")
     assert killed.returncode == 1 and "defect" not in killed.stderr, killed.stderr[-3000:]
     check_peaks(chain, 2)
     assert [path.name for path in (chain.runs / "cut/v1.partial/state").iterdir()] == ["step2"]
     shutil.copytree(chain.runs / "cut", chain.runs / "one")
-    again = launch(chain, 2, [[*ppo, "--name", "cut"], [*dpo, "--name", "four"]], "!")
-    assert again.returncode == 1 and (chain.runs / "four/v1.partial/state/step5").is_dir(), again.stderr[-3000:]
-    four = launch(chain, 4, [[*sft, "--force"], [*dpo, "--name", "four"]])
-    assert four.returncode == 0 and "resuming from step 5" in four.stderr, four.stderr[-3000:]
-    check_peaks(chain, 4)
+    again = launch(chain, 2, [[*ppo, "--name", "cut"]])
+    assert again.returncode == 0 and "resuming from step 2" in again.stderr, again.stderr[-3000:]
     one = prefcli(*ppo, "--name", "one")
     assert one.exit_code == 0 and "resuming from step 2" in one.stderr and "--shard splits nothing" in one.stderr
-    for name, whole, most in (("cut", "whole-ppo", 0), ("one", "whole-ppo", 2e-6), ("four", "whole-dpo", 2e-6)):
-        files = list((chain.runs / f"{whole}/v1").glob("*/*.safetensors"))
+    whole = chain.runs / "whole/v1"
+    for name, most in (("cut", 0), ("one", 2e-6)):
+        files = list(whole.glob("*/*.safetensors"))
         assert files
         for file in files:
             expected = load_file(file)
-            found = load_file(chain.runs / name / "v1" / file.relative_to(chain.runs / f"{whole}/v1"))
+            found = load_file(chain.runs / name / "v1" / file.relative_to(whole))
             off = max(float((found[key] - expected[key]).abs().max()) for key in expected)
             assert found.keys() == expected.keys() and off <= most, (name, file, off)
 

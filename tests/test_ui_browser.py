@@ -282,7 +282,8 @@ def test_two_models_are_talked_to_and_voted_on(chain):
         assert not re.search("sft|dpo", tab.evaluate("document.getElementById('turns').textContent"))
         tab.evaluate("document.querySelector('[data-vote=left]').click()")
         tab.wait("/sft@v1/.test(document.getElementById('turns').textContent)")
-        assert len(rows_of("votes.jsonl")) == 1 and "wins 100 %" in tab.evaluate("document.body.textContent")
+        assert len(rows_of("votes.jsonl")) == 1
+        assert re.search("wins (0|100) %", tab.evaluate("document.body.textContent"))  # the sides are random
         looked_at(tab, "dark")
         tab.evaluate("document.getElementById('undo').click()")
         tab.wait("!document.getElementById('votes').hidden")

@@ -131,8 +131,8 @@ def loaded_policy(
             base = _base_model(reference, kind, {"dtype": dtype} | extra | _structure(device))
             model = _opened_on(base, reference, trainable=trainable)
         else:
-            more = extra | ({} if reference.kind == "gguf" else _structure(device))
-            model, info = kind.from_pretrained(where, dtype=dtype, output_loading_info=True, **more)
+            options = extra | ({} if reference.kind == "gguf" else _structure(device))
+            model, info = kind.from_pretrained(where, dtype=dtype, output_loading_info=True, **options)
             _refuse_missing(reference, info, allowed=())
     except Exception as error:
         raise not_opened(reference, error) from error
