@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,21 @@ class One:
         script = self.chain.folder / "both.py"
         script.write_text(SCRIPT)
         words = [[*args, *more, "--name", f"{kind}-{name}"] for name, args in self.commands.items()]
-        result = subprocess.run(
-            [str(BIN / launcher[0]), *launcher[1:], str(script), json.dumps(words)],
-            env={**os.environ, "PREFCLI_RUNS": str(self.chain.runs), "OMP_NUM_THREADS": "1",
-                 "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(__file__).parent.parent), **env},
-            capture_output=True, text=True,
-        )  # fmt: skip
+
+        def started() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [str(BIN / launcher[0]), *launcher[1:], str(script), json.dumps(words)],
+                env={**os.environ, "PREFCLI_RUNS": str(self.chain.runs), "OMP_NUM_THREADS": "1",
+                     "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(Path(__file__).parent.parent), **env},
+                capture_output=True, text=True,
+            )  # fmt: skip
+
+        result = started()
+        # Seen once in ten: glibc ends a process whose heap is broken ("malloc(): unaligned fastbin chunk"), in the
+        # seventh run, and group of gloo, of one interpreter. What is resumed must end alike all the same.
+        if "(SIGABRT)" in result.stderr:
+            warnings.warn(f"a process was aborted and is started again:\n{result.stderr[-2000:]}", stacklevel=1)
+            result = started()
         assert result.returncode == 0, result.stderr[-9000:]
         made = [self.chain.runs / f"{kind}-{name}/v1" for name in self.commands]
         assert [line for line in result.stdout.splitlines() if line] == [str(path) for path in made]  # one speaks

@@ -101,17 +101,17 @@ def test_a_killed_run_on_split_weights_is_resumed_to_the_bit_and_in_one_process(
     sft = ["sft", "--model", twenty_million(chain.folder / "m20"), "--data", chain.data("demos"), *more, "2",
            "--batch-size", "4", "--max-length", "48", "--dtype", "float32", "--name", "m20"]  # fmt: skip
     ppo = [*chain.args("ppo"), "--ppo-epochs", "2", *more, "4", "--seed", "1"]
-    killed = launch(chain, 2, [sft, [*ppo, "--name", "whole"], [*ppo, "--name", "cut"]], "!")
+    killed = launch(chain, 2, [sft, [*ppo, "--name", "split-whole"], [*ppo, "--name", "split-cut"]], "!")
     assert killed.returncode == 1 and "defect" not in killed.stderr, killed.stderr[-3000:]
     check_peaks(chain, 2)
-    assert [path.name for path in (chain.runs / "cut/v1.partial/state").iterdir()] == ["step2"]
-    shutil.copytree(chain.runs / "cut", chain.runs / "one")
-    again = launch(chain, 2, [[*ppo, "--name", "cut"]])
+    assert [path.name for path in (chain.runs / "split-cut/v1.partial/state").iterdir()] == ["step2"]
+    shutil.copytree(chain.runs / "split-cut", chain.runs / "split-one")
+    again = launch(chain, 2, [[*ppo, "--name", "split-cut"]])
     assert again.returncode == 0 and "resuming from step 2" in again.stderr, again.stderr[-3000:]
-    one = prefcli(*ppo, "--name", "one")
+    one = prefcli(*ppo, "--name", "split-one")
     assert one.exit_code == 0 and "resuming from step 2" in one.stderr and "--shard splits nothing" in one.stderr
-    whole = chain.runs / "whole/v1"
-    for name, most in (("cut", 0), ("one", 2e-6)):
+    whole = chain.runs / "split-whole/v1"
+    for name, most in (("split-cut", 0), ("split-one", 2e-6)):
         files = list(whole.glob("*/*.safetensors"))
         assert files
         for file in files:
