@@ -451,14 +451,14 @@ def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_
     assert 0 < step < 12 and states(chain) == [f"step{step}"] and not (cut / "alive.json").exists()
     assert len(json.loads((cut / f"state/step{step}/training.json").read_text())["dict"]) > 1
     assert len(re.findall("^stopping ", text, re.M)) == 1 and "report it" not in text  # one speaks
-    process = launch(ACCELERATE, "cut", "whole")
+    process = launch(ACCELERATE, "cut", "launched")
     out, text = process.communicate(timeout=120)
     assert process.returncode == 0 and f"resuming from step {step}" in text, text
-    check_same(chain.runs / "cut/v1", chain.runs / "whole/v1")
+    check_same(chain.runs / "cut/v1", chain.runs / "launched/v1")
 
 
 SBATCH = Path(__file__).parent.parent / "docs/slurm/train.sbatch"
-ASKED = "trap 'sleep 0.2; exit {}' USR1; echo there; for i in $(seq 500); do sleep 0.02; done"
+ASKED = "trap 'sleep 0.2; exit {}' USR1; echo there; for ((i = 0; i < 500; i++)); do sleep 0.02; done"
 
 
 @pytest.mark.parametrize(
