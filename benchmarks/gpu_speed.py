@@ -12,8 +12,8 @@ attention where the package flash_attn is installed, else SDPA. Its batches are 
 padded positions, which spares it padding and memory. TRL 1.16 has no PPO.
 
 Each case is a process of its own. One that runs out of memory is recorded so, and repeated with the batch in twice as
-many parts (prefcli: half the --tokens-per-row). The file is written after every case; --resume goes on with those that
-it lacks. The first cases are those that matter most: --minutes ends the run between two of them.
+many parts (prefcli: half the --tokens-per-row). The file is written after every case; --resume continues with those
+that it lacks. The first cases are those that matter most: --minutes ends the run between two of them.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def measured(case: Case, workers: Workers, fits: dict[tuple[str, ...], int], end
 class Workers:
     """Processes for one call each. They are forks of one that has imported everything and has not touched the GPU.
 
-    Where an import does touch it, a fork cannot use it, and says so: then every process imports anew.
+    Where an import does touch it, a fork cannot use it, and fails: then every process imports anew.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -217,7 +217,7 @@ def _lora(task: Any, **more: Any) -> LoraConfig:
 
 
 def _rows(case: Case, lengths: list[tuple[int, int, int]]) -> list[dict[str, str]]:
-    """As text, of so many tokens with the token that ends an answer."""
+    """As text, of N tokens with the token that ends an answer."""
     text = memory.writer()
     rows = []
     for prompt, first, second in lengths:

@@ -1,4 +1,4 @@
-"""Openings of reviews, by a script: neither good nor bad, for a model to go on with. Deterministic."""
+"""Openings of reviews, by a script: neither good nor bad, for a model to continue. Deterministic."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Record:
         )
         self._spent(time.monotonic() - started)
         if out.returncode:
-            raise SystemExit(out.returncode)  # the same command goes on
+            raise SystemExit(out.returncode)  # the same command resumes
         return out.stdout.strip()
 
     @property

@@ -3,9 +3,9 @@
     pip install vaderSentiment
     python -m experiments.sentiment [--size smoke] [--work sentiment-runs]
 
-SmolLM2-135M-Instruct goes on with openings of reviews; VADER's score of what it writes is the truth (gold). Pairs of
+SmolLM2-135M-Instruct continues openings of reviews; VADER's score of what it writes is the truth (gold). Pairs of
 its own answers labelled by VADER go to DPO, IPO, KTO, and to a reward model for PPO and RLOO; RLOO against VADER
-itself, and best of n, stand beside them. All are prefcli's commands, so the same command goes on where it was stopped,
+itself, and best of n, stand beside them. All are prefcli's commands, so the same command resumes where it was stopped,
 seed by seed: what is there after the first seed is a whole result.
 
 Sizes were chosen for 8 hours on two cores with AVX512-BF16. LoRA: a kept step is some megabytes.
