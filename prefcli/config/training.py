@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from prefcli.config.base import INCIDENTAL, Opt
 from prefcli.config.shared import DATA, MODEL, READING, RUN, TRAINING, FromFile, Machine, Quiet, Reading, Split, Stored
 from prefcli.errors import UsageError
+from prefcli.progress import processes
 
 Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
@@ -110,12 +110,11 @@ class OptimizerConfig:
 
     def micro_batches(self) -> int:
         """Those of a step, over all processes. Raises UsageError: --batch-size is not a multiple of it."""
-        processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun and `accelerate launch`
-        parts = self.grad_accum * processes
+        parts = self.grad_accum * processes()
         if self.batch_size % parts:
             raise UsageError(
                 f"--batch-size {self.batch_size} cannot be split into {self.grad_accum} parts (--grad-accum)"
-                + (f" on each of {processes} processes" if processes > 1 else ""),
+                + (f" on each of {processes()} processes" if processes() > 1 else ""),
                 f"use a multiple of {parts}",
             )
         return parts

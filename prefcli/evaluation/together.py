@@ -22,14 +22,14 @@ import torch
 
 from prefcli.artifacts.parts import ALONE, POLL, Share, Work, unfinished
 from prefcli.errors import SurroundingsError
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, processes
 
 _calls = itertools.count()  # the same in all processes, which run the same commands
 
 
 def share() -> Share:
     """Which of the launcher's processes this is."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
     return Share(int(os.environ["RANK"]), world) if world > 1 else ALONE
 
 

@@ -30,7 +30,7 @@ from prefcli.models.adapters import save_model
 from prefcli.models.generation import Sampled
 from prefcli.models.probe import DRAWN, HOT, Fault, Probe
 from prefcli.models.served import Answer, Down, Refused, Server
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, is_main_process, processes
 
 PROBING, SHORT = 60.0, 5.0  # seconds for the first word, and of one that was left out
 AT_ONCE = 8  # prompts in a request
@@ -65,13 +65,13 @@ class Engine:
         Raises SurroundingsError: a server has other weights afterwards, or none answers.
         """
         self._number += 1
-        if _first():
+        if is_main_process():
             save_model(self._model, self._folder / self.version)
             for server in self._servers:
                 server.alive = False
             self._await(self._servers)
             shutil.rmtree(self._folder / f"{self._name}-{self._number - 1}", ignore_errors=True)
-        if _several():
+        if processes() > 1:
             told: list[Any] = [self._name, [(server.alive, server.left_out) for server in self._servers]]
             torch.distributed.broadcast_object_list(told)
             self._name = told[0]
@@ -149,7 +149,7 @@ class Engine:
 
     def close(self) -> None:
         """Take the folder from the disk, and the adapter from the servers that answer."""
-        if _first():
+        if is_main_process():
             shutil.rmtree(self._folder, ignore_errors=True)
             if self._by_adapter:
                 alive = [server for server in self._servers if server.alive]
@@ -276,11 +276,3 @@ class Engine:
 async def _together(work: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
     """The outcome of each, or what it raised."""
     return await asyncio.gather(*work, return_exceptions=True)
-
-
-def _several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _first() -> bool:
-    return not _several() or torch.distributed.get_rank() == 0

@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefcli.errors import DataError
-from prefcli.models.logps import completion_logits, runs_packed, tolerance, unwrap
+from prefcli.models.logps import completion_logits, runs_packed, tolerance, transformers_model, unwrap
 from prefcli.models.rows import pad_rows
 from prefcli.models.sharding import gathered
 
@@ -333,8 +333,7 @@ def _can_shrink(cache: Any) -> bool:
 
 def _accepted_arguments(model: nn.Module) -> set[str]:
     """Names that the model's own forward takes; PEFT's wrapper takes anything and passes it on."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return set(inspect.signature(inner.forward).parameters)
+    return set(inspect.signature(transformers_model(model).forward).parameters)
 
 
 @contextmanager

@@ -256,6 +256,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
+def transformers_model(model: nn.Module) -> Any:
+    """The transformers model below DDP, PEFT and shared roles."""
+    inner: Any = unwrap(model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
 def tolerance(model: nn.Module, expected: Tensor) -> float:
     """How far values of this model may be from `expected` ones, of the same rows in another layout."""
     return TOLERANCES.get(computes_in(model), 5e-2) * (1 + float(expected.abs().max()))

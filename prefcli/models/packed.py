@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prefcli.models.generation import evaluation_mode
-from prefcli.models.logps import sequence_scores, token_logps, token_values, tolerance, unwrap
+from prefcli.models.logps import sequence_scores, token_logps, token_values, tolerance, transformers_model, unwrap
 from prefcli.models.packed_attention import PACKED
 from prefcli.models.rows import Rows, pad_rows
 from prefcli.text import first_line
@@ -25,7 +25,7 @@ def pack(model: nn.Module) -> str | None:
     of tokens that share a scale), they are run once more with a limit that they reach. Returns None, or in words why
     the model stays on padded rows; so do then all that stand on the same base (`models/shared.py`).
     """
-    base: Any = _base(model)
+    base = transformers_model(model)
     if base.config.get_text_config()._attn_implementation == PACKED:
         return None
     if not hasattr(base, STAYS):
@@ -71,7 +71,7 @@ def _tried(model: nn.Module, base: Any) -> str | None:
 
 
 def _off_at_a_limit(model: nn.Module, rows: Rows, unpacked: str, allowed: float) -> str | None:
-    base: Any = _base(model)
+    base = transformers_model(model)
     for name in _limits(base):
         with _lowered(base, name):
             figures = []
@@ -137,9 +137,3 @@ def _figures(model: nn.Module, rows: Rows) -> Tensor:
     if hasattr(unwrap(model), "score"):
         return torch.cat([token_values(model, rows), sequence_scores(model, rows)[:, None]], dim=1)
     return token_logps(model, rows).logps
-
-
-def _base(model: nn.Module) -> nn.Module:
-    """The transformers model below DDP and PEFT."""
-    inner = unwrap(model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

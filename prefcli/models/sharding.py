@@ -21,6 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from prefcli.models.logps import transformers_model
+
 T = TypeVar("T")
 
 spent = {"gathering": 0.0}  # seconds in which models were gathered whole, of this process
@@ -40,7 +42,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
     between the layers; under autocast that of the embeddings. The optimizer must be made afterwards, of the parts.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    base = _transformers_model(model)
+    base = transformers_model(model)
     device = torch.device(mesh.device_type)
     formats = (torch.float32, dtype) if base is model else (None, None)
 
@@ -93,7 +95,7 @@ def _of_first(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    return isinstance(_transformers_model(model), FSDPModule)
+    return isinstance(transformers_model(model), FSDPModule)
 
 
 @contextmanager
@@ -214,11 +216,6 @@ def parts_of_state(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[
             for number, entry in state["state"].items()
         }
     }
-
-
-def _transformers_model(model: nn.Module) -> Any:
-    """The model below PEFT and shared roles."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _layers(base: PreTrainedModel) -> Iterable[nn.Module]:
