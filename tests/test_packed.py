@@ -13,6 +13,7 @@ from test_rl_logps import PROMPTS, naive_logps, naive_score
 from test_rl_ppo import PROMPTS as PPO_PROMPTS
 from test_rl_ppo import make, weights
 from tiny_models import ARCHITECTURES, MORE, tiny_lm, tiny_scorer
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -272,6 +273,25 @@ def test_a_packed_model_still_runs_on_padded_batches_and_with_a_cache():
         before = model(ids[:, :4], use_cache=True)
         after = model(ids[:, 4:], past_key_values=before.past_key_values, use_cache=True).logits
         torch.testing.assert_close(after, expected[:, 4:], atol=1e-5, rtol=1e-4)
+
+
+def test_heads_that_share_keys_ask_for_the_next_token_together(monkeypatch):
+    """Prompts of one length need no mask, and without one the kernel would get the keys once for each head."""
+    model = packed(tiny_lm("llama", seed=2))
+    ids = torch.tensor([[3, 4, 8, 2], [7, 6, 5, 9]])
+    expected = model(ids).logits[:, -1]
+    shapes = []
+
+    def seen(query, key, value, **how):
+        shapes.append((query.shape[1:3], key.shape[1], how.get("enable_gqa", False)))
+        return scaled_dot_product_attention(query, key, value, **how)
+
+    before = model(ids[:, :-1], use_cache=True).past_key_values
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    after = model(ids[:, -1:], past_key_values=before, use_cache=True).logits[:, -1]
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-4)
+    heads, shared = model.config.num_attention_heads, model.config.num_key_value_heads
+    assert heads > shared and set(shapes) == {(torch.Size((shared, heads // shared)), shared, False)}
 
 
 SMALL = {
