@@ -13,6 +13,7 @@ from prefcli.errors import UsageError
 from prefcli.models.packed import pack
 from prefcli.rl import kl
 from prefcli.rl.advantages import group_normalised, leave_one_out
+from prefcli.rl.ppo import PPO
 
 SCORES = [1.0, 4.0, -2.0, 0.5, 0.5, 0.5]
 
@@ -84,6 +85,38 @@ def test_one_update_follows_the_gradient_of_the_objective_as_written_down_here(a
     (sum(terms) / len(terms)).backward()
     expected = [p.detach() - 0.1 * p.grad for p in policy.parameters()]
     torch.testing.assert_close([p.detach() for p in ppo.roles.policy.parameters()], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [
+        ({"advantage": "grpo", "num_generations": 3}, 1),
+        ({"advantage": "grpo", "num_generations": 3, "minibatches": 2}, 0),  # the second one's policy is another
+        ({"advantage": "rloo", "num_generations": 3}, 0),  # its advantages hold the KL
+        ({"kl_coef": 0.0}, 1),
+        ({"kl_in": "loss", "value_warmup": 1}, 0),  # the policy is not trained, so nothing else judges it
+    ],
+    ids=["grpo", "minibatches", "rloo", "no KL", "warmup"],
+)
+def test_the_first_update_judges_the_policy_where_nothing_asks_before(options, saved, monkeypatch):
+    """The same numbers, to the bit, for one pass over the answers less."""
+    ran = []
+
+    def run(always):
+        if always:
+            monkeypatch.setattr(PPO, "_update_judges", lambda self: False)
+        ppo = make(ppo_epochs=2, grad_accum=1, **options)
+        module = ppo.roles.policy.model.layers[0]
+        module.register_forward_pre_hook(lambda _, args: ran.append(args[0].shape[1]) if args[0].shape[1] > 5 else None)
+        ran.clear()
+        found = ppo.step(PROMPTS)
+        return ppo, {name: value for name, value in found.items() if not name.startswith("time/")}, len(ran)
+
+    (mine, metrics, few), (plain, expected, many) = run(False), run(True)
+    assert metrics == expected and metrics["val/ratio_first"] == 0
+    assert torch.equal(mine.last_rollout.logps, plain.last_rollout.logps)
+    assert all(torch.equal(a, b) for a, b in zip(weights(mine), weights(plain)))
+    assert many - few == saved
 
 
 def test_minibatches_hold_whole_groups_and_packed_rows_each_prompt_once():

@@ -102,20 +102,18 @@ class PPO:
         self.rollouts += 1
         draws = self._draws(len(prompts) * self.answers)
         first = self._minibatches(len(prompts))
-        before = spent["gathering"]
-        rollout = self._collect([p for p in prompts for _ in range(self.answers)], draws, first, progress)
+        before, judged = spent["gathering"], not self._update_judges()
+        rollout = self._collect([p for p in prompts for _ in range(self.answers)], draws, first, judged, progress)
         self.last_rollout = rollout
-        found = metrics.of_rollout(rollout, self.kl_coef, self._total) | metrics.of_sampling(
-            rollout, self._total, lambda values: self.accelerator.gather(values).max()
-        )
-        self._check(found, "the rollout is not finite", "look at what the reward source returns, or lower --lr")
+        found = self._of(rollout)
         started = time.perf_counter()
         advantages, returns = self.estimate(rollout)
         updates = [
-            self._update(rollout, index, advantages, returns)
+            self._update(rollout, index, advantages, returns, judged or epoch > 0)
             for epoch in range(config.ppo_epochs)
             for index in (first if epoch == 0 else self._minibatches(len(prompts)))
         ]
+        found = found if judged else self._of(rollout)
         if config.kl_target is not None:
             self.kl_coef = kl.adapted(self.kl_coef, found["objective/kl"], config.kl_target)
         self.episodes += int(found.pop("answers"))
@@ -129,8 +127,28 @@ class PPO:
             "time/train": time.perf_counter() - started,
         }
 
+    def _update_judges(self) -> bool:
+        """Whether the first update tells the policy's log-probabilities, which need no pass of their own then: nothing
+        before it asks for them, and no other update comes before."""
+        config = self.config
+        unasked = config.kl_in == "loss" or self.kl_coef == 0
+        alone = config.minibatches == 1 and self.rollouts > config.value_warmup
+        return unasked and alone and isinstance(self.sampler, InProcess)
+
+    def _of(self, rollout: Rollout) -> dict[str, float]:
+        found = metrics.of_rollout(rollout, self.kl_coef, self._total) | metrics.of_sampling(
+            rollout, self._total, lambda values: self.accelerator.gather(values).max()
+        )
+        self._check(found, "the rollout is not finite", "look at what the reward source returns, or lower --lr")
+        return found
+
     def _collect(
-        self, prompts: list[Prompt], draws: Tensor, first: list[Tensor], progress: Callable[[int], None] | None
+        self,
+        prompts: list[Prompt],
+        draws: Tensor,
+        first: list[Tensor],
+        judged: bool,
+        progress: Callable[[int], None] | None,
     ) -> Rollout:
         """`first` are the minibatches of the first epoch: the answers are judged in their passes. In others they would
         be rounded otherwise, which 16 bits show, and the first ratio would not be 1."""
@@ -151,6 +169,7 @@ class PPO:
                     device=self.accelerator.device,
                     progress=progress,
                     sampler=self.sampler,
+                    judge_policy=judged,
                 )
         except NotFiniteError as error:
             raise AlarmError(f"the policy's logits are not finite at rollout {self.rollouts}", LOWER_LR) from error
@@ -175,8 +194,13 @@ class PPO:
         advantages, returns = gae(rewards, rollout.values, mask, config.gamma, config.lam)
         return whiten(advantages, mask, total=self._total), returns
 
-    def _update(self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor) -> dict[str, float]:
-        """One optimizer step on the answers at `index` [b], the loss averaged over all processes' tokens in it."""
+    def _update(
+        self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor, judged: bool
+    ) -> dict[str, float]:
+        """One optimizer step on the answers at `index` [b], the loss averaged over all processes' tokens in it.
+
+        Where the rollout is not `judged` yet, its passes are what tells the policy's log-probabilities.
+        """
         accelerator = self.accelerator
         tokens = self._total(rollout.mask[index].sum().float())
         sums = torch.zeros(len(metrics.TOKEN_SUMS), device=accelerator.device)
@@ -189,7 +213,8 @@ class PPO:
                     for model in (self.policy, self.value):
                         if model is not None:
                             stack.enter_context(accelerator.no_sync(model))
-                added = self._add_gradients(rollout, part, advantages, returns, scale if counts else scale * 0)
+                factor, known = (scale, judged) if counts else (scale * 0, True)
+                added = self._add_gradients(rollout, part, advantages, returns, factor, known)
                 sums += added if counts else 0
         means = metrics.of_minibatch(self._total(sums), tokens)
         if not self.config.router_loss:
@@ -208,7 +233,7 @@ class PPO:
         return means
 
     def _add_gradients(
-        self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor, scale: Tensor
+        self, rollout: Rollout, index: Tensor, advantages: Tensor, returns: Tensor, scale: Tensor, judged: bool = True
     ) -> Tensor:
         """Gradients of the loss summed over the tokens of the answers at `index` and times `scale`.
 
@@ -232,6 +257,8 @@ class PPO:
                     balance=config.router_loss > 0,
                 )  # fmt: skip
             logps, entropy = new.logps, (new.entropy * mask).sum()
+            if not judged:
+                rollout.logps[cut] = old_logps = logps.detach()
             terms, policy_clipped = losses.policy_loss(logps, old_logps, advantages[cut], config.clip_range)
             terms = terms if rollout.weights is None else terms * rollout.weights[cut]
             policy = (terms * mask).sum()

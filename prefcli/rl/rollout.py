@@ -61,11 +61,13 @@ def collect(
     device: torch.device | str,
     progress: Callable[[int], None] | None = None,
     sampler: Sampler | None = None,
+    judge_policy: bool = True,
 ) -> Rollout:
     """Answers to `prompts` and everything that PPO needs to know about them; `draws` [B, max_new_tokens] decide them,
     where the policy draws them itself and no other `sampler` does.
 
-    They are judged in the passes that the first epoch's `minibatches`, the answers' places, will run in.
+    They are judged in the passes that the first epoch's `minibatches`, the answers' places, will run in. Without
+    `judge_policy` the policy's own log-probabilities are left 0, for the update to fill in.
     """
     started = time.perf_counter()
     completion_ids, drawn = (sampler or InProcess(roles.policy)).sample(
@@ -91,7 +93,7 @@ def collect(
     lengths = torch.tensor([float(len(ids)) for ids in completion_ids], device=device)
     scores = scores - config.missing_eos_penalty * ~ended - config.length_penalty * lengths
     rows = pad_rows([prompt.ids for prompt in prompts], completion_ids, pad_id=pad_id, device=device)
-    logps, reference_logps, values = _judge(roles, rows, config, minibatches, tokens_per_row)
+    logps, reference_logps, values = _judge(roles, rows, config, minibatches, tokens_per_row, judge_policy)
     sampler_logps, weights = None, None
     if drawn is not None:
         flat = torch.tensor([logp for one in drawn for logp in one], device=device)
@@ -123,7 +125,12 @@ def decode(tokenizer: Any, completion_ids: list[list[int]], eos_ids: frozenset[i
 
 
 def _judge(
-    roles: Roles, rows: Rows, config: PPOConfig, minibatches: Sequence[Tensor], tokens_per_row: int | None
+    roles: Roles,
+    rows: Rows,
+    config: PPOConfig,
+    minibatches: Sequence[Tensor],
+    tokens_per_row: int | None,
+    judge_policy: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities under policy and reference, and values (0 without a value model): three [B, C]."""
     judged = torch.zeros(3, *rows.mask.shape, device=rows.input_ids.device)
@@ -136,7 +143,8 @@ def _judge(
         for index, counts in in_step(roles.policy, list(chain.from_iterable(each)), rows.lengths.argmin()[None]):
             part = rows.select(index)
             width = part.mask.shape[1] if counts else 0
-            judged[0, index, :width] = token_logps(roles.policy, part, config.temperature).logps[:, :width]
+            if judge_policy:
+                judged[0, index, :width] = token_logps(roles.policy, part, config.temperature).logps[:, :width]
             judged[1, index, :width] = token_logps(roles.reference, part, config.temperature).logps[:, :width]
             if roles.value is not None:
                 judged[2, index, :width] = token_values(roles.value, part)[:, :width]
