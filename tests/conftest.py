@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from chain import chain, trained  # noqa: F401  fixtures for all tests
+from forked import Server
 from report_page import written  # noqa: F401
 from typer.testing import CliRunner
 
@@ -52,6 +53,14 @@ def prefcli(own_folder) -> Callable[..., Any]:
         return CliRunner().invoke(app, [str(arg) for arg in args], env=env, prog_name="prefcli")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: Any) -> Iterator[Server]:
+    """`forked.start(code, *words)` is a process of its own, without the seconds of a start."""
+    server = Server(str(tmp_path_factory.mktemp("f")))
+    yield server
+    server.end()
 
 
 @pytest.fixture
