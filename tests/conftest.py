@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported: no test waits for a network
@@ -29,6 +30,29 @@ from prefcli.data.rows import Rows, Source
 
 PAIR = {"prompt": "Where is the cup?", "chosen": "On the shelf.", "rejected": "I do not know."}
 DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
+
+
+class Blank:
+    """In place of the figure of a run's curves, whose drawing takes longer than the run: see test_curves.py."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def suptitle(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def subplots(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(flat=[])
+
+    def savefig(self, file: Any, **_: Any) -> None:
+        file.write(b"\x89PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_drawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefcli.stages.curves.Figure", Blank)
+        yield
 
 
 @pytest.fixture(autouse=True)
