@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,12 @@ from prefcli.data.rows import Rows, Source
 
 PAIR = {"prompt": "Where is the cup?", "chosen": "On the shelf.", "rejected": "I do not know."}
 DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays. Trainers have all garbage collected when they end, which took longer than their steps."""
+    gc.collect()
+    gc.freeze()
 
 
 class Blank:

@@ -148,6 +148,7 @@ if __name__ == "__main__":
     else:
         code = ask(sys.argv[1:])
         if code < 0:
-            signal.signal(-code, signal.SIG_DFL)
+            with suppress(OSError):  # of SIGKILL it is
+                signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
         sys.exit(code)
