@@ -33,6 +33,15 @@ PAIR = {"prompt": "Where is the cup?", "chosen": "On the shelf.", "rejected": "I
 DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
 
 
+# Begun first: a file of twenty seconds that began last would have the other worker wait for it.
+LONG = ("processes", "sharded", "engine", "families", "signals", "shared", "resume", "resume_stages", "export",
+        "adapter_base", "adapters", "parts", "api", "hybrids", "option_effects", "extending")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
 def pytest_collection_finish() -> None:
     """What is imported stays. Trainers have all garbage collected when they end, which took longer than their steps."""
     gc.collect()
