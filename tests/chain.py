@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from itertools import islice
@@ -79,6 +80,8 @@ def trained(tmp_path_factory: Any) -> Chain:
         result = CliRunner().invoke(app, chain.args(stage), env={"PREFCLI_RUNS": str(chain.runs)})
         assert result.exit_code == 0, result.stderr
         chain.results[stage] = result
+    gc.collect()
+    gc.freeze()  # as in conftest.py, for what was imported since
     return chain
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported: no test waits for a network
@@ -16,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from chain import chain, trained  # noqa: F401  fixtures for all tests
+from forked import Server
 from report_page import written  # noqa: F401
 from typer.testing import CliRunner
 
@@ -28,6 +31,44 @@ from prefcli.data.rows import Rows, Source
 
 PAIR = {"prompt": "Where is the cup?", "chosen": "On the shelf.", "rejected": "I do not know."}
 DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
+
+
+# Begun first: a file of twenty seconds that began last would have the other worker wait for it.
+LONG = ("processes", "sharded", "engine", "families", "signals", "shared", "resume", "resume_stages", "export",
+        "adapter_base", "adapters", "parts", "api", "hybrids", "option_effects", "extending")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays. Trainers have all garbage collected when they end, which took longer than their steps."""
+    gc.collect()
+    gc.freeze()
+
+
+class Blank:
+    """In place of the figure of a run's curves, whose drawing takes longer than the run: see test_curves.py."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def suptitle(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def subplots(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(flat=[])
+
+    def savefig(self, file: Any, **_: Any) -> None:
+        file.write(b"\x89PNG")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_drawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefcli.stages.curves.Figure", Blank)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +93,14 @@ def prefcli(own_folder) -> Callable[..., Any]:
         return CliRunner().invoke(app, [str(arg) for arg in args], env=env, prog_name="prefcli")
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: Any) -> Iterator[Server]:
+    """`forked.start(code, *words)` is a process of its own, without the seconds of a start."""
+    server = Server(str(tmp_path_factory.mktemp("f")))
+    yield server
+    server.end()
 
 
 @pytest.fixture

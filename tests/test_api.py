@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from conftest import write
 from safetensors.torch import load_file
 
 import prefcli
@@ -194,15 +197,18 @@ def without_times(found):
 
 
 def test_the_notebook_runs_and_makes_the_whole_demo(own_folder, monkeypatch, capsys):
-    """With two steps a stage, in this process."""
+    """With two steps a stage and few rows, in this process."""
+    (own_folder / "few").mkdir()
+    shutil.copy(ROOT / "sample_data/gold.py", own_folder / "few")
+    for name in ("demos", "pairs", "prompts", "held_out_prompts"):
+        with (ROOT / f"sample_data/{name}.jsonl").open(encoding="utf-8") as file:
+            write(own_folder / f"few/{name}.jsonl", "".join(islice(file, 64)))
     monkeypatch.setenv("PREFCLI_RUNS", str(own_folder / "runs"))
     book = json.loads((ROOT / "docs/notebook.ipynb").read_text(encoding="utf-8"))
     assert all(not cell.get("outputs") for cell in book["cells"])
     code = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
     assert code[0].count("FEW = {}") == 1 and code[0].count('Path("sample_data")') == 1
-    code[0] = (
-        code[0].replace("FEW = {}", 'FEW = {"max_steps": 2}').replace('"sample_data"', repr(str(ROOT / "sample_data")))
-    )
+    code[0] = code[0].replace("FEW = {}", 'FEW = {"max_steps": 2}').replace('"sample_data"', '"few"')
     names: dict[str, object] = {}
     for cell in code:
         exec(cell, names)

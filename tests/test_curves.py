@@ -15,6 +15,7 @@ def figures(monkeypatch):
     """The figures that were saved."""
     seen = []
     save = Figure.savefig
+    monkeypatch.setattr("prefcli.stages.curves.Figure", Figure)  # conftest.py has none drawn
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **more: (seen.append(self), save(self, *a, **more))[1])
     return seen
 
@@ -24,9 +25,12 @@ def run(folder, rows):
     return folder
 
 
-def test_every_stage_leaves_its_curves(chain):
+def test_every_stage_leaves_its_curves(chain, figures):
     for stage in ("sft", "rm", "ppo", "dpo"):
-        assert (chain.path(stage) / "report" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+        picture = chain.path(stage) / "report" / "curves.png"
+        picture.unlink()  # there since the run, blank
+        assert draw(chain.path(stage), stage) == picture and picture.read_bytes().startswith(b"\x89PNG\r\n")
+    assert all(len(figure.axes) > 1 and figure.axes[0].lines for figure in figures) and len(figures) == 4
 
 
 def test_what_was_logged_is_drawn_and_alarms_are_marked(own_folder, figures):

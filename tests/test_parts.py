@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import write
+from forked import PREFCLI, SCRIPT, TORCHRUN
 
 from prefcli import stopping
 from prefcli.artifacts.parts import FAILED, Share, Work, open_beside, unfinished
@@ -226,15 +224,15 @@ def test_verdicts_and_scores_are_kept_for_another_kind_of_rows(prefcli, small, f
     assert prefcli(*same, "--to", "pairs").exit_code == 0 and not partials(own_folder)
 
 
-def test_a_killed_process_loses_a_part_at_most(prefcli, small, files, own_folder, monkeypatch):
+def test_a_killed_process_loses_a_part_at_most(prefcli, small, files, own_folder, monkeypatch, forked):
     """There the parts have 512 rows, eight calls of the reward."""
     write(own_folder / "a.jsonl", "".join(json.dumps(row | {"id": n}) + "\n" for n in range(10) for row in ROWS))
     args = [*COMMANDS["score"], "--out", "x.jsonl"]
     whole = figures(prefcli(*args[:-1], "whole.jsonl"), own_folder / "whole.jsonl")
     write(own_folder / "stop", "kill 9")
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    killed = subprocess.run([sys.executable, "-m", "prefcli", *args], env=env, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = forked.start(PREFCLI, *args, stderr=subprocess.PIPE)
+    said = killed.communicate()[1]
+    assert killed.returncode == -signal.SIGKILL, said
     (folder,) = partials(own_folder)
     assert [path.name for path in folder.glob("*.part")] == ["scores-00000000.part"]
     (own_folder / "stop").unlink()
@@ -267,7 +265,7 @@ def test_rows_are_not_held(prefcli, small, jsonl, own_folder, monkeypatch):
     assert len(held) == 100 and max(held) <= 2 * 8 and len(read) > 2 * 400
 
 
-SCRIPT = """
+ALL = """
 import json, sys
 from typer.testing import CliRunner
 from prefcli.cli.main import app
@@ -283,20 +281,19 @@ for args in json.loads(sys.argv[1]):
 """
 
 
-def test_two_processes_write_the_bytes_of_one(prefcli, small, files, own_folder):
+def test_two_processes_write_the_bytes_of_one(prefcli, small, files, own_folder, forked):
     one = {name: figures(prefcli(*words, *([] if name == "eval" else ["--out", f"{name}1.jsonl"])),
                          own_folder / f"{name}1.jsonl") for name, words in COMMANDS.items()}  # fmt: skip
     two = [[*words, *([] if name == "eval" else ["--out", f"{name}2.jsonl"])] for name, words in COMMANDS.items()]
-    script = write(own_folder / "all.py", SCRIPT)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    launch = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
-    result = subprocess.run([*launch, str(script), json.dumps(two)], env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    paths = [line for line in result.stdout.splitlines() if line.endswith(".jsonl")]
+    words = ["--standalone", "--nproc-per-node", "2", SCRIPT, ALL, json.dumps(two)]
+    launched = forked.start(TORCHRUN, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, said = launched.communicate()
+    assert launched.returncode == 0, said[-3000:]
+    paths = [line for line in out.splitlines() if line.endswith(".jsonl")]
     assert paths == ["score2.jsonl", "label2.jsonl", "sample2.jsonl"]  # one process speaks
     for name in ("score", "label", "sample"):
         assert (own_folder / f"{name}2.jsonl").read_bytes() == one[name], name
-    found = json.loads(next(line for line in result.stdout.splitlines() if line.startswith("{")))
+    found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
     assert [model.pop("seconds") for model in found["models"]]
     assert found == one["eval"] and not partials(own_folder)
 

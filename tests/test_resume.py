@@ -7,14 +7,13 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from forked import PREFCLI
 from safetensors.torch import load_file
 
 from prefcli.rl.ppo import PPO
@@ -262,19 +261,18 @@ def test_a_run_that_an_alarm_stopped_is_a_usable_version(chain, prefcli, jsonl):
     assert len(metrics(chain.runs / "alarmed/v1")) == 2
 
 
-def test_kill_9_at_random_points(chain, prefcli, whole):
+def test_kill_9_at_random_points(chain, prefcli, whole, forked):
     """A real process, killed somewhere between its first or third metrics line and its end; then left alone."""
     command = [*chain.args("ppo"), *OPTIONS, "--name", "killed", "-q"]
-    env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1"}
     dice = random.Random(os.urandom(4))
     log = chain.runs / "killed/v1.partial/metrics.jsonl"
     for lines in (1, 3):
-        process = subprocess.Popen([sys.executable, "-m", "prefcli", *command], env=env, stderr=subprocess.DEVNULL)
+        process = forked.start(PREFCLI, *command, env={"PREFCLI_RUNS": str(chain.runs)}, stderr=subprocess.PIPE)
         while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < lines):
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate()  # until nobody has its stderr any more
     check_same(chain.path_of(prefcli(*command)), whole)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -16,6 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from forked import PREFCLI
 from transformers import AutoTokenizer
 
 from prefcli.artifacts.store import Store
@@ -176,7 +175,8 @@ class Counted:
     name = "counted"
 
     def __init__(self, seconds=0.0):
-        self.passes, self.seconds, self.go = [], seconds, threading.Event()
+        self.passes, self.seconds = [], seconds
+        self.asked, self.go = threading.Event(), threading.Event()
         self.go.set()
 
     def prepare_to_serve(self):
@@ -188,6 +188,7 @@ class Counted:
         return [len(text)] * len(text)
 
     def score_ids(self, ids):
+        self.asked.set()
         self.go.wait(10)
         self.passes.append(ids)
         time.sleep(self.seconds)
@@ -370,7 +371,7 @@ def test_what_is_not_scored_in_time_is_told_so(monkeypatch):
         found = []
         client = threading.Thread(target=lambda: found.append(exchange(server.url, b'{"query": ["abc"]}')))
         client.start()
-        time.sleep(0.3)
+        assert source.asked.wait(10)
         server.shutdown()
         client.join()
         source.go.set()
@@ -384,7 +385,7 @@ def test_what_is_in_flight_is_answered_and_nothing_new_is_taken():
         found = []
         client = threading.Thread(target=lambda: found.append(exchange(server.url, b'{"query": ["abc"]}')))
         client.start()
-        time.sleep(0.3)
+        assert source.asked.wait(10)
         server.shutdown()
         time.sleep(0.3)
         with pytest.raises(OSError):
@@ -394,13 +395,11 @@ def test_what_is_in_flight_is_answered_and_nothing_new_is_taken():
     assert found == [(200, {"rewards": [3.0], "scores": [3.0], "extra_logs": {}})]
 
 
-def test_the_command_says_where_it_serves_and_answers_before_a_signal_ends_it(chain):
+def test_the_command_says_where_it_serves_and_answers_before_a_signal_ends_it(chain, forked):
     many = json.dumps({"query": ANSWERS * 100}).encode()
     found = []
-    with subprocess.Popen(
-        [sys.executable, "-m", "prefcli", "serve-rm", "rm", "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
+    pipe = subprocess.PIPE
+    with forked.start(PREFCLI, "serve-rm", "rm", "--port", "0", stdout=pipe, stderr=pipe) as process:
         try:
             url = process.stdout.readline().strip()
             assert exchange(url + "/health", None, "GET")[1]["reward"] == "rm"

@@ -13,13 +13,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import write
+from forked import ACCELERATE, SCRIPT, TORCHRUN
 from test_resume import check_same
 from typer.main import get_command
 
@@ -38,12 +38,12 @@ from prefcli.stopping import Phase
 INT, TERM, USR1 = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 CODES = {INT: 130, TERM: 130, USR1: 75}
 
-# Imports everything once and forks a process for each command: on two cores the imports take longer than the training.
-SERVER = """
+# Two signals from two places, the second once the first one's echo is over.
+SECOND = """
 import json, os, signal, sys, time
 from prefcli.cli import interrupts, main
 from prefcli.rl.ppo import PPO
-from prefcli.stages import dpo, kto, ppo, resuming, reward, sft
+from prefcli.stages import resuming
 from prefcli.stages.steps import Steps
 places = {"step": (Steps, "training_step"), "rollout": (PPO, "_collect"), "state": (resuming, "write_state")}
 def signalled(where, call, number, pause, then):
@@ -58,40 +58,12 @@ def signalled(where, call, number, pause, then):
             time.sleep(then)
         return found
     setattr(owner, name, place)
-def run(words, first, second, env, log):
-    file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.environ.update(env)
-    os.fsync, interrupts.ECHO = lambda _: None, 0.3
-    if second:
-        signalled(*first, 0, 0)
-        signalled(*second, 0.6, 20)  # sooner it would be the first one's echo
-    sys.argv = ["prefcli", *words]
-    main.main()
-for line in sys.stdin:
-    process = os.fork()
-    if process == 0:
-        code = 1
-        try:
-            run(*json.loads(line))
-        except SystemExit as ended:
-            code = ended.code or 0
-        finally:
-            os._exit(code)
-    print(process, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+interrupts.ECHO = 0.3
+first, second = json.loads(sys.argv.pop(1))
+signalled(*first, 0, 0)
+signalled(*second, 0.6, 20)
+main.main()
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    pipe = subprocess.PIPE
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", SERVER], stdin=pipe, stdout=pipe, text=True, env=env)
-    yield process
-    process.kill()  # nothing runs in it: taking an interpreter with torch in it apart lasts seconds
-    process.communicate()
 
 
 COMMON = ["--model", "tiny", "--batch-size", "4", "--max-steps", "6", "--epochs", "9"]
@@ -356,30 +328,9 @@ def test_under_slurm_sigterm_asks_for_another_start_too(chain, run, monkeypatch,
 # --- processes of their own ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def started(chain, server):
-    """A command in a process of its own, its stderr in a file: the process, and what gives its exit code and that."""
-
-    def start(words, first=None, second=None):
-        log = chain.runs / "cut.stderr"
-        what = [[*words, "--quiet"], first, second, {"PREFCLI_RUNS": str(chain.runs)}, str(log)]
-        print(json.dumps(what), file=server.stdin, flush=True)
-        process = int(server.stdout.readline())
-        assert process > 1
-
-        def ended():
-            code, text = int(server.stdout.readline()), log.read_text()
-            assert "Traceback" not in text, text
-            return code, text
-
-        return process, ended
-
-    return start
-
-
 LEFT = "interrupted: left at once"
 # In a step, and in a rollout; in the state that the first signal asks for. With a state before that, and without.
-SECOND = [
+PLACES_OF_TWO = [
     ("sft", ["--save-every", "2"], ("step", 3, TERM), ("step", 3, INT), 2),
     ("ppo", [], ("rollout", 2, USR1), ("rollout", 2, TERM), None),
     ("kto", ["--save-every", "2"], ("step", 6, INT), ("state", 2, INT), 2),
@@ -387,11 +338,16 @@ SECOND = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "words", "first", "second", "step"), SECOND, ids=[one[0] for one in SECOND])
+@pytest.mark.parametrize(
+    ("stage", "words", "first", "second", "step"), PLACES_OF_TWO, ids=[one[0] for one in PLACES_OF_TWO]
+)
 def test_a_second_signal_leaves_at_once_with_what_was_saved(
-    chain, run, whole, started, stage, words, first, second, step
+    chain, run, whole, forked, stage, words, first, second, step
 ):
-    code, text = started(command(chain, stage, "cut", *words), first, second)[1]()
+    two, full = json.dumps([first, second]), [*command(chain, stage, "cut", *words), "--quiet"]
+    process = forked.start(SECOND, two, *full, env={"PREFCLI_RUNS": str(chain.runs)}, stderr=subprocess.PIPE)
+    text, code = process.communicate()[1], process.returncode
+    assert "Traceback" not in text, text
     assert code == CODES[first[2]] and "stopping when this step has ended" in text
     last = text.splitlines()[-1]
     assert last == (LEFT if step is None else f"{LEFT}; kept up to step {step}: the same command resumes there")
@@ -400,7 +356,7 @@ def test_a_second_signal_leaves_at_once_with_what_was_saved(
     resumes(chain, run, command(chain, stage, "cut", *words), whole(stage), step)
 
 
-# Steps that are long enough to meet; a second command in the same start of the interpreters.
+# Steps that are long enough to meet, or other commands before the one, in the same processes.
 LAUNCHED = """
 import json, sys, time
 from typer.testing import CliRunner
@@ -410,35 +366,30 @@ plain = Steps.training_step
 def slow(*args, **more):
     time.sleep(0.1)
     return plain(*args, **more)
-Steps.training_step = slow
 first, *others = json.loads(sys.argv[1])
+if not others:
+    Steps.training_step = slow
 for words in others:
     result = CliRunner().invoke(main.app, words)
     assert result.exit_code == 0, result.stderr
 sys.argv[1:] = first
 main.main()
 """
-BIN = Path(sys.executable).parent
-TORCHRUN = ["torchrun", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = ["accelerate", "launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+UNDER_TORCHRUN = [TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+UNDER_ACCELERATE = [ACCELERATE, "launch", "--multi_gpu", "--num_machines", "1", "--num_processes", "2",
+                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
 
 
-def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_resumes(chain):
+def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_resumes(chain, forked):
     """It passes SIGTERM on to them. Stopped under torchrun, and resumed under accelerate."""
-    script, cut = chain.folder / "launched.py", chain.runs / "cut/v1.partial"
-    script.write_text(LAUNCHED)
-    env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    env["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    cut, pipe = chain.runs / "cut/v1.partial", subprocess.PIPE
 
     def launch(launcher, *names):
         words = [[*command(chain, "dpo", name), "--max-steps", "12", "--eval-every", "5"] for name in names]
-        return subprocess.Popen(
-            [str(BIN / launcher[0]), *launcher[1:], str(script), json.dumps(words)],
-            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        env = {"PREFCLI_RUNS": str(chain.runs), "ACCELERATE_USE_CPU": "true"}
+        return forked.start(*launcher, SCRIPT, LAUNCHED, json.dumps(words), env=env, stdout=pipe, stderr=pipe)
 
-    process, log, deadline = launch(TORCHRUN, "cut"), cut / "metrics.jsonl", time.monotonic() + 120
+    process, log, deadline = launch(UNDER_TORCHRUN, "cut"), cut / "metrics.jsonl", time.monotonic() + 120
     while process.poll() is None:
         steps = [json.loads(line)["step"] for line in log.read_text().split("\n")[:-1]] if log.exists() else []
         if (steps and steps[-1] > 1) or time.monotonic() > deadline:
@@ -451,7 +402,7 @@ def test_two_processes_of_a_launcher_stop_at_the_same_step_and_the_same_command_
     assert 0 < step < 12 and states(chain) == [f"step{step}"] and not (cut / "alive.json").exists()
     assert len(json.loads((cut / f"state/step{step}/training.json").read_text())["dict"]) > 1
     assert len(re.findall("^stopping ", text, re.M)) == 1 and "report it" not in text  # one speaks
-    process = launch(ACCELERATE, "cut", "launched")
+    process = launch(UNDER_ACCELERATE, "cut", "launched")
     out, text = process.communicate(timeout=120)
     assert process.returncode == 0 and f"resuming from step {step}" in text, text
     check_same(chain.runs / "cut/v1", chain.runs / "launched/v1")
