@@ -309,7 +309,7 @@ def transferred(url: str, folder: Path, work: Path) -> dict[str, Any]:
         seconds.append(time.monotonic() - started)
         assert not engine._folder.exists() and all(engine._senders.values())
         change(model)
-    return {"updates that passed the probe": len(seconds), "seconds": [round(s, 2) for s in seconds]}
+    return {"updates that passed the probe": len(seconds), "update, s": [round(s, 2) for s in seconds]}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import asyncio
 import base64
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from prefcli.errors import SurroundingsError
 from prefcli.models.served import Down, Refused, Server
 
-PROBING, SHORT = 60.0, 5.0  # seconds
+PROBING = 60.0  # seconds
 
 
 class Group:
@@ -100,7 +99,7 @@ class Sender:
                 "dtype_names": [str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()],
                 "shapes": [list(tensor.shape) for tensor in weights.values()],
             }
-            await self._server.ask("/start_weight_update", {})
+            await self._begin()
             await self._beside(
                 "/update_weights", {"update_info": about}, partial(group.broadcast, list(weights.values()))
             )
@@ -111,11 +110,14 @@ class Sender:
                 "trainer and server need a GPU each and the same version of torch; a server without "
                 "--weight-transfer-config takes them from a shared disk (docs/engine.md)",
             ) from error
-        except (Down, Refused):
-            with suppress(Down, Refused):  # it would refuse to begin anew; what it has is not used
-                await self._server.ask("/finish_weight_update", {}, SHORT)
-            raise
         self._group = group
+
+    async def _begin(self) -> None:
+        try:
+            await self._server.ask("/start_weight_update", {})
+        except Refused:  # one that was broken off is still open
+            await self._server.ask("/finish_weight_update", {})
+            await self._server.ask("/start_weight_update", {})
 
     async def _beside(self, path: str, body: dict[str, Any], work: Callable[[], None]) -> None:
         """A request, and what this side does while it waits. Raises Down where either takes too long."""
