@@ -255,9 +255,7 @@ def stale(url: str, folder: Path, work: Path) -> dict[str, Any]:
     started = time.monotonic()
     whole.update()
     seconds_whole = time.monotonic() - started
-    start = Engine(opened(folder)[0], tokenizer, url, work / "weights", SILENT)
-    start.update()  # as it was
-    start.close()
+    restored(url, folder, work)
     return {
         "adapter": sum(told),
         "of": len(told),
@@ -280,6 +278,13 @@ def caught(engine: Deaf, learn: Any) -> bool:
     engine.deaf = False
     engine.update()
     return refused
+
+
+def restored(url: str, folder: Path, work: Path) -> None:
+    """The server has the weights again that it was started with."""
+    engine = Engine(*opened(folder), url, work / "weights", SILENT)
+    engine.update()
+    engine.close()
 
 
 class Gloo:
@@ -309,6 +314,8 @@ def transferred(url: str, folder: Path, work: Path) -> dict[str, Any]:
         seconds.append(time.monotonic() - started)
         assert not engine._folder.exists() and all(engine._senders.values())
         change(model)
+    engine.close()
+    restored(url, folder, work)
     return {"updates that passed the probe": len(seconds), "update, s": [round(s, 2) for s in seconds]}
 
 

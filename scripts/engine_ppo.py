@@ -94,7 +94,6 @@ def drawn_curves(curves: dict[str, list[list[float]]], path: Path) -> None:
 
 
 def prefcli(command: str, work: Path, name: str, *args: str) -> Path:
-    """The artifact that it makes, anew."""
-    line = [sys.executable, "-m", "prefcli", command, *args, "-q", "--name", name]
-    line += ["--runs", str(work / "runs"), "--force"]
+    """The artifact that it makes, or made: what was stopped resumes, and without WORK/runs all is made anew."""
+    line = [sys.executable, "-m", "prefcli", command, *args, "-q", "--name", name, "--runs", str(work / "runs")]
     return Path(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
