@@ -235,7 +235,8 @@ class Engine:
 
     def _save_for(self, wanted: Sequence[Server]) -> None:
         """Save the weights, once, for those that do not take them over NCCL; which is asked anew after each failure."""
-        new = [server for server in wanted if self._sends and server not in self._senders]
+        alone = processes() == 1  # a server has one group, and each process may have to prove it anew
+        new = [server for server in wanted if self._sends and alone and server not in self._senders]
         for server, size in zip(new, exchange.wait(_together(workers(server) for server in new))):
             if not isinstance(size, BaseException):
                 self._senders[server] = None if size is None else Sender(self._model, server, size)
