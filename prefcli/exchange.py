@@ -64,9 +64,9 @@ def wait(work: Coroutine[Any, Any, T], meanwhile: Callable[[], None] = lambda: N
 
 
 async def posted(
-    url: str, content: bytes, headers: dict[str, str], *, timeout: float, largest: int, shown: int
+    url: str, content: bytes | None, headers: dict[str, str], *, timeout: float, largest: int, shown: int
 ) -> Answer:
-    """As `post`, beside others."""
+    """As `post`, beside others; without content a GET."""
     known = {"User-Agent": f"prefcli/{__version__}", "Accept-Encoding": "identity", "Connection": "close"}
     answers: list[Answer] = []
     try:
@@ -79,8 +79,15 @@ async def posted(
 
 
 async def _exchange(
-    url: str, content: bytes, headers: dict[str, str], timeout: float, largest: int, shown: int, answers: list[Answer]
+    url: str,
+    content: bytes | None,
+    headers: dict[str, str],
+    timeout: float,
+    largest: int,
+    shown: int,
+    answers: list[Answer],
 ) -> None:
+    method = "GET" if content is None else "POST"
     secure = url[:5].lower() == "https"
     async with (
         asyncio.timeout(timeout),
@@ -92,12 +99,12 @@ async def _exchange(
         ) as client,
     ):
         # A request of our own has no headers but these: the client would add some.
-        response = await client.send(httpx.Request("POST", url, headers=headers, content=content), stream=True)
+        response = await client.send(httpx.Request(method, url, headers=headers, content=content), stream=True)
         try:
             answer = Answer(response.status_code, response.reason_phrase)
             answers.append(answer)
             most = shown if answer.is_error else largest
-            async for block in response.aiter_raw():
+            async for block in response.aiter_bytes():  # some compress what was asked for plain
                 answer.content += block
                 if len(answer.content) > most:
                     return

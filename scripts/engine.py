@@ -5,9 +5,11 @@ greedy   the likeliest answers of server and process, token for token, in float3
 drawn    first tokens that the server draws, against the softmax, by chi-square
 stale    20 updates, of steps from 1e-2 down to 1e-4 of an adapter's weights, that the server is not told: each must be
          caught, and each must pass once it is told; 5 of all weights, likewise
-ppo      20 rollouts of LoRA on sample_data, three seeds in this process and three by the server: the scores they reach
+transfer five updates of all weights by the routes that NCCL's weight transfer has, with gloo in NCCL's place
+ppo      20 rollouts of LoRA on sample_data with a Python reward, three seeds in process and three by the server: each
+         side's scores within the other's intervals; WORK/ppo.png
 
-    python -m scripts.engine [--model tiny|smollm2] [--only greedy drawn stale ppo] [--work engine-runs]
+    python -m scripts.engine [--model tiny|smollm2] [--only greedy drawn stale transfer ppo] [--work engine-runs]
 
 The environment takes 3 GB and some minutes at the first time. What is found is printed, and written to WORK/MODEL.json.
 """
@@ -17,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import os
 import signal
 import subprocess
@@ -27,21 +28,25 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.rollout import gap, read_prompts
 from benchmarks.trl import models
 from prefcli.errors import SurroundingsError
+from prefcli.models import transfer
 from prefcli.models.engine import Engine
 from prefcli.models.generation import generate
 from prefcli.models.tokenizers import end_ids
 from prefcli.progress import SILENT
+from scripts.engine_ppo import DATA, ppo, taught
 
 ROOT = Path(__file__).resolve().parent.parent
 # vLLM 0.32 and this project want other versions of transformers. torch first, or its CUDA build comes; the last three
@@ -55,15 +60,15 @@ SETTINGS = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "PYTHONPATH": str(ROOT),  # for gloo_worker.py
 }
 UP = 600.0  # seconds to start
-SEEDS, ROLLOUTS, LAST = 3, 20, 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
-    parser.add_argument("--only", nargs="+", default=["greedy", "drawn", "stale", "ppo"])
+    parser.add_argument("--only", nargs="+", default=["greedy", "drawn", "stale", "transfer", "ppo"])
     parser.add_argument("--work", type=Path, default=Path("engine-runs"))
     parser.add_argument("--python", type=Path, help="of an environment with vLLM; default: one is made in WORK")
     parser.add_argument("--port", type=int, default=8123)
@@ -71,8 +76,10 @@ def main() -> None:
     args.work = args.work.absolute()
     args.work.mkdir(parents=True, exist_ok=True)
     folder = untied(models(args.work, args.model == "tiny")[0])
+    if args.model == "tiny":
+        folder = taught(folder, args.work)
     python = args.python or installed(args.work / "venv")
-    checks = {"greedy": greedy, "drawn": drawn, "stale": stale, "ppo": ppo}
+    checks = {"greedy": greedy, "drawn": drawn, "stale": stale, "transfer": transferred, "ppo": ppo}
     path = args.work / f"{args.model}.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     with serving(python, folder, args.port, args.work / f"{args.model}.log") as url:
@@ -117,6 +124,7 @@ def serving(python: Path, folder: Path, port: int, log: Path) -> Iterator[str]:
         str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--host", "127.0.0.1",
         "--port", str(port), "--max-model-len", "512", "--dtype", "float32", "--enable-lora", "--max-lora-rank", "16",
         "--enforce-eager", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm",
+        "--worker-extension-cls", "scripts.gloo_worker.Worker", "--weight-transfer-config", '{"backend": "nccl"}',
     ]  # fmt: skip
     with log.open("w") as file:
         server = subprocess.Popen(
@@ -160,8 +168,14 @@ def move(model: Any, by: float) -> None:
                 parameter.add_(torch.randn_like(parameter) * by)
 
 
+def change(model: Any) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.01 * torch.randn(()))
+
+
 def prompts_of(tokenizer: Any, number: int) -> list[list[int]]:
-    return read_prompts(str(ROOT / "sample_data" / "held_out_prompts.jsonl"), tokenizer, number, 256)
+    return read_prompts(str(DATA / "held_out_prompts.jsonl"), tokenizer, number, 256)
 
 
 def greedy(url: str, folder: Path, work: Path) -> dict[str, Any]:
@@ -237,18 +251,11 @@ def stale(url: str, folder: Path, work: Path) -> dict[str, Any]:
     whole = Deaf(plain, tokenizer, url, work / "weights", SILENT)
     whole.update()
 
-    def learn() -> None:
-        with torch.no_grad():
-            for parameter in plain.parameters():
-                parameter.mul_(1 + 0.01 * torch.randn(()))
-
-    of_all = [caught(whole, learn) for _ in range(5)]
+    of_all = [caught(whole, lambda: change(plain)) for _ in range(5)]
     started = time.monotonic()
     whole.update()
     seconds_whole = time.monotonic() - started
-    start = Engine(opened(folder)[0], tokenizer, url, work / "weights", SILENT)
-    start.update()  # as it was
-    start.close()
+    restored(url, folder, work)
     return {
         "adapter": sum(told),
         "of": len(told),
@@ -273,39 +280,43 @@ def caught(engine: Deaf, learn: Any) -> bool:
     return refused
 
 
-def ppo(url: str, folder: Path, work: Path) -> dict[str, Any]:
-    """The mean score of the last rollouts by seed, on both sides, with its t-interval over the seeds."""
-    curves: dict[str, list[list[float]]] = {"process": [], "server": []}
-    drift = []
-    for side, curve in curves.items():
-        for seed in range(SEEDS):
-            command = [
-                sys.executable, "-m", "prefcli", "ppo", "--model", str(folder), "--prompts",
-                str(ROOT / "sample_data" / "prompts.jsonl"), "--reward", f"python:{ROOT}/sample_data/gold.py:score",
-                "--lora-rank", "8", "--lr", "0.003", "--batch-size", "64", "--max-steps", str(ROLLOUTS), "--ppo-epochs",
-                "2", "--temperature", "1", "--kl-coef", "0.05", "--max-new-tokens", "24", "--seed", str(seed), "-q",
-                "--name", f"{side}-{seed}", "--runs", str(work / "runs"), "--force",
-                *(["--generate", url] if side == "server" else []),
-            ]  # fmt: skip
-            path = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-            rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-            curve.append([row["objective/scores"] for row in rows])
-            drift += [row["sampling/kl"] for row in rows if "sampling/kl" in row]
-    ends = {side: [fmean(curve[-LAST:]) for curve in found] for side, found in curves.items()}
-    t = 4.303  # 97.5 % of Student's t with two degrees of freedom
-    interval = {side: [fmean(e) - t * stdev(e) / math.sqrt(SEEDS), fmean(e) + t * stdev(e) / math.sqrt(SEEDS)]
-                for side, e in ends.items()}  # fmt: skip
-    within = all(
-        interval[side][0] <= fmean(ends[other]) <= interval[side][1]
-        for side, other in (("process", "server"), ("server", "process"))
-    )
-    return {
-        "first": {side: round(fmean(curve[0] for curve in found), 3) for side, found in curves.items()},
-        "last": {side: [round(end, 3) for end in found] for side, found in ends.items()},
-        "interval": {side: [round(x, 3) for x in found] for side, found in interval.items()},
-        "within each other's": within,
-        "sampling/kl, largest": max(drift),
-    }
+def restored(url: str, folder: Path, work: Path) -> None:
+    """The server has the weights again that it was started with."""
+    engine = Engine(*opened(folder), url, work / "weights", SILENT)
+    engine.update()
+    engine.close()
+
+
+class Gloo:
+    """In the place of `transfer.Group`, which needs GPUs; the other end is gloo_worker.py's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.id = str(self.store.port).encode().ljust(128, b"\0")
+
+    def join(self, size: int) -> None:
+        self.group = dist.ProcessGroupGloo(self.store, 0, size, timedelta(seconds=60))
+        self.group.allreduce([torch.zeros(1)]).wait()
+
+    def broadcast(self, tensors: Any) -> None:
+        for tensor in tensors:
+            self.group.broadcast(tensor.contiguous(), 0).wait()
+
+
+def transferred(url: str, folder: Path, work: Path) -> dict[str, Any]:
+    model, tokenizer = opened(folder)
+    transfer.Group = Gloo  # type: ignore[misc, assignment]
+    engine, seconds = Engine(model, tokenizer, url, work / "weights", SILENT), []
+    engine._sends = True  # as on a GPU
+    for _ in range(5):
+        started = time.monotonic()
+        engine.update()
+        seconds.append(time.monotonic() - started)
+        assert not engine._folder.exists() and all(engine._senders.values())
+        change(model)
+    engine.close()
+    restored(url, folder, work)
+    return {"updates that passed the probe": len(seconds), "update, s": [round(s, 2) for s in seconds]}
 
 
 if __name__ == "__main__":

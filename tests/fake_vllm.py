@@ -6,17 +6,43 @@ it is started again.
 
 from __future__ import annotations
 
+import base64
 import copy
+import gzip
 import json
+import math
+import secrets
 import threading
 import time
+from contextlib import suppress
+from datetime import timedelta
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from peft import PeftModel
 from safetensors.torch import load_file
+
+
+class Gloo:
+    """In the place of `transfer.Group`, which needs GPUs: the trainer's end and a worker's, in one process."""
+
+    stores: dict[bytes, Any] = {}
+
+    def __init__(self, device: Any = None) -> None:
+        self.id = secrets.token_bytes(128)
+        self.stores[self.id] = dist.HashStore()
+
+    def join(self, size: int, rank: int = 0) -> None:
+        self.group = dist.ProcessGroupGloo(self.stores[self.id], rank, size, timedelta(seconds=5))
+        self.group.allreduce([torch.zeros(1)]).wait()
+
+    def broadcast(self, tensors: Any) -> None:
+        for tensor in tensors:
+            self.group.broadcast(tensor.contiguous(), 0).wait()
 
 
 class FakeVLLM:
@@ -25,6 +51,8 @@ class FakeVLLM:
     def __init__(self, model: Any, tokenizer: Any, /, port: int = 0, **faults: Any) -> None:
         self.model, self.tokenizer, self.faults = copy.deepcopy(model), tokenizer, faults
         self.adapters: dict[str, Any] = {}
+        self.group: Any = None  # with a trainer
+        self.sent: dict[str, Any] | None = None  # of an update that has begun
         self.seen: list[str] = []
         self.prompts = 0
         self.cached: dict[Any, Any] = {}  # likeliest answers, by prompt and salt: of other weights, if one is reused
@@ -48,9 +76,15 @@ class FakeVLLM:
     def __exit__(self, *_: Any) -> None:
         self.stop()
 
+    def pack(self, status: int, text: bytes) -> bytes:
+        if "gzip" in self.faults:
+            return reply(status, gzip.compress(text), "Content-Encoding: gzip")
+        return reply(status, text)
+
     def forget(self) -> None:
         """As after a start anew."""
         self.adapters.clear()
+        self.group, self.sent = None, None
 
     def load(self, name: str, path: str) -> None:
         if "stale" in self.faults and self.adapters:
@@ -64,6 +98,37 @@ class FakeVLLM:
             found = load_file(str(Path(path) / "model.safetensors"))
             self.model.load_state_dict(found, strict=False)
             self.model.tie_weights()
+
+    def transferred(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """vLLM 0.32's routes of an update over NCCL."""
+        if path == "/init_weight_transfer_engine":
+            info = body["init_info"]
+            group = Gloo()
+            group.id = base64.b64decode(info["nccl_unique_id_b64"])
+            group.join(info["world_size"], info["rank_offset"])
+            self.group = group
+        elif path == "/start_weight_update":
+            if self.sent is not None:
+                return 500, {"error": {"message": "a weight update is already active"}}
+            self.sent = {}
+        elif path == "/update_weights":
+            if self.group is None or self.sent is None:
+                return 500, {"error": {"message": "NCCL weight transfer not initialized."}}
+            info = body["update_info"]
+            formats = [getattr(torch, name) for name in info["dtype_names"]]
+            tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(info["shapes"], formats)]
+            self.group.broadcast(tensors)
+            self.sent |= zip(info["names"], tensors)
+        elif path == "/finish_weight_update":
+            if self.sent is None:
+                return 500, {"error": {"message": "finish_weight_update called without a matching start"}}
+            if "stale" not in self.faults:
+                self.model.load_state_dict(self.sent, strict=False)
+                self.model.tie_weights()
+            self.sent = None
+        else:
+            return 404, {"detail": "Not Found"}
+        return 200, {"message": "done"}
 
     def named(self, name: str | None) -> Any:
         if name is None or "without adapter" in self.faults:
@@ -111,11 +176,14 @@ class FakeVLLM:
         if body["temperature"] == 0:
             token = int(raw.argmax())
             return token, float(raw.log_softmax(-1)[token])
+        if "penalty" in self.faults:  # of every second token, whatever stands before
+            raw = raw - self.faults["penalty"] * (torch.arange(len(raw)) % 2)
         logps = (raw / body["temperature"]).log_softmax(-1)
         keep = torch.ones_like(logps, dtype=torch.bool)
         order = logps.argsort(descending=True)
         if most := self.faults.get("top_k", body["top_k"]):
             keep[order[most:]] = False
+        keep &= logps >= logps.max() + math.log(self.faults.get("min_p", body["min_p"]) or 1e-45)
         if (mass := self.faults.get("top_p", body["top_p"])) < 1:
             before = logps[order].exp().cumsum(0) - logps[order].exp()
             keep[order[before >= mass]] = False
@@ -130,11 +198,25 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
+    def do_GET(self) -> None:
+        self.fake.seen.append(self.path)
+        backend = self.fake.faults.get("transfer")
+        if self.path == "/server_info?config_format=json" and "no dev" not in self.fake.faults:
+            config = None if backend is None else {"backend": backend}
+            self._say(200, {"vllm_config": {"weight_transfer_config": config}})
+        elif self.path == "/get_world_size":
+            self._say(200, {"world_size": 1})
+        else:
+            self._say(404, {"detail": "Not Found"})
+
     def do_POST(self) -> None:
         fake, faults = self.fake, self.fake.faults
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fake.seen.append(self.path)
         answering = self.path == "/v1/completions" and "prompt_logprobs" not in body and body["temperature"] != 2
+        if (said := faults.get("says", {}).get(self.path)) is not None:  # whatever was asked
+            self._write(said)
+            return
         if answering and faults.get("once"):  # a list of what happens to the next answers, one after the other
             fault = faults["once"].pop(0)
             if fault == "drop":
@@ -152,11 +234,20 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             if fault == "slow":
                 time.sleep(0.2)
-            if fault in ("twice", "garbage", "cut", "other"):
+            if fault in BROKEN:
                 self._say(200, {"choices": _broken(fake.complete(body), fault)})
+                return
+            if isinstance(fault, bytes):
+                self._write(fault)
                 return
         if ("dead" in faults and answering) or faults.get("drops") == self.path:
             self.close_connection = True
+            return
+        if "drips" in faults and answering:
+            with suppress(OSError):
+                for byte in reply(200, b" " * 10_000):
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
             return
         try:
             with fake.lock:
@@ -168,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
         fake, faults = self.fake, self.fake.faults
         if self.path == "/v1/completions":
             fake.prompts += len(body["prompt"])
-            return 200, {"choices": fake.complete(body)}
+            return 200, {"choices": faults.get("alter", list)(fake.complete(body))}
         if self.path == "/tokenize":
             if "messages" in body:
                 if "template" in faults:
@@ -190,14 +281,25 @@ class _Handler(BaseHTTPRequestHandler):
             assert body["method"] == "reload_weights"
             fake.reload(body["kwargs"]["weights_path"])
             return 200, {"results": [None]}
-        return 404, {"detail": "Not Found"}
+        return fake.transferred(self.path, body) if "transfer" in faults else (404, {"detail": "Not Found"})
 
     def _say(self, status: int, content: Any) -> None:
         text = b"Success" if content is None else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
+        self._write(self.fake.pack(status, text))
+
+    def _write(self, said: bytes) -> None:
+        with suppress(OSError):  # who asked may be gone
+            self.wfile.write(said)
+        self.close_connection = True
+
+
+def reply(status: int, body: bytes, *headers: str) -> bytes:
+    """A whole answer, status line and all."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+BROKEN = ("twice", "garbage", "cut", "other", "no logps", "ids")
 
 
 def _broken(choices: list[dict[str, Any]], fault: str) -> Any:
@@ -205,6 +307,10 @@ def _broken(choices: list[dict[str, Any]], fault: str) -> Any:
         return [*choices, choices[0]]
     if fault == "garbage":
         return [{"index": choice["index"], "text": "hello"} for choice in choices]
+    if fault == "no logps":
+        return [choice | {"logprobs": None} for choice in choices]
+    if fault == "ids":
+        return [choice | {"token_ids": [10**6 for _ in choice["token_ids"]]} for choice in choices]
     if fault == "cut":
         return [choice | {"finish_reason": "abort"} for choice in choices]
     turned = zip(choices, [*choices[1:], choices[0]])  # the answers of the prompts beside

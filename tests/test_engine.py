@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 
 import pytest
 import torch
-from fake_vllm import FakeVLLM
+from fake_vllm import BROKEN, FakeVLLM, reply
 from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_lm
 from transformers import AutoTokenizer
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 from prefcli.artifacts.references import TINY
 from prefcli.errors import SurroundingsError, UsageError
 from prefcli.models import engine as module
+from prefcli.models import served
 from prefcli.models.engine import Engine
 from prefcli.models.generation import generate
 from prefcli.models.logps import token_logps
@@ -106,31 +108,75 @@ def test_answers_and_log_probabilities_are_the_models_after_every_update(model, 
         assert not server.adapters and not (tmp_path / "weights").exists()
 
 
+def everywhere(said):
+    """The same answer to all that may be asked."""
+    paths = ("/tokenize", "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/collective_rpc")
+    return {"says": dict.fromkeys(paths, said)}
+
+
+def altered(**fields):
+    return {"alter": lambda choices: [choice | fields for choice in choices]}
+
+
+PAGE = reply(200, b"<html>\n<title>\x1b[31mWelcome to nginx!</title></html>", "Content-Type: text/html")
+OTHER = "is not vLLM as it is known here: "
 WRONG = {
     "other weights": ({}, "other weights"),
+    "rounded weights": ({}, "other weights"),
     "tokenizer": ({"tokenizer": True}, "another tokenizer"),
     "template": ({"template": True}, "another chat template"),
     "without adapter": ({"without adapter": True}, "without the adapter"),
     "top-k": ({"top_k": 20}, "cuts off what is unlikely"),
     "top-p": ({"top_p": 0.9}, "cuts off what is unlikely"),
+    "min-p": ({"min_p": 0.1}, "cuts off what is unlikely"),
+    "penalty": ({"penalty": 2.0}, "draws from another distribution"),
     "raw log-probabilities": ({"raw": True}, "leave out the temperature"),
-    "no lora": ({"no lora": True}, "does not take new weights"),
-}
+    "no lora": ({"no lora": True}, "does not take new weights .*VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"),
+    "a page": (everywhere(PAGE), OTHER + "no tokens of a text, but <html> <title>\ufffd"),
+    "an error that is a 200": (everywhere(reply(200, b'{"error": "overloaded"}')), OTHER + '.*"overloaded"'),
+    "nothing": (everywhere(reply(200, b"")), OTHER + "no tokens"),
+    "a page instead of answers": ({"says": {"/v1/completions": PAGE}}, OTHER + "no answers to prompts, but <html>"),
+    "another site": (everywhere(reply(404, b"<html>Not Found")), "does not take new weights .*HTTP 404 .*<html>"),
+    "a redirect": (everywhere(reply(307, b"", "Location: /login")), "HTTP 307 Temporary Redirect: it redirects"),
+    "a key": (everywhere(reply(401, b'{"error": "Unauthorized"}')), "HTTP 401 Unauthorized .*without a key"),
+    "no disk in common": (
+        {"says": {"/v1/load_lora_adapter": reply(404, b"No adapter found for /a")}},
+        "does not take new weights .*No adapter found .*the same disk",
+    ),
+    "no ids": (altered(token_ids=None), OTHER + ".*it has no 'token_ids'"),
+    "no log-probabilities": (altered(logprobs=None), OTHER + ".*it has no 'token_logprobs'"),
+    "no log-probabilities of prompts": (altered(prompt_logprobs=None), OTHER + ".*it has no 'prompt_logprobs'"),
+    "ids of another vocabulary": (altered(token_ids=[10**6]), OTHER + ".*1000000 is no id of a token"),
+    "ids that are text": (altered(token_ids=["7"], logprobs={"token_logprobs": [-1]}), OTHER + ".*7 is no id of a"),
+    "infinite ids": (altered(token_ids=[1e999], logprobs={"token_logprobs": [-1]}), OTHER + ".*Infinity is no id"),
+    "no probabilities": (altered(token_ids=[7], logprobs={"token_logprobs": [1]}), OTHER + ".*1 is no log-probability"),
+    "not a number": (altered(token_ids=[7], logprobs={"token_logprobs": [None]}), OTHER + ".*null is no log-prob"),
+    "an answer too few": ({"alter": lambda choices: choices[1:]}, OTHER + "0 answers to 1 prompts"),
+    "an answer too many": ({"alter": lambda choices: choices * 2}, OTHER + "2 answers to 1 prompts"),
+    "endless answers": ({"alter": lambda choices: choices * 300}, OTHER + "an answer of more than"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_server_that_is_not_the_model_is_named_before_it_answers(model, tiny, tmp_path, name):
+def test_a_server_that_is_not_the_model_is_named_before_it_answers(model, tiny, tmp_path, monkeypatch, name):
     faults, words = WRONG[name]
-    base = copy.deepcopy(tiny[0])
+    base = tiny[0]
+    monkeypatch.setattr(served, "LARGEST", 1 << 18)
     if name == "other weights":
+        base = copy.deepcopy(base)
         with torch.no_grad():
             base.get_output_embeddings().weight.add_(0.02 * torch.randn_like(base.get_output_embeddings().weight))
+    if name == "rounded weights":
+        base = copy.deepcopy(base).bfloat16().float()
     with FakeVLLM(base, tiny[1], **faults) as server:
         engine, _ = engine_of(model, tmp_path, server)
-        with pytest.raises(SurroundingsError, match=words) as found:
+        with pytest.raises(SurroundingsError) as found:
             engine.update()
-        assert found.value.exit_code == 7 and server.url in found.value.message and found.value.hint
+        said = f"{found.value.message}; {found.value.hint}"
+        assert re.search(words, said) and "\x1b" not in said
+        assert found.value.exit_code == 7 and server.url in found.value.message
         engine.close()
+    assert len(WRONG) >= 20
 
 
 def test_a_stale_adapter_is_caught_20_times_of_20(model, tiny, tmp_path):
@@ -173,13 +219,23 @@ def test_a_server_that_cannot_reload_serves_what_it_was_started_with_and_nothing
         assert "VLLM_SERVER_DEV_MODE=1" in found.value.hint
 
 
-@pytest.mark.parametrize("fault", ["drop", "fail", "restart", "twice", "garbage", "cut", "other", "hang", "slow"])
+PASSES = {
+    **{name: name for name in ("drop", "fail", "restart", "hang", "slow", *BROKEN)},
+    "gateway": reply(502, b"<html>Bad Gateway</html>"),
+    "page": PAGE,
+    "error": reply(200, b'{"error": {"message": "EngineDeadError"}}'),
+    "no HTTP": b"\x15\x03\x01\x00\x02\x02F",
+    "half": reply(200, b'{"choices": [{"index": 0, "token').replace(b"Content-Length: ", b"Content-Length: 9"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSES)
 def test_what_passes_is_tried_again_and_the_answers_are_right(model, tiny, tmp_path, fault):
     prompts = prompts_of(tiny[1])
     with FakeVLLM(*tiny) as server:
         engine, said = engine_of(model, tmp_path, server)
         engine.update()
-        server.faults["once"] = [fault, "slow"]
+        server.faults["once"] = [PASSES[fault], "slow"]
         told = []
 
         def progress(answers):
@@ -196,18 +252,30 @@ def test_what_passes_is_tried_again_and_the_answers_are_right(model, tiny, tmp_p
         assert not server.faults["once"] and len(said) <= 1
 
 
-def test_a_server_that_stays_away_ends_the_run_in_time(model, tiny, tmp_path):
+@pytest.mark.parametrize("fault", ["dead", "drips", "page"])
+def test_a_server_that_stays_away_ends_the_run_in_time(model, tiny, tmp_path, fault):
     with FakeVLLM(*tiny) as server:
         engine, said = engine_of(model, tmp_path, server)
         engine.update()
-        server.faults["dead"], engine._servers[0].timeout = True, 0.4
+        server.faults |= {"says": {"/v1/completions": PAGE}} if fault == "page" else {fault: True}
+        engine._servers[0].timeout = 0.4
         started = time.monotonic()
         with pytest.raises(SurroundingsError, match="no answer in 0.4 s") as found:
             engine.sample(prompts_of(tiny[1]), **GREEDY)
         assert found.value.exit_code == 7 and "same command resumes" in found.value.hint
         assert time.monotonic() - started < 5 and "trying again" in said[0]
+        assert fault != "page" or "no answers to prompts, but <html>" in found.value.message
     with pytest.raises(SurroundingsError, match="Connection refused"):
         engine.update()
+
+
+def test_answers_that_are_compressed_unasked_are_read(model, tiny, tmp_path):
+    """As some proxies do."""
+    with FakeVLLM(*tiny, gzip=True) as server:
+        engine, said = engine_of(model, tmp_path, server)
+        engine.update()
+        check_answers(engine, model[0], prompts_of(tiny[1], 3))
+        assert not said
 
 
 def test_another_end_of_answers_is_named(model, tiny, tmp_path):

@@ -29,8 +29,8 @@ def base(chain):
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
 
 
-def url_of(server, timeout=60):
-    return f"{server.url}#timeout={timeout}"
+def url_of(server):
+    return f"{server.url}#timeout=60"
 
 
 def metrics_of(path):
@@ -54,7 +54,14 @@ def test_ppo_by_a_server_is_proven_at_every_update_and_leaves_nothing_behind(cha
     assert json.loads((path / "manifest.json").read_text())["config"]["importance_weights"] == "token"
 
 
-def test_a_run_whose_server_died_keeps_its_state_and_resumes_with_another(chain, prefcli, base):
+def test_a_run_whose_server_died_keeps_its_state_and_resumes_with_another(chain, prefcli, base, monkeypatch):
+    be_patient = engine.Engine._be_patient
+
+    def impatient(self, failed):
+        self._servers[0].timeout = 0.3
+        be_patient(self, failed)
+
+    monkeypatch.setattr(engine.Engine, "_be_patient", impatient)
     args = [*chain.args("ppo"), "--lora-rank", "4", "--max-steps", "3", "--name", "served"]
     with FakeVLLM(*base) as server:
         server.faults["once"] = ["slow", "slow"]  # two rollouts, then
@@ -66,7 +73,7 @@ def test_a_run_whose_server_died_keeps_its_state_and_resumes_with_another(chain,
             return complete(body)
 
         server.complete = dying
-        failed = prefcli(*args, "--generate", url_of(server, 2))
+        failed = prefcli(*args, "--generate", url_of(server))
     assert failed.exit_code == 7 and "kept up to step" in failed.stderr and "same command resumes" in failed.stderr
     with FakeVLLM(*base) as server:
         done = prefcli(*args, "--generate", url_of(server))

@@ -178,6 +178,8 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "average-tokens-across-devices": "sums are divided by the tokens of the whole batch",
 }  # fmt: skip
 _DECIDING = {  # without these the result is another one
+    "generate": "ppo, sample, eval, chat and sweep answer prompts. label takes answers of sample --generate, and a "
+    "judge at a server is --by judge:URL#MODEL (docs/engine.md)",
     "neftune-noise-alpha": "no noise is added to embeddings",
     "label-smoothing-factor": "--label-smoothing of dpo is about pairs; sft has none",
     "adam-beta1": "AdamW's β1 is 0.9",

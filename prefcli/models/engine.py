@@ -1,8 +1,9 @@
 """Answers from inference servers that hold a model's weights: `--generate http://host:port[,http://…]`.
 
 At every update the weights are saved to a folder that the servers read too: an adapter is loaded under a name of its
-own, so that no answer mixes two versions, and all weights are reloaded in place. Before a server is asked for anything
-it must pass the probe (`probe.py`), and again after each failure: one that was started anew has other weights.
+own, so that no answer mixes two versions, and all weights are reloaded in place, or go from GPU to GPU
+(`transfer.py`). Before a server is asked for anything it must pass the probe (`probe.py`), and again after each
+failure: one that was started anew has other weights.
 
 Prompts go to the server that has the fewest; one that fails is proven again, and left out where others answer. What is
 still unanswered after the servers' time is a SurroundingsError.
@@ -23,19 +24,23 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from prefcli import exchange, urls
+from prefcli import exchange
 from prefcli.config.shared import addresses
 from prefcli.errors import SurroundingsError
 from prefcli.models.adapters import save_model
 from prefcli.models.generation import Sampled
 from prefcli.models.probe import DRAWN, HOT, Fault, Probe
-from prefcli.models.served import Answer, Down, Refused, Server
+from prefcli.models.served import Answer, Down, Odd, Refused, Server, in_short
+from prefcli.models.transfer import Sender, workers
 from prefcli.progress import Reporter, is_main_process, processes
+from prefcli.urls import may_pass
 
 PROBING, SHORT = 60.0, 5.0  # seconds for the first word, and of one that was left out
 AT_ONCE = 8  # prompts in a request
 IN_FLIGHT = 32  # requests to each server at a time
 BACKOFF, LONGEST = 0.5, 10.0  # seconds before a first and before a late retry
+ANOTHER = "give the address of `vllm serve`, or of what passes its answers on unchanged (docs/engine.md)"
+BY_NCCL = """--weight-transfer-config '{"backend": "nccl"}'"""
 
 
 class Engine:
@@ -46,11 +51,17 @@ class Engine:
 
     def __init__(self, model: nn.Module, tokenizer: Any, generate: str, folder: Path, reporter: Reporter) -> None:
         self._model, self._reporter = model, reporter
-        self._servers = [Server(url.rstrip("/").removesuffix("/v1"), timeout) for url, timeout in addresses(generate)]
+        vocabulary = model.get_input_embeddings().num_embeddings
+        self._servers = [
+            Server(url.rstrip("/").removesuffix("/v1"), timeout, vocabulary) for url, timeout in addresses(generate)
+        ]
         self._folder = folder.absolute()
-        self._probe, self._taken = Probe(model, tokenizer), 0  # the version that the probe was taken of
+        self._probe, self._taken, self._saved = Probe(model, tokenizer), 0, 0  # versions that each was done for
         self._name, self._number = f"prefcli-{secrets.token_hex(4)}", 0
         self._by_adapter = isinstance(model, PeftModel)
+        self._sends = not self._by_adapter and next(model.parameters()).is_cuda
+        self._senders: dict[Server, Sender | None] = {}  # None: by the disk
+        self._sending = asyncio.Lock()
         self._failed: float | None = None  # when the first of failures did, after which nothing went well
         self._pause = BACKOFF
 
@@ -66,7 +77,6 @@ class Engine:
         """
         self._number += 1
         if is_main_process():
-            save_model(self._model, self._folder / self.version)
             for server in self._servers:
                 server.alive = False
             self._await(self._servers)
@@ -75,6 +85,7 @@ class Engine:
             told: list[Any] = [self._name, [(server.alive, server.left_out) for server in self._servers]]
             torch.distributed.broadcast_object_list(told)
             self._name = told[0]
+            self._saved = self._number
             for server, state in zip(self._servers, told[1]):
                 server.alive, server.left_out = state
 
@@ -113,6 +124,7 @@ class Engine:
                     )
                 except Down as problem:
                     server.alive = False
+                    self._senders.pop(server, None)
                     problems.append((server, problem))
                     todo.appendleft(part)
                 else:
@@ -200,11 +212,15 @@ class Engine:
         if self._taken != self._number:
             self._probe.take()
             self._taken = self._number
+        self._save_for(wanted)
         failed: dict[Server, Down] = {}
         outcomes = exchange.wait(_together(self._told(server) for server in wanted))
         for server, outcome in zip(wanted, outcomes):
+            if isinstance(outcome, Odd) and not server.proven:
+                raise SurroundingsError(f"--generate {server.url} is not vLLM as it is known here: {outcome}", ANOTHER)
             if isinstance(outcome, Down):
                 failed[server] = outcome
+                self._senders.pop(server, None)
                 continue
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -213,8 +229,20 @@ class Engine:
                 raise SurroundingsError(f"--generate {server.url}: {fault.said}", fault.hint)
             if server.left_out:
                 self._reporter.notice(f"--generate {server.url} answers again")
-            server.alive, server.left_out = True, False
+            server.alive = server.proven = True
+            server.left_out = False
         return failed
+
+    def _save_for(self, wanted: Sequence[Server]) -> None:
+        """Save the weights, once, for those that do not take them over NCCL; which is asked anew after each failure."""
+        alone = processes() == 1  # a server has one group, and each process may have to prove it anew
+        new = [server for server in wanted if self._sends and alone and server not in self._senders]
+        for server, size in zip(new, exchange.wait(_together(workers(server) for server in new))):
+            if not isinstance(size, BaseException):
+                self._senders[server] = None if size is None else Sender(self._model, server, size)
+        if self._saved < self._number and not all(self._senders.get(server) for server in wanted):
+            save_model(self._model, self._folder / self.version)
+            self._saved = self._number
 
     async def _told(self, server: Server) -> Fault | tuple[list[Answer], list[Answer]]:
         """Give a server the weights; its answers to the probe, or what is wrong with its tokenizer."""
@@ -224,10 +252,12 @@ class Engine:
             except Refused as refused:
                 if refused.status in (401, 403):
                     raise SurroundingsError(f"--generate {server.url}: {refused}", "start it without a key") from None
-                if urls.may_pass(refused.status):
+                if may_pass(refused.status):
                     raise Down(str(refused)) from refused
                 continue  # it has no such route, or no template
-            if isinstance(told, dict) and told.get("tokens") != ids:
+            if not isinstance(told, dict) or not isinstance(told.get("tokens"), list):
+                raise Odd(f"no tokens of a text, but {in_short(told)}")
+            if told["tokens"] != ids:
                 return Fault(
                     f"it has another {what} than the model here",
                     "serve the model that is named here, or start the server with that one's --tokenizer",
@@ -241,29 +271,37 @@ class Engine:
         return scored, await server.complete(name, prompts, max_new_tokens=DRAWN, temperature=HOT, **ask)
 
     async def _load(self, server: Server) -> None:
-        path = str(self._folder / self.version)
+        path, sender = str(self._folder / self.version), self._senders.get(server)
         try:
             if self._by_adapter:
                 await server.ask("/v1/load_lora_adapter", {"lora_name": self.version, "lora_path": path})
                 await self._unload(server, self._number - 1)
+            elif sender is not None:
+                async with self._sending:  # two groups at once on one GPU may wait for each other
+                    await sender.send(self.version)
             else:
                 body = {"method": "reload_weights", "kwargs": {"weights_path": path}}
                 await server.ask("/collective_rpc", body)
         except Refused as refused:
             if self._by_adapter and refused.status == 400 and "already" in str(refused):
                 return  # before a connection was lost
-            if refused.status in (408, 425, 429, 503):
+            if may_pass(refused.status) and refused.status != 500:  # which is what vLLM says to a folder it cannot read
                 raise Down(str(refused)) from refused
             if not self._by_adapter and refused.status == 404 and self._number == 1:
                 return  # it may have been started with these very weights, which the probe tells
-            need = (
-                "start vLLM with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 --enable-lora --max-lora-rank RANK"
-                if self._by_adapter
-                else "start vLLM with VLLM_SERVER_DEV_MODE=1, or train an adapter: --lora-rank 16"
-            )
+            if sender is not None:
+                raise SurroundingsError(
+                    f"--generate {server.url} does not take new weights over NCCL: {refused}",
+                    f"start it without {BY_NCCL}: it takes them from a shared disk then (docs/engine.md)",
+                ) from refused
+            need = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 --enable-lora --max-lora-rank RANK, on the same disk"
+            if not self._by_adapter:
+                need = "VLLM_SERVER_DEV_MODE=1, on the same disk, or train an adapter: --lora-rank 16"
+            if self._sends:
+                need += f". Without a shared disk: VLLM_SERVER_DEV_MODE=1 and {BY_NCCL}"
             raise SurroundingsError(
                 f"--generate {server.url} does not take new weights from {path}: {refused}",
-                f"{need}; both must see the same disk (docs/engine.md)",
+                f"start vLLM with {need} (docs/engine.md)",
             ) from refused
 
     async def _unload(self, server: Server, number: int) -> None:

@@ -3,7 +3,7 @@
     POST /v1/completions         answers to prompts, which are lists of token ids
     POST /tokenize               the server's ids of a text or a dialogue, to compare its tokenizer and template
     POST /v1/load_lora_adapter   an adapter, from a folder that the server reads
-    POST /collective_rpc         reload_weights: all weights, likewise
+    POST /collective_rpc         reload_weights: all weights, likewise (over NCCL: `transfer.py`)
 
 Each request says all that shapes the distribution, so that no default of the server's counts. Of an answer everything
 that could make it another's, or another distribution's, is checked here.
@@ -23,6 +23,7 @@ from prefcli.urls import may_pass
 
 LARGEST = 256 << 20  # bytes of an answer: some 100 a token, with its log-probability
 SHOWN = 400  # bytes of an error
+ROUNDING = 0.01  # of a log-probability of 0
 # Nothing is cut off, nothing is penalised: what is drawn has the probability that the model gives it.
 PLAIN = {
     "top_p": 1.0,
@@ -36,6 +37,10 @@ PLAIN = {
 
 class Down(Exception):
     """No answer, or one that is not to what was asked: it may pass."""
+
+
+class Odd(Down):
+    """An answer that vLLM never gives. Of a server that was never proven it is the last word: it is another program."""
 
 
 class Refused(Exception):
@@ -54,20 +59,25 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class Server:
-    """`alive`: it was proven to have the weights, and has answered ever since."""
+    """`proven`: it had the weights once. `alive`: and has answered ever since."""
 
     url: str
     timeout: float  # seconds, of a request
+    vocabulary: int  # ids of tokens are below
     alive: bool = False
+    proven: bool = False
     left_out: bool = False  # which was said
     rows: int = 0  # that it is asked for now
 
-    async def ask(self, path: str, body: dict[str, Any], timeout: float | None = None) -> Any:
-        """The JSON that comes back; None of an answer that is none. Raises Down, Refused."""
+    async def ask(self, path: str, body: dict[str, Any] | None, timeout: float | None = None) -> Any:
+        """The JSON that comes back, or what else does, as text. Without a body a GET.
+
+        Raises Down, Refused; SurroundingsError: it redirects.
+        """
         try:
             answer = await exchange.posted(
                 self.url + path,
-                json.dumps(body).encode(),
+                None if body is None else json.dumps(body).encode(),
                 {"Content-Type": "application/json"},
                 timeout=min(timeout or self.timeout, self.timeout),
                 largest=LARGEST,
@@ -76,13 +86,20 @@ class Server:
         except exchange.NoAnswer as error:
             raise Down(str(error)) from error
         content = bytes(answer.content)
+        if 300 <= answer.status < 400:
+            raise SurroundingsError(
+                f"--generate {self.url}: HTTP {answer.status} {answer.reason}: it redirects to another address",
+                "give that one",
+            )
         if answer.is_error:
-            words = " ".join(content[:SHOWN].decode(errors="replace").split())
+            words = in_short(content[:SHOWN].decode(errors="replace"))
             raise Refused(f"HTTP {answer.status} {answer.reason} {words}".strip(), answer.status)
+        if len(content) > LARGEST:
+            raise Odd(f"an answer of more than {LARGEST >> 20} MB")
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            return None
+            return content[:SHOWN].decode(errors="replace")
 
     async def complete(
         self,
@@ -119,16 +136,18 @@ class Server:
                 raise Down(str(refused)) from refused
             raise SurroundingsError(f"--generate {self.url}: {refused}", "see the server's own log") from refused
         choices = answer.get("choices") if isinstance(answer, dict) else None
-        if not isinstance(choices, list) or len(choices) != len(prompts):
-            count = len(choices) if isinstance(choices, list) else "no"
-            raise Down(f"{count} answers to {len(prompts)} prompts")
+        if not isinstance(choices, list):
+            raise Odd(f"no answers to prompts, but {in_short(answer)}")
+        if len(choices) != len(prompts):
+            raise Odd(f"{len(choices)} answers to {len(prompts)} prompts")
         try:
             choices = sorted(choices, key=lambda choice: choice["index"])
             if [choice["index"] for choice in choices] != list(range(len(prompts))):
-                raise ValueError("answers that are there twice")
+                raise ValueError("one is there twice")
             return [self._read(*both, max_new_tokens, eos_ids, score) for both in zip(choices, prompts)]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Down(f"an answer that is none ({type(error).__name__}: {error})") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise Odd(f"an answer that is none of vLLM's: {said}") from error
 
     def _read(
         self, choice: dict[str, Any], prompt: Sequence[int], most: int, eos_ids: frozenset[int], score: bool
@@ -137,10 +156,14 @@ class Server:
             raise Down(f"an answer was broken off ({choice.get('finish_reason')})")
         if choice.get("prompt_token_ids") not in (None, list(prompt)):
             raise Down("an answer to another prompt")
-        ids = [int(token) for token in choice["token_ids"]]
-        logps = [float(value) for value in choice["logprobs"]["token_logprobs"]]
-        if len(ids) != len(logps) or not 0 < len(ids) <= most or not all(map(math.isfinite, logps)):
+        ids = _list(choice, "token_ids")
+        logps = _list(choice["logprobs"] or {}, "token_logprobs")
+        if len(ids) != len(logps) or not 0 < len(ids) <= most:
             raise ValueError(f"{len(logps)} log-probabilities of {len(ids)} tokens, of at most {most}")
+        if odd := [token for token in ids if type(token) is not int or not 0 <= token < self.vocabulary]:
+            raise ValueError(f"{in_short(odd[0])} is no id of a token, of {self.vocabulary:,}")
+        if odd := [x for x in logps if not isinstance(x, int | float) or not -math.inf < x < ROUNDING]:
+            raise ValueError(f"{in_short(odd[0])} is no log-probability")
         if past := eos_ids.intersection(ids[:-1]):
             raise SurroundingsError(
                 f"--generate {self.url}: it goes on after token {min(past)}, which ends an answer",
@@ -151,5 +174,18 @@ class Server:
                 f"--generate {self.url}: it ends answers at token {ids[-1]}, which ends none of this model's",
                 "start it with --generation-config vllm",
             )
-        told = zip(choice["prompt_logprobs"][1:], prompt[1:], strict=True) if score else ()
+        told = zip(_list(choice, "prompt_logprobs")[1:], prompt[1:], strict=True) if score else ()
         return Answer(ids, logps, [float(one[str(token)]["logprob"]) for one, token in told])
+
+
+def _list(fields: dict[str, Any], name: str) -> list[Any]:
+    if not isinstance(fields.get(name), list):
+        raise KeyError(name)
+    found: list[Any] = fields[name]
+    return found
+
+
+def in_short(what: object) -> str:
+    """In one line that a terminal may show."""
+    text = what if isinstance(what, str) else json.dumps(what)
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))[:SHOWN]
