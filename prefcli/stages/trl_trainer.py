@@ -204,7 +204,8 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
     """
     if trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
         return sharding.whole_weights(trainer.model)
-    weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    gathered: dict[str, Any] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = gathered or {}  # under ZeRO-3 the first process alone has them
     tied = getattr(trainer.model, "all_tied_weights_keys", None) or {}  # gathered apart, they would be saved twice
     return {name: weight for name, weight in weights.items() if name not in tied}
 
