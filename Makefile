@@ -33,11 +33,14 @@ bench: setup
 	$(BIN)/python -m benchmarks gain
 	$(if $(PAIRS),$(BIN)/python -m benchmarks trl --pairs $(PAIRS))
 
-# KILLS=N, SIGNALS=N: how often runs of all stages are killed with -9 and sent signals (50 each); then full disks, writers
+# KILLS=N, SIGNALS=N: how often runs of all stages are killed with -9 and sent signals (50 each); then full disks, writers;
+# then 20 kills of runs on split weights, in two processes, and what four hold
 # FUZZ=N: how many times as many random inputs as in the tests (16: about 2,600)
 torture: setup
 	PREFCLI_FUZZ=$(or $(FUZZ),16) $(BIN)/pytest -n auto tests/test_fuzz.py
 	$(BIN)/python scripts/torture.py $(if $(KILLS),--kills $(KILLS)) $(if $(SIGNALS),--signals $(SIGNALS))
+	$(BIN)/python scripts/torture.py --shard 2 --kills 20
+	PREFCLI_PROCESSES=4 $(BIN)/pytest tests/test_sharded.py
 
 # Every stage on tiny random models of all families, into docs/models.md; goes on where it was stopped (family-runs/)
 # ONLY=llama,gpt2: those alone, anew, and no page

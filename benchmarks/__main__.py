@@ -17,6 +17,7 @@ NAMES = {
     "pair_watchers": "when the watchers of sft, train-rm and dpo speak, on healthy and provoked runs",
     "memory": "peaks of every stage by phase, measured against mem-estimate",
     "memory_sharded": "the same of models that are split over processes",
+    "shard": "seconds of a step on split weights, in two processes, against a copy in each",
     "power": "what compare can see and how often it is wrong, and the coverage of intervals of few prompts",
     "gpu": "every stage on a GPU against the CPU: figures, seconds, memory",
     "gpu-speed": "rows a second, memory and share of a GPU's peak: packed, padded and TRL, 0.5B to 7B",

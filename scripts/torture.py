@@ -11,8 +11,8 @@ disk     The runs lie on a small tmpfs (needs root), which is filled at a random
          hint, and, once there is room again, the same command must end as if nothing had been.
 writers  Eight processes write one name at once, two of each key.
 
-Most runs are forked from a process that has imported everything already: on two cores the imports take longer than the
-training. Those that are killed in the start-up begin with an interpreter of their own.
+With --shard N there are kills alone, of runs whose weights are split over N processes, of one process or all. What is
+left is resumed in N processes, which must end as one left alone, and a copy of it in 1 or 2N, within 1e-6 of that.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,27 +38,33 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.numpy import load_file
 
 FORK = multiprocessing.get_context("fork")
-Run = Any  # a process of FORK's
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 24
+SPLIT_STEPS = 8  # of runs on split weights, whose processes share the cores
 ROWS = {"demos": 88, "pairs": 88, "held_out_pairs": 16, "prompts": 88}  # of the files of sample_data
-# Several passes, rows measured in passing, parts of a batch, adapters: what a state must hold.
+# Several passes, rows measured in passing, parts of a batch, adapters, both layouts: what a state must hold.
+_PPO = f"ppo --prompts prompts.jsonl --reward python:{ROOT}/sample_data/gold.py:score --max-new-tokens 8 --ppo-epochs 1"
 STAGES = {
-    "sft": "--data demos.jsonl",
-    "train-rm": "--data pairs.jsonl --lora-rank 4 --grad-accum 2",
-    "dpo": "--data pairs.jsonl --eval-data held_out_pairs.jsonl --eval-every 5",
-    "kto": "--data pairs.jsonl --grad-accum 2",
-    "ppo": f"--prompts prompts.jsonl --reward python:{ROOT}/sample_data/gold.py:score --max-new-tokens 8 "
-    "--ppo-epochs 1 --kl-target 1",
+    "sft": "sft --data demos.jsonl",
+    "train-rm": "train-rm --data pairs.jsonl --lora-rank 4 --grad-accum 2",
+    "dpo": "dpo --data pairs.jsonl --eval-data held_out_pairs.jsonl --eval-every 5",
+    "dpo-lora": "dpo --data pairs.jsonl --lora-rank 4 --grad-accum 2",
+    "kto": "kto --data pairs.jsonl",
+    "orpo": "orpo --data pairs.jsonl --lora-rank 4",
+    "ppo": f"{_PPO} --kl-target 1",
+    "ppo-lora": f"{_PPO} --lora-rank 4",
+    "rloo": f"{_PPO} --advantage rloo",
+    "grpo": f"{_PPO} --advantage grpo --lora-rank 4 --layout separate",
 }
-COMMON = f"--model tiny --batch-size 8 --epochs 9 --max-steps {STEPS} --name run --quiet"
+COMMON = "--model tiny --batch-size 8 --epochs 9 --name run --quiet"
 STARTING_SHARE = 0.25  # of the kills
 START_UP = 12.0  # seconds in which an interpreter of its own is killed
 LIVES = 5  # a process that is killed does at most this part of the training
@@ -67,6 +74,8 @@ ECHO, SECOND = 0.05, 0.5  # seconds in which a second signal does not count, and
 WRITERS = 8
 DISK = 64 << 20  # bytes of the small disk
 FULL = "No space left"
+WITHIN = 1e-6  # of every weight, in another number of processes
+PATIENCE = 20.0  # seconds in which a process leaves by itself when another one was killed
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,17 @@ class Command:
     seed: int
     runs: Path
     save_every: int = 1
+    shards: int = 0  # processes that the weights are split over; 0: one that has them whole
 
     @property
     def words(self) -> list[str]:
-        words = [self.stage, *STAGES[self.stage].split(), *COMMON.split(), "--runs", str(self.runs)]
+        words = [*STAGES[self.stage].split(), *COMMON.split(), "--runs", str(self.runs)]
+        words += ["--max-steps", str(self.steps), *(["--shard"] if self.shards else [])]
         return [*words, "--seed", str(self.seed), "--save-every", str(self.save_every)]
+
+    @property
+    def steps(self) -> int:
+        return SPLIT_STEPS if self.shards else STEPS
 
     @property
     def errors(self) -> Path:
@@ -90,11 +105,15 @@ class Command:
 
     def start(self) -> Run:
         self.runs.mkdir(parents=True, exist_ok=True)
-        run = FORK.Process(target=_run, args=(self,), daemon=True)
+        self.errors.write_text("")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        ranks = [FORK.Process(target=_run, args=(self, n, port), daemon=True) for n in range(max(1, self.shards))]
         signal.pthread_sigmask(signal.SIG_BLOCK, CODES)  # until its handlers are there (`_run`)
-        run.start()
+        for rank in ranks:
+            rank.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CODES)
-        return run
+        return Run(ranks)
 
     @property
     def partial(self) -> Path:
@@ -111,10 +130,51 @@ class Command:
         return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
-def _run(command: Command) -> None:
+class Run:
+    """The processes of one run, as a launcher has them."""
+
+    def __init__(self, ranks: list[Any]) -> None:
+        self.ranks = ranks  # processes of FORK's
+        self.pid = ranks[0].pid
+
+    def is_alive(self) -> bool:
+        return any(rank.is_alive() for rank in self.ranks)
+
+    @property
+    def exitcode(self) -> int:
+        return next((rank.exitcode for rank in self.ranks if rank.exitcode != 0), 0)
+
+    def join(self, timeout: float | None = None) -> None:
+        until = None if timeout is None else time.monotonic() + timeout
+        for rank in self.ranks:
+            rank.join(until and max(0.0, until - time.monotonic()))
+
+    def kill(self, dice: random.Random) -> str:
+        """All of its processes, or one, which the others must notice; as torchrun does, they are sent SIGTERM at last.
+
+        Returns which, and how the others ended."""
+        killed = self.ranks if len(self.ranks) == 1 or dice.random() < 0.5 else [dice.choice(self.ranks)]
+        for rank in killed:
+            rank.kill()
+        others = [rank for rank in self.ranks if rank not in killed]
+        for end in (lambda rank: None, lambda rank: rank.terminate(), lambda rank: rank.kill()):
+            for rank in others:
+                end(rank)
+            self.join(PATIENCE)
+        if len(self.ranks) == 1:
+            return ""
+        codes = ", ".join(str(rank.exitcode) for rank in others)
+        return f", process {self.ranks.index(killed[0])}, the other left with {codes}" if others else ", all"
+
+
+def _run(command: Command, rank: int, port: int) -> None:
     """In the forked process."""
     os.chdir(command.runs.parent)
-    errors = os.open(command.errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    if command.shards:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": command.shards, "LOCAL_WORLD_SIZE": command.shards}
+        os.environ |= {name: str(value) for name, value in (place | {"MASTER_PORT": port}).items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    errors = os.open(command.errors, os.O_WRONLY | os.O_APPEND)
     os.dup2(errors, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.argv = ["prefcli", *command.words]
@@ -159,23 +219,30 @@ def run_alone(command: Command) -> list[float]:
 
 def run_and_kill(command: Command, dice: random.Random, phases: list[float]) -> str:
     """Returns where it was killed; "" where it ended before."""
-    if dice.random() < STARTING_SHARE:
+    starting = dice.random() < STARTING_SHARE
+    if starting and not command.shards:
         return kill_in_start_up(command, dice)
     began = time.monotonic()
-    run = start_and_wait(command, dice, phases)
+    run = start_and_wait(command, dice, phases, starting)
     if not run.is_alive():
         finish(command, run)
         return ""
-    run.kill()
-    run.join()
+    which = run.kill(dice)
+    if starting:
+        return f"after {time.monotonic() - began:.2f} s, starting{which}; {left(command)}"
     saving = "saving" if any(command.partial.glob("state/*.partial")) else "training"
-    phase = saving if command.partial.exists() and not (command.partial / "model").exists() else "finishing"
-    return f"after {time.monotonic() - began:.2f} s, {phase}; {left(command)}"
+    finishing = (command.partial / "model").exists() or (command.runs / "run/v1").exists()
+    phase = "finishing" if finishing else saving
+    return f"after {time.monotonic() - began:.2f} s, {phase}{which}; {left(command)}"
 
 
-def start_and_wait(command: Command, dice: random.Random, phases: list[float]) -> Run:
-    """A run at a random point from its first new step on; it may have ended."""
-    _, training, finishing = phases
+def start_and_wait(command: Command, dice: random.Random, phases: list[float], starting: bool = False) -> Run:
+    """A run at a random point from its first new step on, or before; it may have ended."""
+    first, training, finishing = phases
+    if starting:
+        run = command.start()
+        run.join(dice.uniform(0, first))
+        return run
     wait = dice.uniform(0, training / LIVES + finishing)
     rows = sum(step <= command.kept for step in logged(command))
     run = command.start()
@@ -202,7 +269,7 @@ def kill_in_start_up(command: Command, dice: random.Random) -> str:
 
 def left(command: Command) -> str:
     there = command.partial.exists()
-    return f"state of step {command.kept} of {STEPS} kept" if there else "no unfinished version"
+    return f"state of step {command.kept} of {command.steps} kept" if there else "no unfinished version"
 
 
 def whole_lines(version: Path) -> list[bytes]:
@@ -214,19 +281,30 @@ def logged(command: Command) -> list[int]:
     return [json.loads(line)["step"] for line in whole_lines(command.partial)]
 
 
-def differences(found: Path, expected: Path) -> list[str]:
-    """What is not in `found` as it is in `expected`, or should not be there."""
+def differences(found: Path, expected: Path, within: float = 0.0) -> list[str]:
+    """What is not in `found` as it is in `expected`, or should not be there. Weights `within` so much of each other do
+    not differ; where it is not 0 the log's values may, and caches, which have what the first process came by."""
     both = (found, expected)
     files, wanted = ({str(path.relative_to(runs)) for path in runs.rglob("*")} for runs in both)
     wrong = [f"left over: {name}" for name in sorted(files - wanted) if name != ".digests.json"]
     wrong += [f"missing: {name}" for name in sorted(wanted - files)]
     for name in sorted(name for name in files & wanted if name.endswith(".safetensors")):
-        one, other = ({tensor: array.tobytes() for tensor, array in load_file(runs / name).items()} for runs in both)
-        wrong += [f"{name}: {tensor} differs" for tensor in one | other if one.get(tensor) != other.get(tensor)]
+        if within and name.startswith(".cache"):
+            continue
+        one, other = (load_file(runs / name) for runs in both)
+        wrong += [f"{name}: {t} differs" for t in one | other if not same(one.get(t), other.get(t), within)]
     rows, others = map(metrics, both)
     if (steps := [row["step"] for row in rows]) != [row["step"] for row in others]:
         wrong.append(f"metrics.jsonl has the steps {steps}")
+    if within:
+        return wrong
     return wrong + [f"metrics.jsonl: a line of step {row['step']} differs" for row in rows if row not in others]
+
+
+def same(one: Any, other: Any, within: float) -> bool:
+    if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return np.allclose(one, other, rtol=0, atol=within) if within else one.tobytes() == other.tobytes()
 
 
 def metrics(runs: Path) -> list[dict[str, Any]]:
@@ -237,34 +315,44 @@ def metrics(runs: Path) -> list[dict[str, Any]]:
 class Attack:
     """What the three attacks share: where they work, their dice, and what they found wrong."""
 
-    def __init__(self, work: Path, seed: int, stages: list[str]) -> None:
+    def __init__(self, work: Path, seed: int, stages: list[str], shards: int) -> None:
         self.work, self.dice, self.wrong = work, random.Random(seed), list[str]()
-        self._stages = itertools.cycle(stages)
+        self.stages, self._stages, self._shards = stages, itertools.cycle(stages), shards
         self.made = 0
 
     def next_run(self, save_every: int = 1) -> tuple[Command, Command, list[float]]:
         """A run left alone, the same one to attack, and the seconds of the first one's phases."""
         self.made += 1
         stage = next(self._stages)
-        alone = Command(stage, self.made, self.work / f"{self.made}-alone", save_every)
+        alone = Command(stage, self.made, self.work / f"{self.made}-alone", save_every, self._shards)
         phases = run_alone(alone)
         words = "run {}, {}: starting {:.1f} s, training {:.1f} s, finishing {:.1f} s"
         print(words.format(self.made, stage, *phases), flush=True)
-        return alone, Command(stage, self.made, self.work / f"{self.made}-attacked", save_every), phases
+        return alone, replace(alone, runs=self.work / f"{self.made}-attacked"), phases
 
-    def compare(self, attacked: Command, alone: Command) -> None:
-        here = differences(attacked.runs, alone.runs)
-        print(f"run {alone.seed}:", "; ".join(here) or "equal to the one left alone, nothing left over", flush=True)
+    def compare(self, attacked: Command, alone: Command, within: float = 0.0) -> None:
+        here = differences(attacked.runs, alone.runs, within)
+        equal = f"within {within:g} of" if within else "equal to"
+        print(f"run {alone.seed}:", "; ".join(here) or f"{equal} the one left alone, nothing left over", flush=True)
         self.wrong += here
 
 
 def kill(attack: Attack, kills: int) -> None:
-    done = 0
+    done, each = 0, max(1, kills // len(attack.stages))  # so that each stage has some
     while done < kills:
         alone, attacked, phases = attack.next_run()
-        while done < kills and (where := run_and_kill(attacked, attack.dice, phases)):
+        for _ in range(min(each, kills - done)):
+            if not (where := run_and_kill(attacked, attack.dice, phases)):
+                break
             done += 1
             print(f"kill {done} of {kills}: run {alone.seed}, {where}", flush=True)
+        if alone.shards and attacked.partial.exists():
+            shards = (2 * alone.shards, 1)[alone.seed % 2]
+            elsewhere = replace(attacked, runs=attack.work / f"{attack.made}-elsewhere", shards=shards)
+            shutil.copytree(attacked.runs, elsewhere.runs)
+            print(f"run {alone.seed} in {shards} processes, {left(elsewhere)}", flush=True)
+            finish(elsewhere)
+            attack.compare(elsewhere, alone, WITHIN)
         finish(attacked)
         attack.compare(attacked, alone)
 
@@ -286,11 +374,7 @@ def interrupt(attack: Attack, points: int) -> None:
 def run_and_signal(command: Command, dice: random.Random, phases: list[float]) -> tuple[str, str]:
     """Returns which signals met it where, and what came of it; "" where it ended before."""
     starting, before, began = dice.random() < STARTING_SHARE, command.kept, time.monotonic()
-    if starting:
-        run = command.start()
-        run.join(dice.uniform(0, phases[0]))
-    else:
-        run = start_and_wait(command, dice, phases)
+    run = start_and_wait(command, dice, phases, starting)
     steps = logged(command)
     numbers = dice.choices(list(CODES), k=2 if dice.random() < DOUBLE_SHARE else 1)
     after = time.monotonic() - began
@@ -402,12 +486,15 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=50, help="how often to signal, over all stages (default 50)")
     parser.add_argument("--disks", type=int, default=20, help="how often to fill the disk (default 20)")
     parser.add_argument("--no-writers", action="store_true", help="leave the eight writers out")
+    parser.add_argument("--shard", type=int, default=0, metavar="N", help="kills alone, of runs split over N processes")
     parser.add_argument("--stage", action="append", choices=STAGES, help="attack this one alone; may be repeated")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the random points, else drawn")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="where the runs are made")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    for stage in ("sft", "reward", "dpo", "kto", "ppo"):
+    if args.shard:
+        args.signals = args.disks = 0
+    for stage in ("sft", "reward", "dpo", "kto", "orpo", "ppo"):
         importlib.import_module(f"prefcli.stages.{stage}")
     importlib.import_module("prefcli.stages.curves")
     args.work.mkdir(parents=True, exist_ok=True)
@@ -419,11 +506,11 @@ def main() -> None:
     for name, rows in ROWS.items():
         with (ROOT / f"sample_data/{name}.jsonl").open() as file:
             (work / f"{name}.jsonl").write_text("".join(itertools.islice(file, rows)))
-    began, attack = time.monotonic(), Attack(work, args.seed, args.stage or list(STAGES))
+    began, attack = time.monotonic(), Attack(work, args.seed, args.stage or list(STAGES), args.shard)
     kill(attack, args.kills)
     interrupt(attack, args.signals)
     fill_disks(attack, args.disks)
-    if not args.no_writers:
+    if not args.no_writers and not args.shard:
         write_at_once(attack)
     told = f"after {time.monotonic() - began:.0f} s (--seed {args.seed})"
     if attack.wrong:

@@ -18,6 +18,7 @@ from prefcli.config.sft import SFTConfig
 from prefcli.errors import UsageError
 from prefcli.stages.inputs import prepare
 
+PROCESSES = int(os.environ.get("PREFCLI_PROCESSES", "2"))  # `make torture`: 4
 TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node"]
 
 # The commands one after the other. The tensors of m20 are counted as they live; in the last one the second
@@ -79,19 +80,19 @@ def twenty_million(folder: Path) -> str:
     return str(folder)
 
 
-def launch(chain, processes, commands, *more):
+def launch(chain, commands, *more):
     script = chain.folder / "script.py"
     script.write_text(SCRIPT)
     env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     env["PYTHONPATH"] = str(Path(__file__).parent.parent)
-    words = [*TORCHRUN, str(processes), str(script), json.dumps(commands), *more]
+    words = [*TORCHRUN, str(PROCESSES), str(script), json.dumps(commands), *more]
     return subprocess.run(words, env=env, capture_output=True, text=True, cwd=chain.folder)
 
 
-def check_peaks(chain, processes):
+def check_peaks(chain):
     layer, embeddings = 4 * WIDTH**2 + 3 * WIDTH * INNER, 1024 * WIDTH
-    states = 16 * (LAYERS * layer + embeddings) / processes  # weights, gradients and two moments in float32
-    for rank in range(processes):
+    states = 16 * (LAYERS * layer + embeddings) / PROCESSES  # weights, gradients and two moments in float32
+    for rank in range(PROCESSES):
         peak = int((chain.folder / f"peak-{rank}").read_text())
         assert 0.7 * states < peak < 1.15 * states + 4 * (layer + embeddings), (rank, peak, states)
 
@@ -101,12 +102,12 @@ def test_a_killed_run_on_split_weights_is_resumed_to_the_bit_and_in_one_process(
     sft = ["sft", "--model", twenty_million(chain.folder / "m20"), "--data", chain.data("demos"), *more, "2",
            "--batch-size", "4", "--max-length", "48", "--dtype", "float32", "--name", "m20"]  # fmt: skip
     ppo = [*chain.args("ppo"), "--ppo-epochs", "2", *more, "4", "--seed", "1"]
-    killed = launch(chain, 2, [sft, [*ppo, "--name", "split-whole"], [*ppo, "--name", "split-cut"]], "!")
+    killed = launch(chain, [sft, [*ppo, "--name", "split-whole"], [*ppo, "--name", "split-cut"]], "!")
     assert killed.returncode == 1 and "defect" not in killed.stderr, killed.stderr[-3000:]
-    check_peaks(chain, 2)
+    check_peaks(chain)
     assert [path.name for path in (chain.runs / "split-cut/v1.partial/state").iterdir()] == ["step2"]
     shutil.copytree(chain.runs / "split-cut", chain.runs / "split-one")
-    again = launch(chain, 2, [[*ppo, "--name", "split-cut"]])
+    again = launch(chain, [[*ppo, "--name", "split-cut"]])
     assert again.returncode == 0 and "resuming from step 2" in again.stderr, again.stderr[-3000:]
     one = prefcli(*ppo, "--name", "split-one")
     assert one.exit_code == 0 and "resuming from step 2" in one.stderr and "--shard splits nothing" in one.stderr

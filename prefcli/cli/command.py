@@ -30,7 +30,7 @@ from prefcli.models.quiet import quieten
 from prefcli.progress import is_main_process, processes
 from prefcli.stopping import exit_code
 
-LISTEN = 5.0  # seconds between an error in another process than the first, and what it says of it
+LISTEN = 15.0  # seconds between an error in another process than the first, and what it says of it
 
 # Which of a command's options name models; of the hub's it is known before anything heavy is imported whether they are
 # there. The stages see to it themselves; `advise` takes a size from the name, and the store's commands need no model.

@@ -25,7 +25,7 @@ from prefcli.models.logps import transformers_model
 
 T = TypeVar("T")
 
-spent = {"gathering": 0.0}  # seconds in which models were gathered whole, of this process
+spent = {"gathering": 0.0}  # seconds in which this process gathered weights, or on GPUs started to
 
 
 def source_device() -> torch.device:
@@ -50,6 +50,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
         if not getattr(base, "is_loaded_in_4bit", False):  # which each process has made for itself, of the same numbers
             _hand_out(unit, device, *formats)
         fully_shard(unit, mesh=mesh, mp_policy=policy, **options)
+        if hasattr(unit, "set_custom_all_gather"):  # of torch 2.8
+            unit.set_custom_all_gather(_Gather())  # type: ignore[operator]
 
     if not isinstance(base, FSDPModule):
         for layer in _layers(base):
@@ -62,6 +64,19 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
     if head is not None and isinstance(head, nn.Linear) and not any(head is module for module in base.modules()):
         split(head, reshard_after_forward=False)
     model._is_accelerate_prepared = True  # type: ignore[assignment]  # accelerate is to leave it as it is
+
+
+class _Gather:
+    """The all-gather that torch uses by itself, timed."""
+
+    def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
+        began = time.perf_counter()
+        work = dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+        spent["gathering"] += time.perf_counter() - began
+        return work
 
 
 @torch.no_grad()
@@ -105,11 +120,9 @@ def gathered(*models: nn.Module) -> Iterator[None]:
     All processes must enter. Nothing happens to models that are not split.
     """
     units = [unit for model in models for unit in model.modules() if isinstance(unit, FSDPModule)]
-    began = time.perf_counter()
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
         unit.unshard()
-    spent["gathering"] += time.perf_counter() - began
     try:
         yield
     finally:

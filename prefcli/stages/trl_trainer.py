@@ -204,7 +204,8 @@ def whole_weights(trainer: Any) -> dict[str, Any] | None:
     """
     if trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
         return sharding.whole_weights(trainer.model)
-    weights: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    gathered: dict[str, Any] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = gathered or {}  # under ZeRO-3 the first process alone has them
     tied = getattr(trainer.model, "all_tied_weights_keys", None) or {}  # gathered apart, they would be saved twice
     return {name: weight for name, weight in weights.items() if name not in tied}
 
@@ -221,10 +222,10 @@ class _Progress(TrainerCallback):
 
     def __init__(self, session: Session, what: str, trainer: Any) -> None:
         self._session, self._what, self._trainer = session, what, trainer
-        self._began = 0.0
+        self._began = self._gathered = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._began = time.perf_counter()
+        self._began, self._gathered = time.perf_counter(), sharding.spent["gathering"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Asks for a state, which is saved once the step is logged and its held-out rows are measured."""
@@ -248,6 +249,8 @@ class _Progress(TrainerCallback):
         alarms = self._trainer.watchers.observe(step, finite)
         if "loss" in logs:  # else it is of the held-out rows
             logs = logs | {"time/step": time.perf_counter() - self._began}
+            if sharding.is_sharded(self._trainer.model):
+                logs["time/gather"] = sharding.spent["gathering"] - self._gathered
         session.log.write(step, logs | logged(alarms))
         loss = logs.get("loss")
         if isinstance(loss, float) and loss != loss:
