@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import estimate
-from prefcli.memory.fit import RANK, changes, split
+from prefcli.memory.fit import RANK, at_pace, changes, split
 from prefcli.memory.gpus import Device
 from prefcli.memory.run import Run, of_command
 from prefcli.memory.sizes import format_bytes
@@ -80,5 +80,5 @@ def _split(run: Run, where: Device) -> Fit | None:
     options: tuple[str, ...] = (*own, "--shard", *(word for change in needed for word in change.option.split()))
     if run.rows_of_batch % where.count:
         options += ("--batch-size", str(part.batch_size * where.count))
-    size = needed[-1].bytes if needed else estimate(part).bytes
+    size = needed[-1].bytes if needed else estimate(at_pace(part, where.usable_bytes)).bytes
     return Fit(size, bool(run.lora_rank), processes=where.count, options=options)

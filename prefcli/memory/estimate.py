@@ -201,14 +201,15 @@ def _rollout(run: Run) -> Iterator[Moment]:
     """PPO's policy reads the prompts and writes; then each role looks at the answers. Autocast keeps its copies of the
     trained weights through all of that."""
     policy = run.roles[0]
-    copies, whole = states.copy_bytes(run, policy), sharding.whole_bytes(run, policy)
+    copies = states.copy_bytes(run, policy)
+    gathered = max(sharding.whole_bytes(run, policy), 2 * sharding.layer_bytes(run, policy))
     roots = _roots(run, policy, *(role for role in run.roles if role.name == "reference"))  # the last rollout's
     cache, answers = activations.cache_bytes(run), activations.sampled_answers(run)
     prompts = -(-answers // run.answers_per_row)
     reading = activations.working_bytes(run, prompts * (run.shared_prompt or run.max_length))
     sampling = activations.sampling_bytes(run)
     for passing in ({"activations": cache + reading}, {"activations": cache, "logits": sampling}):
-        yield Moment("rollout", passing={policy.name: {"temporary": copies + whole} | passing}, roots=roots)
+        yield Moment("rollout", passing={policy.name: {"temporary": copies + gathered} | passing}, roots=roots)
     for role in run.roles:
         each = {policy.name: {"temporary": copies}, role.name: _glance(run, role)}
         if role.name == "reward":

@@ -121,31 +121,51 @@ SAVINGS = (
 )
 
 
+def at_pace(run: Run, usable: float) -> Run:
+    """As --shard runs it on a device: a rollout gathers the policy once where that fits, else works in lockstep."""
+    if not (run.sharded and run.about.samples):
+        return run
+    run = replace(run, lockstep=False)
+    phases = estimate(run).phases
+    return replace(run, lockstep=max(phases["rollout"], phases["scoring"]) > usable)
+
+
 def fits(run: Run, usable: float) -> bool:
-    return estimate(run).bytes <= usable
+    return estimate(at_pace(run, usable)).bytes <= usable
 
 
 def changes(run: Run, usable: float, *, same: bool = False) -> list[Change] | None:
     """The cheapest options that make the run fit, in order of their cost; [] where it fits, None where nothing helps.
-    `same`: only those that leave the result as it is.
+    `same`: only those that leave the result as it is. Rather than in lockstep a rollout is made smaller.
+    """
+    found = _changes(replace(run, lockstep=False), usable, same)
+    if found is None and run.sharded and run.about.samples:
+        found = _changes(replace(run, lockstep=True), usable, same)
+    return found
 
-    They are tried one after the other and kept where they save something; what turns out not to be needed, with the
+
+def _changes(run: Run, usable: float, same: bool) -> list[Change] | None:
+    """They are tried one after the other and kept where they save something; what turns out not to be needed, with the
     others there, is left out again, the dearest first.
     """
+
+    def fits(run: Run) -> bool:
+        return estimate(run).bytes <= usable
+
     kept: list[int] = []
     now = run
     for number, saving in [*enumerate(SAVINGS)] * 2:  # what saved nothing may, once another phase has the peak
-        if fits(now, usable):
+        if fits(now):
             break
         changed = saving.apply(now) if number not in kept and (saving.same or not same) else None
         if changed is not None and estimate(changed).bytes < (1 - LEAST_GAIN) * estimate(now).bytes:
             kept.append(number)
             now = changed
-    if not fits(now, usable):
+    if not fits(now):
         return None
     for number in sorted(kept, reverse=True):
         without = [one for one in kept if one != number]
-        if fits(_all(run, without)[-1][1] if without else run, usable):
+        if fits(_all(run, without)[-1][1] if without else run):
             kept = without
     return [
         Change(SAVINGS[number].option(before), SAVINGS[number].costs, estimate(after).bytes)

@@ -13,7 +13,7 @@ from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.estimate import Estimate, estimate
-from prefcli.memory.fit import RANK, Change, changes, gpus_needed, largest, split
+from prefcli.memory.fit import RANK, Change, at_pace, changes, gpus_needed, largest, split
 from prefcli.memory.gpus import USABLE_SHARE, Device
 from prefcli.memory.run import Kind, Run
 
@@ -40,7 +40,7 @@ class Method:
 
     @cached_property
     def estimate(self) -> Estimate:
-        return estimate(self.run)
+        return estimate(at_pace(self.run, self.gpu.usable_bytes))
 
     @cached_property
     def gpus(self) -> int | None:
@@ -84,6 +84,8 @@ class Method:
         start = TORCHRUN.format(self.run.shards) if self.run.sharded else "prefcli"
         words = [start, self.run.stage, "--model", shlex.quote(self.model or "MODEL"), ROWS[self.run.about.purpose]]
         for name, value in self.options.items():
+            if name == "shard":  # mem-estimate's number of GPUs
+                continue
             words += [
                 option(name if value is not False else f"no_{name}"),
                 *([] if value in (True, False) else [str(value)]),

@@ -37,6 +37,7 @@ class Run:
     they are in `dtype`, beside an fp32 copy of each with `master_weights`.
     `cached_reference`: dpo found the reference's values on disk, and holds none. `value_model` False is rloo and grpo.
     `shards` of ZeRO or FSDP stage `zero`: 1 splits optimizer states, 2 gradients too, 3 weights too.
+    `lockstep`: a rollout gathers one layer after the other for each pass, not all of them once (`fit.at_pace`).
     `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
 
@@ -65,6 +66,7 @@ class Run:
     reward_model: bool = True
     zero: int = 0
     shards: int = 1
+    lockstep: bool = False
     device: Kind = "cuda"
 
     @classmethod

@@ -49,8 +49,9 @@ def layer_bytes(run: Run, role: Role) -> int:
 
 
 def whole_bytes(run: Run, role: Role) -> int:
-    """All layers beside the root, gathered for a rollout: its processes make unlike numbers of passes."""
-    return run.architecture.layers * layer_bytes(run, role)
+    """All layers beside the root, gathered for a rollout, whose processes make unlike numbers of passes; in lockstep
+    each layer is gathered as in any other pass."""
+    return 0 if run.lockstep else run.architecture.layers * layer_bytes(run, role)
 
 
 def gradient_layer_bytes(run: Run, role: Role) -> int:

@@ -24,7 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from prefcli.errors import DataError
 from prefcli.models.logps import completion_logits, runs_packed, tolerance, transformers_model, unwrap
 from prefcli.models.rows import pad_rows
-from prefcli.models.sharding import gathered
+from prefcli.models.sharding import at_own_pace
 
 
 class NotFiniteError(RuntimeError):
@@ -124,7 +124,7 @@ def generate(
             on_token(part[row], token)
 
     completions: list[list[int]] = [[] for _ in prompts]
-    with gathered(model), evaluation_mode(model):  # processes decode for different lengths
+    with evaluation_mode(model), at_own_pace(model):  # processes decode for different lengths
         groups = [order]
         if len({len(p) for p in prompts}) > 1 and not _pads_exactly(model, prompts, pad_id):
             groups = [list(group) for _, group in groupby(order, lambda i: len(prompts[i]))]

@@ -3,13 +3,14 @@
 Each process holds a part of every weight, of its gradient and of its moments in the optimizer. A decoder layer is
 gathered when it runs, in its backward pass once more, and given back; embeddings, final norm and heads (the root) stay
 whole from their forward to their backward. A gather needs all processes at the same time: they make the same number of
-passes (`in_step`), or hold the weights whole for a while (`gathered`).
+passes (`in_step`), hold the weights whole for a while, or wait for each other before each pass (`at_own_pace`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,6 +27,9 @@ from prefcli.models.logps import transformers_model
 T = TypeVar("T")
 
 spent = {"gathering": 0.0}  # seconds in which this process gathered weights, or on GPUs started to
+GATHERS = "is_gathered_whole"  # of a model that is split: what `shard` was told
+ROUNDS = 1024  # passes after which FSDP's notes for a backward pass, which never comes, are thrown away
+_waiting: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models in `lockstep`
 
 
 def source_device() -> torch.device:
@@ -33,13 +37,16 @@ def source_device() -> torch.device:
     return torch.device("cpu" if dist.get_rank() == 0 else "meta")
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.dtype) -> None:
+def shard(
+    model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.dtype, *, gathers: bool = True
+) -> None:
     """Split a model over the processes of `mesh`, in place. What has been split stays as it is.
 
     The first process hands its weights out, one layer at a time: no other has the model whole, and no device.
     A layer is gathered in `dtype`, that of the computation, and gradients are averaged over the processes in float32.
     Of a model without adapters, trained weights are held in float32, frozen ones in `dtype`. `stream` is the format
     between the layers; under autocast that of the embeddings. The optimizer must be made afterwards, of the parts.
+    `gathers`: a device has room for the weights whole, which `at_own_pace` makes use of.
     """
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     base = transformers_model(model)
@@ -58,6 +65,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
             split(layer)
         # It takes hidden states and scores out by hooks, so nothing would gather a root again in its backward pass.
         split(base, reshard_after_forward=False)
+        setattr(base, GATHERS, gathers)
         if stream != dtype:
             base.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.to(stream))
     head = getattr(model, "score", None)
@@ -114,21 +122,79 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(*models: nn.Module) -> Iterator[None]:
-    """All weights whole in each process, so that it may make as many passes as it likes, without gradients.
+def at_own_pace(model: nn.Module) -> Iterator[None]:
+    """Each process makes as many passes as it likes, without gradients. All processes must enter.
 
-    All processes must enter. Nothing happens to models that are not split.
+    The weights are whole for as long; those of a model that no device has room for stay split, in `lockstep`. Nothing
+    happens to a model that is not split, or in lockstep already.
     """
-    units = [unit for model in models for unit in model.modules() if isinstance(unit, FSDPModule)]
-    for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
-        unit.unshard()
+    if not is_sharded(model) or model in _waiting:
+        yield
+    elif not getattr(transformers_model(model), GATHERS):
+        with lockstep({1: model}):
+            yield
+    else:
+        units = _units(model)
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.set_reshard_after_forward(not _is_root(unit), recurse=False)
+                unit.reshard()
+
+
+@contextmanager
+def lockstep(models: Mapping[int, nn.Module]) -> Iterator[None]:
+    """Each process makes as many passes as it likes of models that stay split, without gradients. All must enter.
+
+    Before each pass they agree on the model that runs, the one with the highest number of those that any of them wants.
+    A process that wants another one, or none any more, makes a spare pass: what it gathers is what the others gather.
+    """
+    rounds, is_spare = 0, False
+
+    def meet(wanted: int) -> None:
+        nonlocal rounds, is_spare
+        while not is_spare:
+            now = most(wanted)
+            rounds += 1
+            if rounds % ROUNDS == 0:  # in all processes at once, none of them in a pass
+                for model in models.values():
+                    _forget_passes(model)
+            if now == wanted:
+                return
+            is_spare = True
+            _spare_pass(models[now])
+            is_spare = False
+
+    hooks = []
+    for number, model in models.items():
+        hooks.append(model.register_forward_pre_hook(lambda *_, number=number: meet(number), prepend=True))
+        _waiting.add(model)
     try:
         yield
+        meet(0)
+        for model in models.values():
+            at_rest(model)
     finally:
-        for unit in units:
-            unit.set_reshard_after_forward(not _is_root(unit), recurse=False)
-            unit.reshard()
+        for hook, model in zip(hooks, models.values()):
+            hook.remove()
+            _waiting.discard(model)
+
+
+@torch.no_grad()
+def _spare_pass(model: nn.Module) -> None:
+    token = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    model(input_ids=token, attention_mask=torch.ones_like(token), use_cache=False)
+
+
+def _forget_passes(model: nn.Module) -> None:
+    """FSDP notes each pass of a unit until the next backward pass is over."""
+    for unit in _units(model):
+        if _is_root(unit) and hasattr(unit, "reset_iter_state"):  # torch 2.13
+            unit.reset_iter_state()
 
 
 def unshard_root(base: nn.Module) -> None:
@@ -179,9 +245,8 @@ def over_all(norm: Any) -> Any:
 
 def at_rest(model: nn.Module) -> nn.Module:
     """The model with its parts as parameters: what a pass has left whole is given back."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    for unit in _units(model):
+        unit.reshard()
     return model
 
 
@@ -245,6 +310,10 @@ def _layers(base: PreTrainedModel) -> Iterable[nn.Module]:
 
     search(base)
     return found
+
+
+def _units(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def _is_root(unit: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from prefcli.models.loading import is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
 from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows, parts
-from prefcli.models.sharding import gathered
+from prefcli.models.sharding import at_own_pace
 from prefcli.models.tokenizers import load_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec
@@ -155,7 +155,7 @@ class ModelReward:
             batches = parts(lengths, self.tokens_per_row)
         scores = torch.zeros(len(ids))
         device = next(self.model.parameters()).device
-        with gathered(self.model):  # processes have different numbers of batches
+        with at_own_pace(self.model):  # processes have different numbers of batches
             for part in batches:
                 rows = pad_rows([ids[i][0] for i in part], [ids[i][1] for i in part], device=device)
                 scores[part] = sequence_scores(self.model, rows).cpu()

@@ -13,7 +13,7 @@ from prefcli.errors import MemoryShortError
 from prefcli.machine import memory_limit
 from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import estimate
-from prefcli.memory.fit import changes
+from prefcli.memory.fit import at_pace, changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.progress import processes
@@ -25,6 +25,7 @@ ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 WARNS, STOPS = 0.9, 1.05  # of the device's memory
 TEMPLATE_TOKENS = 64
 IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/layouts.json
+LOCKSTEP = "rollouts gather one layer after the other, for each token: the whole policy does not fit"
 
 
 def rollouts(config: PPOConfig, prompts: int) -> int:
@@ -83,19 +84,21 @@ def summary(inputs: Inputs) -> dict[str, str]:
 
 def memory_line(inputs: Inputs) -> str:
     """The estimated peak against what the machine has; on a CPU, since no GPU can be asked for without torch."""
-    run = run_of(inputs, "cuda" if inputs.config.device.startswith("cuda") else "cpu")
+    device = "cuda" if inputs.config.device.startswith("cuda") else "cpu"
+    have = memory_limit() if device == "cpu" else None
+    run = run_of(inputs, device, have=have)
     if run is None:
         return "not estimated: the model's dimensions are not known before it is loaded"
-    have = memory_limit() if run.device == "cpu" else None
     against = f" of {format_bytes(have)} in this machine" if have else ""
     python = f", {format_bytes(IMPORTS)} of it Python and its libraries" if run.device == "cpu" else ""
-    return f"about {format_bytes(peak(run))}{against}{python}, estimated"
+    lockstep = f"; {LOCKSTEP}" if run.lockstep else ""
+    return f"about {format_bytes(peak(run))}{against}{python}, estimated{lockstep}"
 
 
-def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
+def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = None) -> Run | None:
     """This run as the memory model reads it, or None where the architecture is not known.
 
-    `dtype` is what --dtype auto has become.
+    `dtype` is what --dtype auto has become. `have` are the bytes of the device: they decide on lockstep.
     """
     if inputs.architecture is None:
         return None
@@ -109,7 +112,7 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
         parts, prompt, length = config.grad_accum, 0, _longest(inputs)
     if config.shard and processes() > 1:
         more |= {"zero": 3, "shards": processes()}
-    return Run.of(
+    run = Run.of(
         inputs.stage,
         config if dtype is None else replace(config, dtype=dtype),
         inputs.architecture,
@@ -123,6 +126,7 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None) -> Run | None:
         reward_model=any(spec.reference is not None for spec in inputs.rewards),
         **more,
     )
+    return at_pace(run, WARNS * have - (IMPORTS if device == "cpu" else 0)) if have else run
 
 
 def predicted_bytes(inputs: Inputs) -> int | None:

@@ -35,7 +35,7 @@ from prefcli.stages.environment import environment, refuse_elsewhere
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
 from prefcli.stages.metrics_log import MetricsLog, is_number
-from prefcli.stages.plan import check_memory, peak, run_of
+from prefcli.stages.plan import LOCKSTEP, check_memory, peak, run_of
 from prefcli.stages.processes import draft_of, under_deepspeed, without_accelerates_fsdp
 from prefcli.stages.saving import bases_of, write_card
 from prefcli.stages.state import read_state
@@ -152,7 +152,8 @@ class Session:
     def split(self, model: Any) -> None:
         """Over the processes, where --shard says so; once its adapters are there."""
         if self.mesh is not None:
-            shard(model, self.mesh, self.dtype, self.trained_dtype)
+            gathers = self.memory is None or not self.memory.lockstep
+            shard(model, self.mesh, self.dtype, self.trained_dtype, gathers=gathers)
 
     def packs(self, model: Any, role: str) -> bool:
         """Split a model where --shard says so, and prepare it for packed rows; where it cannot take them a notice says
@@ -281,8 +282,10 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     in_words = str(dtype).removeprefix("torch.")
     if inputs.config.dtype == "auto" and dtype != torch.float32:  # which the plan could not know without torch
         reporter.notice(f"--dtype auto: {in_words} on {device} (--dtype float32 computes in full precision)")
-    memory = run_of(inputs, device.type, in_words)
     have = bytes_of(device)
+    memory = run_of(inputs, device.type, in_words, have)
+    if memory is not None and memory.lockstep:
+        reporter.notice(LOCKSTEP)
     if warning := check_memory(inputs, memory, have, "this machine" if device.type == "cpu" else str(device)):
         reporter.notice(warning)
     torch.manual_seed(inputs.config.seed)  # new adapters and heads
