@@ -58,6 +58,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     cached: bool = False
     shards: int = 1  # processes that the models are split over (--shard)
+    lockstep: bool = False  # the policy is not gathered whole for a rollout
 
     @property
     def name(self) -> str:
@@ -66,6 +67,7 @@ class Case:
         words += ["padded"] if self.options.get("packed") is False else []
         words += ["cached reference"] if self.cached else []
         words += [f"over {self.shards} processes"] if self.shards > 1 else []
+        words += ["in lockstep"] if self.lockstep else []
         return ", ".join([f"{self.stage} {self.model}", f"{self.batch_size} × ({self.prompt} + {self.answer})", *words])
 
 
@@ -173,6 +175,11 @@ SHARDED = tuple(
         )
     )
 )
+# Rollouts of many answers, updates of few tokens: the peak is where the layers are not gathered at once.
+SHARDED += tuple(
+    Case(model, "ppo", 64, 16, 32, SHARED | CKPT | {"tokens_per_row": 96}, shards=shards, lockstep=True)
+    for model, shards in (("llama-2M", 4), ("llama-20M", 2))
+)
 
 
 def held_out(cases: tuple[Case, ...], case: Case) -> bool:
@@ -203,5 +210,6 @@ def run_of(case: Case, device: Literal["cpu", "cuda"]) -> Run:
         value_model=not answers,
         zero=3 if case.shards > 1 else 0,
         shards=case.shards,
+        lockstep=case.lockstep,
         device=device,
     )

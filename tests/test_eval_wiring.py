@@ -44,7 +44,7 @@ def test_a_win_rate_is_the_models_against_the_baseline_by_the_first_reward():
 class Job:
     """Work in one part, made at once."""
 
-    todo, size, work = True, 100, SimpleNamespace(at_end=None)
+    idle, size, work = False, 100, SimpleNamespace(at_end=None)
 
     def __init__(self, items):
         self.items = items
@@ -114,10 +114,9 @@ def test_the_options_of_eval_reach_the_sampling_and_the_answers_their_prompts(mo
 
     monkeypatch.setattr(measuring.models, "answer", answer)
     monkeypatch.setattr(measuring, "load_tokenizer", lambda *_: "a tokenizer")
-    monkeypatch.setattr(measuring, "_load", lambda *_: None)
     monkeypatch.setattr(measuring, "sampler_of", lambda *_: "a sampler")
     config = EvalConfig(seed=7, temperature=0.9, max_new_tokens=5, batch_size=3, best_of=2)
-    setting = Setting(config, SimpleNamespace(root=None), torch.float32, torch.device("cpu"), SILENT)
+    setting = Setting(config, SimpleNamespace(root=None), SimpleNamespace(policy=lambda *_: None), SILENT)
     monkeypatch.setattr(measuring.models, "scores", lambda source, rows, answers: [float(i) for i in range(len(rows))])
     source = SimpleNamespace(name="r", reading=lambda tokenizer: source)
     found = measuring.measure(SimpleNamespace(shown="m"), None, [Row("a"), Row("b")], [source], setting, Job(2))

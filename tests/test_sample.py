@@ -12,7 +12,7 @@ import torch
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.data.encoder import Encoder
-from prefcli.evaluation import sample
+from prefcli.evaluation import placement
 from prefcli.models import generation
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -219,6 +219,6 @@ def test_a_model_whose_logits_are_no_numbers_is_refused(prefcli, prompts, monkey
         torch.nn.init.constant_(model.get_output_embeddings().weight, float("nan"))
         return model
 
-    monkeypatch.setattr(sample, "load_policy", damaged)
+    monkeypatch.setattr(placement, "load_policy", damaged)
     result = prefcli("sample", "--model", "tiny", "--prompts", prompts)
     assert (result.exit_code, result.stdout) == (4, "") and "logits are not finite" in result.stderr

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,7 +79,8 @@ class Job:
     size: int
     unit: str
     done: set[int]  # parts that are known to be on disk
-    todo: list[int]  # those that this process is to make: a fixed share of what was missing at the start
+    missing: list[int]  # those that were not, at the start
+    todo: list[int]  # those of them that this process is to make: a fixed share
 
     @property
     def count(self) -> int:
@@ -90,6 +91,11 @@ class Job:
         """Items that are known to be on disk."""
         return sum(len(self.span(number)) for number in self.done)
 
+    @property
+    def idle(self) -> bool:
+        """Whether this process makes no part, and has none to make with the others."""
+        return not (self.todo if self.work.pace is None else self.missing)
+
     def span(self, number: int) -> range:
         return range(number * self.size, min((number + 1) * self.size, self.items))
 
@@ -99,8 +105,9 @@ class Job:
             for number in range(self.count):
                 yield self.part(number) if number in self.done else self._made(number, make)
             return
-        for number in self.todo:
-            self._made(number, make)
+        with nullcontext() if self.work.pace is None or self.idle else self.work.pace():
+            for number in self.todo:
+                self._made(number, make)
         if self.work.share.first:
             yield from self.read()
 
@@ -152,6 +159,8 @@ class Work:
     ticked: float = 0  # items of the part that is being made
     there: dict[str, set[int]] = field(default_factory=dict)  # parts by job, at the start
     tells: str = ""  # the name under which the other processes are told of it
+    pace: Callable[[], AbstractContextManager[None]] | None = None  # around the parts that processes make together
+    hears: bool = True  # the first process comes back from its waiting when another one ends
     _shown: list[Job] = field(default_factory=list)
     _closing: ExitStack = field(default_factory=ExitStack)
 
@@ -185,9 +194,9 @@ class Work:
         self._closing.close()
 
     def job(self, name: str, items: int, size: int, unit: str) -> Job:
-        job = Job(self, name, items, size, unit, set(self.there.get(name, ())), [])
-        missing = [number for number in range(job.count) if number not in job.done]
-        job.todo += missing[self.share.rank :: self.share.world]
+        job = Job(self, name, items, size, unit, set(self.there.get(name, ())), [], [])
+        job.missing += [number for number in range(job.count) if number not in job.done]
+        job.todo += job.missing[self.share.rank :: self.share.world]
         self.jobs.append(job)
         stopping.made = self.kept_in_words()
         return job
@@ -225,12 +234,18 @@ class Work:
 
     def refuse_failed(self) -> None:
         """In the first process raise the error that ended another one."""
+        if (error := self.failure()) is not None:
+            raise error
+
+    def failure(self) -> PrefcliError | None:
+        """In the first process the error that ended another one."""
         if self.share.world > 1 and self.share.first and self.folder is not None:
             with suppress(OSError, ValueError, KeyError):
                 said = json.loads((self.folder / FAILED).read_text(encoding="utf-8"))
                 error = PrefcliError(said["message"], said["hint"])
                 error.exit_code = said["exit_code"]
-                raise error
+                return error
+        return None
 
     def fail(self, error: PrefcliError) -> None:
         """In another process than the first: let that one say it."""
@@ -238,7 +253,7 @@ class Work:
         said = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
         with suppress(FileNotFoundError):  # the first process has ended with an error of its own
             write_atomically(self.folder / FAILED, json.dumps(said))
-        error.told = True
+        error.told = self.hears
 
     def kept_in_words(self) -> str | None:
         """None where nothing is kept."""
@@ -345,6 +360,8 @@ def unfinished(share: Share, reporter: Reporter) -> Iterator[Work]:
         if share.first:
             if (kept := work.kept_in_words()) is not None:
                 reporter.notice(f"{kept}: the same command resumes")
+            if (other := work.failure()) is not None:  # a process that others wait for has ended
+                raise other from error
             raise
         known = error if isinstance(error, PrefcliError) else from_foreign(error)
         if known is None and not os.path.isdir(str(work.folder)):  # the first process has ended

@@ -21,6 +21,7 @@ from prefcli.config.frontier import FrontierConfig
 from prefcli.data.dataset import read_dataset
 from prefcli.data.rows import Rows
 from prefcli.evaluation.measured import Setting, measure, measuring
+from prefcli.evaluation.placement import Placement
 from prefcli.evaluation.prompts import short_ones
 from prefcli.files import digest_json, write_atomically
 from prefcli.models.devices import pick_device, pick_dtype
@@ -28,7 +29,7 @@ from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model
 from prefcli.rewards.python import try_functions
-from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.rewards.sources import RewardSource
 
 Cause = tuple[str, str | None]  # the digest of a reward, or what names it where it has none; the function of a program
 PYTHON = "python:"
@@ -111,12 +112,9 @@ class Scores:
         sampling = EvalConfig(
             max_new_tokens=c.max_new_tokens, temperature=c.temperature, batch_size=c.batch_size, seed=c.seed
         )
-        setting = Setting(sampling, self.store, pick_dtype(c.dtype, device), device, self.reporter)
+        setting = Setting(sampling, self.store, Placement(device, pick_dtype(c.dtype, device)), self.reporter)
         if self._sources is None:
-            self._sources = [
-                load_reward(spec, None, dtype=setting.dtype, device=device, reporter=self.reporter)
-                for spec in self.specs
-            ]
+            self._sources = [setting.place.reward(spec, None, self.reporter) for spec in self.specs]
         with unfinished(ALONE, self.reporter) as work:
             work.open_aside()
             job = measuring(work, 0, self.rows, sampling)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from prefcli.config.base import INCIDENTAL, Opt
-from prefcli.config.shared import FromFile, Generate, Label, Machine, Quiet, Reading, Sampling, Stored
+from prefcli.config.shared import FromFile, Generate, Label, Machine, Quiet, Reading, Sampling, Shard, Stored
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class EvalConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
         ),
     ] = None
     generate: Generate = None
+    shard: Shard = False
     samples: Annotated[int, Opt("Show N prompts with every model's answer.", min=0), INCIDENTAL] = 0
     plot: Annotated[
         str | None,

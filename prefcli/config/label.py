@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from prefcli.config.base import INCIDENTAL, Opt
-from prefcli.config.shared import FromFile, Machine, Quiet, Reading, Stored, Template
+from prefcli.config.shared import FromFile, Machine, Quiet, Reading, Shard, Stored, Template
 
 HUMAN, JUDGE = "human", "judge:"
 KEY_ENV = "OPENAI_API_KEY"
@@ -52,6 +52,7 @@ class LabelConfig(Quiet, FromFile, Stored, Machine, Reading):
         Opt("Environment variable with the endpoint's key. Default: OPENAI_API_KEY, if set.", metavar="NAME"),
     ] = None
     tokenizer: Template = None
+    shard: Shard = False
     seed: Annotated[
         int, Opt("Seed of the order in which a person sees the answers; unused otherwise.", min=0, max=2**32 - 1)
     ] = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from prefcli.config.base import INCIDENTAL, Opt
-from prefcli.config.shared import FromFile, Generate, Machine, Quiet, Reading, Sampling, Stored
+from prefcli.config.shared import FromFile, Generate, Machine, Quiet, Reading, Sampling, Shard, Stored
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class SampleConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
     prompts: Annotated[list[str], Opt("Prompts to answer. Repeatable.", metavar="FILE")] = field(default_factory=list)
     num_generations: Annotated[int, Opt("Answers per prompt.", min=1)] = 1
     generate: Generate = None
+    shard: Shard = False
     out: Annotated[
         str | None,
         Opt("Write the rows to this file, not to stdout; a stopped command resumes.", metavar="FILE.jsonl"),

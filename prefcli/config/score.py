@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from prefcli.config.base import INCIDENTAL, Opt
-from prefcli.config.shared import FromFile, Label, Machine, Quiet, Reading, Stored, Template
+from prefcli.config.shared import FromFile, Label, Machine, Quiet, Reading, Shard, Stored, Template
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class ScoreConfig(Quiet, FromFile, Stored, Machine, Reading):
     ] = field(default_factory=list)
     label: Label = None
     tokenizer: Template = None
+    shard: Shard = False
     out: Annotated[
         str | None,
         Opt("Write the rows to this file, not to stdout; a stopped command resumes.", metavar="FILE.jsonl"),

@@ -61,6 +61,11 @@ Generate = Annotated[
     ),
     WHETHER,
 ]
+Shard = Annotated[
+    bool,
+    Opt("Split the models over the processes that torchrun or accelerate launch started: they fit on no one device."),
+    INCIDENTAL,  # it computes what one process does
+]
 _SECONDS = 600.0  # that a server has for a request, and may be silent for
 
 

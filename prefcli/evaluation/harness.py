@@ -98,11 +98,11 @@ def _answered(reference: Reference, tasks: list[str], setting: Setting) -> dict[
         try:
             found = importlib.import_module(MODULE).simple_evaluate(
                 model="hf",
-                model_args={"pretrained": folder, "dtype": str(setting.dtype).removeprefix("torch.")},
+                model_args={"pretrained": folder, "dtype": str(setting.place.dtype).removeprefix("torch.")},
                 tasks=tasks,
                 limit=config.max_prompts,
                 batch_size=config.batch_size,
-                device=str(setting.device),
+                device=str(setting.place.device),
                 bootstrap_iters=0,
                 log_samples=True,
             )

@@ -21,7 +21,8 @@ from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, KEY_ENV
 from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, DataError, SurroundingsError, UsageError
-from prefcli.models.loading import is_scorer, load_policy
+from prefcli.evaluation.placement import Placement
+from prefcli.models.loading import is_scorer
 from prefcli.models.logps import completion_logits
 from prefcli.models.positions import positions_of
 from prefcli.models.rows import pad_rows
@@ -225,8 +226,7 @@ def load_judge(
     key_env: str | None,
     *,
     score_with: str,
-    dtype: torch.dtype,
-    device: torch.device,
+    place: Placement,
     store: Store,
     reporter: Reporter,
 ) -> Judge:
@@ -253,7 +253,7 @@ def load_judge(
     if reference.note:
         reporter.notice(reference.note)
     tokenizer = load_tokenizer(reference, reporter)
-    model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
+    model = place.policy(reference, len(tokenizer))
     return ModelJudge(reference.shown, reference.digest or what, model, tokenizer)
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypeVar, overload
 
-import torch
-
 from prefcli.artifacts.parts import Job, Make, Part, Work
 from prefcli.artifacts.places import noted, own_store
 from prefcli.artifacts.references import Reference, resolve
@@ -18,8 +16,8 @@ from prefcli.config.evaluate import EvalConfig
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
 from prefcli.evaluation import models
+from prefcli.evaluation.placement import Placement
 from prefcli.evaluation.served import sampler_of
-from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import Reporter
 from prefcli.rewards.sources import RewardSource
@@ -33,8 +31,7 @@ class Setting:
 
     config: EvalConfig
     store: Store
-    dtype: torch.dtype
-    device: torch.device
+    place: Placement
     reporter: Reporter
 
 
@@ -95,7 +92,9 @@ def measure(
     scores: dict[str, list[float]] = {source.name: [] for source in sources}
     kl: list[float] = []
     measured = models.Measures()
-    for part in job.run(_measurer(reference, tied, tokenizer, rows, sources, setting, job) if job.todo else _nothing):
+    for part in job.run(
+        _measurer(reference, tied, tokenizer, rows, sources, setting, job) if not job.idle else _nothing
+    ):
         measured.add(part.noted["measures"], (text for texts in _texts(part) for text in texts))
         for name, values in scores.items():
             values += part.noted["scores"][name]
@@ -143,8 +142,8 @@ def _measurer(
     job: Job,
 ) -> Make:
     config, n = setting.config, setting.config.best_of
-    model = _load(reference, len(tokenizer), setting)
-    frozen = _load(tied, len(tokenizer), setting) if tied and tied.shown != reference.shown else None
+    model = setting.place.policy(reference, len(tokenizer))
+    frozen = setting.place.policy(tied, len(tokenizer)) if tied and tied.shown != reference.shown else None
     reading = [source.reading(tokenizer) for source in sources]
     sampler = sampler_of(model, tokenizer, config.generate, setting.store.root, setting.reporter, job.work.at_end)
     answered = models.answerer(model, tokenizer, rows, config, n, job, sampler)
@@ -175,12 +174,6 @@ def _texts(part: Part) -> list[list[str]]:
 
 def _by_prompt(values: list[T], size: int) -> list[list[T]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
-
-
-def _load(reference: Reference, tokenizer_size: int, setting: Setting) -> Any:
-    return load_policy(
-        reference, dtype=setting.dtype, device=setting.device, trainable=False, tokenizer_size=tokenizer_size
-    )
 
 
 def _tied(reference: Reference, anchor: Reference | None, tokenizer: Any, setting: Setting) -> Reference | None:

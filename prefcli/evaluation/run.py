@@ -24,16 +24,16 @@ from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, load_judge
 from prefcli.evaluation.judged import PROMPTS_AT_A_TIME, Wins, ask_both
 from prefcli.evaluation.measured import Measured, Setting, anchor_of, measure, measuring
+from prefcli.evaluation.placement import placement_of
 from prefcli.evaluation.rewardbench import Sides
 from prefcli.evaluation.rewards import about, firsts, pair_scores, summary
 from prefcli.evaluation.score import A_PART
 from prefcli.evaluation.together import tell, together
-from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.python import try_functions
-from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.rewards.sources import RewardSource
 from prefcli.statistics.length_controlled import length_controlled
 from prefcli.statistics.paired import differences
 from prefcli.statistics.pairs import right
@@ -67,8 +67,8 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         curves.check(config, [reference.shown for reference in references], len(specs))
         if config.judge is not None and (config.against is None or len(references) < 2):
             raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
-        device = pick_device(config.device)
-        setting = Setting(config, store, pick_dtype(config.dtype, device), device, reporter)
+        place = placement_of(config, work, reporter)
+        setting = Setting(config, store, place, reporter)
         baseline = references[0] if config.against else None
         anchors = anchors_of(references, baseline, store)
         if plan is None:
@@ -89,7 +89,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
                 "pairs": on_pairs.digests,
                 "kl_to": [of_model(anchor) for anchor in anchors],
             }
-            open_in_store(work, store.root, causes("eval", config, device, setting.dtype, **named))
+            open_in_store(work, store.root, causes("eval", config, place.device, place.dtype, **named))
             tell(work, (rows.positions, pairs.positions))
         else:
             data, on_pairs = (
@@ -103,7 +103,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             on_pairs.check()
 
         work.check = check
-        sources = [load_reward(spec, None, dtype=setting.dtype, device=device, reporter=reporter) for spec in specs]
+        sources = [place.reward(spec, None, reporter) for spec in specs]
         judge = _judge(config.judge, setting) if config.judge is not None else None
         measured: list[Measured] = []
         judged, scored = None, None
@@ -176,8 +176,7 @@ def _judge(what: str, setting: Setting) -> Judge:
         f"--judge {what}",
         None,
         score_with="--reward",
-        dtype=setting.dtype,
-        device=setting.device,
+        place=setting.place,
         store=setting.store,
         reporter=setting.reporter,
     )

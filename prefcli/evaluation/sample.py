@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from prefcli.artifacts.parts import ALONE, Job, Make, Share, join, open_beside
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
@@ -19,11 +17,10 @@ from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models, prompts
 from prefcli.evaluation.causes import causes, of_model
+from prefcli.evaluation.placement import Placement, placement_of
 from prefcli.evaluation.served import check, sampler_of
 from prefcli.evaluation.together import tell, together
 from prefcli.memory.references import parameters_of
-from prefcli.models.devices import pick_device, pick_dtype
-from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import refuse_reward_model
@@ -59,8 +56,7 @@ def sample(
         refuse_reward_model(reference)
         if reference.note:
             reporter.notice(reference.note)
-        device = pick_device(config.device)
-        dtype = pick_dtype(config.dtype, device, parameters_of(reference))
+        place = placement_of(config, work, reporter, parameters_of(reference))
         if plan is None:
             data = read_checked(config.prompts, "prompts", config, reporter)
             tokenizer = load_tokenizer(reference, reporter)
@@ -69,7 +65,7 @@ def sample(
             )
             if out is not None:
                 named = {"model": of_model(reference), "prompts": data.digests}
-                open_beside(work, out, causes("sample", config, device, dtype, **named))
+                open_beside(work, out, causes("sample", config, place.device, place.dtype, **named))
             tell(work, (rows.positions, longest))
         else:
             positions, longest = plan
@@ -77,7 +73,7 @@ def sample(
             tokenizer, rows = load_tokenizer(reference, reporter), data.rows
         work.check = data.check
         job = models.answering(work, "answers", rows, config, config.num_generations)
-        make = _sampler(config, reference, tokenizer, rows, longest, dtype, device, job, reporter)
+        make = _sampler(config, reference, tokenizer, rows, longest, place, job, reporter)
         measured, found = models.Measures(), 0
         work.begin("answering", job)
         for part in job.run(make):
@@ -109,15 +105,14 @@ def _sampler(
     tokenizer: Any,
     rows: Sequence[Row],
     longest: int,
-    dtype: torch.dtype,
-    device: torch.device,
+    place: Placement,
     job: Job,
     reporter: Reporter,
 ) -> Make:
     """From a span of prompts to their answers, by a model that is loaded when the first is wanted."""
-    if not job.todo:
+    if job.idle:
         return lambda span: (b"", None)  # is not called
-    model = load_policy(reference, dtype=dtype, device=device, trainable=False, tokenizer_size=len(tokenizer))
+    model = place.policy(reference, len(tokenizer))
     models.refuse_too_long(model, longest, config.max_new_tokens)
     sampler = sampler_of(model, tokenizer, config.generate, Store(config.runs).root, reporter, job.work.at_end)
     answered = models.answerer(model, tokenizer, rows, config, config.num_generations, job, sampler)

@@ -17,14 +17,14 @@ from prefcli.data.row import Row, written
 from prefcli.data.writing import as_line
 from prefcli.errors import UsageError
 from prefcli.evaluation.causes import causes, of_model, of_rewards
+from prefcli.evaluation.placement import placement_of
 from prefcli.evaluation.together import tell, together
-from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.python import try_functions
-from prefcli.rewards.sources import Answer, RewardSource, load_reward
+from prefcli.rewards.sources import Answer, RewardSource
 from prefcli.statistics.pairs import accuracy
 
 AT_A_TIME = 64  # rows that a source is handed
@@ -57,13 +57,12 @@ def score(
         for spec in specs:
             refuse_language_model(spec)
         template = resolve(config.tokenizer, store) if config.tokenizer else None
-        device = pick_device(config.device)
-        dtype = pick_dtype(config.dtype, device)
+        place = placement_of(config, work, reporter)
         if plan is None:
             data = read_checked(config.data, "demos", config, reporter)
             if out is not None:
                 named = {"data": data.digests, "reward": of_rewards(specs), "tokenizer": of_model(template)}
-                open_beside(work, out, causes("score", config, device, dtype, **named))
+                open_beside(work, out, causes("score", config, place.device, place.dtype, **named))
             tell(work, data.rows.positions)
         else:
             data = read_again(config.data, "demos", plan, config)
@@ -71,10 +70,7 @@ def score(
         try_functions(specs, data.rows[0])
         # Reward models render text with their own template; only a service is sent it rendered.
         tokenizer = load_tokenizer(template, reporter) if template else None
-        sources = [
-            load_reward(spec, tokenizer if spec.url else None, dtype=dtype, device=device, reporter=reporter)
-            for spec in specs
-        ]
+        sources = [place.reward(spec, tokenizer if spec.url else None, reporter) for spec in specs]
         job = work.job("scores", len(data.rows), A_PART, "rows")
         found = Scores([spec.name for spec in specs])
         work.begin("scoring", job)

@@ -18,19 +18,19 @@ from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, DataError
 from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
 from prefcli.evaluation.judge import Judge, Tally, load_judge, read_template
+from prefcli.evaluation.placement import Placement, placement_of
 from prefcli.evaluation.score import A_PART, Scores, scorer
 from prefcli.evaluation.together import tell, together
 from prefcli.files import digest_json
 from prefcli.labelling.preferences import Place, Values, as_best, as_binary, as_pairs, extremes
 from prefcli.labelling.prompts import Loaded, Prompts
 from prefcli.labelling.shares import ask, win_shares
-from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import is_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards
 from prefcli.rewards.python import try_functions
-from prefcli.rewards.sources import RewardSource, load_reward
+from prefcli.rewards.sources import RewardSource
 from prefcli.statistics.intervals import wilson_interval
 
 # Of two answers: above 0 where the first is better, below 0 where the second is, 0 where neither is known to be.
@@ -56,10 +56,11 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
         by = None if judged else parse_rewards([config.by], store, "--by")[0]
         gold = parse_rewards([config.gold], store, "--gold")[0] if config.gold else None
         tokenizer = resolve(config.tokenizer, store) if config.tokenizer else None
+        place = placement_of(config, work, reporter)
         if plan is None:
             data, prompts = _read(config, judged, reporter)
             work.check = data.check
-            _open(work, config, [spec for spec in (by, gold) if spec], tokenizer, data, store)
+            _open(work, config, [spec for spec in (by, gold) if spec], tokenizer, data, store, place)
             tell(work, (data.rows.positions, prompts.parts if judged else None))
         else:
             positions, parts = plan
@@ -68,10 +69,10 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
             work.check = data.check
         rows = data.rows
         try_functions([spec for spec in (by, gold) if spec], rows[0])
-        gold_source = _source(gold, tokenizer, config, reporter) if gold else None
+        gold_source = _source(gold, tokenizer, place, reporter) if gold else None
         by_judge, by_scores, gold_scores = None, None, None
         if by is None:
-            judge = _judge(config, store, reporter)
+            judge = _judge(config, store, place, reporter)
             name, ref = "judge", judge.ref
             by_judge = work.job("verdicts", len(prompts), PROMPTS_AT_A_TIME, "prompts")
             work.begin("judging", by_judge)
@@ -79,7 +80,7 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
                 pass
         else:
             name, ref = by.name, by.reference.shown if by.reference else by.text
-            by_scores = _scores("scores", _source(by, tokenizer, config, reporter), rows, work)
+            by_scores = _scores("scores", _source(by, tokenizer, place, reporter), rows, work)
         if gold_source is not None:
             gold_scores = _scores("gold", gold_source, rows, work)
         reporter.end()
@@ -175,10 +176,15 @@ def _read(config: LabelConfig, judged: bool, reporter: Reporter) -> tuple[Datase
 
 
 def _open(
-    work: Work, config: LabelConfig, specs: list[RewardSpec], tokenizer: Reference | None, data: Dataset, store: Store
+    work: Work,
+    config: LabelConfig,
+    specs: list[RewardSpec],
+    tokenizer: Reference | None,
+    data: Dataset,
+    store: Store,
+    place: Placement,
 ) -> None:
     assert config.by is not None and config.out is not None
-    device = pick_device(config.device)
     named = {
         "data": data.digests,
         "by": of_judge(config.by.removeprefix(JUDGE), store) if config.by.startswith(JUDGE) else of_rewards(specs[:1]),
@@ -186,7 +192,7 @@ def _open(
         "judge_prompt": digest_json(read_template(config.judge_prompt)),
         "tokenizer": of_model(tokenizer),
     }
-    found = causes("label", config, device, pick_dtype(config.dtype, device), **named)
+    found = causes("label", config, place.device, place.dtype, **named)
     open_beside(work, Path(config.out), {name: value for name, value in found.items() if name not in LATER})
 
 
@@ -199,16 +205,14 @@ def _scores(job_name: str, source: RewardSource, rows: Sequence[Row], work: Work
     return found
 
 
-def _judge(config: LabelConfig, store: Store, reporter: Reporter) -> Judge:
+def _judge(config: LabelConfig, store: Store, place: Placement, reporter: Reporter) -> Judge:
     assert config.by is not None
-    device = pick_device(config.device)
     return load_judge(
         config.by.removeprefix(JUDGE),
         f"--by {config.by}",
         config.judge_key_env,
         score_with="--by",
-        dtype=pick_dtype(config.dtype, device),
-        device=device,
+        place=place,
         store=store,
         reporter=reporter,
     )
@@ -265,18 +269,12 @@ def _carried(rows: Mapping[int, Row]) -> Preference:
     return preference
 
 
-def _source(spec: RewardSpec, template: Reference | None, config: LabelConfig, reporter: Reporter) -> RewardSource:
+def _source(spec: RewardSpec, template: Reference | None, place: Placement, reporter: Reporter) -> RewardSource:
     """A reward source, loaded. Raises ArtifactError: a language model in its place, or what `load_reward` raises."""
     if spec.reference is not None and not is_scorer(spec.reference):
         raise ArtifactError(
             f"{spec.option} {spec.text} is a language model, not a reward model",
             f"it can be a judge: --by {JUDGE}{spec.text}",
         )
-    device = pick_device(config.device)
-    return load_reward(
-        spec,
-        load_tokenizer(template, reporter) if template and spec.url else None,
-        dtype=pick_dtype(config.dtype, device),
-        device=device,
-        reporter=reporter,
-    )
+    tokenizer = load_tokenizer(template, reporter) if template and spec.url else None
+    return place.reward(spec, tokenizer, reporter)

@@ -37,9 +37,7 @@ def source_device() -> torch.device:
     return torch.device("cpu" if dist.get_rank() == 0 else "meta")
 
 
-def shard(
-    model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.dtype, *, gathers: bool = True
-) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.dtype, *, gathers: bool = True) -> None:
     """Split a model over the processes of `mesh`, in place. What has been split stays as it is.
 
     The first process hands its weights out, one layer at a time: no other has the model whole, and no device.
