@@ -10,7 +10,7 @@ from prefcli.config.stages import BY_COMMAND
 from prefcli.memory import activations
 from prefcli.memory.architecture import Architecture, lora_parameters
 from prefcli.memory.estimate import PARTS, WORKSPACES, estimate
-from prefcli.memory.fit import SAVINGS, _all, changes, fits, gpus_needed, largest, split
+from prefcli.memory.fit import SAVINGS, _all, at_pace, changes, fits, gpus_needed, largest, split
 from prefcli.memory.gpus import find_gpu
 from prefcli.memory.methods import as_dict, two_routes
 from prefcli.memory.run import Run
@@ -242,6 +242,13 @@ def test_of_models_that_are_split_a_process_holds_its_part_and_what_it_gathers()
     )
     ppo = estimate(replace(run, stage="ppo", shared_prompt=1))
     whole = 4 * (2 * root + 12 * layer)  # the policy's weights, and the reference's embeddings
+    in_lockstep = estimate(replace(ppo.run, lockstep=True))  # a layer of them, and the buffer of its gather
+    assert ppo.phases["rollout"] - in_lockstep.phases["rollout"] == 4 * 10 * layer
+    assert ppo.phases["scoring"] - in_lockstep.phases["scoring"] == 4 * 12 * layer
+    assert ppo.phases["policy update"] == in_lockstep.phases["policy update"]
+    room = max(ppo.phases["rollout"], ppo.phases["scoring"])
+    assert not at_pace(ppo.run, room).lockstep and at_pace(ppo.run, room - 1).lockstep
+    assert at_pace(run, 0) == run and fits(ppo.run, ppo.bytes)
     assert ppo.phases["rollout"] >= whole + (16 * 2 + 4 * 2) * a.parameters // 4 - 4 * 2 * a.parameters // 4
     frozen = estimate(replace(run, lora_rank=4)).roles["policy"]
     assert frozen.parts["gradients"] < frozen.parts["weights"] / 10

@@ -54,8 +54,11 @@ def output(capsys, **options):
 
 
 def test_text_tells_the_whole_comparison(capsys):
-    # In the rollout of 70B 140 GB are gathered.
-    assert "No number of them holds PPO" in " ".join(output(capsys, params="70B").split())
+    # States of 2.52 TB over GPUs of which 77 GB are usable, in lockstep: gathered whole 70B are 140 GB.
+    assert "39 for PPO and 20 for DPO" in " ".join(output(capsys, params="70B").split())
+    one = " ".join(output(capsys, params="70B", stage="ppo").split())
+    assert "There rollouts gather one layer after the other" in one and " --shard There" in one
+    assert "No number of them holds PPO or DPO" in " ".join(output(capsys, params="400B").split())
     text = output(capsys, params="7B")
     for part in (
         "PPO  4 models, 28B parameters' worth",

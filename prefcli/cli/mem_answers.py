@@ -11,6 +11,7 @@ from rich.table import Table
 
 from prefcli.cli.stdout import result
 from prefcli.memory.estimate import PARTS
+from prefcli.memory.fit import LOCKSTEP
 from prefcli.memory.methods import Method, Routes
 from prefcli.memory.sizes import format_bytes, format_count
 
@@ -58,6 +59,8 @@ def _show_one(method: Method) -> None:
     console.print(f"{method.name}, {_base(method)} parameters: {format_bytes(found.bytes)} at the peak{each}, in the "
                   f"{found.phase}", style="bold")  # fmt: skip
     console.print(_table("", [method], format_bytes))
+    if found.run.lockstep:
+        _write(console, f"Here {LOCKSTEP}.")
     _write(console, "Phases: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in found.phases.items()))
     verdict = "fits" if method.fits else "does not fit"
     rest = "the driver's context and fragments" if gpu.count else "the system, Python and its libraries"
@@ -69,6 +72,8 @@ def _show_one(method: Method) -> None:
     elif method.split is not None and method.run.shards == 1:
         _write(console, f"It takes {method.gpus:,} of them, {format_bytes(method.split.fitted_bytes)} on each:")
         _write(console, f"{method.split.command}", indent=4)
+        if method.split.estimate.run.lockstep:
+            _write(console, f"There {LOCKSTEP}.")
         _write(console, f"On one: {_changes(method)}")
     else:
         _write(console, f"To make it fit: {_changes(method)}")

@@ -14,6 +14,7 @@ MOST = 2**20  # rows or tokens: what fits so many has no limit that matters
 MOST_GPUS = 4096
 RANK = 16  # of the adapters that are proposed
 AT_A_TIME = 8  # answers that are sampled together where a rollout is too large
+LOCKSTEP = "rollouts gather one layer after the other, for each token: the whole policy does not fit"
 LEAST_GAIN = 0.01  # a change that saves less is not worth a word
 
 

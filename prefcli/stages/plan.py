@@ -13,7 +13,7 @@ from prefcli.errors import MemoryShortError
 from prefcli.machine import memory_limit
 from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import estimate
-from prefcli.memory.fit import at_pace, changes
+from prefcli.memory.fit import LOCKSTEP, at_pace, changes
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.progress import processes
@@ -25,7 +25,6 @@ ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 WARNS, STOPS = 0.9, 1.05  # of the device's memory
 TEMPLATE_TOKENS = 64
 IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/layouts.json
-LOCKSTEP = "rollouts gather one layer after the other, for each token: the whole policy does not fit"
 
 
 def rollouts(config: PPOConfig, prompts: int) -> int:

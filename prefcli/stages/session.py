@@ -23,6 +23,7 @@ from prefcli.artifacts.unfinished import LOG
 from prefcli.config.base import as_dict
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.errors import AlarmError, UsageError
+from prefcli.memory.fit import LOCKSTEP
 from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
@@ -35,7 +36,7 @@ from prefcli.stages.environment import environment, refuse_elsewhere
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
 from prefcli.stages.metrics_log import MetricsLog, is_number
-from prefcli.stages.plan import LOCKSTEP, check_memory, peak, run_of
+from prefcli.stages.plan import check_memory, peak, run_of
 from prefcli.stages.processes import draft_of, under_deepspeed, without_accelerates_fsdp
 from prefcli.stages.saving import bases_of, write_card
 from prefcli.stages.state import read_state
