@@ -35,6 +35,7 @@ from prefcli import files
 from prefcli.artifacts.references import TINY
 from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
+from prefcli.models import generation
 from prefcli.models.quiet import quieten
 from prefcli.progress import SILENT
 from prefcli.rl import ppo as ppo_loop
@@ -231,7 +232,7 @@ def mark(phases: Phases) -> None:
     phases.wrap(kto.KTOSteps, "begin", "reference")
     phases.wrap(ReferenceLogps, "of", "reference")
     phases.wrap(PPO, "_add_gradients", "forward")
-    phases.wrap(rollout, "generate", "generate")
+    phases.wrap(generation, "generate", "generate")
     phases.wrap(rollout, "_judge", "judge")
     phases.wrap(Scorer, "__call__", "score")
     phases.wrap(Accelerator, "backward", "backward")

@@ -14,7 +14,8 @@ import torch
 from conftest import write
 from safetensors.torch import load_file
 
-from prefcli.evaluation import models
+from prefcli.evaluation import models, run, score
+from prefcli.labelling import run as labelling
 
 TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
 
@@ -24,7 +25,7 @@ from prefcli.evaluation import models, run, score
 from prefcli.labelling import run as labelling
 from prefcli.stages import ppo
 for module in (models, ppo):
-    module.end_ids = lambda *_: frozenset(range(0, 1000, 25))
+    module.end_ids = lambda *_: frozenset(range(0, 1000, 7))
 for module in (score, labelling, run):
     module.A_PART = 8
 """
@@ -82,23 +83,26 @@ def rows(path):
 
 
 def test_rollouts_answers_and_scores_in_lockstep_are_those_of_whole_weights(chain, prefcli, together, monkeypatch):
-    monkeypatch.setattr(models, "end_ids", lambda *_: frozenset(range(0, 1000, 25)))
+    monkeypatch.setattr(models, "end_ids", lambda *_: frozenset(range(0, 1000, 7)))
+    for module in (score, labelling, run):
+        monkeypatch.setattr(module, "A_PART", 8)
     monkeypatch.chdir(chain.folder)
     torch.set_num_threads(1)
     few = chain.folder / "few.jsonl"
     few.write_text("".join(open(chain.data("held_out_prompts")).readlines()[:10]))
-    ppo = [*chain.args("ppo"), "--shard", "--force-memory", "--max-new-tokens", "16", "--seed", "1", "--temperature",
-           "0.5", "--tokens-per-row", "100"]  # fmt: skip
+    pairs = write(chain.folder / "pairs20.jsonl", "".join(open(chain.data("held_out_pairs")).readlines()[:20]))
+    ppo = [*chain.args("ppo"), "--shard", "--force-memory", "--max-new-tokens", "16", "--generation-batch", "2",
+           "--tokens-per-row", "100"]  # fmt: skip
     lora = ["--lora-rank", "4", "--layout", "shared", "--advantage", "rloo", "--num-generations", "2", "--lr", "1e-3"]
     rollouts = [[*ppo, *more, "--name", f"{how}-{name}"]
                 for name, more in (("gae", []), ("rloo", lora)) for how in ("gathered", "lockstep")]  # fmt: skip
     short = ["--max-new-tokens", "12", "--batch-size", "2"]
     commands = {
         "sample": ["sample", "--model", "sft@v1", "--prompts", str(few), *short],
-        "score": ["score", "--data", chain.data("held_out_pairs"), "--reward", "rm@v1"],
-        "label": ["label", "--data", chain.data("held_out_pairs"), "--by", "judge:sft@v1", "--gold", "rm@v1"],
+        "score": ["score", "--data", str(pairs), "--reward", "rm@v1"],
+        "label": ["label", "--data", str(pairs), "--by", "rm@v1", "--gold", "rm@v1"],
         "eval": ["eval", "--model", "sft@v1", "--against", "tiny", "--prompts", str(few), "--reward", "rm@v1",
-                 "--pairs", chain.data("held_out_pairs"), "--judge", "tiny", "--json", *short],
+                 "--pairs", str(pairs), "--judge", "tiny", "--json", *short],
     }  # fmt: skip
     one = {name: prefcli(*words, *([] if name == "eval" else ["--out", f"{name}1.jsonl"]))
            for name, words in commands.items()}  # fmt: skip

@@ -244,7 +244,6 @@ def test_of_models_that_are_split_a_process_holds_its_part_and_what_it_gathers()
     whole = 4 * (2 * root + 12 * layer)  # the policy's weights, and the reference's embeddings
     in_lockstep = estimate(replace(ppo.run, lockstep=True))  # a layer of them, and the buffer of its gather
     assert ppo.phases["rollout"] - in_lockstep.phases["rollout"] == 4 * 10 * layer
-    assert ppo.phases["scoring"] - in_lockstep.phases["scoring"] == 4 * 12 * layer
     assert ppo.phases["policy update"] == in_lockstep.phases["policy update"]
     room = max(ppo.phases["rollout"], ppo.phases["scoring"])
     assert not at_pace(ppo.run, room).lockstep and at_pace(ppo.run, room - 1).lockstep
