@@ -177,9 +177,9 @@ def lockstep(models: Mapping[int, nn.Module]) -> Iterator[None]:
         for model in models.values():
             at_rest(model)
     finally:
-        for hook, model in zip(hooks, models.values()):
+        for hook in hooks:
             hook.remove()
-            _waiting.discard(model)
+        _waiting.difference_update(models.values())
 
 
 @torch.no_grad()
