@@ -177,8 +177,8 @@ SHARDED = tuple(
 )
 # Rollouts of many answers, updates of few tokens: the peak is where the layers are not gathered at once.
 SHARDED += tuple(
-    Case(model, "ppo", batch, 16, 32, SHARED | CKPT | {"tokens_per_row": 96}, shards=shards, lockstep=True)
-    for model, batch, shards in (("llama-2M", 128, 4), ("llama-20M", 64, 2))
+    Case("llama-2M", "ppo", 64, 16, 32, SHARED | CKPT | {"tokens_per_row": 48}, shards=shards, lockstep=True)
+    for shards in (4, 2)
 )
 
 
