@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -151,16 +152,15 @@ def lockstep(models: Mapping[int, nn.Module]) -> Iterator[None]:
     Before each pass they agree on the model that runs, the one with the highest number of those that any of them wants.
     A process that wants another one, or none any more, makes a spare pass: what it gathers is what the others gather.
     """
-    rounds, is_spare = 0, False
+    passes, is_spare = Counter[int](), False  # by model, the same in all processes
 
     def meet(wanted: int) -> None:
-        nonlocal rounds, is_spare
+        nonlocal is_spare
         while not is_spare:
             now = most(wanted)
-            rounds += 1
-            if rounds % ROUNDS == 0:  # in all processes at once, none of them in a pass
-                for model in models.values():
-                    _forget_passes(model)
+            if now and passes[now] and passes[now] % ROUNDS == 0:  # in all processes at once, none of them in a pass
+                _forget_passes(models[now])
+            passes[now] += 1
             if now == wanted:
                 return
             is_spare = True
