@@ -177,8 +177,8 @@ SHARDED = tuple(
 )
 # Rollouts of many answers, updates of few tokens: the peak is where the layers are not gathered at once.
 SHARDED += tuple(
-    Case("llama-2M", "ppo", 64, 16, 32, SHARED | CKPT | {"tokens_per_row": 48}, shards=shards, lockstep=True)
-    for shards in (4, 2)
+    Case("llama-2M", "ppo", answers, 16, 32, SHARED | CKPT | {"tokens_per_row": row}, shards=shards, lockstep=True)
+    for answers, row, shards in ((64, 48, 4), (64, 48, 2), (128, 96, 4))
 )
 
 

@@ -75,9 +75,11 @@ def layer_bytes(run: Run) -> int:
 
 
 def working_bytes(run: Run, tokens: int) -> int:
-    """The widest moment of a layer of which nothing is kept: the stream, its norm, the MLP's gate, up and product."""
+    """The widest moment of a layer of which nothing is kept: the stream, its norm, the MLP's gate, up and product, and
+    what an adapter adds to one of them."""
     a = run.architecture
-    return tokens * (2 * stream(run) * a.hidden + run.dtype_bytes * (a.hidden + 3 * a.ffn))
+    wide = (4 if run.lora_rank else 3) * a.ffn
+    return tokens * (2 * stream(run) * a.hidden + run.dtype_bytes * (a.hidden + wide))
 
 
 def gradient_working_bytes(run: Run) -> int:
