@@ -98,18 +98,21 @@ def _shapes(directory: Path) -> dict[str, Shape]:
 
 def _grow(model: Any, shapes: dict[str, Shape]) -> None:
     """Room for the rows of embeddings that are saved whole beside an adapter: it was trained with tokens added."""
+    embeddings = model.get_input_embeddings()
+    own = next(name for name, module in model.named_modules() if module is embeddings).rpartition(".")[2]
     for name, shape in shapes.items():
-        if name.endswith("embed_tokens.weight") and shape[0] > model.get_input_embeddings().weight.shape[0]:
+        if name.endswith(f".{own}.weight") and shape[0] > embeddings.weight.shape[0]:
             model.resize_token_embeddings(shape[0])
 
 
 def _embeddings(model: Any, found: Mapping[str, Shape]) -> set[str]:
     """Embeddings in a file that peft loads into the base: saved whole where they were given tokens."""
-    own = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer]
+    own = {id(weights) for layer in layers for weights in layer.parameters()}
     return {
         name
-        for name, weight in model.named_parameters(remove_duplicate=False)
-        if name in found and id(weight) in own and tuple(weight.shape) == tuple(found[name])
+        for name, weights in model.named_parameters(remove_duplicate=False)
+        if name in found and id(weights) in own and tuple(weights.shape) == tuple(found[name])
     }
 
 
