@@ -200,6 +200,8 @@ MODELS = {
         lambda f: change(f, model_type="t5", architectures=["T5ForConditionalGeneration"]),
         "is a t5 model, an encoder and a decoder",
     ),
+    "both ways": (lambda f: change(f, is_causal=False), "each token sees those after it .*is_causal false"),
+    "both ways by type": (lambda f: change(f, model_type="xlnet"), "each token sees those after it .*xlnet"),
     "pictures": (lambda f: change(f, model_type="vit", architectures=["ViTModel"]), "is a vit model: it has no causal"),
     "GPTQ": (lambda f: change(f, **quantised("gptq")), "quantised with gptq, which is not read here"),
     "AWQ": (lambda f: change(f, **quantised("awq")), "quantised with awq, which is not read here"),

@@ -27,6 +27,7 @@ _CAUSAL = "give a causal language model: one whose config.json names a …ForCau
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _COUNTS = (*_LAYERS, "hidden_size", "n_embd", "num_attention_heads", "n_head",
            "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")  # fmt: skip
+_BOTH_WAYS: dict[str, tuple[Any, ...]] = {"is_causal": (False,), "use_bidirectional_attention": (True, "all")}
 
 
 def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
@@ -255,6 +256,21 @@ def _encoder(config: dict[str, Any]) -> Cause | None:
     if masked and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         if not (config.get("is_decoder") or config.get("causal")):
             return f"it is a {kind} model, an encoder: it has no causal head", _CAUSAL
+    if (setting := _both_ways(config)) is not None:
+        return f"it is no causal model: each token sees those after it (config.json: {setting})", _CAUSAL
+    return None
+
+
+def _both_ways(config: dict[str, Any]) -> str | None:
+    """The setting by which a model that opens as a causal one sees the tokens that it is to predict."""
+    kind = config.get("model_type")
+    if kind == "cpmant" or (kind == "xlnet" and config.get("attn_type", "bi") == "bi"):
+        return f"model_type {json.dumps(kind)}"
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name, values in _BOTH_WAYS.items():
+            if part.get(name) in values:
+                return f"{name} {json.dumps(part[name])}"
     return None
 
 

@@ -7,6 +7,11 @@ from typing import Any
 from prefcli.errors import UsageError
 from prefcli.models.loading import configuration
 
+# RoBERTa and what is made of it: the first position is the one after the number of the padding token.
+_AFTER_PADDING = {
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+
 
 def positions_of(config: Any) -> int | None:
     """The longest sequence, in tokens, that a model of this configuration reads; None where there is no limit."""
@@ -15,6 +20,8 @@ def positions_of(config: Any) -> int | None:
     if getattr(config, "alibi", False) or getattr(attention, "alibi", False):  # distances instead of positions
         return None
     positions: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if positions and config.model_type in _AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
     return min(filter(None, (positions, turns_from(config))), default=None)
 
 
