@@ -226,7 +226,5 @@ def fresh_head(base: PeftModel, seed: int) -> nn.Linear:
     head = nn.Linear(size, 1, bias=False, device=weights.device, dtype=weights.dtype)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(
-            torch.randn(1, size, generator=draw) * (getattr(config, "initializer_range", None) or 0.02)
-        )
+        head.weight.copy_(torch.randn(1, size, generator=draw) * (getattr(config, "initializer_range", None) or 0.02))
     return head
