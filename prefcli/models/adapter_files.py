@@ -30,17 +30,23 @@ def open_adapter(
 ) -> PeftModel:
     """The adapter in `directory` on `model`, which are the weights of `base`. `text` is how it is shown.
 
-    Raises ArtifactError: an adapter for another task, or a file with tensors that are missing, unknown or of another
+    Raises ArtifactError: an adapter for another task or of states instead of weights, or a file with tensors that are missing, unknown or of another
     shape than the base and the adapter's configuration make them.
     """
     config = PeftConfig.from_pretrained(str(directory))
     task = TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM
     if config.task_type not in (None, task):
         raise ArtifactError(f"{text} is an adapter for the task {config.task_type}, not {task.value}", COPY)
+    if config.is_prompt_learning:
+        raise ArtifactError(
+            f"{text} is no change of weights: peft's {config.peft_type.value} puts states of its own before a text, "
+            "and such adapters are not run here",
+            "give an adapter whose weights can be merged, such as LoRA",
+        )
     config.task_type, config.inference_mode = task, not trainable
     config.base_model_name_or_path = base.place
     _grow(model, _shapes(directory))
-    mapping = {} if config.is_prompt_learning else getattr(model, "_checkpoint_conversion_mapping", {})
+    mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     opened: Any = get_peft_model(model, config, ADAPTER)
     name_base(opened, base)
     check_tensors(opened, _as_loaded(opened, directory, mapping), text)

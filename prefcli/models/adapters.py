@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel
@@ -26,15 +27,17 @@ from prefcli.progress import Reporter
 def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Reporter) -> Any:
     """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
-    A parent's adapter of another rank or kind, or where --lora-target is given, is merged into the weights first, and
-    that is said. A reward model's head is trained and saved whole, beside its adapter.
+    A parent's adapter of another rank or kind, one that trains heads, norms or biases too, or any where --lora-target
+    is given, is merged into the weights first, and that is said. A reward model's head is trained and saved whole,
+    beside its adapter.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
     Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.
     """
     rank = config.lora_rank
     if isinstance(model, PeftModel):
         parent = next(iter(model.peft_config.values()))
-        if rank == getattr(parent, "r", None) and config.adapter == kind_of(parent) and not config.lora_target:
+        alike = rank == getattr(parent, "r", None) and config.adapter == kind_of(parent)
+        if alike and not config.lora_target and not _trains_more(model, parent):
             _drop(model, config.lora_dropout)
             return model
         described = f"the parent's adapter ({kind_of(parent)}, rank {getattr(parent, 'r', '?')})"
@@ -92,6 +95,13 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
         ) from error
 
 
+def _trains_more(model: PeftModel, config: Any) -> bool:
+    """Whether an adapter is more than LoRA below the head, of which the reference could be a frozen copy."""
+    whole = {*(config.modules_to_save or ())} - {"score", "classifier"}  # which peft names for any scorer
+    head = isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer)
+    return bool(whole or head or config.bias != "none" or config.trainable_token_indices)
+
+
 def _drop(model: PeftModel, p: float) -> None:
     """--lora-dropout for a parent's adapter that is trained on."""
     for module in model.modules():
@@ -103,7 +113,9 @@ def _drop(model: PeftModel, p: float) -> None:
 
 
 def kind_of(adapter: Any) -> str:
-    """`--adapter` of PEFT's config of an adapter."""
+    """`--adapter` of PEFT's config of an adapter; the name of its kind where it is none of these."""
+    if adapter.peft_type != PeftType.LORA:
+        return str(adapter.peft_type.value).lower()
     if getattr(adapter, "use_dora", False):
         return "dora"
     return "rslora" if getattr(adapter, "use_rslora", False) else "lora"

@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.errors import UsageError
+from prefcli.models.classes import AFTER_PADDING
 from prefcli.models.loading import configuration
-
-# RoBERTa and what is made of it: the first position is the one after the number of the padding token.
-_AFTER_PADDING = {
-    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
-}  # fmt: skip
 
 
 def positions_of(config: Any) -> int | None:
@@ -20,9 +16,9 @@ def positions_of(config: Any) -> int | None:
     if getattr(config, "alibi", False) or getattr(attention, "alibi", False):  # distances instead of positions
         return None
     positions: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    if positions and config.model_type in _AFTER_PADDING:
+    if positions and config.model_type in AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1
-    return min(filter(None, (positions, turns_from(config))), default=None)
+    return min((limit for limit in (positions, turns_from(config)) if limit and limit > 0), default=None)  # XLNet's: -1
 
 
 def turns_from(config: Any) -> int | None:

@@ -76,6 +76,9 @@ class SharedRole(nn.Module):
         weights = self.state_dict() if state_dict is None else state_dict
         of_base = {name.removeprefix("base."): t for name, t in weights.items() if name.startswith("base.")}
         tensors = get_peft_model_state_dict(self.base, of_base, adapter_name=self.adapter)
+        above = self.get_base_model().get_output_embeddings()  # which peft adds where there are tokens more
+        names = [f".{name}." for name, module in self.get_base_model().named_modules() if module is above]
+        tensors = {n: t for n, t in tensors.items() if not any(name in n for name in names)}
         tensors |= {HEAD + n.removeprefix("score."): t for n, t in weights.items() if n.startswith("score.")}
         config.save_pretrained(path)
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path / WEIGHTS, {"format": "pt"})
