@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write
-from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoHaConfig, LoraConfig, OFTConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +24,8 @@ from prefcli.models.loading import load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from scripts.families import zoo
+from scripts.families.commands import prefcli as in_process
+from scripts.families.rows import write as write_rows
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 LORA = ["--lora-rank", "2", "--lr", "1e-2"]
@@ -484,6 +487,34 @@ def test_a_shared_layout_refuses_it_too(runs, prefcli):
     few = ["--max-steps", "1", "--batch-size", "4", "--max-new-tokens", "4"]
     result = prefcli("ppo", "--model", "sft", "--reward", "arm", "--prompts", "prompts.jsonl", *LORA, *few)
     assert result.exit_code == 4 and "does not hold the tensors" in result.stderr, result.stderr
+
+
+MORE_THAN_LORA = {
+    "a norm": LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"], task_type="CAUSAL_LM"),
+    "the head": LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"),
+    "biases": LoraConfig(r=2, target_modules=["q_proj"], bias="all", task_type="CAUSAL_LM"),
+    "LoHa": LoHaConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "OFT": OFTConfig(oft_block_size=4, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("what", MORE_THAN_LORA)
+def test_a_parents_adapter_that_is_more_than_lora_is_merged_first(what, own_folder):
+    base = zoo.build("qwen2", own_folder / "base")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), MORE_THAN_LORA[what]).save_pretrained("adapter")
+    files = write_rows(own_folder)
+    rank = 0 if what == "OFT" else 2  # whose configuration names no rank: 0
+    few = ["--lora-rank", rank, "--max-steps", 1, "--batch-size", 4]
+    ran = in_process("dpo", "--model", "adapter", "--data", files["pairs"], *few, runs=own_folder / "runs")
+    assert ran.code == 0 and "is merged into the weights first" in ran.err, ran.err
+    assert ran.first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_an_adapter_of_virtual_tokens_is_refused(own_folder):
+    base = zoo.build("qwen2", own_folder / "base")
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
+    refused(lambda: logits("adapter", "runs"), "PROMPT_TUNING puts states of its own before a text")
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi", "gpt2"])  # phi's head has a bias; gpt2 calls its embeddings wte

@@ -119,6 +119,13 @@ def test_rows_beyond_the_models_positions_are_refused_before_its_weights_are_loa
     assert result.exit_code == 2 and fits in result.stderr and "reads 48" in result.stderr
 
 
+def test_a_generation_config_that_cannot_be_saved_is_refused_before_training(own_folder, prefcli, jsonl):
+    shutil.copytree(TINY, own_folder / "m")
+    write(own_folder / "m/generation_config.json", json.dumps({"temperature": 0.0, "eos_token_id": 2}))
+    result = prefcli("sft", "--model", "m", "--data", jsonl("rows.jsonl", {"prompt": "Where?", "completion": "There."}))
+    assert result.exit_code == 4 and "generation_config.json cannot be written again" in result.stderr, result.stderr
+
+
 def test_the_positions_of_roberta_begin_after_its_padding_token():
     config = RobertaConfig(
         vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,

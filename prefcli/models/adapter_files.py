@@ -30,8 +30,8 @@ def open_adapter(
 ) -> PeftModel:
     """The adapter in `directory` on `model`, which are the weights of `base`. `text` is how it is shown.
 
-    Raises ArtifactError: an adapter for another task or of states instead of weights, or a file with tensors that are missing, unknown or of another
-    shape than the base and the adapter's configuration make them.
+    Raises ArtifactError: an adapter for another task or of states instead of weights, or a file with tensors that are
+    missing, unknown or of another shape than the base and the adapter's configuration make them.
     """
     config = PeftConfig.from_pretrained(str(directory))
     task = TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM
@@ -87,6 +87,15 @@ def check_tensors(model: Any, found: Mapping[str, Shape], text: str, adapter: st
         raise ArtifactError(
             f"{text}: the adapter's file does not hold the tensors of this adapter on its base; {'; '.join(told)}", hint
         )
+
+
+def renamed(model: Any) -> list[str]:
+    """Names of modules whose adapter peft does not find again: as it loads a file it renames tensors as older
+    checkpoints of the family need, and takes new names for old ones (Laguna's shared experts)."""
+    tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    found = convert_peft_adapter_state_dict_for_transformers(model, model.peft_config[ADAPTER], dict(tensors), ADAPTER)
+    lost = tensors.keys() - found.keys()
+    return sorted({name.split(".lora_")[0].removeprefix("base_model.model.") for name in lost if ".lora_" in name})
 
 
 def _as_loaded(model: Any, directory: Path, mapping: dict[str, str]) -> dict[str, Shape]:

@@ -16,7 +16,7 @@ from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER
+from prefcli.models.adapter_files import ADAPTER, renamed
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -85,7 +85,11 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
         use_dora=config.adapter == "dora",
     )
     try:
-        return get_peft_model(model, adapter)
+        adapted = get_peft_model(model, adapter)
+        if lost := renamed(adapted):
+            adapter.exclude_modules = [*targets.exclude, *lost]
+            adapted = get_peft_model(_plain(adapted.unload()), adapter)
+        return adapted
     except ValueError as error:
         if "ParamWrapper" not in str(error):
             raise
@@ -153,10 +157,14 @@ def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:
         return model.merged()
     if not isinstance(model, PeftModel):
         return model
-    plain: PreTrainedModel = model.merge_and_unload()
-    if hasattr(plain, "peft_config"):  # which peft leaves on it, and TRL takes for an adapter
-        del plain.peft_config
-    return plain
+    return _plain(model.merge_and_unload())  # type: ignore[no-any-return]
+
+
+def _plain(model: Any) -> Any:
+    """Without the configuration that peft leaves on what was below an adapter, and TRL takes for one."""
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
 
 
 def config_of(model: Any) -> Any:

@@ -57,7 +57,7 @@ def not_opened(reference: Reference, error: BaseException) -> BaseException:
         for look in (_damaged_config, files.damaged_weights):
             if (cause := look(folder)) is not None:
                 return _told(reference, cause)
-        for read in (_of_a_strange_type, _quantised, _nonsense, _no_causal_head):
+        for read in (_of_a_strange_type, _quantised, _nonsense, _padding_beyond, _no_causal_head):
             if config and (cause := read(config)) is not None:
                 return _told(reference, cause)
         if config and (cause := _no_config(folder)) is not None:
@@ -236,6 +236,13 @@ def _nonsense(config: dict[str, Any]) -> Cause | None:
             if isinstance(value, list):  # one for each layer
                 continue
             return f"config.json says {name}: {json.dumps(value)[:60]}, which no model has", files.COPY
+    return None
+
+
+def _padding_beyond(config: dict[str, Any]) -> Cause | None:
+    padding, size = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(padding, int) and isinstance(size, int) and padding >= size:
+        return f"config.json says pad_token_id: {padding}, and vocab_size: {size}", "correct it in config.json"
     return None
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec
 
 import torch
@@ -292,6 +293,21 @@ def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:
     scorer: PreTrainedModel = new_scorer(config, dtype)
     backbone_of(scorer).load_state_dict(backbone_of(plain).state_dict())
     return scorer
+
+
+def refuse_unsaved(reference: Reference, model: Model) -> None:
+    """Raise ArtifactError where transformers reads a generation config and will not write it, before any training."""
+    generation = getattr(model, "generation_config", None)
+    with TemporaryDirectory() as folder:
+        try:
+            if generation is not None:
+                generation.save_pretrained(folder)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ArtifactError(
+                f"{reference.text}: its generation_config.json cannot be written again: {reason[:200]}",
+                "repair it, or delete it",
+            ) from error
 
 
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
