@@ -38,7 +38,8 @@ def at_hand(reference: Reference) -> Reference:
 
     Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
     """
-    name = reference.text if reference.kind == "hub" else reference.base and reference.base.hub
+    below = None if reference.base is None else reference.base.hub
+    name = reference.text if reference.kind == "hub" else below
     if name is None or snapshot(name) is not None:
         return reference
     ask(name)

@@ -98,7 +98,6 @@ def _language_model_of(config: PretrainedConfig) -> tuple[Any, type[PreTrainedMo
     return None
 
 
-@functools.cache
 def _reads_the_end(kind: type[PreTrainedModel]) -> bool:
     """Whether it is a head `score` at a text's last token. Those of BERT's kin, CTRL and others read elsewhere."""
     return issubclass(kind, GenericForSequenceClassification) or "self.score" in inspect.getsource(kind)
