@@ -86,7 +86,7 @@ def scorer_class(config: PretrainedConfig) -> Any:
     return None if found is None else made_for(found[1])
 
 
-def _language_model_of(config: PretrainedConfig) -> tuple[Any, type[PreTrainedModel]] | None:
+def _language_model_of(config: PretrainedConfig) -> tuple[Any, Any] | None:
     """The Auto class and the language model that a scorer of this configuration is made of."""
     for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
         mapping = auto._model_mapping
