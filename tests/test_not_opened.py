@@ -235,7 +235,7 @@ MODELS = {
         lambda f: write(f / "config.json", '{"model_type": "roberta", "is_decoder": true, "pad_token_id": null}'),
         "counts positions from the number of its padding token, and config.json has none",
     ),
-    "padding beyond": (lambda f: change(f, pad_token_id=9999), "pad_token_id: 9999, and vocab_size: 2048"),
+    "padding beyond": (lambda f: change(f, pad_token_id=9999), "pad_token_id: 9999, and vocab_size: 1024"),
     "another shape": (lambda f: change(f, intermediate_size=96), r"in another shape: .* is \[.*\], not \[.*\]"),
     "a shard": (shards, "names b.safetensors, which is not there"),
 }

@@ -356,7 +356,8 @@ def _refuse_missing(reference: Reference, info: dict[str, Any], allowed: tuple[s
             f"{reference.text} has no reward head: {', '.join(missing[:3])} is not in its files",
             "train one with: prefcli train-rm --data pairs.jsonl --model " + reference.text,
         )
-    names = ", ".join(missing[:3]) or "{} is {}, not {}".format(*min(info["mismatched_keys"], key=str))
+    others = (f"{name} is {list(found)}, not {list(own)}" for name, found, own in info["mismatched_keys"])
+    names = ", ".join(missing[:3]) or min(others)
     named = next(iter(configuration(reference).architectures or []), "")
     outside = not any(part.isdecimal() for name in missing for part in name.split("."))  # of all layers
     if missing and outside and named.endswith("Model") and "LMHead" not in named:
