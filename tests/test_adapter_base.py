@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write
-from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoHaConfig, LoraConfig, OFTConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,6 +23,9 @@ from prefcli.files import digest_file
 from prefcli.models.loading import load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
+from scripts.families import zoo
+from scripts.families.commands import prefcli as in_process
+from scripts.families.rows import write as write_rows
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 LORA = ["--lora-rank", "2", "--lr", "1e-2"]
@@ -46,10 +50,10 @@ def runs(adapters, chain):
     return chain.runs
 
 
-def logits(text, runs):
+def logits(text, runs, ids=IDS):
     model = load_policy(resolve(str(text), Store(runs)), **CPU, trainable=False).eval()
     with torch.no_grad():
-        return model(IDS).logits
+        return model(ids).logits
 
 
 def scores(text, runs):
@@ -485,17 +489,48 @@ def test_a_shared_layout_refuses_it_too(runs, prefcli):
     assert result.exit_code == 4 and "does not hold the tensors" in result.stderr, result.stderr
 
 
-def test_embeddings_that_were_saved_with_tokens_added_belong_to_an_adapter(plain_adapter, own_folder):
+MORE_THAN_LORA = {
+    "a norm": LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["norm"], task_type="CAUSAL_LM"),
+    "the head": LoraConfig(r=2, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"),
+    "biases": LoraConfig(r=2, target_modules=["q_proj"], bias="all", task_type="CAUSAL_LM"),
+    "LoHa": LoHaConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "OFT": OFTConfig(oft_block_size=4, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("what", MORE_THAN_LORA)
+def test_a_parents_adapter_that_is_more_than_lora_is_merged_first(what, own_folder):
+    base = zoo.build("qwen2", own_folder / "base")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), MORE_THAN_LORA[what]).save_pretrained("adapter")
+    files = write_rows(own_folder)
+    rank = 0 if what == "OFT" else 2  # whose configuration names no rank: 0
+    few = ["--lora-rank", rank, "--max-steps", 1, "--batch-size", 4]
+    ran = in_process("dpo", "--model", "adapter", "--data", files["pairs"], *few, runs=own_folder / "runs")
+    assert ran.code == 0 and "is merged into the weights first" in ran.err, ran.err
+    assert ran.first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_an_adapter_of_virtual_tokens_is_refused(own_folder):
+    base = zoo.build("qwen2", own_folder / "base")
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
+    refused(lambda: logits("adapter", "runs"), "PROMPT_TUNING puts states of its own before a text")
+
+
+@pytest.mark.parametrize("family", ["qwen2", "phi", "gpt2"])  # phi's head has a bias; gpt2 calls its embeddings wte
+def test_embeddings_that_were_saved_with_tokens_added_belong_to_an_adapter(family, own_folder):
+    zoo.build(family, own_folder / "base")
     tokenizer = AutoTokenizer.from_pretrained(own_folder / "base")
     model = AutoModelForCausalLM.from_pretrained(own_folder / "base")
     tokenizer.add_tokens(["<one>", "<two>"])
     model.resize_token_embeddings(len(tokenizer))
-    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained("grown")
-    tokenizer.save_pretrained("grown")
-    assert any("embed_tokens" in name for name in load_file("grown/adapter_model.safetensors"))
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(own_folder / "grown")
+    tokenizer.save_pretrained(own_folder / "grown")
+    assert len([name for name in load_file("grown/adapter_model.safetensors") if "lora_" not in name]) > 0
     with torch.no_grad():
-        expected = AutoPeftModelForCausalLM.from_pretrained("grown")(IDS).logits
-    assert torch.equal(logits("grown", "runs"), expected)
+        expected = AutoPeftModelForCausalLM.from_pretrained("grown")(IDS % 300).logits
+    assert torch.equal(logits("grown", "runs", IDS % 300), expected)
 
 
 def test_an_adapter_on_the_hub_is_refused_with_how_to_get_it(monkeypatch):

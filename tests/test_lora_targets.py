@@ -31,10 +31,11 @@ FAMILIES = {
     "llama4-chunk48": ({"q_proj", "down_proj"}, "router"),
     "phimoe": ({"q_proj", "o_proj"}, "router"),
     "gpt-oss": ({"q_proj", "o_proj"}, "router"),
+    "dbrx": ({"Wqkv", "out_proj"}, "router"),
     "qwen2-moe": ({"q_proj", "up_proj"}, "shared_expert_gate"),
     "mixtral": ({"q_proj", "experts"}, "gate."),
 }
-FROZEN = {"llama4-chunk48", "phimoe", "gpt-oss", "qwen2-moe"}  # their experts are stacked, and left alone
+FROZEN = {"llama4-chunk48", "phimoe", "gpt-oss", "dbrx", "qwen2-moe"}  # their experts are stacked, and left alone
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import PAIR, write
 from tiny_models import tiny_config, tiny_lm
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, RobertaConfig
 
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
@@ -20,6 +20,7 @@ from prefcli.errors import ArtifactError, UsageError
 from prefcli.machine import has_bfloat16
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.loading import is_scorer, load_policy, load_scorer
+from prefcli.models.positions import positions_of
 from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards.grammar import parse_rewards
@@ -116,6 +117,24 @@ def test_rows_beyond_the_models_positions_are_refused_before_its_weights_are_loa
     write(own_folder / "r.py", "def score(prompts, completions):\n    return [0.0] * len(prompts)\n")
     result = prefcli(*command, "--model", gpt2, "--data", jsonl("rows.jsonl", rows, rows))
     assert result.exit_code == 2 and fits in result.stderr and "reads 48" in result.stderr
+
+
+def test_a_generation_config_that_cannot_be_saved_is_refused_before_training(own_folder, prefcli, jsonl):
+    shutil.copytree(TINY, own_folder / "m")
+    write(own_folder / "m/generation_config.json", json.dumps({"temperature": 0.0, "eos_token_id": 2}))
+    result = prefcli("sft", "--model", "m", "--data", jsonl("rows.jsonl", {"prompt": "Where?", "completion": "There."}))
+    assert result.exit_code == 4 and "generation_config.json cannot be written again" in result.stderr, result.stderr
+
+
+def test_the_positions_of_roberta_begin_after_its_padding_token():
+    config = RobertaConfig(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        max_position_embeddings=12, pad_token_id=1, is_decoder=True,
+    )  # fmt: skip
+    model, longest = AutoModelForCausalLM.from_config(config), positions_of(config)
+    model(torch.full((1, longest), 3))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, longest + 1), 3))
 
 
 @pytest.mark.parametrize("command", [["dpo"], ["ppo", "--reward", "python:r.py:score", "--max-new-tokens", "8"]])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import DEMO, PAIR, write
 from tiny_models import tiny_config
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from prefcli.artifacts.hub import SECONDS, at_hand, snapshot
 from prefcli.artifacts.references import TINY, resolve
@@ -191,6 +191,12 @@ def shards(folder: Path) -> None:
     write(folder / "model.safetensors.index.json", '{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}')
 
 
+def backbone(folder: Path) -> None:
+    """As AutoModel saves a model whose head is not its embeddings."""
+    change(folder, tie_word_embeddings=False)
+    AutoModel.from_pretrained(folder).save_pretrained(folder)
+
+
 MODELS = {
     "an encoder": (
         lambda f: change(f, model_type="bert", architectures=["BertForMaskedLM"]),
@@ -200,6 +206,8 @@ MODELS = {
         lambda f: change(f, model_type="t5", architectures=["T5ForConditionalGeneration"]),
         "is a t5 model, an encoder and a decoder",
     ),
+    "both ways": (lambda f: change(f, is_causal=False), "each token sees those after it .*is_causal false"),
+    "both ways by type": (lambda f: change(f, model_type="xlnet"), "each token sees those after it .*xlnet"),
     "pictures": (lambda f: change(f, model_type="vit", architectures=["ViTModel"]), "is a vit model: it has no causal"),
     "GPTQ": (lambda f: change(f, **quantised("gptq")), "quantised with gptq, which is not read here"),
     "AWQ": (lambda f: change(f, **quantised("awq")), "quantised with awq, which is not read here"),
@@ -218,6 +226,17 @@ MODELS = {
     "half a header": (lambda f: write(f / WEIGHTS, b"\x00\x10" + b"\x00" * 6 + b"{"), "in the middle of its header"),
     "a web page": (lambda f: write(f / WEIGHTS, "<html></html>"), "is not a safetensors file"),
     "a pointer": (lambda f: write(f / WEIGHTS, "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "another name": (
+        lambda f: (f / WEIGHTS).rename(f / "w.safetensors"),
+        "are in w.safetensors, and transformers reads",
+    ),
+    "a backbone": (backbone, "it is a LlamaModel, without the weights of a causal head: lm_head.weight"),
+    "no padding token": (
+        lambda f: write(f / "config.json", '{"model_type": "roberta", "is_decoder": true, "pad_token_id": null}'),
+        "counts positions from the number of its padding token, and config.json has none",
+    ),
+    "padding beyond": (lambda f: change(f, pad_token_id=9999), "pad_token_id: 9999, and vocab_size: 1024"),
+    "another shape": (lambda f: change(f, intermediate_size=96), r"in another shape: .* is \[.*\], not \[.*\]"),
     "a shard": (shards, "names b.safetensors, which is not there"),
 }
 

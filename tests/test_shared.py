@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from prefcli.models.packed import pack
 from prefcli.models.rows import pad_rows
 from prefcli.models.shared import SharedRole
 from prefcli.rl.ppo import PPO
+from scripts.families import zoo
+from scripts.families.tokenizers import tokenizer_of
 
 ROWS = pad_rows([[2, 3, 4], [2, 3, 4], [5, 6], [5, 6]], [[7, 8, 9, 1], [9, 9], [4, 1], [6, 5, 4, 3, 1]])
 
@@ -83,6 +86,28 @@ def test_roles_on_one_base_give_the_figures_and_gradients_of_their_own_models(ro
 
 def trained(model):
     return {f"{id(p)}": p for p in model.parameters() if p.requires_grad}
+
+
+def test_an_adapter_is_copied_on_a_base_that_was_given_a_token(tmp_path):
+    base = zoo.random_model(zoo.FAMILIES["phi"], tokenizer_of("codegen"))  # its head has a bias
+    base.save_pretrained(tmp_path)
+    base.resize_token_embeddings(base.config.vocab_size + 1)
+    policy = adapted(base, TaskType.CAUSAL_LM, 1)
+    policy.peft_config["default"].base_model_name_or_path = str(tmp_path)
+    shared.add_copy(policy, "copy")
+    with torch.no_grad():
+        roles = [SharedRole(policy, name) for name in ("default", "copy", None)]
+        trained, copied, bare = (role(input_ids=torch.tensor([[3, 4, 5]])).logits for role in roles)
+    assert torch.equal(trained, copied) and not torch.equal(trained, bare)
+
+
+def test_a_fresh_head_is_as_wide_as_what_it_reads():
+    """OPT-350M's last states are narrower than its layers."""
+    family = zoo.FAMILIES["opt"]
+    narrow = replace(family, sizes=family.sizes | {"word_embed_proj_dim": 16})
+    policy = adapted(zoo.random_model(narrow, tokenizer_of("opt")), TaskType.CAUSAL_LM, 1)
+    value = SharedRole(policy, "default", shared.fresh_head(policy, 0))
+    assert value(input_ids=torch.tensor([[3, 4, 5]])).shape == (1, 3, 1)
 
 
 def test_a_layer_is_computed_again_under_the_adapter_it_ran_with(roles):

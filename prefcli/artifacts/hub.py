@@ -33,14 +33,17 @@ _TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
 
 def at_hand(reference: Reference) -> Reference:
-    """The reference, where it is not a hub id, or its model is cached or can be fetched (which its note then says).
+    """The reference, where neither it nor its adapter's base is a hub id that is not cached; or that can be fetched,
+    which its note then says.
 
     Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
     """
-    if reference.kind != "hub" or snapshot(reference.text) is not None:
+    below = None if reference.base is None else reference.base.hub
+    name = reference.text if reference.kind == "hub" else below
+    if name is None or snapshot(name) is not None:
         return reference
-    ask(reference.text)
-    return replace(reference, note=f"{reference.text} is not on this machine yet, and is fetched from the hub")
+    ask(name)
+    return replace(reference, note=f"{name} is not on this machine yet, and is fetched from the hub")
 
 
 def is_id(text: str) -> bool:

@@ -30,17 +30,23 @@ def open_adapter(
 ) -> PeftModel:
     """The adapter in `directory` on `model`, which are the weights of `base`. `text` is how it is shown.
 
-    Raises ArtifactError: an adapter for another task, or a file with tensors that are missing, unknown or of another
-    shape than the base and the adapter's configuration make them.
+    Raises ArtifactError: an adapter for another task or of states instead of weights, or a file with tensors that are
+    missing, unknown or of another shape than the base and the adapter's configuration make them.
     """
     config = PeftConfig.from_pretrained(str(directory))
     task = TaskType.SEQ_CLS if scorer else TaskType.CAUSAL_LM
     if config.task_type not in (None, task):
         raise ArtifactError(f"{text} is an adapter for the task {config.task_type}, not {task.value}", COPY)
+    if config.is_prompt_learning:
+        raise ArtifactError(
+            f"{text} is no change of weights: peft's {config.peft_type.value} puts states of its own before a text, "
+            "and such adapters are not run here",
+            "give an adapter whose weights can be merged, such as LoRA",
+        )
     config.task_type, config.inference_mode = task, not trainable
     config.base_model_name_or_path = base.place
     _grow(model, _shapes(directory))
-    mapping = {} if config.is_prompt_learning else getattr(model, "_checkpoint_conversion_mapping", {})
+    mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     opened: Any = get_peft_model(model, config, ADAPTER)
     name_base(opened, base)
     check_tensors(opened, _as_loaded(opened, directory, mapping), text)
@@ -83,6 +89,15 @@ def check_tensors(model: Any, found: Mapping[str, Shape], text: str, adapter: st
         )
 
 
+def renamed(model: Any) -> list[str]:
+    """Names of modules whose adapter peft does not find again: as it loads a file it renames tensors as older
+    checkpoints of the family need, and takes new names for old ones (Laguna's shared experts)."""
+    tensors = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    found = convert_peft_adapter_state_dict_for_transformers(model, model.peft_config[ADAPTER], dict(tensors), ADAPTER)
+    lost = tensors.keys() - found.keys()
+    return sorted({name.split(".lora_")[0].removeprefix("base_model.model.") for name in lost if ".lora_" in name})
+
+
 def _as_loaded(model: Any, directory: Path, mapping: dict[str, str]) -> dict[str, Shape]:
     """Names and shapes in the file, after what peft renames of older ones as it loads them."""
     tensors = load_peft_weights(str(directory), device="cpu", key_mapping=mapping)
@@ -98,18 +113,21 @@ def _shapes(directory: Path) -> dict[str, Shape]:
 
 def _grow(model: Any, shapes: dict[str, Shape]) -> None:
     """Room for the rows of embeddings that are saved whole beside an adapter: it was trained with tokens added."""
+    embeddings = model.get_input_embeddings()
+    own = next(name for name, module in model.named_modules() if module is embeddings).rpartition(".")[2]
     for name, shape in shapes.items():
-        if name.endswith("embed_tokens.weight") and shape[0] > model.get_input_embeddings().weight.shape[0]:
+        if name.endswith(f".{own}.weight") and shape[0] > embeddings.weight.shape[0]:
             model.resize_token_embeddings(shape[0])
 
 
 def _embeddings(model: Any, found: Mapping[str, Shape]) -> set[str]:
     """Embeddings in a file that peft loads into the base: saved whole where they were given tokens."""
-    own = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
+    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer]
+    own = {id(weights) for layer in layers for weights in layer.parameters()}
     return {
         name
-        for name, weight in model.named_parameters(remove_duplicate=False)
-        if name in found and id(weight) in own and tuple(weight.shape) == tuple(found[name])
+        for name, weights in model.named_parameters(remove_duplicate=False)
+        if name in found and id(weights) in own and tuple(weights.shape) == tuple(found[name])
     }
 
 

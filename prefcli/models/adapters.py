@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER
+from prefcli.models.adapter_files import ADAPTER, renamed
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -26,15 +27,17 @@ from prefcli.progress import Reporter
 def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Reporter) -> Any:
     """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
-    A parent's adapter of another rank or kind, or where --lora-target is given, is merged into the weights first, and
-    that is said. A reward model's head is trained and saved whole, beside its adapter.
+    A parent's adapter of another rank or kind, one that trains heads, norms or biases too, or any where --lora-target
+    is given, is merged into the weights first, and that is said. A reward model's head is trained and saved whole,
+    beside its adapter.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
     Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.
     """
     rank = config.lora_rank
     if isinstance(model, PeftModel):
         parent = next(iter(model.peft_config.values()))
-        if rank == getattr(parent, "r", None) and config.adapter == kind_of(parent) and not config.lora_target:
+        alike = rank == getattr(parent, "r", None) and config.adapter == kind_of(parent)
+        if alike and not config.lora_target and not _trains_more(model, parent):
             _drop(model, config.lora_dropout)
             return model
         described = f"the parent's adapter ({kind_of(parent)}, rank {getattr(parent, 'r', '?')})"
@@ -82,7 +85,11 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
         use_dora=config.adapter == "dora",
     )
     try:
-        return get_peft_model(model, adapter)
+        adapted = get_peft_model(model, adapter)
+        if lost := renamed(adapted):
+            adapter.exclude_modules = [*targets.exclude, *lost]
+            adapted = get_peft_model(_plain(adapted.unload()), adapter)
+        return adapted
     except ValueError as error:
         if "ParamWrapper" not in str(error):
             raise
@@ -90,6 +97,13 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
             "peft adapts the stacked weights of experts by plain LoRA without dropout",
             "leave --lora-dropout and --adapter out, or name other layers with --lora-target",
         ) from error
+
+
+def _trains_more(model: PeftModel, config: Any) -> bool:
+    """Whether an adapter is more than LoRA below the head, of which the reference could be a frozen copy."""
+    whole = {*(config.modules_to_save or ())} - {"score", "classifier"}  # which peft names for any scorer
+    head = isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer)
+    return bool(whole or head or config.bias != "none" or config.trainable_token_indices)
 
 
 def _drop(model: PeftModel, p: float) -> None:
@@ -103,7 +117,9 @@ def _drop(model: PeftModel, p: float) -> None:
 
 
 def kind_of(adapter: Any) -> str:
-    """`--adapter` of PEFT's config of an adapter."""
+    """`--adapter` of PEFT's config of an adapter; the name of its kind where it is none of these."""
+    if adapter.peft_type != PeftType.LORA:
+        return str(adapter.peft_type.value).lower()
     if getattr(adapter, "use_dora", False):
         return "dora"
     return "rslora" if getattr(adapter, "use_rslora", False) else "lora"
@@ -141,10 +157,14 @@ def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:
         return model.merged()
     if not isinstance(model, PeftModel):
         return model
-    plain: PreTrainedModel = model.merge_and_unload()
-    if hasattr(plain, "peft_config"):  # which peft leaves on it, and TRL takes for an adapter
-        del plain.peft_config
-    return plain
+    return _plain(model.merge_and_unload())  # type: ignore[no-any-return]
+
+
+def _plain(model: Any) -> Any:
+    """Without the configuration that peft leaves on what was below an adapter, and TRL takes for one."""
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
 
 
 def config_of(model: Any) -> Any:

@@ -23,6 +23,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -31,6 +32,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 HEAD = "score.safetensors"
+# RoBERTa and what is made of it: the first position is the one after the number of the padding token.
+AFTER_PADDING = {
+    "camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 
 
 def language_model_class(config: PretrainedConfig) -> Any:
@@ -74,12 +79,28 @@ def scorer_class(config: PretrainedConfig) -> Any:
     None where the family has neither a decoder's classifier nor a causal language model to make one of.
     """
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        return AutoModelForSequenceClassification
-    for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        named = " ".join(getattr(config, "architectures", None) or [])
+        if "Classification" in named or _reads_the_end(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]):
+            return AutoModelForSequenceClassification
+    found = _language_model_of(config)
+    return None if found is None else made_for(found[1])
+
+
+def _language_model_of(config: PretrainedConfig) -> tuple[Any, Any] | None:
+    """The Auto class and the language model that a scorer of this configuration is made of."""
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        mapping = auto._model_mapping
         if type(config) in mapping and not getattr(config, "is_encoder_decoder", False):
             kind = mapping[type(config)]
-            return made_for(kind[0] if isinstance(kind, tuple) else kind)
+            kind = kind[0] if isinstance(kind, tuple) else kind
+            if kind.config_class is type(config) or kind.config_class in mapping:  # what it saves opens again
+                return auto, kind
     return None
+
+
+def _reads_the_end(kind: type[PreTrainedModel]) -> bool:
+    """Whether it is a head `score` at a text's last token. Those of BERT's kin, CTRL and others read elsewhere."""
+    return issubclass(kind, GenericForSequenceClassification) or "self.score" in inspect.getsource(kind)
 
 
 def new_scorer(config: PretrainedConfig, dtype: Any) -> Any:
@@ -168,8 +189,9 @@ def opens_as(config: PretrainedConfig, scorer: bool) -> tuple[str, str | None]:
     kind = scorer_class(config)
     if not is_made(kind):
         return str(kind.__name__), None
-    text = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING  # what `scorer_class` makes it of
-    return (AutoModelForCausalLM if text else AutoModelForImageTextToText).__name__, kind.base_model_prefix
+    found = _language_model_of(config)
+    assert found is not None
+    return str(found[0].__name__), kind.base_model_prefix
 
 
 def is_made(kind: Any) -> bool:

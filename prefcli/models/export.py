@@ -27,6 +27,7 @@ from prefcli.progress import Reporter
 from prefcli.text import first_line
 
 CPU = torch.device("cpu")
+POOLER = "pooler."  # BERT's, which AutoModel adds to the backbone of a language model, and which no score is read from
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str, la
                 module.modules_to_save.to(kept)
         try:
             model = merged(model)
-        except (AttributeError, NotImplementedError, ValueError) as error:  # a prompt, say, which has no weights to add
+        except (AttributeError, NotImplementedError, ValueError) as error:
             raise ArtifactError(
                 f"{reference.text}: this kind of adapter cannot be merged ({first_line(error)})", "keep it: --no-merge"
             ) from error
@@ -204,13 +205,15 @@ def _opened(folder: Path, *, scorer: bool, base: Base | None) -> dict[str, Tenso
         return dict(get_peft_model_state_dict(open_adapter(body, folder, base, folder.name, scorer=scorer)))
     made = is_made(kind)
     model, info = (AutoModel if made else kind).from_pretrained(folder, output_loading_info=True, **options)
-    wrong = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    missing = [name for name in info["missing_keys"] if not (made and name.startswith(POOLER))]
+    wrong = [*missing, *info["unexpected_keys"], *info["mismatched_keys"]]
     if wrong:
         raise ArtifactError(f"what was written lacks or does not know {wrong[0]}", "nothing of it was kept")
     if not made:
         return dict(model.state_dict())
     head = {f"score.{name}": tensor for name, tensor in (load_head(folder) or {}).items()}
-    return head | {f"{kind.base_model_prefix}.{name}": tensor for name, tensor in model.state_dict().items()}
+    body = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(POOLER)}
+    return head | {f"{kind.base_model_prefix}.{name}": tensor for name, tensor in body.items()}
 
 
 def _same_bits(meant: Tensor, found: Tensor) -> bool:

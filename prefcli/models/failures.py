@@ -20,13 +20,15 @@ from prefcli.artifacts.bases import is_adapter_directory, named_base
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, PrefcliError, from_foreign
 from prefcli.models import files
+from prefcli.models.classes import AFTER_PADDING
 
 Cause = tuple[str, str]  # what is wrong, what to do
-_CAUSAL = "give a causal language model: one whose config.json names a …ForCausalLM"
+CAUSAL = "give a causal language model: one whose config.json names a …ForCausalLM"
 # Numbers that every model has at least one of; a model with none of its layers would load, and say nothing.
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _COUNTS = (*_LAYERS, "hidden_size", "n_embd", "num_attention_heads", "n_head",
            "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")  # fmt: skip
+_BOTH_WAYS: dict[str, tuple[Any, ...]] = {"is_causal": (False,), "use_bidirectional_attention": (True, "all")}
 
 
 def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
@@ -34,7 +36,7 @@ def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
 
     Such a one is opened without a word otherwise (an encoder, a model with none of its layers), or after minutes.
     """
-    looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense, _encoder]
+    looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense, _encoder, _without_padding]
     looks += [] if in_4bit else [_of_4_bits]
     for folder in _folders(reference):
         if (cause := _damaged_config(folder)) is not None:
@@ -55,7 +57,7 @@ def not_opened(reference: Reference, error: BaseException) -> BaseException:
         for look in (_damaged_config, files.damaged_weights):
             if (cause := look(folder)) is not None:
                 return _told(reference, cause)
-        for read in (_of_a_strange_type, _quantised, _nonsense, _no_causal_head):
+        for read in (_of_a_strange_type, _quantised, _nonsense, _padding_beyond, _no_causal_head):
             if config and (cause := read(config)) is not None:
                 return _told(reference, cause)
         if config and (cause := _no_config(folder)) is not None:
@@ -101,6 +103,13 @@ def tokenizer_not_read(reference: Reference, error: BaseException) -> BaseExcept
     return ArtifactError(
         f"{reference.text}: no tokenizer could be read ({_short(error)})",
         "the directory needs tokenizer.json and tokenizer_config.json",
+    )
+
+
+def no_base(text: str) -> ArtifactError:
+    return ArtifactError(
+        f"{text} is an adapter that names no base model",
+        "write its absolute path into base_model_name_or_path of adapter_config.json",
     )
 
 
@@ -230,6 +239,13 @@ def _nonsense(config: dict[str, Any]) -> Cause | None:
     return None
 
 
+def _padding_beyond(config: dict[str, Any]) -> Cause | None:
+    padding, size = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(padding, int) and isinstance(size, int) and padding >= size:
+        return f"config.json says pad_token_id: {padding}, and vocab_size: {size}", "correct it in config.json"
+    return None
+
+
 def _too_many_layers(folder: Path) -> Cause | None:
     """More of them than the files have tensors would be made, one by one, before any is missed."""
     config = config_of(folder)
@@ -250,11 +266,37 @@ def _encoder(config: dict[str, Any]) -> Cause | None:
     if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and config.get("is_encoder_decoder") is not False:
         if "ForCausalLM" in named:
             return None
-        return f"it is a {kind} model, an encoder and a decoder: it has no causal head", _CAUSAL
+        return f"it is a {kind} model, an encoder and a decoder: it has no causal head", CAUSAL
     masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if masked and kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         if not (config.get("is_decoder") or config.get("causal")):
-            return f"it is a {kind} model, an encoder: it has no causal head", _CAUSAL
+            return f"it is a {kind} model, an encoder: it has no causal head", CAUSAL
+    if (setting := _both_ways(config)) is not None:
+        return f"it is no causal model: each token sees those after it (config.json: {setting})", CAUSAL
+    return None
+
+
+def _without_padding(config: dict[str, Any]) -> Cause | None:
+    """A model that counts its positions from a token that it does not know."""
+    kind = config.get("model_type")
+    if kind not in AFTER_PADDING or config.get("pad_token_id", 1) is not None:
+        return None
+    return (
+        f"it is a {kind} model, which counts positions from the number of its padding token, and config.json has none",
+        "set pad_token_id in config.json to that of the model's tokenizer",
+    )
+
+
+def _both_ways(config: dict[str, Any]) -> str | None:
+    """The setting by which a model that opens as a causal one sees the tokens that it is to predict."""
+    kind = config.get("model_type")
+    if kind == "cpmant" or (kind == "xlnet" and config.get("attn_type", "bi") == "bi"):
+        return f"model_type {json.dumps(kind)}"
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, dict) else {}):
+        for name, values in _BOTH_WAYS.items():
+            if part.get(name) in values:
+                return f"{name} {json.dumps(part[name])}"
     return None
 
 
@@ -264,7 +306,7 @@ def _no_causal_head(config: dict[str, Any]) -> Cause | None:
         return cause
     if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return None
-    return f"it is a {kind} model: it has no causal head", _CAUSAL
+    return f"it is a {kind} model: it has no causal head", CAUSAL
 
 
 def _architectures(config: dict[str, Any]) -> str:

@@ -40,6 +40,13 @@ def damaged_weights(folder: Path) -> tuple[str, str] | None:
     for file in files:
         if (why := damage(file)) is not None:
             return f"{file.name} is damaged: {why}", "git lfs pull" if "Git LFS" in why else COPY
+    names = {file.name for file in folder.glob("*.safetensors*")}
+    if not names & {"model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"}:
+        return (
+            f"its weights are in {min(names)}, and transformers reads model.safetensors, or what "
+            "model.safetensors.index.json names",
+            "rename the file, or copy the index beside it",
+        )
     return None
 
 

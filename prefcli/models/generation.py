@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefcli.errors import DataError
+from prefcli.models.classes import AFTER_PADDING
 from prefcli.models.logps import completion_logits, runs_packed, tolerance, transformers_model, unwrap
 from prefcli.models.rows import pad_rows
 from prefcli.models.sharding import at_own_pace
@@ -237,6 +238,8 @@ def _pads_exactly(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: in
     A cache of keys and values does. One of a model's own kind is tried, once: a state may take padding in, or give the
     mask another length than it has. `prompts` are where the tokens of that come from.
     """
+    if _counts_otherwise(model):
+        return False
     if _buffers(model, 1) is not None:
         return True
     if not hasattr(model, PADS):
@@ -333,7 +336,13 @@ def _can_shrink(cache: Any) -> bool:
 
 def _accepted_arguments(model: nn.Module) -> set[str]:
     """Names that the model's own forward takes; PEFT's wrapper takes anything and passes it on."""
-    return set(inspect.signature(transformers_model(model).forward).parameters)
+    accepted = set(inspect.signature(transformers_model(model).forward).parameters)
+    return accepted - {"position_ids"} if _counts_otherwise(model) else accepted
+
+
+def _counts_otherwise(model: nn.Module) -> bool:
+    """Whether its positions do not begin at 0: then it counts them itself, and one length at a time."""
+    return transformers_model(model).config.get_text_config().model_type in AFTER_PADDING
 
 
 @contextmanager

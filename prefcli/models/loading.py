@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ParamSpec
 
 import torch
@@ -26,6 +27,7 @@ from prefcli.errors import ArtifactError, UsageError
 from prefcli.models import bitsandbytes
 from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
 from prefcli.models.classes import (
+    AFTER_PADDING,
     HEAD,
     backbone_of,
     is_made,
@@ -34,13 +36,14 @@ from prefcli.models.classes import (
     new_scorer,
     scorer_class,
 )
-from prefcli.models.failures import not_opened, refuse_unfit
+from prefcli.models.failures import CAUSAL, no_base, not_opened, refuse_unfit
 from prefcli.models.labels import labels_of, one_label
 from prefcli.models.tokenizers import source
 from prefcli.text import first_line
 
-# Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin.
-SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+# Left open, transformers would ask on a terminal whether to run a directory's code, and open pytorch_model.bin. Of
+# weights in another shape it tells, and `_refuse_missing` refuses them in words of ours.
+SAFE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "ignore_mismatched_sizes": True}
 
 # A transformers model, or a PeftModel around one: neither library is typed.
 Model = Any
@@ -221,8 +224,11 @@ load_policy, load_scorer = _model_alone(loaded_policy), _model_alone(loaded_scor
 
 
 def pad_with(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Have the model's configuration, which is saved with it, name the tokenizer's padding token."""
-    if (token := tokenizer.pad_token_id) is None:
+    """Have the model's configuration, which is saved with it, name the tokenizer's padding token.
+
+    But where positions are counted from what it names: they would not be those that it was trained with.
+    """
+    if (token := tokenizer.pad_token_id) is None or model.config.get_text_config().model_type in AFTER_PADDING:
         return
     for config in (model.config.get_text_config(), model.config, getattr(model, "generation_config", None)):
         if config is not None:
@@ -232,10 +238,7 @@ def pad_with(model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
 def _base(reference: Reference) -> Base:
     """Raises ArtifactError: an adapter that names none."""
     if reference.base is None:
-        raise ArtifactError(
-            f"{reference.text} is an adapter that names no base model",
-            "write its absolute path into base_model_name_or_path of adapter_config.json",
-        )
+        raise no_base(reference.text)
     return reference.base
 
 
@@ -292,6 +295,21 @@ def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:
     return scorer
 
 
+def refuse_unsaved(reference: Reference, model: Model) -> None:
+    """Raise ArtifactError where transformers reads a generation config and will not write it, before any training."""
+    generation = getattr(model, "generation_config", None)
+    with TemporaryDirectory() as folder:
+        try:
+            if generation is not None:
+                generation.save_pretrained(folder)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise ArtifactError(
+                f"{reference.text}: its generation_config.json cannot be written again: {reason[:200]}",
+                "repair it, or delete it",
+            ) from error
+
+
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
     """transformers refuses to save a model it read from a GGUF file; the same weights in a plain one it saves."""
     config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
@@ -338,7 +356,12 @@ def _refuse_missing(reference: Reference, info: dict[str, Any], allowed: tuple[s
             f"{reference.text} has no reward head: {', '.join(missing[:3])} is not in its files",
             "train one with: prefcli train-rm --data pairs.jsonl --model " + reference.text,
         )
-    names = ", ".join(missing[:3]) or str(next(iter(info["mismatched_keys"])))
+    others = (f"{name} is {list(found)}, not {list(own)}" for name, found, own in info["mismatched_keys"])
+    names = ", ".join(missing[:3]) or min(others)
+    named = next(iter(configuration(reference).architectures or []), "")
+    outside = not any(part.isdecimal() for name in missing for part in name.split("."))  # of all layers
+    if missing and outside and named.endswith("Model") and "LMHead" not in named:
+        raise ArtifactError(f"{reference.text}: it is a {named}, without the weights of a causal head: {names}", CAUSAL)
     raise ArtifactError(
         f"{reference.text}: the files lack weights, or hold them in another shape: {names}", "copy the model again"
     )

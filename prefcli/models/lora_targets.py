@@ -14,9 +14,11 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from prefcli.errors import UsageError
+from prefcli.models.classes import backbone_of
 
 ALL = "all-linear"  # as peft calls it; QLoRA (arXiv 2305.14314, section 4): adapters on all of them match full training
 ROUTERS = {"gate", "router", "wg", "shared_expert_gate"}  # parts of the names of modules that choose experts
@@ -55,7 +57,7 @@ def targets_of(model: Any, asked: list[str]) -> Targets:
 
 
 def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
-    heads = {id(head) for head in (model.get_output_embeddings(), getattr(model, "score", None)) if head is not None}
+    inside = {id(module) for module in backbone_of(model).modules()}  # and not in a head, which may have layers too
     uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     parents = dict(model.named_modules())
     text = _text_part(parents)
@@ -63,7 +65,7 @@ def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
     for name, module in parents.items():
         parts = name.split(".")
         mixer = parents.get(name.rpartition(".")[0])
-        if not _is_linear(module) or id(module) in heads or not name.startswith(text):
+        if not _is_linear(module) or id(module) not in inside or not name.startswith(text):
             continue
         if experts and ROUTERS & set(parts):
             continue
@@ -74,10 +76,13 @@ def _adaptable(model: Any) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _stacked(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """The weights of experts that are stacked into one: all that has three dimensions and is no filter's kernel."""
+    """The weights of experts that are stacked into one: what has three dimensions and is no filter's kernel, and
+    DBRX's, which has two."""
     for name, module in model.named_modules():
+        flat = "experts" in name.split(".") and not _is_linear(module)
         for own, weights in module.named_parameters(recurse=False):
-            if weights.ndim == 3 and weights.shape[0] > 1 and not isinstance(module, nn.Conv1d):
+            stacked = weights.ndim == 3 and weights.shape[0] > 1 and not isinstance(module, nn.Conv1d)
+            if stacked or (flat and weights.ndim == 2):
                 yield f"{name}.{own}", weights
 
 
@@ -88,8 +93,10 @@ def _short(name: str) -> str:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """A layer that is called as one and gives one tensor: Falcon's own, and not Llama 4's router, a subclass too."""
-    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and "Linear" in type(module).__name__)
+    """A layer that is called as one and gives one tensor: Falcon's own, and not Llama 4's router, a subclass too, nor
+    DeepSeek V4's, which multiplies each group of heads by a part of its weights."""
+    kind = type(module).__name__
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and "Linear" in kind and "Grouped" not in kind)
 
 
 def _text_part(modules: dict[str, nn.Module]) -> str:
@@ -98,8 +105,11 @@ def _text_part(modules: dict[str, nn.Module]) -> str:
 
 
 def _has_experts(model: Any) -> bool:
-    config = model.config.get_text_config()
-    return any("expert" in name and isinstance(value, int) and value > 1 for name, value in vars(config).items())
+    own = vars(model.config.get_text_config())
+    parts = [own, *(vars(part) for part in own.values() if isinstance(part, PretrainedConfig))]  # DBRX: ffn_config
+    return any(
+        "expert" in name and isinstance(value, int) and value > 1 for part in parts for name, value in part.items()
+    )
 
 
 def _renamed_experts(model: Any) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefcli.errors import UsageError
+from prefcli.models.classes import AFTER_PADDING
 from prefcli.models.loading import configuration
 
 
@@ -15,7 +16,9 @@ def positions_of(config: Any) -> int | None:
     if getattr(config, "alibi", False) or getattr(attention, "alibi", False):  # distances instead of positions
         return None
     positions: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return min(filter(None, (positions, turns_from(config))), default=None)
+    if positions and config.model_type in AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    return min((limit for limit in (positions, turns_from(config)) if limit and limit > 0), default=None)  # XLNet's: -1
 
 
 def turns_from(config: Any) -> int | None:

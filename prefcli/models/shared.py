@@ -76,6 +76,9 @@ class SharedRole(nn.Module):
         weights = self.state_dict() if state_dict is None else state_dict
         of_base = {name.removeprefix("base."): t for name, t in weights.items() if name.startswith("base.")}
         tensors = get_peft_model_state_dict(self.base, of_base, adapter_name=self.adapter)
+        above = self.get_base_model().get_output_embeddings()  # which peft adds where there are tokens more
+        names = [f".{name}." for name, module in self.get_base_model().named_modules() if module is above]
+        tensors = {n: t for n, t in tensors.items() if not any(name in n for name in names)}
         tensors |= {HEAD + n.removeprefix("score."): t for n, t in weights.items() if n.startswith("score.")}
         config.save_pretrained(path)
         save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path / WEIGHTS, {"format": "pt"})
@@ -145,7 +148,7 @@ def add_copy(base: PeftModel, name: str, of: str = TRAINED) -> None:
     """A further adapter with the weights of another."""
     config = copy.deepcopy(base.peft_config[of])
     config.modules_to_save = None
-    _add(base, name, config, get_peft_model_state_dict(base, adapter_name=of))
+    _add(base, name, config, get_peft_model_state_dict(base, adapter_name=of, save_embedding_layers=False))
 
 
 def add_from_file(base: PeftModel, name: str, path: Path) -> nn.Linear | None:
@@ -221,10 +224,10 @@ def fresh_head(base: PeftModel, seed: int) -> nn.Linear:
     """As transformers starts a sequence classifier's head."""
     config = base.get_base_model().config.get_text_config()
     weights = next(base.parameters())
-    head = nn.Linear(config.hidden_size, 1, bias=False, device=weights.device, dtype=weights.dtype)
+    # The width of what the backbone gives: OPT projects its last states to that of its embeddings.
+    size = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+    head = nn.Linear(size, 1, bias=False, device=weights.device, dtype=weights.dtype)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(
-            torch.randn(1, config.hidden_size, generator=draw) * (getattr(config, "initializer_range", None) or 0.02)
-        )
+        head.weight.copy_(torch.randn(1, size, generator=draw) * (getattr(config, "initializer_range", None) or 0.02))
     return head

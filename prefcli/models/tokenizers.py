@@ -15,7 +15,7 @@ from prefcli.artifacts.bases import is_adapter_directory
 from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError
-from prefcli.models.failures import tokenizer_not_read
+from prefcli.models.failures import no_base, tokenizer_not_read
 from prefcli.models.templates import inner
 from prefcli.progress import SILENT, Reporter
 
@@ -66,8 +66,10 @@ def _place_of_tokenizer(reference: Reference, reporter: Reporter) -> tuple[str, 
     """The argument of `from_pretrained` for a reference's tokenizer."""
     reference = beside_its_tokenizer(reference)
     path, base = reference.path, reference.base
-    if path is None or base is None or not is_adapter_directory(path) or _has_tokenizer(path):
+    if path is None or not is_adapter_directory(path) or _has_tokenizer(path):
         return source(reference)
+    if base is None:
+        raise no_base(reference.text)
     reporter.notice(f"{reference.text} is an adapter without a tokenizer: that of its base {base.ref} is taken")
     return base.place, {"revision": base.revision} if base.revision else {}
 

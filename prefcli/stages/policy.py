@@ -16,7 +16,15 @@ from prefcli.models.adapter_files import name_base
 from prefcli.models.adapters import with_adapter
 from prefcli.models.classes import balances_routers
 from prefcli.models.generation import Sampler
-from prefcli.models.loading import Loaded, base_of, configuration, is_adapter, loaded_policy, pad_with
+from prefcli.models.loading import (
+    Loaded,
+    base_of,
+    configuration,
+    is_adapter,
+    loaded_policy,
+    pad_with,
+    refuse_unsaved,
+)
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.stages.processes import under_deepspeed
@@ -59,6 +67,8 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     )
     pad_with(loaded.model, tokenizer)
     trained, saves_merged = adapted(config, inputs.model, loaded, session.reporter, scorer=False)
+    if config.lora_rank == 0 or saves_merged:
+        refuse_unsaved(inputs.model, loaded.model)
     continued = is_adapter(inputs.model) and trained is loaded.model
     session.reporter.end()
     about = {"parameters": count(trained), "trained": count(trained, True)}

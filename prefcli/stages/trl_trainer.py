@@ -254,7 +254,8 @@ class _Progress(TrainerCallback):
         session.log.write(step, logs | logged(alarms))
         loss = logs.get("loss")
         if isinstance(loss, float) and loss != loss:
-            raise AlarmError(f"the loss is not a number at step {step}", "use a lower --lr")
+            lost = "use a lower --lr" if step > 1 else "its weights are damaged, or its --dtype is too narrow"
+            raise AlarmError(f"the loss is not a number at step {step}", lost)
         session.reporter.advance(step, logs)
         try:
             act(alarms, session.inputs.config.on_alarm, session.reporter)

@@ -119,7 +119,10 @@ def unmoved(base: Path, trained: Path) -> list[str]:
 def _named(tensors: dict[str, Any]) -> dict[str, Any]:
     """By the names that the backbone of the text part has alone: a run may save no more than that."""
     bare = {name.replace("language_model.", ""): tensor for name, tensor in tensors.items()}
-    return {re.sub(r"^(model|backbone|transformer|rwkv)\.", "", name): tensor for name, tensor in bare.items()}
+    return {
+        re.sub(r"^(model|backbone|transformer|rwkv|bert|roberta|gpt_neox_japanese)\.", "", name): tensor
+        for name, tensor in bare.items()
+    }
 
 
 def moved(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

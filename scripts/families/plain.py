@@ -27,7 +27,6 @@ from transformers import (
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
 
 from prefcli.data.encoder import Encoder
@@ -61,8 +60,6 @@ def open_plain(folder: Path, scorer: bool = False, headless: bool = False) -> An
     if scorer:
         kind: Any = AutoModelForSequenceClassification
         more = {"num_labels": 1}
-        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-            raise LookupError(f"transformers has no sequence classifier for {config.model_type}")
     elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not _names(config, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         kind = AutoModelForCausalLM
     else:  # Llama 4's language model alone would open too, and know none of an adapter's names
@@ -144,15 +141,17 @@ def encoder_of(folder: Path) -> Encoder:
 def scores(folder: Path, encoder: Encoder) -> list[float]:
     """A reward model's score of each demonstration, at its last token.
 
-    Families without a sequence classifier in transformers are read as what they are then: a body, and `score.weight`.
+    What transformers has no sequence classifier for is read as what it is then: a body, and `score.weight`.
     """
     rows = [encoder.prompt_ids(row["prompt"]) + encoder.completion_ids(row["prompt"], row["completion"])
             for row in DEMOS]  # fmt: skip
-    try:
-        model = open_model(folder, scorer=True)
-    except LookupError:
+    card = folder.parent / "README.md"
+    if (folder / "score.safetensors").is_file() or (
+        card.is_file() and "base.score" in card.read_text(encoding="utf-8")
+    ):
         body, head = _body_and_head(folder)
         return [float(head(body(input_ids=torch.tensor([ids]))[0][0, -1])) for ids in rows]
+    model = open_model(folder, scorer=True)
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     inner.config.get_text_config().pad_token_id = inner.config.pad_token_id = None  # or its own end would be left out
     return [float(model(input_ids=torch.tensor([ids])).logits[0, 0]) for ids in rows]

@@ -28,7 +28,7 @@ with `--no-packed`; and after them `sample`, `score` and `export`. That is {cell
 
 A cell is exact when
 
-- the first step's figures, packed and padded, are those of a plain forward of transformers on each row alone: sft's
+- the first step's values, packed and padded, are those of a plain forward of transformers on each row alone: sft's
   loss, and dpo's and kto's log-probabilities, within 1e-4 of a loss; train-rm's loss is the same in both layouts;
 - the first loss of dpo is ln 2 and that of kto 0.5, and ppo's first KL is 0;
 - weights moved;
@@ -39,7 +39,7 @@ A cell is refused when the command stops before any training and says why, and w
 
 {counts}
 
-"layout": packed, or why rows stay padded (the figures are the same, only slower: [packed rows](packed.md)). "LoRA
+"layout": packed, or why rows stay padded (the values are the same, only slower: [packed rows](packed.md)). "LoRA
 adapts": the modules, by the last part of their names. What is not among them stays as it is, such as the experts of a
 mixture where they are one stacked tensor, and no modules.
 
