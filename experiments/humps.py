@@ -1,6 +1,6 @@
 """Experiment C, over-optimisation by direct methods (Rafailov et al., arXiv 2406.02900), in the set-up of sentiment.py.
 
-    python -m experiments.humps [--size smoke] [--work sentiment-runs]
+    python -m experiments.humps [--size small|smoke] [--work sentiment-runs]
 
 DPO and IPO over β, trained four times as long as in experiment A, gold at every kept step: does it rise and fall? The
 folder may be that of experiment A, whose start and pairs are used again.
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, RESULTS, Question, Record
+from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, Question, Record
 from experiments.sentiment import GOLD, SIZES, arguments, make_data, on_pairs, sampling
 
 METHODS = {"dpo": "dpo-long", "ipo": "ipo-long"}
@@ -51,7 +51,7 @@ def answer(question: Question, frontier: dict[str, Any], method: str) -> None:
 
 def run(size_name: str, work: Path) -> None:
     short = SIZES[size_name]
-    size = replace(short, steps=short.steps * LONGER, values=max(2, short.values))
+    size = replace(short, steps=short.steps * LONGER, betas=max(2, short.betas))
     size = replace(size, kept=KEPT if size_name == "full" else short.kept)
     record = Record("humps", work)
     work.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def run(size_name: str, work: Path) -> None:
     for seed in range(min(SEEDS, size.seeds)):
         for method, name in METHODS.items():
             on_pairs(record, made, size, method, seed, name=name)
-    picture = (RESULTS if size_name == "full" else work) / "humps.svg"
+    picture = record.results(size_name) / "humps.svg"
     frontiers = json.loads(record.prefcli(
         "frontier", *(f"{name}@*:steps" for name in METHODS.values()), "--against", made.start, "--prompts",
         made.held_out, "--reward", GOLD, *sampling(size), "--plot", picture, "--json"))  # fmt: skip

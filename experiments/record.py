@@ -54,7 +54,8 @@ class Record:
         self.commands.append(shlex.join(["prefcli", *typed]))
         print("$", self.commands[-1], file=sys.stderr, flush=True)
         started = time.monotonic()
-        environment = {**os.environ, "PREFCLI_RUNS": str(self.folder / "runs"), "PYTHONPATH": str(ROOT)}
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**os.environ, "PREFCLI_RUNS": str(self.folder / "runs"), "PYTHONPATH": path}
         out = subprocess.run(
             [sys.executable, "-m", "prefcli", *typed], env=environment, stdout=subprocess.PIPE, text=True
         )
@@ -73,9 +74,13 @@ class Record:
     def _spent(self, seconds: float) -> None:
         (self.folder / "seconds").write_text(f"{self.seconds + seconds:.0f}\n")
 
+    def results(self, size: str) -> Path:
+        """Where a result goes: into results/, but for a smoke test's, which says nothing."""
+        return self.folder if size == "smoke" else RESULTS
+
     def write(self, size: str, questions: Sequence[Question], **found: Any) -> Path:
-        """The result as JSON: into results/ where it is of the full size, else into the folder."""
-        path = (RESULTS if size == "full" else self.folder) / f"{self.name}.json"
+        """The result as JSON."""
+        path = self.results(size) / f"{self.name}.json"
         told = {
             "experiment": self.name,
             "size": size,
@@ -85,7 +90,7 @@ class Record:
             "commit": commit(),
             "versions": {"prefcli": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
             "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-            "commands": self.commands,
+            "commands": [one.replace(f"{ROOT}/", "").replace(f"{self.folder}/", "") for one in self.commands],
         }  # fmt: skip
         path.write_text(json.dumps(rounded(told), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         for question in questions:
