@@ -8,13 +8,11 @@ folder may be that of experiment A, whose start and pairs are used again.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, Question, Record
-from experiments.sentiment import GOLD, SIZES, arguments, make_data, on_pairs, sampling
+from experiments.sentiment import SIZES, arguments, frontier_of, make_data, on_pairs
 
 METHODS = {"dpo": "dpo-long", "ipo": "ipo-long"}
 LONGER, KEPT, SEEDS = 4, 8, 2
@@ -49,27 +47,22 @@ def answer(question: Question, frontier: dict[str, Any], method: str) -> None:
     question.answered(told, "; ".join(said for _, said in found.values()))
 
 
-def run(size_name: str, work: Path) -> None:
+def run(record: Record, size_name: str) -> None:
     short = SIZES[size_name]
     size = replace(short, steps=short.steps * LONGER, betas=max(2, short.betas))
     size = replace(size, kept=KEPT if size_name == "full" else short.kept)
-    record = Record("humps", work)
-    work.mkdir(parents=True, exist_ok=True)
     made = make_data(record, short)
     asked = [Question(f"Does gold rise and fall as {method.upper()} goes on training?", RULE) for method in METHODS]
     for seed in range(min(SEEDS, size.seeds)):
         for method, name in METHODS.items():
             on_pairs(record, made, size, method, seed, name=name)
     picture = record.results(size_name) / "humps.svg"
-    frontiers = json.loads(record.prefcli(
-        "frontier", *(f"{name}@*:steps" for name in METHODS.values()), "--against", made.start, "--prompts",
-        made.held_out, "--reward", GOLD, *sampling(size), "--plot", picture, "--json"))  # fmt: skip
-    (frontier,) = frontiers["frontiers"]
+    frontier = frontier_of(record, made, size, METHODS.values(), "--plot", picture)
     for question, name in zip(asked, METHODS.values()):
         answer(question, frontier, name)
     record.write(size_name, asked, seeds=min(SEEDS, size.seeds), frontier=frontier)
 
 
 if __name__ == "__main__":
-    args = arguments(__doc__ or "", "sentiment-runs")
-    run(args.size, args.work.resolve())
+    args = arguments(__doc__ or "", "sentiment-runs").parse_args()
+    run(Record("humps", args.work.resolve(), args.model), args.size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -41,38 +42,46 @@ class Question:
 class Record:
     """One experiment: its commands as they were typed, and how long they ran in all (a finished one is not run again).
 
-    `folder` holds everything that is made; the seconds of earlier starts are kept in it.
+    `folder` holds everything that is made; the seconds of earlier starts are kept in it. `model` is the start where it
+    is not the experiment's own.
     """
 
     name: str
     folder: Path
+    model: str | None = None
     commands: list[str] = field(default_factory=list)
 
     def prefcli(self, *words: Any) -> str:
         """The command's stdout; its progress goes to ours."""
         typed = [str(word) for word in words]
+        self.folder.mkdir(parents=True, exist_ok=True)
         self.commands.append(shlex.join(["prefcli", *typed]))
         print("$", self.commands[-1], file=sys.stderr, flush=True)
-        started = time.monotonic()
+        started, cpu = time.monotonic(), cpu_of_children()
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "PREFCLI_RUNS": str(self.folder / "runs"), "PYTHONPATH": path}
         out = subprocess.run(
             [sys.executable, "-m", "prefcli", *typed], env=environment, stdout=subprocess.PIPE, text=True
         )
-        self._spent(time.monotonic() - started)
+        self._spent(time.monotonic() - started, cpu_of_children() - cpu)
         if out.returncode:
             raise SystemExit(out.returncode)  # the same command resumes
         return out.stdout.strip()
 
     @property
     def seconds(self) -> float:
-        try:
-            return float((self.folder / "seconds").read_text())
-        except (OSError, ValueError):
-            return 0.0
+        return self._times()[0]
 
-    def _spent(self, seconds: float) -> None:
-        (self.folder / "seconds").write_text(f"{self.seconds + seconds:.0f}\n")
+    def _times(self) -> list[float]:
+        """Seconds by the clock and of the processor, of all starts."""
+        try:
+            return [float(text) for text in (self.folder / f"{self.name}.seconds").read_text().split()]
+        except OSError:
+            return [0.0, 0.0]
+
+    def _spent(self, *seconds: float) -> None:
+        told = " ".join(f"{before + now:.1f}" for before, now in zip(self._times(), seconds))
+        (self.folder / f"{self.name}.seconds").write_text(told + "\n")
 
     def results(self, size: str) -> Path:
         """Where a result goes: into results/, but for a smoke test's, which says nothing."""
@@ -86,6 +95,7 @@ class Record:
             "size": size,
             "questions": [vars(question) for question in questions],
             "seconds": self.seconds,
+            **({"processor_seconds": self._times()[1]} if self.commands else {}),
             **found,
             "commit": commit(),
             "versions": {"prefcli": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
@@ -96,6 +106,11 @@ class Record:
         for question in questions:
             print(f"{question.asks}\n  {question.answer}: {question.why}")
         return path
+
+
+def cpu_of_children() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def commit() -> str:

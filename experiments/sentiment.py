@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,18 @@ class Made:
     held_out_pairs: Path
 
 
+def make_start(record: Record) -> Path:
+    """The model that all runs start from, as a plain directory."""
+    start = record.folder / "start"
+    if not start.is_dir():
+        model = record.model or fetch_model(record.folder / "package")
+        record.prefcli("export", model, start, "--dtype", "bfloat16")
+    return start
+
+
 def make_data(record: Record, size: Size) -> Made:
     """The start as a plain directory, and pairs of its answers labelled by VADER, on openings of both kinds."""
-    work = record.folder
-    start = work / "start"
-    if not start.is_dir():
-        record.prefcli("export", fetch_model(work / "package"), start, "--dtype", "bfloat16")
+    work, start = record.folder, make_start(record)
     texts = [{"prompt": text} for text in openings(size.openings + size.held_out)]
     files = {"prompts": texts[: size.openings], "held_out": texts[size.openings :]}
     paths, pairs = {}, {}
@@ -124,14 +131,14 @@ def on_pairs(record: Record, made: Made, size: Size, method: str, seed: int, nam
                        max(1, steps // size.kept))  # fmt: skip
 
 
-def rl(record: Record, made: Made, size: Size, method: str, seed: int, rm: str) -> None:
+def rl(record: Record, made: Made, size: Size, method: str, seed: int, rm: str, name: str | None = None) -> None:
     advantage, gold, coefficients = RL[method]
     for kl_coef in coefficients[: size.coefs]:
         record.prefcli("ppo", "-q", "--model", made.start, "--prompts", made.prompts, "--reward",
                        GOLD if gold else f"rm={rm}", "--advantage", advantage, "--kl-coef", kl_coef, "--lr", LR,
                        *LORA, "--batch-size", size.rollout, "--max-steps", size.rollouts, "--ppo-epochs", 2,
-                       "--missing-eos-penalty", 0, *sampling(size), "--seed", seed, "--name", method, "--keep-state",
-                       "--save-every", max(1, size.rollouts // size.kept))  # fmt: skip
+                       "--missing-eos-penalty", 0, *sampling(size), "--seed", seed, "--name", name or method,
+                       "--keep-state", "--save-every", max(1, size.rollouts // size.kept))  # fmt: skip
 
 
 def reward_model(record: Record, made: Made, size: Size, seed: int) -> str:
@@ -155,10 +162,11 @@ def answer(question: Question, frontier: dict[str, Any]) -> None:
     question.answered(found, f"{difference['verdict']} (common range: KL {low:.2f} to {high:.2f})")
 
 
-def frontier_of(record: Record, made: Made, size: Size, methods: list[str], *more: Any) -> dict[str, Any]:
+def frontier_of(record: Record, made: Made, size: Size, methods: Iterable[str], *more: Any, gold: str = GOLD
+                ) -> dict[str, Any]:  # fmt: skip
     frontiers = json.loads(record.prefcli(
         "frontier", *(f"{method}@*:steps" for method in methods), "--against", made.start, "--prompts", made.held_out,
-        "--reward", GOLD, *sampling(size), *more, "--json"))  # fmt: skip
+        "--reward", gold, *sampling(size), *more, "--json"))  # fmt: skip
     return dict(frontiers["frontiers"][0])
 
 
@@ -171,7 +179,7 @@ def report(record: Record, made: Made, size: Size, size_name: str, seeds: dict[s
         else:
             answer(question, frontier_of(record, made, size, ["dpo", method]))
     picture = record.results(size_name) / "sentiment.svg"
-    frontier = frontier_of(record, made, size, list(seeds), "--plot", picture)
+    frontier = frontier_of(record, made, size, seeds, "--plot", picture)
     record.write(size_name, list(asked.values()), seeds=seeds, frontier=frontier, **found)
 
 
@@ -187,9 +195,8 @@ def best_of_n(record: Record, made: Made, size: Size, rm: str) -> dict[str, Any]
     }
 
 
-def run(size_name: str, work: Path) -> None:
-    size, record = SIZES[size_name], Record("sentiment", work)
-    work.mkdir(parents=True, exist_ok=True)
+def run(record: Record, size_name: str) -> None:
+    size = SIZES[size_name]
     made = make_data(record, size)
     seeds: dict[str, int] = {}
     rms = []
@@ -207,13 +214,14 @@ def run(size_name: str, work: Path) -> None:
     report(record, made, size, size_name, seeds, **best_of_n(record, made, size, rms[0]))
 
 
-def arguments(description: str, work: str) -> argparse.Namespace:
+def arguments(description: str, work: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--work", type=Path, default=Path(work))
-    return parser.parse_args()
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder of everything that is made")
+    parser.add_argument("--model", help="another start, to try the script: tiny")
+    return parser
 
 
 if __name__ == "__main__":
-    args = arguments(__doc__ or "", "sentiment-runs")
-    run(args.size, args.work.resolve())
+    args = arguments(__doc__ or "", "sentiment-runs").parse_args()
+    run(Record("sentiment", args.work.resolve(), args.model), args.size)

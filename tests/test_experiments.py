@@ -62,7 +62,7 @@ def test_the_exact_optima_are_the_closed_forms_and_dpo_s_is_the_best_answer_alon
 def test_a_record_has_the_commands_and_the_seconds_of_all_starts(tmp_path, capsys):
     record = Record("some", tmp_path)
     assert record.prefcli("--version").startswith("prefcli")
-    record._spent(100)
+    record._spent(100, 50)
     again = Record("some", tmp_path)
     assert again.seconds >= 100
     question = Question("Is it?", "holds: always")
