@@ -88,7 +88,6 @@ class Made:
     pairs: Path
     prompts: Path
     held_out: Path
-    held_out_pairs: Path
 
 
 def make_start(record: Record) -> Path:
@@ -101,19 +100,22 @@ def make_start(record: Record) -> Path:
 
 
 def make_data(record: Record, size: Size) -> Made:
-    """The start as a plain directory, and pairs of its answers labelled by VADER, on openings of both kinds."""
-    work, start = record.folder, make_start(record)
+    """The start as a plain directory, and pairs of its answers labelled by VADER."""
+    start = make_start(record)
     texts = [{"prompt": text} for text in openings(size.openings + size.held_out)]
-    files = {"prompts": texts[: size.openings], "held_out": texts[size.openings :]}
-    paths, pairs = {}, {}
-    for name, rows in files.items():
-        paths[name] = write_rows(work / f"{name}.jsonl", rows)
-        answers, pairs[name] = work / f"{name}_answers.jsonl", work / f"{name}_pairs.jsonl"
-        if not pairs[name].is_file():
-            record.prefcli("sample", "--model", start, "--prompts", paths[name], "--num-generations", size.answers,
-                           *sampling(size), "--out", answers)  # fmt: skip
-            record.prefcli("label", "--data", answers, "--by", GOLD, "--out", pairs[name])
-    return Made(start, pairs["prompts"], paths["prompts"], paths["held_out"], pairs["held_out"])
+    prompts = write_rows(record.folder / "prompts.jsonl", texts[: size.openings])
+    held_out = write_rows(record.folder / "held_out.jsonl", texts[size.openings :])
+    return Made(start, labelled(record, start, size, prompts), prompts, held_out)
+
+
+def labelled(record: Record, start: Path, size: Size, prompts: Path) -> Path:
+    """Pairs of the start's answers to these prompts: by VADER the best against the worst."""
+    answers, pairs = (prompts.with_name(f"{prompts.stem}_{what}.jsonl") for what in ("answers", "pairs"))
+    if not pairs.is_file():
+        record.prefcli("sample", "--model", start, "--prompts", prompts, "--num-generations", size.answers,
+                       *sampling(size), "--out", answers)  # fmt: skip
+        record.prefcli("label", "--data", answers, "--by", GOLD, "--out", pairs)
+    return pairs
 
 
 def sampling(size: Size) -> tuple[Any, ...]:
@@ -171,26 +173,45 @@ def frontier_of(record: Record, made: Made, size: Size, methods: Iterable[str], 
 
 
 def report(record: Record, made: Made, size: Size, size_name: str, seeds: dict[str, int], **found: Any) -> None:
-    """The result of what is there: `seeds` of every method."""
+    """The result of what is there: `seeds` of every method, all methods of a turn."""
     asked = questions()
     for method, question in asked.items():
         if min(seeds.get("dpo", 0), seeds.get(method, 0)) < size.seeds:
             question.why = f"{seeds.get(method, 0)} of {size.seeds} seeds of {method} were trained"
         else:
             answer(question, frontier_of(record, made, size, ["dpo", method]))
+    if min(seeds.values()) == size.seeds:
+        found["criteria"] = criteria(record, made, size)
     picture = record.results(size_name) / "sentiment.svg"
     frontier = frontier_of(record, made, size, seeds, "--plot", picture)
     record.write(size_name, list(asked.values()), seeds=seeds, frontier=frontier, **found)
 
 
+def criteria(record: Record, made: Made, size: Size) -> list[dict[str, Any]]:
+    """The eight criteria of `prefcli compare`, for the column "on a real model" of docs/dpo-vs-rlhf.md.
+
+    Of each its verdict and, of every measure, the figures of both routes.
+    """
+    refs = {"RLHF": "rloo@v1", "DPO": "dpo@v1"}
+    told = json.loads(record.prefcli("compare", *refs.values(), "--prompts", made.held_out, "--reward", GOLD,
+                                     *sampling(size), "--json"))  # fmt: skip
+    return [{"criterion": one["criterion"],
+             "verdict": one["verdict"].replace(refs["RLHF"], "RLHF").replace(refs["DPO"], "DPO"),
+             "measures": [{"measure": measure["measure"], "unit": measure["unit"],
+                           "figures": {route: measure["figures"][ref] for route, ref in refs.items()}}
+                          for measure in one["measures"]]}
+            for one in told["criteria"]]  # fmt: skip
+
+
 def best_of_n(record: Record, made: Made, size: Size, rm: str) -> dict[str, Any]:
     """Best of n by the first seed's reward model, and how often that one is right."""
+    pairs = labelled(record, made.start, size, made.held_out)
     told = json.loads(record.prefcli(
-        "eval", "--model", made.start, "--prompts", made.held_out, "--pairs", made.held_out_pairs, "--best-of",
-        size.best_of, "--reward", GOLD, "--reward", f"rm={rm}", *sampling(size), "--json"))  # fmt: skip
+        "eval", "--model", made.start, "--prompts", made.held_out, "--pairs", pairs, "--best-of", size.best_of,
+        "--reward", GOLD, "--reward", f"rm={rm}", *sampling(size), "--json"))  # fmt: skip
     reward = next(one for one in told["reward_models"] if one["name"] == "rm")
     return {
-        "reward_model": {name: reward[name] for name in ("accuracy", "accuracy_ci95", "pairs")},
+        "reward_models": [{name: reward[name] for name in ("name", "accuracy", "accuracy_ci95", "pairs", "longer")}],
         "best_of_n": told["overoptimisation"][0]["points"],
     }
 
@@ -199,7 +220,7 @@ def run(record: Record, size_name: str) -> None:
     size = SIZES[size_name]
     made = make_data(record, size)
     seeds: dict[str, int] = {}
-    rms = []
+    rms: list[str] = []
     for methods in TURNS:
         for seed in range(size.seeds):
             if len(rms) <= seed:

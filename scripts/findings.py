@@ -1,9 +1,11 @@
 """Make docs/dpo-vs-rlhf.md's figures: both routes on the sample world, five seeds, and every criterion measured.
 
     python scripts/findings.py [--runs findings-runs] [--seeds 5] [--write]
+    python scripts/findings.py --real
 
 About an hour on two idle cores. Every run is an ordinary artifact, so a stopped script goes on where it was. With
---write the tables between the page's markers are replaced; the words around them are written by hand.
+--write the tables between the page's markers are replaced; the words around them are written by hand. --real trains
+nothing: it puts what experiments/sentiment.py measured on a real model into the last column of the first table.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from prefcli.statistics.intervals import mean_interval
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "dpo-vs-rlhf.md"
+REAL = ROOT / "experiments" / "results" / "sentiment.json"
 DATA = ROOT / "sample_data"
 GOLD = f"gold=python:{DATA / 'gold.py'}:score"
 PAIRS = ("1600", "500", "150")
@@ -122,6 +125,29 @@ def criteria_table(result: dict[str, Any], refs: tuple[str, str]) -> str:
     return "\n".join(lines)
 
 
+def with_real(table: str) -> str:
+    """The table of criteria with its last column: the same measures on a real model, RLHF's figure before DPO's."""
+    result = json.loads(REAL.read_text(encoding="utf-8")) if REAL.is_file() else {}
+    real = {one["criterion"]: one for one in result.get("criteria", [])}
+    lines, criterion = [], ""
+    for number, line in enumerate(table.strip().splitlines()):
+        cells = line.split("|")[1:7]  # those of the sample world
+        name, measure = cells[0].strip(), cells[2].strip()
+        criterion = name or criterion
+        measures = {one["measure"]: one for one in real.get(criterion, {}).get("measures", [])}
+        if number < 2:
+            last = (" on a real model: RLHF, DPO ", "---")[number]
+        elif measure in measures and any(measures[measure]["figures"].values()):
+            one = measures[measure]
+            told = ", ".join(shown(one["figures"][route], one["unit"]) for route in ("RLHF", "DPO"))
+            verdict = real[criterion]["verdict"] if name else ""
+            last = f" {told}: **{verdict}** " if verdict else f" {told} "
+        else:
+            last = " not measured "
+        lines.append("|" + "|".join([*cells, last]) + "|")
+    return "\n".join(lines)
+
+
 def shown(figure: dict[str, Any] | None, unit: str) -> str:
     if figure is None:
         return "–"
@@ -200,7 +226,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("findings-runs"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="put the tables into the page")
+    parser.add_argument("--real", action="store_true", help="only the column of a real model")
     args = parser.parse_args()
+    if args.real:
+        block = re.search(r"<!-- criteria -->\n(.*?)<!-- end -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+        assert block is not None
+        write({"criteria": with_real(block[1])})
+        return
     os.environ["PREFCLI_RUNS"] = str(args.runs)
     routes(args.seeds)
     store = Store(args.runs)
@@ -218,7 +250,7 @@ def main() -> None:
     scores = open_scores(config, store, found.start, own, Reporter())
     assert scores is not None
     tables = {
-        "criteria": criteria_table(result, (refs["RLHF"].ref, refs["DPO"].ref)),
+        "criteria": with_real(criteria_table(result, (refs["RLHF"].ref, refs["DPO"].ref))),
         "seeds": seeds_table(store, scores, refs),
         "pairs": rows_table(store, scores, refs),
         "grids": grid_table(store, scores, refs),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import math
+import random
 
 import pytest
 import torch
 
-from experiments import forgets_beta, humps, page, sentiment
+from experiments import forgets_beta, halves, humps, page, sentiment, words
 from experiments.openings import openings
 from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, RESULTS, Question, Record, write_rows
 
@@ -49,6 +52,81 @@ def test_gold_humps_where_the_last_interval_lies_below_the_highest(lasts, answer
     question = Question("?", humps.RULE)
     humps.answer(question, {"points": [*points, other]}, "dpo-long")
     assert question.answer == answer and "step 9 0.70" in question.why
+
+
+def curve(turn, interval, proxy, gold):
+    """Points at the start and the end: each reward's (mean, low, high) at both."""
+    points = [
+        {"kl": kl, "proxy": one[0], "proxy_ci95": one[1:], "gold": other[0], "gold_ci95": other[1:]}
+        for kl, one, other in zip((0.0, 4.0), proxy, gold)
+    ]
+    return {"points": points, "gold_fit": {"turn": turn, "turn_ci95": interval}}
+
+
+@pytest.mark.parametrize(
+    ("turn", "interval", "proxy", "gold", "answer"),
+    [
+        (1.0, (0.8, 1.5), 2.0, 0.0, HOLDS),
+        (1.0, (0.8, None), 2.0, 0.0, CANNOT_TELL),
+        (1.0, (0.8, 1.5), 0.1, 0.0, CANNOT_TELL),  # the proxy did not rise
+        (None, (None, None), 2.0, 1.0, DOES_NOT),
+        (None, (None, None), 2.0, 0.1, CANNOT_TELL),
+    ],
+)
+def test_gold_turns_where_the_whole_interval_lies_within_what_was_measured(turn, interval, proxy, gold, answer):
+    ends = [[(mean, mean - 0.2, mean + 0.2) for mean in (0.0, last)] for last in (proxy, gold)]
+    question = halves.questions()["turns"]
+    halves.answer_turns(question, curve(turn, interval, *ends))
+    assert question.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("found", "alike", "answer"),
+    [
+        ({"gold": (0.4, 0.01)}, False, HOLDS),
+        ({"gold": (-0.4, 0.01)}, False, DOES_NOT),
+        ({"gold": (0.4, 0.06)}, False, CANNOT_TELL),
+        ({"gold": (-0.4, 0.01), "words": (-0.1, 0.01)}, True, HOLDS),
+        ({"gold": (-0.4, 0.01), "words": (0.1, 0.01)}, True, DOES_NOT),
+        ({"gold": (-0.4, 0.01), "words": (-0.1, 0.06)}, True, CANNOT_TELL),
+    ],
+)
+def test_differences_are_told_by_sign_where_they_are_shown(found, alike, answer):
+    question = Question("?", "!")
+    halves.answer_signs(question, found, alike)
+    assert question.answer == answer
+    told = {"differences": [{"a": "dpo@v1", "b": "rloo@v1", "reward": "gold", "mean": 0.3, "p_holm": 0.01}]}
+    assert halves.difference(told, "rloo@v1", "dpo@v1", "gold") == (-0.3, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [((0.6, 0.74), HOLDS), ((0.75, 0.8), HOLDS), ((0.55, 0.7), DOES_NOT), ((0.49, 0.75), CANNOT_TELL)],
+)
+def test_an_accuracy_is_held_against_the_published_one(interval, answer):
+    question = halves.questions()["accuracy"]
+    halves.answer_accuracy(question, {"accuracy": 0.6, "accuracy_ci95": interval, "pairs": 230})
+    assert question.answer == answer
+
+
+def test_the_judge_of_words_finds_what_is_preferred_beside_the_length(tmp_path):
+    dice = random.Random(0)
+    filler = [f"word{chr(97 + number)}" for number in range(8)]
+    chosen, rejected = [], []
+    for _ in range(600):  # preferred by σ of the difference of 3·(the share of "please") + log(1 + words)
+        sides = [["please"] * dice.choice((0, 2)) + dice.choices(filler, k=dice.choice((4, 8, 16))) for _ in range(2)]
+        found = [words.features([words.counted(" ".join(side))], {"please": 0})[0] for side in sides]
+        gap = float((found[0] - found[1]) @ torch.tensor([3.0, 1.0], dtype=torch.float64))
+        sides = sides if dice.random() < 1 / (1 + math.exp(-gap)) else sides[::-1]
+        chosen.append(" ".join(sides[0]))
+        rejected.append(" ".join(sides[1]))
+    file = tmp_path / "judge.py"
+    assert words.write(chosen, rejected, file) == pytest.approx(1, abs=0.35)
+    spec = importlib.util.spec_from_file_location("judge", file)
+    judge = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(judge)
+    polite, plain, twice = judge.score(None, ["please worda", "wordb worda", "please worda please worda"])
+    assert polite > plain + 1 and twice == pytest.approx(polite)
 
 
 def test_the_exact_optima_are_the_closed_forms_and_dpo_s_is_the_best_answer_alone():
