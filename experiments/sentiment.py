@@ -198,7 +198,9 @@ def criteria(record: Record, made: Made, size: Size) -> list[dict[str, Any]]:
     return [{"criterion": one["criterion"],
              "verdict": one["verdict"].replace(refs["RLHF"], "RLHF").replace(refs["DPO"], "DPO"),
              "measures": [{"measure": measure["measure"], "unit": measure["unit"],
-                           "figures": {route: measure["figures"][ref] for route, ref in refs.items()}}
+                           "figures": {route: measure["figures"][ref] and {name: measure["figures"][ref][name]
+                                                                           for name in ("value", "ci95")}
+                                       for route, ref in refs.items()}}
                           for measure in one["measures"]]}
             for one in told["criteria"]]  # fmt: skip
 
