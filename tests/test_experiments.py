@@ -12,7 +12,7 @@ import torch
 
 from experiments import forgets_beta, halves, humps, page, sentiment, words
 from experiments.openings import openings
-from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, RESULTS, Question, Record, write_rows
+from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, RESULTS, ROOT, Question, Record, write_rows
 
 
 def test_openings_are_different_and_the_same_each_time():
@@ -153,6 +153,24 @@ def test_a_record_has_the_commands_and_the_seconds_of_all_starts(tmp_path, capsy
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": "x"}])
     before = rows.stat().st_mtime_ns
     assert write_rows(rows, [{"prompt": "x"}]).stat().st_mtime_ns == before
+
+
+def test_the_column_of_a_real_model_goes_by_criterion_and_measure_and_is_replaced(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("findings", ROOT / "scripts" / "findings.py")
+    findings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(findings)
+    figures = {"RLHF": {"value": 3.0, "ci95": None}, "DPO": {"value": 2.0, "ci95": None}}
+    measures = [{"measure": "models at once", "unit": "models", "figures": figures},
+                {"measure": "artifacts", "unit": "artifacts", "figures": {"RLHF": None, "DPO": None}}]  # fmt: skip
+    result = {"criteria": [{"criterion": "simplicity", "verdict": "DPO", "measures": measures}]}
+    monkeypatch.setattr(findings, "REAL", write_rows(tmp_path / "real.json", [result]))
+    monkeypatch.setattr(findings, "ELSEWHERE", {"artifacts": "2, 1"})
+    table = "\n".join(["| criterion | claimed | measure | RLHF | DPO | ahead |", "|---|---|---|---|---|---|",
+                       "| simplicity | DPO | models at once | 4 | 2 | **DPO** |", "|  |  | artifacts | 2 | 1 |  |",
+                       "| memory | DPO | models at once | 4 | 2 | **DPO** |"])  # fmt: skip
+    found = findings.with_real(table)
+    assert [line.split("|")[7].strip() for line in found.splitlines()[2:]] == ["3, 2: **DPO**", "2, 1", "not measured"]
+    assert findings.with_real(found) == found
 
 
 def test_the_page_of_evidence_is_that_of_the_results():
