@@ -3,9 +3,10 @@ model of Gao et al., arXiv 2210.10760, on pairs of people).
 
     python -m experiments.halves --pairs hh-harmless-pairs.jsonl.gz [--size small|smoke] [--work halves-runs]
 
-A fifth of the rows is held out; the rest is halved. Half A trains proxies on a quarter, a half and all of it, DPO, and
-RLOO and PPO against the proxies; half B trains gold. Gold against proxy as KL grows, best of n, length and variety; and
-the same answers are judged by a bag of words of half B, whatever their length (words.py).
+Dialogues above 1,500 characters are left out, a fifth of the rest is held out, and what remains is halved. Half A
+trains proxies on a quarter, a half and all of it, DPO, and RLOO and PPO against the proxies; half B trains gold. Gold
+against proxy as KL grows, best of n, length and variety; and the same answers are judged by a bag of words of half B,
+whatever their length (words.py).
 
 The rows are Anthropic's hh-rlhf, "chosen" and "rejected" (any file of such pairs will do). The same command resumes.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from experiments.sentiment import (
 
 TURN = "\n\nAssistant:"
 PUBLISHED = 0.737  # GPT2-large on the harmless test rows (its model card), trained on all 42,000 training rows
+LONGEST = 1500  # characters of a dialogue: what every model here reads whole
 FRACTIONS = {"quarter": 4, "half": 2, "all": 1}  # of half A, that a proxy is trained on
 RUNS = ("dpo", "rloo", "rloo-quarter", "rloo-half", "ppo")  # in this order: what the questions need comes first
 NOTHING: dict[str, Any] = {"openings": 0, "answers": 0}  # the prompts are those of the rows
@@ -95,7 +96,9 @@ def make_data(record: Record, size: Size, pairs: Path) -> tuple[Made, Path, Path
     folder.mkdir(parents=True, exist_ok=True)
     rows = folder / "pairs.jsonl.gz"
     if not rows.is_file():
-        shutil.copyfile(pairs, rows)
+        lines = gzip.decompress(pairs.read_bytes()).decode().splitlines(keepends=True)
+        short = [line for line in lines if max(map(len, map(json.loads(line).get, ("chosen", "rejected")))) <= LONGEST]
+        rows.write_bytes(gzip.compress("".join(short).encode(), mtime=0))
     train, held_out = (folder / f"pairs.{side}.jsonl.gz" for side in ("train", "held_out"))
     if not held_out.is_file():
         record.prefcli("data", "split", rows, "--held-out", 0.2, "--skip-bad")
