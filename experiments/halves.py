@@ -37,6 +37,7 @@ from experiments.sentiment import (
 
 TURN = "\n\nAssistant:"
 PUBLISHED = 0.737  # GPT2-large on the harmless test rows (its model card), trained on all 42,000 training rows
+GOLD_SEED = 1000  # of no proxy: with one seed the two would start from the same head, and agree by that alone
 LONGEST = 1500  # characters of a dialogue: what every model here reads whole
 FRACTIONS = {"quarter": 4, "half": 2, "all": 1}  # of half A, that a proxy is trained on
 RUNS = ("dpo", "rloo", "rloo-quarter", "rloo-half", "ppo")  # in this order: what the questions need comes first
@@ -112,7 +113,7 @@ def make_data(record: Record, size: Size, pairs: Path) -> tuple[Made, Path, Path
     return Made(make_start(record), half_a, half_a, prompts), half_b, held_out
 
 
-def reward_model(record: Record, made: Made, size: Size, pairs: Path, name: str, rows: int, seed: int = 0) -> str:
+def reward_model(record: Record, made: Made, size: Size, pairs: Path, name: str, rows: int, seed: int) -> str:
     """One pass over the first `rows` pairs. Its reference NAME@vN."""
     path = Path(record.prefcli("train-rm", "-q", "--model", made.start, "--data", pairs, "--max-rows", rows, "--lr", LR,
                                *LORA, "--batch-size", size.batch, "--eval-share", 0, "--dtype", "bfloat16", "--seed",
@@ -162,7 +163,7 @@ def run(record: Record, size_name: str, pairs: Path) -> None:
     judge = record.folder / "data" / "judge.py"
     length = words.write(*answers_of(half_b), judge)
     chosen, _ = answers_of(made.pairs)
-    gold = reward_model(record, made, size, half_b, "gold", len(chosen) + 1)  # half B may have a row more
+    gold = reward_model(record, made, size, half_b, "gold", len(chosen) + 1, GOLD_SEED)  # half B may have a row more
     last: dict[str, str] = {}
     rms: dict[str, str] = {}
     for seed in range(size.seeds):

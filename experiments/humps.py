@@ -15,19 +15,21 @@ from experiments.record import CANNOT_TELL, DOES_NOT, HOLDS, Question, Record
 from experiments.sentiment import SIZES, arguments, frontier_of, make_data, on_pairs
 
 METHODS = {"dpo": "dpo-long", "ipo": "ipo-long"}
+WIDE = 0.2  # half a standard deviation of single answers' scores: in wider ones such a fall could hide
 LONGER, KEPT, SEEDS = 4, 8, 2
 RULE = (
     "A run humps where the 95 % interval of the last kept step's mean VADER score lies wholly below that of its "
-    "highest step (prefcli frontier, over prompts and seeds). holds: at the smallest β; does not: at no β; "
-    "cannot tell: else."
+    "highest step (prefcli frontier, over prompts and seeds). holds: at the smallest β; does not: at no β, none of "
+    f"these intervals being wider than {WIDE}; cannot tell: else."
 )
 
 
-def humps(points: list[dict[str, Any]]) -> tuple[bool, str]:
-    """Of the points of one β in the order of their steps: whether gold humps, and the two in words."""
+def humps(points: list[dict[str, Any]]) -> tuple[bool, float, str]:
+    """Of the points of one β in the order of their steps: whether gold humps, the wider interval, and both in words."""
     highest, last = max(points, key=lambda point: point["reward"]), points[-1]
     said = f"{highest['setting']} {highest['reward']:.2f}, {last['setting']} {last['reward']:.2f}"
-    return last["reward_ci95"][1] < highest["reward_ci95"][0], said
+    widths = [point["reward_ci95"][1] - point["reward_ci95"][0] for point in (highest, last)]
+    return last["reward_ci95"][1] < highest["reward_ci95"][0], max(widths), said
 
 
 def by_beta(frontier: dict[str, Any], method: str) -> dict[float, list[dict[str, Any]]]:
@@ -42,9 +44,10 @@ def by_beta(frontier: dict[str, Any], method: str) -> dict[float, list[dict[str,
 
 def answer(question: Question, frontier: dict[str, Any], method: str) -> None:
     found = {beta: humps(points) for beta, points in by_beta(frontier, method).items()}
-    at = [beta for beta, (humped, _) in found.items() if humped]
-    told = HOLDS if min(found) in at else CANNOT_TELL if at else DOES_NOT
-    question.answered(told, "; ".join(said for _, said in found.values()))
+    at = [beta for beta, (humped, _, _) in found.items() if humped]
+    narrow = max(wide for _, wide, _ in found.values()) <= WIDE
+    told = HOLDS if min(found) in at else DOES_NOT if narrow and not at else CANNOT_TELL
+    question.answered(told, "; ".join(said for _, _, said in found.values()))
 
 
 def run(record: Record, size_name: str) -> None:

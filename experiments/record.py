@@ -100,9 +100,12 @@ class Record:
             "commit": commit(),
             "versions": {"prefcli": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
             "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-            "commands": [one.replace(f"{ROOT}/", "").replace(f"{self.folder}/", "") for one in self.commands],
+            "commands": self.commands,
         }  # fmt: skip
-        path.write_text(json.dumps(rounded(told), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(rounded(told), ensure_ascii=False, indent=1) + "\n"
+        for folder in (self.folder, ROOT):  # where somebody keeps them says nothing
+            text = text.replace(f"{folder}/", "")
+        path.write_text(text, encoding="utf-8")
         for question in questions:
             print(f"{question.asks}\n  {question.answer}: {question.why}")
         return path

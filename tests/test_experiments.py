@@ -40,12 +40,18 @@ def test_a_frontier_lies_above_at_a_quarter_of_the_places_and_nowhere_below(wher
 
 
 @pytest.mark.parametrize(
-    ("lasts", "answer"), [({0.05: 0.2, 0.5: 0.6}, HOLDS), ({0.05: 0.6, 0.5: 0.2}, CANNOT_TELL), ({0.05: 0.6}, DOES_NOT)]
+    ("lasts", "half", "answer"),
+    [
+        ({0.05: 0.2, 0.5: 0.6}, 0.1, HOLDS),
+        ({0.05: 0.6, 0.5: 0.2}, 0.1, CANNOT_TELL),
+        ({0.05: 0.6}, 0.09, DOES_NOT),
+        ({0.05: 0.6}, 0.11, CANNOT_TELL),  # too wide to tell
+    ],
 )
-def test_gold_humps_where_the_last_interval_lies_below_the_highest(lasts, answer):
+def test_gold_humps_where_the_last_interval_lies_below_the_highest(lasts, half, answer):
     points = [
         {"method": "dpo-long", "setting": f"beta {beta:g}, step {step}", "reward": reward,
-         "reward_ci95": [reward - 0.1, reward + 0.1]}
+         "reward_ci95": [reward - half, reward + half]}
         for beta, last in lasts.items() for step, reward in ((100, last), (20, 0.3), (9, 0.7))
     ]  # fmt: skip
     other = points[0] | {"method": "ipo-long", "setting": "beta 0.01, step 3"}
