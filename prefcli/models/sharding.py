@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from prefcli.models.logps import transformers_model
+from prefcli.models.zero3 import Held
 
 T = TypeVar("T")
 
@@ -226,8 +227,8 @@ def whole(value: Any) -> Any:
 
     All processes must call it; in the others such a tensor is empty.
     """
-    if isinstance(value, DTensor):
-        full = value.detach().full_tensor()
+    if isinstance(value, (DTensor, Held)):
+        full: Tensor = value.full() if isinstance(value, Held) else value.detach().full_tensor()
         return full.cpu() if dist.get_rank() == 0 else full.new_empty(0)
     if isinstance(value, dict):
         return {name: whole(entry) for name, entry in value.items()}

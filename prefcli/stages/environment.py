@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 from typing import Any
 
 import peft
@@ -14,6 +15,7 @@ from prefcli import __version__
 from prefcli.artifacts.store import Draft
 from prefcli.errors import ArtifactError
 from prefcli.progress import processes
+from prefcli.stages.processes import under_deepspeed
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -28,6 +30,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "processes": processes(),
+        **({"deepspeed": version("deepspeed")} if under_deepspeed() else {}),
     }
 
 
@@ -39,7 +42,7 @@ def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:
     before = draft.run.get("environment", {})
     changed = [
         f"{name} {before.get(name)}, now {value}"
-        for name, value in under.items()
+        for name, value in (dict.fromkeys(before, "none") | under).items()
         if value is not None and before.get(name) != value
     ]
     if changed:

@@ -17,7 +17,8 @@ from accelerate.utils import gather_object
 from transformers.trainer_callback import TrainerState
 
 from prefcli import stopping
-from prefcli.models.sharding import at_rest, over_all, parts_of_state, put, whole_weights
+from prefcli.models import sharding, zero3
+from prefcli.models.sharding import at_rest, over_all, parts_of_state, put
 from prefcli.progress import is_main_process
 from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.saving import save_step
@@ -50,6 +51,7 @@ class Resuming:
     model: Any
     processing_class: Any
     optimizer: Any
+    deepspeed: Any  # its engine, once there is one
     lr_scheduler: Any
     accelerator: Any
     state: TrainerState
@@ -70,15 +72,14 @@ class Resuming:
 
     @property
     def alone(self) -> bool:
-        return bool(self.accelerator.num_processes == 1)
+        """Whether a step may be dropped. DeepSpeed's changes weights within the backward pass."""
+        return bool(self.accelerator.num_processes == 1) and not under_deepspeed()
 
     def decide(self, last: bool) -> bool:
         """At a step's end: whether to save its state. All processes say the same.
 
-        The first one's clock counts, and a signal to any. Never under DeepSpeed.
+        The first one's clock counts, and a signal to any.
         """
-        if under_deepspeed():
-            return False
         said = [(self.run.save_is_due(self.state.global_step), stopping.asked)]
         if not self.alone:
             said = gather_object(said)
@@ -97,7 +98,7 @@ class Resuming:
         ):
             return
         self._step_ended()
-        if self._stops or (self.alone and stopping.asked is not None and not under_deepspeed()):
+        if self._stops or (self.alone and stopping.asked is not None):
             raise stopping.leave()
 
     def _step_ended(self, owes: bool = False) -> None:
@@ -138,9 +139,11 @@ class Resuming:
     def _write(self, each: list[dict[str, Any]], tokens: int, owes: bool) -> None:
         """All processes gather where weights are split; the first one writes."""
         scaler = getattr(self.accelerator, "scaler", None)
+        weights: dict[str, Any] = trained(at_rest(self.model))
+        split = self.deepspeed is not None
         state = {
-            "weights": trained(at_rest(self.model)),
-            "optimizer": self.optimizer.state_dict(),
+            "weights": {name: zero3.Held(p) for name, p in weights.items()} if split else weights,
+            "optimizer": zero3.state_of(self.optimizer.optimizer, weights) if split else self.optimizer.state_dict(),
             "scheduler": self.lr_scheduler.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else None,
             "tokens": tokens,
@@ -150,16 +153,25 @@ class Resuming:
             "owes": owes,
         }
         keeps = self.run.inputs.config.keep_state and self._due
-        weights = whole_weights(self.model) if keeps else None
+        model_weights = whole_weights(self) if keeps else None
         if not is_main_process():
             write_state(None, state)
             return
         with self.run.saving(self.state.global_step, due=self._due) as folder:
             write_state(folder, state)
             if keeps:
-                save_step(self.model, folder / "model", self.saves_merged, self.processing_class, weights)
+                save_step(self.model, folder / "model", self.saves_merged, self.processing_class, model_weights)
             self.state.log_history = []  # it is in metrics.jsonl, and would grow with every state
             self.state.save_to_json(str(folder / POSITION))
+
+    def _prepare_for_training(self, max_steps: int, loader: Any, folder: str | None) -> Any:
+        """DeepSpeed would be asked for a checkpoint of its own: it splits the weights of ours, and has the rest set."""
+        if not under_deepspeed() or folder is None:
+            return super()._prepare_for_training(max_steps, loader, folder)  # type: ignore[misc]
+        self._load_from_checkpoint(folder)
+        prepared = super()._prepare_for_training(max_steps, loader, None)  # type: ignore[misc]
+        self._load_optimizer_and_scheduler(folder)
+        return prepared
 
     @torch.no_grad()
     def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
@@ -172,8 +184,12 @@ class Resuming:
 
     def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
         if folder is not None:
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            self.optimizer.load_state_dict(parts_of_state(self.run.saved["optimizer"], parameters))
+            saved = self.run.saved
+            if self.deepspeed is not None:
+                zero3.set_state(self.optimizer.optimizer, trained(self.model), saved["weights"], saved["optimizer"])
+            else:
+                parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+                self.optimizer.load_state_dict(parts_of_state(saved["optimizer"], parameters))
             self.lr_scheduler.load_state_dict(self.run.saved["scheduler"])
 
     def _load_scaler(self, folder: str | None) -> None:
@@ -195,6 +211,19 @@ class Resuming:
 def trained(model: Any) -> dict[str, torch.Tensor]:
     """The weights that an optimizer moves, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def whole_weights(trainer: Any) -> dict[str, Any] | None:
+    """The trained model's weights, gathered from all processes where these have split them.
+
+    All processes must call it. None where each has them whole.
+    """
+    if trainer.deepspeed is None:
+        return sharding.whole_weights(trainer.model)
+    gathered: dict[str, Any] | None = trainer.accelerator.get_state_dict(trainer.deepspeed)
+    weights = gathered or {}  # under ZeRO-3 the first process alone has them
+    tied = getattr(trainer.model, "all_tied_weights_keys", None) or {}  # gathered apart, they would be saved twice
+    return {name: weight for name, weight in weights.items() if name not in tied}
 
 
 def position(folder: Path) -> TrainerState:

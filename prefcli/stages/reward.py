@@ -28,7 +28,7 @@ from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.processes import under_deepspeed
-from prefcli.stages.resuming import Resuming
+from prefcli.stages.resuming import Resuming, whole_weights
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, PairSteps, pair_rows
 from prefcli.statistics.pairs import accuracy, right
@@ -113,7 +113,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                 "head": "score",
                 "held_out_pairs": len(measured),
             },
-            weights=trl_trainer.whole_weights(trainer),
+            weights=whole_weights(trainer),
             saves_merged=saves_merged,
         )
 

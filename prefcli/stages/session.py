@@ -111,9 +111,8 @@ class Session:
             self.reporter.notice(f"{before} was removed or moved meanwhile: the run is written to {self.draft.path}")
 
     def enter(self, phase: Phase) -> None:
-        """Set what a signal does from now on. Under DeepSpeed no state is written: it is raised at once."""
-        if not under_deepspeed():
-            stopping.enter(phase)
+        """Set what a signal does from now on."""
+        stopping.enter(phase)
 
     @property
     def trained_dtype(self) -> torch.dtype:
@@ -215,7 +214,7 @@ class Session:
     ) -> Artifact | None:
         """Save everything and let the version appear; None in all processes but the first.
 
-        `weights` are those of models that do not hold them whole themselves (`trl_trainer.whole_weights`).
+        `weights` are those of models that do not hold them whole themselves (`resuming.whole_weights`).
         Raises AlarmError once it is saved, as `stopped`, where an alarm ended the training. DataError where a file of
         rows was changed meanwhile.
         """
@@ -338,8 +337,6 @@ def _what_is_kept(run: Session) -> str:
     draft = run.draft
     if draft.finished:
         return f"interrupted as it ended: {run.inputs.name}@v{draft.version} is finished"
-    if under_deepspeed():
-        return "interrupted: no checkpoint is saved under DeepSpeed; the same command starts from the beginning"
     kept = draft.steps[-1] if draft.steps else 0
     when = f" in the middle of step {run.ended + 1}, too late to drop it" if run.ended > kept else ""
     if kept:

@@ -23,7 +23,7 @@ from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
 from prefcli.stages.processes import under_deepspeed
-from prefcli.stages.resuming import Resuming
+from prefcli.stages.resuming import Resuming, whole_weights
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps
 
@@ -90,7 +90,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             steps=steps,
             tokens=tokens,
             about=opened.about,
-            weights=trl_trainer.whole_weights(trainer),
+            weights=whole_weights(trainer),
             saves_merged=opened.saves_merged,
         )
 

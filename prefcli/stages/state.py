@@ -19,6 +19,7 @@ from torch import Tensor
 
 from prefcli.errors import ArtifactError
 from prefcli.models.sharding import whole
+from prefcli.models.zero3 import Held
 from prefcli.text import first_line
 
 VALUES = "training.json"
@@ -31,13 +32,13 @@ def write_state(folder: Path | None, value: dict[str, Any]) -> None:
     Where tensors are split over processes all must call it, and those that write nothing have no `folder`: each tensor
     is gathered when it is written.
     """
-    tensors: list[Tensor] = []
+    tensors: list[Tensor | Held] = []
     encoded = json.dumps(_encoded(value, tensors))
     part: dict[str, Tensor] = {}
     files = size = 0
     seen: set[int] = set()
-    for number, tensor in enumerate(tensors):
-        tensor = whole(tensor)
+    for number, held in enumerate(tensors):
+        tensor: Tensor = whole(held)
         if folder is None:
             continue
         if part and size + tensor.nbytes > PART:
@@ -88,12 +89,12 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _encoded(value: Any, tensors: list[Tensor]) -> Any:
+def _encoded(value: Any, tensors: list[Tensor | Held]) -> Any:
     """JSON with containers that it has not: a dict is a list of pairs, its keys of any kind."""
     if isinstance(value, np.ndarray):
         return {"array": [str(value.dtype), value.tolist()]}
-    if isinstance(value, Tensor):
-        tensors.append(value.detach().contiguous())
+    if isinstance(value, (Tensor, Held)):
+        tensors.append(value if isinstance(value, Held) else value.detach().contiguous())
         return {"tensor": len(tensors) - 1}
     if isinstance(value, dict):
         return {"dict": [[_encoded(key, tensors), _encoded(entry, tensors)] for key, entry in value.items()]}

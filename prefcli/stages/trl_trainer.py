@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerCallback
@@ -20,14 +19,14 @@ from prefcli.config.preference import PreferenceConfig
 from prefcli.config.training import DataConfig
 from prefcli.data.lengths import length_bias
 from prefcli.data.rows import Encode, Example, Examples, Rows
-from prefcli.errors import AlarmError
+from prefcli.errors import AlarmError, UsageError
 from prefcli.models import bitsandbytes, sharding
 from prefcli.models.shared import SharedRole
-from prefcli.stages.inputs import Inputs, refuse_nothing_left
+from prefcli.stages.inputs import SHARD_INSTEAD, Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
 from prefcli.stages.processes import under_deepspeed
-from prefcli.stages.resuming import position
+from prefcli.stages.resuming import position, whole_weights
 from prefcli.stages.session import Session
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.stopping import Phase
@@ -42,6 +41,8 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
     """Keyword arguments of a TRL config, from the options that all stages share."""
     config = session.inputs.config
     assert isinstance(config, DataConfig)
+    if under_deepspeed():
+        _refuse_what_is_not_split(session)
     parts = config.micro_batches()
     if config.optim == "adamw-8bit":
         bitsandbytes.show()
@@ -79,6 +80,14 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "dataloader_pin_memory": session.device.type == "cuda",
         **more,
     }
+
+
+def _refuse_what_is_not_split(session: Session) -> None:
+    """Of a state that could not be saved under DeepSpeed."""
+    if (optim := session.inputs.config.optim) not in ("adamw", "sgd"):
+        raise UsageError(f"--optim {optim} does not run under DeepSpeed", SHARD_INSTEAD["--optim"])
+    if session.dtype == torch.float16:
+        raise UsageError("--dtype float16 does not run under DeepSpeed", SHARD_INSTEAD["--dtype"])
 
 
 def _fuses(session: Session) -> bool:
@@ -166,8 +175,8 @@ def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[
     for foreign in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(foreign)
     trainer.run, trainer.watchers, trainer.saves_merged = session, watchers_of(session.inputs), saves_merged
-    if under_deepspeed():
-        session.reporter.notice("no checkpoint is saved under DeepSpeed: a stopped run starts from the beginning")
+    if under_deepspeed() and (stage := trainer.accelerator.state.deepspeed_plugin.zero_stage) != 3:
+        raise UsageError(f"ZeRO stage {stage} does not run", "use zero_stage: 3, or docs/accelerate/ddp.yaml")
     trainer.add_callback(_Progress(session, what, trainer))
     try:
         _to_the_end(session, trainer)
@@ -195,19 +204,6 @@ def _measured(session: Session, step: int) -> bool:
     """Whether the held-out rows were measured at the last step, in passing or before a stop."""
     last = session.log.rows[-1] if session.log.rows else {}
     return last.get("step") == step and "eval_loss" in last
-
-
-def whole_weights(trainer: Any) -> dict[str, Any] | None:
-    """The trained model's weights, gathered from all processes where these have split them.
-
-    All processes must call it. None where each has them whole.
-    """
-    if trainer.accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return sharding.whole_weights(trainer.model)
-    gathered: dict[str, Any] | None = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    weights = gathered or {}  # under ZeRO-3 the first process alone has them
-    tied = getattr(trainer.model, "all_tied_weights_keys", None) or {}  # gathered apart, they would be saved twice
-    return {name: weight for name, weight in weights.items() if name not in tied}
 
 
 def watchers_of(inputs: Inputs) -> Watchers:
