@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import DistributedType
 from safetensors.torch import load_file
 from test_preference_losses import ANSWERS, MODELS, PAIRS, our_dpo, our_kto
 from test_rl_ppo import PROMPTS, make
@@ -24,8 +23,8 @@ from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.adapters import save_model
 from prefcli.stages.environment import refuse_elsewhere
 from prefcli.stages.ppo import _share, answers_of
+from prefcli.stages.resuming import whole_weights
 from prefcli.stages.steps import Steps
-from prefcli.stages.trl_trainer import whole_weights
 
 
 class OneOfTwo:
@@ -146,8 +145,8 @@ def test_tied_weights_that_were_gathered_are_saved_once(tmp_path):
     """DeepSpeed gathers each name by itself: no two share memory then."""
     model = AutoModelForCausalLM.from_pretrained(TINY)
     gathered = {name: weight.clone() for name, weight in model.state_dict().items()}
-    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, get_state_dict=lambda _: dict(gathered))
-    trainer = SimpleNamespace(accelerator=accelerator, model=model, model_wrapped=model)
+    accelerator = SimpleNamespace(get_state_dict=lambda _: dict(gathered))
+    trainer = SimpleNamespace(accelerator=accelerator, model=model, deepspeed=model)
     save_model(model, tmp_path / "one")
     save_model(model, tmp_path / "all", whole_weights(trainer))
     one, found = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "all"))
