@@ -190,6 +190,7 @@ def _to_the_end(session: Session, trainer: Any) -> None:
     before = session.resumed
     if before is not None and (at := position(before)).global_step == at.max_steps:  # stopped after its last step
         trainer._load_from_checkpoint(str(before))
+        trainer.accelerator.wait_for_everyone()  # the first one may end at once, and the checkpoint with it
         trainer.state = at
     else:
         with session.training():
