@@ -28,6 +28,7 @@ from prefcli.config.score import ScoreConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES as ALL_STAGES
 from prefcli.evaluation.causes import causes, of_judge, of_rewards
+from prefcli.evaluation.placement import Placement
 from prefcli.labelling import run as labelling
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import prepare
@@ -286,7 +287,15 @@ def test_labelling_is_resumed_for_the_same_judge_question_rows_and_gold_alone(mo
 
     def of(by="judge:https://host/v1#a", data="d", specs=(), **options):
         config = LabelConfig(by=by, out="out.jsonl", **options)
-        labelling._open(None, config, list(specs), None, SimpleNamespace(digests=[data]), store)
+        labelling._open(
+            None,
+            config,
+            list(specs),
+            None,
+            SimpleNamespace(digests=[data]),
+            store,
+            Placement(torch.device("cpu"), torch.float32),
+        )
         return seen.pop()
 
     other = {

@@ -82,7 +82,7 @@ def _stacked(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
         flat = "experts" in name.split(".") and not _is_linear(module)
         for own, weights in module.named_parameters(recurse=False):
             stacked = weights.ndim == 3 and weights.shape[0] > 1 and not isinstance(module, nn.Conv1d)
-            if stacked or (flat and weights.ndim == 2):
+            if stacked or (flat and weights.ndim == 2 and not own.endswith("bias")):
                 yield f"{name}.{own}", weights
 
 
