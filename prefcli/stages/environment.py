@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import peft
@@ -30,8 +30,17 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "processes": processes(),
-        **({"deepspeed": version("deepspeed")} if under_deepspeed() else {}),
+        **_deepspeed(),
     }
+
+
+def _deepspeed() -> dict[str, str]:
+    if not under_deepspeed():
+        return {}
+    try:
+        return {"deepspeed": version("deepspeed")}
+    except PackageNotFoundError:  # accelerate refuses it in its own words
+        return {}
 
 
 def refuse_elsewhere(draft: Draft, under: dict[str, Any]) -> None:

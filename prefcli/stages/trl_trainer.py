@@ -175,8 +175,9 @@ def run(session: Session, trainer: Any, what: str, saves_merged: bool) -> tuple[
     for foreign in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(foreign)
     trainer.run, trainer.watchers, trainer.saves_merged = session, watchers_of(session.inputs), saves_merged
-    if under_deepspeed() and (stage := trainer.accelerator.state.deepspeed_plugin.zero_stage) != 3:
-        raise UsageError(f"ZeRO stage {stage} does not run", "use zero_stage: 3, or docs/accelerate/ddp.yaml")
+    zero = trainer.accelerator.state.deepspeed_plugin
+    if zero is not None and zero.zero_stage != 3:
+        raise UsageError(f"ZeRO stage {zero.zero_stage} does not run", "use zero_stage: 3, or docs/accelerate/ddp.yaml")
     trainer.add_callback(_Progress(session, what, trainer))
     try:
         _to_the_end(session, trainer)
