@@ -281,15 +281,15 @@ def logged(command: Command) -> list[int]:
     return [json.loads(line)["step"] for line in whole_lines(command.partial)]
 
 
-def differences(found: Path, expected: Path, within: float = 0.0) -> list[str]:
+def differences(found: Path, expected: Path, within: float = 0.0, shards: int = 0) -> list[str]:
     """What is not in `found` as it is in `expected`, or should not be there. Weights `within` so much of each other do
-    not differ; where it is not 0 the log's values may, and caches, which have what the first process came by."""
+    not differ; where it is not 0 the log's values may. With `shards` caches may: the last process to write decides."""
     both = (found, expected)
     files, wanted = ({str(path.relative_to(runs)) for path in runs.rglob("*")} for runs in both)
     wrong = [f"left over: {name}" for name in sorted(files - wanted) if name != ".digests.json"]
     wrong += [f"missing: {name}" for name in sorted(wanted - files)]
     for name in sorted(name for name in files & wanted if name.endswith(".safetensors")):
-        if within and name.startswith(".cache"):
+        if shards and name.startswith(".cache"):
             continue
         one, other = (load_file(runs / name) for runs in both)
         wrong += [f"{name}: {t} differs" for t in one | other if not same(one.get(t), other.get(t), within)]
@@ -331,7 +331,7 @@ class Attack:
         return alone, replace(alone, runs=self.work / f"{self.made}-attacked"), phases
 
     def compare(self, attacked: Command, alone: Command, within: float = 0.0) -> None:
-        here = differences(attacked.runs, alone.runs, within)
+        here = differences(attacked.runs, alone.runs, within, alone.shards)
         equal = f"within {within:g} of" if within else "equal to"
         print(f"run {alone.seed}:", "; ".join(here) or f"{equal} the one left alone, nothing left over", flush=True)
         self.wrong += here
