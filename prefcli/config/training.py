@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -14,6 +15,11 @@ Optimizer = Literal["adamw", "adamw-8bit", "adafactor", "sgd"]
 Scheduler = Literal["linear", "cosine", "constant"]
 Adapter = Literal["lora", "rslora", "dora"]
 FSDP = "ACCELERATE_USE_FSDP"  # "true" in the environment of processes that `accelerate launch` starts for it
+
+
+def asks_to_split(config: object) -> bool:
+    """Whether --shard, or accelerate's file for FSDP, has the weights split over the processes."""
+    return bool(getattr(config, "shard", False)) or os.environ.get(FSDP) == "true"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import os
 import weakref
 from typing import Any
 
@@ -17,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.parts import Work
 from prefcli.artifacts.references import Reference
 from prefcli.config.shared import Machine
-from prefcli.config.training import FSDP
+from prefcli.config.training import asks_to_split
 from prefcli.models.devices import pick_device, pick_dtype
 from prefcli.models.loading import load_policy
 from prefcli.models.sharding import lockstep, shard, source_device
@@ -78,7 +77,7 @@ def placement_of(config: Machine, work: Work, reporter: Reporter, parameters: in
     """
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device, parameters)
-    if not (getattr(config, "shard", False) or os.environ.get(FSDP) == "true"):
+    if not asks_to_split(config):
         return Placement(device, dtype)
     if work.share.world == 1:
         reporter.notice("--shard splits nothing in one process: torchrun --nproc-per-node N starts several")

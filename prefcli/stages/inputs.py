@@ -6,7 +6,6 @@ handed back at once and a mistake costs a second and not a model load.
 
 from __future__ import annotations
 
-import os
 import uuid
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,7 +26,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.shared import read_as
 from prefcli.config.stages import Stage, stage_of
-from prefcli.config.training import FSDP, SMALL_MODEL_PARAMETERS, DataConfig
+from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig, asks_to_split
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.rows import Rows
 from prefcli.data.weighting import first, mix, set_apart, weigh
@@ -154,7 +153,7 @@ def _refuse_odd_adapter(config: StageConfig) -> None:
 
 def _split(config: StageConfig) -> StageConfig:
     """With --shard where accelerate's file asks for FSDP. Raises UsageError for what cannot be split."""
-    if not (config.shard or os.environ.get(FSDP) == "true"):
+    if not asks_to_split(config):
         return config
     asked = {
         f"--optim {config.optim}": config.optim in ("adafactor", "adamw-8bit"),
