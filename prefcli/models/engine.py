@@ -30,12 +30,12 @@ from prefcli.errors import SurroundingsError
 from prefcli.models.adapters import save_model
 from prefcli.models.generation import Sampled
 from prefcli.models.probe import DRAWN, HOT, Fault, Probe
-from prefcli.models.served import Answer, Down, Odd, Refused, Server, in_short
+from prefcli.models.served import PROBING, Answer, Down, Odd, Refused, Server, in_short
 from prefcli.models.transfer import Sender, workers
 from prefcli.progress import Reporter, is_main_process, processes
 from prefcli.urls import may_pass
 
-PROBING, SHORT = 60.0, 5.0  # seconds for the first word, and of one that was left out
+SHORT = 5.0  # seconds for the first word of a server that was left out
 AT_ONCE = 8  # prompts in a request
 IN_FLIGHT = 32  # requests to each server at a time
 BACKOFF, LONGEST = 0.5, 10.0  # seconds before a first and before a late retry

@@ -23,6 +23,7 @@ from prefcli.urls import may_pass
 
 LARGEST = 256 << 20  # bytes of an answer: some 100 a token, with its log-probability
 SHOWN = 400  # bytes of an error
+PROBING = 60.0  # seconds for a server's first word
 ROUNDING = 0.01  # of a log-probability of 0
 # Nothing is cut off, nothing is penalised: what is drawn has the probability that the model gives it.
 PLAIN = {

@@ -1,9 +1,10 @@
 """All weights of a model to a vLLM server over NCCL, from GPU to GPU: no disk in between, and none shared.
 
-A server started with --weight-transfer-config '{"backend": "nccl"}' says so at /server_info. Trainer (rank 0) and the
-server's workers make one group, whose id goes over HTTP. At an update names, formats and shapes go over HTTP, and the
-tensors one after the other over NCCL while that request waits. After vLLM 0.32, distributed/weight_transfer: another
-rank than vLLM's own must answer the group's first all_reduce of one float (pynccl.py, from_unique_id_bytes).
+A server started with --weight-transfer-config '{"backend": "nccl"}' reports it at /server_info. Trainer (rank 0)
+and the server's workers make one group, whose id goes over HTTP. At an update names, formats and shapes go over
+HTTP, and the tensors one after the other over NCCL while that request waits. After vLLM 0.32,
+distributed/weight_transfer: another rank than vLLM's own must answer the group's first all_reduce of one float
+(pynccl.py, from_unique_id_bytes).
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from prefcli.errors import SurroundingsError
-from prefcli.models.served import Down, Refused, Server
-
-PROBING = 60.0  # seconds
+from prefcli.models.served import PROBING, Down, Refused, Server
 
 
 class Group:
