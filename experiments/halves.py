@@ -60,7 +60,7 @@ def questions() -> dict[str, Question]:
             f"{PUBLISHED}, and lies above 0.5; does not: it lies below {PUBLISHED}; cannot tell: else.",
         ),
         "turns": Question(
-            "Does gold turn as RLOO goes on, while the proxy rises?",
+            "Does gold turn as RLOO continues, while the proxy rises?",
             "By the fit to the kept steps of the first seed (prefcli eval). holds: the whole interval of gold's turn "
             "lies within what was measured, and the last proxy score above the start's with intervals apart; does not: "
             "gold's interval at the last step lies above the start's mean, and no turn is within what was measured; "

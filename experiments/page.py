@@ -15,7 +15,7 @@ from experiments.record import RESULTS, ROOT
 PAGE = ROOT / "docs" / "evidence.md"
 ORDER = {
     "sentiment": "does DPO's frontier lie above that of RL, in controlled sentiment on SmolLM2-135M (arXiv 2305.18290)",
-    "halves": "does gold turn as RL goes on against a proxy, on pairs of people, halved (arXiv 2210.10760)",
+    "halves": "does gold turn as RL continues against a proxy, on pairs of people, halved (arXiv 2210.10760)",
     "humps": "does gold rise and fall as DPO and IPO go on training, on the same (arXiv 2406.02900)",
     "forgets_beta": "do certain preferences make DPO forget β, and not IPO (arXiv 2310.12036)",
 }

@@ -28,7 +28,7 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
     """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
     A parent's adapter of another rank or kind, one that trains heads, norms or biases too, or any where --lora-target
-    is given, is merged into the weights first, and that is said. A reward model's head is trained and saved whole,
+    is given, is merged into the weights first, with a notice. A reward model's head is trained and saved whole,
     beside its adapter.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
     Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.

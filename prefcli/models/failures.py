@@ -272,7 +272,7 @@ def _encoder(config: dict[str, Any]) -> Cause | None:
         if not (config.get("is_decoder") or config.get("causal")):
             return f"it is a {kind} model, an encoder: it has no causal head", CAUSAL
     if (setting := _both_ways(config)) is not None:
-        return f"it is no causal model: each token sees those after it (config.json: {setting})", CAUSAL
+        return f"it is not a causal model: each token sees those after it (config.json: {setting})", CAUSAL
     return None
 
 

@@ -49,7 +49,7 @@ def piece_of(tensor: Tensor, size: int, place: int) -> Tensor:
 
 
 def state_of(zero: Any, parameters: dict[str, Tensor]) -> dict[str, Any]:
-    """The optimizer's state. What is no moment, as the number of steps, is the same for all parameters."""
+    """The optimizer's state. What is not a moment, such as the number of steps, is the same for all parameters."""
     common = zero.optimizer.state.get(zero.fp32_partitioned_groups_flat[0], {})
     moments = [name for name, value in common.items() if isinstance(value, Tensor) and value.dim() == 1]
     return {
