@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 
 import pytest
@@ -12,6 +13,14 @@ from test_engine import check_answers, engine_of, prompts_of, quick, tiny  # noq
 
 from prefcli.errors import SurroundingsError
 from prefcli.models import transfer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def joined():
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "nccl":  # one that is still in gloo as the interpreter ends aborts it
+            thread.join()
 
 
 @pytest.fixture
