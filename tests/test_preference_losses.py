@@ -358,3 +358,12 @@ def test_kept_log_probabilities_that_were_changed_are_computed_anew(tmp_path, sp
     again.logps = first.logps
     again.save()
     assert ReferenceLogps(3, file).known == 3
+
+
+def test_what_each_of_several_processes_computed_is_kept(tmp_path):
+    file = tmp_path / "logps.safetensors"
+    both = [ReferenceLogps(3, file) for _ in range(2)]
+    both[0].logps[:2], both[1].logps[1:] = -1.0, -2.0
+    for one in both:
+        one.save()
+    assert ReferenceLogps(3, file).logps[:, 0].tolist() == [-1, -2, -2]

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from prefcli.artifacts.unfinished import one_at_a_time
 from prefcli.models.adapters import merged
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.loading import is_adapter, load_policy
@@ -78,13 +79,18 @@ class ReferenceLogps:
         self.newest.clear()
 
     def save(self) -> None:
-        """Keep what was computed. Loses nothing that another run kept meanwhile but its time."""
+        """Keep what was computed, beside what another process or run has kept meanwhile."""
         if self.file is None or self.known == self._known:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.file.with_suffix(f".{os.getpid()}")
-        save_file({"logps": self.logps}, draft, {SUM: _sum(self.logps)})
-        draft.replace(self.file)
+        with one_at_a_time(self.file.parent):
+            kept = _kept(self.file) if self.file.is_file() else None
+            if kept is None or kept.shape != self.logps.shape:
+                kept = self.logps
+            logps = torch.where(self.logps.isnan(), kept, self.logps)
+            draft = self.file.with_suffix(f".{os.getpid()}")
+            save_file({"logps": logps}, draft, {SUM: _sum(logps)})
+            draft.replace(self.file)
 
 
 def _kept(file: Path) -> Tensor | None:
