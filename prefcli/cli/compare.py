@@ -109,17 +109,18 @@ def _criteria(result: dict[str, Any]) -> Table:
         f"{r['route']} ({' → '.join(r['artifacts'])})" for r in result["routes"]
     )
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    for name in ("criterion", "measure"):
-        table.add_column(name, overflow="fold")
+    table.add_column("criterion", no_wrap=True)
+    table.add_column("measure", overflow="fold")
     for ref in refs:
         table.add_column(escape(ref), justify="right")
-    for name in ("ahead", "claimed"):
-        table.add_column(name)
+    table.add_column("ahead")
+    table.add_column("claimed", no_wrap=True)
     for criterion in result["criteria"]:
+        name = criterion["criterion"].replace(" ", "\n")  # and no word of it broken
         for number, measure in enumerate(criterion["measures"]):
             first = number == 0
             table.add_row(
-                f"[bold]{criterion['criterion']}[/bold]" if first else "",
+                f"[bold]{name}[/bold]" if first else "",
                 escape(measure["measure"]),
                 *(_shown(measure["figures"][ref], measure["unit"]) for ref in refs),
                 f"[bold]{escape(criterion['verdict'])}[/bold]" if first else "",
