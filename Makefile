@@ -48,7 +48,7 @@ families: setup
 	$(BIN)/python -m scripts.families $(if $(ONLY),--only $(ONLY) --again,--write)
 
 # Single faults, one at a time in a copy, and whether the tests notice, into docs/testing.md; resumes where it was stopped
-# ONLY=rewards,rl: those rooms (mutant-runs/ has what is known); WORKERS=N (1)
+# ONLY=rewards,rl: those packages (mutant-runs/ has what is known); WORKERS=N (1)
 mutants: setup
 	$(BIN)/python -m scripts.mutants $(if $(ONLY),--only $(ONLY)) --workers $(or $(WORKERS),1) --write
 

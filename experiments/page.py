@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "evidence.md"
 ORDER = {
     "sentiment": "does DPO's frontier lie above that of RL, in controlled sentiment on SmolLM2-135M (arXiv 2305.18290)",
     "halves": "does gold turn as RL continues against a proxy, on pairs of people, halved (arXiv 2210.10760)",
-    "humps": "does gold rise and fall as DPO and IPO go on training, on the same (arXiv 2406.02900)",
+    "humps": "does gold rise and fall as DPO and IPO train longer, on the same (arXiv 2406.02900)",
     "forgets_beta": "do certain preferences make DPO forget β, and not IPO (arXiv 2310.12036)",
 }
 NEEDS = {"halves": " --pairs hh-harmless-pairs.jsonl.gz"}  # what is not in the repository
@@ -35,7 +35,7 @@ def page(folder: Path = RESULTS) -> str:
         for name, said in ORDER.items()
         if name not in found
     ]
-    told = ["## not run yet", "", *missing, ""] if missing else []
+    told = ["## Not run yet", "", *missing, ""] if missing else []
     return "\n".join([HEAD, *(_experiment(name, found[name], folder) for name in names), *told])
 
 

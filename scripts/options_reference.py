@@ -17,9 +17,9 @@ from prefcli.config.shared import SHARED
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 HEAD = """# Options
 
-Made by `make docs` from the dataclasses in `prefcli/config/`; do not edit. Every option can be set in a `--config` file
-under its name without the dashes (`prefcli config dpo` prints one with all defaults), and every switch has a `--no-`
-form that overrides the file. Snake case is accepted for all of them (`--kl_coef`), and so are
+Made by `make docs` from the dataclasses in `prefcli/config/`; do not edit. Where a command has `--config`, its options
+can be set in a YAML file under their names without the dashes (`prefcli config dpo` prints one with all defaults), and
+every switch has a `--no-` version that overrides the file. Snake case is accepted for all (`--kl_coef`), and so are
 [the names of TRL, Hugging Face and LLaMA-Factory](#names-of-trl-hugging-face-and-llama-factory).
 """
 THEIRS = """## Names of TRL, Hugging Face and LLaMA-Factory
@@ -70,7 +70,7 @@ def page() -> str:
     for heading, help_text, rows, grouped in commands:
         parts += [f"{heading}\n\n{help_text}", *([TABLE + "\n".join(rows)] if rows else [])]
         named = [_named(title, names, shared[title]) for title, names in grouped.items() if title in SHARED]
-        parts.append(f"Shared: {'; '.join(named)}.")
+        parts += [f"Shared: {'; '.join(named)}."] if named else []
     parts.append(_theirs())
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

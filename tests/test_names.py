@@ -347,7 +347,8 @@ def test_their_defaults_are_those_of_the_libraries_at_hand():
 def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
     said = from_file("dpo", "model_name_or_path: m\nuse_peft: true\n")[1]
     assert (
-        "--lr 1e-06, 0.0001 for small models (1e-06 there)" in said and "--lora-target all-linear (q_proj and" in said
+        "--lr 1e-06, with adapters 1e-05, of small models 0.0001 (1e-06 there)" in said
+        and "--lora-target all-linear (q_proj and" in said
     )
     said = from_file("dpo", "stage: dpo\nfinetuning_type: lora\n")[1]
     assert "(5e-05 there)" in said and "--max-length 1024 (2048 there)" in said and "--lora-target" not in said

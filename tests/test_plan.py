@@ -92,6 +92,8 @@ def test_a_small_model_learns_at_the_rate_of_small_models_unless_another_is_give
     assert planned("sft", lr=0.5).config.lr == 0.5
     monkeypatch.setattr("prefcli.stages.inputs.SMALL_MODEL_PARAMETERS", 10)
     assert planned("sft").config.lr == usual
+    assert planned("dpo", lora_rank=4).config.lr == 1e-5 == 10 * planned("dpo").config.lr
+    assert planned("dpo", lora_rank=4, lr=0.5).config.lr == 0.5
 
 
 def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model(planned):

@@ -60,8 +60,8 @@ class MemoryConfig(FromFile, Stored, RunConfig):
     model: Annotated[
         str | None,
         Opt(
-            "Instead of --params: a model directory or config.json on disk, an artifact, or a hub id that was "
-            "downloaded.",
+            "Instead of --params: a model directory or config.json, an artifact, or a hub id, whose config.json "
+            "alone is fetched.",
             metavar="REF",
         ),
     ] = None

@@ -178,7 +178,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "average-tokens-across-devices": "sums are divided by the tokens of the whole batch",
 }  # fmt: skip
 _DECIDING = {  # without these the result is another one
-    "generate": "ppo, sample, eval, chat and sweep answer prompts. label takes answers of sample --generate, and a "
+    "generate": "ppo, sample, eval, chat and sweep ppo answer prompts. label takes answers of sample --generate, and a "
     "judge at a server is --by judge:URL#MODEL (docs/engine.md)",
     "neftune-noise-alpha": "no noise is added to embeddings",
     "label-smoothing-factor": "--label-smoothing of dpo is about pairs; sft has none",
@@ -267,7 +267,7 @@ COMMANDS = {
     "rlhf": "prefcli ppo, dpo, orpo or kto",
     "deploy": "prefcli export NAME DIR, and serve that directory; a reward model: prefcli serve-rm",
     "vllm-serve": "start vLLM itself, and give its address to prefcli ppo --generate (docs/engine.md)",
-    "webui": "not there: prefcli label, chat and report",
+    "webui": "prefcli ui",
     "webchat": "prefcli chat",
     "api": "prefcli export NAME DIR, and serve that directory; a reward model: prefcli serve-rm",
 }

@@ -24,7 +24,7 @@ class ReportConfig(Quiet, FromFile, Stored, Answering):
     ] = field(default_factory=list)
     against: Annotated[
         str | None,
-        Opt("Baseline of the win rate. Default: the model that the first one was made from.", metavar="REF"),
+        Opt("Baseline of the win rate. Default: the first model's training reference, else its start.", metavar="REF"),
     ] = None
     samples: Annotated[
         int, Opt("Number of prompts shown with answers: half where the first model does worst, half best.", min=0)

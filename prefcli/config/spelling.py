@@ -18,6 +18,7 @@ from typing import Any, get_origin
 from prefcli.config.base import is_switch, option
 from prefcli.config.names import ALIASES, BOOLEAN, NAMES, STAGES, Named
 from prefcli.config.stages import BY_COMMAND
+from prefcli.config.training import ADAPTER_RATE
 from prefcli.errors import UsageError
 
 HELP = ("help", "help-all")
@@ -232,7 +233,10 @@ class Brought:
         lines = [f"  {', '.join(names)}: {why}" for why, names in reasons.items()]
         if command in BY_COMMAND and (self.in_file or self.noted):
             rates = BY_COMMAND[command].rates
-            here = {**ours, "lr": f"{rates[0]:g}, {rates[1]:g} for small models"}
+            here = {
+                **ours,
+                "lr": f"{rates[0]:g}, with adapters {rates[0] * ADAPTER_RATE:g}, of small models {rates[1]:g}",
+            }
             there = THEIR_DEFAULTS | (
                 FACTORY_DEFAULTS if self.factory else {"lr": TRL_LR.get(command, FACTORY_DEFAULTS["lr"])}
             )

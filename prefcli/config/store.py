@@ -41,7 +41,7 @@ class CollectConfig(Stored):
     keep: Annotated[
         int | None,
         Opt(
-            "Also delete finished versions, except the N newest of each name and those that other artifacts need.",
+            "Also delete finished versions, except the N highest of each name and those that other artifacts need.",
             min=1,
         ),
     ] = None

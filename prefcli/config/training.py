@@ -98,9 +98,9 @@ class OptimizerConfig:
     max_steps: Annotated[int | None, Opt("Stop after N optimizer steps; overrides --epochs.", min=1)] = None
     batch_size: Annotated[int, Opt("Rows per optimizer step, summed over all processes.", min=1)] = 16
     grad_accum: Annotated[int, Opt("Split each batch into N parts: less memory, slower.", min=1)] = 1
-    lr: Annotated[float | None, Opt("Learning rate. Default: by stage and model size; the plan shows it.", min=0)] = (
-        None
-    )
+    lr: Annotated[
+        float | None, Opt("Learning rate. Default: by stage, model size and --lora-rank; the plan shows it.", min=0)
+    ] = None
     optim: Annotated[
         Optimizer, Opt("Optimizer. adamw-8bit holds AdamW's moments in 8 bits (needs prefcli[qlora]).")
     ] = "adamw"
@@ -202,8 +202,10 @@ class DataConfig(TrainingRows):
     ] = 1024
 
 
-# Learning rates where --lr is not given. Models this small (tiny) need, and stand, far larger ones.
+# Learning rates where --lr is not given. Models this small (tiny) need, and stand, far larger ones; adapters of others
+# about ten times that of all weights (Schulman et al. 2025, LoRA Without Regret).
 SMALL_MODEL_PARAMETERS = 20_000_000
+ADAPTER_RATE = 10
 
 # Tokens of a packed row where --tokens-per-row is not given. CPU: measured, see docs/packed.md.
 TOKENS_PER_ROW = {"cpu": 768, "cuda": 16384}

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from inspect import signature
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from prefcli.models.rows import Layout
 
 PACKED = "prefcli_packed"
+TAKES_FEWER_KEYS = "enable_gqa" in signature(varlen_attn).parameters  # from torch 2.12
 # What models hand to their attention beside what it names, and what changes none of its values.
 HARMLESS = {
     "cache_position", "deterministic", "is_causal", "logits_to_keep", "output_attentions", "output_hidden_states",
@@ -155,7 +157,8 @@ def _allowed(module: nn.Module, mask: Tensor | None, more: dict[str, Any]) -> Al
 def _takes_all_at_once(query: Tensor, layout: Layout, allowed: Allowed, how: dict[str, Any]) -> bool:
     """Whether FlashAttention has what this layer needs: 16 bits, and a mask that says no more than causality."""
     return (
-        query.device.type == "cuda"
+        TAKES_FEWER_KEYS
+        and query.device.type == "cuda"
         and query.dtype in (torch.float16, torch.bfloat16)
         and query.shape[-1] <= LARGEST_HEAD
         and torch.cuda.get_device_capability(query.device) >= AMPERE

@@ -26,7 +26,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.shared import read_as
 from prefcli.config.stages import Stage, stage_of
-from prefcli.config.training import SMALL_MODEL_PARAMETERS, DataConfig, asks_to_split
+from prefcli.config.training import ADAPTER_RATE, SMALL_MODEL_PARAMETERS, DataConfig, asks_to_split
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.rows import Rows
 from prefcli.data.weighting import first, mix, set_apart, weigh
@@ -124,7 +124,8 @@ def prepare(config: StageConfig) -> Inputs:
     architecture = architecture_of(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS
-        config = replace(config, lr=stage.rates[1] if small else stage.rates[0])
+        rate = stage.rates[1] if small else stage.rates[0] * (ADAPTER_RATE if config.lora_rank else 1)
+        config = replace(config, lr=float(f"{rate:g}"))  # 1e-6 · 10 without the last digit's error
     inputs = Inputs(stage, config, store, name, data, eval_data, references, architecture, "", rewards)
     inputs.notes = notes + [r.note for r in references.values() if r.note] + data.notes
     inputs.key = _key(inputs)

@@ -40,8 +40,8 @@ A cell is refused when the command stops before any training and says why, and w
 {counts}
 
 "layout": packed, or why rows stay padded (the values are the same, only slower: [packed rows](packed.md)). "LoRA
-adapts": the modules, by the last part of their names. What is not among them stays as it is, such as the experts of a
-mixture where they are one stacked tensor, and no modules.
+adapts": the modules, by the last part of their names. Modules that are not listed are not adapted, for example
+the experts of a mixture where they are one stacked tensor.
 
 | family | model type | what it has | layout | LoRA adapts | exact | refused, and why |{wrong_column}
 |---|---|---|---|---|---|---|{wrong_rule}

@@ -47,7 +47,7 @@ class Fault:
     """`tests` are pytest's words, files without their folder. `equivalent` says why it changes nothing that can be
     seen, `survives` why its survival is put up with."""
 
-    room: str
+    package: str
     name: str
     file: str
     old: str
@@ -59,7 +59,7 @@ class Fault:
 
     @property
     def id(self) -> str:
-        return f"{self.room}/{self.name}"
+        return f"{self.package}/{self.name}"
 
     @property
     def words(self) -> list[str]:
@@ -73,8 +73,8 @@ class Fault:
 
 
 def read_faults() -> list[Fault]:
-    rooms = tomllib.loads(FAULTS.read_text(encoding="utf-8"))
-    return [Fault(room, **fields) for room, faults in rooms.items() for fields in faults]
+    packages = tomllib.loads(FAULTS.read_text(encoding="utf-8"))
+    return [Fault(package, **fields) for package, faults in packages.items() for fields in faults]
 
 
 def digest(*parts: str | bytes) -> str:
@@ -228,17 +228,17 @@ def passes_without(fault: Fault, tree: Path, kept: Kept) -> bool:
 
 
 def table(faults: list[Fault]) -> str:
-    """Markdown: the rooms, then what was not noticed."""
+    """Markdown: the packages, then what was not noticed."""
     known = Kept().read()
     outcome = {fault.id: known.get(fault_key(fault), {}).get("outcome", "not tried") for fault in faults}
-    lines = ["| room | faults | noticed | not noticed | share |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| package | faults | noticed | not noticed | share |", "| --- | --- | --- | --- | --- |"]
     counted = [fault for fault in faults if fault.equivalent is None]
     total: Counter[str] = Counter()
-    for room in dict.fromkeys(fault.room for fault in counted):
-        own = [outcome[fault.id] for fault in counted if fault.room == room]
+    for package in dict.fromkeys(fault.package for fault in counted):
+        own = [outcome[fault.id] for fault in counted if fault.package == package]
         noticed = sum(one in NOTICED for one in own)
         total.update(faults=len(own), noticed=noticed)
-        lines.append(f"| {room} | {len(own)} | {noticed} | {len(own) - noticed} | {noticed / len(own):.0%} |")
+        lines.append(f"| {package} | {len(own)} | {noticed} | {len(own) - noticed} | {noticed / len(own):.0%} |")
     all_, seen = total["faults"], total["noticed"]
     lines.append(f"| all | {all_} | {seen} | {all_ - seen} | {seen / max(1, all_):.0%} |")
     left = [fault for fault in counted if outcome[fault.id] not in NOTICED]
@@ -273,7 +273,7 @@ def write(faults: list[Fault]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="rooms or ROOM/NAME, with commas between")
+    parser.add_argument("--only", default="", help="packages or PACKAGE/NAME, with commas between")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="try also what is known")
     parser.add_argument("--write", action="store_true", help="put the table into docs/testing.md")
@@ -281,7 +281,7 @@ def main() -> None:
     options = parser.parse_args()
     faults = read_faults()
     asked = [word for word in options.only.split(",") if word]
-    chosen = [fault for fault in faults if not asked or fault.room in asked or fault.id in asked]
+    chosen = [fault for fault in faults if not asked or fault.package in asked or fault.id in asked]
     if not options.list:
         os.nice(15)
         preload()
