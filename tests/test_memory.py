@@ -117,7 +117,7 @@ def test_gradients_are_not_there_before_the_first_backward_pass():
     assert estimate(wide).parts["gradients"] == 0
     two = replace(wide, tokens_per_row=32 * 64)
     assert estimate(two).parts["gradients"] == 4 * SMALL.parameters
-    assert estimate(replace(wide, accumulates=True)).bytes == estimate(wide).bytes + 4 * SMALL.parameters
+    assert estimate(replace(wide, grad_accum=2)).bytes == estimate(wide).bytes + 4 * SMALL.parameters
     uneven = replace(wide, tokens_per_row=63 * 64)  # 63 rows, then one beside the gradients
     assert estimate(two).bytes < estimate(uneven).bytes < estimate(wide).bytes
 
@@ -173,7 +173,7 @@ def test_lora_trains_the_adapter_alone():
     # q, o: 8→8; k, v: 8→4; gate, up: 8→20; down: 20→8
     adapter = 3 * 5 * (2 * 16 + 2 * 12 + 3 * 28)
     assert lora_parameters(SMALL, 5) == adapter
-    run = Run("sft", SMALL, lora_rank=5, accumulates=True)
+    run = Run("sft", SMALL, lora_rank=5, grad_accum=2)
     policy = estimate(run).roles["policy"]
     assert policy.parts["weights"] == 2 * (SMALL.parameters + adapter)
     assert (policy.parts["gradients"], policy.parts["optimizer"]) == (2 * adapter, 12 * adapter)
@@ -205,6 +205,14 @@ def test_a_shared_base_is_held_once():
         Run("ppo", SMALL, shared_base=True)
 
 
+def test_smaller_passes_are_told_as_the_parts_of_the_whole_batch():
+    run = Run("ppo", SMALL, packed=False, batch_size=32, grad_accum=2)
+    padded = SAVINGS[0]
+    assert padded.option(run) == "--grad-accum 64" and padded.option(replace(run, answers=4)) == "--grad-accum 16"
+    after = padded.apply(run)
+    assert (after.batch_size, after.grad_accum) == (1, 64) and padded.apply(after) is None
+
+
 def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():
     dpo, usable = routes(typical(13 * GB)).dpo.run, A100.usable_bytes
     for run in (dpo, replace(dpo, stage="kto"), replace(dpo, stage="ppo"), replace(dpo, architecture=typical(70 * GB))):
@@ -219,6 +227,7 @@ def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():
     assert gpus_needed(replace(dpo, lora_rank=8, shared_base=True, in_4bit=True, architecture=typical(400 * GB)),
                        usable) is None  # fmt: skip
     assert gpus_needed(replace(dpo, architecture=typical(10_000 * GB)), usable) is None
+    assert gpus_needed(replace(dpo, architecture=typical(10_000 * GB), batch_size=8192), usable) is None
     assert gpus_needed(replace(dpo, architecture=typical(GB)), usable) == 1
     parts = split(Run("ppo", SMALL, batch_size=100, rollout=200, answers=4), 8)
     assert (parts.batch_size, parts.rollout, parts.shards) == (16, 28, 8)  # four answers to a prompt stay together

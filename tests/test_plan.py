@@ -16,6 +16,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES
 from prefcli.data.row import Row
+from prefcli.memory.estimate import estimate
 from prefcli.stages.inputs import prepare
 from prefcli.stages.plan import rollouts, run_of, steps, summary
 from prefcli.stages.reward import split
@@ -92,13 +93,13 @@ def test_a_small_model_learns_at_the_rate_of_small_models_unless_another_is_give
     assert planned("sft", lr=0.5).config.lr == 0.5
     monkeypatch.setattr("prefcli.stages.inputs.SMALL_MODEL_PARAMETERS", 10)
     assert planned("sft").config.lr == usual
-    assert planned("dpo", lora_rank=4).config.lr == 1e-5 == 10 * planned("dpo").config.lr
+    assert (planned("dpo").config.lr, planned("dpo", lora_rank=4).config.lr) == (1e-6, 1e-5)
     assert planned("dpo", lora_rank=4, lr=0.5).config.lr == 0.5
 
 
 def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model(planned):
     whole, split = (run_of(planned("dpo", batch_size=8, grad_accum=parts), "cpu") for parts in (1, 4))
-    assert (whole.batch_size, whole.accumulates, split.batch_size, split.accumulates) == (8, False, 2, True)
+    assert (whole.batch_size, whole.grad_accum, split.batch_size, split.grad_accum) == (8, 1, 2, 4)
     ppo = run_of(
         planned("ppo", batch_size=8, grad_accum=2, minibatches=2, max_prompt_length=40, max_new_tokens=30), "cpu"
     )
@@ -107,6 +108,15 @@ def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model
     rloo = run_of(planned("ppo", batch_size=8, advantage="rloo", num_generations=4), "cpu")
     assert not rloo.value_model and rloo.answers == 4
     assert run_of(planned("dpo", max_length=9), "cpu").max_length == 9
+
+
+def test_each_of_several_processes_holds_its_part_of_the_batch(planned, monkeypatch):
+    dpo, ppo = planned("dpo", batch_size=8), planned("ppo", batch_size=8, minibatches=2)
+    served = planned("ppo", batch_size=8, generate="http://127.0.0.1:1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_of(dpo, "cpu").batch_size == 4
+    assert (run_of(ppo, "cpu").batch_size, run_of(ppo, "cpu").rollout) == (2, 4)
+    assert estimate(run_of(served, "cuda")).phases["rollout"] < estimate(run_of(ppo, "cuda")).phases["rollout"]
 
 
 def test_what_shares_a_base_with_the_policy_is_held_once(planned, make_artifact):

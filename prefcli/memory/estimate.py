@@ -99,7 +99,7 @@ def _moments(run: Run) -> Iterator[Moment]:
     if run.about.samples:
         yield from _rollout(run)
     whole, rest = divmod(run.rows_of_batch, run.rows_of_pass)
-    yield from _pass(run, frozenset(trained) if whole > 1 or run.accumulates else frozenset())
+    yield from _pass(run, frozenset(trained) if whole > 1 or run.grad_accum > 1 else frozenset())
     if whole == 1 and rest:  # the first, wider one meets no gradients
         yield from _pass(
             replace(run, batch_size=rest * run.unit, rollout=activations.rollout_answers(run)), frozenset(trained)

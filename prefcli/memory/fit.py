@@ -39,11 +39,14 @@ class Saving:
 
 def _fewer_tokens(run: Run) -> Run | None:
     """One row at a time."""
-    if not run.packed:
-        return replace(run, batch_size=run.answers or 1, accumulates=True) if run.batch_size > 1 else None
-    if run.rows_of_pass == 1:
-        return None
-    return replace(run, tokens_per_row=run.row_tokens, accumulates=True)
+    if run.packed:
+        return replace(run, tokens_per_row=run.row_tokens) if run.rows_of_pass > 1 else None
+    least = run.answers or 1
+    return replace(run, batch_size=least, grad_accum=_most_parts(run)) if run.batch_size > least else None
+
+
+def _most_parts(run: Run) -> int:
+    return run.grad_accum * (run.batch_size // (run.answers or 1))
 
 
 def _fewer_answers(run: Run) -> Run | None:
@@ -59,7 +62,7 @@ def _adapters(run: Run) -> Run | None:
 # The cheapest first.
 SAVINGS = (
     Saving(
-        lambda run: f"--tokens-per-row {run.row_tokens}" if run.packed else f"--grad-accum {run.batch_size}",
+        lambda run: f"--tokens-per-row {run.row_tokens}" if run.packed else f"--grad-accum {_most_parts(run)}",
         "the same result, in smaller passes",
         _fewer_tokens,
         same=True,
@@ -206,7 +209,7 @@ def gpus_needed(run: Run, usable: float) -> int | None:
     def held(gpus: int) -> bool:
         return changes(split(run, gpus), usable, same=True) is not None
 
-    rows, most = run.rows_of_batch, MOST_GPUS // run.rows_of_batch
+    rows, most = run.rows_of_batch, max(1, MOST_GPUS // run.rows_of_batch)
     if run.in_4bit:
         return None
     if (found := next((n for n in range(2, rows + 1) if rows % n == 0 and held(n)), None)) or not held(rows * most):

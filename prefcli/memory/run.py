@@ -25,7 +25,7 @@ class Run:
     """Everything that decides the memory of a training run on one device.
 
     `batch_size` counts rows (for ppo, answers) that are on the device at a time: after --grad-accum, minibatches and
-    processes have divided them; `accumulates` where several such parts make a step. `rollout` are the answers of a
+    processes have divided them; `grad_accum` such parts make a step. `rollout` are the answers of a
     whole rollout, where those are more, and `sampled` those of them that are sampled at a time; 0: all. `answers` of
     one prompt stand next to each other (ppo's --num-generations).
     `shared_prompt` are the tokens of a row that its answers share and a packed batch holds once; nothing reads their
@@ -53,7 +53,7 @@ class Run:
     batch_size: int = 1
     rollout: int = 0
     sampled: int = 0
-    accumulates: bool = False
+    grad_accum: int = 1
     answers: int = 0  # 0: the stage's own
     max_length: int = 2048
     shared_prompt: int = 0

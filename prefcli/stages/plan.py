@@ -106,7 +106,8 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
         assert isinstance(config, PPOConfig)
         parts, prompt = config.grad_accum * config.minibatches, config.max_prompt_length
         length = prompt + config.max_new_tokens
-        more = {"rollout": config.batch_size, "value_model": config.advantage == "gae"}
+        more = {"rollout": config.batch_size // processes(), "value_model": config.advantage == "gae"}
+        more |= {"sampled": 1} if config.generate else {}  # the servers hold the answers' keys and values
     else:
         parts, prompt, length = config.grad_accum, 0, _longest(inputs)
     if config.shard and processes() > 1:
@@ -119,8 +120,8 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
         length,
         prompt,
         shared_base=_shares(inputs),
-        batch_size=max(1, config.batch_size // parts),
-        accumulates=config.grad_accum > 1,
+        batch_size=max(1, config.batch_size // (parts * processes())),
+        grad_accum=config.grad_accum,
         cached_reference=inputs.stage.reference and "reference" not in inputs.references,
         reward_model=any(spec.reference is not None for spec in inputs.rewards),
         **more,
