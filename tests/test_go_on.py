@@ -65,6 +65,8 @@ def test_an_optimizer_that_is_not_there_or_of_other_weights_is_refused(first, ch
     assert result.exit_code == 4 and "sft@v1 has no optimizer's state" in result.stderr
     result = on(chain, prefcli, "--carry-optimizer", "--lora-rank", "2")
     assert result.exit_code == 4 and "other weights" in result.stderr
+    result = on(chain, prefcli, "--carry-optimizer", "--optim", "adafactor")
+    assert result.exit_code == 4 and "is of --optim adamw, and adafactor is used here" in result.stderr
     result = on(chain, prefcli, "--carry-optimizer", "--advantage", "rloo")
     assert result.exit_code == 4 and "other weights" in result.stderr
 

@@ -22,7 +22,7 @@ from prefcli.config.dpo import DPOConfig
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.adapters import save_model
 from prefcli.stages.environment import refuse_elsewhere
-from prefcli.stages.ppo import _share, answers_of
+from prefcli.stages.ppo import Position, States, _share, answers_of
 from prefcli.stages.resuming import whole_weights
 from prefcli.stages.steps import Steps
 
@@ -175,3 +175,19 @@ def test_the_watchers_of_each_process_see_the_answers_of_all(monkeypatch):
     for name in ("prompts", "completions", "totals", "lengths", "ended"):
         assert getattr(both, name) == getattr(mine, name) * 2, name
     assert both.judges == {"judge": [1.0] * 24} and len(both.scores["c"]) == 24
+
+
+@pytest.mark.parametrize("due", [True, False])
+def test_whether_a_checkpoint_is_due_is_by_the_first_processs_clock(monkeypatch, due):
+    """Where weights are split all processes gather for one, so all must."""
+    ppo = make()
+    ppo.accelerator = OneOfTwo(ppo.accelerator, rank=1)
+    first = [(due, None)], [{"torch": "of the first"}]
+    monkeypatch.setattr("prefcli.stages.ppo.gather_object", lambda mine: first[isinstance(mine[0], dict)] + mine)
+    run = SimpleNamespace(mesh=object(), ended=0, enter=lambda phase: None)
+    states = States(run, ppo, None, None, None)
+    written = []
+    states._write = written.append
+    states.end(Position(step=3), not due)
+    assert written == [True] * due and run.ended == 3
+    assert states._last["random"][0] == {"torch": "of the first"} and len(states._last["random"]) == 2

@@ -82,12 +82,12 @@ class Engine:
             self._await(self._servers)
             shutil.rmtree(self._folder / f"{self._name}-{self._number - 1}", ignore_errors=True)
         if processes() > 1:
-            told: list[Any] = [self._name, [(server.alive, server.left_out) for server in self._servers]]
+            told: list[Any] = [self._name, [(s.alive, s.left_out, s.proven) for s in self._servers]]
             torch.distributed.broadcast_object_list(told)
             self._name = told[0]
             self._saved = self._number
             for server, state in zip(self._servers, told[1]):
-                server.alive, server.left_out = state
+                server.alive, server.left_out, server.proven = state
 
     def sample(
         self,

@@ -307,8 +307,11 @@ class PPO:
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes but the models' weights."""
+        scaler = self.accelerator.scaler  # of float16
         return {
+            "optim": self.config.optim,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
             "scheduler": self.scheduler.state_dict(),
             "generator": self.generator.get_state(),
             "rollouts": self.rollouts,
@@ -319,6 +322,8 @@ class PPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.zero_grad()  # an update that an alarm broke off leaves its gradients
         self.load_optimizer(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["generator"])
         self.rollouts, self.episodes, self.kl_coef = state["rollouts"], state["episodes"], state["kl_coef"]

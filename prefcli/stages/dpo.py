@@ -20,6 +20,7 @@ from prefcli.data.rows import Examples, Rows
 from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms
+from prefcli.models.sharding import most
 from prefcli.progress import Reporter, processes
 from prefcli.rewards.grammar import reward_scales
 from prefcli.rewards.sources import Answer, ModelReward, load_reward
@@ -181,6 +182,7 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
     packed = run.packs(opened.model, "policy")
     references = [] if config.reference_free or theirs else _logps(run, [rows, held_out], packed)
     known = bool(references) and all(logps.known == len(logps.logps) for logps in references)
+    known = known if run.mesh is None else not most(int(not known))  # all processes open it, or none
     if not (config.reference_free or known or shares_policy(run, opened)):
         reference = open_reference(run, opened.model, opened.tokenizer)
     if theirs:

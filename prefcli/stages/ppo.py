@@ -115,6 +115,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         position = Position()
         if run.resumed is not None:
             position = restore(run.resumed, ppo, watchers)
+            accelerator.wait_for_everyone()  # where nothing is left to do, the first one takes the state away at once
             run.train_seconds = position.train_seconds
         elif carried is not None:
             carry_optimizer(carried, ppo)
@@ -129,8 +130,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                     try:
                         metrics = ppo.step(next(order)[accelerator.process_index * share :][:share])
                         run.enter(Phase.BUSY)
-                        metrics |= {f"judge/{name}": mean(scores) for name, scores in score.judged.items()}
                         answers = answers_of(ppo, score.judged)
+                        metrics |= {f"judge/{name}": mean(scores) for name, scores in answers.judges.items()}
                         alarms = watchers.observe(step, metrics, answers)
                         run.log.write(step, metrics | logged(alarms))
                         run.log.show(step, answers.first(SHOWN))
@@ -198,9 +199,12 @@ class States:
 
     def end(self, position: Position, due: bool) -> None:
         """A rollout has ended. Raises KeyboardInterrupt, with its state written, where a signal was waiting for it."""
-        if self._ppo.accelerator.num_processes > 1:  # a signal to one process is one to all
-            said = gather_object([stopping.asked])
-            stopping.asked = next((signal for signal in said if signal is not None), None)
+        if (
+            self._ppo.accelerator.num_processes > 1
+        ):  # a signal to one process is one to all; the first one's clock counts
+            said = gather_object([(due, stopping.asked)])
+            due = said[0][0]
+            stopping.asked = next((signal for _, signal in said if signal is not None), None)
         stops = stopping.asked is not None
         self._mark(position, due=False)
         if due or stops:
@@ -223,8 +227,9 @@ class States:
     def _mark(self, position: Position, due: bool) -> None:
         ppo = self._ppo
         self._position, self._run.ended, self._due = replace(position), position.step, due
+        random = [random_state()]
         self._last = {
-            "random": random_state(),
+            "random": gather_object(random) if ppo.accelerator.num_processes > 1 else random,
             "ppo": {"generator": ppo.generator.get_state(), "rollouts": ppo.rollouts, "episodes": ppo.episodes},
         }
 
@@ -347,6 +352,12 @@ def carry_optimizer(folder: Path, ppo: PPO) -> None:
             f"--carry-optimizer: {folder} is of other weights than are trained here",
             "use the same --lora-rank, --layout and --advantage as there, or leave --carry-optimizer out",
         )
+    before = state["ppo"].get("optim", "adamw")
+    if before != ppo.config.optim:
+        raise ArtifactError(
+            f"--carry-optimizer: {folder} is of --optim {before}, and {ppo.config.optim} is used here",
+            f"use --optim {before}, or leave --carry-optimizer out",
+        )
     own = ppo.optimizer.state_dict()
     ppo.load_optimizer(own | {"state": state["ppo"]["optimizer"]["state"]})
 
@@ -362,7 +373,8 @@ def restore(folder: Path, ppo: PPO, watchers: Watchers) -> Position:
         put(parameter, saved)
     ppo.load_state_dict(state["ppo"])
     watchers.load_state_dict(json.loads(state["watchers"]))
-    set_random_state(state["random"])
+    each = state["random"]
+    set_random_state(each[ppo.accelerator.process_index % len(each)])
     return Position(**state["position"])
 
 

@@ -29,7 +29,7 @@ from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.loading import configuration, is_adapter
 from prefcli.models.packed import pack
-from prefcli.models.sharding import at_rest, shard, source_device
+from prefcli.models.sharding import at_rest, most, shard, source_device
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
 from prefcli.progress import Reporter, is_main_process, processes
 from prefcli.stages.environment import environment, refuse_elsewhere
@@ -152,7 +152,7 @@ class Session:
     def split(self, model: Any) -> None:
         """Over the processes, where --shard says so; once its adapters are there."""
         if self.mesh is not None:
-            gathers = self.memory is None or not self.memory.lockstep
+            gathers = not most(int(self.memory is not None and self.memory.lockstep))  # devices may differ in size
             shard(model, self.mesh, self.dtype, self.trained_dtype, gathers=gathers)
 
     def packs(self, model: Any, role: str) -> bool:
