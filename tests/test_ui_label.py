@@ -249,6 +249,19 @@ def test_every_prompt_comes_once_before_any_comes_twice_and_not_in_the_order_of_
         assert other != asked
 
 
+def test_the_order_of_the_file_does_not_say_whose_answer_is_shown(at_desk):
+    """Neither on the page, round by round, nor at the terminal."""
+    rows = [{"prompt": f"Q {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(100)]
+    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+    config = UIConfig(label=["data.jsonl"], out="out.jsonl")
+    first = questions(replace(config, to="binary"), SILENT)[:100]
+    assert 25 < sum(question.answers[0].startswith("good") for question in first) < 75  # five deviations of a fair coin
+    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in answers(90, 3)))
+    for asked in (questions(config, SILENT)[:90], human.comparisons(["data.jsonl"], 0, False, SILENT)[:90]):
+        sides = [sorted(q.answers if hasattr(q, "answers") else (q.left, q.right)) for q in asked]
+        assert 8 < sum(one[:8] == "answer 0" and two[:8] == "answer 1" for one, two in sides) < 52  # 30 of 90
+
+
 def test_two_annotators_share_the_questions_and_meet_in_the_overlap(at_desk):
     with at_desk(answers(100), overlap=0.3) as desk:
         seen = {"ann": [], "bob": []}

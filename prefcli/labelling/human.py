@@ -159,17 +159,21 @@ def answered(data: list[str], skip_bad: bool, reporter: Reporter, **read: Any) -
 def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter, **read: Any) -> list[Comparison]:
     """Every two different answers to a prompt: first one comparison of each prompt, then a second of each, and so on.
 
-    Which answer is on the left is drawn with the seed, for each comparison by itself. Raises DataError: there is none.
+    Drawn with the seed: which of a prompt's comparisons comes first (the order of the file may say whose answers they
+    are), and which answer is on the left, for each comparison by itself. Raises DataError: there is none.
     """
     rounds: list[list[Comparison]] = []
     for prompt, answers in answered(data, skip_bad, reporter, **read):
-        for number, (one, other) in enumerate(itertools.combinations(answers, 2)):
-            if number == len(rounds):
-                rounds.append([])
+        made = []
+        for one, other in itertools.combinations(answers, 2):
             digest = digest_of(prompt, one, other)
-            swapped = hashlib.sha256(f"{seed} {digest}".encode()).digest()[0] % 2 == 1
-            left, right = sorted((one, other), reverse=swapped)
-            rounds[number].append(Comparison(prompt, left, right, digest))
+            drawn = hashlib.sha256(f"{seed} {digest}".encode()).digest()
+            left, right = sorted((one, other), reverse=drawn[0] % 2 == 1)
+            made.append((drawn[1:], Comparison(prompt, left, right, digest)))
+        made.sort(key=lambda entry: entry[0])
+        rounds += [[] for _ in range(len(made) - len(rounds))]
+        for part, (_, comparison) in zip(rounds, made):
+            part.append(comparison)
     if not rounds:
         raise DataError(
             f"no prompt of {', '.join(data)} has two different answers",
