@@ -290,7 +290,13 @@ def test_what_looks_like_a_placeholder_in_an_answer_stays():
         ("I prefer B to A.", 0.0),
         ("A clear case: B", 0.0), ("A says too much, while B is short.\n\nVerdict: B", 0.0),
         ("<think>A? No. B!</think>\nA", 1.0), ("Both are fine", None), ("", None), ("A and B", None), ("C", None),
-        ("a better one", None),
+        ("a better one", None), ("Answer A is worse than Answer B.", None), ("Answer A is clearly worse.", None),
+        ("Answer A is incorrect, so the edge goes to B.", None), ("I would give the win to B.", 0.0),
+        ("A isn't better than B.", None), ("A helps more than B, which does not.", None), ("Not A.", None),
+        ("A is better than B.\nB does not answer.", None), ("B is wordy, and not true.\n\nA is better than B.", 1.0),
+        ("B. It does not make anything up.", 0.0), ("Answer B is preferable to answer A.", 0.0),
+        ("I prefer answer A to answer B.", 1.0), ("Compared to A, B is better.", 0.0),
+        ("<think> Answer A is", None), ("<think>A?</think>\n<think>B", None),
     ],
 )  # fmt: skip
 def test_replies_are_read_leniently(reply, verdict):
