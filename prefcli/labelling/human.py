@@ -49,6 +49,7 @@ except ImportError:  # Windows: a line for each key there
 KEYS = {"l": "left", "r": "right", "t": "tie", "s": "skip", "e": "edit", "u": "undo", "q": "quit"}
 SAME_AS = {"\x1b[D": "left", "\x1bOD": "left", "\x1b[C": "right", "\x1bOC": "right", "\x04": "quit"}  # arrows, Ctrl-D
 LEGEND = "l ← left is better   r → right is better   t tie   s skip   e edit the better one   u undo   q quit"
+WHICH = "which is the better one, to edit?  l left   r right   u back   q quit"
 ORDERS = (["chosen", "rejected"], ["rejected", "chosen"])  # from left to right, as `shown` in a row
 ANNOTATOR = "PREFCLI_ANNOTATOR"
 
@@ -222,6 +223,10 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
         _show(comparison, len(done), len(todo), record.seconds, console)
         started = time.monotonic()
         action = _press(keys, console, LEGEND, KEYS)
+        if edit := action == "edit":
+            action = _press(keys, console, WHICH, {key: KEYS[key] for key in "lruq"})
+            if action == "undo":
+                continue
         if action == "quit":
             return
         if action == "undo":
@@ -234,7 +239,7 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
             done.discard(digest)
             i = place[digest]
             continue
-        sides = _sides(comparison, action, keys, console)
+        sides = _sides(comparison, action, edit, console)
         if sides is None:
             continue
         at = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -243,16 +248,10 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
         done.add(comparison.digest)
 
 
-def _sides(comparison: Comparison, action: str, keys: Keys, console: Console) -> dict[str, Any] | None:
+def _sides(comparison: Comparison, action: str, edit: bool, console: Console) -> dict[str, Any] | None:
     """The part of a row that says what was decided; None where an edit came to nothing."""
     if action in ("tie", "skip"):
         return {"answers": [comparison.left, comparison.right], "verdict": action}
-    edit = action == "edit"
-    if edit:
-        question = "which is the better one, to edit?  l left   r right   u back"
-        action = _press(keys, console, question, {key: KEYS[key] for key in "lru"})
-        if action == "undo":
-            return None
     left_is_better = action == "left"
     better, worse = comparison.left, comparison.right
     if not left_is_better:
@@ -314,7 +313,7 @@ def _press(keys: Keys, console: Console, question: str, known: dict[str, str]) -
         key = keys()
         word = SAME_AS.get(key, key.strip().lower())
         action = known.get(word, word)
-        if action == "quit" or action in known.values():
+        if action in known.values():
             return action
         console.print(Text(f"{shown(word)!r} is not a key here: {question}"))
 
