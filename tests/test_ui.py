@@ -633,5 +633,22 @@ def test_a_vote_is_taken_back_and_given_anew_which_its_row_says(talk):
     assert "seen" not in rows_of_votes()[1]
 
 
+def test_a_vote_that_met_a_full_disk_is_given_again_and_so_is_what_was_not_taken_back(talk, monkeypatch):
+    asked = talk.ask("q")
+    history = [dict(turn) for turn in talk._chat.history]
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda *_: _full())
+        with pytest.raises(OSError, match="No space"):
+            talk.vote(asked["id"], "right")
+    assert talk._chat.history == history
+    voted = talk.vote(asked["id"], "right")
+    assert voted["tally"]["fraction"] in (0, 1) and rows_of_votes()[0]["chosen"] == asked["answers"][1]
+    with monkeypatch.context() as full:
+        full.setattr(os, "ftruncate", lambda *_: _full())
+        with pytest.raises(OSError, match="No space"):
+            talk.undo()
+    assert talk.undo() == {"id": asked["id"], "tally": None} and rows_of_votes() == []
+
+
 def rows_of_votes():
     return [json.loads(line) for line in Path("votes.jsonl").read_text().splitlines()]

@@ -58,8 +58,9 @@ class JsonLines:
         """
         place %= len(self.rows)
         if place == len(self.rows) - 1:
-            os.ftruncate(self._handle, self._starts.pop())
+            os.ftruncate(self._handle, self._starts[-1])
             os.fsync(self._handle)
+            self._starts.pop()
         else:
             self._rewrite(place)
         return self.rows.pop(place)
