@@ -342,10 +342,17 @@ def test_what_is_taken_back_is_asked_of_others_unless_they_have_decided_it(at_de
         assert desk.next("bob")["question"] is None  # ann looks at it
         monkeypatch.setattr(desks, "HELD", 0)
         assert desk.next("bob")["question"]["id"] == question["id"]
-        desk.decide("ann", question["id"], {"verdict": "left"})
         desk.decide("bob", question["id"], {"verdict": "right"})
+        with pytest.raises(Stale):
+            desk.decide("ann", question["id"], {"verdict": "left"})
+        assert desk.next("ann")["question"] is None
+    rows = rows_of("out.jsonl")
+    assert [row["by"] for row in rows] == ["bob"] * 3
+    with Path("out.jsonl").open("a") as file:  # both have decided it in a file that was put together
+        file.write(json.dumps(rows[-1] | {"by": "ann", "at": "2999" + rows[-1]["at"][4:]}) + "\n")
+    with at_desk() as desk:
         desk.undo("ann")
-        assert desk.next("cy")["question"] is None
+        assert desk.next("ann")["question"] is None and desk.next("cy")["question"] is None
 
 
 # Agreement

@@ -35,7 +35,8 @@ NAME, COMMENT, ANSWER = 60, 10_000, 200_000  # characters at most
 
 
 class Stale(Exception):
-    """The answer is to a question that is not the annotator's own now: given already, or in another window."""
+    """The answer is to a question that is not the annotator's own now: given already, also by another, or in another
+    window."""
 
 
 @contextmanager
@@ -126,7 +127,7 @@ class Desk:
         """
         by = name_of(by)
         with self._lock:
-            question, since = self._at_hand.get(by, (None, 0.0))
+            question, since = self._in_hand(by)
             if question is None or question.digest != digest:
                 raise Stale
             more = self._remarks(said)
@@ -166,8 +167,16 @@ class Desk:
             self._at_hand[by] = (question, time.monotonic())
             return self._state(by)
 
-    def _state(self, by: str) -> dict[str, Any]:
+    def _in_hand(self, by: str) -> tuple[Question | None, float]:
+        """What an annotator is shown, since when; not what was handed on to another, who has decided it."""
         question, since = self._at_hand.get(by, (None, 0.0))
+        if question is not None and question.digest in self._done_by(by, question):
+            del self._at_hand[by]
+            return None, 0.0
+        return question, since
+
+    def _state(self, by: str) -> dict[str, Any]:
+        question, since = self._in_hand(by)
         if question is None:
             question = self._find(by)
             since = time.monotonic()
