@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import types
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from statistics import fmean
 
@@ -17,7 +18,10 @@ from test_rewards_http import closed_port, running
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.data.row import Row
 from prefcli.evaluation.judge import QUESTION, ModelJudge, Tally, fill, parse_verdict
+from prefcli.labelling.preferences import different_answers
+from prefcli.labelling.prompts import Prompts
 from prefcli.labelling.shares import ask, win_shares
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -204,6 +208,14 @@ def test_a_reward_model_labels_with_its_scores(chain, prefcli, label):
         assert row["scores"] == pytest.approx({"chosen": max(both.values()), "rejected": min(both.values())})
     summary = json.loads(result.stdout)
     assert summary["by"]["ref"] == "rm@v1" and summary["gold"]["agreement"] == pytest.approx(summary["by"]["accuracy"])
+
+
+def test_prompts_with_a_date_are_told_apart():
+    rows = [Row([{"role": "user", "content": "p", "sent": datetime(2026, 1, day)}], "a") for day in (1, 2, 1)]
+    prompts = Prompts()
+    for row in rows:
+        prompts.add(row)
+    assert len(prompts.sort()) == len(different_answers(rows, [row.answers for row in rows])) == 2
 
 
 # By a judge

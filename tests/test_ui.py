@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -205,6 +206,11 @@ def test_a_decision_over_http_is_on_disk_when_it_is_answered(client):
     assert client.post("label/undo", json={"by": "ann"}).json() == state and not os.path.getsize("out.jsonl")
     answer = client.post("label/undo", json={"by": "ann"})
     assert answer.status_code == 400 and "take back" in answer.json()["error"]
+
+
+def test_a_date_in_a_message_is_sent_as_its_text(client, monkeypatch):
+    monkeypatch.setattr(_Talk, "ask", lambda *_: {"sent": datetime(2026, 1, 2)})
+    assert client.post("chat/ask", json={"text": "a"}).json() == {"sent": "2026-01-02 00:00:00"}
 
 
 def test_a_full_disk_is_said_and_the_page_goes_on(client, monkeypatch):

@@ -14,9 +14,11 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import httpx
+import pyarrow.parquet
 import pytest
 from conftest import write
 from rich.console import Console
@@ -212,6 +214,24 @@ def test_a_full_disk_keeps_the_question(at_desk, monkeypatch):
         assert desk.next("ann")["question"] == question
         desk.decide("ann", question["id"], {"verdict": "left"})
     assert len(rows_of("out.jsonl")) == 1
+
+
+@pytest.mark.parametrize("kind", ["pairs", "binary", "ranking"])
+def test_messages_with_a_date_are_asked_once(at_desk, kind):
+    sent = datetime(2026, 1, 2, 3, 4)
+    rows = [
+        {"prompt": [{"role": "user", "content": f"Q {i}", "sent": sent}], "completion": text}
+        for i in range(2) for text in ("one", "two")
+    ]  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+    config = UIConfig(label=["a.parquet"], out="out.jsonl", to=kind)
+    said = {"pairs": "left", "binary": "good", "ranking": [1, 0]}[kind]
+    for done in (0, 1):
+        with opened(config, questions(config, SILENT), SILENT) as desk:
+            state = desk.next("ann")
+            assert state["progress"]["mine"] == done and state["question"]["prompt"][0]["sent"] == sent
+            desk.decide("ann", state["question"]["id"], {"verdict": said})
+    assert rows_of("out.jsonl")[0]["prompt"][0]["sent"] == str(sent)
 
 
 # Who is asked what

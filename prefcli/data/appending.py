@@ -42,7 +42,8 @@ class JsonLines:
         start, starts, lines = os.fstat(self._handle).st_size, [], b""
         for row in rows:
             starts.append(start + len(lines))
-            lines += json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            line = json.dumps(row, ensure_ascii=False, default=str)  # a message may have a date
+            lines += line.encode("utf-8", "backslashreplace") + b"\n"
         try:
             self._write(lines)
         except OSError:

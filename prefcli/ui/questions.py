@@ -64,11 +64,11 @@ def questions(config: Any, reporter: Reporter) -> list[Question]:
 
 
 def _shuffled(made: list[Question], seed: int) -> list[Question]:
-    """Which of a prompt's questions comes first is drawn too: their order in the file may say whose answers they are."""
+    """Which of a prompt's questions comes first is drawn too: the order of the file may say whose answers they are."""
     before: Counter[str] = Counter()
     rounds = []
     for question in sorted(made, key=lambda question: draw(seed, question.digest)):
-        prompt = json.dumps(question.prompt)
+        prompt = json.dumps(question.prompt, default=str)
         rounds.append((before[prompt], question))
         before[prompt] += 1
     return [question for _, question in sorted(rounds, key=lambda entry: entry[0])]
