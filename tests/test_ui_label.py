@@ -29,6 +29,7 @@ from prefcli.data.dataset import read_dataset
 from prefcli.errors import DataError, SurroundingsError, UsageError
 from prefcli.labelling import human
 from prefcli.progress import SILENT
+from prefcli.statistics.intervals import wilson_interval
 from prefcli.ui import desk as desks
 from prefcli.ui.desk import Stale, opened
 from prefcli.ui.questions import questions
@@ -443,6 +444,19 @@ def test_objectives_are_rated_beside_the_verdict_and_have_their_own_agreement(at
     assert rows_of("out.jsonl")[-1]["objectives"] == {"helpful": "chosen", "harmless": "rejected"}
     assert rows_of("out.jsonl.skipped")[-1]["objectives"] == {"helpful": "second", "harmless": "equal"}
     assert terminal("")["open"] == 0
+
+
+def test_a_ranking_is_one_decision_in_the_report(at_desk):
+    with at_desk(answers(3, 4), overlap=1.0, to="ranking") as desk:
+        for by in ("ann", "bob"):
+            for verdict in ([0, 1, 2, 3], "skip", "skip"):
+                desk.decide(by, desk.next(by)["question"]["id"], {"verdict": verdict})
+        found = desk.report()
+    for person in found["annotators"]:
+        assert (person["decisions"], person["ties"], person["skips"], person["first"]) == (3, 0, 2, 1.0)
+        assert person["first_ci95"] == list(wilson_interval(1, 1))  # of one ranking, not of its six pairs
+    both = found["agreement"]["all"]
+    assert both["units"] == 6 and both["alpha"] is not None and both["ci95"] is None
 
 
 # Nothing is lost

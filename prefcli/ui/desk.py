@@ -81,6 +81,7 @@ class Desk:
         self._overlap: float = config.overlap
         self._lock = threading.Lock()
         self._digest: Callable[[dict[str, Any]], str] = thumb_in if self.kind == "binary" else digest_in
+        self._of = {part: question for question in todo for part in question.parts}
         self._place = {question.digest: place for place, question in enumerate(todo)}
         self._shared = {q.digest for q in todo if int.from_bytes(draw("overlap", self._seed, q.digest)[:8])
                         < self._overlap * 2**64}  # fmt: skip
@@ -96,9 +97,8 @@ class Desk:
         self._read(rows)
 
     def _read(self, rows: list[dict[str, Any]]) -> None:
-        of = {part: question for question in self._todo for part in question.parts}
         for row in rows:
-            if (question := of.get(self._digest(row))) is None:
+            if (question := self._of.get(self._digest(row))) is None:
                 continue
             parts = self._given.setdefault((row["by"], question.digest), set())
             parts.add(self._digest(row))
@@ -279,27 +279,30 @@ class Desk:
         with self._lock:
             rows = [row for file in self._record.files for row in file.rows]
         names = sorted({row["by"] for row in rows})
-        both = self._units(rows, self._value)
+        both = self._agreement(rows, self._value)
         return {
             "annotators": [_habits(name, [row for row in rows if row["by"] == name]) for name in names],
             "agreement": {
-                "all": agreement(both),
-                "annotators": [{"by": name, **agreement(both, name)} for name in names] if len(names) > 1 else [],
-                "pairs": [{"by": list(two), **agreement(both, *two)} for two in itertools.combinations(names, 2)],
+                "all": both(),
+                "annotators": [{"by": name, **both(name)} for name in names] if len(names) > 1 else [],
+                "pairs": [{"by": list(two), **both(*two)} for two in itertools.combinations(names, 2)],
                 "objectives": [
-                    {"objective": name, **agreement(self._units(rows, partial(_preferred, objective=name)))}
+                    {"objective": name, **self._agreement(rows, partial(_preferred, objective=name))()}
                     for name in self.objectives
                 ],
             },
         }
 
-    def _units(self, rows: list[dict[str, Any]], value_of: Callable[[dict[str, Any]], str | None]) -> list[Unit]:
-        """For each decision that was made at least once: who gave it which value."""
+    def _agreement(
+        self, rows: list[dict[str, Any]], value_of: Callable[[dict[str, Any]], str | None]
+    ) -> Callable[..., dict[str, Any]]:
+        """`agreement`, of who gave which value to each decision; the pairs of one ranking are drawn together."""
         units: dict[str, Unit] = {}
         for row in rows:
             if (value := value_of(row)) is not None:
                 units.setdefault(self._digest(row), {})[row["by"]] = value
-        return list(units.values())
+        asked = [self._of[part].digest if part in self._of else part for part in units]
+        return partial(agreement, list(units.values()), of=asked)
 
     def _value(self, row: dict[str, Any]) -> str | None:
         """What was decided, whatever the sides; None of a skip."""
@@ -348,13 +351,16 @@ def _preferred(row: dict[str, Any], objective: str) -> str | None:
 def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How an annotator decides: how many, how fast, and how often for the left or upper answer, with an interval."""
     sides = [row["shown"] == ORDERS[0] for row in rows if "shown" in row]
-    verdicts = [row.get("verdict") for row in rows]
+    first = sum(sides) / len(sides) if sides else None
+    # The rows of one ranking, or of its skip, are one decision.
+    verdicts = [verdict for _, verdict in {(row["at"], row.get("verdict")) for row in rows}]
+    chosen = verdicts.count(None)
     return {
         "by": by,
-        "decisions": len({row["at"] for row in rows}),
+        "decisions": len(verdicts),
         "ties": verdicts.count("tie"),
         "skips": verdicts.count("skip"),
-        "first": sum(sides) / len(sides) if sides else None,
-        "first_ci95": list(wilson_interval(sum(sides), len(sides))) if sides else None,
+        "first": first,
+        "first_ci95": list(wilson_interval(first * chosen, chosen)) if first is not None else None,
         "seconds": median(row["seconds"] for row in rows),
     }
