@@ -97,8 +97,10 @@ class Desk:
         self._read(rows)
 
     def _read(self, rows: list[dict[str, Any]]) -> None:
+        self._others = 0  # rows of --out that are of other data
         for row in rows:
             if (question := self._of.get(self._digest(row))) is None:
+                self._others += "verdict" not in row
                 continue
             parts = self._given.setdefault((row["by"], question.digest), set())
             parts.add(self._digest(row))
@@ -267,11 +269,11 @@ class Desk:
         return median(self._seconds[by][-100:])
 
     def _labels_a_second(self) -> float:
-        """Rows of --out that all who are at work write in a second; a tie or a skip is none."""
+        """Rows that all who are at work write to --out in a second; a tie or a skip is none."""
         now = time.monotonic()
         at_work = [by for by, (_, since) in self._at_hand.items() if now - since < HELD and self._seconds.get(by)]
         decisions = sum(map(len, self._mine.values()))
-        rows = len(self._record.pairs.rows) / decisions if decisions else 0.0
+        rows = (len(self._record.pairs.rows) - self._others) / decisions if decisions else 0.0
         return rows * sum(1 / max(self._pace(by), 0.01) for by in at_work)
 
     def report(self) -> dict[str, Any]:
