@@ -26,6 +26,7 @@ from test_annotators import brute_force
 
 from prefcli.config.ui import UIConfig
 from prefcli.data.dataset import read_dataset
+from prefcli.data.row import message_of
 from prefcli.errors import DataError, SurroundingsError, UsageError
 from prefcli.labelling import human
 from prefcli.progress import SILENT
@@ -233,6 +234,35 @@ def test_messages_with_a_date_are_asked_once(at_desk, kind):
             assert state["progress"]["mine"] == done and state["question"]["prompt"][0]["sent"] == sent
             desk.decide("ann", state["question"]["id"], {"verdict": said})
     assert rows_of("out.jsonl")[0]["prompt"][0]["sent"] == str(sent)
+
+
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": {"a": "ü"}}}]}
+THOUGHT = {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
+
+
+@pytest.mark.parametrize("kind", ["pairs", "binary", "ranking", "terminal"])
+def test_answers_keep_their_calls_and_thoughts_and_are_known_again(at_desk, kind):
+    rows = [{"prompt": CHAT, "chosen": [CALL], "rejected": [THOUGHT]}]
+    write(Path("data.jsonl"), json.dumps(rows[0]) + "\n")
+    if kind == "terminal":
+        terminal("l")
+    else:
+        said = {"pairs": "left", "binary": "good", "ranking": [1, 0]}[kind]
+        with at_desk(rows, to=kind) as desk:
+            decide_all(desk, "ann", lambda _: said)
+            assert all(entry["alpha"] is None for entry in desk.report()["agreement"]["annotators"])
+    made = rows_of("out.jsonl")
+    if kind == "binary":
+        assert [row["completion"] for row in made] in ([[CALL], [THOUGHT]], [[THOUGHT], [CALL]])
+        found = [row.completion for row in read_dataset(["out.jsonl"], "labelled").rows]
+    else:
+        assert [made[0]["chosen"], made[0]["rejected"]] in ([[CALL], [THOUGHT]], [[THOUGHT], [CALL]])
+        found = read_dataset(["out.jsonl"], "pairs").rows[0].answers
+        assert terminal("")["open"] == 0
+    assert [message_of(answer) for answer in found] in ([CALL, THOUGHT], [THOUGHT, CALL])
+    if kind != "terminal":
+        with at_desk(to=kind) as desk:
+            assert desk.next("ann")["question"] is None
 
 
 # Who is asked what

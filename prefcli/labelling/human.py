@@ -32,7 +32,7 @@ from rich.text import Text
 from prefcli.config.shared import read_as
 from prefcli.data.appending import JsonLines
 from prefcli.data.dataset import read_dataset
-from prefcli.data.row import Prompt, text_of
+from prefcli.data.row import Prompt, said, text_of, written
 from prefcli.errors import DataError
 from prefcli.files import digest_json
 from prefcli.labelling.preferences import different_answers
@@ -198,15 +198,30 @@ def is_decision(row: dict[str, Any]) -> bool:
         and isinstance(row["seconds"], (int, float))
         and isinstance(sides, list)
         and len(sides) == 2
-        and all(isinstance(side, str) for side in sides)
+        and all(answer_in(side) is not None for side in sides)
         and (verdict or row.get("shown") in ORDERS)
     )
 
 
+def answer_in(side: Any) -> str | None:
+    """An answer of a decision as it was shown: a text, or that of a list of one message. None: it is neither."""
+    match side:
+        case str():
+            return side
+        case [{"content": str()} as message]:
+            return said(message)
+    return None
+
+
+def sides_in(row: dict[str, Any]) -> tuple[str, str]:
+    """The two answers that a decision is between, the better one first, as they were shown."""
+    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
+    return answer_in(one) or "", answer_in(other) or ""
+
+
 def digest_in(row: dict[str, Any]) -> str:
     """The comparison that a decision is of."""
-    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
-    return digest_of(row["prompt"], one, other)
+    return digest_of(row["prompt"], *sides_in(row))
 
 
 def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Console) -> None:
@@ -258,14 +273,14 @@ def _sides(comparison: Comparison, action: str, edit: bool, console: Console) ->
         better, worse = worse, better
     order = ORDERS[0] if left_is_better else ORDERS[1]
     if not edit:
-        return {"chosen": better, "rejected": worse, "shown": order}
+        return {"chosen": written(better), "rejected": written(worse), "shown": order}
     text = _edited(better, console)
     if text is None:
         return None
     if text == worse or not text.strip() or text == better:
         console.print("nothing recorded: the text is empty, unchanged or that of the other answer")
         return None
-    return {"chosen": text, "rejected": worse, "edited": better, "shown": order}
+    return {"chosen": text, "rejected": written(worse), "edited": better, "shown": order}
 
 
 def _edited(text: str, console: Console) -> str | None:

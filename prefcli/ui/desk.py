@@ -20,9 +20,10 @@ from typing import Any
 
 from prefcli.config.ui import Kind
 from prefcli.data.appending import JsonLines
+from prefcli.data.row import written
 from prefcli.errors import UsageError
 from prefcli.files import digest_json
-from prefcli.labelling.human import ORDERS, Record, digest_in, is_decision
+from prefcli.labelling.human import ORDERS, Record, answer_in, digest_in, is_decision, sides_in
 from prefcli.progress import Reporter
 from prefcli.statistics.agreement import Unit, agreement
 from prefcli.statistics.intervals import wilson_interval
@@ -57,13 +58,13 @@ def opened(config: Any, todo: list[Question], reporter: Reporter, needed: Needed
 def is_thumb(row: dict[str, Any]) -> bool:
     """Whether a row is a decision on one answer."""
     skipped = row.get("verdict") == "skip" and isinstance(row.get("answers"), list) and len(row["answers"]) == 1
-    thumb = isinstance(row.get("completion"), str) and isinstance(row.get("label"), bool)
+    thumb = answer_in(row.get("completion")) is not None and isinstance(row.get("label"), bool)
     return {"prompt", "by", "at", "seconds"} <= set(row) and (thumb or skipped)
 
 
 def thumb_in(row: dict[str, Any]) -> str:
     """The question that a decision on one answer is of."""
-    return digest_json([row["prompt"], row["answers"][0] if "verdict" in row else row["completion"]])
+    return digest_json([row["prompt"], row["answers"][0] if "verdict" in row else answer_in(row["completion"])])
 
 
 class Desk:
@@ -216,12 +217,13 @@ class Desk:
         elif verdict == "skip" or (verdict == "tie" and self.kind == "pairs"):
             yield {"answers": answers, "verdict": verdict}
         elif self.kind == "binary" and verdict in ("good", "bad"):
-            yield {"completion": answers[0], "label": verdict == "good"}
+            yield {"completion": written(answers[0]), "label": verdict == "good"}
         elif self.kind == "ranking" and isinstance(verdict, list):
             if sorted(map(str, verdict)) != sorted(map(str, range(len(answers)))):
                 raise UsageError("a ranking names each answer once, the best first")
             for better, worse in itertools.combinations(verdict, 2):
-                yield {"chosen": answers[better], "rejected": answers[worse], "shown": ORDERS[int(better > worse)]}
+                sides = {"chosen": written(answers[better]), "rejected": written(answers[worse])}
+                yield sides | {"shown": ORDERS[int(better > worse)]}
         elif self.kind == "pairs" and verdict in ("left", "right"):
             better, worse = answers if verdict == "left" else reversed(answers)
             yield _edited(better, worse, said.get("text")) | {"shown": ORDERS[int(verdict == "right")]}
@@ -312,7 +314,8 @@ class Desk:
             return None
         if self.kind == "binary":
             return "good" if row["label"] else "bad"
-        return "tie" if "verdict" in row else str(row.get("edited", row["chosen"]) < row["rejected"])
+        better, worse = sides_in(row)
+        return "tie" if "verdict" in row else str(better < worse)
 
 
 def name_of(by: Any) -> str:
@@ -326,12 +329,12 @@ def name_of(by: Any) -> str:
 def _edited(better: str, worse: str, text: Any) -> dict[str, Any]:
     """The sides of a pair, the better one as it was edited. Raises UsageError: the edit came to nothing."""
     if text is None:
-        return {"chosen": better, "rejected": worse}
+        return {"chosen": written(better), "rejected": written(worse)}
     if not isinstance(text, str) or len(text) > ANSWER:
         raise UsageError(f"an answer has {ANSWER:,} characters at most")
     if not text.strip() or text in (better, worse):
         raise UsageError("the edited text is empty, unchanged or that of the other answer")
-    return {"chosen": text, "rejected": worse, "edited": better}
+    return {"chosen": text, "rejected": written(worse), "edited": better}
 
 
 def _rated_as(row: dict[str, Any], rated: dict[str, str]) -> dict[str, Any]:
@@ -346,7 +349,7 @@ def _preferred(row: dict[str, Any], objective: str) -> str | None:
     said = row.get("objectives", {}).get(objective)
     if said in (None, "equal"):
         return said
-    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
+    one, other = sides_in(row)
     return str((one < other) == (said in ("chosen", "first")))
 
 
