@@ -18,8 +18,8 @@ SETTLED = 2 * 10**9  # nanoseconds; FAT counts in two seconds
 
 
 def digest_json(value: Any) -> str:
-    """sha256 of a JSON value, the same whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """sha256 of a JSON value, the same whatever the order of its keys; a date counts as its text."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -77,6 +77,19 @@ def test_closed_cases():
     assert one["alpha"] == 0 and one["ci95"] is None
 
 
+def test_units_of_one_question_are_drawn_together():
+    """Each unit six times over, as the pairs of a ranking that all agree: the interval is that of the questions, but
+    for the n − 1 of D_e, which is closed."""
+    units = [dict(zip("ab", random.Random(i).choices("xy", [3, 2], k=2))) for i in range(20)]
+    low, high = agreement(units)["ci95"]
+    n, found = 2 * len(units), agreement(units * 6, of=list(range(20)) * 6)
+    expected = [1 - (1 - alpha) * (n - 1 / 6) / (n - 1) for alpha in (low, high)]
+    assert found["ci95"] == pytest.approx(expected) and found["units"] == 120
+    alone = agreement(units * 6)["ci95"]
+    assert alone[1] - alone[0] < 0.6 * (high - low)
+    assert agreement(units * 6, of=["one"] * 120)["ci95"] is None  # nothing to draw
+
+
 def test_of_one_annotator_only_their_own_pairs_count():
     # b and c always agree; a is random to them.
     generator = random.Random(1)

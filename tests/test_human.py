@@ -328,6 +328,17 @@ def test_an_edit_that_comes_to_nothing_records_nothing(label, own_folder, monkey
     assert len(rows_of(own_folder / "pairs.jsonl")) == 1
 
 
+@pytest.mark.parametrize("end", ["q", "\x04", "quit"])
+def test_the_end_of_the_input_after_edit_is_quitting(label, own_folder, monkeypatch, end):
+    monkeypatch.setenv("EDITOR", "sed -i -e s/[.]/!/")
+
+    def keys():
+        yield from ("e", end)
+        raise AssertionError("it asks on")
+
+    assert label(keys(), *ANSWERS[:2])["open"] == 1 and rows_of(own_folder / "pairs.jsonl") == []
+
+
 # What is shown
 
 

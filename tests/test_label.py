@@ -7,6 +7,7 @@ import json
 import random
 import sys
 import types
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from statistics import fmean
 
@@ -17,7 +18,10 @@ from test_rewards_http import closed_port, running
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.data.row import Row
 from prefcli.evaluation.judge import QUESTION, ModelJudge, Tally, fill, parse_verdict
+from prefcli.labelling.preferences import different_answers
+from prefcli.labelling.prompts import Prompts
 from prefcli.labelling.shares import ask, win_shares
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
@@ -206,6 +210,14 @@ def test_a_reward_model_labels_with_its_scores(chain, prefcli, label):
     assert summary["by"]["ref"] == "rm@v1" and summary["gold"]["agreement"] == pytest.approx(summary["by"]["accuracy"])
 
 
+def test_prompts_with_a_date_are_told_apart():
+    rows = [Row([{"role": "user", "content": "p", "sent": datetime(2026, 1, day)}], "a") for day in (1, 2, 1)]
+    prompts = Prompts()
+    for row in rows:
+        prompts.add(row)
+    assert len(prompts.sort()) == len(different_answers(rows, [row.answers for row in rows])) == 2
+
+
 # By a judge
 
 
@@ -290,7 +302,13 @@ def test_what_looks_like_a_placeholder_in_an_answer_stays():
         ("I prefer B to A.", 0.0),
         ("A clear case: B", 0.0), ("A says too much, while B is short.\n\nVerdict: B", 0.0),
         ("<think>A? No. B!</think>\nA", 1.0), ("Both are fine", None), ("", None), ("A and B", None), ("C", None),
-        ("a better one", None),
+        ("a better one", None), ("Answer A is worse than Answer B.", None), ("Answer A is clearly worse.", None),
+        ("Answer A is incorrect, so the edge goes to B.", None), ("I would give the win to B.", 0.0),
+        ("A isn't better than B.", None), ("A helps more than B, which does not.", None), ("Not A.", None),
+        ("A is better than B.\nB does not answer.", None), ("B is wordy, and not true.\n\nA is better than B.", 1.0),
+        ("B. It does not make anything up.", 0.0), ("Answer B is preferable to answer A.", 0.0),
+        ("I prefer answer A to answer B.", 1.0), ("Compared to A, B is better.", 0.0),
+        ("<think> Answer A is", None), ("<think>A?</think>\n<think>B", None),
     ],
 )  # fmt: skip
 def test_replies_are_read_leniently(reply, verdict):

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -205,6 +206,11 @@ def test_a_decision_over_http_is_on_disk_when_it_is_answered(client):
     assert client.post("label/undo", json={"by": "ann"}).json() == state and not os.path.getsize("out.jsonl")
     answer = client.post("label/undo", json={"by": "ann"})
     assert answer.status_code == 400 and "take back" in answer.json()["error"]
+
+
+def test_a_date_in_a_message_is_sent_as_its_text(client, monkeypatch):
+    monkeypatch.setattr(_Talk, "ask", lambda *_: {"sent": datetime(2026, 1, 2)})
+    assert client.post("chat/ask", json={"text": "a"}).json() == {"sent": "2026-01-02 00:00:00"}
 
 
 def test_a_full_disk_is_said_and_the_page_goes_on(client, monkeypatch):
@@ -631,6 +637,23 @@ def test_a_vote_is_taken_back_and_given_anew_which_its_row_says(talk):
         talk.undo()  # of an earlier question
     talk.vote(again["id"], "left")
     assert "seen" not in rows_of_votes()[1]
+
+
+def test_a_vote_that_met_a_full_disk_is_given_again_and_so_is_what_was_not_taken_back(talk, monkeypatch):
+    asked = talk.ask("q")
+    history = [dict(turn) for turn in talk._chat.history]
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda *_: _full())
+        with pytest.raises(OSError, match="No space"):
+            talk.vote(asked["id"], "right")
+    assert talk._chat.history == history
+    voted = talk.vote(asked["id"], "right")
+    assert voted["tally"]["fraction"] in (0, 1) and rows_of_votes()[0]["chosen"] == asked["answers"][1]
+    with monkeypatch.context() as full:
+        full.setattr(os, "ftruncate", lambda *_: _full())
+        with pytest.raises(OSError, match="No space"):
+            talk.undo()
+    assert talk.undo() == {"id": asked["id"], "tally": None} and rows_of_votes() == []
 
 
 def rows_of_votes():

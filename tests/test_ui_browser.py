@@ -188,6 +188,9 @@ def test_texts_are_shown_and_never_run(own_folder):
         code = 'print("<b>{}</b>")  # not **bold**'
         assert shown == {"pre code": [code], "p > code": ["sorted"], "strong": ["always"], "ol li em": ["new"],
                          ".heading": ["Why"]}  # fmt: skip
+        for text in ("```x = 1``` is one", "```python\nx = 1\n``` is one", "~~~\nx = 1\n~~~ is one"):
+            seen = tab.evaluate(f"rendered({json.dumps(text)}, false).textContent")
+            assert " ".join(seen.split()) == "x = 1 is one", text  # nothing is left out
         tab.press("m")
         texts = tab.evaluate("[...document.querySelectorAll('.answer .text')].map(e => e.textContent)")
         assert sorted(texts) == sorted(text.replace("\u202e", "\ufffd") for text in (EVIL, MARKDOWN))

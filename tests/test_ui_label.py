@@ -14,9 +14,11 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import httpx
+import pyarrow.parquet
 import pytest
 from conftest import write
 from rich.console import Console
@@ -24,9 +26,11 @@ from test_annotators import brute_force
 
 from prefcli.config.ui import UIConfig
 from prefcli.data.dataset import read_dataset
+from prefcli.data.row import message_of
 from prefcli.errors import DataError, SurroundingsError, UsageError
 from prefcli.labelling import human
 from prefcli.progress import SILENT
+from prefcli.statistics.intervals import wilson_interval
 from prefcli.ui import desk as desks
 from prefcli.ui.desk import Stale, opened
 from prefcli.ui.questions import questions
@@ -214,6 +218,53 @@ def test_a_full_disk_keeps_the_question(at_desk, monkeypatch):
     assert len(rows_of("out.jsonl")) == 1
 
 
+@pytest.mark.parametrize("kind", ["pairs", "binary", "ranking"])
+def test_messages_with_a_date_are_asked_once(at_desk, kind):
+    sent = datetime(2026, 1, 2, 3, 4)
+    rows = [
+        {"prompt": [{"role": "user", "content": f"Q {i}", "sent": sent}], "completion": text}
+        for i in range(2) for text in ("one", "two")
+    ]  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "a.parquet")
+    config = UIConfig(label=["a.parquet"], out="out.jsonl", to=kind)
+    said = {"pairs": "left", "binary": "good", "ranking": [1, 0]}[kind]
+    for done in (0, 1):
+        with opened(config, questions(config, SILENT), SILENT) as desk:
+            state = desk.next("ann")
+            assert state["progress"]["mine"] == done and state["question"]["prompt"][0]["sent"] == sent
+            desk.decide("ann", state["question"]["id"], {"verdict": said})
+    assert rows_of("out.jsonl")[0]["prompt"][0]["sent"] == str(sent)
+
+
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": {"a": "ü"}}}]}
+THOUGHT = {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
+
+
+@pytest.mark.parametrize("kind", ["pairs", "binary", "ranking", "terminal"])
+def test_answers_keep_their_calls_and_thoughts_and_are_known_again(at_desk, kind):
+    rows = [{"prompt": CHAT, "chosen": [CALL], "rejected": [THOUGHT]}]
+    write(Path("data.jsonl"), json.dumps(rows[0]) + "\n")
+    if kind == "terminal":
+        terminal("l")
+    else:
+        said = {"pairs": "left", "binary": "good", "ranking": [1, 0]}[kind]
+        with at_desk(rows, to=kind) as desk:
+            decide_all(desk, "ann", lambda _: said)
+            assert all(entry["alpha"] is None for entry in desk.report()["agreement"]["annotators"])
+    made = rows_of("out.jsonl")
+    if kind == "binary":
+        assert [row["completion"] for row in made] in ([[CALL], [THOUGHT]], [[THOUGHT], [CALL]])
+        found = [row.completion for row in read_dataset(["out.jsonl"], "labelled").rows]
+    else:
+        assert [made[0]["chosen"], made[0]["rejected"]] in ([[CALL], [THOUGHT]], [[THOUGHT], [CALL]])
+        found = read_dataset(["out.jsonl"], "pairs").rows[0].answers
+        assert terminal("")["open"] == 0
+    assert [message_of(answer) for answer in found] in ([CALL, THOUGHT], [THOUGHT, CALL])
+    if kind != "terminal":
+        with at_desk(to=kind) as desk:
+            assert desk.next("ann")["question"] is None
+
+
 # Who is asked what
 
 
@@ -247,6 +298,19 @@ def test_every_prompt_comes_once_before_any_comes_twice_and_not_in_the_order_of_
         assert asked[:20] != sorted(asked[:20], key=lambda text: int(text.split()[1]))
         other = [question.prompt for question in questions(replace(config, to=kind, seed=1), SILENT)]
         assert other != asked
+
+
+def test_the_order_of_the_file_does_not_say_whose_answer_is_shown(at_desk):
+    """Neither on the page, round by round, nor at the terminal."""
+    rows = [{"prompt": f"Q {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(100)]
+    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+    config = UIConfig(label=["data.jsonl"], out="out.jsonl")
+    first = questions(replace(config, to="binary"), SILENT)[:100]
+    assert 25 < sum(question.answers[0].startswith("good") for question in first) < 75  # five deviations of a fair coin
+    write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in answers(90, 3)))
+    for asked in (questions(config, SILENT)[:90], human.comparisons(["data.jsonl"], 0, False, SILENT)[:90]):
+        sides = [sorted(q.answers if hasattr(q, "answers") else (q.left, q.right)) for q in asked]
+        assert 8 < sum(one[:8] == "answer 0" and two[:8] == "answer 1" for one, two in sides) < 52  # 30 of 90
 
 
 def test_two_annotators_share_the_questions_and_meet_in_the_overlap(at_desk):
@@ -329,10 +393,17 @@ def test_what_is_taken_back_is_asked_of_others_unless_they_have_decided_it(at_de
         assert desk.next("bob")["question"] is None  # ann looks at it
         monkeypatch.setattr(desks, "HELD", 0)
         assert desk.next("bob")["question"]["id"] == question["id"]
-        desk.decide("ann", question["id"], {"verdict": "left"})
         desk.decide("bob", question["id"], {"verdict": "right"})
+        with pytest.raises(Stale):
+            desk.decide("ann", question["id"], {"verdict": "left"})
+        assert desk.next("ann")["question"] is None
+    rows = rows_of("out.jsonl")
+    assert [row["by"] for row in rows] == ["bob"] * 3
+    with Path("out.jsonl").open("a") as file:  # both have decided it in a file that was put together
+        file.write(json.dumps(rows[-1] | {"by": "ann", "at": "2999" + rows[-1]["at"][4:]}) + "\n")
+    with at_desk() as desk:
         desk.undo("ann")
-        assert desk.next("cy")["question"] is None
+        assert desk.next("ann")["question"] is None and desk.next("cy")["question"] is None
 
 
 # Agreement
@@ -403,6 +474,19 @@ def test_objectives_are_rated_beside_the_verdict_and_have_their_own_agreement(at
     assert rows_of("out.jsonl")[-1]["objectives"] == {"helpful": "chosen", "harmless": "rejected"}
     assert rows_of("out.jsonl.skipped")[-1]["objectives"] == {"helpful": "second", "harmless": "equal"}
     assert terminal("")["open"] == 0
+
+
+def test_a_ranking_is_one_decision_in_the_report(at_desk):
+    with at_desk(answers(3, 4), overlap=1.0, to="ranking") as desk:
+        for by in ("ann", "bob"):
+            for verdict in ([0, 1, 2, 3], "skip", "skip"):
+                desk.decide(by, desk.next(by)["question"]["id"], {"verdict": verdict})
+        found = desk.report()
+    for person in found["annotators"]:
+        assert (person["decisions"], person["ties"], person["skips"], person["first"]) == (3, 0, 2, 1.0)
+        assert person["first_ci95"] == list(wilson_interval(1, 1))  # of one ranking, not of its six pairs
+    both = found["agreement"]["all"]
+    assert both["units"] == 6 and both["alpha"] is not None and both["ci95"] is None
 
 
 # Nothing is lost

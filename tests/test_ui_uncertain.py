@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 from itertools import combinations
 from pathlib import Path
 from statistics import pstdev
@@ -17,6 +18,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.config.ui import UIConfig
 from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, UsageError
+from prefcli.labelling.human import digest_in
 from prefcli.models.loading import load_policy
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
@@ -206,3 +208,8 @@ def test_the_page_counts_labels_and_the_pace_of_all_who_are_at_work(own_folder):
         assert found["labels"] == 7  # a tie is none
         assert found["minutes"] == math.ceil(7 / ((1 / 2 + 1 / 4) * 3 / 4) / 60)
         assert desk.undo("bob")["progress"]["needed"]["labels"] == 8
+    row = json.loads(Path("out.jsonl").read_text().splitlines()[0])  # of two
+    own = [question for question in todo if question.digest == digest_in(row)]
+    with opened(config, own, SILENT, Needed("rm@v1", 10, 0, 0, None)) as desk:  # the other row is of other data
+        desk._seconds, desk._at_hand = {row["by"]: [2.0]}, {row["by"]: (own[0], time.monotonic())}
+        assert desk._labels_a_second() == 1 / 2

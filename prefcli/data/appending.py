@@ -42,7 +42,8 @@ class JsonLines:
         start, starts, lines = os.fstat(self._handle).st_size, [], b""
         for row in rows:
             starts.append(start + len(lines))
-            lines += json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+            line = json.dumps(row, ensure_ascii=False, default=str)  # a message may have a date
+            lines += line.encode("utf-8", "backslashreplace") + b"\n"
         try:
             self._write(lines)
         except OSError:
@@ -58,8 +59,9 @@ class JsonLines:
         """
         place %= len(self.rows)
         if place == len(self.rows) - 1:
-            os.ftruncate(self._handle, self._starts.pop())
+            os.ftruncate(self._handle, self._starts[-1])
             os.fsync(self._handle)
+            self._starts.pop()
         else:
             self._rewrite(place)
         return self.rows.pop(place)

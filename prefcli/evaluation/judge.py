@@ -54,8 +54,19 @@ _PLACEHOLDER = re.compile(r"\{(prompt|a|b)\}")
 BATCH = 16  # questions in one forward pass
 AT_ONCE = 8  # requests to an endpoint
 
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
-_THAN = re.compile(r"\b(?:than|over|to)\s+(?:answer\s+|response\s+)?[AB]\b", re.IGNORECASE)
+_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # also those that the token limit cut off
+# What the better one is compared with: "than B", and "to A" of "prefer B to A", but not that of "the edge goes to A".
+_THAN = re.compile(
+    r"(?:\b(?:than|over|(?:compared|preferred|preferable|superior)\s+to)|\b(prefer\w*\s+(?:answer\s+|response\s+)?[AB])"
+    r"\s+to)\s+(?:answer\s+|response\s+)?[AB]\b",
+    re.IGNORECASE,
+)
+_AGAINST = re.compile(r"\b(?:worse|less|inferior|weaker|not)\b|n['’]t\b", re.IGNORECASE)
+# An answer that is named to its disadvantage: "A is clearly worse", "B does not", "not A".
+_FAULT = re.compile(
+    r"\b[AB]\s+\w+(?:n['’]t\b|\s+(?:\w+\s+)?(?:worse|less|inferior|weaker|not)\b)"
+    r"|\b[Nn]ot\s+(?:(?:[Aa]nswer|[Rr]esponse)\s+)?[AB]\b"
+)
 # "A" before a small word is the article, unless that word goes with a verdict.
 _SAID = re.compile(r"\b(A(?!\s+(?!(?:is|was|wins|and|or)\b)[a-z])|B|[Tt]ie|TIE)\b")
 _MEANS = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -129,12 +140,14 @@ def read_template(path: str | None) -> str:
 
 def parse_verdict(reply: str) -> Verdict:
     """A, B or tie, from a reply that should be one letter: as it is, else the only one named, else that of its last
-    line; None where that is none, or several."""
+    line; None where that is none, or several, or where what is said may be the worse one."""
     text = _THOUGHTS.sub("", reply).strip()
     if (bare := text.strip(" \t\n.:!*_`'\"[](){}").lower()) in _MEANS:
         return _MEANS[bare]
     for part in (text, text.splitlines()[-1] if text else ""):
-        said = {match.lower() for match in _SAID.findall(_THAN.sub("", part))}
+        if _FAULT.search(part) or (_THAN.search(part) and _AGAINST.search(part)):
+            continue
+        said = {match.lower() for match in _SAID.findall(_THAN.sub(r"\1", part))}
         if len(said) == 1:
             return _MEANS[said.pop()]
     return None

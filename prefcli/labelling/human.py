@@ -32,7 +32,7 @@ from rich.text import Text
 from prefcli.config.shared import read_as
 from prefcli.data.appending import JsonLines
 from prefcli.data.dataset import read_dataset
-from prefcli.data.row import Prompt, text_of
+from prefcli.data.row import Prompt, said, text_of, written
 from prefcli.errors import DataError
 from prefcli.files import digest_json
 from prefcli.labelling.preferences import different_answers
@@ -49,6 +49,7 @@ except ImportError:  # Windows: a line for each key there
 KEYS = {"l": "left", "r": "right", "t": "tie", "s": "skip", "e": "edit", "u": "undo", "q": "quit"}
 SAME_AS = {"\x1b[D": "left", "\x1bOD": "left", "\x1b[C": "right", "\x1bOC": "right", "\x04": "quit"}  # arrows, Ctrl-D
 LEGEND = "l ← left is better   r → right is better   t tie   s skip   e edit the better one   u undo   q quit"
+WHICH = "which is the better one, to edit?  l left   r right   u back   q quit"
 ORDERS = (["chosen", "rejected"], ["rejected", "chosen"])  # from left to right, as `shown` in a row
 ANNOTATOR = "PREFCLI_ANNOTATOR"
 
@@ -159,17 +160,21 @@ def answered(data: list[str], skip_bad: bool, reporter: Reporter, **read: Any) -
 def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter, **read: Any) -> list[Comparison]:
     """Every two different answers to a prompt: first one comparison of each prompt, then a second of each, and so on.
 
-    Which answer is on the left is drawn with the seed, for each comparison by itself. Raises DataError: there is none.
+    Drawn with the seed: which of a prompt's comparisons comes first (the order of the file may say whose answers they
+    are), and which answer is on the left, for each comparison by itself. Raises DataError: there is none.
     """
     rounds: list[list[Comparison]] = []
     for prompt, answers in answered(data, skip_bad, reporter, **read):
-        for number, (one, other) in enumerate(itertools.combinations(answers, 2)):
-            if number == len(rounds):
-                rounds.append([])
+        made = []
+        for one, other in itertools.combinations(answers, 2):
             digest = digest_of(prompt, one, other)
-            swapped = hashlib.sha256(f"{seed} {digest}".encode()).digest()[0] % 2 == 1
-            left, right = sorted((one, other), reverse=swapped)
-            rounds[number].append(Comparison(prompt, left, right, digest))
+            drawn = hashlib.sha256(f"{seed} {digest}".encode()).digest()
+            left, right = sorted((one, other), reverse=drawn[0] % 2 == 1)
+            made.append((drawn[1:], Comparison(prompt, left, right, digest)))
+        made.sort(key=lambda entry: entry[0])
+        rounds += [[] for _ in range(len(made) - len(rounds))]
+        for part, (_, comparison) in zip(rounds, made):
+            part.append(comparison)
     if not rounds:
         raise DataError(
             f"no prompt of {', '.join(data)} has two different answers",
@@ -193,15 +198,30 @@ def is_decision(row: dict[str, Any]) -> bool:
         and isinstance(row["seconds"], (int, float))
         and isinstance(sides, list)
         and len(sides) == 2
-        and all(isinstance(side, str) for side in sides)
+        and all(answer_in(side) is not None for side in sides)
         and (verdict or row.get("shown") in ORDERS)
     )
 
 
+def answer_in(side: Any) -> str | None:
+    """An answer of a decision as it was shown: a text, or that of a list of one message. None: it is neither."""
+    match side:
+        case str():
+            return side
+        case [{"content": str()} as message]:
+            return said(message)
+    return None
+
+
+def sides_in(row: dict[str, Any]) -> tuple[str, str]:
+    """The two answers that a decision is between, the better one first, as they were shown."""
+    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
+    return answer_in(one) or "", answer_in(other) or ""
+
+
 def digest_in(row: dict[str, Any]) -> str:
     """The comparison that a decision is of."""
-    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
-    return digest_of(row["prompt"], one, other)
+    return digest_of(row["prompt"], *sides_in(row))
 
 
 def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Console) -> None:
@@ -218,6 +238,10 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
         _show(comparison, len(done), len(todo), record.seconds, console)
         started = time.monotonic()
         action = _press(keys, console, LEGEND, KEYS)
+        if edit := action == "edit":
+            action = _press(keys, console, WHICH, {key: KEYS[key] for key in "lruq"})
+            if action == "undo":
+                continue
         if action == "quit":
             return
         if action == "undo":
@@ -230,7 +254,7 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
             done.discard(digest)
             i = place[digest]
             continue
-        sides = _sides(comparison, action, keys, console)
+        sides = _sides(comparison, action, edit, console)
         if sides is None:
             continue
         at = datetime.now(UTC).isoformat(timespec="microseconds")
@@ -239,30 +263,24 @@ def _ask_all(todo: list[Comparison], record: Record, keys: Keys, console: Consol
         done.add(comparison.digest)
 
 
-def _sides(comparison: Comparison, action: str, keys: Keys, console: Console) -> dict[str, Any] | None:
+def _sides(comparison: Comparison, action: str, edit: bool, console: Console) -> dict[str, Any] | None:
     """The part of a row that says what was decided; None where an edit came to nothing."""
     if action in ("tie", "skip"):
         return {"answers": [comparison.left, comparison.right], "verdict": action}
-    edit = action == "edit"
-    if edit:
-        question = "which is the better one, to edit?  l left   r right   u back"
-        action = _press(keys, console, question, {key: KEYS[key] for key in "lru"})
-        if action == "undo":
-            return None
     left_is_better = action == "left"
     better, worse = comparison.left, comparison.right
     if not left_is_better:
         better, worse = worse, better
     order = ORDERS[0] if left_is_better else ORDERS[1]
     if not edit:
-        return {"chosen": better, "rejected": worse, "shown": order}
+        return {"chosen": written(better), "rejected": written(worse), "shown": order}
     text = _edited(better, console)
     if text is None:
         return None
     if text == worse or not text.strip() or text == better:
         console.print("nothing recorded: the text is empty, unchanged or that of the other answer")
         return None
-    return {"chosen": text, "rejected": worse, "edited": better, "shown": order}
+    return {"chosen": text, "rejected": written(worse), "edited": better, "shown": order}
 
 
 def _edited(text: str, console: Console) -> str | None:
@@ -310,7 +328,7 @@ def _press(keys: Keys, console: Console, question: str, known: dict[str, str]) -
         key = keys()
         word = SAME_AS.get(key, key.strip().lower())
         action = known.get(word, word)
-        if action == "quit" or action in known.values():
+        if action in known.values():
             return action
         console.print(Text(f"{shown(word)!r} is not a key here: {question}"))
 

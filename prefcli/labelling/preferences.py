@@ -36,7 +36,7 @@ def different_answers(rows: Sequence[Row], texts: Sequence[Sequence[str]]) -> li
     found: dict[str, dict[str, Place]] = {}
     for place, (row, answers) in enumerate(zip(rows, texts)):
         if row.prompt:
-            known = found.setdefault(json.dumps(row.prompt), {})
+            known = found.setdefault(json.dumps(row.prompt, default=str), {})
             for side, text in enumerate(answers):
                 known.setdefault(text, (place, side))
     return list(found.values())

@@ -28,7 +28,7 @@ class Prompts:
 
     def add(self, row: Row) -> None:
         """The next row."""
-        self._keys.append(fingerprint(json.dumps(row.prompt)) or 1 if row.prompt else 0)
+        self._keys.append(fingerprint(json.dumps(row.prompt, default=str)) or 1 if row.prompt else 0)
 
     def sort(self) -> Prompts:
         """Itself, once all rows were added."""

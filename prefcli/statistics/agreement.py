@@ -14,16 +14,20 @@ RESAMPLES = 2000
 Unit = dict[str, Hashable]  # annotator → the value that they gave to one thing
 
 
-def agreement(units: Sequence[Unit], one: str | None = None, other: str | None = None, seed: int = 0) -> dict[str, Any]:
+def agreement(
+    units: Sequence[Unit], one: str | None = None, other: str | None = None, seed: int = 0,
+    of: Sequence[Hashable] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """{"alpha", "ci95": [low, high], "units", "same"} of nominal values.
 
     α = 1 − D_o / D_e: of two values of one unit how often they differ, against two values of any units (Krippendorff,
     Content Analysis, 2004, section 11.3; a value missing is none). `one` alone: the pairs of values in which that
     annotator has a part; with `other`: of these two. "units" have two values at least, "same" is the fraction of
     pairs of values that are equal. "alpha" is None where no two values differ anywhere, or there are none; "ci95",
-    by bootstrap over units, is None there and for fewer than two units.
+    by bootstrap over units, is None there and for fewer than two units. Units that are not independent, since they
+    come of one question, are drawn together: `of` names each unit's.
     """
-    tables = _coincidences(units, one, other)
+    tables, drawn = _coincidences(units, one, other, range(len(units)) if of is None else of)
     total = tables.sum(0)
     n = float(total.sum())
     same = float(np.trace(total)) / n if n else None
@@ -33,19 +37,22 @@ def agreement(units: Sequence[Unit], one: str | None = None, other: str | None =
         "units": len(tables),
         "same": same,
     }
-    if found["alpha"] is not None and len(tables) > 1:
-        draws = np.random.default_rng(seed).multinomial(len(tables), [1 / len(tables)] * len(tables), RESAMPLES)
-        resampled = np.tensordot(draws.astype(float), tables, 1)
+    if found["alpha"] is not None and len(drawn) > 1:
+        draws = np.random.default_rng(seed).multinomial(len(drawn), [1 / len(drawn)] * len(drawn), RESAMPLES)
+        resampled = np.tensordot(draws.astype(float), drawn, 1)
         alphas = np.sort(_alphas(resampled))
         alphas = alphas[np.isfinite(alphas)]
         if len(alphas):
-            tail, last = percentile_tail(len(tables)), len(alphas) - 1
+            tail, last = percentile_tail(len(drawn)), len(alphas) - 1
             found["ci95"] = [float(alphas[round(tail * last)]), float(alphas[round((1 - tail) * last)])]
     return found
 
 
-def _coincidences(units: Sequence[Unit], one: str | None, other: str | None) -> NDArray[np.float64]:
-    """[units with two values, values, values] how often two values stand together in a unit, in both orders.
+def _coincidences(
+    units: Sequence[Unit], one: str | None, other: str | None, of: Sequence[Hashable]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[units with two values, values, values] how often two values stand together in a unit, in both orders; and
+    their sums [questions with such units, values, values] over the units `of` each question.
 
     A unit of m values has m(m − 1) ordered pairs, each of weight 1/(m − 1); those asked for are counted.
     """
@@ -53,8 +60,8 @@ def _coincidences(units: Sequence[Unit], one: str | None, other: str | None) -> 
     for unit in units:
         for value in unit.values():
             code.setdefault(value, len(code))
-    found = []
-    for unit in units:
+    found, sums = [], dict[Hashable, NDArray[np.float64]]()
+    for unit, question in zip(units, of):
         table = np.zeros((len(code), len(code)))
         for a, x in unit.items():
             for b, y in unit.items():
@@ -62,7 +69,9 @@ def _coincidences(units: Sequence[Unit], one: str | None, other: str | None) -> 
                     table[code[x], code[y]] += 1 / (len(unit) - 1) if other is None else 1
         if table.any():
             found.append(table)
-    return np.array(found).reshape(len(found), len(code), len(code))
+            sums[question] = sums.get(question, 0) + table
+    shape = (len(code), len(code))
+    return np.array(found).reshape(len(found), *shape), np.array(list(sums.values())).reshape(len(sums), *shape)
 
 
 def _alphas(tables: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -92,7 +92,9 @@ class App:
             try:
                 said = json.loads(await http.body())
                 found = await run_in_threadpool(answer, said) if isinstance(said, dict) else None
-                return JSONResponse(found) if found is not None else _told(400, "a JSON object is expected")
+                if found is None:
+                    return _told(400, "a JSON object is expected")
+                return Response(json.dumps(found, default=str), media_type="application/json")  # dates too
             except Stale:
                 return _told(409, "this was answered already, or in another window")
             except TooLarge:

@@ -20,9 +20,10 @@ from typing import Any
 
 from prefcli.config.ui import Kind
 from prefcli.data.appending import JsonLines
+from prefcli.data.row import written
 from prefcli.errors import UsageError
 from prefcli.files import digest_json
-from prefcli.labelling.human import ORDERS, Record, digest_in, is_decision
+from prefcli.labelling.human import ORDERS, Record, answer_in, digest_in, is_decision, sides_in
 from prefcli.progress import Reporter
 from prefcli.statistics.agreement import Unit, agreement
 from prefcli.statistics.intervals import wilson_interval
@@ -35,7 +36,8 @@ NAME, COMMENT, ANSWER = 60, 10_000, 200_000  # characters at most
 
 
 class Stale(Exception):
-    """The answer is to a question that is not the annotator's own now: given already, or in another window."""
+    """The answer is to a question that is not the annotator's own now: given already, also by another, or in another
+    window."""
 
 
 @contextmanager
@@ -56,13 +58,13 @@ def opened(config: Any, todo: list[Question], reporter: Reporter, needed: Needed
 def is_thumb(row: dict[str, Any]) -> bool:
     """Whether a row is a decision on one answer."""
     skipped = row.get("verdict") == "skip" and isinstance(row.get("answers"), list) and len(row["answers"]) == 1
-    thumb = isinstance(row.get("completion"), str) and isinstance(row.get("label"), bool)
+    thumb = answer_in(row.get("completion")) is not None and isinstance(row.get("label"), bool)
     return {"prompt", "by", "at", "seconds"} <= set(row) and (thumb or skipped)
 
 
 def thumb_in(row: dict[str, Any]) -> str:
     """The question that a decision on one answer is of."""
-    return digest_json([row["prompt"], row["answers"][0] if "verdict" in row else row["completion"]])
+    return digest_json([row["prompt"], row["answers"][0] if "verdict" in row else answer_in(row["completion"])])
 
 
 class Desk:
@@ -80,6 +82,7 @@ class Desk:
         self._overlap: float = config.overlap
         self._lock = threading.Lock()
         self._digest: Callable[[dict[str, Any]], str] = thumb_in if self.kind == "binary" else digest_in
+        self._of = {part: question for question in todo for part in question.parts}
         self._place = {question.digest: place for place, question in enumerate(todo)}
         self._shared = {q.digest for q in todo if int.from_bytes(draw("overlap", self._seed, q.digest)[:8])
                         < self._overlap * 2**64}  # fmt: skip
@@ -95,9 +98,10 @@ class Desk:
         self._read(rows)
 
     def _read(self, rows: list[dict[str, Any]]) -> None:
-        of = {part: question for question in self._todo for part in question.parts}
+        self._others = 0  # rows of --out that are of other data
         for row in rows:
-            if (question := of.get(self._digest(row))) is None:
+            if (question := self._of.get(self._digest(row))) is None:
+                self._others += "verdict" not in row
                 continue
             parts = self._given.setdefault((row["by"], question.digest), set())
             parts.add(self._digest(row))
@@ -126,7 +130,7 @@ class Desk:
         """
         by = name_of(by)
         with self._lock:
-            question, since = self._at_hand.get(by, (None, 0.0))
+            question, since = self._in_hand(by)
             if question is None or question.digest != digest:
                 raise Stale
             more = self._remarks(said)
@@ -166,8 +170,16 @@ class Desk:
             self._at_hand[by] = (question, time.monotonic())
             return self._state(by)
 
-    def _state(self, by: str) -> dict[str, Any]:
+    def _in_hand(self, by: str) -> tuple[Question | None, float]:
+        """What an annotator is shown, since when; not what was handed on to another, who has decided it."""
         question, since = self._at_hand.get(by, (None, 0.0))
+        if question is not None and question.digest in self._done_by(by, question):
+            del self._at_hand[by]
+            return None, 0.0
+        return question, since
+
+    def _state(self, by: str) -> dict[str, Any]:
+        question, since = self._in_hand(by)
         if question is None:
             question = self._find(by)
             since = time.monotonic()
@@ -205,12 +217,13 @@ class Desk:
         elif verdict == "skip" or (verdict == "tie" and self.kind == "pairs"):
             yield {"answers": answers, "verdict": verdict}
         elif self.kind == "binary" and verdict in ("good", "bad"):
-            yield {"completion": answers[0], "label": verdict == "good"}
+            yield {"completion": written(answers[0]), "label": verdict == "good"}
         elif self.kind == "ranking" and isinstance(verdict, list):
             if sorted(map(str, verdict)) != sorted(map(str, range(len(answers)))):
                 raise UsageError("a ranking names each answer once, the best first")
             for better, worse in itertools.combinations(verdict, 2):
-                yield {"chosen": answers[better], "rejected": answers[worse], "shown": ORDERS[int(better > worse)]}
+                sides = {"chosen": written(answers[better]), "rejected": written(answers[worse])}
+                yield sides | {"shown": ORDERS[int(better > worse)]}
         elif self.kind == "pairs" and verdict in ("left", "right"):
             better, worse = answers if verdict == "left" else reversed(answers)
             yield _edited(better, worse, said.get("text")) | {"shown": ORDERS[int(verdict == "right")]}
@@ -258,11 +271,11 @@ class Desk:
         return median(self._seconds[by][-100:])
 
     def _labels_a_second(self) -> float:
-        """Rows of --out that all who are at work write in a second; a tie or a skip is none."""
+        """Rows that all who are at work write to --out in a second; a tie or a skip is none."""
         now = time.monotonic()
         at_work = [by for by, (_, since) in self._at_hand.items() if now - since < HELD and self._seconds.get(by)]
         decisions = sum(map(len, self._mine.values()))
-        rows = len(self._record.pairs.rows) / decisions if decisions else 0.0
+        rows = (len(self._record.pairs.rows) - self._others) / decisions if decisions else 0.0
         return rows * sum(1 / max(self._pace(by), 0.01) for by in at_work)
 
     def report(self) -> dict[str, Any]:
@@ -270,27 +283,30 @@ class Desk:
         with self._lock:
             rows = [row for file in self._record.files for row in file.rows]
         names = sorted({row["by"] for row in rows})
-        both = self._units(rows, self._value)
+        both = self._agreement(rows, self._value)
         return {
             "annotators": [_habits(name, [row for row in rows if row["by"] == name]) for name in names],
             "agreement": {
-                "all": agreement(both),
-                "annotators": [{"by": name, **agreement(both, name)} for name in names] if len(names) > 1 else [],
-                "pairs": [{"by": list(two), **agreement(both, *two)} for two in itertools.combinations(names, 2)],
+                "all": both(),
+                "annotators": [{"by": name, **both(name)} for name in names] if len(names) > 1 else [],
+                "pairs": [{"by": list(two), **both(*two)} for two in itertools.combinations(names, 2)],
                 "objectives": [
-                    {"objective": name, **agreement(self._units(rows, partial(_preferred, objective=name)))}
+                    {"objective": name, **self._agreement(rows, partial(_preferred, objective=name))()}
                     for name in self.objectives
                 ],
             },
         }
 
-    def _units(self, rows: list[dict[str, Any]], value_of: Callable[[dict[str, Any]], str | None]) -> list[Unit]:
-        """For each decision that was made at least once: who gave it which value."""
+    def _agreement(
+        self, rows: list[dict[str, Any]], value_of: Callable[[dict[str, Any]], str | None]
+    ) -> Callable[..., dict[str, Any]]:
+        """`agreement`, of who gave which value to each decision; the pairs of one ranking are drawn together."""
         units: dict[str, Unit] = {}
         for row in rows:
             if (value := value_of(row)) is not None:
                 units.setdefault(self._digest(row), {})[row["by"]] = value
-        return list(units.values())
+        asked = [self._of[part].digest if part in self._of else part for part in units]
+        return partial(agreement, list(units.values()), of=asked)
 
     def _value(self, row: dict[str, Any]) -> str | None:
         """What was decided, whatever the sides; None of a skip."""
@@ -298,7 +314,8 @@ class Desk:
             return None
         if self.kind == "binary":
             return "good" if row["label"] else "bad"
-        return "tie" if "verdict" in row else str(row.get("edited", row["chosen"]) < row["rejected"])
+        better, worse = sides_in(row)
+        return "tie" if "verdict" in row else str(better < worse)
 
 
 def name_of(by: Any) -> str:
@@ -312,12 +329,12 @@ def name_of(by: Any) -> str:
 def _edited(better: str, worse: str, text: Any) -> dict[str, Any]:
     """The sides of a pair, the better one as it was edited. Raises UsageError: the edit came to nothing."""
     if text is None:
-        return {"chosen": better, "rejected": worse}
+        return {"chosen": written(better), "rejected": written(worse)}
     if not isinstance(text, str) or len(text) > ANSWER:
         raise UsageError(f"an answer has {ANSWER:,} characters at most")
     if not text.strip() or text in (better, worse):
         raise UsageError("the edited text is empty, unchanged or that of the other answer")
-    return {"chosen": text, "rejected": worse, "edited": better}
+    return {"chosen": text, "rejected": written(worse), "edited": better}
 
 
 def _rated_as(row: dict[str, Any], rated: dict[str, str]) -> dict[str, Any]:
@@ -332,20 +349,23 @@ def _preferred(row: dict[str, Any], objective: str) -> str | None:
     said = row.get("objectives", {}).get(objective)
     if said in (None, "equal"):
         return said
-    one, other = row["answers"] if "verdict" in row else (row.get("edited", row["chosen"]), row["rejected"])
+    one, other = sides_in(row)
     return str((one < other) == (said in ("chosen", "first")))
 
 
 def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How an annotator decides: how many, how fast, and how often for the left or upper answer, with an interval."""
     sides = [row["shown"] == ORDERS[0] for row in rows if "shown" in row]
-    verdicts = [row.get("verdict") for row in rows]
+    first = sum(sides) / len(sides) if sides else None
+    # The rows of one ranking, or of its skip, are one decision.
+    verdicts = [verdict for _, verdict in {(row["at"], row.get("verdict")) for row in rows}]
+    chosen = verdicts.count(None)
     return {
         "by": by,
-        "decisions": len({row["at"] for row in rows}),
+        "decisions": len(verdicts),
         "ties": verdicts.count("tie"),
         "skips": verdicts.count("skip"),
-        "first": sum(sides) / len(sides) if sides else None,
-        "first_ci95": list(wilson_interval(sum(sides), len(sides))) if sides else None,
+        "first": first,
+        "first_ci95": list(wilson_interval(first * chosen, chosen)) if first is not None else None,
         "seconds": median(row["seconds"] for row in rows),
     }

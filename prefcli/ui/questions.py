@@ -64,13 +64,14 @@ def questions(config: Any, reporter: Reporter) -> list[Question]:
 
 
 def _shuffled(made: list[Question], seed: int) -> list[Question]:
+    """Which of a prompt's questions comes first is drawn too: the order of the file may say whose answers they are."""
     before: Counter[str] = Counter()
     rounds = []
-    for question in made:
-        prompt = json.dumps(question.prompt)
-        rounds.append((before[prompt], draw(seed, question.digest), question))
+    for question in sorted(made, key=lambda question: draw(seed, question.digest)):
+        prompt = json.dumps(question.prompt, default=str)
+        rounds.append((before[prompt], question))
         before[prompt] += 1
-    return [question for *_, question in sorted(rounds, key=lambda entry: entry[:2])]
+    return [question for _, question in sorted(rounds, key=lambda entry: entry[0])]
 
 
 def draw(*of: Any) -> bytes:

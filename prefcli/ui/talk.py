@@ -52,7 +52,8 @@ class Talk:
 
     def vote(self, number: Any, verdict: Any) -> dict[str, Any]:
         """{"names": from left to right, "tally"}. A preference is on disk, as a pair, when this returns; the dialogue
-        goes on with the better answer. Raises UsageError: not the last question, voted on, equal or empty answers."""
+        goes on with the better answer. Raises UsageError: not the last question, voted on, equal or empty answers.
+        OSError: the disk does not take it, and it may be given again."""
         with self._lock:
             if self._asked is None or number != self._asked[0] or not self.two:
                 raise UsageError("there is no such question to vote on, or it has its vote")
@@ -70,7 +71,11 @@ class Talk:
                 if self._file is not None:
                     models = [self._chat.speakers[place].name for place in (winner, 1 - winner)]
                     at = datetime.now(UTC).isoformat(timespec="microseconds")
-                    self._file.append(row | {"models": models, "at": at} | ({"seen": True} if self._seen else {}))
+                    try:
+                        self._file.append(row | {"models": models, "at": at} | ({"seen": True} if self._seen else {}))
+                    except OSError:
+                        self._chat.withdraw()
+                        raise
                 self._wins[winner] += 1
             self._voted = (self._asked, winner)
             self._asked = None
@@ -83,7 +88,7 @@ class Talk:
         with self._lock:
             if self._voted is None:
                 raise UsageError("no vote of the last question to take back")
-            (self._asked, winner), self._voted, self._seen = self._voted, None, True
+            asked, winner = self._voted
             if winner is None:
                 self._ties -= 1
             else:
@@ -91,7 +96,8 @@ class Talk:
                     self._file.take_back()
                 self._chat.withdraw()
                 self._wins[winner] -= 1
-            return {"id": self._asked[0], "tally": self._tally()}
+            self._asked, self._voted, self._seen = asked, None, True
+            return {"id": asked[0], "tally": self._tally()}
 
     def reset(self) -> dict[str, Any]:
         """Forget the dialogue, not the votes."""

@@ -60,10 +60,10 @@ function rendered(text, plain) {
   text = visible(text);
   if (!text.trim()) box.append(el("span", { class: "none" }, text ? "(blanks alone)" : "(empty)"));
   else if (plain) box.append(text);
-  else for (const [number, part] of text.split(/^[ \t]*(?:```|~~~)(.*)$/m).entries()) {
-    // Every fence gives two parts: what stands behind it, and what follows it.
+  else for (const [number, part] of text.split(/^[ \t]*(?:`{3,}|~{3,})([^`\n]*)$/m).entries()) {
+    // Every fence gives two parts: what stands behind it (before code its language), and what follows it.
     if (number % 4 === 2) box.append(el("pre", { tabindex: "0" }, el("code", {}, part.replace(/^\n|\n$/g, ""))));
-    else if (number % 2 === 0 && part.trim()) box.append(...blocks(part));
+    else if (number % 4 !== 1 && part.trim()) box.append(...blocks(part));
   }
   return box;
 }
