@@ -8,7 +8,8 @@ trains proxies on a quarter, a half and all of it, DPO, and RLOO and PPO against
 against proxy as KL grows, best of n, length and variety; and the same answers are judged by a bag of words of half B,
 whatever their length (words.py).
 
-The rows are Anthropic's hh-rlhf, "chosen" and "rejected" (any file of such pairs will do). The same command resumes.
+The rows are Anthropic's hh-rlhf, "chosen" and "rejected" (any file of such pairs will do). The same command resumes;
+another --size, --model or file of pairs needs a folder of its own.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ SIZES = {
                  rollout=64, kept=4, best_of=16),
     "small": Size(**NOTHING, held_out=96, tokens=32, seeds=1, betas=1, coefs=1, batch=16, steps=28, rollouts=12,
                   rollout=32, kept=4, best_of=8),
-    "smoke": Size(**NOTHING, held_out=6, tokens=8, seeds=1, betas=1, coefs=1, batch=4, steps=4, rollouts=4, rollout=8,
+    "smoke": Size(**NOTHING, held_out=10, tokens=8, seeds=1, betas=1, coefs=1, batch=4, steps=4, rollouts=4, rollout=8,
                   kept=4, best_of=3),
 }  # fmt: skip
 
@@ -158,6 +159,7 @@ def answer_signs(question: Question, told: dict[str, tuple[float, float]], alike
 
 
 def run(record: Record, size_name: str, pairs: Path) -> None:
+    record.settle(size_name, pairs)
     size, asked = SIZES[size_name], questions()
     made, half_b, held_out = make_data(record, size, pairs)
     judge = record.folder / "data" / "judge.py"

@@ -3,7 +3,7 @@
     python -m experiments.humps [--size small|smoke] [--work sentiment-runs]
 
 DPO and IPO over β, trained four times as long as in experiment A, gold at every kept step: does it rise and fall? The
-folder may be that of experiment A, whose start and pairs are used again.
+folder may be that of experiment A, of the same size, whose start and pairs are used again.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def answer(question: Question, frontier: dict[str, Any], method: str) -> None:
 
 
 def run(record: Record, size_name: str) -> None:
+    record.settle(size_name)
     short = SIZES[size_name]
     size = replace(short, steps=short.steps * LONGER, betas=max(2, short.betas))
     size = replace(size, kept=KEPT if size_name == "full" else short.kept)

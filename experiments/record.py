@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from prefcli import __version__
+from prefcli.files import digest_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -50,6 +51,18 @@ class Record:
     folder: Path
     model: str | None = None
     commands: list[str] = field(default_factory=list)
+
+    def settle(self, size: str, pairs: Path | None = None) -> None:
+        """Refuse a start that asks for something else than what this folder was made with: files and runs of both would
+        be mixed. A folder that does not say was made as it is asked for now."""
+        asked = {"size": size, "model": self.model, "pairs": digest_file(pairs) if pairs else None}
+        path = self.folder / "made_with.json"
+        if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if other := [f"{name} {made[name]} and not {asked[name]}" for name in asked if made[name] != asked[name]]:
+            raise SystemExit(f"{self.folder} was made with {', '.join(other)}: give this start another --work")
 
     def prefcli(self, *words: Any) -> str:
         """The command's stdout; its progress goes to ours."""

@@ -6,7 +6,8 @@
 SmolLM2-135M-Instruct continues openings of reviews; VADER's score of what it writes is the truth (gold). Pairs of
 its own answers labelled by VADER go to DPO, IPO, KTO, and to a reward model for PPO and RLOO; RLOO against VADER
 itself, PPO with a value model, and best of n stand beside them. All are prefcli's commands, so the same command resumes
-where it was stopped. What the questions need is made first, and the result is written after every seed.
+where it was stopped. What the questions need is made first, and the result is written after every seed. A folder is of
+one --size and --model: another start there is refused.
 
 "full" is 8 hours on two idle cores with AVX512-BF16, "small" about two on one of them. LoRA: a kept step is some
 megabytes.
@@ -72,7 +73,7 @@ class Size:
 SIZES = {
     "full": Size(384, 128, 6, 32, 3, 3, 2, 16, 72, 24, 64, 4, 16),
     "small": Size(192, 128, 4, 24, 3, 2, 1, 16, 12, 12, 32, 2, 8),
-    "smoke": Size(16, 6, 4, 12, 1, 1, 1, 4, 4, 2, 8, 2, 4),
+    "smoke": Size(16, 10, 4, 12, 1, 1, 1, 4, 4, 2, 8, 2, 4),
 }
 
 
@@ -220,6 +221,7 @@ def best_of_n(record: Record, made: Made, size: Size, rm: str) -> dict[str, Any]
 
 
 def run(record: Record, size_name: str) -> None:
+    record.settle(size_name)
     size = SIZES[size_name]
     made = make_data(record, size)
     seeds: dict[str, int] = {}

@@ -100,6 +100,20 @@ def test_bytes_split_the_batch_until_it_fits_and_say_when_it_never_does(stand_in
         run_both(*configs, Budget("bytes", 1e6), Reporter())
 
 
+def test_what_is_said_of_rows_device_and_seed_is_said_to_all_stages_unless_set_otherwise(chain, prefcli, monkeypatch):
+    found = []
+    monkeypatch.setattr(both_routes, "run_both", lambda *configs: found.extend(configs[:3]) or [])
+    args = ["compare", "--data", chain.data("pairs"), "--model", "sft@v1"]
+    prefcli(*args, "--seed", "5", "--dtype", "float32", "--device", "cpu", "--skip-bad", "--set", "ppo.seed=6")
+    assert [config.seed for config in found] == [5, 6, 5]
+    assert {(config.dtype, config.device, config.skip_bad) for config in found} == {("float32", "cpu", True)}
+    found.clear()
+    prefcli(*args)
+    assert {(config.dtype, config.device, config.skip_bad, config.seed) for config in found} == {
+        ("auto", "auto", False, 0)
+    }
+
+
 def test_compare_runs_what_is_not_there_and_compares(chain, prefcli):
     args = ["compare", "--data", chain.data("pairs"), "--model", "sft@v1", "--budget", "pairs=16", "--json"]
     for stage in ("rm", "ppo", "dpo"):

@@ -13,6 +13,7 @@ from conftest import DEMO, PAIR, write
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Store
+from prefcli.comparison import scores as scores_module
 from prefcli.comparison.scores import Scores
 from prefcli.config.base import key_fields
 from prefcli.config.compare import CompareConfig
@@ -66,7 +67,8 @@ def test_every_option_of_compare_is_in_the_key_of_its_scores_or_known_not_to_mat
 
 
 @pytest.mark.parametrize("name", OTHER_OPTIONS)
-def test_another_option_gives_other_scores(store, name):
+def test_another_option_gives_other_scores(store, name, monkeypatch):
+    monkeypatch.setattr(scores_module, "pick_device", lambda name: torch.device("cpu" if name == "auto" else name))
     assert getattr(CompareConfig(), name) != OTHER_OPTIONS[name]
     assert scores_key(store, **{name: OTHER_OPTIONS[name]}) != scores_key(store)
 
@@ -84,12 +86,24 @@ def test_another_option_gives_other_scores(store, name):
         {"specs": (dataclasses.replace(SPEC, digest="another file"),)},
         {"specs": (dataclasses.replace(SPEC, function="another"),)},
         {"specs": (dataclasses.replace(SPEC, name="another"),)},
+        {"specs": (dataclasses.replace(SPEC, label="another"),)},
     ],
     ids=str,
 )
 def test_another_model_start_prompt_or_source_gives_other_scores(store, other):
     assert scores_key(store, **other) not in (None, scores_key(store))
     assert scores_key(store) == scores_key(store, batch_size=3, quiet=True)
+
+
+def test_scores_are_kept_for_the_device_the_dtype_and_the_versions_that_made_them(store, monkeypatch):
+    first = scores_key(store, device="cpu", dtype="float32")
+    assert scores_key(store, device="cpu", dtype="auto") == first  # what auto stands for
+    other = SimpleNamespace(__version__="another")
+    for name, value, dtype in (("pick_dtype", lambda *_: torch.bfloat16, "auto"), ("__version__", "another", "float32"),
+                               ("torch", other, "float32"), ("transformers", other, "float32")):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(scores_module, name, value)
+            assert scores_key(store, device="cpu", dtype=dtype) not in (None, first), name
 
 
 @pytest.mark.parametrize(

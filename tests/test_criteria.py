@@ -249,7 +249,7 @@ def leaping(n=40):
 def test_fewer_alarms_and_leaps_are_ahead_of_single_runs_and_over_seeds(world, worse, name, bad, share):
     logs = {"ppo@v1": calm(), "dpo@v1": calm()} | {worse: bad}
     better = next(ref for ref in BOTH if ref != worse)
-    for seed in range(3):
+    for seed in range(4):
         world.ppo(world.rm(seed=seed), logs["ppo@v1"], seed=seed)
         world.dpo(logs["dpo@v1"][seed:], seed=seed)
         if seed == 0:
@@ -257,8 +257,29 @@ def test_fewer_alarms_and_leaps_are_ahead_of_single_runs_and_over_seeds(world, w
             values = {ref: figure.value for ref, figure in once.figures.items()}
             assert values == pytest.approx({worse: share, better: 0.0})
             assert once.winner == better and once.of_single_runs
+        elif seed < 3:  # all runs of a route alike, and too few of them to tell anything by that
+            assert by_name(stability(world.routes(), None))[name].winner is None
     seeds = by_name(stability(world.routes(), None))[name]
-    assert seeds.winner == better and not seeds.of_single_runs and "3 runs" in seeds.figures[better].source
+    assert seeds.winner == better and not seeds.of_single_runs and "4 runs" in seeds.figures[better].source
+
+
+def test_a_repetition_counts_with_all_that_it_was_made_from(world):
+    """A reward model that starts from a model of its own: that one too, of every seed."""
+    own = world._made("sft", (), {"model": world.sft}, {}, {"train_seconds": 5.0})
+    for seed in range(2):
+        world.ppo(world.rm(model=own, seed=seed, train_seconds=2.0), seed=seed, train_seconds=1.0)
+        world.dpo(seed=seed, train_seconds=1.0)
+    found = [[artifact.ref for artifact in run] for run in world.routes().repetitions["ppo@v1"]]
+    assert found == [[own.ref, f"rm@v{n}", f"ppo@v{n}"] for n in (1, 2)]
+    assert training_time(world.routes(), None).measures[0].figures["ppo@v1"].value == pytest.approx(8.0)
+
+
+def test_time_without_a_finished_run_is_of_single_runs(world):
+    rm = world.rm(train_seconds=1.0)
+    artifact_in(world.store, "ppo", parents={"model": world.sft, "reward/rm": rm}, status="stopped",
+                resources={"train_seconds": 1.0})  # fmt: skip
+    world.dpo(train_seconds=1.0)
+    assert training_time(world.routes(), None).measures[0].of_single_runs
 
 
 @pytest.mark.parametrize("wide", BOTH)

@@ -144,6 +144,23 @@ def test_the_exact_optima_are_the_closed_forms_and_dpo_s_is_the_best_answer_alon
         assert forgets_beta.optimum("sigmoid", beta, 1.0)[0] > 0.999
 
 
+def test_a_folder_is_of_one_size_model_and_file_of_pairs(tmp_path):
+    pairs = write_rows(tmp_path / "pairs.jsonl", [{"prompt": "x"}])
+    others = write_rows(tmp_path / "others.jsonl", [{"prompt": "y"}])
+    folder = tmp_path / "work"
+    Record("halves", folder).settle("full", pairs)
+    Record("halves", folder).settle("full", pairs)
+    for model, size, file in ((None, "smoke", pairs), ("tiny", "full", pairs), (None, "full", others)):
+        with pytest.raises(SystemExit, match="another --work"):
+            Record("halves", folder, model).settle(size, file)
+    for run in (sentiment.run, humps.run):  # one folder for both, and of one size
+        Record("sentiment", tmp_path / "of-small").settle("small")
+        with pytest.raises(SystemExit, match="size small and not smoke"):
+            run(Record("humps", tmp_path / "of-small"), "smoke")
+    with pytest.raises(SystemExit, match="size full and not smoke"):
+        halves.run(Record("halves", folder), "smoke", pairs)
+
+
 def test_a_record_has_the_commands_and_the_seconds_of_all_starts(tmp_path, capsys):
     record = Record("some", tmp_path)
     assert record.prefcli("--version").startswith("prefcli")

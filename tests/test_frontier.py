@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from statistics import fmean
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,12 @@ from test_eval_command import keep_steps
 
 from prefcli.artifacts.references import expand
 from prefcli.artifacts.store import Store
+from prefcli.comparison.frontier import _points
+from prefcli.errors import ArtifactError
+from prefcli.progress import SILENT
 from prefcli.statistics import hulls
 from prefcli.statistics.hulls import Draws, compare, hull, interval
+from prefcli.statistics.intervals import mean_interval
 
 
 def best_mixture(kl, reward, most):
@@ -49,12 +54,15 @@ class World:
         self.dice, self.luck = np.random.default_rng(seed), luck
         self.ease = self.dice.normal(0, 0.5, prompts)
 
-    def method(self, curve, points, seeds=3):
+    def method(self, curve, points, seeds=3, kept=1):
+        """Of every run `kept` steps, which share its luck."""
         found = []
-        for k in np.linspace(0.2, 4, points):
+        for number, k in enumerate(np.linspace(0.2, 4, points)):
             kl = k + self.dice.normal(0, 0.05, (seeds, len(self.ease)))
-            luck = self.dice.normal(0, self.luck, (seeds, 1))
-            found.append((kl, curve(k) + luck + self.ease + self.dice.normal(0, 0.5, kl.shape)))
+            if number % kept == 0:
+                luck = self.dice.normal(0, self.luck, (seeds, 1))
+            runs = [f"{number // kept}-{seed}" for seed in range(seeds)]
+            found.append((kl, curve(k) + luck + self.ease + self.dice.normal(0, 0.5, kl.shape), runs))
         return found
 
     def compared(self, **methods):
@@ -107,13 +115,63 @@ def test_a_band_holds_the_difference_at_all_places_at_once_in_95_of_100_resample
 def test_a_point_is_the_mean_over_seeds_and_its_interval_has_their_spread():
     dice = np.random.default_rng(0)
     rewards = np.array([[0.0], [1.0], [2.0], [3.0]]) + dice.normal(0, 0.01, (4, 40))
-    draws = Draws(np.zeros(40), {"m": [(np.ones((4, 40)), rewards)]})
+    draws = Draws(np.zeros(40), {"m": [(np.ones((4, 40)), rewards, list("abcd"))]})
     found = draws.whole(draws.reward, "m")[:, 1]
     assert found[0] == pytest.approx(rewards.mean())
-    assert found[1:].std() == pytest.approx(np.std([0, 1, 2, 3], ddof=1) / 2, rel=0.08)  # s/√S
-    alone = Draws(np.zeros(40), {"m": [(np.ones((1, 40)), dice.normal(0, 2, (1, 40)))]})
+    low, high = mean_interval([0, 1, 2, 3])
+    assert interval(found) == pytest.approx([low, high], abs=0.08 * (high - low))
+    values = dice.normal(0, 2, (1, 40))
+    alone = Draws(np.zeros(40), {"m": [(np.ones((1, 40)), values, "a")]})
     low, high = interval(alone.whole(alone.reward, "m")[:, 1])
-    assert high - low == pytest.approx(2 * 1.96 * 2 / 40**0.5, rel=0.35)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 40**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_where_seeds_differ_an_interval_holds_the_truth_in_95_cases_of_100(few, seeds):
+    held = []
+    for seed in range(300):
+        world = World(seed, prompts=20, luck=2.0)
+        draws = Draws(world.ease, {"m": world.method(lambda k: 7.0, 1, seeds)})
+        low, high = interval(draws.whole(draws.reward, "m")[:, 1])
+        held.append(low < 7 < high)
+    assert 0.92 < fmean(held) < 0.98
+
+
+def test_seeds_luck_alone_puts_no_method_above_an_equal_one(few, monkeypatch):
+    monkeypatch.setattr(hulls, "GRID", 6)
+    shown = []
+    for seed in range(16):
+        world = World(seed, 20, luck=2.0)
+        found = world.compared(a=world.method(lambda k: 0.0, 4, 2, kept=4), b=world.method(lambda k: 0.0, 4, 2, kept=4))
+        shown.append(bool(found["differences"][0]["where"]))
+    assert sum(shown) <= 2
+
+
+def test_the_kept_steps_of_a_run_share_its_luck_and_other_runs_have_their_own():
+    world = World(0, 20, luck=2.0)
+    draws = Draws(world.ease, {"m": world.method(lambda k: 0.0, 4, 2, kept=2)})
+    alike = np.corrcoef(draws.whole(draws.reward, "m")[1:, 1:].T)
+    assert abs(alike[0, 1]) > 0.95 and abs(alike[2, 3]) > 0.95 and abs(alike[0, 2]) < 0.3
+
+
+def test_few_prompts_are_as_uncertain_as_they_are():
+    """Two in a half: resamples of them spread as half the variance."""
+    rewards = np.array([[0.0, 0.0, 1.0, 1.0]])
+    draws = Draws(np.zeros(4), {"m": [(np.ones((1, 4)), rewards, "a")]})
+    assert draws.whole(draws.reward, "m")[1:, 1].std() == pytest.approx(np.std(rewards, ddof=0) * 2**0.5 / 2, rel=0.08)
+
+
+def test_runs_of_other_seeds_are_one_point_and_those_stopped_or_made_again_are_left_out(store, make_artifact):
+    def run(seed, status="complete", **options):
+        return make_artifact("dpo", config={"seed": seed, **options}, status=status, key=f"{seed} {options}").ref
+
+    refs = [run(0, "stopped"), run(0), run(1), run(1), run(0, beta=0.7)]
+    said = []
+    (points,) = _points(refs, store, SimpleNamespace(notice=said.append)).values()
+    assert [point.refs for point in points] == [refs[1:3], refs[4:]]
+    assert said == ["dpo@v1 was stopped before its end: left out", "dpo@v4 is dpo@v3, run again: left out"]
+    with pytest.raises(ArtifactError, match="stopped before"):
+        _points(refs[:1], store, SILENT)
 
 
 @pytest.fixture
@@ -127,7 +185,7 @@ def runs(chain, prefcli, own_folder):
 
     def run(*refs):
         return prefcli("frontier", *refs, "--against", "sft", "--prompts", chain.data("held_out_prompts"),
-                       "--max-prompts", "6", "--max-new-tokens", "6", "--reward", "length=python:n.py:score",
+                       "--max-prompts", "10", "--max-new-tokens", "6", "--reward", "length=python:n.py:score",
                        "--reward", "rm")  # fmt: skip
 
     return run
@@ -141,14 +199,14 @@ def test_the_points_are_what_eval_measures_and_seeds_are_one_point(chain, prefcl
     result = runs("dpo@*", "ppo@*:steps", "--plot", "f.svg", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    assert (found["start"], found["prompts"]) == ("sft@v1", 6)
+    assert (found["start"], found["prompts"]) == ("sft@v1", 10)
     lengths, by_rm = found["frontiers"]
     points = {point["setting"]: point for point in lengths["points"] if point["method"] == "ppo"}
     assert list(points) == ["step 1", "step 2"] and points["step 2"]["refs"] == ["ppo@v1:step2"]
     (both,) = [point for point in lengths["points"] if point["method"] == "dpo"]
     assert both["refs"] == ["dpo@v1", "dpo@v2"]
     told = json.loads(prefcli("eval", "--model", "dpo@v1", "--model", "dpo@v2", "--model", "ppo@v1:step1", "--against",
-                              "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts", "6",
+                              "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts", "10",
                               "--max-new-tokens", "6", "--reward", "rm", "--json").stdout)  # fmt: skip
     sft, one, two, step = told["models"]
     (point,) = [point for point in by_rm["points"] if point["method"] == "dpo"]
@@ -181,7 +239,7 @@ def test_all_versions_and_their_kept_steps_are_named_by_a_star(chain):
         (("dpo", "--against", "sft", "--prompts", "{p}"), 2, "--reward"),
         (("rm", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "is a reward model"),
         (("tiny", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "no artifact of this store"),
-        (("dpo", "--against", "sft", "--prompts", "{p}", "--reward", "rm", "--max-prompts", "1"), 2, "two prompts"),
+        (("dpo", "--against", "sft", "--prompts", "{p}", "--reward", "rm", "--max-prompts", "9"), 2, "10 prompts"),
         (("none@*", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "there is no none"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from prefcli.config.stages import STAGES
 from prefcli.experiments.retrained import retrained
 from prefcli.experiments.scores import recorded_score
-from prefcli.experiments.siblings import parent_of, rows_of, seed_of, siblings, varied
+from prefcli.experiments.siblings import parent_of, rows_of, seed_of, setting, siblings, varied
 
 FILE = {"path": "pairs.jsonl", "format": "pairs", "rows": 100, "digest": "d1"}
 
@@ -38,6 +38,7 @@ def test_seeds_of_one_run_are_found_under_any_name_and_in_their_order(made, stor
     third = made("dpo", "later", seed=2, parents={"model": sft})
     first = made("dpo", "dpo", parents={"model": sft})  # no seed recorded: the default
     second = made("dpo", "dpo", seed=1, parents={"model": sft})
+    assert len({setting(artifact, store) for artifact in (first, second, third)}) == 1
     for artifact in (first, second, third):
         assert refs(siblings(artifact, store, "seed")) == [first.ref, second.ref, third.ref]
     assert [seed_of(item) for item in siblings(first, store, "seed")] == [0, 1, 2]

@@ -83,7 +83,7 @@ def _both(config: CompareConfig, report: Reporter) -> list[str]:
         if not (dot and equals) or stage_of(name).name not in words:
             raise UsageError(f"--set {text}: expected STAGE.OPTION=VALUE", "for example: --set ppo.kl-coef=0.2")
         words[stage_of(name).name] += [option(setting)] if value == "true" else [option(setting), value]
-    everywhere = ["--model", config.model, "--runs", str(store.root)]
+    everywhere = ["--model", config.model, "--runs", str(store.root), *_alike(config)]
     pairs = [word for file in config.data for word in ("--data", file)]
     prompts = [word for file in config.train_prompts or config.data for word in ("--prompts", file)]
     own = {"rm": pairs, "ppo": prompts, "dpo": pairs}
@@ -92,6 +92,15 @@ def _both(config: CompareConfig, report: Reporter) -> list[str]:
         parse(STAGES[name], [*everywhere, *own[name], *words[name]], tells) for name in ("rm", "ppo", "dpo")
     )
     return [artifact.ref for artifact in run_both(rm, ppo, dpo, budget, report)]
+
+
+def _alike(config: CompareConfig) -> list[str]:
+    """What was said to compare of rows, device and seed, for the stages too; what was not, each decides by itself."""
+    words = ["--skip-bad"] if config.skip_bad else []
+    for name in ("device", "dtype", "seed"):
+        if (value := getattr(config, name)) != getattr(CompareConfig, name):
+            words += [option(name), str(value)]
+    return words
 
 
 def score_line(result: dict[str, Any]) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 from prefcli.artifacts.commands import REWARD, altered
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.figures import Criterion, Samples, over_runs
-from prefcli.comparison.routes import Route, Routes, above, repetitions
+from prefcli.comparison.routes import Route, Routes, above
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.stability import elsewhere
 from prefcli.comparison.training_time import by_steps, seconds_of
 from prefcli.config.stages import STAGES
-from prefcli.experiments.siblings import SEED, causal_options, of_stage, reward_models
+from prefcli.experiments.siblings import SEED, causal_options, of_stage, reward_models, siblings
 from prefcli.statistics.paired import paired_difference
 
 
@@ -28,7 +28,7 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
     any_of = next((pairs for others in found.values() for pairs in others), None)
     pairs = common[0] if common else any_of
     changed = {ref: others.get(pairs) if pairs else None for ref, others in found.items()}
-    runs = {ref: repetitions(again, routes.store) if again else [] for ref, again in changed.items()}
+    runs = {route.ref: _repeated(changed[route.ref], route, routes.store) for route in routes}
     single = any(len(found) < 2 for found in runs.values())
     if single:
         seconds = {ref: by_steps(again) if again else [] for ref, again in changed.items()}
@@ -83,9 +83,20 @@ def changes(route: Route, routes: Routes) -> dict[tuple[str, ...], Route]:
         behind = reward_models(artifact.manifest, store)
         pairs = pairs_of(artifact, [*behind, artifact])
         if pairs and pairs != own and _asked(artifact) == asked:
-            again = Route(artifact, (*(a for a in behind if a.ref not in mine), artifact))
-            found.setdefault(tuple(pairs), again)
+            found.setdefault(tuple(pairs), Route(artifact, tuple(_made_again(artifact, route, store))))
     return found
+
+
+def _made_again(final: Artifact, route: Route, store: Store) -> list[Artifact]:
+    """What new pairs cost: the reward models that the route did not have, and the policy."""
+    mine = {artifact.ref for artifact in route.artifacts}
+    return [*(reward for reward in reward_models(final.manifest, store) if reward.ref not in mine), final]
+
+
+def _repeated(again: Route | None, route: Route, store: Store) -> list[list[Artifact]]:
+    """The same with all seeds."""
+    finals = siblings(again.final, store, over="seed") if again else []
+    return [_made_again(final, route, store) for final in finals]
 
 
 def _asked(artifact: Artifact) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from prefcli.comparison.scores import Scored, open_scores
 from prefcli.config.frontier import FrontierConfig
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.experiments.points import shown
-from prefcli.experiments.siblings import SEED, causal_options, siblings
+from prefcli.experiments.siblings import SEED, causal_options, repetition, setting
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import refuse_reward_model
 from prefcli.statistics.hulls import Draws, compare, interval
 
 NONE = "no difference shown"
+FEWEST = 10  # prompts: of five in a half the spread is hardly known
 
 
 @dataclass
@@ -49,12 +50,13 @@ def frontier(config: FrontierConfig, reporter: Reporter) -> dict[str, Any]:
             "prefcli frontier 'dpo@*:steps' ppo@v1:steps --against sft --prompts held_out.jsonl --reward rm",
         )
     start = resolve(config.against, store)
-    found = _points([ref for text in config.refs for ref in expand(text, store)], store)
+    found = _points([ref for text in config.refs for ref in expand(text, store)], store, reporter)
     scores = open_scores(config, store, start, [], reporter)
     assert scores is not None
-    if len(scores.rows) < 2:
+    if len(scores.rows) < FEWEST:
         raise UsageError(
-            "frontier needs two prompts or more: hulls are chosen on one half of them", "give more prompts"
+            f"frontier needs {FEWEST} prompts or more, not {len(scores.rows)}: hulls are chosen on one half of them",
+            "give more prompts: hundreds make narrow intervals",
         )
     for points in found.values():
         for point in points:
@@ -73,9 +75,14 @@ def frontier(config: FrontierConfig, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _points(refs: list[str], store: Store) -> dict[str, list[Point]]:
-    """Method → its points, in the order named."""
-    kin: dict[str, str] = {}  # a run → the first run of its setting
+def _points(refs: list[str], store: Store, reporter: Reporter) -> dict[str, list[Point]]:
+    """Method → its points, in the order named. Raises ArtifactError: there is none.
+
+    Left out with a notice: runs that were stopped, and of one run that was made twice the second.
+    """
+    kin: dict[str, str] = {}  # a run → its setting
+    first: dict[tuple[Any, ...], str] = {}  # a setting and its seed → the run
+    left_out: set[str] = set()
     found: dict[tuple[str, str, str], Point] = {}
     for ref in dict.fromkeys(resolve(ref, store).shown for ref in refs):
         match = AT_VERSION.fullmatch(ref)
@@ -84,11 +91,22 @@ def _points(refs: list[str], store: Store) -> dict[str, list[Point]]:
         artifact = store.open(match["name"], int(match["version"]))
         refuse_reward_model(resolve(artifact.ref, store))
         if artifact.ref not in kin:
-            kin |= {other.ref: artifact.ref for other in siblings(artifact, store, "seed") if other.ref not in kin}
-            kin.setdefault(artifact.ref, artifact.ref)
+            kin[artifact.ref], why = setting(artifact, store), ""
+            if artifact.manifest.status != "complete":
+                why = "was stopped before its end"
+            elif (same := first.setdefault((match["name"], kin[artifact.ref], *repetition(artifact, store)),
+                                           artifact.ref)) != artifact.ref:  # fmt: skip
+                why = f"is {same}, run again"
+            if why:
+                left_out.add(artifact.ref)
+                reporter.notice(f"{artifact.ref} {why}: left out")
+        if artifact.ref in left_out:
+            continue
         point = found.setdefault((match["name"], kin[artifact.ref], match["step"] or _last(artifact)), Point())
         point.runs.append(artifact)
         point.refs.append(ref)
+    if not found:
+        raise ArtifactError("all runs named were stopped before their end", "name finished ones: see prefcli ls")
     methods: dict[str, list[Point]] = {}
     for (name, _, _), point in found.items():
         methods.setdefault(name, []).append(point)
@@ -115,8 +133,8 @@ def _labels(points: list[Point]) -> list[str]:
 def _of(reward: str, start: Scored, found: dict[str, list[Point]], labels: dict[str, list[str]]) -> dict[str, Any]:
     first = np.array(start.scores[reward])
     draws = Draws(first, {
-        name: [(np.array([one.kl for one in point.scored]), np.array([one.scores[reward] for one in point.scored]))
-               for point in points]
+        name: [(np.array([one.kl for one in point.scored]), np.array([one.scores[reward] for one in point.scored]),
+                [run.ref for run in point.runs]) for point in points]
         for name, points in found.items()
     })  # fmt: skip
     rows = []

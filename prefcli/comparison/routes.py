@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,11 +41,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Routes:
-    """The routes that are compared. `ancestor` is the model where they part, `start` it as a reference."""
+    """The routes that are compared. `start` is the model where they part."""
 
     routes: tuple[Route, ...]
     start: Reference
     store: Store
+    shared: frozenset[str]  # the ancestor and what is above it
 
     @property
     def refs(self) -> list[str]:
@@ -53,7 +55,12 @@ class Routes:
     @cached_property
     def repetitions(self) -> dict[str, list[list[Artifact]]]:
         """Each route and its repetitions with other seeds: what was made after the ancestor, the policy last."""
-        return {route.ref: repetitions(route, self.store) for route in self.routes}
+        found: dict[str, list[list[Artifact]]] = {route.ref: [] for route in self.routes}
+        for route in self.routes:
+            for final in siblings(route.final, self.store, over="seed"):
+                with suppress(ArtifactError):  # something that it was made from is gone: it cannot be counted
+                    found[route.ref].append(_made(final, self.store, self.shared))
+        return found
 
     def __iter__(self) -> Iterator[Route]:
         return iter(self.routes)
@@ -82,20 +89,9 @@ def read_routes(texts: list[str], store: Store) -> Routes:
             f"{ancestor} is not what {ends} were made from: it has changed since", "restore it, or train both again"
         )
     refs = list(chains[0])
-    shared = set(refs[refs.index(ancestor) :])
+    shared = frozenset(refs[refs.index(ancestor) :])
     routes = tuple(Route(final, tuple(_made(final, store, shared))) for final in finals)
-    return Routes(routes, start, store)
-
-
-def repetitions(route: Route, store: Store) -> list[list[Artifact]]:
-    """The route and its runs with other seeds: of each what was made after the ancestor, the policy last."""
-    found = []
-    stages = {artifact.manifest.stage for artifact in route.artifacts[:-1]}
-    for final in siblings(route.final, store, over="seed"):
-        parents = [parent_of(final.manifest, role, store) for role in sorted(final.manifest.parents)]
-        made = {parent.ref: parent for parent in parents if parent and parent.manifest.stage in stages}
-        found.append([*made.values(), final])
-    return found
+    return Routes(routes, start, store, shared)
 
 
 def _policy(text: str, store: Store) -> Artifact:
@@ -120,7 +116,7 @@ def above(artifact: Artifact, store: Store) -> dict[str, str | None]:
     return found
 
 
-def _made(artifact: Artifact, store: Store, shared: set[str]) -> list[Artifact]:
+def _made(artifact: Artifact, store: Store, shared: frozenset[str]) -> list[Artifact]:
     """Everything it was made from, itself last, except the common ancestor and what is above it. Each once."""
     found: list[Artifact] = []
     for role in sorted(artifact.manifest.parents):

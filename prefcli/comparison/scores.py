@@ -8,8 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 
+import torch
+import transformers
+
+from prefcli import __version__
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.parts import ALONE, unfinished
 from prefcli.artifacts.references import Reference, resolve
@@ -102,17 +107,22 @@ class Scores:
         if None in digests:
             return None
         c = self.config
-        how = [SCORING, c.max_prompts, c.max_prompt_length, c.max_new_tokens, c.temperature, c.seed, c.dtype, c.device]
-        named = [[spec.name, spec.function] for spec in self.specs]
-        return digest_json([digests, named, self._data, how])[:32]
+        how = [SCORING, c.max_prompts, c.max_prompt_length, c.max_new_tokens, c.temperature, c.seed]
+        on = [self._place.device.type, str(self._place.dtype), __version__, torch.__version__, transformers.__version__]
+        named = [[spec.name, spec.function, spec.label] for spec in self.specs]
+        return digest_json([digests, named, self._data, how, on])[:32]
+
+    @cached_property
+    def _place(self) -> Placement:
+        device = pick_device(self.config.device)
+        return Placement(device, pick_dtype(self.config.dtype, device))
 
     def _measured(self, reference: Reference) -> Scored:
         c = self.config
-        device = pick_device(c.device)
         sampling = EvalConfig(
             max_new_tokens=c.max_new_tokens, temperature=c.temperature, batch_size=c.batch_size, seed=c.seed
         )
-        setting = Setting(sampling, self.store, Placement(device, pick_dtype(c.dtype, device)), self.reporter)
+        setting = Setting(sampling, self.store, self._place, self.reporter)
         if self._sources is None:
             self._sources = [setting.place.reward(spec, None, self.reporter) for spec in self.specs]
         with unfinished(ALONE, self.reporter) as work:

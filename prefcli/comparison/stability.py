@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import comb
 from statistics import median
 
 from prefcli.artifacts.commands import altered
 from prefcli.artifacts.metrics import Row, is_number, read_log
 from prefcli.artifacts.metrics import alarms as alarms_of
 from prefcli.artifacts.store import Store
-from prefcli.comparison.figures import Criterion, Measure, Samples, over_runs, shares
+from prefcli.comparison.figures import LEVEL, Criterion, Measure, Samples, over_runs, shares
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores
 from prefcli.comparison.spread import over_seeds
@@ -55,7 +57,8 @@ def _share_of_steps(name: str, routes: Routes, count: Callable[[Sequence[Row]], 
     if all(len(runs) > 1 and all(n for _, n in runs) for runs in counts.values()):
         values = {ref: [k / n for k, n in runs] for ref, runs in counts.items()}
         source = {ref: f"{told}, {len(runs)} runs that differ in the seed" for ref, runs in counts.items()}
-        return over_runs(name, "fraction of steps", Samples(values, source), "lower")
+        measure = over_runs(name, "fraction of steps", Samples(values, source), "lower")
+        return replace(measure, ahead=tuple((a, b) for a, b in measure.ahead if _may_tell(values[a], values[b])))
     single = {}
     for route in routes:
         logs = [read_log(artifact.path) for artifact in route.artifacts]
@@ -63,6 +66,12 @@ def _share_of_steps(name: str, routes: Routes, count: Callable[[Sequence[Row]], 
         named = sorted({watcher for rows in logs for _, watcher in alarms_of(rows)})
         single[route.ref] = (k, n, f"{told}: {', '.join(named) or 'none named'}" if count is _with_an_alarm else told)
     return shares(name, "fraction of steps", single, "lower")
+
+
+def _may_tell(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether so many runs tell two routes apart. Counts are often equal, and Welch's interval of values that do not
+    vary is of no width: then there must be runs enough that chance seldom parts them (exact permutation test)."""
+    return min(len(set(a)), len(set(b))) > 1 or 2 / comb(len(a) + len(b), len(a)) < LEVEL
 
 
 def _with_an_alarm(rows: Sequence[Row]) -> tuple[int, int]:

@@ -39,7 +39,7 @@ def training_time(routes: Routes, scores: Scores | None) -> Criterion:
     }
     spent_on_it = over_runs("seconds of training", "seconds", Samples(seconds, source), "lower")
     enough = all(len(values) > 1 for values in seconds.values())
-    single = any(len(runs) == 1 for runs in repeated.values())
+    single = any(len(runs) < 2 for runs in repeated.values())
     return Criterion(
         TIME,
         "DPO",
@@ -50,7 +50,7 @@ def training_time(routes: Routes, scores: Scores | None) -> Criterion:
         ),
         measure_with=() if enough and not single else tuple(seeds_command(route, routes.store) for route in routes),
         why="The interval is that of the steps' times within the run; a busier machine is beyond it."
-        if all(len(runs) == 1 for runs in repeated.values())
+        if all(len(runs) < 2 for runs in repeated.values())
         else "",
     )
 

@@ -40,7 +40,6 @@ class EvalConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
         list[str],
         Opt("Held-out pairs or RewardBench's, for each reward source's accuracy. Repeatable.", metavar="FILE"),
     ] = field(default_factory=list)
-    max_length: Annotated[int, Opt("Maximum tokens of prompt and answer that a reward model reads.", min=8)] = 1024
     best_of: Annotated[
         int,
         Opt(

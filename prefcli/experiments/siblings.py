@@ -31,14 +31,25 @@ def siblings(artifact: Artifact, store: Store, over: Literal["seed", "rows"]) ->
     the order of seed and rows.
     """
     found = [other for other in _others(artifact, store) if _same(artifact, other, store, FREE[over])]
-    distinct = {_repetition(item, store): item for item in reversed([*_itself(artifact), *found])}
+    distinct = {repetition(item, store): item for item in reversed([*_itself(artifact), *found])}
     return sorted(distinct.values(), key=lambda item: (rows_of(item, store) or 0, seed_of(item), item.ref))
 
 
-def _repetition(artifact: Artifact, store: Store) -> tuple[Any, ...]:
+def repetition(artifact: Artifact, store: Store) -> tuple[Any, ...]:
     """What tells siblings apart: the rows, the seed, and those of the reward models."""
     rewards = tuple(seed_of(reward) for reward in reward_models(artifact.manifest, store))
     return rows_of(artifact, store), seed_of(artifact), rewards
+
+
+def setting(artifact: Artifact, store: Store) -> str:
+    """A digest that siblings over the seed have in common: of all causes of the result but the seed."""
+    manifest = artifact.manifest
+    options = {name: value for name, value in causal_options(manifest).items() if name != SEED}
+    parents = {}
+    for role, parent in manifest.parents.items():
+        held = parent_of(manifest, role, store) if _repeated(role) else None
+        parents[role] = _identity(parent) if held is None else setting(held, store)
+    return digest_json([manifest.stage, options, parents, _data(manifest)])
 
 
 def varied(artifact: Artifact, store: Store) -> dict[str, list[Artifact]]:
@@ -142,10 +153,15 @@ def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) ->
 def _same_parent(a: Manifest, b: Manifest, role: str, store: Store, free: frozenset[str]) -> bool:
     if _identity(a.parents[role]) == _identity(b.parents[role]):
         return True
-    if not (role.startswith(REWARD) or role == "value_init"):
+    if not _repeated(role):
         return False
     one, other = parent_of(a, role, store), parent_of(b, role, store)
     return one is not None and other is not None and _same(one, other, store, free)
+
+
+def _repeated(role: str) -> bool:
+    """Whether a repetition may have trained its own."""
+    return role.startswith(REWARD) or role == "value_init"
 
 
 def _identity(parent: dict[str, Any]) -> Any:

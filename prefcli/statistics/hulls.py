@@ -4,7 +4,7 @@ The hull at k is what a mixture of two models attains: the one with a probabilit
 their rewards, and at most the mean of their KLs to the start, which is convex. More KL need not be spent.
 
 A maximum over noisy points is too high, and the higher the more points there are. So the mixtures are chosen on one
-half of the prompts and their reward is taken on the other, both ways round.
+half of the prompts and their reward is taken on the other, both ways round. The luck of a run's seed is in both halves.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prefcli.statistics.intervals import student_t
+
 RESAMPLES = 1000
 GRID = 24  # places on the KL axis where hulls are compared, at equal steps of √KL
+NORMAL = 1.96  # standard deviations on each side of 95 % of normal draws
 Array = NDArray[np.float64]
+Measured = tuple[Array, Array, Sequence[str]]  # a point: KL and reward, [runs, prompts] both, and its runs' names
 
 
 def hull(kl: Sequence[float], reward: Sequence[float], at: Sequence[float]) -> Array:
@@ -50,26 +54,30 @@ def _slope(one: int, other: int, kl: Sequence[float], reward: Sequence[float]) -
 
 
 class Draws:
-    """Points of several methods under resampled prompts, the same for all, and each point's resampled seeds.
+    """Points of several methods under resampled prompts, the same for all, and under other seeds.
 
-    `start` [prompts] are the start's rewards; `points`: method → points, each (KL, reward), [seeds, prompts] both.
-    Row 0 of every array is the data as they are. What seeds add to a resample is scaled by √(S/(S − 1)), since
-    resamples of S of them spread too little; one seed alone adds nothing.
+    `start` [prompts] are the start's rewards; `points`: method → points. Row 0 of every array is the data as they are.
+    The rest adds up two deviations, each so wide that percentiles of it alone are a 95 % interval:
+
+    - of resampled prompts by √(h/(h − 1)), since resamples of the h of a half spread too little;
+    - of a point's S runs Σ z (x − x̄)/√(S(S − 1)) · t/1.96: normal draws z, and t Student's of S − 1 degrees of freedom.
+      Each run has one z for all its points, since its kept steps share its luck. One run alone adds nothing.
     """
 
-    def __init__(self, start: Array, points: Mapping[str, Sequence[tuple[Array, Array]]], seed: int = 0) -> None:
+    def __init__(self, start: Array, points: Mapping[str, Sequence[Measured]], seed: int = 0) -> None:
         dice = np.random.default_rng(seed)
         halves = [np.arange(len(start))[half::2] for half in (0, 1)]
-        counts = [_counts(dice, len(half)) / len(half) for half in halves]
+        counts = [_shares(dice, len(half)) for half in halves]
         self.sizes = np.array([len(half) for half in halves]) / len(start)
         self.kl: dict[str, list[Array]] = {}  # method → halves, each [resamples, points], the start first
         self.reward: dict[str, list[Array]] = {}
         for method, several in points.items():
-            seeds = [_counts(dice, len(kl)) / len(kl) for kl, _ in several]
+            luck = {run: _luck(dice) for run in dict.fromkeys(run for *_, runs in several for run in runs)}
             self.kl[method], self.reward[method] = [], []
             for half, count in zip(halves, counts):
                 found = [
-                    [_mean(values[:, half], count, weights) for values in one] for one, weights in zip(several, seeds)
+                    [_mean(values[:, half], count, np.stack([luck[run] for run in runs], 1)) for values in (kl, reward)]
+                    for kl, reward, runs in several
                 ]
                 first = count @ start[half]
                 kls, rewards = ([one[i] for one in found] for i in (0, 1))
@@ -92,19 +100,25 @@ class Draws:
         return found
 
 
-def _counts(dice: np.random.Generator, n: int) -> Array:
-    """[1 + resamples, n] how often each of n stands in each resample; the first row is all of them once."""
-    drawn = dice.multinomial(n, [1 / n] * n, RESAMPLES).astype(float)
-    return np.concatenate([np.ones((1, n)), drawn])
+def _shares(dice: np.random.Generator, n: int) -> Array:
+    """[1 + resamples, n] the share of each of n prompts in each resample; the first row is all of them alike."""
+    drawn = dice.multinomial(n, [1 / n] * n, RESAMPLES) / n
+    return np.concatenate([np.full((1, n), 1 / n), 1 / n + (drawn - 1 / n) * (n / max(n - 1, 1)) ** 0.5])
 
 
-def _mean(values: Array, prompts: Array, seeds: Array) -> Array:
-    """[resamples] of `values` [seeds, prompts]."""
-    per_seed = prompts @ values.T
-    middle = per_seed.mean(1)
-    count = values.shape[0]
-    drawn = (per_seed * seeds).sum(1)
-    return np.asarray(middle + (drawn - middle) * (count / (count - 1)) ** 0.5 if count > 1 else middle)
+def _luck(dice: np.random.Generator) -> Array:
+    """[1 + resamples] of one run; the first is none."""
+    return np.concatenate([[0.0], dice.standard_normal(RESAMPLES)])
+
+
+def _mean(values: Array, prompts: Array, luck: Array) -> Array:
+    """[1 + resamples] of `values` [runs, prompts] under the shares of the prompts and each run's luck."""
+    per_run = prompts @ values.T
+    middle, count = per_run.mean(1), values.shape[0]
+    if count == 1:
+        return np.asarray(middle)
+    wide = student_t(count - 1) / NORMAL / (count * (count - 1)) ** 0.5
+    return np.asarray(middle + wide * ((per_run - middle[:, None]) * luck).sum(1))
 
 
 def interval(drawn: Array) -> list[float]:
