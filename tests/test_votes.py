@@ -68,6 +68,48 @@ def test_a_number_means_what_it_means_in_its_layout(jsonl, row, chosen):
     assert isinstance(found, Tie) if chosen is Tie else (found.prompt, found.chosen) == ("q", chosen)
 
 
+@pytest.mark.parametrize(
+    ("row", "vote", "chosen"),
+    [
+        ({"answer_1": "2", "answer_2": "1"}, "1", "may mean either"),
+        ({"answer_1": "2", "answer_2": "1"}, "answer_1", "2"),
+        ({"answer_1": "2", "answer_2": "1"}, "a", "2"),
+        ({"answer_1": "1", "answer_2": "2"}, "1", "1"),
+        ({"a": "b", "b": "a"}, "a", "may mean either"),
+        ({"a": "b", "b": "a"}, ["model_b"], "a"),
+        ({"a": "tie", "b": "x"}, "tie", "may mean either"),
+        ({"a": "x", "b": "y", "model_a": "b", "model_b": "m"}, "b", "may mean either"),
+        ({"a": "x", "b": "y", "model_a": {"id": 1}, "model_b": "m"}, "m", "y"),
+        ({"a": "x", "b": "y", "model_a": "m", "model_b": "m"}, "m", "may mean either"),
+        ({"response_0": "x", "response_1": "y"}, "response_1", "y"),
+        ({"response_0": "x", "response_1": "y"}, [0, 1, 1], "y"),
+        ({"response_0": "x", "response_1": "y"}, "1.0", "y"),
+        ({"response_0": "x", "response_1": "y"}, 0.5, Tie),
+        *(({"response_0": "x", "response_1": "y"}, vote, "says neither") for vote in (2, -1, 0.4, 1.5, "2", "nan")),
+        *(({"a": "x", "b": "y"}, vote, "says neither") for vote in (float("nan"), float("inf"), 0.5, 10**400)),
+    ],
+)  # fmt: skip
+def test_a_vote_that_may_mean_either_answer_is_a_bad_row(jsonl, row, vote, chosen):
+    (found,) = read(jsonl, {"prompt": "What is 1+1?", **row, "winner": vote})
+    if isinstance(found, Row):
+        assert found.chosen == chosen
+    else:
+        assert isinstance(found, Tie) if chosen is Tie else chosen in str(found) and found.kind == "bad label"
+
+
+@pytest.mark.parametrize(("label", "chosen"), [(1, "x"), (0.0, "y"), (0.5, Tie), (2, None), (float("nan"), None)])
+def test_shps_labels_are_0_and_1(jsonl, label, chosen):
+    (found,) = read(jsonl, {"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": label})
+    assert found.chosen == chosen if isinstance(found, Row) else isinstance(found, Tie) == (chosen is Tie)
+
+
+def test_scores_say_who_won_whatever_the_answers_are_called(jsonl):
+    sides = {"prompt": "What is 1+1?", "a": "b", "b": "a"}
+    won, *bad = read(jsonl, *(sides | {"score_a": 2, "score_b": b} for b in (1, float("nan"), "inf", None)))
+    assert (won.chosen, won.columns) == ("b", {"score_chosen": 2.0, "score_rejected": 1.0})
+    assert [row.kind for row in bad] == ["bad label"] * 3
+
+
 def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
     with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
         read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})
