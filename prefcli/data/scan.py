@@ -210,8 +210,7 @@ def scan(
             named = named | {column: next((row[column] for row in rows if row.get(column) is not None), None)}
     recognised = recognise(where, named, purpose, rows)
     form = recognised.form
-    if why := next(filter(None, map(form.unclear, rows)), None):
-        raise DataError(f"{path}: {why}", "write a, b and tie, or 1 and 2, in that column")
+    refuse_unclear(path, form, (renamed(raw, wanted) for raw in _deciding(records)))
     if "chosen" in wanted and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
         raise DataError(
             f"{where}: --map chosen={wanted['chosen']} takes that answer as the better one in every row, and the "
