@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from prefcli.cli.main import app
 from prefcli.data import reading
 from prefcli.data.dataset import read_dataset
+from prefcli.data.formats.ranked import RankedRecords
 from prefcli.data.row import Row, Tie
 from prefcli.data.scan import scan
 from prefcli.errors import DataError
@@ -114,6 +116,59 @@ def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
     with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
         read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})
     assert "a, b and tie, or 1 and 2" in error.value.hint
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_a_0_means_is_not_decided_by_the_first_rows_alone(jsonl, monkeypatch, large):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 10 if large else 1000)
+    labels = [1] * 150 + [0] * 5 + [-1] * 5
+    found = read(jsonl, *({"prompt": "q", "completion": "c", "label": n} for n in labels), purpose="labelled")
+    assert [isinstance(row, Tie) for row in found] == [n == 0 for n in labels]
+    for votes in ([1] * 150 + [0] * 5, ["1"] * 150 + ["0"] * 5):
+        with pytest.raises(DataError, match="may mean the first answer, the second, or a tie"):
+            read(jsonl, *(SIDES | {"winner": vote} for vote in votes))
+
+
+def test_a_0_of_a_large_file_that_was_taken_for_something_else_is_refused_when_it_is_met(jsonl, monkeypatch):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 10)
+    monkeypatch.setattr("prefcli.data.scan.LOOKED_AT", 2)
+    labels = [1, 0, *[1] * 5, -1, *[1] * 92]
+    with pytest.raises(DataError, match="line 8: the label is -1"):
+        read(jsonl, *({"prompt": "q", "completion": "c", "label": n} for n in labels), purpose="labelled")
+    with pytest.raises(DataError, match="'winner': 0 may mean"):
+        read(jsonl, *(SIDES | {"winner": vote} for vote in (1, 1, *[1] * 5, 0, *[1] * 92)))
+
+
+@pytest.mark.parametrize(
+    ("good", "odd"),
+    [
+        ({"prompt": "q", "a": "x", "b": "y", "winner": [{"value": "a", "rank": 1}, {"value": "b", "rank": 2}]},
+         {"winner": [{"value": "a", "rank": None}, {"value": "b", "rank": 2}]}),
+        ({"data": {"prompt": "q", "a": "x", "b": "y"},
+          "annotations": [{"result": [{"type": "pairwise", "value": "a"}]}]}, {"annotations": [5]}),
+        ({"prompt": "q", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]}, {"answers": None}),
+        ({"prompt": "q", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]}, {"answers": 5}),
+        ({"prompt": "q", "a": "x", "b": "y", "winner": "a"}, {"winner": 10**400}),
+        ({"prompt": "q", "a": "x", "b": "y", "score_a": 1, "score_b": 2}, {"score_a": 10**400}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pairs_of", ["best-worst", "all"])
+def test_a_row_whose_parts_are_odd_is_a_bad_row_wherever_it_stands(jsonl, good, odd, pairs_of):
+    for rows in ((good, good | odd), (good | odd, good)) if "answers" not in odd else ((good, good | odd),):
+        found = read(jsonl, *rows, pairs_of=pairs_of)
+        assert [isinstance(row, Row) for row in found] == [row is good for row in rows]
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, ValueError, OverflowError])
+def test_what_a_conversion_does_not_get_through_is_a_bad_row(jsonl, monkeypatch, error):
+    def fails(raw):
+        raise error("odd")
+
+    found = scan(str(jsonl("a.jsonl", {"prompt": "q", "generations": ["x", "y"], "ratings": [1, 2]})), "pairs")
+    broken = replace(found, recognised=replace(found.recognised, convert=fails))
+    ranked = replace(found, records=RankedRecords(found.records, {}, replace(found.recognised.form, lists=fails), True))
+    for row in (broken.row(0), ranked.row(0)):
+        assert row.kind == "wrong type" and "odd" in str(row)
 
 
 def test_a_sheet_of_votes_under_its_own_names(prefcli, own_folder):

@@ -32,7 +32,7 @@ from prefcli.data.formats.fields import (
 from prefcli.data.formats.form import Form, Ranked
 from prefcli.data.formats.implicit import hh_prompt
 from prefcli.data.records import Records, renamed
-from prefcli.data.row import BadRow, Message, Row, Tie
+from prefcli.data.row import ODD, BadRow, Message, Row, Tie, odd
 
 _SCORES = ("fine-grained_score", "overall_score", "score")
 _GENERATIONS = (
@@ -94,8 +94,10 @@ def _nectar(raw: Raw) -> list[Ranked]:
     text = raw.get("prompt")
     hh = isinstance(text, str) and text.startswith("\n\nHuman:")
     prompt = hh_prompt(str(text), "prompt") if hh else prompt_in(raw, "prompt")
-    answers = []
-    for one in as_list(raw["answers"]):
+    answers, found = [], as_list(raw.get("answers"))
+    if not isinstance(found, list):
+        raise BadRow("wrong type", "'answers' must be a list of answers with ranks")
+    for one in found:
         rank = number_of(one.get("rank")) if isinstance(one, dict) else None
         if rank is None:
             raise BadRow("wrong type", '\'answers\' must hold objects {"answer": …, "rank": 1, …}, 1 being the best')
@@ -342,4 +344,6 @@ class RankedRecords(Records):
                     bad = error
         except BadRow as error:
             bad = error
+        except ODD as error:
+            bad = odd(error)
         return rows or bad
