@@ -196,6 +196,14 @@ def test_the_same_run_has_the_same_key_however_it_is_shown(key_of, own_folder, s
     assert usual == key_of(stage, **{files: ["copy.jsonl"]})  # by what is in it, not by its path
 
 
+def test_the_lines_of_a_text_file_are_not_the_rows_of_json_lines(key_of, own_folder):
+    text = (own_folder / "prompts.jsonl").read_text()
+    for name in ("a.txt", "b.txt"):
+        write(own_folder / name, text)
+    keys = [key_of("ppo", prompts=[name]) for name in ("a.txt", "b.txt", "prompts.jsonl")]
+    assert keys[0] == keys[1] != keys[2]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_cause_of_a_run_is_in_its_key(key_of, own_folder, stage):
     usual, seen = key_of(stage), {}

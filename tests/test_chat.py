@@ -144,6 +144,17 @@ def test_save_keeps_the_exchange_in_a_form_that_sft_reads(own_folder):
     assert [row.completion for row in rows] == [second, third]
 
 
+def test_a_file_that_was_there_is_neither_emptied_nor_removed(own_folder, answering):
+    answering("Hi.")
+    files = {"array.jsonl": ('[{"prompt": "p"}]', 3), "empty.jsonl": ("", 0)}
+    for name, (text, code) in files.items():
+        write(own_folder / name, text)
+        assert say("tiny", *FEW, "--out", name, lines=["/quit"]).exit_code == code
+        assert (own_folder / name).read_text() == text
+    assert say("tiny", *FEW, "--out", "new.jsonl", lines=["/quit"]).exit_code == 0
+    assert not (own_folder / "new.jsonl").exists()
+
+
 def test_a_preference_is_a_pair_with_which_the_dialogue_goes_on(own_folder, answering):
     answering("l1", "r1", "l2", "r2", "l3", "r3")
     lines = ["a", "/right", "b", "c", "/left", "/quit", "not read"]

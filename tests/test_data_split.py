@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import PAIR, write
+from typer.testing import CliRunner
 
+from prefcli.cli.main import app
+from prefcli.data import reading
 from prefcli.data.scan import scan
 from prefcli.data.splitting import split
 from prefcli.data.stats import histogram, measure
@@ -90,6 +93,20 @@ def test_other_files_are_written_as_what_they_are(prefcli, own_folder, made, suf
     kept = [row for part in ("train", "held_out") for _, row in scan(told[part]["path"], "pairs")]
     assert sorted(row.chosen for row in kept) == sorted(row["chosen"] for row in found)
     assert told["train"]["path"] == f"other.train{suffix}" and told["train"]["rows"] + told["held_out"]["rows"] == 40
+
+
+@pytest.mark.parametrize("name", ["q.txt", "s.tsv", "-"])
+def test_what_is_no_json_is_written_as_rows(own_folder, name):
+    sheet = "prompt\tchosen\trejected\n" + "".join(f"q{n}\ta\tb\n" for n in range(20))
+    text = "".join(f"q{n}\n" for n in range(20)) if name == "q.txt" else sheet
+    if name != "-":
+        write(own_folder / name, text)
+    reading._kept_input.cache_clear()
+    result = CliRunner().invoke(app, ["data", "split", name], input=text)
+    assert result.exit_code == 0, result.stderr
+    files = result.stdout.split()
+    found = [row.prompt for file in files for _, row in scan(file)]
+    assert sorted(found) == sorted(f"q{n}" for n in range(20)) and all(file.endswith(".jsonl") for file in files)
 
 
 def test_nothing_is_written_over_and_nothing_is_left_of_a_refusal(prefcli, own_folder, made):

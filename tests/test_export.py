@@ -354,6 +354,9 @@ def test_a_hub_model_at_the_root_is_the_cards_base_model(make_artifact, own_fold
         (2, "mkdir -p", ["tiny", "a/b/c"]),
         (2, "OUT full exists and is not empty", ["tiny", "full"]),
         (2, "OUT full holds no model", ["tiny", "full", "--force"]),
+        (2, "OUT web holds no model", ["tiny", "web", "--force"]),
+        (2, "OUT mixed holds '.git', which no export writes", ["tiny", "mixed", "--force"]),
+        (2, "OUT noted holds 'notes.txt', which no export writes", ["tiny", "noted", "--force"]),
         (2, "is an artifact", ["tiny", "runs/sft/v1", "--force"]),
         (2, "is an artifact", ["sft", "runs/sft/v1/model/out"]),
         (2, "which is in use", ["tiny", ".", "--force"]),
@@ -376,6 +379,12 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(prefcli, make_artifact, tm
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").write_text("mine")
+    for file in ("web/config.json", "web/src/app.js", "mixed/.git/HEAD", "noted/notes.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("mine")
+    for name in ("mixed", "noted"):
+        for file in ("config.json", "model.safetensors"):
+            (tmp_path / name / file).write_text("mine")
     for name in ("copy", "copy/inner", "damaged", "orphan"):
         (tmp_path / name).mkdir()
         for file in TINY.iterdir():

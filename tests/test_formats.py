@@ -401,6 +401,17 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(saved, prefcli
         ("trainers.jsonl", "train"),
         ("pairs.jsonl", "train"),
         ("testament.jsonl", "train"),
+        ("pairs.train.jsonl", "train"),
+        ("pairs.held_out.jsonl.gz", "held_out"),
+        ("foo_test.jsonl", "test"),
+        ("foo-Train-v2.jsonl", "train"),
+        ("training.csv", "train"),
+        ("testing.csv", "test"),
+        ("cups evaluation.csv", "eval"),
+        ("contest.csv", "train"),
+        ("data/raw-00000-of-00001.parquet", "raw"),
+        ("test/part-00000-of-00002.parquet", "test"),
+        ("my-validation-set/rows.jsonl", "validation"),
     ],
 )
 def test_a_file_of_a_folder_belongs_to_the_split_in_its_name(path, split):
@@ -420,6 +431,21 @@ def test_a_downloaded_repository_is_read_like_a_saved_data_set(own_folder):
     write(folder / "data" / "train-00009-of-00003.parquet", "broken")
     with pytest.raises(DataError, match="train-00009-of-00003.parquet is not a readable parquet file"):
         read_dataset([str(folder)], "pairs")
+
+
+def test_held_out_rows_are_no_training_rows_of_a_folder(own_folder, prefcli):
+    folder = own_folder / "data"
+    write(folder / "pairs.jsonl", lines(*(PAIR | {"prompt": f"q{number}"} for number in range(20))))
+    assert prefcli("data", "split", "data/pairs.jsonl").exit_code == 0
+    with pytest.raises(DataError, match=r"data holds data/pairs.jsonl and a part of it, data/pairs\.\w+\.jsonl"):
+        read_dataset(["data"], "pairs")
+    (folder / "pairs.jsonl").unlink()
+    write(folder / "more.jsonl", lines(PAIR))
+    held_out = {row.prompt for row in read_dataset(["data/pairs.held_out.jsonl"], "pairs").rows}
+    train = read_dataset(["data"], "pairs")
+    assert len(train.rows) == 21 - len(held_out) and not held_out & {row.prompt for row in train.rows}
+    assert "data: 2 files are read as one: more.jsonl, pairs.train.jsonl" in train.notes
+    assert {row.prompt for row in read_dataset(["data"], "pairs", held_out=True).rows} == held_out
 
 
 def test_a_folder_with_files_of_two_kinds_is_refused(own_folder):

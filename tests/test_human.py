@@ -195,6 +195,24 @@ def test_a_file_cut_at_any_byte_keeps_every_whole_line(own_folder):
         assert path.read_bytes() == whole[:start]
 
 
+@pytest.mark.parametrize(
+    "last", ['[{"a": 1}, {"a": 2}]', "{'a': 1}", '{"a": 1}, {"a": 2}', "notes", "5", '{"a": 1} {', '[{"a": 1']
+)
+def test_a_last_line_that_is_no_row_cut_short_is_refused_and_stays(own_folder, last):
+    for before in ("", '{"a": 0}\n'):
+        path = write(own_folder / "mine.jsonl", before + last)
+        with pytest.raises(DataError, match=f"mine.jsonl, line {1 + bool(before)}: not a JSON object"):
+            JsonLines(path)
+        assert path.read_text() == before + last
+
+
+def test_a_row_is_cut_off_wherever_it_ends(own_folder):
+    row = json.dumps({"a": [1.25e-07, -2, True, None, '\u00fc\\\n"'], "b": {"c": float("nan"), "d": 0.5}})
+    for cut in range(1, len(row)):
+        with JsonLines(write(own_folder / "rows.jsonl", row[:cut])) as file:
+            assert (file.rows, file.cut) == ([], cut), row[:cut]
+
+
 def test_a_half_written_decision_is_told_and_asked_again(label, own_folder):
     label("llll", *ANSWERS)
     path = own_folder / "pairs.jsonl"

@@ -645,3 +645,12 @@ def test_thirty_files_of_theirs_are_read_and_no_key_is_dropped_in_silence(prefcl
                 tried.add(once)
     assert keys > 700 and len(unknown) <= 0.05 * keys, (keys, unknown)
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [(["a", "b", "-q"], 2), (["a", "--lr", "1"], 1), (["-", "-q"], 1), (["0.5", "-1", "-2e-3", "-v"], 3), (["-q"], 0)],
+)
+def test_the_values_of_a_list_end_where_an_option_begins(words, count):
+    known = {"data": (list[str], None)}
+    assert spelling.belonging("dataset_name", words, known) == count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from prefcli.cli.main import app
 from prefcli.data import reading
 from prefcli.data.dataset import read_dataset
+from prefcli.data.formats.ranked import RankedRecords
 from prefcli.data.row import Row, Tie
 from prefcli.data.scan import scan
 from prefcli.errors import DataError
@@ -68,10 +70,105 @@ def test_a_number_means_what_it_means_in_its_layout(jsonl, row, chosen):
     assert isinstance(found, Tie) if chosen is Tie else (found.prompt, found.chosen) == ("q", chosen)
 
 
+@pytest.mark.parametrize(
+    ("row", "vote", "chosen"),
+    [
+        ({"answer_1": "2", "answer_2": "1"}, "1", "may mean either"),
+        ({"answer_1": "2", "answer_2": "1"}, "answer_1", "2"),
+        ({"answer_1": "2", "answer_2": "1"}, "a", "2"),
+        ({"answer_1": "1", "answer_2": "2"}, "1", "1"),
+        ({"a": "b", "b": "a"}, "a", "may mean either"),
+        ({"a": "b", "b": "a"}, ["model_b"], "a"),
+        ({"a": "tie", "b": "x"}, "tie", "may mean either"),
+        ({"a": "x", "b": "y", "model_a": "b", "model_b": "m"}, "b", "may mean either"),
+        ({"a": "x", "b": "y", "model_a": {"id": 1}, "model_b": "m"}, "m", "y"),
+        ({"a": "x", "b": "y", "model_a": "m", "model_b": "m"}, "m", "may mean either"),
+        ({"response_0": "x", "response_1": "y"}, "response_1", "y"),
+        ({"response_0": "x", "response_1": "y"}, [0, 1, 1], "y"),
+        ({"response_0": "x", "response_1": "y"}, "1.0", "y"),
+        ({"response_0": "x", "response_1": "y"}, 0.5, Tie),
+        *(({"response_0": "x", "response_1": "y"}, vote, "says neither") for vote in (2, -1, 0.4, 1.5, "2", "nan")),
+        *(({"a": "x", "b": "y"}, vote, "says neither") for vote in (float("nan"), float("inf"), 0.5, 10**400)),
+    ],
+)  # fmt: skip
+def test_a_vote_that_may_mean_either_answer_is_a_bad_row(jsonl, row, vote, chosen):
+    (found,) = read(jsonl, {"prompt": "What is 1+1?", **row, "winner": vote})
+    if isinstance(found, Row):
+        assert found.chosen == chosen
+    else:
+        assert isinstance(found, Tie) if chosen is Tie else chosen in str(found) and found.kind == "bad label"
+
+
+@pytest.mark.parametrize(("label", "chosen"), [(1, "x"), (0.0, "y"), (0.5, Tie), (2, None), (float("nan"), None)])
+def test_shps_labels_are_0_and_1(jsonl, label, chosen):
+    (found,) = read(jsonl, {"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": label})
+    assert found.chosen == chosen if isinstance(found, Row) else isinstance(found, Tie) == (chosen is Tie)
+
+
+def test_scores_say_who_won_whatever_the_answers_are_called(jsonl):
+    sides = {"prompt": "What is 1+1?", "a": "b", "b": "a"}
+    won, *bad = read(jsonl, *(sides | {"score_a": 2, "score_b": b} for b in (1, float("nan"), "inf", None)))
+    assert (won.chosen, won.columns) == ("b", {"score_chosen": 2.0, "score_rejected": 1.0})
+    assert [row.kind for row in bad] == ["bad label"] * 3
+
+
 def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
     with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
         read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})
     assert "a, b and tie, or 1 and 2" in error.value.hint
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_a_0_means_is_not_decided_by_the_first_rows_alone(jsonl, monkeypatch, large):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 10 if large else 1000)
+    labels = [1] * 150 + [0] * 5 + [-1] * 5
+    found = read(jsonl, *({"prompt": "q", "completion": "c", "label": n} for n in labels), purpose="labelled")
+    assert [isinstance(row, Tie) for row in found] == [n == 0 for n in labels]
+    for votes in ([1] * 150 + [0] * 5, ["1"] * 150 + ["0"] * 5):
+        with pytest.raises(DataError, match="may mean the first answer, the second, or a tie"):
+            read(jsonl, *(SIDES | {"winner": vote} for vote in votes))
+
+
+def test_a_0_of_a_large_file_that_was_taken_for_something_else_is_refused_when_it_is_met(jsonl, monkeypatch):
+    monkeypatch.setattr("prefcli.data.records.LARGE", 10)
+    monkeypatch.setattr("prefcli.data.scan.LOOKED_AT", 2)
+    labels = [1, 0, *[1] * 5, -1, *[1] * 92]
+    with pytest.raises(DataError, match="line 8: the label is -1"):
+        read(jsonl, *({"prompt": "q", "completion": "c", "label": n} for n in labels), purpose="labelled")
+    with pytest.raises(DataError, match="'winner': 0 may mean"):
+        read(jsonl, *(SIDES | {"winner": vote} for vote in (1, 1, *[1] * 5, 0, *[1] * 92)))
+
+
+@pytest.mark.parametrize(
+    ("good", "odd"),
+    [
+        ({"prompt": "q", "a": "x", "b": "y", "winner": [{"value": "a", "rank": 1}, {"value": "b", "rank": 2}]},
+         {"winner": [{"value": "a", "rank": None}, {"value": "b", "rank": 2}]}),
+        ({"data": {"prompt": "q", "a": "x", "b": "y"},
+          "annotations": [{"result": [{"type": "pairwise", "value": "a"}]}]}, {"annotations": [5]}),
+        ({"prompt": "q", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]}, {"answers": None}),
+        ({"prompt": "q", "answers": [{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}]}, {"answers": 5}),
+        ({"prompt": "q", "a": "x", "b": "y", "winner": "a"}, {"winner": 10**400}),
+        ({"prompt": "q", "a": "x", "b": "y", "score_a": 1, "score_b": 2}, {"score_a": 10**400}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pairs_of", ["best-worst", "all"])
+def test_a_row_whose_parts_are_odd_is_a_bad_row_wherever_it_stands(jsonl, good, odd, pairs_of):
+    for rows in ((good, good | odd), (good | odd, good)) if "answers" not in odd else ((good, good | odd),):
+        found = read(jsonl, *rows, pairs_of=pairs_of)
+        assert [isinstance(row, Row) for row in found] == [row is good for row in rows]
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, KeyError, ValueError, OverflowError])
+def test_what_a_conversion_does_not_get_through_is_a_bad_row(jsonl, monkeypatch, error):
+    def fails(raw):
+        raise error("odd")
+
+    found = scan(str(jsonl("a.jsonl", {"prompt": "q", "generations": ["x", "y"], "ratings": [1, 2]})), "pairs")
+    broken = replace(found, recognised=replace(found.recognised, convert=fails))
+    ranked = replace(found, records=RankedRecords(found.records, {}, replace(found.recognised.form, lists=fails), True))
+    for row in (broken.row(0), ranked.row(0)):
+        assert row.kind == "wrong type" and "odd" in str(row)
 
 
 def test_a_sheet_of_votes_under_its_own_names(prefcli, own_folder):

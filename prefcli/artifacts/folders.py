@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from prefcli.artifacts.manifest import FILE
@@ -17,10 +18,15 @@ from prefcli.artifacts.unfinished import sync
 from prefcli.errors import PrefcliError, SurroundingsError, UsageError, from_foreign
 
 MODEL_FILES = ("config.json", "adapter_config.json")  # one of them is in whatever from_pretrained opens
+# What `export` writes: weights, configurations, tokenizers of any family, the card.
+WRITTEN = (*MODEL_FILES, "*.safetensors", "*.safetensors.index.json", "generation_config.json", "tokenizer.json",
+           "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+           "merges.txt", "*.model", "*.jinja", "additional_chat_templates", "README.md", ".gitattributes")  # fmt: skip
 
 
 def out_folder(text: str, *, force: bool, needed: Sequence[Path]) -> Path:
-    """The directory that `text` names, links followed. It is new or empty, or holds a model and `force` is given.
+    """The directory that `text` names, links followed. It is new or empty, or holds a model, and nothing that no
+    export writes, and `force` is given.
 
     Raises UsageError: a file, no directory for it, in an artifact, holds something or one of the paths `needed`.
     SurroundingsError: no permission.
@@ -40,8 +46,14 @@ def out_folder(text: str, *, force: bool, needed: Sequence[Path]) -> Path:
     if os.path.isdir(out) and any(out.iterdir()):
         if not force:
             raise UsageError(f"OUT {text} exists and is not empty", "name a new directory, or replace it with --force")
-        if not any((out / name).is_file() for name in MODEL_FILES):
+        weights = any(file.is_file() for file in out.glob("*.safetensors"))
+        if not (weights and any((out / name).is_file() for name in MODEL_FILES)):
             raise UsageError(f"OUT {text} holds no model, so --force does not replace it", "name a new directory")
+        if own := sorted(name for name in os.listdir(out) if not any(fnmatchcase(name, known) for known in WRITTEN)):
+            raise UsageError(
+                f"OUT {text} holds {own[0]!r}, which no export writes, so --force does not replace it",
+                "take it out, or name a new directory",
+            )
     if not os.access(out.parent, os.W_OK):
         raise SurroundingsError(f"OUT {text}: no permission to write in {out.parent}", "choose another place")
     return out

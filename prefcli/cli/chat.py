@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,10 +52,11 @@ def run(config: ChatConfig) -> None:
 
 @contextmanager
 def _opened(path: Path, two: bool) -> Iterator[JsonLines]:
-    """The file of --out; there is none afterwards where nothing was saved.
+    """The file of --out; one that was not there is removed where nothing was saved.
 
     Raises UsageError: its rows are of the other form, and no command reads both from one file.
     """
+    there = os.path.lexists(path)
     with JsonLines(path) as file:
         needed = {"chosen", "rejected"} if two else {"completion"}
         if file.rows and not needed <= set(file.rows[0]):
@@ -62,7 +64,7 @@ def _opened(path: Path, two: bool) -> Iterator[JsonLines]:
         try:
             yield file
         finally:
-            if not file.rows:
+            if not file.rows and not there:
                 path.unlink(missing_ok=True)
 
 

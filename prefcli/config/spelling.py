@@ -87,7 +87,7 @@ def belonging(given: str, words: list[str], known: Mapping[str, Any]) -> int:
         positional = any(opt.positional for _, opt in known.values())
         return int(bool(words) and words[0].lower() in BOOLEAN and not positional)
     if entry and not field_name or given.replace("_", "-") in ALIASES and _is_list((kind, None)):  # one, or several
-        return next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
+        return next((at for at, word in enumerate(words) if _is_option(word)), len(words))
     return min(1, len(words))
 
 
@@ -253,6 +253,11 @@ class Brought:
         if self.jointly.get("use-peft") == "true":
             return TRL_LORA
         return FACTORY_LORA if self.jointly.get("finetuning-type", "lora" if self.factory else "") == "lora" else {}
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word begins an option: not "-", which is standard input, and no negative number."""
+    return word.startswith("-") and len(word) > 1 and isinstance(_number(word), str)
 
 
 def _is_list(typed: Any) -> bool:

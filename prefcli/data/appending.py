@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -19,12 +20,15 @@ try:
 except ImportError:  # Windows: two writers of one file are not told from each other there
     fcntl = None  # type: ignore[assignment]
 
+_TOKEN = re.compile(r"[\w\\.+-]*")  # of a number, a word or an escape: a part of it
+
 
 class JsonLines:
     """An open file of rows, held by this process alone; it is made where there is none.
 
     A last line that a killed process left half-written is cut off (`cut` bytes); a whole one without its newline is
-    given it. Raises DataError: a line that is no JSON object. SurroundingsError: another process holds the file.
+    given it. Raises DataError: a line that is no JSON object, and no row that was cut short; the file stays as it is
+    then. SurroundingsError: another process holds the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,17 +120,22 @@ class JsonLines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 if (row := _object(line)) is None:
-                    raise DataError(f"{self.path}, line {number}: not a JSON object", "repair the line, or take it out")
+                    raise self._refused(number)
                 rows.append(row)
                 starts.append(start)
             start += len(line) + 1
-        if not last:
+        if not last.strip():
             return rows, starts, 0
         if (row := _object(last)) is None:
+            if not _cut_short(last):
+                raise self._refused(len(lines) + 1)
             os.ftruncate(self._handle, start)
             return rows, starts, len(last)
         self._write(b"\n")
         return [*rows, row], [*starts, start], 0
+
+    def _refused(self, number: int) -> DataError:
+        return DataError(f"{self.path}, line {number}: not a JSON object", "repair the line, or take it out")
 
     def _write(self, data: bytes) -> None:
         _write(self._handle, data)
@@ -136,6 +145,18 @@ def _write(handle: int, data: bytes) -> None:
     while data:
         data = data[os.write(handle, data) :]
     os.fsync(handle)
+
+
+def _cut_short(line: bytes) -> bool:
+    """Whether this is the beginning of an object: what cannot be read is a token at its end, and no more."""
+    try:
+        json.loads(line.decode(errors="replace"))
+    except json.JSONDecodeError as error:
+        rest = error.doc[error.pos :].strip()
+        return line[:1] == b"{" and (error.msg.startswith("Unterminated") or bool(_TOKEN.fullmatch(rest)))
+    except RecursionError:
+        pass
+    return False
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -59,7 +59,9 @@ def _lines(path: str, file: IO[bytes], digest: Any, parse: Callable[[bytes], Raw
             sums[-1] = zlib.crc32(line, sums[-1])
         at += len(line)
     starts.append(at)
-    return LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, parse or _json_row)
+    found = LineRecords(path, digest.hexdigest(), file, starts, numbers, sums, parse or _json_row)
+    found.json = parse is None
+    return found
 
 
 def _json_row(piece: bytes) -> Raw:

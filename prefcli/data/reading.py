@@ -16,7 +16,7 @@ from prefcli.data.hub import HUB_ID, read_hub
 from prefcli.data.lines import BOM, read_csv, read_json, read_jsonl, read_txt
 from prefcli.data.records import JoinedRecords, Records
 from prefcli.data.records import raise_for as raise_for
-from prefcli.data.splits import choose, split_of
+from prefcli.data.splits import choose, split_of, twice
 from prefcli.data.tables import read_arrow, read_parquet, saved_files, saved_splits
 from prefcli.errors import DataError
 
@@ -139,8 +139,14 @@ def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
             f"{str(folder) or repr(str(folder))} is not a file, nor a folder with data in it",
             f"give a file that ends in {', '.join(SUFFIXES)}, or what datasets' save_to_disk wrote",
         )
+    files = next(iter(kinds.values()))
+    if both := twice([str(path) for path in files]):
+        raise DataError(
+            f"{folder} holds {both[0]} and a part of it, {both[1]}: its held-out rows would be trained on",
+            "name the files that are meant, or move the whole one to another folder",
+        )
     splits: dict[str, list[Path]] = {}
-    for path in next(iter(kinds.values())):
+    for path in files:
         splits.setdefault(split_of(path.relative_to(folder).parts), []).append(path)
     chosen = splits[choose(str(folder), list(splits), split, held_out)]
     return JoinedRecords(str(folder), [_file(str(path)) for path in chosen])

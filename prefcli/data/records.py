@@ -19,12 +19,14 @@ Raw = dict[str, Any]
 # A source of more rows is large: it is never held in memory whole. 20,000 rows are converted and tokenised in some ten
 # seconds, which is what a start may cost.
 LARGE = 20_000
+NAMED = 3  # files of a folder in a note
 
 
 class Records:
     """The rows of a source. `digest` is the sha256 of what they are read from; `unit` what their numbers count."""
 
     unit = "row"
+    note = ""  # on what is read
 
     def __init__(self, path: str, digest: str) -> None:
         self.path, self.digest = path, digest
@@ -64,6 +66,7 @@ class LineRecords(Records):
     their checksums: a row is read again as it was when the digest was taken, or not at all."""
 
     unit = "line"
+    json = False  # whether each piece is a line of JSON
 
     def __init__(
         self,
@@ -152,6 +155,10 @@ class JoinedRecords(Records):
         super().__init__(path, hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest())
         self._parts = parts
         self._starts = [0, *accumulate(map(len, parts))]
+        if len(parts) > 1:
+            more = f" and {len(parts) - NAMED:,} more" if len(parts) > NAMED else ""
+            names = ", ".join(part.path.removeprefix(path).lstrip("/") for part in parts[:NAMED])
+            self.note = f"{len(parts):,} files are read as one: {names}{more}"
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -120,6 +120,15 @@ class BadRow(Exception):
         self.kind = kind
 
 
+# What a conversion of a row raises whose parts are of other kinds than the first rows' are.
+ODD = (TypeError, AttributeError, KeyError, ValueError, OverflowError)
+
+
+def odd(error: Exception) -> BadRow:
+    """A row that a conversion does not get through, for one of `ODD`."""
+    return BadRow("wrong type", f"a part of the row is not of the kind that the format has there ({error})")
+
+
 class Tie(BadRow):
     """Answers of which none is better: nothing to learn and nothing wrong. It is left out and counted, but where the
     prompt alone is wanted: `row` has that, None where it is not known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,8 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from prefcli.config.stages import Purpose
+from prefcli.data import records as sizes
 from prefcli.data.formats import pairs
 from prefcli.data.formats.fields import PARTS, SCORES, VOTES, listed, not_text, words_of
+from prefcli.data.formats.form import Form
 from prefcli.data.formats.ranked import GroupedRecords, RankedRecords
 from prefcli.data.formats.registry import (
     FORMS,
@@ -28,12 +30,13 @@ from prefcli.data.formats.registry import (
 from prefcli.data.formats.votes import crossed, votes_beside
 from prefcli.data.reading import read
 from prefcli.data.records import Raw, Records, raise_for, renamed
-from prefcli.data.row import AnswerMessage, BadRow, Row, Tie, is_verdict, whole
+from prefcli.data.row import ODD, AnswerMessage, BadRow, Row, Tie, is_verdict, odd, whole
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
 OURS = sorted({column for form in FORMS for column in form.columns})
 PICTURES = ("image", "images", "video", "videos", "audio", "audios")
+MINUS = ("-1", "-1.0")
 READ_BY_CHECKS = {"margin", *(name for names in SCORES for name in names)}
 
 
@@ -112,17 +115,22 @@ class Scan:
             yield self.records.number(position), self.row(position)
 
     def row(self, position: int) -> Row | BadRow:
-        """The row at a position, or the BadRow that says why it is none."""
+        """The row at a position, or the BadRow that says why it is none.
+
+        Raises DataError: of a large source, what the first rows and some of the others said of its 0s was wrong.
+        """
         try:
             raw = renamed(self.records.raw(position), self.names)
-            if self.signed and self.purpose != "prompts" and _label_in(raw) in ("0", "0.0"):
-                raise Tie("the label is 0, between 1 and -1")
-            row = self.recognised.convert(raw)
+            if self.purpose != "prompts":
+                self._judge_label(position, raw)
+            row = self._converted(raw)
         except Tie as error:
             if self.purpose != "prompts" or error.row is None:
                 return error
             row = error.row
         except BadRow as error:
+            if error.kind == "bad label" and self.recognised.form.unclear is not None:
+                refuse_unclear(self.path, self.recognised.form, [renamed(self.records.raw(position), self.names)])
             return error
         try:
             if self.as_chat and isinstance(row.prompt, str) and row.prompt:
@@ -130,6 +138,24 @@ class Scan:
             return whole(_with_tools(_with_system(row)))
         except BadRow as error:
             return error
+
+    def _judge_label(self, position: int, raw: Raw) -> None:
+        """Raises Tie: a 0 between 1 and -1. DataError: a -1, where a 0 was taken for bad."""
+        label = _label_in(raw)
+        if self.signed and label in ("0", "0.0"):
+            raise Tie("the label is 0, between 1 and -1")
+        if not self.signed and label in MINUS and self.recognised.form.gives == "labelled":
+            raise DataError(
+                f"{self.path}, {self.place(position)}: the label is -1, so a 0 is neither good nor bad, and was read "
+                "as bad: none of the rows that were looked at before is labelled -1",
+                f"put such a row among the first {LOOKED_AT}, or write true and false",
+            )
+
+    def _converted(self, raw: Raw) -> Row:
+        try:
+            return self.recognised.convert(raw)
+        except ODD as error:
+            raise odd(error) from error
 
     def place(self, position: int) -> str:
         """The place of a row, in words: after the path."""
@@ -196,7 +222,9 @@ def scan(
             raise _no_column(where, first, ours, theirs)
     own = implied([renamed(raw, wanted) for raw in raws], purpose)
     renamed_own = {ours: theirs for ours, theirs in own.items() if spelling(theirs) != ours}
-    told = [f"read with {maps(renamed_own)}"] if renamed_own else []
+    told = [records.note] if records.note else []
+    if renamed_own:
+        told.append(f"read with {maps(renamed_own)}")
     if "a" in wanted and "b" in wanted and crossed(wanted["a"], wanted["b"]):
         told.append(
             f"{maps({side: wanted[side] for side in 'ab'})}: a vote for a counts for {wanted['a']!r}; leave both out "
@@ -210,8 +238,7 @@ def scan(
             named = named | {column: next((row[column] for row in rows if row.get(column) is not None), None)}
     recognised = recognise(where, named, purpose, rows)
     form = recognised.form
-    if why := next(filter(None, map(form.unclear, rows)), None):
-        raise DataError(f"{path}: {why}", "write a, b and tie, or 1 and 2, in that column")
+    refuse_unclear(path, form, (renamed(raw, wanted) for raw in _deciding(records)))
     if "chosen" in wanted and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
         raise DataError(
             f"{where}: --map chosen={wanted['chosen']} takes that answer as the better one in every row, and the "
@@ -220,7 +247,8 @@ def scan(
             f"--map unused={votes[0]} ignores it",
         )
     every = pairs_of == "all" and recognised.purpose == "pairs"
-    signed = any(_label_in(row) in ("-1", "-1.0") for row in rows)
+    labelled = any("label" in row or "kto_tag" in row for row in rows)
+    signed = labelled and any(_label_in(renamed(raw, wanted)) in MINUS for raw in _deciding(records))
     if form.grouped:
         records, wanted = GroupedRecords(records, wanted), {}
     if form.lists is not None and (every or form.trees):
@@ -285,6 +313,21 @@ def _first_row(records: Records) -> tuple[int, Raw]:
 def _is_there(column: str, records: Records) -> bool:
     """Whether one of the first rows has a column that the very first may lack."""
     return any(column in row for row in _first_rows(records))
+
+
+def refuse_unclear(path: str, form: Form, rows: Iterable[Raw]) -> None:
+    """Raise DataError: one of the rows makes the votes of the whole file unclear."""
+    if form.unclear is not None and (why := next(filter(None, map(form.unclear, rows)), None)):
+        raise DataError(f"{path}: {why}", "write a, b and tie, or 1 and 2, in that column")
+
+
+def _deciding(records: Records) -> Iterator[Raw]:
+    """The rows that say what a 0 means: all; of a large source the first, and some of the others (it may be sorted)."""
+    total = len(records)
+    first, step = min(LOOKED_AT, total), 1 if total <= sizes.LARGE else max(1, total // LOOKED_AT)
+    for position in (*range(first), *range(first, total, step)):
+        with suppress(BadRow):
+            yield records.raw(position)
 
 
 def _label_in(row: Raw) -> str:

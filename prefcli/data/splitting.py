@@ -87,7 +87,7 @@ def part_file(path: str, part: str, folder: Path) -> Path:
 def write_part(source: Scan, positions: Iterable[int], path: Path) -> None:
     """The rows as they are in the source; lines of JSON byte for byte. Raises OSError; the file is whole or not."""
     records = source.records
-    if not (isinstance(records, LineRecords) and path.name.endswith((".jsonl", ".jsonl.gz"))):
+    if not (isinstance(records, LineRecords) and records.json and path.name.endswith((".jsonl", ".jsonl.gz"))):
         write_rows(path, lambda: (row for position in positions for row in records.rows_at(position)))
         return
     with written_whole(path) as file:

@@ -61,7 +61,7 @@ def _lengths(
         data = _read_again(run, source["path"])
     except (PrefcliError, OSError, ValueError):
         return {}, "The file is not there any more, so its lengths are not known."
-    if data.digests != [source["digest"]]:
+    if [one["digest"] for one in data.sources] != [source["digest"]]:
         return {}, "The file has changed since, so its lengths are not shown."
     try:
         encoder = Encoder(load_tokenizer(resolve(run.ref, store), reporter))

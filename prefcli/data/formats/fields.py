@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -214,11 +215,12 @@ def optional_in(raw: Raw, column: str) -> str:
 
 
 def number_of(value: Any) -> float | None:
-    """A value as a number, which a sheet has as text; None where it is not one."""
+    """A value as a finite number, which a sheet has as text; None where it is not one."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def label_in(raw: Raw, column: str) -> bool:

@@ -37,7 +37,7 @@ class Form:
     convert: Callable[[dict[str, Any]], Row]
     fits: Callable[[dict[str, Any]], bool] = lambda row: True
     has_prompt: bool = True
-    unclear: Callable[[dict[str, Any]], str | None] = lambda row: None
+    unclear: Callable[[dict[str, Any]], str | None] | None = None
     lists: Callable[[dict[str, Any]], list[Ranked]] | None = None
     trees: bool = False
     grouped: bool = False

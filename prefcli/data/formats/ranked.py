@@ -11,7 +11,6 @@ aspects, where all that are scored have one, else overall_score.
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from prefcli.data.formats.fields import (
 from prefcli.data.formats.form import Form, Ranked
 from prefcli.data.formats.implicit import hh_prompt
 from prefcli.data.records import Records, renamed
-from prefcli.data.row import BadRow, Message, Row, Tie
+from prefcli.data.row import ODD, BadRow, Message, Row, Tie, odd
 
 _SCORES = ("fine-grained_score", "overall_score", "score")
 _GENERATIONS = (
@@ -88,21 +87,18 @@ def _scores(completion: Any) -> dict[str, float]:
     """The scores that are finite numbers (a missing one is text there, or null)."""
     if not isinstance(completion, dict):
         raise BadRow("wrong type", '\'completions\' must hold objects {"response": …, "fine-grained_score": …}')
-    return {name: score for name in _SCORES if (score := _number(completion.get(name))) is not None}
-
-
-def _number(value: Any) -> float | None:
-    score = number_of(value)
-    return score if score is not None and math.isfinite(score) else None
+    return {name: score for name in _SCORES if (score := number_of(completion.get(name))) is not None}
 
 
 def _nectar(raw: Raw) -> list[Ranked]:
     text = raw.get("prompt")
     hh = isinstance(text, str) and text.startswith("\n\nHuman:")
     prompt = hh_prompt(str(text), "prompt") if hh else prompt_in(raw, "prompt")
-    answers = []
-    for one in as_list(raw["answers"]):
-        rank = _number(one.get("rank")) if isinstance(one, dict) else None
+    answers, found = [], as_list(raw.get("answers"))
+    if not isinstance(found, list):
+        raise BadRow("wrong type", "'answers' must be a list of answers with ranks")
+    for one in found:
+        rank = number_of(one.get("rank")) if isinstance(one, dict) else None
         if rank is None:
             raise BadRow("wrong type", '\'answers\' must hold objects {"answer": …, "rank": 1, …}, 1 being the best')
         answers.append((-rank, answer_in(one, "answer")))
@@ -121,7 +117,7 @@ def _generations(raw: Raw) -> list[Ranked]:
     answers = [
         (score, answer_in({texts: text}, texts))
         for text, value in zip(raw[texts], raw[scores])
-        if (score := _number(value)) is not None
+        if (score := number_of(value)) is not None
     ]
     return [_two(Ranked(prompt_in(raw, question), answers, others(raw, question, texts, scores)))]
 
@@ -154,7 +150,7 @@ def _tree(raw: Raw) -> list[Ranked]:
             one for one in as_list(node.get("replies")) or [] if isinstance(one, dict) and not one.get("deleted")
         ]
         left += [(dialogue, reply) for reply in reversed(replies)]
-        ranks = [(rank, one) for one in replies if (rank := _number(one.get("rank"))) is not None]
+        ranks = [(rank, one) for one in replies if (rank := number_of(one.get("rank"))) is not None]
         if node["role"] == "prompter" and len(ranks) > 1:
             found.append(Ranked(dialogue, [(-rank, answer_in(one, "text")) for rank, one in ranks], columns))
     if not found:
@@ -167,7 +163,7 @@ def _group(raw: Raw) -> list[Ranked]:
     rows = raw["answers"]
     prompt, answers = prompt_in(rows[0], "prompt"), []
     for row in rows:
-        if (score := _number(row.get("helpfulness"))) is None:
+        if (score := number_of(row.get("helpfulness"))) is None:
             raise BadRow("wrong type", f"'helpfulness' must be a number, and is {row.get('helpfulness')!r}")
         answers.append((score, answer_in(row, "response")))
     same = {name: value for name, value in rows[0].items() if all(row.get(name) == value for row in rows)}
@@ -348,4 +344,6 @@ class RankedRecords(Records):
                     bad = error
         except BadRow as error:
             bad = error
+        except ODD as error:
+            bad = odd(error)
         return rows or bad

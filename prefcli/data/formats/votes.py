@@ -3,14 +3,14 @@
 One reader for all: it looks for a prompt, two answers and a vote by the names that they go by, or by `--map a=…`,
 `b=…`, `winner=…`. A vote is a, b or a tie in any of the usual spellings, the name or the text of what won, a number, or
 a list of votes, whose majority counts; two scores may stand in its place. What a number means depends on the layout,
-and a number that may mean either of two things is refused.
+and a vote that may mean either of two things is refused: a number, or a "1" that is the second answer's text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from prefcli.data.formats.implicit import hh_prompt
 from prefcli.data.row import BadRow, Prompt, Row, Tie
 
 Vote = Literal["a", "b", "tie"]
+Reader = Callable[[Any], Vote | None]  # of a single vote
 PROMPTS = ("prompt", "question", "instruction", "query", "context", "history", "input")
 STEMS = ("answer", "response", "completion", "output", "generation", "reply", "candidate", "text", "human_ref",
          "conversation", "chosen")  # fmt: skip
@@ -78,12 +79,12 @@ def _flat(raw: Raw) -> Raw:
     data, annotations = raw.get("data"), raw.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return raw
-    results = [one for annotation in annotations for one in (annotation or {}).get("result") or []]
-    return {
-        **others(raw, "data", "annotations"),
-        **data,
-        "winner": [one.get("value") for one in results if one.get("type") == "pairwise"],
-    }
+    try:
+        results = [one for annotation in annotations for one in (annotation or {}).get("result") or []]
+        votes = [one.get("value") for one in results if one.get("type") == "pairwise"]
+    except (AttributeError, TypeError):  # not as Label Studio writes them
+        votes = None
+    return {**others(raw, "data", "annotations"), **data, "winner": votes}
 
 
 def _scored(raw: Raw) -> tuple[str, str] | None:
@@ -133,7 +134,7 @@ def _convert(raw: Raw) -> Row:
     if names is None:
         raise BadRow("missing column", "there is no prompt, no two answers or no vote")
     prompt, a, b, winner = names
-    vote = _winner(raw, a, b, winner)
+    vote = raw[winner] if scored and raw[winner] in ("a", "b") else _winner(raw, a, b, winner)
     chosen, rejected = (b, a) if vote == "b" else (a, b)
     columns = others(raw, *(name for name in (prompt, a, b, winner, *(scored or ())) if name), *ONE_HOT)
     if scored:
@@ -184,32 +185,62 @@ def _winner(raw: Raw, a: str, b: str, name: str) -> Vote:
         if len(won) != 1:
             raise BadRow("bad label", f"one of {', '.join(ONE_HOT)} must be 1")
         return won[0]  # type: ignore[return-value]
-    value = raw[name]
-    number = number_of(value)
+    number = number_of(raw[name])
     if number is not None and name in SIGNED:
         return "a" if number < 0 else "b" if number > 0 else "tie"
-    if number is not None and name == "labels" and a == "human_ref_A":  # SHP: 1 says that A is better
-        value = {1: "a", 0: "b"}.get(int(number), value)
-    elif number is not None and a.endswith("0"):  # numbered as its answers are
-        value = {0: "a", 1: "b"}.get(int(number), value)
-    vote = _vote(value, {a: "a", b: "b", raw.get("model_a"): "a", raw.get("model_b"): "b", raw[a]: "a", raw[b]: "b"}
-                 if isinstance(raw[a], str) and isinstance(raw[b], str) else {a: "a", b: "b"})  # fmt: skip
+    vote = _vote(raw[name], _reader(raw, a, b, name))
     if vote is None:
         raise BadRow("bad label", f"{_shown(raw, name)} says neither a, b nor tie")
     return vote
 
 
-def _vote(value: Any, names: dict[Any, Vote]) -> Vote | None:
-    """The verdict of one vote, or of most of several; None for what is not a vote."""
+def _reader(raw: Raw, a: str, b: str, name: str) -> Reader:
+    """What a single vote for one of a row's answers says, as it is spelt and as something that belongs to an answer.
+
+    The reader raises BadRow where these two are different sides: "1", where the second answer is "1".
+    """
+    columns: dict[str, Vote] = {a: "a", b: "b"}
+    numbers: dict[float, Vote] = {}
+    if name == "labels" and a == "human_ref_A":  # SHP: 1 says that A is better
+        numbers = {1: "a", 0: "b"}
+    elif a.endswith("0"):  # numbered as its answers are
+        numbers = {0: "a", 1: "b"}
+    called: list[tuple[Any, Vote]] = [
+        (raw.get("model_a"), "a"),
+        (raw.get("model_b"), "b"),
+        (raw[a], "a"),
+        (raw[b], "b"),
+    ]
+
+    def read(value: Any) -> Vote | None:
+        number = number_of(value)
+        if numbers and number is not None:
+            spelt = "tie" if number == 0.5 else numbers.get(number)
+        else:
+            spelt = columns.get(value) if isinstance(value, str) else None
+            spelt = spelt or _spelt(value)
+        said = {vote for text, vote in called if isinstance(value, str) and text == value}
+        said |= {spelt} if spelt else set()
+        if len(said) > 1:
+            raise BadRow("bad label", f"{_shown(raw, name)} may mean either answer: it is the text or model of one")
+        return said.pop() if said else None
+
+    return read
+
+
+def _vote(value: Any, read: Reader) -> Vote | None:
+    """The verdict of one vote, or of most of several; None for what is not a vote. Raises what `read` does."""
     value = _parsed(value)
     if value is None:
         return None
     if isinstance(value, dict):
-        return _vote(value.get("selected", value.get("value")), names)
+        return _vote(value.get("selected", value.get("value")), read)
     if isinstance(value, list):
-        return _majority(value, names)
-    if isinstance(value, str) and value in names:
-        return names[value]
+        return _majority(value, read)
+    return read(value)
+
+
+def _spelt(value: Any) -> Vote | None:
     text = str(value).strip().lower().removesuffix(".0")
     if text in TIES:
         return "tie"
@@ -217,12 +248,14 @@ def _vote(value: Any, names: dict[Any, Vote]) -> Vote | None:
     return _SIDE[won[1]] if won else None
 
 
-def _majority(values: list[Any], names: dict[Any, Vote]) -> Vote | None:
+def _majority(values: list[Any], read: Reader) -> Vote | None:
     if values and all(isinstance(one, dict) and "rank" in one for one in values):  # Argilla's ranking: 1 is the best
-        best = min(one["rank"] for one in values)
-        won = {_vote(one.get("value"), names) for one in values if one["rank"] == best}
+        ranks = [rank for one in values if (rank := number_of(one["rank"])) is not None]
+        if len(ranks) < len(values):
+            return None
+        won = {_vote(one.get("value"), read) for one, rank in zip(values, ranks) if rank == min(ranks)}
         return won.pop() if len(won) == 1 else "tie"
-    votes = [vote for one in values if (vote := _vote(one, names)) is not None]
+    votes = [vote for one in values if (vote := _vote(one, read)) is not None]
     if not votes:
         return None
     a, b = votes.count("a"), votes.count("b")
@@ -259,7 +292,7 @@ def votes_beside(raw: Raw) -> Iterator[str]:
     for name in ("winner", "preference", "preferred", "choice", "better", "best", "vote", "label", "labels"):
         if (
             isinstance(raw.get(name), str if name.startswith("label") else str | int)
-            and _vote(raw[name], {}) is not None
+            and _vote(raw[name], _spelt) is not None
         ):
             yield name
 
