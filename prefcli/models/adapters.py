@@ -16,7 +16,7 @@ from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER, renamed
+from prefcli.models.adapter_files import ADAPTER, hold_head_whole, renamed
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -89,6 +89,7 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
         if lost := renamed(adapted):
             adapter.exclude_modules = [*targets.exclude, *lost]
             adapted = get_peft_model(_plain(adapted.unload()), adapter)
+        hold_head_whole(adapted)
         return adapted
     except ValueError as error:
         if "ParamWrapper" not in str(error):
