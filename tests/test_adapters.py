@@ -74,6 +74,17 @@ def test_a_role_on_a_shared_base_runs_and_merges_as_its_adapter_does_and_leaves_
     assert all(torch.equal(before[name], weight) for name, weight in base.state_dict().items())
 
 
+def test_a_parents_adapter_of_another_alpha_is_merged_and_a_new_one_gets_what_was_asked():
+    kept = [adapted("lora") for _ in range(2)]
+    for model, alpha in zip(kept, (None, ALPHA)):
+        config = SFTConfig(lora_rank=RANK, lora_alpha=alpha)
+        assert with_adapter(model, config, scorer=False, reporter=Reporter()) is model
+    config = SFTConfig(lora_rank=RANK, lora_alpha=2 * ALPHA)
+    other = with_adapter(kept[0], config, scorer=False, reporter=Reporter())
+    assert other is not kept[0] and other.peft_config["default"].lora_alpha == 2 * ALPHA
+    torch.testing.assert_close(other(IDS).logits, kept[1](IDS).logits, rtol=1e-4, atol=1e-5)
+
+
 def test_dora_refuses_rows_of_zeros_and_names_the_weight():
     model = tiny_lm()
     with torch.no_grad():
@@ -99,7 +110,7 @@ def test_a_parents_adapter_of_the_same_kind_is_trained_on_and_of_another_merged(
     config = PeftModel.from_pretrained(load_base(saved), saved / "model").peft_config["default"]
     assert (kind_of(config), config.r) == ("rslora", 2)
     other = prefcli(*dpo, "--lora-rank", "2", "--name", "other")
-    assert "(rslora, rank 2) is merged into the weights first" in other.stderr and other.exit_code == 0
+    assert "(rslora, rank 2, alpha 4) is merged into the weights first" in other.stderr and other.exit_code == 0
     refused = prefcli(*dpo, "--lora-rank", "3", "--load-in-4bit", "--name", "refused")
     assert refused.exit_code == 2 and "cannot be merged into weights of 4 bits" in refused.stderr
 

@@ -130,6 +130,8 @@ def logps_file(digest="r", dtype=torch.float32, pairs=IDS, **how):
         {"dtype": torch.bfloat16},
         {"in_4bit": True},
         {"packed": False},
+        {"weights": torch.bfloat16},
+        {"merge": True},
         {"pairs": IDS[:1]},
         {"pairs": IDS[::-1]},
         *({"pairs": [IDS[0] | {name: [0]}, IDS[1]]} for name in IDS[0]),

@@ -158,8 +158,10 @@ def test_the_same_run_gives_the_same_weights(chain, prefcli):
 
 def test_grad_accum_splits_a_batch_and_changes_nothing_else(chain, prefcli):
     first = rows(chain.path("dpo"))
-    split = prefcli(*chain.args("dpo"), "--grad-accum", "2")
-    for a, b in zip(first, rows(chain.path_of(split))):
+    split = rows(chain.path_of(prefcli(*chain.args("dpo"), "--grad-accum", "2")))
+    for name in ("entropy", "mean_token_accuracy", "logps/chosen"):  # means over tokens, over pairs
+        assert first[0][name] == pytest.approx(split[0][name], rel=1e-5)
+    for a, b in zip(first, split):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-2)
 

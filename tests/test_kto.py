@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from conftest import data_of
@@ -13,6 +14,7 @@ from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Row
 from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import DataError, UsageError
+from prefcli.stages.kto import KTOSteps, answer_before
 from prefcli.stages.reward import split
 
 GOOD = {"prompt": "Where is the cup?", "completion": "On the shelf.", "label": True}
@@ -202,6 +204,28 @@ def test_padded_rows_make_the_same_steps_where_trl_has_no_such_loss(chain, prefc
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     one, two = (load_file(path / "model/model.safetensors") for path in (packed, padded))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-3
+
+
+def kto_row(row, prompt):
+    return {"row": row, "prompt_ids": [prompt], "completion_ids": [row]}
+
+
+def test_a_prompt_is_mismatched_with_the_answer_to_another_one():
+    rows = [kto_row(row, prompt) for row, prompt in enumerate([7, 7, 8, 8, 8, 7])]
+    assert [answer_before(rows, row) for row in rows] == [[4], [4], [1], [1], [1], [4]]
+    rows = [kto_row(row, 7) for row in range(3)]
+    assert [answer_before(rows, row) for row in rows] == [[2], [0], [1]]
+
+
+def test_a_step_of_one_row_takes_the_answer_of_another_row(monkeypatch):
+    steps = object.__new__(KTOSteps)
+    steps.accelerator = SimpleNamespace(num_processes=1, process_index=0)
+    steps.train_dataset = [kto_row(row, row) for row in range(4)]
+    monkeypatch.setattr(steps, "_mismatched", lambda model, examples, batch: [row["other_ids"] for row in examples])
+    monkeypatch.setattr(steps, "_point", lambda found: found)
+    for parts, expected in (([[2]], [[1]]), ([[2, 3]], [[3], [2]]), ([[2], [0]], [[0], [2]])):
+        steps.begin(None, [[kto_row(row, row) for row in part] for part in parts])
+        assert steps._kl == expected
 
 
 def test_a_batch_of_one_kind_of_answers_alone_has_no_margin(chain, prefcli, jsonl):

@@ -13,11 +13,16 @@ from safetensors.torch import load_file
 from tiny_models import ARCHITECTURES, MORE, tiny_lm, tiny_scorer
 from transformers import AutoModelForSequenceClassification
 
+from prefcli.artifacts.bases import Base
+from prefcli.config.reward import RewardConfig
 from prefcli.models import shared
+from prefcli.models.adapter_files import open_adapter
+from prefcli.models.adapters import with_adapter
 from prefcli.models.logps import sequence_scores, token_logps, token_values
 from prefcli.models.packed import pack
 from prefcli.models.rows import pad_rows
 from prefcli.models.shared import SharedRole
+from prefcli.progress import Reporter
 from prefcli.rl.ppo import PPO
 from scripts.families import zoo
 from scripts.families.tokenizers import tokenizer_of
@@ -108,6 +113,26 @@ def test_a_fresh_head_is_as_wide_as_what_it_reads():
     policy = adapted(zoo.random_model(narrow, tokenizer_of("opt")), TaskType.CAUSAL_LM, 1)
     value = SharedRole(policy, "default", shared.fresh_head(policy, 0))
     assert value(input_ids=torch.tensor([[3, 4, 5]])).shape == (1, 3, 1)
+
+
+def test_a_head_that_is_trained_is_float32_on_a_base_of_16_bits_and_runs_with_and_without_autocast(tmp_path):
+    base = tiny_scorer().to(torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    made = with_adapter(base, RewardConfig(lora_rank=2), scorer=True, reporter=Reporter())
+    with torch.no_grad():
+        made.score.modules_to_save["default"].weight.add_(1e-4)  # less than half a step of bfloat16 of most
+    made.save_pretrained(tmp_path / "adapter")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    base_of = Base("base", tmp_path / "base")
+    opened = open_adapter(again, tmp_path / "adapter", base_of, "rm", scorer=True, trainable=True)
+    policy = adapted(tiny_lm().to(torch.bfloat16), TaskType.CAUSAL_LM, 1)
+    value = SharedRole(policy, "default", shared.fresh_head(policy, 0))
+    for model in (made, opened, value):
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+        plain = sequence_scores(model, ROWS)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(sequence_scores(model, ROWS), plain, rtol=0.05, atol=0.05)
+    assert torch.equal(opened.score.modules_to_save["default"].weight, made.score.modules_to_save["default"].weight)
 
 
 def test_a_layer_is_computed_again_under_the_adapter_it_ran_with(roles):

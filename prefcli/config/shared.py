@@ -123,7 +123,7 @@ class Machine:
             "sample a model above 20M parameters; else float32."
         ),
     ] = "auto"
-    device: Annotated[str, Opt("cpu, cuda, cuda:1 or mps; auto uses the best one found.", metavar="NAME")] = "auto"
+    device: Annotated[str, Opt("cpu, cuda, mps, cuda:1 (not in training); auto: the best.", metavar="NAME")] = "auto"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
-from peft.utils import load_peft_weights
+from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
 from transformers.utils import find_adapter_config_file
@@ -48,10 +48,20 @@ def open_adapter(
     _grow(model, _shapes(directory))
     mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     opened: Any = get_peft_model(model, config, ADAPTER)
+    if trainable:
+        hold_head_whole(opened)
     name_base(opened, base)
     check_tensors(opened, _as_loaded(opened, directory, mapping), text)
     opened.load_adapter(str(directory), ADAPTER, is_trainable=trainable, key_mapping=mapping)
     return opened  # type: ignore[no-any-return]
+
+
+def hold_head_whole(model: PeftModel) -> None:
+    """Have the head that is trained beside an adapter in float32, as peft has the adapter, whatever the base is in:
+    steps of 1e-6 vanish in bfloat16, and gradients in float16 cannot be scaled back."""
+    head = getattr(model.get_base_model(), "score", None)
+    if isinstance(head, ModulesToSaveWrapper):
+        head.modules_to_save.float()
 
 
 def refuse_hub_adapter(text: str, name: str, options: dict[str, Any]) -> None:

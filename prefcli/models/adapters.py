@@ -16,7 +16,7 @@ from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER, renamed
+from prefcli.models.adapter_files import ADAPTER, hold_head_whole, renamed
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -27,24 +27,25 @@ from prefcli.progress import Reporter
 def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Reporter) -> Any:
     """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
-    A parent's adapter of another rank or kind, one that trains heads, norms or biases too, or any where --lora-target
-    is given, is merged into the weights first, with a notice. A reward model's head is trained and saved whole,
-    beside its adapter.
+    A parent's adapter of another rank, kind or --lora-alpha, one that trains heads, norms or biases too, or any where
+    --lora-target is given, is merged into the weights first, with a notice. A reward model's head is trained and saved
+    whole, beside its adapter, in float32.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
     Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.
     """
     rank = config.lora_rank
     if isinstance(model, PeftModel):
         parent = next(iter(model.peft_config.values()))
+        had = getattr(parent, "lora_alpha", "?")
         alike = rank == getattr(parent, "r", None) and config.adapter == kind_of(parent)
-        if alike and not config.lora_target and not _trains_more(model, parent):
+        if alike and config.lora_alpha in (None, had) and not config.lora_target and not _trains_more(model, parent):
             _drop(model, config.lora_dropout)
             return model
-        described = f"the parent's adapter ({kind_of(parent)}, rank {getattr(parent, 'r', '?')})"
+        described = f"the parent's adapter ({kind_of(parent)}, rank {getattr(parent, 'r', '?')}, alpha {had})"
         if config.load_in_4bit:
             raise UsageError(
                 f"{described} cannot be merged into weights of 4 bits",
-                "give the same --lora-rank and --adapter, or start from the model that `prefcli export` writes",
+                "give the same --lora-rank, --lora-alpha and --adapter, or start from what `prefcli export` writes",
             )
         model = merged(model).requires_grad_(True)  # peft froze them below the adapter
         reporter.notice(f"{described} is merged into the weights first")
@@ -89,6 +90,7 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
         if lost := renamed(adapted):
             adapter.exclude_modules = [*targets.exclude, *lost]
             adapted = get_peft_model(_plain(adapted.unload()), adapter)
+        hold_head_whole(adapted)
         return adapted
     except ValueError as error:
         if "ParamWrapper" not in str(error):

@@ -28,6 +28,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def training_device(name: str) -> torch.device:
+    """`pick_device`, where transformers and accelerate are to run on it. Raises UsageError: not the first GPU that a
+    process sees, which they would use whatever was picked."""
+    device = pick_device(name)
+    if name != "auto" and device.index:
+        raise UsageError(
+            f"--device {name}: a training runs on the first GPU that it sees",
+            f"have it see that one alone: CUDA_VISIBLE_DEVICES={device.index} with --device cuda",
+        )
+    return device
+
+
 def pick_dtype(name: str, device: torch.device, parameters: int = 0) -> torch.dtype:
     """auto: bfloat16 on a GPU that has it, `cpu_dtype` of a model with `parameters` on a CPU, else float32."""
     if name == "auto" and device.type == "cpu":

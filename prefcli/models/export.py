@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from peft.utils import ModulesToSaveWrapper, load_peft_weights
+from peft.utils import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -127,10 +127,6 @@ def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str, la
     else:
         model = load_policy(reference, dtype=first, device=CPU, trainable=False)
     if isinstance(model, PeftModel):
-        for module in model.modules():
-            if isinstance(module, ModulesToSaveWrapper):  # a head; peft holds it in float32 whatever the base is in
-                kept = next(module.original_module.parameters()).dtype
-                module.modules_to_save.to(kept)
         try:
             model = merged(model)
         except (AttributeError, NotImplementedError, ValueError) as error:

@@ -208,8 +208,10 @@ def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
     seen: list[Tensor] = []
     inputs = _packed_inputs(model, rows)
     padded = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "use_cache": False}
+    head = score_head(model)
     with (
-        _hooked(score_head(model).register_forward_hook(lambda _module, _inputs, output: seen.append(output))),
+        _hooked(head.register_forward_pre_hook(_in_its_format)),
+        _hooked(head.register_forward_hook(lambda _module, _inputs, output: seen.append(output))),
         _some_pad_id(unwrap(model).config),
     ):
         with nullcontext() if inputs is None else packed_call():
@@ -218,6 +220,13 @@ def _scores_at(model: nn.Module, rows: Rows, columns: Tensor) -> Tensor:
     if inputs is not None:
         return scores[0, rows.layout.index.gather(1, columns)]
     return scores.gather(1, columns)
+
+
+def _in_its_format(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The states as a head takes them where no autocast does it: one that is trained beside an adapter is float32,
+    on a base of 16 bits."""
+    weight: Any = head.weight  # of peft's wrapper the one at work
+    return (args[0].to(weight.dtype), *args[1:])
 
 
 def _packed_inputs(model: nn.Module, rows: Rows) -> dict[str, Any] | None:

@@ -221,12 +221,12 @@ def _remembering(layers: list[BaseTunerLayer], checkpoint: Any) -> Any:
 
 
 def fresh_head(base: PeftModel, seed: int) -> nn.Linear:
-    """As transformers starts a sequence classifier's head."""
+    """As transformers starts a sequence classifier's head; float32, like all that is trained beside an adapter."""
     config = base.get_base_model().config.get_text_config()
     weights = next(base.parameters())
     # The width of what the backbone gives: OPT projects its last states to that of its embeddings.
     size = getattr(config, "word_embed_proj_dim", None) or config.hidden_size
-    head = nn.Linear(size, 1, bias=False, device=weights.device, dtype=weights.dtype)
+    head = nn.Linear(size, 1, bias=False, device=weights.device, dtype=torch.float32)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         head.weight.copy_(torch.randn(1, size, generator=draw) * (getattr(config, "initializer_range", None) or 0.02))

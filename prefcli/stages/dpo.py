@@ -33,6 +33,7 @@ from prefcli.stages.reference import (
     ReferenceLogps,
     below,
     cache_file,
+    is_merged,
     open_reference,
     reference_at_work,
     shares_policy,
@@ -180,7 +181,7 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
         )
     reference = None if config.reference_free or theirs else below(run, opened)
     packed = run.packs(opened.model, "policy")
-    references = [] if config.reference_free or theirs else _logps(run, [rows, held_out], packed)
+    references = [] if config.reference_free or theirs else _logps(run, opened, [rows, held_out], packed)
     known = bool(references) and all(logps.known == len(logps.logps) for logps in references)
     known = known if run.mesh is None else not most(int(not known))  # all processes open it, or none
     if not (config.reference_free or known or shares_policy(run, opened)):
@@ -201,7 +202,7 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
     return trainer
 
 
-def _logps(run: Session, parts: list[Examples], packed: bool) -> list[ReferenceLogps]:
+def _logps(run: Session, opened: Opened, parts: list[Examples], packed: bool) -> list[ReferenceLogps]:
     digest = run.inputs.references["reference"].digest
     in_4bit = run.inputs.config.load_in_4bit
     saved: list[Any] = [None] * len(parts)
@@ -211,8 +212,9 @@ def _logps(run: Session, parts: list[Examples], packed: bool) -> list[ReferenceL
     for rows, before in zip(parts, saved, strict=True):
         file = None  # a file is known by the token ids of all rows
         if rows.whole:
-            split = run.mesh is not None
-            file = cache_file(run.inputs.store.root, digest, run.dtype, rows, in_4bit, packed, split)
+            split, weights, merge = run.mesh is not None, run.trained_dtype, is_merged(run, opened)
+            root = run.inputs.store.root
+            file = cache_file(root, digest, run.dtype, rows, in_4bit, packed, split, weights, merge)
         found.append(ReferenceLogps(len(rows), file, before))
     return found
 

@@ -248,6 +248,9 @@ def _parent(reference: Reference, inputs: Inputs) -> dict[str, Any]:
 def refuse_nothing_left(rows: int, dropped: int, max_length: int) -> None:
     """Raise DataError where cutting to the longest length left no row to train on."""
     if rows == 0:
-        raise DataError(
-            f"none of the {dropped} rows fits: their prompts alone fill --max-length {max_length}", "raise --max-length"
-        )
+        raise DataError(f"none of the {dropped} rows fits: {nothing_left(max_length)}", "raise --max-length")
+
+
+def nothing_left(max_length: int) -> str:
+    """Why rows are left out as they are cut (data/tokenising.py)."""
+    return f"their prompts alone fill --max-length {max_length}, or what tells a pair's answers apart lies beyond it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -38,13 +38,15 @@ from prefcli.statistics.sums import Sums
 FINAL = ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
 # Where λ_D·(desirable answers) lies outside this many times λ_U·(undesirable ones) (arXiv 2402.01306, equation 9).
 BALANCE = (1.0, 4 / 3)
+NEAR = 64  # rows that are looked through for one with another prompt
 
 
 class KTOSteps(Steps, KTOTrainer):
     """KTO's loss, averaged over answers; z₀ is that of the whole optimizer step, over its parts and all processes, and
     of held-out rows that of all of them.
 
-    A held-out prompt is mismatched with the answer of the row before, however the rows come in batches.
+    A held-out prompt is mismatched with the answer of a row before (`answer_before`), however the rows come in batches,
+    and so is that of a step of one row, which has no other.
     """
 
     def __init__(self, *args: Any, config: KTOConfig, **kwargs: Any) -> None:
@@ -62,6 +64,8 @@ class KTOSteps(Steps, KTOTrainer):
         """z₀ of a step, over all its rows at once: max(0, ·) is biased upward, the more the fewer it is taken over."""
         examples = [example for part in parts for example in part]
         before = self._before([part[-1]["completion_ids"] for part in parts])
+        if len(examples) == 1 and self.accelerator.num_processes == 1:
+            before = [answer_before(self.train_dataset, examples[0])]
         others = [ids for part, last in zip(parts, before) for ids in (last, *_columns(part, "completion_ids")[0][:-1])]
         for example, other in zip(examples, others, strict=True):
             example["other_ids"] = other
@@ -90,7 +94,7 @@ class KTOSteps(Steps, KTOTrainer):
         found = Sums()
         for batch in dataloader:
             for example in batch["examples"]:
-                example["other_ids"] = self.eval_dataset[example["row"] - 1]["completion_ids"]
+                example["other_ids"] = answer_before(self.eval_dataset, example)
             found.add(self._mismatched(self.model, self.own_rows(batch["examples"]), batch["examples"]))
         self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
         return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
@@ -157,6 +161,17 @@ class KTOSteps(Steps, KTOTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
         return RandomSampler(self.train_dataset)  # TRL needs a fixed order for z₀, which is worked out here
+
+
+def answer_before(rows: Sequence[Example], example: Example) -> list[int]:
+    """The answer of the nearest row before, in a circle, that has another prompt: halves of a pair follow each other.
+
+    Of the row before where none of the `NEAR` before has one.
+    """
+    before = (rows[(example["row"] - step) % len(rows)] for step in range(1, min(NEAR, len(rows) - 1) + 1))
+    other = next((row for row in before if row["prompt_ids"] != example["prompt_ids"]), rows[example["row"] - 1])
+    answer: list[int] = other["completion_ids"]
+    return answer
 
 
 def _columns(examples: list[Example], *names: str) -> list[list[Any]]:

@@ -115,16 +115,19 @@ def cache_file(
     in_4bit: bool = False,
     packed: bool = True,
     split: bool = False,
+    weights: torch.dtype = torch.float32,
+    merge: bool = False,
 ) -> Path | None:
     """Where the values of this reference (by digest, how it is held and how its rows run) on these ids are kept.
 
-    On rows of another kind the last digits differ, and a first loss would not be exact.
+    It computes in `dtype` with `weights`, which in 16 bits are float32 under autocast or narrow themselves; `merge`:
+    its adapter is merged. On rows of another kind the last digits differ, and a first loss would not be exact.
     """
     if digest is None:
         return None
     held, rows = "nf4" if in_4bit else "whole", "packed" if packed else "padded"
     held = "split" if split and dtype != torch.float32 else held  # norms and embeddings are rounded when gathered
-    key = hashlib.sha256(f"{digest} {dtype} {held} {rows}".encode())
+    key = hashlib.sha256(f"{digest} {dtype} {weights} {held} {'merged' if merge else 'plain'} {rows}".encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             key.update(array("q", [len(pair[name]), *pair[name]]).tobytes())
@@ -140,6 +143,13 @@ def below(run: Session, opened: Opened) -> SharedRole | None:
     """The reference that shares the policy's weights, where one does: the base below the adapter, or a frozen copy of
     the parent's adapter. To be made before the policy is packed."""
     return start_of(opened.model, opened.continued, REFERENCE) if shares_policy(run, opened) else None
+
+
+def is_merged(run: Session, opened: Opened) -> bool:
+    """Whether the reference is an adapter that is merged into its base, as the policy's was."""
+    if not is_adapter(run.inputs.references["reference"]) or run.inputs.config.load_in_4bit:
+        return False
+    return not opened.continued if shares_policy(run, opened) else not isinstance(opened.model, PeftModel)
 
 
 def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:

@@ -21,6 +21,7 @@ from prefcli.data.tokenising import encode_pair
 from prefcli.losses import bradley_terry
 from prefcli.models.loading import is_scorer, loaded_scorer
 from prefcli.models.logps import sequence_scores
+from prefcli.models.rows import parts
 from prefcli.models.templates import end_at_the_score
 from prefcli.progress import Reporter
 from prefcli.stages import trl_trainer
@@ -30,7 +31,7 @@ from prefcli.stages.preview import say_rendered
 from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import Resuming, whole_weights
 from prefcli.stages.session import session
-from prefcli.stages.steps import Example, Found, PairSteps, pair_rows
+from prefcli.stages.steps import Example, Found, PairSteps, pair_cost, pair_rows
 from prefcli.statistics.pairs import accuracy, right
 
 
@@ -99,8 +100,9 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer = trl_trainer.build(trainer_class, trained, tokenizer, TRLConfig(**arguments), rows, in_training, sides)
         steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}
-        with run.as_gathered():
-            metrics |= held_out_metrics(trainer.model, measured, config.batch_size)
+        part = config.batch_size // config.micro_batches()
+        with run.as_gathered(), trainer.accelerator.autocast():
+            metrics |= held_out_metrics(trainer.model, measured, part, run.tokens_per_row)
         return run.finish(
             trainer.model,
             tokenizer,
@@ -148,17 +150,24 @@ def whole(pair: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def held_out_metrics(model: Any, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, mean and standard deviation of all scores."""
+def held_out_metrics(model: Any, rows: Sequence[Example], batch_size: int, tokens_per_row: int) -> dict[str, Any]:
+    """Accuracy (`statistics.pairs`) with its 95 % interval, mean margin, mean and standard deviation of all scores.
+
+    Of at most `batch_size` pairs and `tokens_per_row` tokens at a time, as in training: no more memory than that took.
+    """
     if not rows:
         return {}
     model.eval()
     device = next(model.parameters()).device
-    batches = [pair_rows(list(rows[i : i + batch_size]), device) for i in range(0, len(rows), batch_size)]
-    both = torch.cat([sequence_scores(model, batch).cpu() for batch in batches])
-    found = accuracy((both[0::2] - both[1::2]).tolist())
+    found: list[Tensor] = []
+    for start in range(0, len(rows), batch_size):
+        batch = list(rows[start : start + batch_size])
+        for part in parts(list(map(pair_cost, batch)), tokens_per_row):
+            found.append(sequence_scores(model, pair_rows([batch[i] for i in part], device)).cpu())
+    both = torch.cat(found)
+    right_of = accuracy((both[0::2] - both[1::2]).tolist())
     return {
-        **{name: found[name] for name in ("accuracy", "accuracy_ci95", "margin")},
+        **{name: right_of[name] for name in ("accuracy", "accuracy_ci95", "margin")},
         "score_mean": float(both.mean()),
         "score_std": float(both.std(correction=0)),
     }

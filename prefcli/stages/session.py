@@ -26,7 +26,7 @@ from prefcli.errors import AlarmError, UsageError
 from prefcli.memory.fit import LOCKSTEP
 from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
-from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
+from prefcli.models.devices import pick_dtype, prepare_cpu, training_device
 from prefcli.models.loading import configuration, is_adapter
 from prefcli.models.packed import pack
 from prefcli.models.sharding import at_rest, most, shard, source_device
@@ -274,7 +274,7 @@ class Session:
 @contextmanager
 def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
     """A locked new version, its metrics log, the device and the number format."""
-    device = pick_device(inputs.config.device)
+    device = training_device(inputs.config.device)
     size = inputs.architecture.parameters if inputs.architecture else 0
     dtype = pick_dtype(inputs.config.dtype, device, size)
     if device.type == "cpu":

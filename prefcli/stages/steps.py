@@ -52,6 +52,7 @@ class Steps(Resuming):
 
     def __init__(self, *args: Any, tokens_per_row: int, router_loss: float = 0.0, **kwargs: Any) -> None:
         self._tokens_per_row, self._router_loss = tokens_per_row, router_loss
+        self._sums = Sums()  # of the optimizer step that runs, over its parts
         super().__init__(*args, data_collator=examples_of, **kwargs)  # type: ignore[call-arg]
 
     def cost(self, example: Example) -> int:
@@ -93,6 +94,7 @@ class Steps(Resuming):
         if not batches:
             return batches, None
         parts = [batch["examples"] for batch in batches]
+        self._sums = Sums()
         self.begin(self.model, parts)
         units = torch.tensor(float(sum(map(self.units, parts))), device=device)
         return batches, self.accelerator.reduce(units, reduction="sum").clamp(min=1)
@@ -107,7 +109,7 @@ class Steps(Resuming):
         # Over all processes and accumulated batches; gradients are averaged over processes, so the sum is scaled back.
         scale = self.accelerator.num_processes / num_items_in_batch
         pieces = self._pieces(examples)
-        total, sums = torch.zeros((), device=self.accelerator.device), Sums()
+        total = torch.zeros((), device=self.accelerator.device)
         for number, (piece, counts) in enumerate(self.passes(model, pieces, examples), 1):
             with self.accelerator.no_sync(model) if number < len(pieces) else nullcontext():
                 with self.accelerator.autocast():
@@ -122,10 +124,11 @@ class Steps(Resuming):
                     minimised = minimised + self._router_loss * part * balance / count
                 self.accelerator.backward(minimised)
             total += loss.detach() * scale
-            sums.add(found)
+            self._sums.add(found)
         tokens = torch.tensor(float(sum(map(self.padded_tokens, examples))), device=total.device)
         self._total_train_tokens += int(self.accelerator.reduce(tokens, reduction="sum"))
-        self._log(sums)
+        if self.accelerator.sync_gradients:
+            self._log(self._sums)
         return total
 
     @torch.no_grad()
@@ -199,11 +202,16 @@ class Steps(Resuming):
         return 0  # transformers' guess goes by padded tensors
 
 
+def pair_cost(example: Example) -> int:
+    """Tokens that a pair takes in a packed row."""
+    return len(example["prompt_ids"]) + len(example["chosen_ids"]) + len(example["rejected_ids"])
+
+
 class PairSteps(Steps):
     """On pairs: an example has "prompt_ids", "chosen_ids" and "rejected_ids"."""
 
     def cost(self, example: Example) -> int:
-        return len(example["prompt_ids"]) + len(example["chosen_ids"]) + len(example["rejected_ids"])
+        return pair_cost(example)
 
     def padded_tokens(self, example: Example) -> int:
         return self.cost(example) + len(example["prompt_ids"])

@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from prefcli.config.dpo import DPOConfig
 from prefcli.config.preference import PreferenceConfig
 from prefcli.config.training import DataConfig
 from prefcli.data.lengths import length_bias
@@ -22,7 +23,7 @@ from prefcli.data.rows import Encode, Example, Examples, Rows
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models import bitsandbytes, sharding
 from prefcli.models.shared import SharedRole
-from prefcli.stages.inputs import SHARD_INSTEAD, Inputs, refuse_nothing_left
+from prefcli.stages.inputs import SHARD_INSTEAD, Inputs, nothing_left, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
 from prefcli.stages.processes import under_deepspeed
@@ -131,6 +132,8 @@ def build(
     """
     if more.get("ref_model", model) is None and isinstance(model, PeftModel) and not under_deepspeed():
         more["ref_model"] = SharedRole(model, None)  # TRL would make a copy of the adapter
+    if args.n_gpu > 1:  # all that are seen, which transformers would have one process run, and TRL refuses
+        args._n_gpu = 1
     with _unchanged(model):
         return kind(
             model=model,
@@ -211,6 +214,8 @@ def _measured(session: Session, step: int) -> bool:
 def watchers_of(inputs: Inputs) -> Watchers:
     config = inputs.config
     beta = config.beta if isinstance(config, PreferenceConfig) and "reference" in inputs.references else None
+    if isinstance(config, DPOConfig) and config.length_normalise:
+        beta = None  # rewards are means over tokens, and what the watchers know is of whole answers
     from_reference = inputs.references.get("reference") == inputs.model
     return Watchers(of_training(config.batch_size, beta, from_reference=from_reference), unit="step")
 
@@ -307,7 +312,7 @@ def say_cut(session: Session, rows: Examples) -> None:
     if rows.cut:
         session.reporter.notice(f"{rows.cut} {of} were longer than --max-length {limit}: answers cut")
     if rows.dropped:
-        session.reporter.notice(f"{rows.dropped} {of} left out: their prompts alone fill --max-length {limit}")
+        session.reporter.notice(f"{rows.dropped} {of} left out: {nothing_left(limit)}")
 
 
 def say_longer(session: Session, rows: Examples) -> None:

@@ -12,8 +12,8 @@ It sees, as far as the metrics are there:
 - in the rows themselves, before training, chosen answers that are longer (Park et al. 2024, arXiv 2403.19159).
 
 It cannot see which answers took the probability that the chosen ones lost, whether what tells the sides apart is wanted
-(a format) or leaked, wrong labels that are few or consistent, any bias but length, or displacement where there is no
-reference or log-ratios are means over tokens.
+(a format) or leaked, wrong labels that are few or consistent, any bias but length; nor displacement or margins that
+stay at 0 where there is no reference or log-ratios are means over tokens.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""What TRL's trainers are given by the stages, without any training."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_lm, tiny_scorer
+from trl import RewardConfig as TRLConfig
+
+from prefcli.config.dpo import DPOConfig
+from prefcli.errors import DataError, UsageError
+from prefcli.models.devices import training_device
+from prefcli.stages import reward, trl_trainer
+from prefcli.stages.inputs import refuse_nothing_left
+
+
+def test_one_process_trains_on_one_gpu_however_many_it_sees(tmp_path):
+    """transformers would copy the model to all of them in each step, and TRL refuses that."""
+    arguments = TRLConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    assert arguments.n_gpu == 0
+    arguments._n_gpu = 2  # as where it sees two
+    made = trl_trainer.build(lambda **given: given["args"], tiny_lm(), None, arguments, [{"a": 1}], [])
+    assert made.n_gpu == 1 and made.train_batch_size == made.per_device_train_batch_size
+
+
+def test_a_training_refuses_a_gpu_that_is_not_the_first(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [training_device(name).index for name in ("cuda", "cuda:0")] == [None, 0]
+    with pytest.raises(UsageError) as error:
+        training_device("cuda:1")
+    assert "CUDA_VISIBLE_DEVICES=1" in error.value.hint
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert training_device("auto") == torch.device("cuda:1")  # of two processes the second one's
+
+
+def pair(*lengths: int) -> dict[str, Any]:
+    return {
+        name: [2 + i % 9 for i in range(n)] for name, n in zip(("prompt_ids", "chosen_ids", "rejected_ids"), lengths)
+    }
+
+
+def test_held_out_pairs_are_measured_in_parts_as_small_as_those_of_training(monkeypatch):
+    model, seen = tiny_scorer(), []
+    rows = [pair(3, 1 + i % 5, 2 + i % 3) for i in range(11)]
+    whole = reward.held_out_metrics(model, rows, 11, 10**6)
+    scores = reward.sequence_scores
+    monkeypatch.setattr(reward, "sequence_scores", lambda model, rows: seen.append(rows) or scores(model, rows))
+    found = reward.held_out_metrics(model, rows, 4, 20)
+    assert found.pop("accuracy_ci95") == whole.pop("accuracy_ci95") and found == pytest.approx(whole, abs=1e-6)
+    assert max(len(part.lengths) for part in seen) <= 2 * 4 and sum(len(part.lengths) for part in seen) == 22
+    assert max(int(part.lengths.sum() - part.prompt_lengths[::2].sum()) for part in seen) <= 20
+
+
+@pytest.mark.parametrize("length_normalise", [False, True])
+def test_a_margin_a_token_is_not_taken_for_one_of_whole_answers(length_normalise):
+    config = DPOConfig(length_normalise=length_normalise, beta=0.1, batch_size=8)
+    inputs: Any = SimpleNamespace(config=config, references={"reference": "m"}, model="m")
+    watchers, signals = trl_trainer.watchers_of(inputs), set()
+    for step in range(1, 30):  # 0.05 nats a token apart
+        found = {"rewards/margins": 0.05 * 0.1, "rewards/accuracies": 0.8, "learning_rate": 1e-6}
+        signals |= {alarm.signal for alarm in watchers.observe(step, found)}
+    assert ("too slow" in signals) == (not length_normalise)
+
+
+def test_rows_that_the_cut_leaves_nothing_of_are_told_from_no_room_alone():
+    with pytest.raises(DataError, match="or what tells a pair's answers apart lies beyond it"):
+        refuse_nothing_left(0, 3, 16)
