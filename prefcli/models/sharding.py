@@ -59,6 +59,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
         fully_shard(unit, mesh=mesh, mp_policy=policy, **options)
         if hasattr(unit, "set_custom_all_gather"):  # of torch 2.8
             unit.set_custom_all_gather(_Gather())  # type: ignore[operator]
+            if device.type == "cpu":
+                unit.set_custom_reduce_scatter(_ReduceScatter())  # type: ignore[operator]
 
     if not isinstance(base, FSDPModule):
         for layer in _layers(base):
@@ -74,17 +76,34 @@ def shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, stream: torch.
     model._is_accelerate_prepared = True  # type: ignore[assignment]  # accelerate is to leave it as it is
 
 
-class _Gather:
-    """The all-gather that torch uses by itself, timed."""
-
+class _Collective:
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(*size, dtype=dtype, device=device)
 
+
+class _Gather(_Collective):
+    """The all-gather that torch uses by itself, timed; on a CPU broadcasts, which gloo makes at the same time."""
+
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, async_op: bool = False) -> Any:
-        began = time.perf_counter()
-        work = dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
+        began, work = time.perf_counter(), None
+        if output_tensor.is_cpu and not async_op:  # the own part stands in the output already
+            parts = output_tensor.chunk(group.size())
+            sent = [dist.broadcast(part, group=group, async_op=True, group_src=k) for k, part in enumerate(parts)]
+            for one in sent:
+                one.wait()
+        else:
+            work = dist.all_gather_into_tensor(output_tensor, input_tensor, group, async_op)
         spent["gathering"] += time.perf_counter() - began
         return work
+
+
+class _ReduceScatter(_Collective):
+    """The mean over the processes, of which each keeps its part. Gloo's own copies the input, and sends it twice."""
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: Any = False) -> None:
+        received = torch.empty_like(input_tensor)
+        dist.all_to_all_single(received, input_tensor, group=group)
+        torch.mean(received.view(group.size(), -1), 0, out=output_tensor)
 
 
 @torch.no_grad()
