@@ -168,6 +168,10 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         leave(exit_code())
     except SystemExit as ended:
-        if ended.code in (INTERRUPTED, TRY_AGAIN):
-            leave(ended.code)
+        distributed = sys.modules.get("torch.distributed")
+        in_group = distributed is not None and distributed.is_initialized()
+        if ended.code in (INTERRUPTED, TRY_AGAIN) or (in_group and ended.code):
+            leave(int(ended.code))
+        if distributed is not None and in_group:  # whose threads abort an interpreter that is taken apart around them
+            distributed.destroy_process_group()
         raise
