@@ -428,15 +428,19 @@ def test_a_stage_makes_the_steps_that_trl_makes(chain, prefcli, by_trl, stage):
     assert len(mine) == len(padded) == len(theirs) == 4  # three steps, and the held-out rows
     compared = set()
     for found, expected in [*zip(mine, theirs), *zip(padded, theirs)]:
-        # TRL's held-out metrics by the token are means of the batches' means (tests/test_figures.py has ours)
-        by_token = {"eval_mean_token_accuracy", "eval_entropy", *(["eval_loss"] if stage == "sft" else [])}
+        # TRL's metrics by the token are means of the parts' and batches' means (tests/test_figures.py has ours)
+        by_token = {f"{part}{name}" for part in ("", "eval_") for name in ("entropy", "mean_token_accuracy")}
+        by_token |= {"eval_loss"} if stage == "sft" else set()
         names = found.keys() & expected.keys() - {"epoch", "step", "time/step", "time/eval"} - by_token
         compared |= names
         if expected.get("rewards/margins") == 0:  # here but for rounding: the reference's figures are of other rows
             names -= {"rewards/accuracies"}
         for name in names:
             assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
-    wanted = {"sft": {"entropy", "mean_token_accuracy"}, "rm": {"accuracy", "margin", "mean_reward"},
+    for found, expected in zip(mine, padded):
+        for name in by_token & found.keys():
+            assert found[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+    wanted = {"sft": set(), "rm": {"accuracy", "margin", "mean_reward"},
               "dpo": {"logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies"}}[stage]  # fmt: skip
     assert {"loss", "grad_norm", "num_tokens", *({"eval_loss"} - by_token)} | wanted <= compared
 

@@ -160,7 +160,8 @@ def test_ktos_weights_of_rows_and_of_kinds_reach_its_loss(world, prefcli, jsonl)
     apart = [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
              for pair in world.held_out for side in ("chosen", "rejected")]  # fmt: skip
     ratios = []
-    for row, before in zip(apart, apart[-1:] + apart[:-1]):  # each prompt with the answer before its own
+    for place, row in enumerate(apart):  # each prompt with the nearest answer before it to another prompt
+        before = next(apart[place - step] for step in range(1, 9) if apart[place - step]["prompt"] != row["prompt"])
         (mine, _), (theirs, _) = (model.of(row["prompt"], before["completion"]) for model in (world.start, tiny))
         ratios.append(mine - theirs)
     assert (

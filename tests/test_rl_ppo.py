@@ -349,11 +349,19 @@ def test_a_state_brings_back_all_that_changes():
             return len(one) == len(other) and all(map(same, one, other))
         return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
-    assert [name for name in state if same(state[name], start[name])] == []
+    assert [name for name in state if same(state[name], start[name])] == ["optim", "scaler"]  # the same in a whole run
     fresh.load_state_dict(copy.deepcopy(state))
     found = fresh.state_dict()
     assert [name for name in state if not same(state[name], found[name])] == []
     assert torch.equal(fresh._draws(12), first._draws(12))
+
+
+def test_the_loss_scale_of_float16_is_in_the_state():
+    first, fresh = make(), make()
+    for ppo, scale in ((first, 8.0), (fresh, 2.0)):
+        ppo.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    fresh.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert fresh.accelerator.scaler.get_scale() == 8.0
 
 
 def test_weight_decay_spares_what_is_a_vector():
