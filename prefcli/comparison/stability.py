@@ -69,8 +69,8 @@ def _share_of_steps(name: str, routes: Routes, count: Callable[[Sequence[Row]], 
 
 
 def _may_tell(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether so many runs tell two routes apart. Counts are often equal, and Welch's interval of values that do not
-    vary is of no width: then there must be runs enough that chance seldom parts them (exact permutation test)."""
+    """Whether the runs are enough to tell two routes apart. Values that do not vary, as equal counts, give Welch's
+    interval a width of 0: then there must be enough runs that chance seldom separates them (exact permutation test)."""
     return min(len(set(a)), len(set(b))) > 1 or 2 / comb(len(a) + len(b), len(a)) < LEVEL
 
 

@@ -256,7 +256,7 @@ class Brought:
 
 
 def _is_option(word: str) -> bool:
-    """Whether a word begins an option: not "-", which is standard input, and no negative number."""
+    """Whether a word begins an option: not "-", which is standard input, and not a negative number."""
     return word.startswith("-") and len(word) > 1 and isinstance(_number(word), str)
 
 

@@ -27,8 +27,8 @@ class JsonLines:
     """An open file of rows, held by this process alone; it is made where there is none.
 
     A last line that a killed process left half-written is cut off (`cut` bytes); a whole one without its newline is
-    given it. Raises DataError: a line that is no JSON object, and no row that was cut short; the file stays as it is
-    then. SurroundingsError: another process holds the file.
+    given it. Raises DataError: a line that is not a JSON object, nor the beginning of one; the file then stays as it
+    is. SurroundingsError: another process holds the file.
     """
 
     def __init__(self, path: Path) -> None:

@@ -52,7 +52,7 @@ class Talk:
 
     def vote(self, number: Any, verdict: Any) -> dict[str, Any]:
         """{"names": from left to right, "tally"}. A preference is on disk, as a pair, when this returns; the dialogue
-        goes on with the better answer. Raises UsageError: not the last question, voted on, equal or empty answers.
+        continues with the better answer. Raises UsageError: not the last question, voted on, equal or empty answers.
         OSError: the disk does not take it, and it may be given again."""
         with self._lock:
             if self._asked is None or number != self._asked[0] or not self.two:
