@@ -6,6 +6,7 @@ tests/test_processes.py starts two, and holds the whole runs against those of on
 from __future__ import annotations
 
 import copy
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from test_rl_ppo import PROMPTS, make
 from tiny_models import tiny_lm
 from transformers import AutoModelForCausalLM
 
+from prefcli import stopping
 from prefcli.artifacts.references import TINY
 from prefcli.artifacts.store import Draft
 from prefcli.config.dpo import DPOConfig
@@ -23,8 +25,9 @@ from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.adapters import save_model
 from prefcli.stages.environment import refuse_elsewhere
 from prefcli.stages.ppo import Position, States, _share, answers_of
-from prefcli.stages.resuming import whole_weights
+from prefcli.stages.resuming import Resuming, whole_weights
 from prefcli.stages.steps import Steps
+from prefcli.stopping import Phase
 
 
 class OneOfTwo:
@@ -182,12 +185,49 @@ def test_whether_a_checkpoint_is_due_is_by_the_first_processs_clock(monkeypatch,
     """Where weights are split all processes gather for one, so all must."""
     ppo = make()
     ppo.accelerator = OneOfTwo(ppo.accelerator, rank=1)
-    first = [(due, None)], [{"torch": "of the first"}]
-    monkeypatch.setattr("prefcli.stages.ppo.gather_object", lambda mine: first[isinstance(mine[0], dict)] + mine)
-    run = SimpleNamespace(mesh=object(), ended=0, enter=lambda phase: None)
-    states = States(run, ppo, None, None, None)
+    first = [(due, None, {"torch": "of the first"})]
+    monkeypatch.setattr("prefcli.stages.ppo.gather_object", lambda mine: first + mine)
+    states, written = states_of(ppo)
+    states.end(Position(step=3), not due)
+    assert written == [True] * due and states._run.ended == 3
+    assert states._last["random"][0] == {"torch": "of the first"} and len(states._last["random"]) == 2
+
+
+def states_of(ppo):
+    """And what they would have written."""
+    states = States(SimpleNamespace(mesh=object(), ended=0, enter=lambda phase: None), ppo, None, None, None)
     written = []
     states._write = written.append
-    states.end(Position(step=3), not due)
-    assert written == [True] * due and run.ended == 3
-    assert states._last["random"][0] == {"torch": "of the first"} and len(states._last["random"]) == 2
+    return states, written
+
+
+@pytest.mark.parametrize("stage", ["ppo", "trl"])
+def test_a_signal_that_comes_while_processes_agree_is_for_the_next_step(monkeypatch, stage):
+    """None of the others has heard of it, so that none may leave; and it must not be forgotten."""
+    ppo = make()
+    ppo.accelerator = OneOfTwo(ppo.accelerator)
+    states, written = states_of(ppo)
+    run = SimpleNamespace(save_is_due=lambda step: False, inputs=SimpleNamespace(config=None))
+    trainer = SimpleNamespace(run=run, state=SimpleNamespace(global_step=1), alone=False)
+    monkeypatch.setattr(stopping, "asked", None)
+
+    def step():
+        if stage == "ppo":
+            states.end(Position(step=1), due=False)
+        elif Resuming.decide(trainer, last=False):
+            raise stopping.leave()
+
+    def gather_object(mine):
+        if not came:
+            came.append(stopping.heard(signal.SIGINT))
+        return mine * 2
+
+    came = []
+    monkeypatch.setattr(stopping, "phase", Phase.BUSY)
+    monkeypatch.setattr(stopping, "left", None)
+    for module in ("ppo", "resuming"):
+        monkeypatch.setattr(f"prefcli.stages.{module}.gather_object", gather_object)
+    step()
+    assert not written and stopping.asked == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        step()

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -47,6 +47,8 @@ from prefcli.stages.state import VALUES, random_state, read_state, set_random_st
 from prefcli.stopping import Phase
 from prefcli.watch.records import Answers
 from prefcli.watch.watchers import Watchers, act, logged, of_ppo
+
+T = TypeVar("T")
 
 FINAL = (
     "objective/scores",
@@ -199,23 +201,20 @@ class States:
 
     def end(self, position: Position, due: bool) -> None:
         """A rollout has ended. Raises KeyboardInterrupt, with its state written, where a signal was waiting for it."""
-        if (
-            self._ppo.accelerator.num_processes > 1
-        ):  # a signal to one process is one to all; the first one's clock counts
-            said = gather_object([(due, stopping.asked)])
-            due = said[0][0]
-            stopping.asked = next((signal for _, signal in said if signal is not None), None)
-        stops = stopping.asked is not None
-        self._mark(position, due=False)
-        if due or stops:
+        said = self._of_all((due, stopping.asked, random_state()))
+        due = said[0][0]  # the first one's clock counts
+        asked = next((signal for _, signal, _ in said if signal is not None), None)  # to one process is to all
+        stopping.asked = stopping.asked or asked  # one that came since then is for the next rollout
+        self._mark(position, [random for *_, random in said], due=False)
+        if due or asked is not None:
             self._write(due)
         self._run.enter(self._meanwhile)
-        if stops or (stopping.asked is not None and self._ppo.accelerator.num_processes == 1):
+        if asked is not None or (stopping.asked is not None and self._ppo.accelerator.num_processes == 1):
             raise stopping.leave()
 
     def ended(self, position: Position) -> None:
         """The run has gone back to a state, which it may have to go back to again."""
-        self._mark(position, due=True)
+        self._mark(position, self._of_all(random_state()), due=True)
         self._run.enter(self._meanwhile)
 
     def keep(self) -> None:
@@ -224,12 +223,15 @@ class States:
             with stopping.busy():
                 self._write(self._due)
 
-    def _mark(self, position: Position, due: bool) -> None:
+    def _of_all(self, said: T) -> list[T]:
+        """What each process says."""
+        return gather_object([said]) if self._ppo.accelerator.num_processes > 1 else [said]
+
+    def _mark(self, position: Position, random: list[Any], due: bool) -> None:
         ppo = self._ppo
         self._position, self._run.ended, self._due = replace(position), position.step, due
-        random = [random_state()]
         self._last = {
-            "random": gather_object(random) if ppo.accelerator.num_processes > 1 else random,
+            "random": random,
             "ppo": {"generator": ppo.generator.get_state(), "rollouts": ppo.rollouts, "episodes": ppo.episodes},
         }
 

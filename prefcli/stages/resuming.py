@@ -83,9 +83,10 @@ class Resuming:
         said = [(self.run.save_is_due(self.state.global_step), stopping.asked)]
         if not self.alone:
             said = gather_object(said)
-            stopping.asked = next((signal for _, signal in said if signal is not None), None)
+        asked = next((signal for _, signal in said if signal is not None), None)
+        stopping.asked = stopping.asked or asked  # one that came since then is for the next step
         self._due = self.run.inputs.config.keep_state if last else said[0][0]
-        self._stops = stopping.asked is not None
+        self._stops = asked is not None
         return self._due or self._stops
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
