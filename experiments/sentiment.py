@@ -6,8 +6,8 @@
 SmolLM2-135M-Instruct continues openings of reviews; VADER's score of what it writes is the truth (gold). Pairs of
 its own answers labelled by VADER go to DPO, IPO, KTO, and to a reward model for PPO and RLOO; RLOO against VADER
 itself, PPO with a value model, and best of n stand beside them. All are prefcli's commands, so the same command resumes
-where it was stopped. What the questions need is made first, and the result is written after every seed. A folder is of
-one --size and --model: another start there is refused.
+where it was stopped. What the questions need is made first, and the result is written after every seed
+that was trained. A folder is of one --size and --model: another start there is refused.
 
 "full" is 8 hours on two idle cores with AVX512-BF16, "small" about two on one of them. LoRA: a kept step is some
 megabytes.
@@ -228,6 +228,7 @@ def run(record: Record, size_name: str) -> None:
     rms: list[str] = []
     for methods in TURNS:
         for seed in range(size.seeds):
+            there = versions(record)
             if len(rms) <= seed:
                 rms.append(reward_model(record, made, size, seed))
             for method in methods:
@@ -236,8 +237,13 @@ def run(record: Record, size_name: str) -> None:
                 else:
                     rl(record, made, size, method, seed, rms[seed])
                 seeds[method] = seed + 1
-            report(record, made, size, size_name, seeds)
+            if versions(record) != there:
+                report(record, made, size, size_name, seeds)
     report(record, made, size, size_name, seeds, **best_of_n(record, made, size, rms[0]))
+
+
+def versions(record: Record) -> set[Path]:
+    return set((record.folder / "runs").glob("*/v*"))
 
 
 def arguments(description: str, work: str) -> argparse.ArgumentParser:

@@ -288,3 +288,11 @@ def test_gradient_checkpointing_is_what_asks_for_a_thrifty_allocator(chain, pref
     prefcli(*chain.args("sft"), "--force", "--max-steps", "1")
     prefcli(*chain.args("sft"), "--force", "--max-steps", "1", "--gradient-checkpointing")
     assert asked == [False, True]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_prompts_that_are_all_too_long_name_the_option_that_leaves_them_out(prefcli, jsonl, own_folder, dry):
+    write(own_folder / "r.py", "def score(prompts, completions):\n    return [0.0] * len(prompts)\n")
+    words = ["--reward", "python:r.py:score", "--model", "tiny", "--max-prompt-length", "2"]
+    result = prefcli("ppo", *words, *dry, "--data", jsonl("rows.jsonl", PAIR, PAIR))
+    assert result.exit_code == 3 and "all 2 prompts are longer than --max-prompt-length 2" in result.stderr

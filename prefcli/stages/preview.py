@@ -22,10 +22,11 @@ from prefcli.data.row import Row
 from prefcli.data.rows import Example, Examples, Rows
 from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.errors import DataError
+from prefcli.evaluation.prompts import say_kept
 from prefcli.models.adapters import planned
 from prefcli.models.loading import is_adapter
 from prefcli.models.tokenizers import load_tokenizer
-from prefcli.progress import Reporter
+from prefcli.progress import SILENT, Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_answers, refuse_long_rows
 
@@ -113,7 +114,7 @@ def _prompts(encoder: Encoder, inputs: Inputs) -> Made:
     most = config.max_prompt_length
     lengths = [len(encoder.prompt_ids(row.prompt, most)) for row in rows]
     fits = sum(length <= most for length in lengths)
-    refuse_nothing_left(fits, len(rows), most)
+    say_kept(fits, len(rows), most, SILENT)  # as ppo does
     longest = max(length for length in lengths if length <= most)
     refuse_long_answers(inputs, longest if inputs.data.rows.whole else most)
     return {

@@ -147,9 +147,11 @@ def below(run: Session, opened: Opened) -> SharedRole | None:
 
 def is_merged(run: Session, opened: Opened) -> bool:
     """Whether the reference is an adapter that is merged into its base, as the policy's was."""
-    if not is_adapter(run.inputs.references["reference"]) or run.inputs.config.load_in_4bit:
-        return False
-    return not opened.continued if shares_policy(run, opened) else not isinstance(opened.model, PeftModel)
+    return _merges(run, not opened.continued if shares_policy(run, opened) else not isinstance(opened.model, PeftModel))
+
+
+def _merges(run: Session, asked: bool) -> bool:
+    return asked and is_adapter(run.inputs.references["reference"]) and not run.inputs.config.load_in_4bit
 
 
 def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:
@@ -173,7 +175,6 @@ def load_reference(run: Session, tokenizer: Any, *, merge: bool) -> Any:
     reference, in_4bit = run.inputs.references["reference"], run.inputs.config.load_in_4bit
     if reference != run.inputs.model:
         check_tokenizer("--reference", reference, tokenizer, run.reporter)
-    merge = merge and is_adapter(reference) and not in_4bit
     model = load_policy(
         reference,
         dtype=run.opens_in(reference, tokenizer),
@@ -182,7 +183,7 @@ def load_reference(run: Session, tokenizer: Any, *, merge: bool) -> Any:
         tokenizer_size=len(tokenizer),
         in_4bit=in_4bit,
     )
-    model = merged(model) if merge else model
+    model = merged(model) if _merges(run, merge) else model
     return model.eval().requires_grad_(False)
 
 
