@@ -456,6 +456,7 @@ class FakeApi:
 
     def upload_folder(self, *, repo_id, folder_path, delete_patterns):
         self.told.append(("upload", repo_id, folder_path, sorted(p.name for p in folder_path.iterdir())))
+        type(self).deleted = delete_patterns
 
 
 def test_the_checked_directory_is_uploaded_and_the_token_stays_out_of_it(prefcli, tmp_path, monkeypatch):
@@ -468,6 +469,7 @@ def test_the_checked_directory_is_uploaded_and_the_token_stays_out_of_it(prefcli
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert FakeApi.told == [("token", SECRET), ("create", "me/model", None),
                             ("upload", "me/model", tmp_path / "out", names)]  # fmt: skip
+    assert {"config.json", "score.safetensors"} <= set(FakeApi.deleted)  # a head makes a reward model of any other
     assert "from_pretrained('me/model')" in (tmp_path / "out/README.md").read_text()
     refused = prefcli("export", "tiny", "out", "--force", "--push-to-hub", "me/model", "--private")
     assert refused.exit_code == 7 and "public" in refused.stderr

@@ -15,6 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
+from prefcli.models.classes import HEAD
+from prefcli.models.loading import is_scorer, load_scorer
+from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 from prefcli.rewards.sources import Answer, load_reward
@@ -255,6 +258,26 @@ def test_the_cards_lines_give_the_score(files, cli, trained, family, rank):
 def test_transformers_has_no_class_for_these(files, family):
     with pytest.raises(ValueError, match="Unrecognized configuration"):
         AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(files / family))
+
+
+def test_a_head_of_our_own_is_found_by_a_hub_id(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cpu = {"dtype": torch.float32, "device": torch.device("cpu")}
+    base, store = resolve(str(files / "granite"), Store()), Store()
+    tokenizer = load_tokenizer(base, SILENT)
+    made = load_scorer(base, tokenizer, new_head=True, **cpu)
+    folder = tmp_path / "models--me--rm" / "snapshots" / "c0ffee"
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "models--me--rm" / "refs").mkdir()
+    (tmp_path / "models--me--rm" / "refs" / "main").write_text("c0ffee")
+    for text in ("me/rm", "me/rm@c0ffee"):
+        reference = resolve(text, store)
+        assert reference.kind == "hub" and is_scorer(reference)
+        assert torch.equal(load_scorer(reference, tokenizer, **cpu).score.weight, made.score.weight)
+    (folder / HEAD).unlink()
+    assert not is_scorer(resolve("me/rm", store))
 
 
 @pytest.mark.parametrize("family", BACKBONES)

@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
 )
+from transformers.utils import cached_file
 
 HEAD = "score.safetensors"
 # RoBERTa and what is made of it: the first position is the one after the number of the padding token.
@@ -200,6 +201,13 @@ def is_made(kind: Any) -> bool:
     return issubclass(kind, MadeScorer)
 
 
-def load_head(folder: Path) -> dict[str, Tensor] | None:
-    """The head that is beside a backbone: its weight [labels, h]; None where none does."""
-    return load_file(folder / HEAD) if (folder / HEAD).is_file() else None
+def head_file(where: str | Path, **revision: str) -> str | None:
+    """The file of the head beside a backbone, in a directory or, fetched, of a hub id; None where there is none."""
+    found: str | None = cached_file(where, HEAD, _raise_exceptions_for_missing_entries=False, **revision)
+    return found
+
+
+def load_head(where: str | Path, **revision: str) -> dict[str, Tensor] | None:
+    """The head that is beside a backbone: its weight [labels, h]; None where none is."""
+    file = head_file(where, **revision)
+    return None if file is None else load_file(file)

@@ -10,11 +10,20 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from prefcli.errors import SurroundingsError, UsageError
+from prefcli.models.classes import HEAD
 from prefcli.text import first_line
 
 TOKEN = "HF_TOKEN"
 # What an earlier export may have left in the repository: of an adapter and a whole model transformers opens the former.
-STALE = ["model*.safetensors", "model.safetensors.index.json", "adapter_*", "config.json", "generation_config.json"]
+# With a reward model's head beside it a language model would be taken for a reward model.
+STALE = [
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_*",
+    "config.json",
+    "generation_config.json",
+    HEAD,
+]
 
 
 def token_for(repo: str) -> str:

@@ -28,8 +28,8 @@ from prefcli.models import bitsandbytes
 from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
 from prefcli.models.classes import (
     AFTER_PADDING,
-    HEAD,
     backbone_of,
+    head_file,
     is_made,
     language_model_class,
     load_head,
@@ -75,12 +75,17 @@ def is_scorer(reference: Reference) -> bool:
     if reference.kind == "hub":
         where, extra = source(reference)
         refuse_hub_adapter(reference.text, where, extra)
-        return _classifies(configuration(reference).to_dict())
+        if _classifies(configuration(reference).to_dict()):
+            return True
+        try:
+            return head_file(where, **extra) is not None
+        except Exception as error:
+            raise not_opened(reference, error) from error
     if reference.path is None or not reference.path.is_dir():
         return False
     if is_adapter(reference):
         return _json(reference.path / "adapter_config.json").get("task_type") == "SEQ_CLS"
-    return (reference.path / HEAD).is_file() or _classifies(_json(reference.path / "config.json"))
+    return head_file(reference.path) is not None or _classifies(_json(reference.path / "config.json"))
 
 
 def _classifies(config: dict[str, Any]) -> bool:
@@ -193,8 +198,8 @@ def loaded_scorer(
         else:
             options |= _structure(device)
             scorer, info = kind.from_pretrained(where, output_loading_info=True, **options, **extra)
-            beside = None if new_head or reference.path is None else load_head(reference.path)
-            if beside is not None and is_made(kind):
+            beside = load_head(where, **extra) if is_made(kind) and not new_head else None
+            if beside is not None:
                 scorer.score.load_state_dict(beside)
             _refuse_missing(reference, info, allowed=("score",) if new_head or beside is not None else ())
             if count > 1:
