@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -239,6 +241,29 @@ def test_devices_and_dtypes():
     for name in ("warp", "cuda:99"):
         with pytest.raises(UsageError, match="--device"):
             pick_device(name)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float32(monkeypatch):
+    """torch's own answer, for a V100 beside an H100."""
+    current = [0]
+
+    @contextmanager
+    def on(device):
+        current.append(device.index)
+        yield
+        current.pop()
+
+    fakes = {
+        "is_available": lambda: True,
+        "device": on,
+        "current_device": lambda: current[-1],
+        "get_device_properties": lambda index: SimpleNamespace(major=(7, 9)[index]),
+        "_check_bf16_tensor_supported": lambda index: True,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    found = [pick_dtype("auto", torch.device("cuda", index)) for index in (0, 1)]
+    assert found == [torch.float32, torch.bfloat16]
 
 
 def test_a_processor_with_bfloat16_computes_large_models_in_it(monkeypatch):

@@ -45,10 +45,16 @@ def pick_dtype(name: str, device: torch.device, parameters: int = 0) -> torch.dt
     if name == "auto" and device.type == "cpu":
         name = cpu_dtype(parameters)
     elif name == "auto":
-        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        has_bfloat16 = device.type == "cuda" and _computes_in_bfloat16(device)
         return torch.bfloat16 if has_bfloat16 else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU does so by itself: older ones (T4, V100) are given it by emulation, which is slow."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 # glibc's mallopt: parameter → value. A value is an int: more than 2³¹ − 1 turns into something else.
