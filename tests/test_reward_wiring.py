@@ -42,6 +42,20 @@ def other_tokens(tokenizer):
     return found
 
 
+def other_end(tokenizer):
+    """The same tokens and template, which writes another one behind an answer."""
+    found = copy.deepcopy(tokenizer)
+    found.eos_token = tokenizer.pad_token
+    assert found.eos_token_id != tokenizer.eos_token_id
+    return found
+
+
+def other_start(tokenizer):
+    found = copy.deepcopy(tokenizer)
+    found.bos_token = tokenizer.pad_token
+    return found
+
+
 def scorer(tokenizer, **kind):
     model = tiny_scorer(kind.pop("architecture", "llama"), vocab=len(tokenizer), layers=1, **kind)
     return ModelReward("r", model, tokenizer, same_ids=False)
@@ -50,7 +64,10 @@ def scorer(tokenizer, **kind):
 PROMPT = [{"role": "user", "content": "Where is the cup?"}]
 
 
-@pytest.mark.parametrize(("change", "same"), [(copy.deepcopy, True), (other_template, False), (other_tokens, False)])
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(copy.deepcopy, True), *((change, False) for change in (other_template, other_tokens, other_end, other_start))],
+)
 def test_a_policys_ids_are_scored_where_both_tokens_and_template_are_the_same_and_else_the_text(
     tokenizer, change, same
 ):

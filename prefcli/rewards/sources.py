@@ -65,8 +65,9 @@ class PythonReward:
 class ModelReward:
     """A sequence classifier, read at an answer's last token.
 
-    It scores the policy's own ids where both have the same tokenizer and template; else the text, rendered again with
-    the reward model's (an id means another token to another tokenizer).
+    It scores the policy's own ids where both have the same tokenizer, first and end token and template; else the text,
+    rendered again with the reward model's (an id means another token to another tokenizer, and a template writes the
+    first and the end token by their names).
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class ModelReward:
         own, found = self._encoder.tokenizer, copy.copy(self)
         found.same_ids = tokenizer_digest(own) == tokenizer_digest(tokenizer)
         found.same_ids = found.same_ids and template_digest(own) == template_digest(tokenizer)
+        ends = [(one.bos_token_id, one.eos_token_id) for one in (own, tokenizer)]  # in no digest: they are roles
+        found.same_ids = found.same_ids and ends[0] == ends[1]
         return found
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
