@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, MORE, tiny_lm
+from transformers import BartConfig, BartForCausalLM
 
 from prefcli.errors import DataError
 from prefcli.models.classes import opens_as
@@ -61,6 +62,18 @@ def test_prompts_of_a_model_with_a_state_are_padded_where_that_changes_no_token(
     model.get_input_embeddings().register_forward_hook(lambda _, args, __: rows.append(args[0].shape[0]))
     generate(model, prompts, max_new_tokens=2, eos_ids=[])
     assert rows == ([8, 8] if together else [1, 1, 1, 1, 4, 4, 1, 1, 1, 1])
+
+
+def test_prompts_of_a_model_that_counts_positions_from_its_cache_are_not_padded():
+    """BART's decoder is told no positions: padding on the left would be counted among them."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    model = BartForCausalLM(BartConfig(tie_word_embeddings=False, forced_eos_token_id=None, **sizes)).eval()
+    with torch.no_grad():
+        for matrix in (parameter for parameter in model.parameters() if parameter.ndim > 1):
+            matrix.normal_()
+    expected = [transformers_greedy(model, prompt, 8, [-1]) for prompt in PROMPTS]
+    assert generate(model, PROMPTS, max_new_tokens=8, eos_ids=[-1]) == expected
 
 
 def test_a_scorer_on_the_language_model_inside_llama_4_is_said_to_open_as_that(tmp_path):

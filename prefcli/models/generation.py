@@ -235,12 +235,13 @@ PADS = "answers_padded_prompts_exactly"
 def _pads_exactly(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
     """Whether this model continues a prompt padded on the left as it continues it alone.
 
-    A cache of keys and values does. One of a model's own kind is tried, once: a state may take padding in, or give the
-    mask another length than it has. `prompts` are where the tokens of that come from.
+    One with a cache of keys and values that is told its positions does. Others are tried, once: a state may take
+    padding in, or give the mask another length than it has, and positions that a model counts from its cache's length
+    count padding (BART's decoder). `prompts` are where the tokens of that come from.
     """
     if _counts_otherwise(model):
         return False
-    if _buffers(model, 1) is not None:
+    if _buffers(model, 1) is not None and "position_ids" in _accepted_arguments(model):
         return True
     if not hasattr(model, PADS):
         tokens = list(islice(cycle(chain.from_iterable(prompts)), 32))
