@@ -160,12 +160,13 @@ def test_equal_prompts_are_read_once_and_answered_apart(architecture, packed):
     assert found == alone
 
 
-def test_logits_that_are_not_finite_are_said():
+@pytest.mark.parametrize("draws", [draws_for(len(PROMPTS), 2), None], ids=["drawn", "most likely"])
+def test_logits_that_are_not_finite_are_said(draws):
     model = tiny_lm()
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
     with pytest.raises(RuntimeError, match="not finite"):
-        generate(model, PROMPTS, max_new_tokens=2, eos_ids=[1], draws=draws_for(len(PROMPTS), 2))
+        generate(model, PROMPTS, max_new_tokens=2, eos_ids=[1], draws=draws)
 
 
 def test_training_flags_are_restored_module_by_module():

@@ -112,7 +112,10 @@ def generate(
 
     def pick(part: list[int], logits: Tensor, rows: list[int], step: int) -> Tensor:
         if draws is None:
-            return logits.argmax(-1)
+            largest, found = logits.max(-1)
+            if not bool(torch.isfinite(largest).all()):
+                raise NotFiniteError("the logits are not finite")
+            return found
         below = torch.softmax(logits.float() / temperature, dim=-1).cumsum(-1)
         total = below[:, -1:]
         if not bool(torch.isfinite(total).all()):
