@@ -337,6 +337,22 @@ def test_a_layer_that_goes_by_places_from_a_length_on_is_found_below_that_length
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_limit_at_which_packed_rows_alone_fail_is_one_and_a_size_is_none(alone):
+    model = tiny_lm(seed=2)
+    model.config.a_window, inner = 50, model.model.forward
+
+    def forward(*args, **kwargs):
+        if model.config.a_window == 16 and (not alone or model.config._attn_implementation == PACKED):
+            raise RuntimeError("no such kernel")
+        return inner(*args, **kwargs)
+
+    model.model.forward = forward
+    reason = pack(model)
+    assert (reason is not None and "beyond a_window (no such kernel)" in reason) if alone else reason is None
+    assert model.config._attn_implementation == ("sdpa" if alone else PACKED) and model.config.a_window == 50
+
+
 def test_a_model_that_does_not_follow_stays_on_padded_rows():
     bloom = BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2)).eval()
     assert "does not let its attention be set" in pack(bloom)
