@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from prefcli.artifacts.store import Store
 from prefcli.data.encoder import Encoder
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.machine import has_bfloat16
+from prefcli.models import bitsandbytes
 from prefcli.models.devices import pick_device, pick_dtype, prepare_cpu
 from prefcli.models.loading import is_scorer, load_policy, load_scorer
 from prefcli.models.positions import positions_of
+from prefcli.models.quiet import quiet
 from prefcli.models.tokenizers import load_tokenizer, tokenizer_digest
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards.grammar import parse_rewards
@@ -321,3 +324,17 @@ def test_prompts_that_are_all_too_long_name_the_option_that_leaves_them_out(pref
     words = ["--reward", "python:r.py:score", "--model", "tiny", "--max-prompt-length", "2"]
     result = prefcli("ppo", *words, *dry, "--data", jsonl("rows.jsonl", PAIR, PAIR))
     assert result.exit_code == 3 and "all 2 prompts are longer than --max-prompt-length 2" in result.stderr
+
+
+def test_a_function_in_somebodys_process_leaves_bitsandbytes_and_the_last_handler_as_they_were(monkeypatch):
+    from peft.import_utils import is_bnb_available
+
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    monkeypatch.setattr(logging.lastResort, "filters", [])
+    there = bitsandbytes.installed()
+    with quiet():
+        with quiet():  # one that is called by another
+            pass
+        assert sys.modules["bitsandbytes"] is None and not is_bnb_available() and logging.lastResort.filters
+    assert "bitsandbytes" not in sys.modules and is_bnb_available() == there and not logging.lastResort.filters
+    is_bnb_available.cache_clear()

@@ -26,9 +26,29 @@ _HOLD = ("peft.helpers", "transformers.integrations.bitsandbytes")
 _modules: dict[str, Any] = sys.modules  # None in it is Python's own way to say that a module is not to be imported
 
 
-def hide() -> None:
-    """Let it seem not to be installed, to whoever is imported from now on; without effect where it was imported."""
-    _modules.setdefault(NAME, None)
+def hide() -> bool:
+    """Let it seem not to be installed, to whoever is imported from now on; without effect where it was imported.
+
+    Whether it is hidden by this call: then `unhide` undoes it.
+    """
+    if NAME in _modules:
+        return False
+    _modules[NAME] = None
+    _forget()
+    return True
+
+
+def unhide() -> None:
+    """Let it seem again what it is; without effect where it was imported."""
+    if NAME in _modules and _modules[NAME] is None:
+        del _modules[NAME]
+        _forget()
+
+
+def _forget() -> None:
+    for module, name in _REMEMBER:
+        if module in _modules:
+            getattr(_modules[module], name).cache_clear()
 
 
 @contextmanager
@@ -55,8 +75,7 @@ def show() -> None:
         _modules.pop(NAME, None)
         with _without_kernels():
             importlib.import_module(NAME)
-    for module, name in _REMEMBER:
-        getattr(importlib.import_module(module), name).cache_clear()
+    _forget()
     for module in _HOLD:
         if module in _modules:
             _modules[module].bnb = _modules[NAME]

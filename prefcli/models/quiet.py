@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefcli.models.bitsandbytes import hide
+from prefcli.models.bitsandbytes import hide, unhide
 
 # Read by the libraries when they are imported; what the user set stays.
 SETTINGS = {
@@ -53,6 +53,9 @@ def quiet() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in LIBRARIES}
     bars: Any = sys.modules.get("transformers.utils.logging")  # it read its setting when it was imported
     shown = bars is not None and bars.is_progress_bar_enabled()
+    last = logging.lastResort
+    filters = None if last is None else list(last.filters)
+    hidden = hide()
     with warnings.catch_warnings():
         quieten(debug=False)
         if shown:
@@ -62,6 +65,10 @@ def quiet() -> Iterator[None]:
         finally:
             if shown:
                 bars.enable_progress_bar()
+            if hidden:
+                unhide()
+            if last is not None and filters is not None:
+                last.filters[:] = filters
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
             for name, value in settings.items():
