@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
 import pytest
 import torch
+from conftest import write
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from tiny_models import tiny_lm
 from transformers import AutoModelForCausalLM
 
+from prefcli.artifacts.references import resolve
 from prefcli.config.sft import SFTConfig
-from prefcli.errors import ArtifactError
+from prefcli.errors import ArtifactError, UsageError
 from prefcli.models import shared
 from prefcli.models.adapters import kind_of, merged, with_adapter
-from prefcli.models.loading import load_policy
-from prefcli.progress import Reporter
+from prefcli.models.loading import load_policy, load_scorer
+from prefcli.models.tokenizers import load_tokenizer
+from prefcli.progress import SILENT, Reporter
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 RANK, ALPHA = 4, 6.0
@@ -91,6 +95,34 @@ def test_dora_refuses_rows_of_zeros_and_names_the_weight():
         model.model.layers[1].mlp.up_proj.weight[3] = 0
     with pytest.raises(ArtifactError, match=r"model.layers.1.mlp.up_proj has rows of zeros"):
         with_adapter(model, SFTConfig(lora_rank=4, adapter="dora"), scorer=False, reporter=Reporter())
+
+
+def test_dora_looks_at_the_layers_that_it_changes_and_at_gpt2s_too():
+    config = SFTConfig(lora_rank=2, adapter="dora")
+    model = tiny_lm()
+    with torch.no_grad():
+        model.lm_head.weight[0] = 0  # as that of a token that pads may be
+    assert kind_of(with_adapter(model, config, scorer=False, reporter=Reporter()).peft_config["default"]) == "dora"
+    gpt2 = tiny_lm("gpt2")
+    with torch.no_grad():
+        gpt2.transformer.h[0].mlp.c_fc.weight[3] = 0  # [in, out]: of no output
+    with_adapter(copy.deepcopy(gpt2), config, scorer=False, reporter=Reporter())
+    with torch.no_grad():
+        gpt2.transformer.h[1].mlp.c_fc.weight[:, 3] = 0
+    with pytest.raises(ArtifactError, match=r"transformer.h.1.mlp.c_fc has rows of zeros"):
+        with_adapter(gpt2, config, scorer=False, reporter=Reporter())
+
+
+def test_a_gguf_file_in_4_bits_is_refused_before_it_is_read(own_folder, store):
+    write(own_folder / "m.gguf", "GGUF")
+    reference, how = resolve("m.gguf", store), {"dtype": torch.float32, "device": torch.device("cpu"), "in_4bit": True}
+    for load in (
+        lambda: load_policy(reference, trainable=True, **how),
+        lambda: load_scorer(reference, load_tokenizer(resolve("tiny", store), SILENT), new_head=True, **how),
+    ):
+        with pytest.raises(UsageError, match="--load-in-4bit does not read a GGUF file") as refused:
+            load()
+        assert "prefcli export" in refused.value.hint
 
 
 @pytest.fixture(scope="module")

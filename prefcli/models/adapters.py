@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
@@ -51,9 +52,9 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
         reporter.notice(f"{described} is merged into the weights first")
     if rank == 0:
         return model
-    if config.adapter == "dora":
-        _refuse_empty_rows(model)
     adapted = _adapted(model, config, scorer)
+    if config.adapter == "dora":
+        _refuse_empty_rows(adapted)
     reporter.notice(f"the adapter is {in_words(adapted)}")
     return adapted
 
@@ -127,14 +128,14 @@ def kind_of(adapter: Any) -> str:
     return "rslora" if getattr(adapter, "use_rslora", False) else "lora"
 
 
-def _refuse_empty_rows(model: Any) -> None:
-    """DoRA divides each row of a weight by its length: one of zeros makes every output NaN."""
-    for name, layer in model.named_modules():
-        if (
-            isinstance(layer, nn.Linear)
-            and not layer.weight.is_meta
-            and (dequantize_module_weight(layer) == 0).all(1).any()
-        ):
+def _refuse_empty_rows(adapted: Any) -> None:
+    """DoRA divides each row of an adapted weight by its length: one of zeros makes every output NaN."""
+    for name, layer in adapted.get_base_model().named_modules():
+        base: Any = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
+        if base is None or base.weight.is_meta:
+            continue
+        inputs = 0 if isinstance(base, Conv1D) else 1  # GPT-2's layers are stored [in, out]
+        if (dequantize_module_weight(base) == 0).all(inputs).any():
             raise ArtifactError(
                 f"--adapter dora divides by the length of each row of weights, and {name} has rows of zeros",
                 "use --adapter lora or rslora",

@@ -18,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from prefcli.artifacts import hub
 from prefcli.artifacts.bases import is_adapter_directory, named_base
 from prefcli.artifacts.references import Reference
-from prefcli.errors import ArtifactError, PrefcliError, from_foreign
+from prefcli.errors import ArtifactError, PrefcliError, UsageError, from_foreign
 from prefcli.models import files
 from prefcli.models.classes import AFTER_PADDING
 
@@ -35,7 +35,13 @@ def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
     """Raise ArtifactError where the configuration alone says that the model is not one to open here.
 
     Such a one is opened without a word otherwise (an encoder, a model with none of its layers), or after minutes.
+    Raises UsageError: a GGUF file in 4 bits.
     """
+    if in_4bit and reference.kind == "gguf":
+        raise UsageError(
+            f"--load-in-4bit does not read a GGUF file, and {reference.shown} is one",
+            "write a plain model and start from that: prefcli export",
+        )
     looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense, _encoder, _without_padding]
     looks += [] if in_4bit else [_of_4_bits]
     for folder in _folders(reference):
