@@ -67,6 +67,9 @@ def test_a_template_that_cannot_be_ended_is_told_of_and_left_as_it_is():
     # the question is written otherwise once an answer follows: what is trained is another text
     between = tokenizer_of(NAMES[0], CHATML.replace("<|im_end|>\n", "{% if not loop.last %}<|im_end|>{% endif %}\n"))
     assert "or splits it into other tokens" in end_at_the_score(between) and "set whole" not in between.chat_template
+    several = tokenizer_of(NAMES[0], CHATML)
+    several.chat_template = {"default": CHATML, "tool_use": CHATML}
+    assert "ends a dialogue with" in end_at_the_score(several) and several.chat_template["default"] == CHATML
     assert inner(ended("a", "</s>")) == "a" and inner("b") == "b"
 
 

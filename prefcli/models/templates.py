@@ -54,11 +54,14 @@ def inner(template: str) -> str:
 def end_at_the_score(tokenizer: Any) -> str | None:
     """Have the tokenizer's template end where scores are read, where it does not yet; None, or why it still does not.
 
-    Checked on dialogues: `apply_chat_template` gives the very tokens that are trained and scored.
+    Several templates by name are left as they are. Checked on dialogues: `apply_chat_template` gives the very tokens
+    that are trained and scored.
     """
     template = tokenizer.chat_template
-    if not isinstance(template, str) or _differs(tokenizer) is None:
+    if template is None or (found := _differs(tokenizer)) is None:
         return None
+    if not isinstance(template, str):  # several, by name: which of them a user takes is not known here
+        return found
     tokenizer.chat_template = ended(template, tokenizer.eos_token)
     if (found := _differs(tokenizer)) is None:
         return None
