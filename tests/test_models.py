@@ -95,6 +95,14 @@ def test_tokens_that_stand_for_pictures_are_not_taken_for_padding(tiny_copy):
     assert tokenizer.pad_token == "<|pad|>"
 
 
+def test_a_word_that_a_user_added_is_not_taken_for_padding(gpt2, tmp_path):
+    shutil.copytree(gpt2, tmp_path / "m")
+    words = AutoTokenizer.from_pretrained(gpt2)
+    words.add_tokens(["iPad"])
+    words.save_pretrained(tmp_path / "m")
+    assert load_tokenizer(resolve(str(tmp_path / "m"), Store()), SILENT).pad_token == "<|pad|>"
+
+
 def test_the_end_token_is_trained_where_the_base_pads_with_it(tmp_path):
     config = tiny_config(vocab=32)
     config.pad_token_id = config.eos_token_id

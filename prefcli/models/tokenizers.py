@@ -106,7 +106,7 @@ def has_own_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> str:
     """A token made for padding, else the unknown token, else a new one (the embeddings grow by it)."""
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]  # no word of a user's
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     for token in [t for t in special if _PADS.search(t) and not _OF_OTHERS.search(t)] + [tokenizer.unk_token]:
         if token and tokenizer.convert_tokens_to_ids(token) not in taken:
