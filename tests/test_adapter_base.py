@@ -350,9 +350,10 @@ class Heard(Reporter):
         self.notes.append(text)
 
 
-def test_a_plain_adapter_opens_as_peft_opens_it(plain_adapter):
+def test_a_plain_adapter_opens_as_peft_opens_it_on_its_own_device(plain_adapter, monkeypatch):
     with torch.no_grad():
         expected = AutoPeftModelForCausalLM.from_pretrained(plain_adapter)(IDS).logits
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: pytest.fail("peft would take the first GPU"))
     assert torch.equal(logits("adapter", "runs"), expected)
 
 

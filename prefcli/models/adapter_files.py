@@ -52,7 +52,8 @@ def open_adapter(
         hold_head_whole(opened)
     name_base(opened, base)
     check_tensors(opened, _as_loaded(opened, directory, mapping), text)
-    opened.load_adapter(str(directory), ADAPTER, is_trainable=trainable, key_mapping=mapping)
+    # On the CPU first, and from there to where the model is: left open, peft takes the first GPU.
+    opened.load_adapter(str(directory), ADAPTER, is_trainable=trainable, torch_device="cpu", key_mapping=mapping)
     return opened  # type: ignore[no-any-return]
 
 
