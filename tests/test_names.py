@@ -228,6 +228,54 @@ def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own
     assert from_file("orpo", "stage: dpo\npref_loss: orpo\npref_beta: 0.2")[0].beta == 0.2
 
 
+@pytest.mark.parametrize(
+    ("command", "text", "words", "expected"),
+    [
+        ("dpo", "loss_type: ipo", "--loss_type sigmoid", {"loss": "sigmoid", "length_normalise": False}),
+        ("dpo", "loss_type: sigmoid_norm", "--loss sigmoid", {"loss": "sigmoid", "length_normalise": False}),
+        ("dpo", "pref_loss: ipo", "--loss_type hinge", {"loss": "hinge", "length_normalise": False}),
+        ("dpo", "length_normalise: true", "--loss_type sigmoid", {"loss": "sigmoid", "length_normalise": False}),
+        ("dpo", "loss_type: sigmoid_norm", "--no-length-normalise", {"loss": "sigmoid", "length_normalise": False}),
+        ("dpo", "loss_type: sigmoid_norm", "--beta 1", {"loss": "sigmoid", "length_normalise": True}),
+        ("dpo", "loss_type: bco_pair", "--loss ipo", {"loss": "ipo", "length_normalise": False}),
+        (
+            "dpo",
+            "lr_scheduler_type: constant",
+            "--lr_scheduler_type cosine",
+            {"lr_scheduler": "cosine", "warmup": 0.05},
+        ),
+        ("dpo", "lr_scheduler_type: constant", "--lr-scheduler linear", {"lr_scheduler": "linear", "warmup": 0.05}),
+        ("dpo", "lr_scheduler_type: constant", "--warmup 0.2", {"lr_scheduler": "constant", "warmup": 0.2}),
+        ("dpo", "bf16: true", "--bf16 false", {"dtype": "auto"}),
+        ("dpo", "bf16: true", "--no-bf16", {"dtype": "auto"}),
+        ("dpo", "bf16: true", "--fp16 false", {"dtype": "bfloat16"}),
+        ("dpo", "use_dora: true", "--use_dora false", {"adapter": "lora"}),
+        ("sft", "completion_only_loss: false", "--completion_only_loss true", {"train_on_prompt": False}),
+        ("dpo", "max_steps: 5", "--max_steps -1", {"max_steps": None}),
+        ("dpo", "warmup_steps: 100", "--warmup 0.1", {"warmup": 0.1}),
+        ("dpo", "warmup: 0.3", "--warmup_steps 20 --max_steps 200", {"warmup": 0.1}),
+        ("dpo", "dataset: a,b\nmax_samples: 9", "--data c.jsonl", {"data": ["c.jsonl"], "max_rows": 9}),
+        ("dpo", "dataset: a,b\nmax_samples: 9", "--max-rows 5", {"data": ["a", "b"], "max_rows": 5}),
+        ("dpo", "data: a.jsonl", "--dataset c.jsonl", {"data": ["c.jsonl"]}),
+        ("dpo", "datasets: [{path: a, fraction: 1}]", "--data c.jsonl", {"data": ["c.jsonl"], "data_weight": []}),
+        (
+            "dpo",
+            "per_device_train_batch_size: 4\ngradient_accumulation_steps: 8",
+            "--grad-accum 4",
+            {"batch_size": 32, "grad_accum": 4},
+        ),
+    ],
+)
+def test_what_the_line_says_stands_above_all_that_a_file_says_of_it(from_file, command, text, words, expected):
+    config, _ = from_file(command, text, *words.split())
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_a_template_that_the_line_declines_is_not_told_as_applied(from_file):
+    config, said = from_file("dpo", "stage: dpo\ntemplate: qwen\n", "--no-as-chat")
+    assert config.as_chat is False and "--as-chat" not in said
+
+
 # Names that nothing answers to
 
 

@@ -177,17 +177,17 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
             """The words with every option under our name; a file, and what names of theirs say, are defaults."""
             args, line = spell_out(args, known)
             words = {arg.partition("=")[0]: arg.partition("=")[2] or after for arg, after in zip(args, [*args[1:], ""])}
-            given: dict[str, Any] = {name: words[option(name)] for name in known if option(name) in words}
+            given: dict[str, Any] = {
+                name: words[word] for name in known for word in (option(name), option(f"no_{name}")) if word in words
+            }
+            if line.jointly.keys() & PER_PROCESS and "batch_size" in given:
+                raise UsageError("--batch-size is given twice: as that of a process too", "leave one out")
+            on_line = {*given, *line.fields, *(canonical(name, known) for name in line.shown)} - {"config", None}
             values, file = dict[str, Any](), Brought()
             if "config" in known and (path := _config_path(args)) is not None:
                 from prefcli.config.yaml_file import read_yaml
 
-                values, file = read_yaml(path, config_class)
-            if line.jointly.keys() & PER_PROCESS:
-                if "batch_size" in given:
-                    raise UsageError("--batch-size is given twice: as that of a process too", "leave one out")
-                values.pop("batch_size", None)
-            on_line = {*given, *line.fields, *(canonical(name, known) for name in line.jointly)}
+                values, file = read_yaml(path, config_class, line, on_line)
             places = {name: place for name, place in file.places.items() if name not in on_line}
             both = Brought(jointly=file.jointly | line.jointly, shown=file.shown | line.shown, places=places)
             command = ctx.command.name or ""

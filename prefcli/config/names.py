@@ -55,7 +55,7 @@ _RENAMED = {
     "kto-rejected-weight": "undesirable-weight",
 }  # fmt: skip
 _LOSS = {
-    theirs: {"loss": ours, **({"length_normalise": "true"} if normalised else {})}
+    theirs: {"loss": ours, "length_normalise": str(normalised).lower()}
     for ours, loss in LOSSES.items()
     for theirs, normalised in ((loss.in_trl[0], False), (loss.in_trl[1], True))
     if theirs

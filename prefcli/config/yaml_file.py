@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -9,16 +10,17 @@ import yaml
 
 from prefcli.config.base import option, typed_options
 from prefcli.config.names import NAMES
-from prefcli.config.spelling import Brought, canonical, hint
+from prefcli.config.spelling import Brought, canonical, hint, named
 from prefcli.errors import UsageError
 
 _NULL = "tag:yaml.org,2002:null"
 
 
-def read_yaml(path: str, cls: type) -> tuple[dict[str, Any], Brought]:
+def read_yaml(path: str, cls: type, typed: Brought, on_line: Set[str | None]) -> tuple[dict[str, Any], Brought]:
     """Field → value (a string, a list of strings, or None) from a file, for the command line's own conversion; and what
     it says in names of TRL's or LLaMA-Factory's, with all that is to be refused: an unknown key (with the nearest one),
-    a key twice, a value of the wrong shape.
+    a key twice, a value of the wrong shape. What the line says too (`typed`, `on_line` as options of ours) is passed
+    over.
 
     The scalars are taken as they are written: YAML's own types would make `name: no` False and `name: 007` 7.
     Raises UsageError: no such file, not YAML, not a mapping.
@@ -49,6 +51,9 @@ def read_yaml(path: str, cls: type) -> tuple[dict[str, Any], Brought]:
             brought.shown[name] = where
         if _is_null(value) and (field is not None or name in NAMES):
             continue
+        said_there = name in typed.shown or _subject("dataset" if raw == "datasets" else raw, known) in on_line
+        if said_there and name != "gradient-accumulation-steps":  # times the rows of a process it is the batch
+            continue
         if raw == "datasets" and isinstance(value, yaml.SequenceNode):
             field, found = "data", _mixture(where, value, brought)
             taken = brought.takes("dataset", found.pop("data"), known, where)
@@ -73,6 +78,13 @@ def read_yaml(path: str, cls: type) -> tuple[dict[str, Any], Brought]:
         if field is not None and name != "adapter-name-or-path":
             seen.add(field)
     return values, brought
+
+
+def _subject(name: str, known: Mapping[str, Any]) -> str | None:
+    """The field that a name is about: the one that it names, else the first one that its values say."""
+    entry = named(name)
+    said = [ours for value in entry.values.values() for ours in value] if entry else []
+    return canonical(name, known) or next(iter(said), None)
 
 
 def _is_null(node: yaml.Node) -> bool:
