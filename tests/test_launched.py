@@ -52,5 +52,15 @@ def test_one_process_and_those_of_a_launcher_go_on(prefcli, env):
     assert result.exit_code == 2 and "--data is missing" in result.stderr
 
 
+ALONE = ("sweep dpo", "compare", "frontier a", "report a", "export a b", "chat a", "ui", "serve-rm a")
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", SRUN])
+@pytest.mark.parametrize("words", ALONE)
+def test_several_processes_of_a_command_that_works_alone_are_refused(prefcli, words, name):
+    result = prefcli(*words.split(), env={name: "2"})
+    assert (result.exit_code, result.stdout) == (2, "") and f"by {name}=2 this is one of several" in result.stderr
+
+
 def test_commands_that_only_look_do_not_care(prefcli):
     assert prefcli("ls", env={SRUN: "2"}).exit_code == 0

@@ -8,6 +8,7 @@ from prefcli.config.stages import BY_COMMAND
 from prefcli.errors import UsageError
 
 TOGETHER = frozenset(BY_COMMAND) | {"sample", "score", "label", "eval"}  # divide their work
+ALONE = {"sweep", "compare", "frontier", "report", "export", "chat", "ui", "serve-rm"}  # each would do all
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # by which a process knows the others
 SRUN = "SLURM_STEP_NUM_TASKS"  # which srun alone sets: a batch script that runs once has it not
 
@@ -17,6 +18,8 @@ def refuse_odd_launch(command: str) -> None:
 
     It is `accelerate launch` or torchrun that starts several.
     """
+    if command in ALONE:
+        _refuse_several(command)
     if command not in TOGETHER:
         return
     right = "accelerate launch -m prefcli … starts several (docs/scaling.md)"
@@ -37,6 +40,15 @@ def refuse_odd_launch(command: str) -> None:
             f"srun started {command} {tasks} times ({SRUN}={tasks}), and each would do all of its work",
             f"srun -n 1 for each machine, and in it {right}; if they are to be separate, unset {SRUN}",
         )
+
+
+def _refuse_several(command: str) -> None:
+    for name in ("WORLD_SIZE", SRUN):
+        if os.environ.get(name, "1") != "1":
+            raise UsageError(
+                f"{command} runs in a single process, and by {name}={os.environ[name]} this is one of several",
+                f"start it once; if it is the only one, unset {name}",
+            )
 
 
 def _in_words(said: dict[str, str]) -> str:
