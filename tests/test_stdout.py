@@ -78,6 +78,21 @@ def test_a_usage_error_is_no_result_where_stderr_is_closed():
     assert (done.returncode, done.stdout) == (2, "")
 
 
+MIXED = """
+from prefcli.cli import stdout
+stdout.claim()
+stdout.set_aside()
+stdout.print_result("é" + chr(0xDCFF))
+stdout.write_rows("ü\\n".encode())
+"""
+
+
+def test_a_result_in_a_pipe_is_utf_8_whatever_the_encoding_and_a_path_the_bytes_it_is():
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", MIXED], capture_output=True, env=env)
+    assert (done.stdout, done.stderr) == ("é".encode() + b"\xff\n" + "ü\n".encode(), b"")
+
+
 def test_help_and_version_are_results_too():
     for words in (["--version"], ["--help"], ["ls", "--help"]):
         done = run(*words, capture_output=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from typing import Annotated
 
@@ -160,8 +159,6 @@ def main() -> None:
     install()
     share_cores()
     stdout.claim()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is printed as the bytes it is
-        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         app()
     except KeyboardInterrupt:  # between two commands' own handling: while importing, say

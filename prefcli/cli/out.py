@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from prefcli.cli.stdout import write_result
+from prefcli.cli.stdout import write_rows
 from prefcli.errors import SurroundingsError, UsageError, from_foreign
 
 
@@ -73,7 +73,7 @@ def _same(a: str, b: str) -> bool:
 
 def rows_shown(out: Path | None, summary: bool) -> Callable[[bytes], None]:
     """The function that prints rows as they are made: on stdout, where neither a file nor the summary is wanted."""
-    return (lambda lines: None) if out is not None or summary else (lambda lines: write_result(lines.decode()))
+    return (lambda lines: None) if out is not None or summary else write_rows
 
 
 def refuse_several(out: Path | None) -> None:

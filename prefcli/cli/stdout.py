@@ -3,12 +3,15 @@
 A reward function, a library or a child process may print what it likes, from Python or past it. In a process that is
 not ours (a test's, a notebook's) nothing is moved, and results go to `sys.stdout`.
 
+A result in a file or a pipe is UTF-8, which is what every command reads, whatever the locale's encoding is.
+
 Nor does it matter to a command of ours whether stderr can be written to: what was said is lost, and nothing else.
 """
 
 from __future__ import annotations
 
 import atexit
+import codecs
 import functools
 import io
 import os
@@ -16,6 +19,7 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
+_LENIENT = "prefcli"  # the name under which Python finds `_lenient`
 _claimed = False
 _result: TextIO | None = None
 
@@ -30,6 +34,19 @@ def claim() -> None:
         sys.stderr = _Unheard(
             sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=sys.stderr.line_buffering
         )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors=_LENIENT)
+
+
+def _lenient(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A path that is not UTF-8 as the bytes it is; what a terminal's encoding lacks escaped."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_LENIENT, _lenient)
 
 
 class _Unheard(io.TextIOWrapper):
@@ -53,7 +70,7 @@ def result() -> TextIO:
 @functools.cache
 def _nowhere() -> TextIO:
     """For a stdout that was closed by who started the process."""
-    return open(os.devnull, "w")
+    return open(os.devnull, "w", encoding="utf-8", errors=_LENIENT)
 
 
 def print_result(text: str) -> None:
@@ -66,6 +83,17 @@ def write_result(text: str) -> None:
     stream = result()
     stream.write(text)
     stream.flush()
+
+
+def write_rows(lines: bytes) -> None:
+    """Rows as a file would have them."""
+    stream = result()
+    if not isinstance(stream, io.TextIOWrapper):
+        write_result(lines.decode())
+        return
+    stream.flush()
+    stream.buffer.write(lines)
+    stream.buffer.flush()
 
 
 def set_aside() -> None:
