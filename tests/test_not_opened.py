@@ -12,6 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from prefcli.artifacts.hub import SECONDS, at_hand, snapshot
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
+from prefcli.cli.at_hand import models_at_hand
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.loading import load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
@@ -154,6 +156,21 @@ def cached(root: Path) -> Path:
     write(repository / "refs" / "main", "c0ffee")
     shutil.copytree(TINY, repository / "snapshots" / "c0ffee")
     return repository / "snapshots" / "c0ffee"
+
+
+@pytest.mark.parametrize("text", ["http://h/score?model=org/rm", "gold=http://h/s?m=o/rm", "judge:http://h/v1?k=a/b#m"])
+def test_of_a_url_nothing_is_looked_up_at_the_hub(monkeypatch, text):
+    monkeypatch.setattr("prefcli.cli.at_hand.at_hand", lambda reference: pytest.fail(f"{reference.shown} is asked for"))
+    models_at_hand([[text]], SimpleNamespace(quiet=True))
+
+
+def test_of_a_named_and_labelled_model_the_model_is_looked_up(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "prefcli.cli.at_hand.at_hand", lambda reference: asked.append(reference.shown) or SimpleNamespace(note=None)
+    )
+    models_at_hand([["a=org/rm#label=good"], "org/judge"], SimpleNamespace(quiet=True))
+    assert asked == ["org/rm", "org/judge"]
 
 
 def test_what_is_in_the_cache_is_taken_as_it_is_and_half_of_it_is_not_there(tmp_path, monkeypatch):

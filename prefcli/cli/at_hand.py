@@ -11,6 +11,8 @@ from prefcli.artifacts.store import Store
 from prefcli.cli.console import reporter
 from prefcli.config.label import JUDGE
 from prefcli.errors import PrefcliError
+from prefcli.rewards.grammar import split_name
+from prefcli.urls import is_url
 
 
 def models_at_hand(given: Iterable[str | list[str] | None], config: Any) -> None:
@@ -19,12 +21,13 @@ def models_at_hand(given: Iterable[str | list[str] | None], config: Any) -> None
     store = Store(getattr(config, "runs", None))
     texts = [text for one in given for text in ([one] if isinstance(one, str) else one or [])]
     for text in dict.fromkeys(texts):
-        what = text.removeprefix(JUDGE).rpartition("=")[2]  # label's --by judge:REF; a reward's NAME=REF
-        if "/" not in what:
+        _, what = split_name(text.removeprefix(JUDGE))  # label's --by judge:REF; a reward's NAME=REF#label=NAME
+        what = what.partition("#label=")[0]
+        if "/" not in what or is_url(what):
             continue
         try:
             reference = resolve(what, store)
-        except PrefcliError:  # no hub id: a file, a URL or a mistake, which the command itself finds
+        except PrefcliError:  # no hub id: a file or a mistake, which the command itself finds
             continue
         if reference.kind == "hub" and (note := at_hand(reference).note):
             report.notice(note)

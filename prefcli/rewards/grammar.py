@@ -71,9 +71,14 @@ def parse_rewards(
     return specs
 
 
-def _parse(text: str, store: Store, option: str) -> RewardSpec:
+def split_name(text: str) -> tuple[str | None, str]:
+    """NAME, if there is one, and what stands after NAME=."""
     named = _NAMED.fullmatch(text)
-    name, what = (named[1], named[2]) if named else (None, text)
+    return (named[1], named[2]) if named else (None, text)
+
+
+def _parse(text: str, store: Store, option: str) -> RewardSpec:
+    name, what = split_name(text)
     python = _PYTHON.fullmatch(what)
     if python:
         file = Path(python["file"])
