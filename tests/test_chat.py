@@ -5,7 +5,10 @@ from __future__ import annotations
 import atexit
 import io
 import json
+import os
+import select
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -241,6 +244,33 @@ def test_at_a_terminal_a_mistake_or_ctrl_c_does_not_end_the_dialogue(answering, 
     assert out == "again\nmore\n"
     assert "stopped" in err and "/save needs a file" in err and "no such command: /nothing" in err
     assert answering.asked == [[user("first")], [user("first")], [user("first"), assistant("again"), user("x")]]
+
+
+TYPED = """
+from prefcli.cli import chat, stdout
+stdout.claim()
+stdout.set_aside()
+print("ready", flush=True)
+stdout.print_result(f"<{chat._line(True)}é>")
+"""
+
+
+def test_a_line_can_be_edited_at_a_terminal():
+    """Ctrl-A leads to its beginning. What the terminal's encoding lacks is escaped."""
+    pytest.importorskip("readline")
+    ours, theirs = os.openpty()
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", TYPED], stdin=theirs, stdout=theirs, stderr=theirs, env=env) as child:
+        os.close(theirs)
+        seen = b""
+        while b"> " not in seen:
+            seen += os.read(ours, 999)
+        os.write(ours, b"ello\x01h\n")
+        while b">\r\n" not in seen and select.select([ours], [], [], 60)[0]:
+            seen += os.read(ours, 999)
+        assert child.wait() == 0
+    os.close(ours)
+    assert b"<hello\\xe9>" in seen
 
 
 def test_ctrl_c_in_a_pipe_leaves_with_130(answering, own_folder):

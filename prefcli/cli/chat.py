@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +143,12 @@ def _line(terminal: bool) -> str | None:
     """The next line that is typed or piped; None at the end."""
     if terminal and sys.stdout.isatty():
         try:
-            importlib.import_module("readline")  # lines can be edited and called back
+            importlib.import_module("readline")  # edits and recalls lines, where input() has C's stdout
         except ImportError:
             pass
         try:
-            return input("> ")
+            with redirect_stdout(sys.__stdout__ if sys.stdout is sys.stderr else sys.stdout):
+                return input("> ")
         except EOFError:
             return None
     if terminal:
