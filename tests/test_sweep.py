@@ -14,13 +14,14 @@ from rich.console import Console
 
 from prefcli.artifacts.manifest import Manifest
 from prefcli.artifacts.store import Store
+from prefcli.cli.out import draw_picture
 from prefcli.cli.passing_on import split
 from prefcli.cli.sweep_table import tables
 from prefcli.config.base import typed_options
 from prefcli.config.stages import STAGES
 from prefcli.config.sweep import SweepConfig
 from prefcli.errors import AlarmError, SurroundingsError
-from prefcli.experiments.points import Point, points_of
+from prefcli.experiments.points import Point, plan, points_of
 from prefcli.experiments.scores import Figure, Score, recorded_score
 from prefcli.experiments.summary import summarise
 from prefcli.experiments.sweep import Outcome, run
@@ -50,6 +51,13 @@ def test_what_is_no_option_of_sweep_is_one_of_the_stage_wherever_it_stands():
     assert split(words, own) == [
         "--seeds", "2", "--grid", "beta=1,2", "--prompts", "held", "-q", "--",
         "dpo", "--lr", "0.1", "--no-packed", "--data", "a", "--learning_rate=0.2",
+    ]  # fmt: skip
+
+
+def test_a_switch_of_sweep_takes_true_and_false():
+    words = "--dry-run=True dpo --json false --quiet true --seeds 2".split()
+    assert split(words, typed_options(SweepConfig)) == [
+        "--dry-run", "--no-json", "--quiet", "--seeds", "2", "--", "dpo"
     ]  # fmt: skip
 
 
@@ -109,6 +117,14 @@ def test_options_of_the_stage_may_come_from_its_file(prefcli, start, own_folder)
     (own_folder / "c.yaml").write_text("beta: 0.7\nquiet: true\ndata: pairs.jsonl\n")
     result = prefcli("sweep", "dpo", "--config", "c.yaml", "--model", "sft", "--seeds", 2, "--dry-run", "--json")
     assert len(points(result)) == 2
+
+
+def test_quiet_is_of_the_stage_s_file_too(prefcli, start, own_folder, capsys):
+    (own_folder / "c.yaml").write_text("logging_steps: 5\n")
+    words = ["sweep", *start, "--config", "c.yaml", "--seeds", 2, "--dry-run", "--json"]
+    assert "logging_steps" in prefcli(*words).stderr and prefcli(*words, "-q").stderr == ""
+    draw_picture("--plot", own_folder / "a.png", lambda _: None, quiet=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_more_rows_than_there_are_is_refused(prefcli, start):
@@ -181,6 +197,17 @@ def test_an_interrupted_sweep_goes_on_and_ends_with_the_same_table(prefcli, star
 
     shutil.copytree(own_folder / "runs" / "sft", own_folder / "other" / "sft")
     assert summarise("dpo", score, made_by(Maker(), todo)) == resumed
+
+
+def test_ctrl_c_leaves_without_planning_again(prefcli, start, monkeypatch):
+    planned = []
+    monkeypatch.setattr("prefcli.cli.sweep.plan", lambda point: planned.append(point) or plan(point))
+    monkeypatch.setattr("prefcli.experiments.sweep.made", Maker(fail={(0.3, 0): KeyboardInterrupt()}))
+    words = ["sweep", *start, "--grid", "beta=0.1,0.3", "--seeds", 2]
+    for _ in range(2):  # trained now, and there already
+        result = prefcli(*words)
+        assert result.exit_code == 130 and "2 of 4 points are finished" in result.stderr
+    assert len(planned) == 8
 
 
 def test_a_point_that_fails_is_told_and_the_others_are_made(prefcli, start):

@@ -34,7 +34,7 @@ def run(config: EvalConfig) -> None:
     if plot is not None:
         from prefcli.report.evaluation import draw
 
-        draw_picture("--plot", plot, partial(draw, result))
+        draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
         return

@@ -25,7 +25,7 @@ def run(config: FrontierConfig) -> None:
     if plot is not None:
         from prefcli.report.frontier import draw
 
-        draw_picture("--plot", plot, partial(draw, result))
+        draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
         return

@@ -53,8 +53,9 @@ def picture_file(option: str, value: str | None) -> Path | None:
     return path
 
 
-def draw_picture(option: str, path: Path, draw: Callable[[Path], bool | None]) -> None:
-    """Have `draw` write the picture, and say so on stderr, or that there was nothing to draw, where it returns False.
+def draw_picture(option: str, path: Path, draw: Callable[[Path], bool | None], *, quiet: bool = False) -> None:
+    """Have `draw` write the picture, and say so on stderr, or that there was nothing to draw, where it returns False;
+    with `quiet` nothing is said.
 
     Raises SurroundingsError where it cannot be written.
     """
@@ -62,7 +63,8 @@ def draw_picture(option: str, path: Path, draw: Callable[[Path], bool | None]) -
         drawn = draw(path)
     except OSError as error:
         raise from_foreign(error) or SurroundingsError(f"{option} {path}: {error.strerror or error}") from error
-    print(f"{option}: nothing to draw" if drawn is False else f"wrote {path}", file=sys.stderr)
+    if not quiet:
+        print(f"{option}: nothing to draw" if drawn is False else f"wrote {path}", file=sys.stderr)
 
 
 def _same(a: str, b: str) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefcli.config.base import nearest, option, typed_options
-from prefcli.config.names import COMMANDS
+from prefcli.config.base import is_switch, nearest, option, typed_options
+from prefcli.config.names import BOOLEAN, COMMANDS
 from prefcli.config.spelling import belonging, canonical, hint, named, of_file
 from prefcli.config.stages import BY_COMMAND, STAGES, Stage
 from prefcli.errors import UsageError
@@ -55,8 +55,12 @@ def split(args: list[str], own: dict[str, Any]) -> list[str]:
             continue
         field: str | None = given.replace("-", "_")  # under its own name alone: --data is an alias, of the stage's
         if field in own and field not in POSITIONAL:
-            to, takes = mine, int(own[field][0] is not bool)
-            word = option(field) + equals + value
+            switch = is_switch(own[field][0])
+            to, takes = mine, int(not switch)
+            if switch and not equals and words and words[0].lower() in BOOLEAN:
+                value = words.pop(0)
+            said = value.lower() if switch and value.lower() in BOOLEAN else None
+            word = option(f"no_{field}" if said == "false" else field) + ("" if said else equals + value)
         elif _positive(given, known) is not None or (stage is not None and named(given) is not None):
             to, takes = theirs, belonging(given, words, known)
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from prefcli.experiments.grid import parse_grid, parse_rows
 from prefcli.experiments.points import Planned, plan, points_of
 from prefcli.experiments.scores import Score, recorded_figure, recorded_score
 from prefcli.experiments.summary import summarise
-from prefcli.experiments.sweep import Measure
+from prefcli.experiments.sweep import Measure, Outcome
 from prefcli.experiments.sweep import run as run_points
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model
@@ -35,8 +34,6 @@ SWITCH = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off
 
 def run(config: SweepConfig) -> None:
     """stdout carries the tables, or with --json one object; exit code 6 where every point failed."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("sweep runs in a single process", "train its points one by one with accelerate launch")
     plot = picture_file("--plot", config.plot)
     report = reporter(config.quiet)
     stage = stage_of(config.stage)
@@ -51,17 +48,19 @@ def run(config: SweepConfig) -> None:
         return
     report.plan(_in_words(stage, base, score, planned))
     measure = _measure(config, stage, score, report)
+    outcomes: list[Outcome] = []
     try:
-        outcomes = run_points(points, measure, report)
-    except KeyboardInterrupt:
-        there = sum(plan(point).existing is not None for point in points)
+        run_points(points, measure, report, outcomes)
+    except KeyboardInterrupt:  # the process is about to leave: nothing is planned again
+        there = sum(one.artifact is not None for one in outcomes)
+        there += sum(one.existing is not None for one in planned[len(outcomes) :])
         report.notice(f"{there} of {len(points)} points are finished; the same command continues with the others")
         raise
     result = summarise(stage.command, score, outcomes)
     if plot is not None and any(outcome.figure for outcome in outcomes):
         from prefcli.report.sweep_chart import draw
 
-        draw_picture("--plot", plot, partial(draw, result))
+        draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
     else:
@@ -72,7 +71,7 @@ def run(config: SweepConfig) -> None:
 
 def _base(config: SweepConfig, stage: Stage) -> Any:
     """The stage's own options, where it runs and how it is shown taken from sweep's."""
-    given = parse(stage, config.options, partial(command_of, tells=True))
+    given = parse(stage, config.options, partial(command_of, tells=not config.quiet))
     files = "prompts" if stage.samples else "data"
     if not getattr(given, files):
         hint = "for ppo they are --data here; --prompts are those held out" if stage.samples else "--data FILE"

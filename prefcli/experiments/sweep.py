@@ -29,13 +29,15 @@ class Outcome:
     reason: str | None = None
 
 
-def run(points: list[Point], measure: Measure, reporter: Reporter) -> list[Outcome]:
-    """One outcome a point, in order.
+def run(
+    points: list[Point], measure: Measure, reporter: Reporter, outcomes: list[Outcome] | None = None
+) -> list[Outcome]:
+    """One outcome a point, in order. They are added to `outcomes` as they come, for who is to know them after Ctrl-C.
 
     A point that goes wrong (a loss that is not a number, too little memory) is told and counted as failed. What would
     stop all that follow too (a full disk, Ctrl-C, a defect) is raised; the points before it stay in the store.
     """
-    outcomes = []
+    outcomes = [] if outcomes is None else outcomes
     for number, point in enumerate(points, 1):
         artifact = None
         try:
