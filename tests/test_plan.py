@@ -17,7 +17,7 @@ from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES
 from prefcli.data.row import Row
 from prefcli.memory.estimate import estimate
-from prefcli.stages.inputs import prepare
+from prefcli.stages.inputs import _key, prepare
 from prefcli.stages.plan import rollouts, run_of, steps, summary
 from prefcli.stages.reward import split
 
@@ -108,6 +108,15 @@ def test_how_a_batch_is_split_and_how_long_its_rows_are_reaches_the_memory_model
     rloo = run_of(planned("ppo", batch_size=8, advantage="rloo", num_generations=4), "cpu")
     assert not rloo.value_model and rloo.answers == 4
     assert run_of(planned("dpo", max_length=9), "cpu").max_length == 9
+
+
+def test_where_one_may_go_back_the_key_says_how_often_is_saved():
+    def key(**options):
+        return _key(SimpleNamespace(stage=STAGES["ppo"], config=PPOConfig(**options), references={}, rewards=[],
+                                    data=SimpleNamespace(digests=[]), eval_data=None))  # fmt: skip
+
+    assert key(save_every=1) == key(save_every=2) == key()
+    assert len({key(on_alarm="rollback", save_every=every) for every in (None, 1, 2)}) == 3
 
 
 def test_each_of_several_processes_holds_its_part_of_the_batch(planned, monkeypatch):

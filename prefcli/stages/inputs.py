@@ -211,10 +211,13 @@ def _key(inputs: Inputs) -> str:
     """Digest of all causes of the result: the same run has the same key."""
     parents = {role: reference.digest for role, reference in inputs.references.items()}
     parents |= {f"{REWARD}{spec.name}": spec.digest for spec in inputs.rewards}
+    config = key_fields(inputs.config)
+    if config.get("on_alarm") == "rollback" and inputs.config.save_every:  # it says to which step one goes back
+        config["save_every"] = inputs.config.save_every
     return digest_json(
         {
             "stage": inputs.stage.name,
-            "config": key_fields(inputs.config),
+            "config": config,
             # What cannot be pinned is never the same twice.
             "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},
             "functions": [spec.function or spec.label for spec in inputs.rewards],
