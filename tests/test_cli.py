@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -25,6 +26,7 @@ from prefcli.cli.main import ALL, COMMANDS, GROUPS
 from prefcli.cli.stdout import result
 from prefcli.config.base import option, typed_options
 from prefcli.machine import share_cores
+from prefcli.progress import SILENT
 
 SAMPLES = Path(__file__).parent.parent / "sample_data"
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "pyarrow", "matplotlib", "numpy"}
@@ -590,6 +592,15 @@ def test_a_plan_in_a_pipe_is_a_line_an_entry_without_blanks_at_the_end(prefcli, 
     assert entries["memory"].endswith("MB of it Python and its libraries, estimated")
     assert " 1 step of 16, all weights" in entries["training"] and "⟦" in said
     assert any(line.startswith(f"data {data}") and "16 rows" in line for line in lines)
+
+
+def test_of_several_processes_the_first_alone_shows_a_dry_run(monkeypatch, capfd):
+    from prefcli.cli.train import dry_run
+
+    monkeypatch.setattr("prefcli.stages.preview.preview", lambda *_: SimpleNamespace(findings=[], lines={}))
+    monkeypatch.setenv("RANK", "1")
+    dry_run(SimpleNamespace(config=SimpleNamespace(skip_bad=False)), SILENT)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_debug_shows_the_traceback_of_an_error_and_keeps_its_exit_code(prefcli):

@@ -59,12 +59,20 @@ def _run(config: Any) -> None:
 
 
 def dry_run(inputs: Inputs, report: Reporter) -> None:
-    """The plan, the rows as tokens and what is wrong with them, on stderr; with --json on stdout.
+    """The plan, the rows as tokens and what is wrong with them, on stderr; with --json on stdout. The first process of
+    several speaks.
 
     Raises DataError once all is shown, where a run would refuse the rows.
     """
-    config, console = inputs.config, ConsoleReporter()
+    config = inputs.config
     found = importlib.import_module("prefcli.stages.preview").preview(inputs, report)
+    if is_main_process():
+        _show(inputs, found)
+    refuse([one for one in found.findings if not (config.skip_bad and one.name in SKIPPABLE)])
+
+
+def _show(inputs: Inputs, found: Any) -> None:
+    config, console = inputs.config, ConsoleReporter()
     plan = summary(inputs) | found.lines
     if config.skip_bad and not inputs.data.rows.whole:
         bad = sum(one.count for one in found.findings if one.name in SKIPPABLE)
@@ -80,7 +88,6 @@ def dry_run(inputs: Inputs, report: Reporter) -> None:
         existing = inputs.existing.ref if inputs.existing else None
         findings = [one.as_dict() for one in found.findings]
         print_result(json.dumps({"plan": plan, "findings": findings, "existing": existing}))
-    refuse([one for one in found.findings if not (config.skip_bad and one.name in SKIPPABLE)])
 
 
 def cautions(inputs: Inputs) -> str | None:
