@@ -256,6 +256,16 @@ def test_the_command_that_is_shown_is_what_was_estimated(capsys):
         assert again["fits"] and again["bytes"] == found["changes"][-1]["bytes"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "option", "shown"),
+    [("dpo", {"batch_size": 1}, "--batch-size 1"), ("dpo", {"lora_rank": 1}, "--lora-rank 1"),
+     ("ppo", {"num_generations": 1}, "--num-generations 1"), ("dpo", {"packed": False}, "--no-packed")],
+)  # fmt: skip
+def test_an_option_of_one_keeps_its_value_in_the_command(capsys, stage, option, shown):
+    found = json.loads(output(capsys, params="1B", stage=stage, gpu="H100", json=True, **option))["methods"][stage]
+    assert f" {shown} --" in f"{found['command']} --"
+
+
 def typed(config, words):
     """The options of a command line that this config has too, as its values."""
     found = {}

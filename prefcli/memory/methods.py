@@ -88,7 +88,7 @@ class Method:
                 continue
             words += [
                 option(name if value is not False else f"no_{name}"),
-                *([] if value in (True, False) else [str(value)]),
+                *([] if isinstance(value, bool) else [str(value)]),
             ]
         words += ["--shard"] if self.run.sharded else []
         return " ".join([*words, *(change.option for change in self.changes)])
