@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -76,19 +77,12 @@ def _method(
     name: str, command: str, more: dict[str, Any], config: MemoryConfig, architecture: Architecture, where: Device
 ) -> Method:
     """One row of the answer. Raises UsageError for what does not go together."""
-    stage, given = BY_COMMAND[command], _given(config)
-    rank = given.get("lora_rank", 0)
-    for field in ("load_in_4bit", "layout"):
-        if given.get(field) not in (None, "separate") and not rank:
-            raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    about = {f.name for f in fields(stage.config)}
-    options = {field: value for field, value in (given | more).items() if field in about}
-    if stage.samples:
-        options |= _lengths(config, stage)
+    stage = BY_COMMAND[command]
+    options = options_of(config, stage, more)
     rows = options.get("batch_size", stage.config().batch_size)
     fixed: dict[str, Any] = {"batch_size": -(-rows // config.shard)}
     if config.shard > 1:
-        if given.get("load_in_4bit"):
+        if config.load_in_4bit:
             raise UsageError(
                 "--load-in-4bit is not counted with --shard: a process makes it whole first", "leave one out"
             )
@@ -102,6 +96,18 @@ def _method(
         fixed["cached_reference"] = True
     run = of_command(stage, options, architecture, where, **fixed)
     return Method(name, run, where, config.model, options)
+
+
+def options_of(config: MemoryConfig, stage: Stage, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The given options as those of the stage's own command, with `more`. Raises UsageError for what does not go
+    together."""
+    given = _given(config)
+    for field in ("load_in_4bit", "layout"):
+        if given.get(field) not in (None, "separate") and not given.get("lora_rank"):
+            raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+    about = {f.name for f in fields(stage.config)}
+    options = {field: value for field, value in (given | dict(more or {})).items() if field in about}
+    return options | _lengths(config, stage) if stage.samples else options
 
 
 def _lengths(config: MemoryConfig, stage: Stage) -> dict[str, Any]:

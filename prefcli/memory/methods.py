@@ -83,13 +83,7 @@ class Method:
             return None
         start = TORCHRUN.format(self.run.shards) if self.run.sharded else "prefcli"
         words = [start, self.run.stage, "--model", shlex.quote(self.model or "MODEL"), ROWS[self.run.about.purpose]]
-        for name, value in self.options.items():
-            if name == "shard":  # mem-estimate's number of GPUs
-                continue
-            words += [
-                option(name if value is not False else f"no_{name}"),
-                *([] if isinstance(value, bool) else [str(value)]),
-            ]
+        words += words_of(self.options)
         words += ["--shard"] if self.run.sharded else []
         return " ".join([*words, *(change.option for change in self.changes)])
 
@@ -101,6 +95,19 @@ class Method:
     @cached_property
     def changes(self) -> list[Change] | None:
         return changes(self.run, self.gpu.usable_bytes, same=self.run.sharded)
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """A stage's options as they are typed, without mem-estimate's number of GPUs."""
+    return [
+        word
+        for name, value in options.items()
+        if name != "shard"
+        for word in (
+            option(name if value is not False else f"no_{name}"),
+            *([] if isinstance(value, bool) else [str(value)]),
+        )
+    ]
 
 
 class Routes(NamedTuple):
