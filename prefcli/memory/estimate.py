@@ -180,7 +180,8 @@ def _reference(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
 
 def _roots(run: Run, *roles: Role) -> frozenset[str]:
     """Those whose root is gathered: of roles on one base the first one's."""
-    return frozenset({run.roles[0].name} if run.shared_base else {role.name for role in roles})
+    own = {role.name for role in roles if not run.on_policys_base(role)}
+    return frozenset(own | {run.roles[0].name} if run.shared_base else own)
 
 
 def _still_gathered(run: Run, updated: frozenset[str]) -> list[Role]:

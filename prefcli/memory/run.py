@@ -32,7 +32,10 @@ class Run:
     logits. `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
     `packed` False is the padded forward. `logit_chunk` is the number of positions whose logits exist at a time; None:
     as many as CHUNK_BYTES hold.
-    `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`).
+    `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`), but for the roles in
+    `own_base`, which have one of their own.
+    `reward_parameters` are those of the weights that ppo's reward models have for themselves, all together; None: of
+    one as large as the policy, or of an adapter where the base is shared. `reward_model` False: no model is a reward.
     `autocast`: weights that an optimizer moves are float32, and computed with in `dtype`, as all stages here do; else
     they are in `dtype`, beside an fp32 copy of each with `master_weights`.
     `cached_reference`: dpo found the reference's values on disk, and holds none. `value_model` False is rloo and grpo.
@@ -45,6 +48,7 @@ class Run:
     architecture: Architecture
     lora_rank: int = 0  # 0 trains all weights
     shared_base: bool = False
+    own_base: frozenset[str] = frozenset()
     in_4bit: bool = False  # the base below an adapter; a frozen reward model stays in `dtype`
     dtype: Dtype = "bfloat16"
     master_weights: bool = True  # an fp32 copy beside 16-bit weights; fp32 weights need none
@@ -64,6 +68,7 @@ class Run:
     cached_reference: bool = False
     value_model: bool = True
     reward_model: bool = True
+    reward_parameters: int | None = None
     zero: int = 0
     shards: int = 1
     lockstep: bool = False
@@ -123,6 +128,10 @@ class Run:
             "reward": self.about.samples and not self.reward_model,
         }
         return tuple(role for role in self.about.roles if not absent.get(role.name, False))
+
+    def on_policys_base(self, role: Role) -> bool:
+        """Whether the role is an adapter on the base that the policy holds."""
+        return self.shared_base and role != self.roles[0] and role.name not in self.own_base
 
     @property
     def dtype_bytes(self) -> int:

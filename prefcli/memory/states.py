@@ -30,7 +30,9 @@ def head_parameters(run: Run, role: Role) -> int:
 
 def held_parameters(run: Run, role: Role) -> int:
     """Parameters that the role adds to memory: all of its own, or its adapter alone on a base held already."""
-    if run.shared_base and role != run.roles[0]:
+    if run.about.samples and role.name == "reward" and run.reward_parameters:
+        return run.reward_parameters + adapter_parameters(run)
+    if run.on_policys_base(role):
         return adapter_parameters(run) + head_parameters(run, role)
     return role_parameters(run, role)
 
@@ -50,8 +52,7 @@ def weight_bytes(run: Run, role: Role) -> int:
     """
     trained = trained_parameters(run, role)
     whole = (held_parameters(run, role) - trained) * run.dtype_bytes + trained * run.trained_bytes
-    holds_base = not run.shared_base or role == run.roles[0]
-    if run.in_4bit and holds_base and (role.trained or not role.scores):
+    if run.in_4bit and not run.on_policys_base(role) and (role.trained or not role.scores):
         whole -= round(linear_weights(run.architecture) * (run.dtype_bytes - NF4_BYTES))
     return whole // (run.shards if run.zero >= 3 else 1)
 
