@@ -106,7 +106,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         rewards = [word for reward in facts.rewards for word in ("--reward", reward)]
         names = [reward.partition("=")[0] for reward in facts.rewards if NAME.fullmatch(reward.partition("=")[0])]
         weighed = names if len(facts.rewards) > 1 and len(names) == len(facts.rewards) else []
-    elif "several-objectives" in facts.aims and len(files) > 1:
+    elif facts.reward_models > 1:
         for name, file in zip(_objectives(files), files):
             script.run("train-rm", "--model", start, "--data", file, "--name", f"rm-{name}", stage=rm_stage)
             rewards += ["--reward", f"{name}=rm-{name}"]
@@ -159,7 +159,7 @@ def _iterative(script: Script, start: Word) -> None:
     for number in ("1", "2"):
         pairs = _label(script, policy, labeller, "pairs", number)
         policy = script.run(
-            "dpo", "--model", policy, "--reference", start, "--data", pairs, stage="dpo", into=f"POLICY{number}"
+            "dpo", "--model", policy, "--reference", start, "--data", pairs, stage="dpo-rounds", into=f"POLICY{number}"
         )
     script.notes.append("Two rounds are shown; take new prompts for each further one, and keep --reference.")
     _measure(script, start, policy)
