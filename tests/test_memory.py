@@ -213,6 +213,25 @@ def test_smaller_passes_are_told_as_the_parts_of_the_whole_batch():
     assert (after.batch_size, after.grad_accum) == (1, 64) and padded.apply(after) is None
 
 
+def test_a_rollout_stays_whole_where_its_updates_run_in_parts():
+    run = Run("ppo", SMALL, packed=False, batch_size=32)
+    after = SAVINGS[0].apply(run)
+    assert (after.batch_size, activations.rollout_answers(after)) == (1, 32)
+    assert estimate(after).phases["rollout"] == estimate(run).phases["rollout"]
+
+
+def test_what_is_proposed_is_taken_by_the_stage():
+    """kto takes no part of one row, rloo only whole prompts of answers."""
+    kto = Run("kto", SMALL, packed=False, batch_size=10)
+    assert (SAVINGS[0].option(kto), SAVINGS[0].apply(kto).batch_size) == ("--grad-accum 5", 2)
+    assert SAVINGS[0].apply(replace(kto, batch_size=3)) is None
+    assert split(kto, 8).batch_size == 2 and largest(kto, 0, "batch_size") == 0
+    rloo = next(saving for saving in SAVINGS if "value model" in saving.costs)
+    assert rloo.apply(Run("ppo", SMALL, batch_size=6)) is None
+    assert rloo.apply(Run("ppo", SMALL, batch_size=6, answers=3)).answers == 3
+    assert rloo.apply(Run("ppo", SMALL, batch_size=8)).answers == 4
+
+
 def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():
     dpo, usable = routes(typical(13 * GB)).dpo.run, A100.usable_bytes
     for run in (dpo, replace(dpo, stage="kto"), replace(dpo, stage="ppo"), replace(dpo, architecture=typical(70 * GB))):

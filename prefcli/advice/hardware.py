@@ -82,7 +82,7 @@ def _split(run: Run, where: Device) -> Fit | None:
         return None
     own = ("--lora-rank", str(run.lora_rank)) if run.lora_rank else ()
     options: tuple[str, ...] = (*own, "--shard", *(word for change in needed for word in change.option.split()))
-    if run.rows_of_batch % where.count:
+    if part.batch_size * where.count != run.batch_size:
         options += ("--batch-size", str(part.batch_size * where.count))
     size = needed[-1].bytes if needed else estimate(at_pace(part, where.usable_bytes)).bytes
     return Fit(size, bool(run.lora_rank), processes=where.count, options=options)

@@ -40,6 +40,7 @@ class Run:
     they are in `dtype`, beside an fp32 copy of each with `master_weights`.
     `cached_reference`: dpo found the reference's values on disk, and holds none. `value_model` False is rloo and grpo.
     `shards` of ZeRO or FSDP stage `zero`: 1 splits optimizer states, 2 gradients too, 3 weights too.
+    `separate`: --layout separate was asked for, so that ppo's adapters share a base only where another option says so.
     `lockstep`: a rollout gathers one layer after the other for each pass, not all of them once (`fit.at_pace`).
     `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
@@ -49,6 +50,7 @@ class Run:
     lora_rank: int = 0  # 0 trains all weights
     shared_base: bool = False
     own_base: frozenset[str] = frozenset()
+    separate: bool = False
     in_4bit: bool = False  # the base below an adapter; a frozen reward model stays in `dtype`
     dtype: Dtype = "bfloat16"
     master_weights: bool = True  # an fp32 copy beside 16-bit weights; fp32 weights need none
@@ -171,6 +173,11 @@ class Run:
         return self.answers_per_row if self.about.samples else 1
 
     @property
+    def least(self) -> int:
+        """The smallest part of a batch that the stage takes: kto's KL needs another answer."""
+        return 2 if self.stage == "kto" else self.unit
+
+    @property
     def rows_of_pass(self) -> int:
         """Rows that go through a model together."""
         if self.tokens_per_row is None or (not self.packed and self.about.samples):
@@ -203,5 +210,5 @@ def of_command(stage: Stage, given: Mapping[str, Any], architecture: Architectur
         return Run.of(stage, options, architecture, kind, options.max_length, **more)
     options, prompt = options.resolved(), options.max_prompt_length
     length = prompt + options.max_new_tokens
-    more = {"value_model": options.advantage == "gae"} | more
+    more = {"value_model": options.advantage == "gae", "separate": given.get("layout") == "separate"} | more
     return Run.of(stage, options, architecture, kind, length, prompt, **more)
