@@ -7,10 +7,13 @@ from conftest import PAIR, write
 
 from prefcli.advice import situation as situations
 from prefcli.advice.commands import commands
-from prefcli.advice.decide import decide, reasons, why, would_change
+from prefcli.advice.decide import Decision, decide, reasons, why, would_change
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.hardware import STAGES, Fit, fits
 from prefcli.advice.rules import RULES
+from prefcli.artifacts.store import Store
+from prefcli.cli.advise import cautions
+from prefcli.cli.advise_questions import _reward
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.memory.gpus import Device
 from prefcli.memory.shapes import typical
@@ -319,6 +322,27 @@ def test_rounds_of_dpo_keep_the_first_reference_and_go_on_from_the_last_policy()
     found = [line for line in lines("iterative-dpo", rewards=("python:r.py:score",)) if " dpo " in line]
     assert len(found) == 2 and all("--reference sft@v1" in line for line in found)
     assert "--model sft@v1" in found[0] and '--model "$POLICY1"' in found[1]
+
+
+def test_the_notes_name_the_models_that_the_lines_made():
+    for model, start in (("sft@v1", "sft@v1"), ("a/b-7B", '"$SFT"')):
+        _, notes = commands("ppo", Facts(model=model, files=FILES, rewards=("r@v1",)))
+        assert f'prefcli eval --against {start} --model "$PPO" --prompts FILE' in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [("ppo", "--length-penalty"), ("rlaif", "--length-normalise"), ("kto", None), ("rejection", None)],
+)
+def test_an_option_against_length_is_named_where_the_stage_has_it(method, option):
+    facts = Facts(longer_chosen=0.9, longer_interval=(0.8, 0.95))
+    (said,) = cautions(facts, Decision(method, None, {}, {}, (), ()))
+    assert option is None and "--" not in said or f"{option} works against it" in said
+
+
+def test_a_reward_is_read_as_a_shell_reads_it(own_folder):
+    (own_folder / "my score.py").write_text("def score(prompts, completions, **_):\n    return [0.0]\n")
+    assert _reward(Store())("'python:my score.py:score'") == ["python:my score.py:score"]
 
 
 def test_rejection_trains_on_the_best_answers_and_rlaif_on_pairs():

@@ -70,8 +70,8 @@ def test_text_tells_the_whole_comparison(capsys):
     assert "No number of them holds PPO or DPO" in " ".join(output(capsys, params="400B").split())
     text = output(capsys, params="7B")
     for part in (
-        "PPO  4 models, 28B parameters' worth",
-        "DPO  2 models, 14B parameters' worth",
+        "PPO  4 models, 28B parameters in all",
+        "DPO  2 models, 14B parameters in all",
         "saves 50% of the parameters",
         "GPUs    4 for PPO and 2 for DPO (A100-80GB",
         "252 GB",
@@ -382,6 +382,15 @@ def test_a_length_beyond_learned_positions_is_cut(capsys, tmp_path):
     assert long["bytes"] == short["bytes"]
     both = [json.loads(output(capsys, model="gpt2.json", max_length=length, json=True)) for length in (64, 200)]
     assert both[0]["methods"] == both[1]["methods"]
+
+
+def test_on_a_cpu_both_answers_compute_in_what_a_run_does(capsys, monkeypatch):
+    monkeypatch.setattr("prefcli.memory.devices.has_bfloat16", lambda: True)
+    for size, dtype in (("1B", "bfloat16"), ("1M", "float32")):
+        routes = json.loads(output(capsys, params=size, gpu="cpu 64GB", json=True))
+        assert routes["assumptions"]["dtype"] == dtype
+        weights = method(capsys, "dpo", params=size, gpu="cpu 64GB")["roles"]["reference"]["parts"]["weights"]
+        assert weights == routes["methods"]["dpo"]["roles"]["reference"]["parts"]["weights"]
 
 
 # A step that is run

@@ -39,7 +39,7 @@ def fits(architecture: Architecture, where: Device, trained: int = 1, given: int
 
     All weights in one process come first, then all weights split over the GPUs (--shard, docs/scaling.md), then an
     adapter, then one on a base in 4 bits, then one on a base that is split. ppo holds the reward models that are
-    `trained` first, which share its base where they are adapters, and `given` ones with so many parameters of their own.
+    `trained` first, which share its base where they are adapters, or those that are there, of `given` parameters.
     """
     return {stage: _fit(stage, architecture, where, trained, given) for stage in STAGES}
 

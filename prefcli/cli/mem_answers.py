@@ -148,7 +148,7 @@ def _changes(method: Method) -> str:
 def _bars(console: Console, method: Method) -> None:
     """One bar a model, in units of the base model."""
     _write(
-        console, f"{method.name}  {method.models} models, {format_count(method.parameters)} parameters' worth", "bold"
+        console, f"{method.name}  {method.models} models, {format_count(method.parameters)} parameters in all", "bold"
     )
     for name, role in method.estimate.roles.items():
         units = role.parameters / method.run.architecture.parameters

@@ -12,6 +12,7 @@ from prefcli.config.base import option
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
+from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import Estimate, estimate
 from prefcli.memory.fit import RANK, Change, at_pace, changes, gpus_needed, largest, split
 from prefcli.memory.gpus import USABLE_SHARE, Device
@@ -154,6 +155,7 @@ def two_routes(
 ) -> Routes:
     """Both with all weights trained, in bfloat16 where the device has it, at one batch and length."""
     kind: Kind = "cuda" if gpu.count else "cpu"
+    dtype: Any = "bfloat16" if gpu.bf16 else "float32" if gpu.count else cpu_dtype(architecture.parameters)
     length = min(length, architecture.positions or length)
 
     def method(stage: str) -> Method:
@@ -163,7 +165,7 @@ def two_routes(
                 stage,
                 architecture,
                 autocast=True,
-                dtype="bfloat16" if gpu.bf16 else "float32",
+                dtype=dtype,
                 batch_size=batch_size,
                 max_length=length,
                 tokens_per_row=TOKENS_PER_ROW[kind],

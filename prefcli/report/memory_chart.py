@@ -123,7 +123,7 @@ def _panel(axes: Axes, method: Method) -> None:
     axes.text(
         0,
         1.035,
-        f"{format_count(method.parameters)} parameters' worth\n"
+        f"{format_count(method.parameters)} parameters in all\n"
         f"{format_bytes(method.estimate.bytes)}" + (f", {method.gpus:,} × {method.gpu.name}" if method.gpus else ""),
         transform=axes.transAxes,
         fontsize=11.5,
