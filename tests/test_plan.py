@@ -122,6 +122,10 @@ def test_each_of_several_processes_holds_its_part_of_the_batch(planned, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_of(dpo, "cpu").batch_size == 4
     assert (run_of(ppo, "cpu").batch_size, run_of(ppo, "cpu").rollout) == (2, 4)
+    split = planned("dpo", batch_size=8, shard=True)
+    assert run_of(dpo, "cpu").buckets and not run_of(split, "cpu").buckets  # DDP's, of whole models alone
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert not run_of(dpo, "cpu").buckets
     assert estimate(run_of(served, "cuda")).phases["rollout"] < estimate(run_of(ppo, "cuda")).phases["rollout"]
 
 

@@ -85,6 +85,7 @@ def _roles(run: Run, moment: Moment) -> dict[str, RoleEstimate]:
             "optimizer": states.optimizer_bytes(run, role),
             **{part: passing.get(part, 0) for part in PASSING},
         }
+        parts["temporary"] += states.bucket_bytes(run, role)
         if role.name in moment.roots:
             parts["temporary"] += sharding.root_bytes(run, role)
         if role == run.roles[0] and run.device == "cuda":

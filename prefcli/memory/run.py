@@ -39,6 +39,7 @@ class Run:
     `autocast`: weights that an optimizer moves are float32, and computed with in `dtype`, as all stages here do; else
     they are in `dtype`, beside an fp32 copy of each with `master_weights`.
     `cached_reference`: dpo found the reference's values on disk, and holds none. `value_model` False is rloo and grpo.
+    `buckets`: DDP copies the gradients into buckets as large, to add them up over the processes.
     `shards` of ZeRO or FSDP stage `zero`: 1 splits optimizer states, 2 gradients too, 3 weights too.
     `separate`: --layout separate was asked for, so that ppo's adapters share a base only where another option says so.
     `lockstep`: a rollout gathers one layer after the other for each pass, not all of them once (`fit.at_pace`).
@@ -71,6 +72,7 @@ class Run:
     value_model: bool = True
     reward_model: bool = True
     reward_parameters: int | None = None
+    buckets: bool = False
     zero: int = 0
     shards: int = 1
     lockstep: bool = False

@@ -19,7 +19,7 @@ from prefcli.memory.fit import LOCKSTEP, at_pace, changes
 from prefcli.memory.references import architecture_of
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
-from prefcli.progress import processes
+from prefcli.progress import processes, under_deepspeed
 from prefcli.stages.inputs import Inputs
 from prefcli.text import counted
 
@@ -115,6 +115,7 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
         parts, prompt, length = config.grad_accum, 0, _longest(inputs)
     if config.shard and processes() > 1:
         more |= {"zero": 3, "shards": processes()}
+    more["buckets"] = processes() > 1 and not config.shard and not under_deepspeed()
     run = Run.of(
         inputs.stage,
         config if dtype is None else replace(config, dtype=dtype),
