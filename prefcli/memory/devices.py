@@ -64,8 +64,8 @@ def found_gpu() -> Device | None:
     seen = _visible(list(found), os.environ.get("CUDA_VISIBLE_DEVICES"))
     if not seen:
         return None
-    memory, name, bf16 = min(found[one] for one in seen)
-    return Device(name, memory, len(seen), bf16, "nvidia-smi, here")
+    size, kind, bf16 = min(found[one] for one in seen)
+    return Device(kind, size, len(seen), bf16, "nvidia-smi, here")
 
 
 def _visible(gpus: list[tuple[str, str]], said: str | None) -> list[tuple[str, str]]:

@@ -229,4 +229,4 @@ def _is_adapter(reference: Reference) -> bool:
 
 def _place(reference: Reference) -> str | None:
     """Where the weights below it are: of two on one base the same."""
-    return reference.base and (reference.base.hub or reference.base.place)
+    return None if reference.base is None else reference.base.hub or reference.base.place
