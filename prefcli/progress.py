@@ -16,6 +16,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def under_deepspeed() -> bool:
+    """Whether DeepSpeed splits the weights over processes, by `accelerate launch`; on a CPU nothing is split."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and os.environ.get("ACCELERATE_USE_CPU") != "true"
+
+
 class Reporter:
     """Does nothing; the command line's reporter draws, a test's records."""
 

@@ -330,13 +330,17 @@ def test_split_runs_start_with_torchrun_and_say_shard(advise):
 
 
 def test_gpus_are_found_by_nvidia_smi(monkeypatch, tmp_path):
-    text = "#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559, 9.0'\necho 'Tesla T4, 15360, 7.5'\n"
+    rows = "0, GPU-ab12, NVIDIA H100 80GB HBM3, 81559, 9.0", "1, GPU-cd34, Tesla T4, 15360, 7.5"
+    text = "#!/bin/sh\n" + "".join(f"echo '{row}'\n" for row in rows)
     write(tmp_path / "nvidia-smi", text).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert device(None, None) == Device("Tesla T4", 15360 * 1024**2, 2, False, "nvidia-smi, here")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert device(None, None).count == 1
+    names = {"0": "H100", "1": "T4", "GPU-ab": "H100", " 1 ,0": "T4", "0,7,1": "H100", "-1": "CPU", "": "CPU"}
+    for visible, name in names.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        found = device(None, None)
+        assert name in found.name and found.count == {"CPU": 0, "H100": 1}.get(name, 1 + ("0" in visible)), visible
     write(tmp_path / "nvidia-smi", "#!/bin/sh\nexit 9\n").chmod(0o755)
     assert device(None, None).count == 0
 

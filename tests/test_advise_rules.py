@@ -7,10 +7,13 @@ from conftest import PAIR, write
 
 from prefcli.advice import situation as situations
 from prefcli.advice.commands import commands
-from prefcli.advice.decide import decide, reasons, why, would_change
+from prefcli.advice.decide import Decision, decide, reasons, why, would_change
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.hardware import STAGES, Fit, fits
 from prefcli.advice.rules import RULES
+from prefcli.artifacts.store import Store
+from prefcli.cli.advise import cautions
+from prefcli.cli.advise_questions import _reward
 from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.memory.gpus import Device
 from prefcli.memory.shapes import typical
@@ -53,7 +56,12 @@ CASES = {
     "no-memory-dpo": (
         [{"fits": fitting(dpo=None)}],
         [{}, {"fits": fitting()}, {"fits": fitting(kto=None)}, {"fits": fitting(dpo=ADAPTER)}],
-        dict.fromkeys(("dpo", "robust-dpo", "ipo", "rlaif", "iterative-dpo", "collect")),
+        dict.fromkeys(("dpo", "robust-dpo", "ipo", "rlaif", "collect")),
+    ),
+    "no-memory-dpo-rounds": (
+        [{"fits": fitting(dpo_rounds=None)}],
+        [{}, {"fits": fitting(dpo=None)}],
+        {"iterative-dpo": None},
     ),
     "no-memory-kto": ([{"fits": fitting(kto=None)}], [{}, {"fits": fitting(dpo=None)}], {"kto": None}),
     "no-memory-sft": ([{"fits": fitting(sft=None)}], [{}, {"fits": fitting(dpo=None)}], {"rejection": None}),
@@ -259,12 +267,36 @@ def test_who_labels_is_the_first_reward_then_the_judge_then_a_person(rewards, ju
 def test_a_reward_model_with_weights_of_its_own_takes_them_beside_the_adapters():
     """On one base the reward model is an adapter more; elsewhere it is a whole model, of 2 bytes a parameter."""
     model, where = typical(7_000_000_000), Device("x", 60 * 10**9, 1, bf16=True)
-    alone, beside = fits(model, where), fits(model, where, reward_elsewhere=True)
+    alone, beside = fits(model, where), fits(model, where, 0, model.scorer_parameters)
     assert alone["ppo"].lora and beside["ppo"].lora
     assert beside["ppo"].bytes - alone["ppo"].bytes == pytest.approx(2 * model.scorer_parameters, rel=1e-6)
     assert beside["dpo"] == alone["dpo"] and beside["train-rm"] == alone["train-rm"]
     tight = Device("x", 22 * 10**9, 1, bf16=True)  # where not even a base in 4 bits leaves room for it
-    assert fits(model, tight)["ppo"] is not None and fits(model, tight, reward_elsewhere=True)["ppo"] is None
+    assert fits(model, tight)["ppo"] is not None and fits(model, tight, 0, model.scorer_parameters)["ppo"] is None
+
+
+def test_every_reward_model_is_counted_and_a_function_takes_no_memory():
+    model, where = typical(1_000_000_000), Device("x", 10**12, 1, bf16=True)
+    none, one, three = (fits(model, where, trained)["ppo"].bytes for trained in (0, 1, 3))
+    assert not fits(model, where, 3)["ppo"].lora
+    assert one - none == 2 * model.scorer_parameters and three - one == 2 * (one - none)
+    small = fits(model, where, 0, model.scorer_parameters // 2)["ppo"].bytes
+    assert small - none == model.scorer_parameters
+    objectives = Facts(aims=frozenset({"several-objectives"}), files={"pairs": ("a.jsonl", "b.jsonl")})
+    assert (objectives.reward_models, Facts(files=objectives.files).reward_models) == (2, 1)
+
+
+def test_rounds_of_dpo_hold_their_reference_beside_the_policy():
+    """From the second round on the policy is another model than the reference, which so shares no base with it."""
+    model, where = typical(7_000_000_000), Device("x", 60 * 10**9, 1, bf16=True)
+    found = fits(model, where)
+    assert found["dpo"].lora and found["dpo-rounds"].lora
+    assert found["dpo-rounds"].bytes - found["dpo"].bytes == pytest.approx(2 * model.parameters, rel=0.01)
+    tight = fits(model, Device("x", 24 * 10**9, 1, bf16=True))
+    assert not tight["dpo"].in_4bit and tight["dpo-rounds"].in_4bit
+    facts = Facts(model="sft@v1", files=FILES, rewards=("python:r.py:score",), fits=tight)
+    rounds = [line for line in commands("iterative-dpo", facts)[0] if " dpo " in line]
+    assert len(rounds) == 2 and all("--load-in-4bit" in line for line in rounds)
 
 
 def test_what_is_usable_is_less_than_what_the_device_has():
@@ -290,6 +322,27 @@ def test_rounds_of_dpo_keep_the_first_reference_and_go_on_from_the_last_policy()
     found = [line for line in lines("iterative-dpo", rewards=("python:r.py:score",)) if " dpo " in line]
     assert len(found) == 2 and all("--reference sft@v1" in line for line in found)
     assert "--model sft@v1" in found[0] and '--model "$POLICY1"' in found[1]
+
+
+def test_the_notes_name_the_models_that_the_lines_made():
+    for model, start in (("sft@v1", "sft@v1"), ("a/b-7B", '"$SFT"')):
+        _, notes = commands("ppo", Facts(model=model, files=FILES, rewards=("r@v1",)))
+        assert f'prefcli eval --against {start} --model "$PPO" --prompts FILE' in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [("ppo", "--length-penalty"), ("rlaif", "--length-normalise"), ("kto", None), ("rejection", None)],
+)
+def test_an_option_against_length_is_named_where_the_stage_has_it(method, option):
+    facts = Facts(longer_chosen=0.9, longer_interval=(0.8, 0.95))
+    (said,) = cautions(facts, Decision(method, None, {}, {}, (), ()))
+    assert option is None and "--" not in said or f"{option} works against it" in said
+
+
+def test_a_reward_is_read_as_a_shell_reads_it(own_folder):
+    (own_folder / "my score.py").write_text("def score(prompts, completions, **_):\n    return [0.0]\n")
+    assert _reward(Store())("'python:my score.py:score'") == ["python:my score.py:score"]
 
 
 def test_rejection_trains_on_the_best_answers_and_rlaif_on_pairs():

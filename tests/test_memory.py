@@ -15,6 +15,7 @@ from prefcli.memory.gpus import find_gpu
 from prefcli.memory.methods import as_dict, two_routes
 from prefcli.memory.run import Run
 from prefcli.memory.shapes import typical
+from prefcli.memory.states import trained_parameters
 
 GB = 10**9
 SEVEN = typical(7 * GB)
@@ -81,6 +82,23 @@ def test_bf16_without_master_weights_keeps_its_moments_in_bf16():
 def test_optimizer_state_beside_fp32_weights(optimizer, numbers):
     policy = estimate(Run("sft", SEVEN, dtype="float32", optimizer=optimizer)).roles["policy"]
     assert policy.parts["optimizer"] == pytest.approx(4 * numbers * 7 * GB, rel=1e-6)
+
+
+@pytest.mark.parametrize(("stage", "rank", "numbers"), [("sft", 0, 120 * 8), ("ppo", 0, 0), ("sft", 2, 0)])
+def test_moments_in_8_bits_are_whole_for_embeddings_that_transformers_trainer_sees(stage, rank, numbers):
+    """By hand: 100 tokens and 20 positions of 8 numbers, two moments in fp32; else a byte, and 4 bytes a 256."""
+    a = replace(SMALL, positions=20, vocab=100)
+    run = Run(stage, a, dtype="float32", optimizer="adamw-8bit", lora_rank=rank)
+    trained = trained_parameters(run, run.roles[0])
+    policy = estimate(run).roles["policy"].parts["optimizer"]
+    assert policy == 2 * (trained - numbers) * 65 // 64 + 8 * numbers
+
+
+def test_ddp_holds_buckets_as_large_as_the_gradients():
+    run = Run("ppo", SMALL, autocast=True)
+    alone, among = estimate(run), estimate(replace(run, buckets=True))
+    assert among.bytes - alone.bytes == 4 * (SMALL.parameters + SMALL.scorer_parameters)
+    assert among.phases["rollout"] - alone.phases["rollout"] == among.bytes - alone.bytes
 
 
 @pytest.mark.parametrize("stage", sorted(BY_COMMAND))
@@ -211,6 +229,25 @@ def test_smaller_passes_are_told_as_the_parts_of_the_whole_batch():
     assert padded.option(run) == "--grad-accum 64" and padded.option(replace(run, answers=4)) == "--grad-accum 16"
     after = padded.apply(run)
     assert (after.batch_size, after.grad_accum) == (1, 64) and padded.apply(after) is None
+
+
+def test_a_rollout_stays_whole_where_its_updates_run_in_parts():
+    run = Run("ppo", SMALL, packed=False, batch_size=32)
+    after = SAVINGS[0].apply(run)
+    assert (after.batch_size, activations.rollout_answers(after)) == (1, 32)
+    assert estimate(after).phases["rollout"] == estimate(run).phases["rollout"]
+
+
+def test_what_is_proposed_is_taken_by_the_stage():
+    """kto takes no part of one row, rloo only whole prompts of answers."""
+    kto = Run("kto", SMALL, packed=False, batch_size=10)
+    assert (SAVINGS[0].option(kto), SAVINGS[0].apply(kto).batch_size) == ("--grad-accum 5", 2)
+    assert SAVINGS[0].apply(replace(kto, batch_size=3)) is None
+    assert split(kto, 8).batch_size == 2 and largest(kto, 0, "batch_size") == 0
+    rloo = next(saving for saving in SAVINGS if "value model" in saving.costs)
+    assert rloo.apply(Run("ppo", SMALL, batch_size=6)) is None
+    assert rloo.apply(Run("ppo", SMALL, batch_size=6, answers=3)).answers == 3
+    assert rloo.apply(Run("ppo", SMALL, batch_size=8)).answers == 4
 
 
 def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():

@@ -61,8 +61,8 @@ def test_text_tells_the_whole_comparison(capsys):
     assert "No number of them holds PPO or DPO" in " ".join(output(capsys, params="400B").split())
     text = output(capsys, params="7B")
     for part in (
-        "PPO  4 models, 28B parameters' worth",
-        "DPO  2 models, 14B parameters' worth",
+        "PPO  4 models, 28B parameters in all",
+        "DPO  2 models, 14B parameters in all",
         "saves 50% of the parameters",
         "GPUs    4 for PPO and 2 for DPO (A100-80GB",
         "252 GB",
@@ -194,9 +194,10 @@ def test_neither_torch_nor_transformers_nor_numpy_nor_matplotlib_is_imported():
 
 def test_the_page_shows_what_the_command_prints(capsys):
     page = (Path(prefcli.__file__).parent.parent / "docs" / "memory.md").read_text(encoding="utf-8")
-    shown = page.partition("```text\n")[2].partition("\n```")[0]
-    printed = output(capsys, params="7B")
-    assert shown.splitlines() == [line.rstrip() for line in printed.rstrip().splitlines()]
+    shown = [block.partition("\n```")[0] for block in page.split("```text\n")[1:]]
+    asked = ({}, {"compare": True, "gpu": "H100"}, {"params": "8B", "stage": "dpo", "gpu": "RTX4090"})
+    printed = [output(capsys, **{"params": "7B"} | options) for options in asked]
+    assert shown == ["\n".join(line.rstrip() for line in text.rstrip().splitlines()) for text in printed]
 
 
 def test_one_stage_is_answered_with_its_parts_and_what_would_make_it_fit(capsys):
@@ -256,6 +257,16 @@ def test_the_command_that_is_shown_is_what_was_estimated(capsys):
         assert again["fits"] and again["bytes"] == found["changes"][-1]["bytes"]
 
 
+@pytest.mark.parametrize(
+    ("stage", "option", "shown"),
+    [("dpo", {"batch_size": 1}, "--batch-size 1"), ("dpo", {"lora_rank": 1}, "--lora-rank 1"),
+     ("ppo", {"num_generations": 1}, "--num-generations 1"), ("dpo", {"packed": False}, "--no-packed")],
+)  # fmt: skip
+def test_an_option_of_one_keeps_its_value_in_the_command(capsys, stage, option, shown):
+    found = json.loads(output(capsys, params="1B", stage=stage, gpu="H100", json=True, **option))["methods"][stage]
+    assert f" {shown} --" in f"{found['command']} --"
+
+
 def typed(config, words):
     """The options of a command line that this config has too, as its values."""
     found = {}
@@ -292,6 +303,85 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
 def test_what_does_not_go_together_is_refused(options):
     with pytest.raises(UsageError):
         run(MemoryConfig(**{"params": "7B", "stage": "dpo"} | options))
+
+
+def method(capsys, stage, **options):
+    return json.loads(output(capsys, stage=stage, json=True, **options))["methods"][stage]
+
+
+def test_a_layout_that_was_asked_for_stays_until_an_option_changes_it(capsys):
+    """The command's own options, asked again, say the bytes that were promised."""
+    found = method(capsys, "ppo", params="7B", layout="separate", gpu="H100")
+    assert found["command"].count("--layout") == 1 and "--layout shared" in found["command"]
+    words = found["command"].split()
+    again = method(capsys, "ppo", params="7B", gpu="H100", **typed(MemoryConfig, words[words.index("rm") + 1 :]))
+    assert again["fits"] and again["bytes"] == found["changes"][-1]["bytes"]
+
+
+def test_what_a_command_changes_is_named_once(capsys):
+    words = method(capsys, "dpo", params="7B", gpu="RTX4090", tokens_per_row=9000, optim="adamw-8bit")[
+        "command"
+    ].split()
+    names = [word for word in words if word.startswith("--")]
+    assert "--tokens-per-row" in names and len(names) == len(set(names))
+
+
+def test_a_batch_is_one_that_the_stage_can_share_out(capsys):
+    """Over --shard's GPUs, in whole prompts of answers, two rows for kto: rounded up where nobody chose it."""
+    assert "--batch-size 18" in method(capsys, "dpo", params="1B", gpu="H100", shard=3)["command"]
+    for stage, more in (("dpo", {"shard": 3, "batch_size": 16}), ("kto", {"batch_size": 1}), ("ppo", {"batch_size": 1}),
+                        ("ppo", {"batch_size": 6, "num_generations": 4})):  # fmt: skip
+        with pytest.raises(UsageError, match="share --batch-size .* evenly"):
+            run(MemoryConfig(params="1B", stage=stage, **more))
+    run(MemoryConfig(params="1B", compare=True, batch_size=6, json=True))
+    shown, told = capsys.readouterr()
+    assert told == "note: RLOO: --batch-size 6 is rounded up to 8\n"
+    assert "--batch-size 8" in json.loads(shown)["methods"]["RLOO"]["command"]
+    large = output(capsys, stage="kto", params="70B", gpu="H100").split()
+    gpus, rows = (int(large[large.index(word) + 1]) for word in ("--nproc-per-node", "--batch-size"))
+    assert rows >= 2 * gpus and rows % gpus == 0
+    padded = method(capsys, "kto", packed=False, lora_rank=16, params="1B", gpu="8GB")["command"]
+    assert "--grad-accum 8" in padded
+
+
+def test_over_several_gpus_the_largest_batch_is_that_of_all(capsys):
+    asked = {"params": "7B", "gpu": "H100", "packed": False}
+    found = method(capsys, "ppo", lora_rank=16, num_generations=4, shard=4, **asked)
+    most = found["largest_batch_size"]
+    assert most > 16 and most % 16 == 0 and found["gpus"] == 4
+    fits = [method(capsys, "ppo", lora_rank=16, num_generations=4, shard=4, batch_size=size, **asked)["fits"]
+            for size in (most, most + 16)]  # fmt: skip
+    assert fits == [True, False]
+    too_few = method(capsys, "dpo", params="70B", gpu="H100", shard=4)
+    assert too_few["gpus"] is None and not too_few["fits"]
+    shown = output(capsys, params="13B", compare=True, gpu="H100", shard=4)
+    assert " GPUs" not in shown.partition("PPO separate: ")[0]
+
+
+def test_a_cached_reference_needs_a_run_before_it(capsys):
+    shown = " ".join(output(capsys, params="7B", compare=True, gpu="H100").split())
+    assert "DPO, cached reference: after a run on the same pairs, prefcli dpo" in shown
+    command = shown.partition("after a run on the same pairs, ")[2].partition(" (")[0]
+    assert "--force-memory" in command and shown.count("--force-memory") == 1
+
+
+def test_a_length_beyond_learned_positions_is_cut(capsys, tmp_path):
+    config = {"model_type": "gpt2", "vocab_size": 99, "n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    (tmp_path / "gpt2.json").write_text(json.dumps(config))
+    long, short = (method(capsys, "dpo", model="gpt2.json", max_length=length, prompt_length=prompt, gpu="H100")
+                   for length, prompt in ((200, 150), (64, 64)))  # fmt: skip
+    assert long["bytes"] == short["bytes"]
+    both = [json.loads(output(capsys, model="gpt2.json", max_length=length, json=True)) for length in (64, 200)]
+    assert both[0]["methods"] == both[1]["methods"]
+
+
+def test_on_a_cpu_both_answers_compute_in_what_a_run_does(capsys, monkeypatch):
+    monkeypatch.setattr("prefcli.memory.devices.has_bfloat16", lambda: True)
+    for size, dtype in (("1B", "bfloat16"), ("1M", "float32")):
+        routes = json.loads(output(capsys, params=size, gpu="cpu 64GB", json=True))
+        assert routes["assumptions"]["dtype"] == dtype
+        weights = method(capsys, "dpo", params=size, gpu="cpu 64GB")["roles"]["reference"]["parts"]["weights"]
+        assert weights == routes["methods"]["dpo"]["roles"]["reference"]["parts"]["weights"]
 
 
 def test_a_hub_id_that_was_downloaded_is_read_from_the_cache(capsys, tmp_path, monkeypatch):

@@ -131,7 +131,9 @@ def test_known_gpus_have_the_memory_in_their_name_and_a_source():
         assert gpu.source
 
 
-@pytest.mark.parametrize(("text", "size"), [("16GB", 16e9), ("16 gb", 16e9), ("23.5GB", 23.5e9), ("80GiB", 80e9)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("16GB", 16e9), ("16 gb", 16e9), ("23.5GB", 23.5e9), ("80GiB", 80 * 2**30), ("24g", 24e9)]
+)
 def test_a_size_is_a_gpu_too(text, size):
     assert find_gpu(text).bytes == size and device(text).count == 1
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
 from conftest import DEMO, PAIR, data_of
 
+from prefcli.artifacts.bases import Base
+from prefcli.artifacts.references import TINY, Reference
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
 from prefcli.config.orpo import ORPOConfig
@@ -17,6 +20,9 @@ from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES
 from prefcli.data.row import Row
 from prefcli.memory.estimate import estimate
+from prefcli.memory.model_files import read_architecture
+from prefcli.memory.states import adapter_parameters
+from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import _key, prepare
 from prefcli.stages.plan import rollouts, run_of, steps, summary
 from prefcli.stages.reward import split
@@ -125,6 +131,10 @@ def test_each_of_several_processes_holds_its_part_of_the_batch(planned, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_of(dpo, "cpu").batch_size == 4
     assert (run_of(ppo, "cpu").batch_size, run_of(ppo, "cpu").rollout) == (2, 4)
+    split = planned("dpo", batch_size=8, shard=True)
+    assert run_of(dpo, "cpu").buckets and not run_of(split, "cpu").buckets  # DDP's, of whole models alone
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    assert not run_of(dpo, "cpu").buckets
     assert estimate(run_of(served, "cuda")).phases["rollout"] < estimate(run_of(ppo, "cuda")).phases["rollout"]
 
 
@@ -140,6 +150,47 @@ def test_what_shares_a_base_with_the_policy_is_held_once(planned, make_artifact)
     assert (run_of(planned("dpo", dtype="bfloat16"), "cpu").dtype, run_of(planned("dpo"), "cuda").dtype) == (
         "bfloat16",
     ) * 2
+
+
+def model(path, config, adapter=False):
+    """A reference to weights of this configuration, or to an adapter on them."""
+    (path / "base").mkdir(parents=True)
+    (path / "base" / "config.json").write_text(json.dumps(config))
+    if adapter:
+        (path / "adapter_config.json").write_text("{}")
+    return Reference(str(path), "directory", path, path.name, base=Base("it", path / "base"))
+
+
+def test_ppo_holds_a_base_for_each_model_that_can_not_share_one(planned, tmp_path):
+    """By weights in float32, less those of one policy. A score takes 128."""
+    tiny = json.loads((TINY / "config.json").read_text())
+    full, small = model(tmp_path / "full", tiny), model(tmp_path / "small", tiny | {"num_hidden_layers": 1})
+    other = model(tmp_path / "other", tiny, adapter=True)
+
+    def weights(*rewards, roles=None, **options):
+        inputs = planned("ppo", **options)
+        inputs.references |= roles or {}
+        on_it = dataclasses.replace(other, base=inputs.model.base)
+        specs = [RewardSpec(str(n), "r", on_it if one == "adapter" else one) for n, one in enumerate(rewards)]
+        run = run_of(dataclasses.replace(inputs, rewards=specs), "cpu")
+        held = sum(role.parts["weights"] // 4 for role in estimate(run).roles.values())
+        return held - run.architecture.parameters, run.architecture.scorer_parameters, adapter_parameters(run)
+
+    lora = {"lora_rank": 4}
+    beside, scorer, adapter = weights("adapter", **lora)
+    assert beside == 4 * adapter + 2 * 128  # all on one
+    assert weights(full, **lora)[0] == scorer + 4 * adapter + 128
+    assert weights("adapter", full, **lora)[0] == scorer + 4 * adapter + 128
+    smaller = read_architecture(tmp_path / "small" / "base" / "config.json").scorer_parameters
+    assert weights(full, small, **lora)[0] == scorer + smaller + 4 * adapter + 128 and smaller < scorer
+    assert weights(full, advantage="rloo", **lora)[0] == scorer + 3 * adapter
+    assert weights(other, roles={"reference": full}, **lora)[0] == weights(other, **lora)[0] + scorer - 128
+    assert weights("adapter", roles={"value_init": full}, **lora)[0] == scorer + 4 * adapter + 128
+    assert weights(full, roles={"value_init": full}, **lora) == weights(full, **lora)
+    assert weights(other, roles={"value_init": other}, **lora) == weights(full, **lora)
+    policy = weights(full)[0] - 2 * scorer
+    assert weights(full, full)[0] == 3 * scorer + policy and weights(full, small)[0] == 2 * scorer + smaller + policy
+    assert weights(full, layout="separate", **lora) == weights("adapter", layout="separate", **lora)
 
 
 def test_the_seed_decides_what_is_drawn_where_files_are_mixed(planned, jsonl):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefcli.advice.facts import Facts
-from prefcli.advice.script import Script, Variable, Word, each
+from prefcli.advice.script import Script, Variable, Word, each, shown
 from prefcli.artifacts.manifest import NAME
 
 ANSWERS = ("--num-generations", "4", "--temperature", "1")  # as in docs/hybrids.md
@@ -106,7 +106,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         rewards = [word for reward in facts.rewards for word in ("--reward", reward)]
         names = [reward.partition("=")[0] for reward in facts.rewards if NAME.fullmatch(reward.partition("=")[0])]
         weighed = names if len(facts.rewards) > 1 and len(names) == len(facts.rewards) else []
-    elif "several-objectives" in facts.aims and len(files) > 1:
+    elif facts.reward_models > 1:
         for name, file in zip(_objectives(files), files):
             script.run("train-rm", "--model", start, "--data", file, "--name", f"rm-{name}", stage=rm_stage)
             rewards += ["--reward", f"{name}=rm-{name}"]
@@ -119,7 +119,7 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
     weights = [word for name in weighed for word in ("--reward-weight", f"{name}={1 / len(weighed):.2g}")]
     if weighed:
         script.notes.append("The weights start equal: change them and run only ppo again.")
-    script.run(
+    trained = script.run(
         "ppo",
         "--model",
         start,
@@ -131,7 +131,8 @@ def _reinforce(script: Script, start: Word, stage: str, *more: str) -> None:
         into="PPO",
     )
     script.notes.append(
-        "Afterwards compare on held-out prompts: prefcli eval --against SFT --model PPO --prompts FILE."
+        "Afterwards compare on held-out prompts: "
+        f"prefcli eval --against {shown(start)} --model {shown(trained)} --prompts FILE."
     )
 
 
@@ -159,7 +160,7 @@ def _iterative(script: Script, start: Word) -> None:
     for number in ("1", "2"):
         pairs = _label(script, policy, labeller, "pairs", number)
         policy = script.run(
-            "dpo", "--model", policy, "--reference", start, "--data", pairs, stage="dpo", into=f"POLICY{number}"
+            "dpo", "--model", policy, "--reference", start, "--data", pairs, stage="dpo-rounds", into=f"POLICY{number}"
         )
     script.notes.append("Two rounds are shown; take new prompts for each further one, and keep --reference.")
     _measure(script, start, policy)
@@ -209,8 +210,9 @@ def _measure(script: Script, start: Word, trained: Word) -> None:
         look = rewards or ["--samples", "5"]  # nothing scores the answers: a person reads some
         script.run("eval", "--against", start, "--model", trained, *each("--prompts", held_out), *look)
     else:
-        shown = f'"${trained.name}"' if isinstance(trained, Variable) else trained
-        script.notes.append(f"Afterwards evaluate it on held-out prompts: prefcli eval --model {shown} --prompts FILE.")
+        script.notes.append(
+            f"Afterwards evaluate it on held-out prompts: prefcli eval --model {shown(trained)} --prompts FILE."
+        )
 
 
 def _sampled(script: Script) -> bool:

@@ -27,7 +27,7 @@ METHODS = {
     "rloo": Method("RLHF without a value model: RLOO", "rl", "rloo"),
     "rejection": Method("rejection sampling: fine-tune on the best of n answers", "rejection", "sft"),
     "rlaif": Method("RLAIF: pairs labelled by a model, then DPO", "rlaif", "dpo"),
-    "iterative-dpo": Method("iterative DPO: new answers, labels and DPO, in rounds", "iterative-dpo", "dpo"),
+    "iterative-dpo": Method("iterative DPO: new answers, labels and DPO, in rounds", "iterative-dpo", "dpo-rounds"),
     "collect": Method("preferences first: label answers, then DPO", "collect", "dpo"),
 }
 DPO_FAMILY = ("dpo", "robust-dpo", "ipo")
@@ -77,6 +77,12 @@ class Facts:
         """Whether there is memory for training all weights, over all GPUs; True where memory was not checked."""
         fit = self.fit(method)
         return not self.fits or (fit is not None and not fit.lora)
+
+    @property
+    def reward_models(self) -> int:
+        """Those that PPO would train first where no reward is given: one, or one for each objective's file."""
+        files = self.files.get("pairs", ())
+        return len(files) if "several-objectives" in self.aims and files else 1
 
     @property
     def scored(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
@@ -12,7 +13,7 @@ from prefcli.memory.gpus import Device
 from prefcli.memory.run import Run, of_command
 from prefcli.memory.sizes import format_bytes
 
-STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "kto", "ppo", "rloo")
+STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "dpo-rounds", "kto", "ppo", "rloo")
 # What is tried in turn, the nearest to all weights first: (rank of the adapter, base in 4 bits).
 TRIED = ((0, False), (RANK, False), (RANK, True))
 
@@ -33,41 +34,44 @@ class Fit:
         return f"{weights}, {format_bytes(self.bytes)}{f' on each of {self.processes}' if self.processes > 1 else ''}"
 
 
-def fits(architecture: Architecture, where: Device, reward_elsewhere: bool = False) -> dict[str, Fit | None]:
+def fits(architecture: Architecture, where: Device, trained: int = 1, given: int = 0) -> dict[str, Fit | None]:
     """Stage → how it fits, None where it does not: with the defaults of its command, and as few options as it takes.
 
     All weights in one process come first, then all weights split over the GPUs (--shard, docs/scaling.md), then an
-    adapter, then one on a base in 4 bits, then one on a base that is split. `reward_elsewhere`: the reward model has
-    weights of its own, and cannot share ppo's base.
+    adapter, then one on a base in 4 bits, then one on a base that is split. ppo holds the reward models that are
+    `trained` first, which share its base where they are adapters, or those that are there, of `given` parameters.
     """
-    return {stage: _fit(stage, architecture, where, reward_elsewhere) for stage in STAGES}
+    return {stage: _fit(stage, architecture, where, trained, given) for stage in STAGES}
 
 
-def _fit(stage: str, architecture: Architecture, where: Device, reward_elsewhere: bool) -> Fit | None:
+def _fit(stage: str, architecture: Architecture, where: Device, trained: int, given: int) -> Fit | None:
     for rank, in_4bit in TRIED:
         if (stage.endswith("-lora") and not rank) or (in_4bit and not where.count):
             continue
-        run = _run(stage, architecture, where, rank, in_4bit)
-        beside = _weights(run) if reward_elsewhere and rank and run.about.samples else 0
-        needed = changes(run, where.usable_bytes - beside, same=True)
+        run = _run(stage, architecture, where, rank, in_4bit, trained, given)
+        needed = changes(run, where.usable_bytes, same=True)
         if needed is not None:
             size = needed[-1].bytes if needed else estimate(run).bytes
             own = ("--lora-rank", str(rank)) if rank else ()
             options = (*own, *(("--load-in-4bit",) if in_4bit else ()), *(w for c in needed for w in c.option.split()))
-            return Fit(size + beside, bool(rank), in_4bit, 1, options)
+            return Fit(size, bool(rank), in_4bit, 1, options)
         if not rank and where.count > 1 and (over_all := _split(run, where)) is not None:
             return over_all
-    return _split(_run(stage, architecture, where, RANK, False), where) if where.count > 1 else None
+    return _split(_run(stage, architecture, where, RANK, False, trained, given), where) if where.count > 1 else None
 
 
-def _run(stage: str, architecture: Architecture, where: Device, rank: int, in_4bit: bool) -> Run:
-    command = {"rloo": "ppo", "train-rm-lora": "train-rm"}.get(stage, stage)
-    given = {"lora_rank": rank, "load_in_4bit": in_4bit} | ({"advantage": "rloo"} if stage == "rloo" else {})
-    return of_command(BY_COMMAND[command], given, architecture, where)
-
-
-def _weights(run: Run) -> int:
-    return run.architecture.scorer_parameters * run.dtype_bytes
+def _run(
+    stage: str, architecture: Architecture, where: Device, rank: int, in_4bit: bool, trained: int, given: int
+) -> Run:
+    command = {"rloo": "ppo", "train-rm-lora": "train-rm", "dpo-rounds": "dpo"}.get(stage, stage)
+    options = {"lora_rank": rank, "load_in_4bit": in_4bit} | ({"advantage": "rloo"} if stage == "rloo" else {})
+    more: dict[str, Any] = {}
+    if stage == "dpo-rounds":  # the last round's policy is trained, against the first one's reference
+        more = {"shared_base": False}
+    elif command == "ppo":
+        own = trained * architecture.scorer_parameters if trained > 1 and not rank else 0
+        more = {"reward_model": bool(trained or given), "reward_parameters": given or own or None}
+    return of_command(BY_COMMAND[command], options, architecture, where, **more)
 
 
 def _split(run: Run, where: Device) -> Fit | None:
@@ -78,7 +82,7 @@ def _split(run: Run, where: Device) -> Fit | None:
         return None
     own = ("--lora-rank", str(run.lora_rank)) if run.lora_rank else ()
     options: tuple[str, ...] = (*own, "--shard", *(word for change in needed for word in change.option.split()))
-    if run.rows_of_batch % where.count:
+    if part.batch_size * where.count != run.batch_size:
         options += ("--batch-size", str(part.batch_size * where.count))
     size = needed[-1].bytes if needed else estimate(at_pace(part, where.usable_bytes)).bytes
     return Fit(size, bool(run.lora_rank), processes=where.count, options=options)

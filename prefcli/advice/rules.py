@@ -69,7 +69,7 @@ HARD = (
         "there is something to learn from already",
         rules_out=("collect",),
     ),
-    *map(_large, ("dpo", "kto", "sft", "ppo", "rloo")),
+    *map(_large, ("dpo", "dpo-rounds", "kto", "sft", "ppo", "rloo")),
 )
 
 SOFT = (

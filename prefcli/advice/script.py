@@ -30,8 +30,7 @@ class Script:
         """One more line; `stage` adds the options that it takes to fit, `into` keeps what is printed."""
         fit = self.facts.fits.get(stage) if stage else None
         start = TORCHRUN.format(fit.processes) if fit and fit.processes > 1 else "prefcli"
-        shown = [f'"${word.name}"' if isinstance(word, Variable) else shlex.quote(word) for word in words]
-        line = " ".join([start, command, *shown, *(fit.options if fit else ())])
+        line = " ".join([start, command, *map(shown, words), *(fit.options if fit else ())])
         given = {path for paths in self.facts.files.values() for path in paths}
         if self.facts.reading and any(word in given for word in words if isinstance(word, str)):
             line += " " + shlex.join(self.facts.reading)
@@ -39,6 +38,11 @@ class Script:
             line += " --skip-bad"
         self.lines.append(f"{into}=$({line})" if into else line)
         return Variable(into or "")
+
+
+def shown(word: Word) -> str:
+    """A word as a shell reads it."""
+    return f'"${word.name}"' if isinstance(word, Variable) else shlex.quote(word)
 
 
 def each(option: str, values: Sequence[str]) -> list[str]:

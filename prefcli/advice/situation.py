@@ -22,7 +22,7 @@ from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import device
 from prefcli.memory.gpus import Device
 from prefcli.memory.model_files import read_architecture
-from prefcli.memory.references import config_file
+from prefcli.memory.references import architecture_of, config_file
 from prefcli.memory.shapes import by_name, typical
 from prefcli.memory.sizes import parse_count
 from prefcli.progress import Reporter
@@ -152,8 +152,10 @@ def _with_model(
     if architecture is None:
         reporter.notice(f"the size of {model} is not known, so memory was not checked: give --params 7B")
         return facts
-    elsewhere = any(spec.reference is not None for spec in specs)
-    return replace(facts, params=architecture.parameters, fits=fits(architecture, where, elsewhere))
+    known = [architecture_of(spec.reference) for spec in specs if spec.reference is not None]
+    given = sum((one or architecture).scorer_parameters for one in known)
+    trained = 0 if specs else facts.reward_models
+    return replace(facts, params=architecture.parameters, fits=fits(architecture, where, trained, given))
 
 
 def _architecture(model: str | None, params: str | None, store: Store, reporter: Reporter) -> Architecture | None:

@@ -158,15 +158,19 @@ def cautions(facts: Facts, decision: Decision) -> list[str]:
     """Measurements of the data that support no method but that the user should know."""
     said = []
     if facts.longer_interval and facts.longer_chosen is not None and facts.longer_interval[0] > LONGER:
-        option = "--length-penalty" if METHODS[decision.method].family == "rl" else "--length-normalise"
+        stage = METHODS[decision.method].stage
+        option = {"kto": None, "sft": None, "ppo": "--length-penalty", "rloo": "--length-penalty"}.get(
+            stage, "--length-normalise"
+        )
+        against = f"; {option} works against it" if option else ""
         said.append(
             f"The longer answer is the chosen one in {facts.longer_chosen:.0%} of pairs: length may be what is learnt. "
-            f"Watch it in eval; {option} works against it."
+            f"Watch it in eval{against}."
         )
     if facts.copies:
         said.append(f"{facts.copies:,} pairs are copies of others: they count twice, and hide contradictions.")
     if facts.ties:
-        said.append(f"{facts.ties:,} rows are ties, which every command leaves out.")
+        said.append(f"{facts.ties:,} rows are ties, which commands that learn preferences leave out.")
     if facts.same_sides:
         said.append(f"{facts.same_sides:,} pairs have the same text on both sides.")
     if facts.reward_right:

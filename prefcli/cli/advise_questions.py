@@ -66,10 +66,7 @@ def _ask(read: Answers, question: str, default: str, check: Callable[[str], Any]
 
 def _files(config: AdviseConfig, kind: Kind | None = None) -> Callable[[str], list[str]]:
     def check(line: str) -> list[str]:
-        try:
-            files = shlex.split(line)
-        except ValueError as error:
-            raise UsageError(f"a quote is not closed: {line}") from error
+        files = _words(line)
         for file in files:
             measure(file, kind, split=config.split, names=config.map, beside=True)
         return files
@@ -77,9 +74,16 @@ def _files(config: AdviseConfig, kind: Kind | None = None) -> Callable[[str], li
     return check
 
 
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"a quote is not closed: {line}") from error
+
+
 def _reward(store: Store) -> Callable[[str], list[str]]:
     def check(line: str) -> list[str]:
-        rewards = line.split()
+        rewards = _words(line)
         parse_rewards(rewards, store)
         return rewards
 

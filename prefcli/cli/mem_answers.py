@@ -69,7 +69,7 @@ def _show_one(method: Method) -> None:
     if method.fits:
         for name, most in (("--batch-size", method.largest_batch), ("--max-length", method.largest_length)):
             _write(console, f"Largest {name} that fits: {NO_LIMIT if most is None else f'{most:,}'}")
-    elif method.split is not None and method.run.shards == 1:
+    elif method.split is not None:
         _write(console, f"It takes {method.gpus:,} of them, {format_bytes(method.split.fitted_bytes)} on each:")
         _write(console, f"{method.split.command}", indent=4)
         if method.split.estimate.run.lockstep:
@@ -91,12 +91,13 @@ def _show_all(methods: Sequence[Method]) -> None:
     width = max(len(method.name) for method in methods)
     for method in methods:
         bar = "".join(SIGNS[part] * round(BAR * size / most) for part, size in method.estimate.parts.items())
-        fits = "fits" if method.fits else "does not fit" if method.gpus is None else f"{method.gpus:,} GPUs"
-        _write(console, f"{method.name:<{width}}  {bar:<{BAR + 2}} {format_bytes(method.estimate.bytes):>8}  {fits}")
+        _write(console, f"{method.name:<{width}}  {bar:<{BAR + 2}} {format_bytes(method.estimate.bytes):>8}  "
+                        f"{method.verdict}")  # fmt: skip
     _write(console, "")
     for method in methods:
         size = format_bytes(method.fitted_bytes)
-        _write(console, f"{method.name}: {method.command} ({size})" if method.command else
+        first = "after a run on the same pairs, " if method.run.cached_reference else ""
+        _write(console, f"{method.name}: {first}{method.command} ({size})" if method.command else
                f"{method.name}: no options make it fit; use a smaller model", indent=4)  # fmt: skip
     one, shared, _, dpo = (method.estimate for method in methods[:4])
     if one.state_bytes < one.bytes / 2:
@@ -147,7 +148,7 @@ def _changes(method: Method) -> str:
 def _bars(console: Console, method: Method) -> None:
     """One bar a model, in units of the base model."""
     _write(
-        console, f"{method.name}  {method.models} models, {format_count(method.parameters)} parameters' worth", "bold"
+        console, f"{method.name}  {method.models} models, {format_count(method.parameters)} parameters in all", "bold"
     )
     for name, role in method.estimate.roles.items():
         units = role.parameters / method.run.architecture.parameters

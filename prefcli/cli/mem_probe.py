@@ -10,20 +10,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.references import resolve
+from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result
 from prefcli.config.memory import MemoryConfig
 from prefcli.config.stages import BY_COMMAND, Purpose
+from prefcli.data.encoder import Encoder
 from prefcli.errors import MemoryShortError, UsageError
-from prefcli.memory.answer import LENGTH
+from prefcli.memory.answer import options_of
+from prefcli.memory.methods import words_of
 from prefcli.memory.sizes import format_bytes
+from prefcli.models.loading import configuration
+from prefcli.models.positions import positions_of
+from prefcli.models.tokenizers import load_tokenizer
+from prefcli.progress import SILENT
 
 REWARD = "def score(prompts, completions, **columns):\n    return [float(len(text)) for text in completions]\n"
 
 
 def probe(config: MemoryConfig) -> None:
-    """Train one step in a process of its own, on made-up rows that fill --max-length, and keep nothing.
+    """Train one step in a process of its own, on made-up rows as long as the options allow, and keep nothing.
 
     Raises UsageError: no stage or no weights to do it with. MemoryShortError: it ran out of memory.
     """
@@ -31,10 +37,12 @@ def probe(config: MemoryConfig) -> None:
         raise UsageError("--probe runs a stage on a model: give --stage and --model")
     if (config.plot, config.compare) != (None, False):
         raise UsageError("--probe measures one step", "leave out --plot and --compare")
+    if config.gpu is not None or config.shard > 1:
+        raise UsageError("--probe measures this machine's device, in one process", "leave out --gpu and --shard")
     reference = resolve(config.model, Store(config.runs))  # the step is made in another store
     config = replace(config, model=str(reference.path or config.model))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "prefcli", str(config.stage), *_words(config, Path(folder))]
+        command = [sys.executable, "-m", "prefcli", str(config.stage), *_words(config, reference, Path(folder))]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         message = "\n".join(done.stderr.strip().splitlines()[-6:]).removeprefix("error: ")
@@ -52,39 +60,45 @@ def probe(config: MemoryConfig) -> None:
         print_result(f"estimated: {format_bytes(predicted)} ({predicted / measured - 1:+.0%})")
 
 
-def _words(config: MemoryConfig, folder: Path) -> list[str]:
-    """The command's options, after its rows were written."""
+def _words(config: MemoryConfig, reference: Reference, folder: Path) -> list[str]:
+    """The command's options, after its rows were written: those that are given, and else the command's own, as the
+    estimate has them. Its own lengths end where the model's positions do."""
     stage = BY_COMMAND[str(config.stage)]
-    ppo = stage.samples
-    most, answers = config.max_length or LENGTH, config.batch_size or 1
-    prompt = config.prompt_length or (most // 2 if ppo else 1)
-    data = folder / "rows.jsonl"
-    rows = [_row(stage.purpose, number, prompt, most) for number in range(max(2, answers))]
+    options = options_of(config, stage)
+    own = stage.config(**options)
+    positions = positions_of(configuration(reference)) if config.max_length is None else None
+    if stage.samples:
+        answer = min(own.max_new_tokens, positions - 1 if positions else own.max_new_tokens)
+        most = min(own.max_prompt_length, positions - answer if positions else own.max_prompt_length)
+        options |= {"max_prompt_length": most, "max_new_tokens": answer}
+        prompt = most
+    else:
+        most = options["max_length"] = min(own.max_length, positions or own.max_length)
+        prompt = config.prompt_length or 1
+    data, encoder = folder / "rows.jsonl", Encoder(load_tokenizer(reference, SILENT))
+    rows = [_row(stage.purpose, _filling(number, prompt, encoder), number, most) for number in range(own.batch_size)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["--model", str(config.model), "--runs", str(folder / "runs"), "--max-steps", "1", "--force-memory"]
-    answers = max(2, answers) if ppo else answers
-    words += ["--batch-size", str(answers), "--lora-rank", str(config.lora_rank), "--json", "--quiet"]
-    words += ["--tokens-per-row", str(config.tokens_per_row)] if config.tokens_per_row else []
-    words += ["--optim", config.optim]
-    words += ["--gradient-checkpointing"] if config.gradient_checkpointing else []
-    words += [] if config.packed else ["--no-packed"]
-    words += ["--load-in-4bit"] if config.load_in_4bit else []
-    if ppo:
+    words += [*words_of(options), "--json", "--quiet"]
+    if stage.samples:
         reward = folder / "reward.py"
         reward.write_text(REWARD, encoding="utf-8")
-        words += ["--prompts", str(data), "--reward", f"python:{reward}:score", "--max-prompt-length", str(2 * prompt)]
-        words += ["--max-new-tokens", str(max(1, most - prompt)), "--ppo-epochs", "1"]
-        words += ["--num-generations", str(config.num_generations)] if config.num_generations else []
-        words += ["--generation-batch", str(config.generation_batch)] if config.generation_batch else []
-        words += ["--advantage", str(config.advantage)]
-        return words + (["--layout", config.layout] if config.layout else [])
-    words += ["--data", str(data), "--max-length", str(most)]
+        return words + ["--prompts", str(data), "--reward", f"python:{reward}:score", "--ppo-epochs", "1"]
+    words += ["--data", str(data)]
     return words + (["--eval-share", "0"] if stage.scores else [])
 
 
-def _row(purpose: Purpose, number: int, prompt: int, most: int) -> dict[str, Any]:
+def _filling(number: int, tokens: int, encoder: Encoder) -> str:
+    """A prompt of so many tokens at most, each row's another."""
+    words = tokens
+    while words > 1 and len(encoder.prompt_ids(f"{number}" + " a" * (words - 1))) > tokens:
+        words -= 1
+    return f"{number}" + " a" * (words - 1)
+
+
+def _row(purpose: Purpose, prompt: str, number: int, most: int) -> dict[str, Any]:
     """One whose answers are longer than --max-length, so that they are cut to it."""
-    row: dict[str, Any] = {"prompt": f"{number}" + " a" * (prompt - 1)}
+    row: dict[str, Any] = {"prompt": prompt}
     if purpose in ("demos", "labelled"):
         row["completion"] = " b" * most
     if purpose == "labelled":

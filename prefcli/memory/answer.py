@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +13,7 @@ from prefcli.config.stages import BY_COMMAND, Stage
 from prefcli.errors import SurroundingsError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import device, found_gpu
-from prefcli.memory.fit import RANK
+from prefcli.memory.fit import RANK, SEVERAL
 from prefcli.memory.gpus import Device
 from prefcli.memory.methods import Method, Routes, side_by_side, two_routes
 from prefcli.memory.model_files import read_architecture
@@ -42,15 +43,15 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
         raise UsageError("--compare covers all methods, and --stage names one", "leave one of them out")
     where, architecture = _device(config.gpu), _architecture(config, reporter)
     if config.compare:
-        return [_method(*row, config, architecture, where) for row in side_by_side(config.lora_rank)]
+        return [_method(*row, config, architecture, where, reporter) for row in side_by_side(config.lora_rank)]
     if config.stage is not None:
-        return [_method(config.stage, config.stage, {}, config, architecture, where)]
+        return [_method(config.stage, config.stage, {}, config, architecture, where, reporter)]
     if unread := [field for field in _given(config) if field not in OF_BOTH]:
         raise UsageError(
             f"{option(unread[0])}: PPO against DPO is all weights of both, at one batch and length",
             "give --stage dpo, or --compare for all methods",
         )
-    adapter = _method("DPO", "dpo", {"lora_rank": RANK}, config, architecture, where)
+    adapter = _method("DPO", "dpo", {"lora_rank": RANK}, config, architecture, where, reporter)
     return two_routes(
         architecture, where, config.batch_size or BATCH, config.max_length or LENGTH,
         config.gradient_checkpointing is not False, adapter,
@@ -73,28 +74,32 @@ def _given(config: MemoryConfig) -> dict[str, Any]:
 
 
 def _method(
-    name: str, command: str, more: dict[str, Any], config: MemoryConfig, architecture: Architecture, where: Device
+    name: str,
+    command: str,
+    more: dict[str, Any],
+    config: MemoryConfig,
+    architecture: Architecture,
+    where: Device,
+    reporter: Reporter,
 ) -> Method:
     """One row of the answer. Raises UsageError for what does not go together."""
-    stage, given = BY_COMMAND[command], _given(config)
-    rank = given.get("lora_rank", 0)
-    for field in ("load_in_4bit", "layout"):
-        if given.get(field) not in (None, "separate") and not rank:
-            raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
-    about = {f.name for f in fields(stage.config)}
-    options = {field: value for field, value in (given | more).items() if field in about}
-    if stage.samples:
-        options |= _lengths(config, stage)
-    rows = options.get("batch_size", stage.config().batch_size)
-    fixed: dict[str, Any] = {"batch_size": -(-rows // config.shard)}
+    stage = BY_COMMAND[command]
+    options = options_of(config, stage, more)
+    asked = options.get("batch_size", stage.config().batch_size)
+    if (rows := _shared_evenly(asked, stage, options, config.shard)) != asked:
+        if config.batch_size and not config.compare:
+            raise UsageError(f"{command} cannot share --batch-size {asked} evenly", f"use --batch-size {rows}")
+        reporter.notice(f"{name}: --batch-size {asked} is rounded up to {rows}")
+        options["batch_size"] = rows
+    fixed: dict[str, Any] = {"batch_size": rows // config.shard}
     if config.shard > 1:
-        if given.get("load_in_4bit"):
+        if config.load_in_4bit:
             raise UsageError(
                 "--load-in-4bit is not counted with --shard: a process makes it whole first", "leave one out"
             )
         fixed |= {"zero": 3, "shards": config.shard}
     if config.prompt_length is not None and not stage.samples:
-        fixed["shared_prompt"] = config.prompt_length
+        fixed["prompt"] = config.prompt_length
     most = config.max_length or (MOST_TOKENS if stage.samples else stage.config().max_length)
     if config.prompt_length is not None and config.prompt_length > most:
         raise UsageError(f"--prompt-length {config.prompt_length} is more than --max-length {most}", "raise that too")
@@ -102,6 +107,26 @@ def _method(
         fixed["cached_reference"] = True
     run = of_command(stage, options, architecture, where, **fixed)
     return Method(name, run, where, config.model, options)
+
+
+def _shared_evenly(rows: int, stage: Stage, options: Mapping[str, Any], gpus: int) -> int:
+    """The next --batch-size that the stage takes: whole prompts of answers, on each GPU as many, kto's two at least."""
+    several = SEVERAL if options.get("advantage") in ("rloo", "grpo") else 1
+    unit = gpus * ((options.get("num_generations") or several) if stage.samples else 1)
+    least = {"kto": 2 * gpus, "ppo": 2}.get(stage.command, 1)
+    return unit * -(-max(rows, least) // unit)
+
+
+def options_of(config: MemoryConfig, stage: Stage, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The given options as those of the stage's own command, with `more`. Raises UsageError for what does not go
+    together."""
+    given = _given(config)
+    for field in ("load_in_4bit", "layout"):
+        if given.get(field) not in (None, "separate") and not given.get("lora_rank"):
+            raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+    about = {f.name for f in fields(stage.config)}
+    options = {field: value for field, value in (given | dict(more or {})).items() if field in about}
+    return options | _lengths(config, stage) if stage.samples else options
 
 
 def _lengths(config: MemoryConfig, stage: Stage) -> dict[str, Any]:

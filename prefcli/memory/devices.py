@@ -46,17 +46,39 @@ def device(kind: str | None, count: int | None = None) -> Device:
 
 
 def found_gpu() -> Device | None:
-    """The GPU that nvidia-smi lists: the smallest of the GPUs that CUDA_VISIBLE_DEVICES leaves."""
+    """The GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves, as many of the smallest of them; None where
+    there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    query = [program, "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    query = [program, "--query-gpu=index,uuid,name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-        rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in out.splitlines() if line.strip()]
-        found = sorted((int(memory) * MIB, name, float(capability) >= 8) for name, memory, capability in rows)
+        found = {}
+        for line in filter(str.strip, out.splitlines()):
+            index, uuid, about = (cell.strip() for cell in line.split(",", 2))
+            name, memory, capability = (cell.strip() for cell in about.rsplit(",", 2))
+            found[index, uuid] = (int(memory) * MIB, name, float(capability) >= 8)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = len(found) if visible is None else min(len(found), len([v for v in visible.split(",") if v.strip()]))
-    return Device(found[0][1], found[0][0], count, found[0][2], "nvidia-smi, here") if count else None
+    seen = _visible(list(found), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if not seen:
+        return None
+    size, kind, bf16 = min(found[one] for one in seen)
+    return Device(kind, size, len(seen), bf16, "nvidia-smi, here")
+
+
+def _visible(gpus: list[tuple[str, str]], said: str | None) -> list[tuple[str, str]]:
+    """The (index, uuid) that CUDA sees: by index or the beginning of a uuid, up to the first that is unknown (CUDA
+    programming guide, environment variables). A slice of a GPU (MIG) is taken for all of it."""
+    if said is None or said.strip().startswith("MIG-"):
+        return gpus
+    seen: list[tuple[str, str]] = []
+    for word in map(str.strip, said.split(",")):
+        one = next(
+            (gpu for gpu in gpus if word == gpu[0] or (word.startswith("GPU-") and gpu[1].startswith(word))), None
+        )
+        if one is None:
+            break
+        seen.append(one)
+    return seen

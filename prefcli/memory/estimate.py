@@ -85,6 +85,7 @@ def _roles(run: Run, moment: Moment) -> dict[str, RoleEstimate]:
             "optimizer": states.optimizer_bytes(run, role),
             **{part: passing.get(part, 0) for part in PASSING},
         }
+        parts["temporary"] += states.bucket_bytes(run, role)
         if role.name in moment.roots:
             parts["temporary"] += sharding.root_bytes(run, role)
         if role == run.roles[0] and run.device == "cuda":
@@ -180,7 +181,8 @@ def _reference(run: Run, earlier: frozenset[str]) -> Iterator[Moment]:
 
 def _roots(run: Run, *roles: Role) -> frozenset[str]:
     """Those whose root is gathered: of roles on one base the first one's."""
-    return frozenset({run.roles[0].name} if run.shared_base else {role.name for role in roles})
+    own = {role.name for role in roles if not run.on_policys_base(role)}
+    return frozenset(own | {run.roles[0].name} if run.shared_base else own)
 
 
 def _still_gathered(run: Run, updated: frozenset[str]) -> list[Role]:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from prefcli.memory.activations import sampled_answers
+from prefcli.memory.activations import rollout_answers, sampled_answers
 from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
 
 MOST = 2**20  # rows or tokens: what fits so many has no limit that matters
 MOST_GPUS = 4096
 RANK = 16  # of the adapters that are proposed
+SEVERAL = 4  # answers to a prompt: --num-generations of rloo and grpo, where it is not given
 AT_A_TIME = 8  # answers that are sampled together where a rollout is too large
 LOCKSTEP = "rollouts gather one layer after the other, for each token: the whole policy does not fit"
 LEAST_GAIN = 0.01  # a change that saves less is not worth a word
@@ -41,12 +42,22 @@ def _fewer_tokens(run: Run) -> Run | None:
     """One row at a time."""
     if run.packed:
         return replace(run, tokens_per_row=run.row_tokens) if run.rows_of_pass > 1 else None
-    least = run.answers or 1
-    return replace(run, batch_size=least, grad_accum=_most_parts(run)) if run.batch_size > least else None
+    parts = _parts(run)
+    rollout = rollout_answers(run) if run.about.samples else 0
+    smaller = replace(run, batch_size=run.batch_size // parts, grad_accum=run.grad_accum * parts, rollout=rollout)
+    return smaller if parts > 1 else None
 
 
-def _most_parts(run: Run) -> int:
-    return run.grad_accum * (run.batch_size // (run.answers or 1))
+def _parts(run: Run) -> int:
+    """The most parts of the batch, of one size, that the stage takes."""
+    return next((n for n in range(run.batch_size // run.least, 1, -1) if run.batch_size % n == 0), 1)
+
+
+def _no_value_model(run: Run) -> Run | None:
+    answers = run.answers if run.answers > 1 else SEVERAL
+    if not (run.about.samples and run.value_model) or run.batch_size % answers:
+        return None
+    return replace(run, value_model=False, answers=answers)
 
 
 def _fewer_answers(run: Run) -> Run | None:
@@ -56,13 +67,15 @@ def _fewer_answers(run: Run) -> Run | None:
 def _adapters(run: Run) -> Run | None:
     if run.lora_rank:
         return None
-    return replace(run, lora_rank=RANK, shared_base=run.about.reference)
+    return replace(run, lora_rank=RANK, shared_base=run.about.reference and not run.separate)
 
 
 # The cheapest first.
 SAVINGS = (
     Saving(
-        lambda run: f"--tokens-per-row {run.row_tokens}" if run.packed else f"--grad-accum {_most_parts(run)}",
+        lambda run: (
+            f"--tokens-per-row {run.row_tokens}" if run.packed else f"--grad-accum {run.grad_accum * _parts(run)}"
+        ),
         "the same result, in smaller passes",
         _fewer_tokens,
         same=True,
@@ -78,13 +91,6 @@ SAVINGS = (
         "the same result; the forward pass runs twice",
         lambda run: None if run.checkpointing else replace(run, checkpointing=True),
         same=True,
-    ),
-    Saving(
-        lambda run: "--layout shared",
-        "the roles become adapters on one base",
-        lambda run: (
-            replace(run, shared_base=True) if run.about.samples and run.lora_rank and not run.shared_base else None
-        ),
     ),
     Saving(
         lambda run: "--optim adamw-8bit",
@@ -104,6 +110,13 @@ SAVINGS = (
     ),
     Saving(lambda run: f"--lora-rank {RANK}", "an adapter is trained instead of all weights", _adapters),
     Saving(
+        lambda run: "--layout shared",
+        "the roles become adapters on one base",
+        lambda run: (
+            replace(run, shared_base=True) if run.about.samples and run.lora_rank and not run.shared_base else None
+        ),
+    ),
+    Saving(
         lambda run: "--load-in-4bit",
         "the base is rounded to 4 bits; slower",
         lambda run: replace(run, in_4bit=True) if run.lora_rank and not run.in_4bit and run.device == "cuda" else None,
@@ -111,7 +124,7 @@ SAVINGS = (
     Saving(
         lambda run: "--advantage rloo",
         "no value model, but several answers per prompt",
-        lambda run: replace(run, value_model=False, answers=4) if run.about.samples and run.value_model else None,
+        _no_value_model,
     ),
     Saving(
         lambda run: f"--max-length {run.max_length // 2}",
@@ -194,7 +207,8 @@ def split(run: Run, gpus: int) -> Run:
     def part(rows: int) -> int:
         return unit * -(-rows // (unit * gpus))
 
-    return replace(run, zero=3, shards=gpus, batch_size=part(run.batch_size), rollout=part(run.rollout))
+    rows = max(run.least, part(run.batch_size))
+    return replace(run, zero=3, shards=gpus, batch_size=rows, rollout=part(run.rollout))
 
 
 def gpus_needed(run: Run, usable: float) -> int | None:
@@ -222,7 +236,8 @@ def gpus_needed(run: Run, usable: float) -> int | None:
 
 
 def largest(run: Run, usable: float, what: Literal["batch_size", "max_length"]) -> int | None:
-    """The largest `batch_size` or `max_length` that fits: 0 where none does, None where the limit is beyond MOST."""
+    """The largest `batch_size` (of a process) or `max_length` that fits and that the stage takes: 0 where none does,
+    None where the limit is beyond MOST."""
 
     def good(value: int) -> bool:
         if what == "batch_size":
@@ -236,4 +251,6 @@ def largest(run: Run, usable: float, what: Literal["batch_size", "max_length"]) 
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if good(middle) else (low, middle)
+    if what == "batch_size":
+        return low - low % run.unit if low >= run.least else 0
     return low

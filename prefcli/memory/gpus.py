@@ -83,7 +83,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?G(?:B|iB)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(G|GB|GiB)", re.IGNORECASE)
 
 
 def find_gpu(name: str) -> Device:
@@ -118,11 +118,12 @@ def _short(name: str) -> tuple[str, str]:
 
 
 def size_of(text: str) -> int | None:
-    """Bytes of `16GB`, which are decimal; None for what is not a size. Raises UsageError: a size of nothing."""
+    """Bytes of `16GB`, which are decimal, or `16GiB`; None for what is not a size. Raises UsageError: a size of
+    nothing."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         return None
-    size = round(float(found[1]) * 1e9)
+    size = round(float(found[1]) * (2**30 if "i" in found[2].lower() else 1e9))
     if not 10**8 <= size <= 10**15:
         raise UsageError(f"--gpu {text}: not the memory of a device", "for example: --gpu 16GB")
     return size

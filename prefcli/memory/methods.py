@@ -12,6 +12,7 @@ from prefcli.config.base import option
 from prefcli.config.training import TOKENS_PER_ROW
 from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
+from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import Estimate, estimate
 from prefcli.memory.fit import RANK, Change, at_pace, changes, gpus_needed, largest, split
 from prefcli.memory.gpus import USABLE_SHARE, Device
@@ -44,20 +45,31 @@ class Method:
 
     @cached_property
     def gpus(self) -> int | None:
-        """The number of GPUs that hold it, with --shard where one does not; None where no number does."""
+        """The number of GPUs that hold it, with --shard where one does not; None where no number does, or not the
+        number that was asked for."""
+        if self.run.sharded:
+            return self.run.shards if self.gpu.count and self.changes is not None else None
         return gpus_needed(self.run, self.gpu.usable_bytes) if self.gpu.count else None
 
     @cached_property
     def split(self) -> Method | None:
         """The same over as many GPUs as hold it; None where one does, or no number."""
-        if self.gpus is None or self.gpus == 1:
+        if self.gpus is None or self.gpus == self.run.shards:
             return None
-        more = {"batch_size": self.gpus * self.run.unit} if self.gpus > self.run.rows_of_batch else {}
-        return replace(self, run=split(self.run, self.gpus), options={**self.options, **more})
+        part = split(self.run, self.gpus)
+        rows = part.batch_size * self.gpus
+        more = {"batch_size": rows} if rows != self.run.batch_size else {}
+        return replace(self, run=part, options={**self.options, **more})
 
     @property
     def fits(self) -> bool:
         return self.estimate.bytes <= self.gpu.usable_bytes
+
+    @property
+    def verdict(self) -> str:
+        if self.fits or self.gpus is None or self.run.sharded:
+            return "fits" if self.fits else "does not fit"
+        return f"{self.gpus:,} GPUs"
 
     @property
     def models(self) -> int:
@@ -70,7 +82,9 @@ class Method:
 
     @cached_property
     def largest_batch(self) -> int | None:
-        return largest(self.run, self.gpu.usable_bytes, "batch_size")
+        """--batch-size, which is shared by all GPUs."""
+        most = largest(self.run, self.gpu.usable_bytes, "batch_size")
+        return most and most * self.run.shards
 
     @cached_property
     def largest_length(self) -> int | None:
@@ -83,14 +97,12 @@ class Method:
             return None
         start = TORCHRUN.format(self.run.shards) if self.run.sharded else "prefcli"
         words = [start, self.run.stage, "--model", shlex.quote(self.model or "MODEL"), ROWS[self.run.about.purpose]]
-        for name, value in self.options.items():
-            if name == "shard":  # mem-estimate's number of GPUs
-                continue
-            words += [
-                option(name if value is not False else f"no_{name}"),
-                *([] if value in (True, False) else [str(value)]),
-            ]
+        changed = {change.option.split()[0] for change in self.changes}
+        if "--advantage" in changed and self.run.answers == 1:
+            changed.add("--num-generations")  # which compares several
+        words += words_of({name: value for name, value in self.options.items() if option(name) not in changed})
         words += ["--shard"] if self.run.sharded else []
+        words += ["--force-memory"] if self.run.cached_reference else []  # the plan counts the reference
         return " ".join([*words, *(change.option for change in self.changes)])
 
     @property
@@ -101,6 +113,19 @@ class Method:
     @cached_property
     def changes(self) -> list[Change] | None:
         return changes(self.run, self.gpu.usable_bytes, same=self.run.sharded)
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """A stage's options as they are typed, without mem-estimate's number of GPUs."""
+    return [
+        word
+        for name, value in options.items()
+        if name != "shard"
+        for word in (
+            option(name if value is not False else f"no_{name}"),
+            *([] if isinstance(value, bool) else [str(value)]),
+        )
+    ]
 
 
 class Routes(NamedTuple):
@@ -130,6 +155,8 @@ def two_routes(
 ) -> Routes:
     """Both with all weights trained, in bfloat16 where the device has it, at one batch and length."""
     kind: Kind = "cuda" if gpu.count else "cpu"
+    dtype: Any = "bfloat16" if gpu.bf16 else "float32" if gpu.count else cpu_dtype(architecture.parameters)
+    length = min(length, architecture.positions or length)
 
     def method(stage: str) -> Method:
         return Method(
@@ -138,7 +165,7 @@ def two_routes(
                 stage,
                 architecture,
                 autocast=True,
-                dtype="bfloat16" if gpu.bf16 else "float32",
+                dtype=dtype,
                 batch_size=batch_size,
                 max_length=length,
                 tokens_per_row=TOKENS_PER_ROW[kind],

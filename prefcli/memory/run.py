@@ -32,11 +32,16 @@ class Run:
     logits. `tokens_per_row` bounds the tokens of a pass: packed batches run in rows of so many; None is all of them.
     `packed` False is the padded forward. `logit_chunk` is the number of positions whose logits exist at a time; None:
     as many as CHUNK_BYTES hold.
-    `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`).
+    `shared_base` holds the base once, and each role as an adapter on it (needs `lora_rank`), but for the roles in
+    `own_base`, which have one of their own.
+    `reward_parameters` are those of the weights that ppo's reward models have for themselves, all together; None: of
+    one as large as the policy, or of an adapter where the base is shared. `reward_model` False: no model is a reward.
     `autocast`: weights that an optimizer moves are float32, and computed with in `dtype`, as all stages here do; else
     they are in `dtype`, beside an fp32 copy of each with `master_weights`.
     `cached_reference`: dpo found the reference's values on disk, and holds none. `value_model` False is rloo and grpo.
+    `buckets`: DDP copies the gradients into buckets as large, to add them up over the processes.
     `shards` of ZeRO or FSDP stage `zero`: 1 splits optimizer states, 2 gradients too, 3 weights too.
+    `separate`: --layout separate was asked for, so that ppo's adapters share a base only where another option says so.
     `lockstep`: a rollout gathers one layer after the other for each pass, not all of them once (`fit.at_pace`).
     `device`: a CPU's optimizer goes weight by weight and needs room for the largest.
     """
@@ -45,6 +50,8 @@ class Run:
     architecture: Architecture
     lora_rank: int = 0  # 0 trains all weights
     shared_base: bool = False
+    own_base: frozenset[str] = frozenset()
+    separate: bool = False
     in_4bit: bool = False  # the base below an adapter; a frozen reward model stays in `dtype`
     dtype: Dtype = "bfloat16"
     master_weights: bool = True  # an fp32 copy beside 16-bit weights; fp32 weights need none
@@ -64,6 +71,8 @@ class Run:
     cached_reference: bool = False
     value_model: bool = True
     reward_model: bool = True
+    reward_parameters: int | None = None
+    buckets: bool = False
     zero: int = 0
     shards: int = 1
     lockstep: bool = False
@@ -124,6 +133,10 @@ class Run:
         }
         return tuple(role for role in self.about.roles if not absent.get(role.name, False))
 
+    def on_policys_base(self, role: Role) -> bool:
+        """Whether the role is an adapter on the base that the policy holds."""
+        return self.shared_base and role != self.roles[0] and role.name not in self.own_base
+
     @property
     def dtype_bytes(self) -> int:
         return DTYPE_BYTES[self.dtype]
@@ -162,6 +175,11 @@ class Run:
         return self.answers_per_row if self.about.samples else 1
 
     @property
+    def least(self) -> int:
+        """The smallest part of a batch that the stage takes: kto's KL needs another answer."""
+        return 2 if self.stage == "kto" else self.unit
+
+    @property
     def rows_of_pass(self) -> int:
         """Rows that go through a model together."""
         if self.tokens_per_row is None or (not self.packed and self.about.samples):
@@ -194,5 +212,5 @@ def of_command(stage: Stage, given: Mapping[str, Any], architecture: Architectur
         return Run.of(stage, options, architecture, kind, options.max_length, **more)
     options, prompt = options.resolved(), options.max_prompt_length
     length = prompt + options.max_new_tokens
-    more = {"value_model": options.advantage == "gae"} | more
+    more = {"value_model": options.advantage == "gae", "separate": given.get("layout") == "separate"} | more
     return Run.of(stage, options, architecture, kind, length, prompt, **more)

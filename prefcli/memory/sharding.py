@@ -39,8 +39,7 @@ def trained_layer(run: Run, role: Role) -> int:
 
 def root_bytes(run: Run, role: Role) -> int:
     """The root, gathered; 0 of a role on another's base, and where nothing is split."""
-    on_another = run.shared_base and role != run.roles[0]
-    return root_parameters(run, role) * run.dtype_bytes if run.sharded and not on_another else 0
+    return root_parameters(run, role) * run.dtype_bytes if run.sharded and not run.on_policys_base(role) else 0
 
 
 def layer_bytes(run: Run, role: Role) -> int:

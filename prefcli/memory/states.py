@@ -30,7 +30,9 @@ def head_parameters(run: Run, role: Role) -> int:
 
 def held_parameters(run: Run, role: Role) -> int:
     """Parameters that the role adds to memory: all of its own, or its adapter alone on a base held already."""
-    if run.shared_base and role != run.roles[0]:
+    if run.about.samples and role.name == "reward" and run.reward_parameters:
+        return run.reward_parameters + adapter_parameters(run)
+    if run.on_policys_base(role):
         return adapter_parameters(run) + head_parameters(run, role)
     return role_parameters(run, role)
 
@@ -50,8 +52,7 @@ def weight_bytes(run: Run, role: Role) -> int:
     """
     trained = trained_parameters(run, role)
     whole = (held_parameters(run, role) - trained) * run.dtype_bytes + trained * run.trained_bytes
-    holds_base = not run.shared_base or role == run.roles[0]
-    if run.in_4bit and holds_base and (role.trained or not role.scores):
+    if run.in_4bit and not run.on_policys_base(role) and (role.trained or not role.scores):
         whole -= round(linear_weights(run.architecture) * (run.dtype_bytes - NF4_BYTES))
     return whole // (run.shards if run.zero >= 3 else 1)
 
@@ -61,21 +62,30 @@ def gradient_bytes(run: Run, role: Role) -> int:
     return trained_parameters(run, role) * run.trained_bytes // (run.shards if run.zero >= 2 else 1)
 
 
+def bucket_bytes(run: Run, role: Role) -> int:
+    """DDP's buckets, made with the wrapper and kept: a number a trained parameter (torch's DistributedDataParallel,
+    `gradient_as_bucket_view`, which would make the gradients views of them)."""
+    return trained_parameters(run, role) * run.trained_bytes if run.buckets else 0
+
+
 def optimizer_bytes(run: Run, role: Role) -> int:
     """The fp32 copy (4 bytes, beside 16-bit weights only) and the optimizer's own state, a trained parameter.
 
     AdamW: two moments in the precision that is stepped in, 8 bytes in fp32 (arXiv 1412.6980, algorithm 1). In 8 bits:
-    one byte each, and an fp32 scale for each block of 256 (arXiv 2110.02861).
+    one byte each, and an fp32 scale for each block of 256 (arXiv 2110.02861); but of embeddings in fp32, where
+    transformers' trainer makes the optimizer (not ppo's).
     Adafactor: a row and a column for each matrix instead of the second moment (arXiv 1804.04235, algorithm 4),
     about 2·P/h numbers where the matrices are h wide. SGD without momentum: none.
     """
     trained = trained_parameters(run, role)
     mastered = run.master_weights and run.trained_bytes < 4
     step_bytes = 4 if mastered else run.trained_bytes
+    a = run.architecture
+    whole = 0 if run.lora_rank or run.about.samples or not trained else (a.vocab + a.positions) * a.hidden
     moments = {
         "adamw": 2 * trained * step_bytes,
-        "adamw-8bit": 2 * trained * 65 // 64,
-        "adafactor": 2 * trained // run.architecture.hidden * step_bytes,
+        "adamw-8bit": 2 * (trained - whole) * 65 // 64 + 8 * whole,
+        "adafactor": 2 * trained // a.hidden * step_bytes,
         "sgd": 0,
     }[run.optimizer]
     return (trained * 4 * mastered + moments) // (run.shards if run.zero >= 1 else 1)

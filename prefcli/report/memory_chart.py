@@ -72,9 +72,7 @@ def _methods(methods: list[Method]) -> Figure:
         axes.barh(names, sizes, left=left, color=colour, label=part, height=0.68)
         left = [start + size for start, size in zip(left, sizes)]
     for row, method in enumerate(methods):
-        told = format_bytes(method.estimate.bytes) + (
-            "" if method.fits else f", {method.gpus:,} GPUs" if method.gpus else ", does not fit"
-        )
+        told = format_bytes(method.estimate.bytes) + ("" if method.fits else f", {method.verdict}")
         axes.text(left[row], row, f" {told}", va="center", fontsize=11, color=INK)
     axes.set_xlim(0, max(left) * 1.25)
     label = "GB at the peak"
@@ -125,7 +123,7 @@ def _panel(axes: Axes, method: Method) -> None:
     axes.text(
         0,
         1.035,
-        f"{format_count(method.parameters)} parameters' worth\n"
+        f"{format_count(method.parameters)} parameters in all\n"
         f"{format_bytes(method.estimate.bytes)}" + (f", {method.gpus:,} × {method.gpu.name}" if method.gpus else ""),
         transform=axes.transAxes,
         fontsize=11.5,

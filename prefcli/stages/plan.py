@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from prefcli.artifacts.bases import is_adapter_directory
+from prefcli.artifacts.references import Reference, value_beside
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.training import DataConfig, PolicyConfig
@@ -14,9 +16,10 @@ from prefcli.machine import memory_limit
 from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import LOCKSTEP, at_pace, changes
+from prefcli.memory.references import architecture_of
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
-from prefcli.progress import processes
+from prefcli.progress import processes, under_deepspeed
 from prefcli.stages.inputs import Inputs
 from prefcli.text import counted
 
@@ -112,6 +115,7 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
         parts, prompt, length = config.grad_accum, 0, _longest(inputs)
     if config.shard and processes() > 1:
         more |= {"zero": 3, "shards": processes()}
+    more["buckets"] = processes() > 1 and not config.shard and not under_deepspeed()
     run = Run.of(
         inputs.stage,
         config if dtype is None else replace(config, dtype=dtype),
@@ -119,11 +123,10 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
         "cpu" if device == "cpu" else "cuda",
         length,
         prompt,
-        shared_base=_shares(inputs),
         batch_size=max(1, config.batch_size // (parts * processes())),
         grad_accum=config.grad_accum,
         cached_reference=inputs.stage.reference and "reference" not in inputs.references,
-        reward_model=any(spec.reference is not None for spec in inputs.rewards),
+        **_bases(inputs),
         **more,
     )
     return at_pace(run, WARNS * have - (IMPORTS if device == "cpu" else 0)) if have else run
@@ -190,14 +193,40 @@ def _longest(inputs: Inputs) -> int:
     return min(inputs.config.max_length, most)
 
 
-def _shares(inputs: Inputs) -> bool:
-    """Whether a frozen model shares the base that is trained: dpo's and kto's without the adapter; ppo's roles,
-    unless a reward model has weights of its own."""
+def _bases(inputs: Inputs) -> dict[str, Any]:
+    """What shares the base that is trained, as a `Run` has it: dpo's and kto's reference where it is the start, ppo's
+    roles as stages/roles.py opens them. A value model that starts from a reward stands on that one's base."""
     config = inputs.config
     if not inputs.stage.samples:
         start = inputs.references.get("reference") == inputs.model
-        return inputs.stage.reference and config.lora_rank > 0 and start
-    assert isinstance(config, PPOConfig)
-    paths = [spec.reference.path for spec in inputs.rewards if spec.reference is not None]
-    adapters = all(path is not None and (path / "adapter_config.json").is_file() for path in paths)
-    return config.layout == "shared" and adapters
+        return {"shared_base": inputs.stage.reference and config.lora_rank > 0 and start}
+    assert isinstance(config, PPOConfig) and inputs.architecture is not None
+    rewards = [spec.reference for spec in inputs.rewards if spec.reference is not None]
+    apart = [one for one in rewards if not (_is_adapter(one) and _place(one) == _place(inputs.model))]
+    found: dict[str, Any] = {"shared_base": config.layout == "shared", "reward_model": bool(rewards)}
+    if not found["shared_base"]:
+        apart = rewards if len(rewards) > 1 else apart  # one that could share is counted as what it would be then
+    sizes = (known.scorer_parameters if (known := architecture_of(one)) else None for one in apart)
+    found["reward_parameters"] = sum(size or inputs.architecture.scorer_parameters for size in sizes) or None
+    reference = _place(inputs.references["reference"]) != _place(inputs.model)
+    own = {"reference": reference, "value": _value_apart(inputs, rewards)}
+    return found | {"own_base": frozenset(role for role, apart in own.items() if apart)}
+
+
+def _value_apart(inputs: Inputs, rewards: list[Reference]) -> bool:
+    """Whether ppo's value model starts from weights that neither the policy nor a reward model is on."""
+    start = inputs.references.get("value_init", inputs.model)
+    start = value_beside(start, inputs.store) or start
+    if start in (inputs.model, *rewards):
+        return False
+    held = [inputs.model, *(reward for reward in rewards if not _is_adapter(reward))]
+    return not (_is_adapter(start) and _place(start) in map(_place, held))
+
+
+def _is_adapter(reference: Reference) -> bool:
+    return reference.path is not None and is_adapter_directory(reference.path)
+
+
+def _place(reference: Reference) -> str | None:
+    """Where the weights below it are: of two on one base the same."""
+    return None if reference.base is None else reference.base.hub or reference.base.place

@@ -17,12 +17,8 @@ from prefcli.artifacts.store import Draft
 from prefcli.artifacts.unfinished import LOG, RUN
 from prefcli.config.training import FSDP
 from prefcli.progress import is_main_process, processes
+from prefcli.progress import under_deepspeed as under_deepspeed
 from prefcli.stages.inputs import Inputs
-
-
-def under_deepspeed() -> bool:
-    """Whether DeepSpeed splits the weights over processes, by `accelerate launch`; on a CPU nothing is split."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and os.environ.get("ACCELERATE_USE_CPU") != "true"
 
 
 @contextmanager
