@@ -26,7 +26,6 @@ from prefcli.report.svg import About
 from prefcli.report.text import number, seconds, share, shown
 from prefcli.report.views import ends
 from prefcli.stages.series import Panel, Series
-from prefcli.statistics.bootstrap import bootstrap_interval
 
 
 def recorded(source: str, written: Written) -> Any:
@@ -237,8 +236,16 @@ def test_the_worst_and_the_best_are_those_by_sorting_and_no_prompt_is_shown_twic
 def test_differences_are_paired():
     found = compare([sample(1, 0), sample(2, 2), sample(0, 3), sample(5, 1)], "a", "b")
     assert found is not None and found.values == [1, 0, -3, 4] and (found.wins, found.ties, found.losses) == (2, 1, 1)
-    assert found.mean == 0.5 and found.ci95 == bootstrap_interval([1, 0, -3, 4])
+    assert found.mean == 0.5 and found.ci95[0] < 0 < found.ci95[1] and found.ahead is None
     assert compare([{"prompt": "", "answers": [{"ref": "a", "text": "", "reward": {}}]}], "a", "b") is None
+
+
+def test_nobody_is_ahead_by_one_prompt_or_by_none():
+    won, lost, tie = sample(1, 0), sample(0, 1), sample(1, 1)
+    for samples in ([won] + [tie] * 9, [lost] + [tie] * 9, [tie] * 64, [won], [won] * 5):
+        found = compare(samples, "a", "b")
+        assert found is not None and found.ahead is None and found.p > 0.05
+    assert compare([won] * 8 + [tie], "a", "b").ahead == "a" and compare([lost] * 8 + [tie], "a", "b").ahead == "b"
 
 
 def test_alarms_and_their_steps_come_from_the_log(make_artifact):

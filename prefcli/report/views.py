@@ -190,13 +190,11 @@ def _difference(found: dict[str, Any]) -> dict[str, Any] | None:
     about = found["difference"]
     if about is None:
         return None
-    low, high = about["ci95"]
-    ahead = about["first"] if low > 0 else about["second"] if high < 0 else None
     less = f"{about['first']} less {about['second']}"
     told = About("difference", f"Differences in {about['reward']}, {less}, prompt by prompt",
                  f"Mean {number(about['mean'])} over {len(about['values'])} prompts.")  # fmt: skip
     chart = charts.histogram([("", about["values"])], less, told, zero=True)
-    return about | {"ahead": ahead, "chart": chart, "mean_figure": Figure("evaluation:difference.mean", about["mean"])}
+    return about | {"chart": chart, "mean_figure": Figure("evaluation:difference.mean", about["mean"])}
 
 
 def criteria_view(comparison: dict[str, Any]) -> dict[str, Any]:
