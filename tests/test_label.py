@@ -544,7 +544,13 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         (["--data", "a.jsonl", "--by", "judge:rm", "--out", "made.jsonl"], 4, "score with it: --by rm"),
         (["--data", "a.jsonl", "--by", "{r}", "--gold", "sft", "--out", "made.jsonl"], 4, "--gold sft"),
         (["--data", "a.jsonl", "--by", "python:none.py:score", "--out", "made.jsonl"], 4, "--by python:none.py"),
-        (["--data", "a.jsonl", "--by", "{r}", "--tokenizer", "nobody", "--out", "made.jsonl"], 4, "nobody"),
+        (
+            ["--data", "a.jsonl", "--by", "http://127.0.0.1:1/x", "--tokenizer", "nobody", "--out", "made.jsonl"],
+            4,
+            "nobody",
+        ),
+        (["--data", "a.jsonl", "--by", "{r}", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
+        (["--data", "a.jsonl", "--by", "judge:tiny", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
         (["--data", "a.jsonl", "--by", "judge:http://127.0.0.1:{port}/v1#m", "--out", "made.jsonl"], 7, "not answer"),
     ],
 )

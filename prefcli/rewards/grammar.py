@@ -169,6 +169,18 @@ def _recorded(spec: RewardSpec) -> Scale:
     return Scale(mean=mean, std=std)
 
 
+def sent_template(given: str | None, specs: list[RewardSpec], store: Store) -> Reference | None:
+    """The model of --tokenizer, whose chat template renders what services are sent; None where none is given.
+
+    Raises UsageError: no source is a service. ArtifactError: no such model.
+    """
+    if given is not None and not any(spec.url for spec in specs):
+        raise UsageError(
+            "--tokenizer has no effect: it formats what is sent to a service, and none is asked", "leave it out"
+        )
+    return resolve(given, store) if given else None
+
+
 def refuse_reward_model(reference: Reference) -> None:
     """Raise ArtifactError where a reward-model artifact stands in a language model's place."""
     if reference.artifact is not None and reference.artifact.manifest.scores:
