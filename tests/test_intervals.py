@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from prefcli.comparison.spread import _critical, farther_apart, mean_difference, over_seeds, spread_interval
-from prefcli.statistics.bootstrap import bootstrap_interval, mean_intervals, percentile_interval, resample_counts
+from prefcli.statistics.bootstrap import (
+    bootstrap_interval,
+    mean_intervals,
+    percentile_interval,
+    resample_blocks,
+    resample_counts,
+)
 from prefcli.statistics.intervals import percentile_tail, student_t, wilson_interval
 from prefcli.statistics.paired import paired_difference
 
@@ -59,6 +65,14 @@ def test_intervals_of_one_value_two_equal_ones_and_of_no_spread_have_ends():
     shifted = [x + 1e9 for x in (0.0, 1.0, 2.0, 3.5, 4.0, 7.0)]
     plain = bootstrap_interval([0.0, 1.0, 2.0, 3.5, 4.0, 7.0])
     assert bootstrap_interval(shifted) == pytest.approx((1e9 + plain[0], 1e9 + plain[1]), abs=1e-3)
+
+
+def test_resamples_are_the_same_draws_in_blocks_of_any_size_and_of_many_units_few_are_held():
+    draws = torch.randint(50, (2000, 50), generator=torch.Generator().manual_seed(3))
+    expected = torch.stack([draw.bincount(minlength=50) for draw in draws]).double()
+    for size in (None, 7, 2000):
+        assert torch.equal(torch.cat(list(resample_blocks(50, 3, size))), expected)
+    assert next(resample_blocks(100_000)).shape == (16, 100_000)
 
 
 def test_a_paired_difference_of_equal_models_is_0_with_an_interval_of_0():

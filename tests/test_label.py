@@ -300,7 +300,7 @@ def test_what_looks_like_a_placeholder_in_an_answer_stays():
         ("A", 1.0), ("b", 0.0), (" A.\n", 1.0), ("**B**", 0.0), ("[[A]]", 1.0), ("Tie", 0.5), ("A tie", 0.5),
         ("tie.", 0.5), ("Answer: B", 0.0), ("Answer A is better.", 1.0), ("A is better than B", 1.0),
         ("I prefer B to A.", 0.0),
-        ("A clear case: B", 0.0), ("A says too much, while B is short.\n\nVerdict: B", 0.0),
+        ("A clear win for B.", 0.0), ("A says too much, while B is short.\n\nVerdict: B", 0.0),
         ("<think>A? No. B!</think>\nA", 1.0), ("Both are fine", None), ("", None), ("A and B", None), ("C", None),
         ("a better one", None), ("Answer A is worse than Answer B.", None), ("Answer A is clearly worse.", None),
         ("Answer A is incorrect, so the edge goes to B.", None), ("I would give the win to B.", 0.0),
@@ -309,6 +309,18 @@ def test_what_looks_like_a_placeholder_in_an_answer_stays():
         ("B. It does not make anything up.", 0.0), ("Answer B is preferable to answer A.", 0.0),
         ("I prefer answer A to answer B.", 1.0), ("Compared to A, B is better.", 0.0),
         ("<think> Answer A is", None), ("<think>A?</think>\n<think>B", None),
+        # The letter that a reply names last is the worse one's as often as not.
+        ("A\n\nAnswer B contains a factual error.", 1.0), ("A\n\nExplanation: Answer B lacks detail.", 1.0),
+        ("A.\nB fails to answer.", 1.0), ("Verdict: A\nB rambles.", 1.0), ("**B**\n\nAnswer A invents a source.", 0.0),
+        ("Answer B is incorrect.", None), ("B\n\nAnswer A invents a source.", 0.0), ("A. B fails to answer.", 1.0),
+        ("Both are short.\nB contains a factual error.", None), ("Answer B could be better.", None),
+        ("Wrong answer: B", None), ("Answer B is no better.", None), ("Is B better? I cannot tell.", None),
+        ("I prefer a short answer, and B rambles.", None), ("Nobody would choose B.", None),
+        ("A: wordy.\nB: wrong.", None), ("A. Wordy.\nB. Wrong.", None), ("A. Wordy. B. Wrong.", None),
+        ("A\nOn second thought, it is wrong.\nB", None), ("A. Wordy.\nB. Right.\nFinal answer: B", 0.0),
+        ('{"verdict": "B"}', 0.0), ("**Verdict:** A", 1.0), ("\\boxed{B}", 0.0), ("A, because B rambles.", 1.0),
+        ("Both are fine; A is slightly better, since B has no source.", None), ("Overall, B has the edge.", 0.0),
+        ("The better answer is B.", 0.0), ("I would go with answer A.", 1.0), ("While not perfect, B wins.", 0.0),
     ],
 )  # fmt: skip
 def test_replies_are_read_leniently(reply, verdict):
@@ -532,7 +544,13 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         (["--data", "a.jsonl", "--by", "judge:rm", "--out", "made.jsonl"], 4, "score with it: --by rm"),
         (["--data", "a.jsonl", "--by", "{r}", "--gold", "sft", "--out", "made.jsonl"], 4, "--gold sft"),
         (["--data", "a.jsonl", "--by", "python:none.py:score", "--out", "made.jsonl"], 4, "--by python:none.py"),
-        (["--data", "a.jsonl", "--by", "{r}", "--tokenizer", "nobody", "--out", "made.jsonl"], 4, "nobody"),
+        (
+            ["--data", "a.jsonl", "--by", "http://127.0.0.1:1/x", "--tokenizer", "nobody", "--out", "made.jsonl"],
+            4,
+            "nobody",
+        ),
+        (["--data", "a.jsonl", "--by", "{r}", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
+        (["--data", "a.jsonl", "--by", "judge:tiny", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
         (["--data", "a.jsonl", "--by", "judge:http://127.0.0.1:{port}/v1#m", "--out", "made.jsonl"], 7, "not answer"),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,17 @@ from prefcli.artifacts.facts import run_facts
 from prefcli.artifacts.lineage import Node
 from prefcli.artifacts.metrics import alarms
 from prefcli.artifacts.store import open_artifact
+from prefcli.data.row import Row
 from prefcli.errors import DataError
 from prefcli.report import charts, lineage_chart
 from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
 from prefcli.report.criteria import check
+from prefcli.report.lengths import _measured
 from prefcli.report.svg import About
-from prefcli.report.text import number, seconds, share, shown
-from prefcli.report.views import ends
+from prefcli.report.text import number, seconds, share, short, shown
+from prefcli.report.views import ends, run_view
 from prefcli.stages.series import Panel, Series
-from prefcli.statistics.bootstrap import bootstrap_interval
 
 
 def recorded(source: str, written: Written) -> Any:
@@ -237,8 +240,16 @@ def test_the_worst_and_the_best_are_those_by_sorting_and_no_prompt_is_shown_twic
 def test_differences_are_paired():
     found = compare([sample(1, 0), sample(2, 2), sample(0, 3), sample(5, 1)], "a", "b")
     assert found is not None and found.values == [1, 0, -3, 4] and (found.wins, found.ties, found.losses) == (2, 1, 1)
-    assert found.mean == 0.5 and found.ci95 == bootstrap_interval([1, 0, -3, 4])
+    assert found.mean == 0.5 and found.ci95[0] < 0 < found.ci95[1] and found.ahead is None
     assert compare([{"prompt": "", "answers": [{"ref": "a", "text": "", "reward": {}}]}], "a", "b") is None
+
+
+def test_nobody_is_ahead_by_one_prompt_or_by_none():
+    won, lost, tie = sample(1, 0), sample(0, 1), sample(1, 1)
+    for samples in ([won] + [tie] * 9, [lost] + [tie] * 9, [tie] * 64, [won], [won] * 5):
+        found = compare(samples, "a", "b")
+        assert found is not None and found.ahead is None and found.p > 0.05
+    assert compare([won] * 8 + [tie], "a", "b").ahead == "a" and compare([lost] * 8 + [tie], "a", "b").ahead == "b"
 
 
 def test_alarms_and_their_steps_come_from_the_log(make_artifact):
@@ -254,6 +265,42 @@ def test_a_running_mean_is_the_mean_of_the_values_around_and_ends_are_tenths():
     mean = charts.running_mean(series)
     assert mean[30] == pytest.approx(sum(values[27:34]) / 7) and mean[0] == pytest.approx(sum(values[:4]) / 4)
     assert ends(series) == (sum(values[:6]) / 6, sum(values[54:]) / 6)
+
+
+def test_a_running_mean_reads_each_value_a_few_times_however_many_there_are():
+    read = []
+
+    class Counted(list):
+        def __getitem__(self, place):
+            found = super().__getitem__(place)
+            read.append(len(found) if isinstance(place, slice) else 1)
+            return found
+
+    values = [math.sin(i) for i in range(4000)]
+    mean = charts.running_mean(Series("loss", list(range(4000)), Counted(values)))
+    assert sum(read) <= 3 * 4000 and mean[2000] == pytest.approx(sum(values[1800:2201]) / 401, abs=1e-12)
+
+
+def test_a_panel_of_many_series_is_drawn_in_parts_that_leave_out_none(make_artifact):
+    names = ["objective/scores", "objective/scores/a", "objective/scores/b", "objective/rlhf_reward", "judge/gold"]
+    rows = [{"step": step} | {name: float(step) for name in names} for step in (1, 2)]
+    drawn = run_view(run_facts(make_artifact("ppo").manifest, rows), 0)["curves"]
+    assert [one["title"] for one in drawn] == ["Reward", "Reward, continued"]
+    said = "".join(part for one in drawn for part in one["sentence"] if isinstance(part, str))
+    assert all(short(name) in said for name in names)
+
+
+def test_lengths_are_of_what_was_trained_on():
+    class Words:
+        def prompt_ids(self, prompt):
+            return prompt.split()
+
+        def completion_ids(self, prompt, answer):
+            return answer.split()
+
+    pair = Row("one two", chosen="a b c", rejected="d")
+    assert _measured([pair], Words()) == {"prompt": [2], "chosen": [3], "rejected": [1]}
+    assert _measured([replace(pair, completion=pair.chosen)], Words()) == {"prompt": [2], "answer": [3]}
 
 
 def test_numbers_as_they_are_read():

@@ -96,6 +96,12 @@ def test_a_source_that_recorded_nothing_cannot_be_standardised(specs, name, part
         assert part in f"{error.value.message} {error.value.hint}"
 
 
+def test_a_source_that_only_judges_need_not_be_standardised(specs):
+    assert reward_scales(specs("good", "a"), ["a=0"], True) == {"good": Scale(1.0, 3.0, 2.0), "a": Scale(0.0)}
+    with pytest.raises(UsageError, match="every reward has weight 0"):
+        reward_scales(specs("a"), ["a=0"], True)
+
+
 # What the trainer is handed
 
 

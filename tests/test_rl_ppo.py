@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from prefcli.models.logps import token_logps
 from prefcli.rl.optimizer import make_optimizer
 from prefcli.rl.ppo import PPO
 from prefcli.rl.roles import Prompt, Roles
+from prefcli.stages.ppo import answers_of, final, watched
+from prefcli.watch.watchers import Watchers, of_ppo
 
 PROMPTS = [Prompt([0] + [2, 3, 4][: i % 4], Row(f"prompt {i}")) for i in range(12)]
 OPTIONS = {"max_new_tokens": 5, "temperature": 0.7, "warmup": 0.0, "batch_size": 12}
@@ -362,6 +365,27 @@ def test_the_loss_scale_of_float16_is_in_the_state():
         ppo.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     fresh.load_state_dict(copy.deepcopy(first.state_dict()))
     assert fresh.accelerator.scaler.get_scale() == 8.0
+
+
+def test_an_update_that_float16_leaves_out_is_no_alarm():
+    ppo = make(ppo_epochs=1)
+    ppo.accelerator.scaler = torch.amp.GradScaler("cpu")
+    ppo.roles.policy.lm_head.weight.register_hook(lambda gradient: gradient * torch.inf)
+    metrics, answers = ppo.step(PROMPTS), answers_of(ppo, {})
+    seen = watched(metrics, ppo.accelerator.scaler)
+    assert metrics.keys() - seen.keys() == {"grad_norm", "grad_norm/policy"}
+    assert Watchers(of_ppo(ppo.config)).observe(1, seen, answers) == []
+    (alarm,) = Watchers(of_ppo(ppo.config)).observe(1, watched(metrics, None), answers)
+    assert alarm.signal == "not finite"
+    assert watched({"grad_norm": 1.0, "loss/policy_avg": math.inf}, ppo.accelerator.scaler).keys() == {
+        "grad_norm", "loss/policy_avg",
+    }  # fmt: skip
+
+
+def test_final_figures_are_means_over_the_rollouts_that_have_them():
+    """A run that ends soon after --value-warmup: its first rollouts have none of the policy's."""
+    rows = [{"step": 1, "objective/kl": 1.0}, {"step": 2, "objective/kl": 3.0, "val/ratio": 1.5}]
+    assert final(rows) == {"objective/kl": 2.0, "val/ratio": 1.5}
 
 
 def test_weight_decay_spares_what_is_a_vector():

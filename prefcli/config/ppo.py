@@ -175,6 +175,11 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
                 "gradient than the KL, since its own derivative is left out (docs/ppo.md)",
                 "use k1, or --kl-in loss",
             )
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise UsageError(
+                "--kl-target multiplies --kl-coef, and 0 stays 0 whatever the KL",
+                "give --kl-coef above 0 to start from, or leave --kl-target out",
+            )
         if group and self.whiten_rewards:
             raise UsageError(
                 f"--whiten-rewards scales per-token rewards, and --advantage {self.advantage} has none",

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from prefcli.statistics import ranks
-from prefcli.statistics.bootstrap import percentile_interval, resample_counts
-
-ROOM = 200_000  # numbers in one block of resamples: what a cache holds
+from prefcli.statistics.bootstrap import ROOM, percentile_interval, resample_blocks
 
 
 def rank_correlation(
@@ -30,9 +28,8 @@ def rank_correlation(
         return {"rho": None, "ci95": None, "answers": len(a)}
     numbers = torch.arange(len(a)) if prompts is None else torch.tensor(list(prompts)).unique(return_inverse=True)[1]
     scores = [torch.tensor(list(values), dtype=torch.float64) for values in (a, b)]
-    counts = resample_counts(int(numbers.max()) + 1, seed).T.contiguous()
-    part = max(16, ROOM // len(a))
-    found = torch.cat([_spearman(scores, some[numbers]) for some in counts.split(part, dim=1)])
+    blocks = resample_blocks(int(numbers.max()) + 1, seed, max(16, ROOM // len(a)))
+    found = torch.cat([_spearman(scores, counts.T.contiguous()[numbers]) for counts in blocks])
     return {
         "rho": ranks.rank_correlation(a, b),
         "ci95": list(percentile_interval(found[found.isfinite()], int(numbers.max()) + 1)),
@@ -72,8 +69,7 @@ def same_order(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed:
     total = int(compared.sum())
     if not total:
         return {"share": None, "ci95": None, "comparisons": 0}
-    counts = resample_counts(len(x), seed)
-    found = (counts @ same) / (counts @ compared)
+    found = torch.cat([(counts @ same) / (counts @ compared) for counts in resample_blocks(len(x), seed)])
     return {
         "share": float(same.sum()) / total,
         "ci95": list(percentile_interval(found[found.isfinite()], len(x))),

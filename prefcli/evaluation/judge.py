@@ -55,20 +55,44 @@ BATCH = 16  # questions in one forward pass
 AT_ONCE = 8  # requests to an endpoint
 
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # also those that the token limit cut off
+_MARKUP = re.compile(r"[*_`#]|\\boxed")
+_NAME = r"(?i:(?:answer|response|option|assistant)\s+)?"
+_LABEL = (
+    r"\b(?i:answer|verdict|choice|winner|decision|conclusion|better(?:\s+(?:answer|response|one))?)"
+    r"\W*?(?:[:=]|\b(?i:is)\b)\W*"
+)
+# A last line that is a verdict and nothing else: "B", "Final answer: B", "Answer B".
+_BARE = re.compile(rf"(?:(?i:(?:my|the|final)\s+)*{_LABEL})?{_NAME}(?i:a\s+(?=tie))?((?i:[AB]|tie))")
+# A verdict that a reply opens with, its reason behind it; not where the other letter opens a part like it: a list.
+_OPENING = re.compile(
+    rf"\W*(?:(?i:(?:my|the|final)\s+)*{_LABEL})?([AB])[\])\"'}}]*"
+    r"(?:[.!]?[ \t]*\n(?!(?s:.*)^\W*(?!\1)[AB][.:)][ \t]+\S)|[.!]\s(?!(?s:.*)\b(?!\1)[AB][.:)]\s)"
+    r"|,?\s+(?:because|since)\b)",
+    re.MULTILINE,
+)
 # What the better one is compared with: "than B", and "to A" of "prefer B to A", but not that of "the edge goes to A".
 _THAN = re.compile(
-    r"(?:\b(?:than|over|(?:compared|preferred|preferable|superior)\s+to)|\b(prefer\w*\s+(?:answer\s+|response\s+)?[AB])"
-    r"\s+to)\s+(?:answer\s+|response\s+)?[AB]\b",
-    re.IGNORECASE,
+    r"\b(?:(?i:than|over|compared\s+to)"
+    rf"|((?i:preferred|preferable|superior)|(?i:prefer)\s+{_NAME}[AB])\s+to)\s+{_NAME}[AB]\b"
 )
-_AGAINST = re.compile(r"\b(?:worse|less|inferior|weaker|not)\b|n['’]t\b", re.IGNORECASE)
-# An answer that is named to its disadvantage: "A is clearly worse", "B does not", "not A".
-_FAULT = re.compile(
-    r"\b[AB]\s+\w+(?:n['’]t\b|\s+(?:\w+\s+)?(?:worse|less|inferior|weaker|not)\b)"
-    r"|\b[Nn]ot\s+(?:(?:[Aa]nswer|[Rr]esponse)\s+)?[AB]\b"
+_AGAINST = re.compile(
+    r"(?i:\b(?:not|never|no|nobody|neither|nor|cannot|hardly|less|least|worse|worst|inferior|weak\w*|poor\w*|bad"
+    r"|wrong|incorrect|false|fail\w*|reject\w*|los\w+)\b|n['’]t\b)"
 )
+_FILLER = r"(?:\w+ly|by\s+far|far|much|an?|bit|little|the|to\s+be|still|overall|clear)\s+"
+_FOR = {
+    letter: re.compile(
+        rf"\b{letter}\s+(?i:wins\b|has\s+(?:the|an?)\s+(?:\w+\s+)?edge\b|(?:is|was|seems|looks)\s+(?:{_FILLER})*"
+        r"(?:better|best|preferred|preferable|superior|stronger|winner)\b)"
+        rf"|\b(?i:prefer|choose|chose|pick|favou?r|go\s+with|(?:win|edge|preference)(?:\s+(?:goes|is))?\s+(?:to|for))"
+        rf"\s+{_NAME}{letter}\b|{_LABEL}{_NAME}{letter}\b(?!['’]|\s+(?!because\b|since\b)\w)"
+    )
+    for letter in "AB"
+}
 # "A" before a small word is the article, unless that word goes with a verdict.
-_SAID = re.compile(r"\b(A(?!\s+(?!(?:is|was|wins|and|or)\b)[a-z])|B|[Tt]ie|TIE)\b")
+_SAID = re.compile(r"\b(A(?!\s+(?!(?:is|was|has|seems|looks|wins|because|since|and|or)\b)[a-z])|B|[Tt]ie|TIE)\b")
+_AROUND = " \t\n.!'\"[](){}"
+_CLAUSE = re.compile(r"[^.,;!?\n]+\??")
 _MEANS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
@@ -139,18 +163,28 @@ def read_template(path: str | None) -> str:
 
 
 def parse_verdict(reply: str) -> Verdict:
-    """A, B or tie, from a reply that should be one letter: as it is, else the only one named, else that of its last
-    line; None where that is none, or several, or where what is said may be the worse one."""
-    text = _THOUGHTS.sub("", reply).strip()
-    if (bare := text.strip(" \t\n.:!*_`'\"[](){}").lower()) in _MEANS:
-        return _MEANS[bare]
-    for part in (text, text.splitlines()[-1] if text else ""):
-        if _FAULT.search(part) or (_THAN.search(part) and _AGAINST.search(part)):
-            continue
-        said = {match.lower() for match in _SAID.findall(_THAN.sub(r"\1", part))}
-        if len(said) == 1:
-            return _MEANS[said.pop()]
+    """A, B or tie, from a reply that should be one letter: what it opens with or its last line, if that is a verdict
+    alone; else the only letter that the reply, or its last line, names, where it is said to be the better one. None
+    where there is no such letter, or where first and last line differ: a letter may be named for what is wrong."""
+    text = _MARKUP.sub("", _THOUGHTS.sub("", reply)).strip()
+    if (alone := text.strip(_AROUND + ":").lower()) in _MEANS:
+        return _MEANS[alone]
+    last = text.splitlines()[-1] if text else ""
+    ends = {found[1].lower() for found in (_OPENING.match(text), _BARE.fullmatch(last.strip(_AROUND))) if found}
+    if ends:
+        return _MEANS[ends.pop()] if len(ends) == 1 else None
+    for part in (text, last):
+        part = _THAN.sub(r"\1", part)
+        said = set(_SAID.findall(part))
+        if len(said) == 1 and _is_for(letter := said.pop(), part):
+            return _MEANS[letter.lower()]
     return None
+
+
+def _is_for(letter: str, text: str) -> bool:
+    """Whether some clause says that it is the better one, with no word against it; a tie need only be named."""
+    clauses = [clause for clause in _CLAUSE.findall(text) if not (clause.endswith("?") or _AGAINST.search(clause))]
+    return any(letter not in _FOR or _FOR[letter].search(clause) for clause in clauses)
 
 
 class ModelJudge:

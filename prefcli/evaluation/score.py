@@ -9,7 +9,6 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from prefcli.artifacts.parts import ALONE, Job, Make, Share, join, open_beside
-from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.dataset import read_again, read_checked
@@ -21,7 +20,7 @@ from prefcli.evaluation.placement import placement_of
 from prefcli.evaluation.together import tell, together
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
-from prefcli.rewards.grammar import parse_rewards, refuse_language_model
+from prefcli.rewards.grammar import parse_rewards, refuse_language_model, sent_template
 from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import Answer, RewardSource
@@ -56,7 +55,7 @@ def score(
         specs = parse_rewards(config.reward, store, label=config.label)
         for spec in specs:
             refuse_language_model(spec)
-        template = resolve(config.tokenizer, store) if config.tokenizer else None
+        template = sent_template(config.tokenizer, specs, store)
         place = placement_of(config, work, reporter)
         if plan is None:
             data = read_checked(config.data, "demos", config, reporter)

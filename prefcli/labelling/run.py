@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefcli.artifacts.parts import ALONE, Job, Make, Share, Work, open_beside, write_file
-from prefcli.artifacts.references import Reference, resolve
+from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.dataset import Dataset, read_again, read_checked
@@ -28,7 +28,7 @@ from prefcli.labelling.shares import ask, win_shares
 from prefcli.models.loading import is_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
-from prefcli.rewards.grammar import RewardSpec, parse_rewards
+from prefcli.rewards.grammar import RewardSpec, parse_rewards, sent_template
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource
 from prefcli.statistics.intervals import wilson_interval
@@ -55,7 +55,7 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
         template = read_template(config.judge_prompt)
         by = None if judged else parse_rewards([config.by], store, "--by")[0]
         gold = parse_rewards([config.gold], store, "--gold")[0] if config.gold else None
-        tokenizer = resolve(config.tokenizer, store) if config.tokenizer else None
+        tokenizer = sent_template(config.tokenizer, [spec for spec in (by, gold) if spec], store)
         place = placement_of(config, work, reporter)
         if plan is None:
             data, prompts = _read(config, judged, reporter)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefcli.statistics.bootstrap import bootstrap_interval
+from prefcli.statistics.paired import paired_differences
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Difference:
     values: list[float]
     mean: float
     ci95: tuple[float, float]
+    p: float
     wins: int
     ties: int
 
@@ -26,20 +27,30 @@ class Difference:
     def losses(self) -> int:
         return len(self.values) - self.wins - self.ties
 
+    @property
+    def ahead(self) -> str | None:
+        """The model that scores higher, where interval and test both say so: the interval of few prompts may have no
+        width."""
+        low, high = self.ci95
+        if self.p >= 0.05 or low <= 0 <= high:
+            return None
+        return self.first if low > 0 else self.second
+
 
 def compare(samples: Sequence[dict[str, Any]], first: str, second: str) -> Difference | None:
     """How two models differ by the first reward over all prompts that both answered; None without a reward.
 
-    The interval is of the paired differences' mean, 95 %, by bootstrap over prompts.
+    Mean, 95 % interval and p are those of `paired_differences`.
     """
-    found = [_difference(sample, first, second) for sample in samples]
-    values = [value for value in found if value is not None]
+    scored = [_difference(sample, first, second) for sample in samples]
+    values = [value for value in scored if value is not None]
     if not values:
         return None
     reward = next(iter(samples[0]["answers"][0]["reward"]))
     wins, ties = sum(value > 0 for value in values), sum(value == 0 for value in values)
-    mean = sum(values) / len(values)
-    return Difference(first, second, reward, values, mean, bootstrap_interval(values), wins, ties)
+    (found,) = paired_differences([values])
+    low, high = found["ci95"]
+    return Difference(first, second, reward, values, found["mean"], (low, high), found["p"], wins, ties)
 
 
 def choose(samples: Sequence[dict[str, Any]], first: str, second: str | None, count: int) -> list[dict[str, Any]]:
@@ -62,7 +73,7 @@ def choose(samples: Sequence[dict[str, Any]], first: str, second: str | None, co
 
 
 def as_dict(difference: Difference) -> dict[str, Any]:
-    return asdict(difference) | {"losses": difference.losses}
+    return asdict(difference) | {"losses": difference.losses, "ahead": difference.ahead}
 
 
 def _difference(sample: dict[str, Any], first: str, second: str | None) -> float | None:

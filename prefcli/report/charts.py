@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -68,9 +69,10 @@ def smoothed(panel: Panel, series: Series) -> bool:
 
 def running_mean(series: Series) -> list[float]:
     """Mean over a centred window of a tenth of the points, shorter at the ends."""
-    half = len(series.values) // 20
-    windows = (series.values[max(0, i - half) : i + half + 1] for i in range(len(series.values)))
-    return [sum(window) / len(window) for window in windows]
+    half, count = len(series.values) // 20, len(series.values)
+    sums = list(accumulate(series.values, initial=0.0))
+    windows = ((max(0, i - half), min(count, i + half + 1)) for i in range(count))
+    return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
 
 
 def dots(rows: Sequence[Dot], about: About, format: Callable[[float], str] = number) -> Markup:

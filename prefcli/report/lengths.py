@@ -81,12 +81,13 @@ def _read_again(run: Run, path: str) -> Dataset:
 
 
 def _measured(rows: list[Row], encoder: Encoder) -> dict[str, list[int]]:
+    """Of what was trained on: sft on pairs reads the chosen side as the answer, and leaves the sides where they are."""
     found: dict[str, list[int]] = {"prompt": [len(encoder.prompt_ids(row.prompt)) for row in rows]}
     for name, part in (("answer", "completion"), ("chosen", "chosen"), ("rejected", "rejected")):
         lengths = [
             len(encoder.completion_ids(row.prompt, answer))
             for row in rows
-            if (answer := getattr(row, part)) is not None
+            if (answer := getattr(row, part)) is not None and (row.completion is None or part == "completion")
         ]
         if lengths:
             found[name] = lengths

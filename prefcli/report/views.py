@@ -39,7 +39,8 @@ def picture(chart: Markup, title: str, sentence: Sentence) -> dict[str, Any]:
 
 def run_view(run: Run, number_of_run: int) -> dict[str, Any]:
     """One run: its summary, final metrics and curves."""
-    drawn = [panel for panel in panels(run.rows) if any(len(series.steps) > 1 for series in panel.series)]
+    there = [panel for panel in panels(run.rows) if any(len(series.steps) > 1 for series in panel.series)]
+    drawn = [part for panel in there for part in _parts(panel)]
     return {
         "run": run,
         "summary": [(label, figure) for section, name, label, unit in SUMMARY
@@ -51,15 +52,24 @@ def run_view(run: Run, number_of_run: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _parts(panel: Panel) -> list[Panel]:
+    """The panel as pictures of as many series as have room for their names, about equally many in each."""
+    count = -(-len(panel.series) // FIT_LABELS)
+    cuts = [round(len(panel.series) * i / count) for i in range(count + 1)]
+    return [
+        Panel(panel.title + (", continued" if start else ""), panel.series[start:end])
+        for start, end in zip(cuts, cuts[1:])
+    ]
+
+
 def _curve(run: Run, panel: Panel, name: str) -> dict[str, Any]:
-    shown = Panel(panel.title, panel.series[:FIT_LABELS])
     sentence: Sentence = []
-    for place, series in enumerate(shown.series):
-        sentence += ["; " if place else "", *_said(run, series, len(shown.series), charts.smoothed(panel, series))]
+    for place, series in enumerate(panel.series):
+        sentence += ["; " if place else "", *_said(run, series, len(panel.series), charts.smoothed(panel, series))]
     title = panel.title[0].upper() + panel.title[1:]
     plain = f"{run.ref}. " + "".join(part if isinstance(part, str) else number(part.value) for part in sentence)
-    names = [short(series.name) for series in shown.series]
-    chart = charts.curves(shown, run.alarms, names, About(name, f"{title} of {run.ref}", plain))
+    names = [short(series.name) for series in panel.series]
+    chart = charts.curves(panel, run.alarms, names, About(name, f"{title} of {run.ref}", plain))
     return picture(chart, title, [*sentence, "."])
 
 
@@ -190,13 +200,11 @@ def _difference(found: dict[str, Any]) -> dict[str, Any] | None:
     about = found["difference"]
     if about is None:
         return None
-    low, high = about["ci95"]
-    ahead = about["first"] if low > 0 else about["second"] if high < 0 else None
     less = f"{about['first']} less {about['second']}"
     told = About("difference", f"Differences in {about['reward']}, {less}, prompt by prompt",
                  f"Mean {number(about['mean'])} over {len(about['values'])} prompts.")  # fmt: skip
     chart = charts.histogram([("", about["values"])], less, told, zero=True)
-    return about | {"ahead": ahead, "chart": chart, "mean_figure": Figure("evaluation:difference.mean", about["mean"])}
+    return about | {"chart": chart, "mean_figure": Figure("evaluation:difference.mean", about["mean"])}
 
 
 def criteria_view(comparison: dict[str, Any]) -> dict[str, Any]:

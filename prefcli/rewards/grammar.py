@@ -120,26 +120,30 @@ def service(option: str, text: str, name: str, what: str) -> RewardSpec:
 def reward_scales(specs: list[RewardSpec], weights: list[str], standardise: bool) -> dict[str, Scale]:
     """Source name → its scale, from the texts of --reward-weight and from what the reward models' manifests recorded.
 
-    Raises UsageError: no NAME=NUMBER, an unknown NAME, a NAME twice, a source of unknown mean or standard deviation.
+    A source of weight 0 is not standardised: it only judges. Raises UsageError: no NAME=NUMBER, an unknown NAME, a NAME
+    twice, all weights 0, another source of unknown mean or standard deviation.
     """
-    scales = {spec.name: _recorded(spec) if standardise else Scale() for spec in specs}
-    seen: set[str] = set()
+    given: dict[str, float] = {}
+    names = [spec.name for spec in specs]
     for text in weights:
         name, equals, value = text.rpartition("=")
         weight = number(value)
         if not equals or weight is None:
             raise UsageError(f"--reward-weight {text}: expected NAME=NUMBER", "for example: --reward-weight rm=0.5")
-        if name not in scales:
-            raise UsageError(f"--reward-weight {text}: no --reward is called {name!r}", f"known: {', '.join(scales)}")
-        if name in seen:
+        if name not in names:
+            raise UsageError(f"--reward-weight {text}: no --reward is called {name!r}", f"known: {', '.join(names)}")
+        if name in given:
             raise UsageError(f"--reward-weight: the weight of {name!r} is given twice", "leave one out")
-        seen.add(name)
-        scales[name] = replace(scales[name], weight=weight)
-    if scales and all(scale.weight == 0 for scale in scales.values()):
+        given[name] = weight
+    if names and all(given.get(name) == 0 for name in names):
         raise UsageError(
             "--reward-weight: every reward has weight 0", "a reward of weight 0 only judges; weigh one more"
         )
-    return scales
+    standardised = {name for name in names if standardise and given.get(name) != 0}
+    return {
+        spec.name: replace(_recorded(spec) if spec.name in standardised else Scale(), weight=given.get(spec.name, 1.0))
+        for spec in specs
+    }
 
 
 def _recorded(spec: RewardSpec) -> Scale:
@@ -163,6 +167,18 @@ def _recorded(spec: RewardSpec) -> Scale:
             "train it on more pairs, or leave --standardise-rewards out",
         )
     return Scale(mean=mean, std=std)
+
+
+def sent_template(given: str | None, specs: list[RewardSpec], store: Store) -> Reference | None:
+    """The model of --tokenizer, whose chat template renders what services are sent; None where none is given.
+
+    Raises UsageError: no source is a service. ArtifactError: no such model.
+    """
+    if given is not None and not any(spec.url for spec in specs):
+        raise UsageError(
+            "--tokenizer has no effect: it formats what is sent to a service, and none is asked", "leave it out"
+        )
+    return resolve(given, store) if given else None
 
 
 def refuse_reward_model(reference: Reference) -> None:

@@ -22,6 +22,8 @@ A mean is over the answers or tokens of all processes.
     sampling/ratio_mean, …_max   π_old / π of the server, before it is truncated: 1 but for rounding
     grad_norm                    before clipping, mean over the updates;  lr: that of the last update
     grad_norm/policy, …/value    of the two models, each clipped by its own
+
+In the rollouts of --value-warmup there is none of OF_POLICY: the policy is not run.
 """
 
 from __future__ import annotations
@@ -46,6 +48,18 @@ TOKEN_SUMS = (
     "policy/approxkl_avg",
     "val/ratio",
     "val/ratio_first",
+)
+
+# What the updates tell of the policy.
+OF_POLICY = (
+    "loss/policy_avg",
+    "policy/entropy_avg",
+    "router_loss",
+    "policy/clipfrac_avg",
+    "policy/approxkl_avg",
+    "val/ratio",
+    "val/ratio_first",
+    "grad_norm/policy",
 )
 
 
@@ -116,7 +130,8 @@ def of_minibatch(sums: Tensor, tokens: Tensor) -> dict[str, float]:
 def of_updates(updates: list[dict[str, float]]) -> dict[str, float]:
     """One rollout's metrics from those of its updates."""
     found = {name: fmean(update[name] for update in updates) for name in updates[0]}
-    found["val/ratio_var"] = pvariance([update["val/ratio"] for update in updates])
-    found["val/ratio_first"] = updates[0]["val/ratio_first"]
+    if "val/ratio" in found:
+        found["val/ratio_var"] = pvariance([update["val/ratio"] for update in updates])
+        found["val/ratio_first"] = updates[0]["val/ratio_first"]
     found["lr"] = updates[-1]["lr"]
     return found

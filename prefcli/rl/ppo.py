@@ -230,6 +230,8 @@ class PPO:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
+        if self.rollouts <= self.config.value_warmup:  # the policy was not run
+            means = {name: value for name, value in means.items() if name not in metrics.OF_POLICY}
         return means
 
     def _add_gradients(

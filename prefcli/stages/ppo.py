@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -134,7 +135,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
                         run.enter(Phase.BUSY)
                         answers = answers_of(ppo, score.judged)
                         metrics |= {f"judge/{name}": mean(scores) for name, scores in answers.judges.items()}
-                        alarms = watchers.observe(step, metrics, answers)
+                        alarms = watchers.observe(step, watched(metrics, accelerator.scaler), answers)
                         run.log.write(step, metrics | logged(alarms))
                         run.log.show(step, answers.first(SHOWN))
                         position.step = step
@@ -163,11 +164,10 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             run.alarm = error
         finally:
             ppo.sampler.close()
-        tail = run.log.rows[-TAIL:]
         return run.finish(
             opened.model,
             opened.tokenizer,
-            metrics={name: sum(m[name] for m in tail) / len(tail) for name in FINAL if name in tail[0]},
+            metrics=final(run.log.rows[-TAIL:]),
             steps=position.step,
             tokens=int(position.tokens),
             about=opened.about | {"value_from": models.value_from},
@@ -177,6 +177,20 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             value_weights=None if models.value is None else whole_weights(models.value),
             value_saves_merged=models.value_saves_merged,
         )
+
+
+def watched(metrics: dict[str, float], scaler: Any) -> dict[str, float]:
+    """What the watchers see. With a loss `scaler` (float16) an infinite gradient norm means nothing: such an update is
+    left out, and the scale is found so."""
+    if scaler is None:
+        return metrics
+    return {n: value for n, value in metrics.items() if math.isfinite(value) or not n.startswith("grad_norm")}
+
+
+def final(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The means of the manifest's metrics, each over the rollouts that have it: in --value-warmup the policy's lack."""
+    there = {name: [row[name] for row in rows if name in row] for name in FINAL}
+    return {name: sum(values) / len(values) for name, values in there.items() if values}
 
 
 @dataclass

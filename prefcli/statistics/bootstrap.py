@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from prefcli.statistics.intervals import percentile_tail, student_t, wilson_interval
 
 RESAMPLES = 2000
+ROOM = 200_000  # numbers in one block of resamples: what a cache holds
 FEW = 5  # of fewer values too many resamples are of one value alone
 
 
@@ -35,11 +36,12 @@ def mean_intervals(values: Tensor, seed: int = 0) -> list[tuple[float, float]]:
     rows, n = values.shape
     if n == 1:
         return [(float(value), float(value)) for value in values[:, 0]]
-    counts = resample_counts(n, seed).T.contiguous()
-    means = values @ counts / n
     middle, spread = values.mean(1), values.std(1)
-    centred = values - middle[:, None]  # or squares of large values would lose all digits
-    variances = (centred.square() @ counts / n - (means - middle[:, None]).square()).clamp(min=0)
+    squares = (values - middle[:, None]).square()  # or those of large values would lose all digits
+    blocks = (block.T.contiguous() for block in resample_blocks(n, seed))
+    drawn = [(values @ counts / n, squares @ counts / n) for counts in blocks]
+    means, squared = (torch.cat(part, dim=1) for part in zip(*drawn))
+    variances = (squared - (means - middle[:, None]).square()).clamp(min=0)
     pivots = (means - middle[:, None]) / (variances / (n - 1)).sqrt()  # NaN and ±inf without spread
     error = spread / math.sqrt(n)
     student = student_t(n - 1)
@@ -59,10 +61,18 @@ def _flat(variances: Tensor, error: Tensor, n: int) -> bool:
 
 
 def resample_counts(n: int, seed: int = 0) -> Tensor:
-    """[2,000, n] how often each of n units stands in each resample."""
-    draws = _draws(n, seed)
-    counts = torch.zeros(draws.shape, dtype=torch.float64)
-    return counts.scatter_add_(1, draws, torch.ones_like(counts))
+    """[2,000, n] how often each of n units stands in each resample: 16 kB a unit. Of many take the blocks."""
+    return torch.cat(list(resample_blocks(n, seed)))
+
+
+def resample_blocks(n: int, seed: int = 0, at_a_time: int | None = None) -> Iterator[Tensor]:
+    """The same, some rows at a time: [at most `at_a_time`, n] each, by default as many as a cache holds, or 16."""
+    generator = torch.Generator().manual_seed(seed)
+    size = at_a_time or max(16, ROOM // n)
+    for start in range(0, RESAMPLES, size):
+        draws = torch.randint(n, (min(size, RESAMPLES - start), n), generator=generator)
+        counts, one = torch.zeros(draws.shape, dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        yield counts.scatter_add_(1, draws, one.expand(draws.shape))
 
 
 def percentile_interval(found: Tensor, units: int | None = None) -> tuple[float, float]:
@@ -74,7 +84,3 @@ def percentile_interval(found: Tensor, units: int | None = None) -> tuple[float,
     last = len(ordered) - 1
     tail = 0.025 if units is None or units < 2 else percentile_tail(units)
     return (float(ordered[round(tail * last)]), float(ordered[round((1 - tail) * last)]))
-
-
-def _draws(n: int, seed: int) -> Tensor:
-    return torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))

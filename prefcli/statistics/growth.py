@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefcli.statistics.intervals import Z95
+from prefcli.statistics.intervals import Z95, student_t
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ def rows_for(runs: Sequence[tuple[int, float, int]], rows: int, fewer: float) ->
 
     `runs` are (rows, accuracy, number of held-out pairs). Mistakes fall as c·rows^−α (Hestness et al., arXiv
     1712.00409), so they are 1 − fewer times as many on rows·(1 − fewer)^(−1/α). α is the slope of ln(mistakes) over
-    ln(rows), by least squares with the binomial variances of ln(mistakes), (1 − e)/(e·pairs); they are made larger
-    where the runs scatter more than that. Mistakes are counted with a half more, so that none has a logarithm.
+    ln(rows), by least squares with the binomial variances of ln(mistakes), (1 − e)/(e·pairs); where the runs scatter
+    more than that, they are made larger, and the interval is Student's, since few runs tell little of their scatter.
+    Mistakes are counted with a half more, so that none has a logarithm.
     """
     points = []
     for number, accuracy, pairs in runs:
@@ -39,10 +40,12 @@ def rows_for(runs: Sequence[tuple[int, float, int]], rows: int, fewer: float) ->
     spread = sum(w * (x - x0) ** 2 for x, _, w in points)
     slope = sum(w * (x - x0) * (y - y0) for x, y, w in points) / spread
     scatter = sum(w * (y - y0 - slope * (x - x0)) ** 2 for x, y, w in points)
-    error = math.sqrt(max(1.0, scatter / (len(points) - 2) if len(points) > 2 else 1.0) / spread)
+    free = len(points) - 2
+    beyond = free > 0 and scatter > free  # more than the binomial variances explain
+    error = student_t(free) * math.sqrt(scatter / free / spread) if beyond else Z95 / math.sqrt(spread)
 
     def reached(exponent: float) -> float | None:
         power = -math.log1p(-fewer) / exponent if exponent > 0 else math.inf
         return rows * math.exp(power) if power < 100 else None
 
-    return Growth(reached(-slope), reached(-slope + Z95 * error), reached(-slope - Z95 * error), -slope)
+    return Growth(reached(-slope), reached(-slope + error), reached(-slope - error), -slope)

@@ -18,7 +18,8 @@ def wilson_interval(successes: float, n: int) -> tuple[float, float]:
     share, square = successes / n, Z95 * Z95
     centre = (share + square / (2 * n)) / (1 + square / n)
     half = Z95 / (1 + square / n) * math.sqrt(share * (1 - share) / n + square / (4 * n * n))
-    return (max(0.0, centre - half), min(1.0, centre + half))
+    # Exactly 0 and 1 at the ends: rounding may leave 3e-17 above 0.
+    return (max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes != n else 1.0)
 
 
 @functools.cache
