@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prefcli.artifacts.manifest import FILE
 from prefcli.artifacts.store import Artifact, Store, open_artifact
+from prefcli.errors import ArtifactError
 from prefcli.files import digest_json
 
 TINY = Path(__file__).parent.parent / "models" / "tiny"
@@ -45,6 +46,19 @@ def own_store(artifact: Artifact, otherwise: Store) -> Store:
         return otherwise
     root = place.parent.parent
     return otherwise if os.path.abspath(otherwise.root) == str(root) else Store(root)
+
+
+def refuse_elsewhere(text: str, artifact: Artifact, store: Store) -> None:
+    """Raise ArtifactError for an artifact that does not lie in `store`: by its name another one would be found there.
+
+    `text` is how it was named.
+    """
+    own = store.root / artifact.manifest.name / f"v{artifact.manifest.version}"
+    if artifact.path.resolve() != own.resolve():
+        raise ArtifactError(
+            f"{text} is {artifact.ref} of another place than {store.root}",
+            "name artifacts of one store, and say which with --runs DIR",
+        )
 
 
 def part_of(path: Path, artifact: Artifact) -> str:
