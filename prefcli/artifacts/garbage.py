@@ -16,7 +16,7 @@ from prefcli.artifacts.store import Store
 from prefcli.artifacts.unfinished import hold, is_ours, saved_steps
 from prefcli.errors import ArtifactError
 
-CACHES = ("reference-logps", "scores", "evaluations", "weights")  # below RUNS/.cache: what stages and eval keep
+CACHES = ("reference-logps", "scores", "evaluations", "weights", "budgets")  # below RUNS/.cache: what commands keep
 WEIGHTS = ".cache/weights"  # below an artifact store: on their way to servers
 _CACHED = re.compile(r"[0-9a-f]{32}|[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
 _REMOVED = re.compile(r"\.v[1-9][0-9]{0,8}(\.partial)?\.[0-9a-f]{8}\.removed")
