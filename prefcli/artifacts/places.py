@@ -10,17 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prefcli.artifacts.manifest import FILE
+from prefcli.artifacts.manifest import is_artifact
 from prefcli.artifacts.store import Artifact, Store, open_artifact
 from prefcli.errors import ArtifactError
 from prefcli.files import digest_json
 
 TINY = Path(__file__).parent.parent / "models" / "tiny"
+_PART = re.compile(r"(state/step[1-9][0-9]*/)?(model|value)")
 AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,99})(:step(?P<step>[1-9][0-9]{0,99}))?")
 
 
 def around(path: Path) -> Artifact | None:
-    """The artifact that a directory of weights is part of: model/, value/, or either of a kept step.
+    """The artifact that a directory of weights is part of: it is its model/ or value/, or either of a kept step.
 
     Raises ArtifactError: its manifest is damaged.
     """
@@ -28,7 +29,7 @@ def around(path: Path) -> Artifact | None:
     written = [] if ".." in path.parts else [Path(os.path.abspath(path))]
     for place in (*written, path.resolve()):
         for above in (place.parent, *place.parents[2:3]):
-            if (above / FILE).is_file():
+            if _PART.fullmatch(place.relative_to(above).as_posix()) and is_artifact(above):
                 return open_artifact(above)
     return None
 
