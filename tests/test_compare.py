@@ -354,7 +354,7 @@ def test_a_verdict_of_single_runs_says_so_and_never_counts(two, store, make_arti
     rising = {"ppo": 3.0, "dpo": 0.5}
 
     class Hacked(Known):
-        specs = (SimpleNamespace(name="gold"), SimpleNamespace(name="rm"))
+        specs = [SimpleNamespace(name=name, text=name, digest=None, function=None) for name in ("gold", "rm")]
         own, store = frozenset({"rm"}), None
 
         def values(self, model, source=None):
