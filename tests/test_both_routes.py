@@ -6,15 +6,16 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from prefcli.comparison import both_routes
-from prefcli.comparison.both_routes import Budget, parse_budget, run_both
+from prefcli.comparison.both_routes import Budget, parse_budget, predicted_bytes, run_both
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.errors import MemoryShortError, UsageError
 from prefcli.progress import Reporter
-from prefcli.stages.plan import predicted_bytes
+from prefcli.stages.plan import peak, run_of
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,30 @@ def test_seconds_become_steps_by_the_speed_of_a_few_and_the_reward_model_gets_ha
     assert [inputs.config.max_steps for _, inputs in asked[3:]] == [5, 1, 5]
 
 
+def test_the_steps_that_seconds_came_to_are_kept_for_the_same_command_alone(stand_in, store, monkeypatch):
+    """Measured again they would be others: nothing would be resumed or reused."""
+    asked, (rm, ppo, dpo) = stand_in
+
+    def names_and_steps(*configs, seconds=40):
+        asked.clear()
+        run_both(*configs, Budget("seconds", seconds), Reporter())
+        return [name for name, _ in asked], [inputs.config.max_steps for _, inputs in asked[-3:]]
+
+    trained, steps = names_and_steps(rm, ppo, dpo)
+    monkeypatch.setattr(both_routes, "step_seconds", lambda rows: [3.0] * len(rows))
+    assert names_and_steps(rm, ppo, dpo) == (trained[3:], steps)
+    for other in (
+        (replace(rm, lr=1e-3), ppo, dpo),
+        (rm, replace(ppo, kl_coef=0.3), dpo),
+        (rm, ppo, replace(dpo, seed=1)),
+    ):
+        assert names_and_steps(*other)[0] == trained
+    assert names_and_steps(rm, ppo, dpo, seconds=41)[0] == trained
+    for file in (store.root / both_routes.BUDGETS).iterdir():
+        file.write_text("[1, 2]")
+    assert names_and_steps(rm, ppo, dpo)[0] == trained
+
+
 def test_the_start_may_be_an_artifact_of_the_store_when_seconds_are_given(chain, stand_in):
     asked, configs = stand_in
     configs = [replace(config, model="sft") for config in configs]
@@ -98,6 +123,19 @@ def test_bytes_split_the_batch_until_it_fits_and_say_when_it_never_does(stand_in
     assert max(inputs.config.grad_accum for _, inputs in asked) > 1
     with pytest.raises(MemoryShortError, match="--budget gives 1 MB"):
         run_both(*configs, Budget("bytes", 1e6), Reporter())
+
+
+def test_bytes_are_those_of_the_device_that_trains(stand_in, monkeypatch):
+    asked, configs = stand_in
+    run_both(*configs, None, Reporter())
+    on_cpu = min(predicted_bytes(inputs) for _, inputs in asked)
+    monkeypatch.setattr(both_routes, "training_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(both_routes, "pick_dtype", lambda name, device, size: torch.bfloat16)
+    found = [predicted_bytes(inputs) for _, inputs in asked]
+    assert found == [peak(run_of(inputs, "cuda", "bfloat16")) for _, inputs in asked] and max(found) < on_cpu
+    asked.clear()
+    run_both(*configs, Budget("bytes", max(found)), Reporter())
+    assert [inputs.config.grad_accum for _, inputs in asked] == [config.grad_accum for config in configs]
 
 
 def test_what_is_said_of_rows_device_and_seed_is_said_to_all_stages_unless_set_otherwise(chain, prefcli, monkeypatch):

@@ -15,6 +15,8 @@ from prefcli.artifacts.commands import NOT_REPEATED, altered, command
 from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.references import resolve
+from prefcli.artifacts.store import Store
 from prefcli.cli.main import COMMANDS as CLI
 from prefcli.config.base import as_dict, option
 from prefcli.config.dpo import DPOConfig
@@ -22,6 +24,7 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.stages import STAGES
 from prefcli.stages import trl_trainer
 from prefcli.stages.card import Weights, model_card
+from prefcli.stages.inputs import parents_of
 
 
 def manifest(stage, config, parents=None, **more):
@@ -74,6 +77,32 @@ def test_a_reward_is_named_as_its_weight_names_it_and_by_its_version(read_again)
         "a=0.5",
         "score=2",
     ]
+
+
+def test_all_parents_are_named_as_they_were_and_a_reward_with_its_label(read_again):
+    """The names mean other versions by and by: those that `sweep` and `compare` print would train other runs."""
+    rewards = ["h=owner/rm#label=helpfulness", "rm", "web=http://a.b/s#timeout=3"]
+    config = PPOConfig(prompts=["p.jsonl"], reference="sft", value_init="rm", reward=rewards)
+    parents = {"model": "sft@v3", "reference": "sft@v1", "value_init": "rm@v2", "reward/h": "owner/rm",
+               "reward/rm": "rm@v2", "reward/web": "http://a.b/s#timeout=3"}  # fmt: skip
+    found = read_again("ppo", command(manifest("ppo", config, parents)))
+    assert (found.reference, found.value_init) == ("sft@v1", "rm@v2")
+    assert found.reward == ["h=owner/rm#label=helpfulness", "rm=rm@v2", "web=http://a.b/s#timeout=3"]
+    usual = command(manifest("ppo", PPOConfig(prompts=["p.jsonl"]), parents))
+    assert "--reference" not in usual and "--value-init" not in usual
+
+
+def test_a_parent_of_another_store_is_named_by_its_place(store, own_folder):
+    artifact_in(store, "sft", files={"model/config.json": "{}", "model/model.safetensors": "mine"})
+    other = artifact_in(Store(own_folder / "other"), "sft")
+    inputs = SimpleNamespace(references={"model": resolve("other/sft/v1", store)}, rewards=[], store=store, name="dpo")
+    made = manifest("dpo", DPOConfig(data=["p"]))
+    made.parents = parents_of(inputs)
+    words = shlex.split(command(made))
+    found = resolve(words[words.index("--model") + 1], store)
+    assert (found.digest, found.shown) == (other.digest, "sft@v1") and resolve("sft@v1", store).digest != other.digest
+    made.parents["model"] |= {"ref": "sft@v1:step2"}  # named by version and step: of this store
+    assert "sft@v1:step2" in shlex.split(command(made))
 
 
 def test_a_flag_that_was_turned_off_is_turned_off_again(read_again):

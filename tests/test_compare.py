@@ -13,7 +13,15 @@ from types import SimpleNamespace
 import pytest
 
 from prefcli.artifacts.metrics import read_log
-from prefcli.comparison import figures, hyperparameters, reward_hacking, sample_efficiency, scores, stability
+from prefcli.comparison import (
+    figures,
+    frontier,
+    hyperparameters,
+    reward_hacking,
+    sample_efficiency,
+    scores,
+    stability,
+)
 from prefcli.comparison.figures import Criterion, Measure, Samples, counted, over_prompts, over_runs
 from prefcli.comparison.flexibility import changes
 from prefcli.comparison.reward_hacking import proxy_of
@@ -23,6 +31,7 @@ from prefcli.comparison.simplicity import simplicity
 from prefcli.comparison.training_time import by_steps
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation import models
+from prefcli.progress import SILENT
 from prefcli.rewards.grammar import parse_rewards
 
 
@@ -128,6 +137,18 @@ def test_routes_that_cannot_be_compared_are_refused_with_the_reason(two, store, 
     make_artifact("dpo", parents={"model": other, "reference": other})
     with pytest.raises(ArtifactError, match="no common ancestor"):
         read_routes(["ppo@v1", "dpo@v2"], store)
+
+
+@pytest.mark.parametrize("name", ["b/dpo/v1", "copy"])
+def test_an_artifact_of_another_store_is_not_taken_for_the_one_of_its_name(two, store, own_folder, name):
+    """By its name the answers would be those of this store's dpo@v1."""
+    shutil.copytree(two["dpo"].path, own_folder / name)
+    for read in (lambda refs: read_routes(refs, store), lambda refs: frontier._points(refs, store, SILENT)):
+        with pytest.raises(ArtifactError, match="is dpo@v1 of another place") as refused:
+            read([str(own_folder / name), "ppo"])
+        assert "--runs" in refused.value.hint
+    (own_folder / "link").symlink_to(two["dpo"].path.resolve())
+    assert read_routes(["ppo", str(own_folder / "link")], store).refs == ["ppo@v1", "dpo@v1"]
 
 
 def test_a_route_whose_reward_model_is_gone_is_refused_and_not_made_shorter(two, store):
@@ -333,7 +354,7 @@ def test_a_verdict_of_single_runs_says_so_and_never_counts(two, store, make_arti
     rising = {"ppo": 3.0, "dpo": 0.5}
 
     class Hacked(Known):
-        specs = (SimpleNamespace(name="gold"), SimpleNamespace(name="rm"))
+        specs = [SimpleNamespace(name=name, text=name, digest=None, function=None) for name in ("gold", "rm")]
         own, store = frozenset({"rm"}), None
 
         def values(self, model, source=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from conftest import artifact_in, write
 from prefcli.artifacts.references import resolve
 from prefcli.comparison import run as comparing
 from prefcli.comparison.figures import welch_interval
-from prefcli.comparison.flexibility import changes, flexibility
+from prefcli.comparison.flexibility import again_commands, changes, flexibility, pairs_of
 from prefcli.comparison.hyperparameters import hyperparameters
 from prefcli.comparison.memory import memory
 from prefcli.comparison.reward_hacking import gap, reward_hacking
@@ -87,7 +88,7 @@ class Told:
     def __init__(self, values, prompts=30, independent=True, kl=None, sources=("gold", "rm")):
         self._values, self._prompts, self._kl = values, prompts, kl or {}
         self.independent, self.own = independent, frozenset({"rm"})
-        self.specs = [SimpleNamespace(name=name) for name in sources]
+        self.specs = [SimpleNamespace(name=name, text=name, digest=None, function=None) for name in sources]
         self.rows = [None] * prompts
 
     trusted = "gold"
@@ -136,10 +137,13 @@ def by_name(criterion):
         ("ppo", {"advantage": "grpo"}, 2, 4),
         ("ppo", {}, 3, 6),
         ("dpo", {}, 1, 2),  # one after the other, before the training
+        ("ppo", {}, ("python:g.py:score",), 3),
+        ("ppo", {}, ("http://a.b/score", "rm@v1"), 4),
     ],
 )
 def test_models_at_once_are_counted_by_what_the_run_held(stage, config, rewards, models):
-    parents = {f"reward/{n}": {} for n in range(rewards)} | {"model": {}, "reference": {}}
+    refs = rewards if isinstance(rewards, tuple) else ["rm@v1"] * rewards
+    parents = {f"reward/{n}": {"ref": ref} for n, ref in enumerate(refs)} | {"model": {}, "reference": {}}
     assert models_of(SimpleNamespace(stage=stage, config=config, parents=parents)) == models
 
 
@@ -155,7 +159,7 @@ def test_simplicity_counts_stages_models_and_artifacts_and_the_fewer_are_ahead(w
     }
     assert {m.winner for m in found.values()} == {"dpo@v1"}
     longer = world.dpo(model=world.dpo(model=world.sft))  # dpo twice: a stage, and an artifact more
-    other = world.ppo(None, advantage="rloo")
+    other = world.ppo(None, parents={"reward/judge": world.sft}, advantage="rloo")
     found = by_name(simplicity(world.routes(other.ref, longer.ref), None))
     assert [found["stages"].winner, found["artifacts"].winner, found["models at once"].winner] == [
         None, other.ref, longer.ref,
@@ -367,6 +371,27 @@ def test_of_several_changes_the_newest_is_taken(world):
     assert [change.final.ref for route in routes for change in changes(route, routes).values()] == ["ppo@v2", "dpo@v2"]
 
 
+def test_files_that_were_held_out_are_no_pairs_that_preferences_were_learnt_from(world):
+    held_out = [{"path": "held", "format": "pairs", "rows": 9, "digest": "d9"}]
+    plain, measured = world.rm(), world.rm(data=PAIRS + held_out)
+    measured.manifest.config["eval_data"] = "held"
+    assert pairs_of(plain, [plain]) == pairs_of(measured, [measured]) == ["d1"]
+
+
+def test_the_commands_for_new_pairs_change_the_reward_model_in_all_its_places_and_nothing_else(world):
+    rm = world.rm()
+    ppo = world.ppo(None, parents={"value_init": rm, "reward/judge": world.sft, "reward/r": rm}, value_init="rm",
+                    reward=["judge=sft", "r=rm"])  # fmt: skip
+    world.dpo()
+    route = world.routes(ppo.ref, "dpo@v1").routes[0]
+    trains, runs = again_commands(route, world.store)
+    assert trains == "RM=$(prefcli train-rm --data NEW_PAIRS.jsonl --model rm@v1)"
+    words = shlex.split(runs)
+    given = {word: words[i + 1] for i, word in enumerate(words) if word.startswith("--")}
+    assert words.count("--value-init") == 1 and (given["--value-init"], given["--reward"]) == ("$RM", "r=$RM")
+    assert words.count("--reward") == 2 and "judge=sft@v1" in words and "rm@v1" not in words
+
+
 # Hyperparameters
 
 
@@ -447,6 +472,22 @@ def test_the_route_that_hacks_less_is_ahead(world, hacks):
     assert seeds.winner == less
     gaps = {ref: figure.value for ref, figure in seeds.measures[0].figures.items()}
     assert gaps == pytest.approx({hacks: 1.48, less: 0.12}, abs=0.01)
+
+
+def test_each_route_is_measured_on_the_reward_that_it_was_trained_against(world):
+    """Of two RLHF routes the second has its own; a route without any is measured on the first one's."""
+    models = [world.rm(), world.rm(seed=1)]
+    world.ppo(models[0]), world.ppo(models[1], kl_coef=0.2), world.dpo()
+    refs = ("ppo@v1", "ppo@v2", "dpo@v1")
+    values = HACKED | {("sft@v1", "rm2"): HACKED["sft@v1", "rm"]}
+    for ref, (first, second) in zip(refs, ((2.0, 0.0), (0.0, 3.0), (1.0, 0.0))):
+        values |= rises(ref, first, 0.0) | {(ref, "rm2"): rises(ref, second, 0.0)[ref, "rm"]}
+    told = Told(values, prompts=40, sources=("gold", "rm", "rm2"))
+    for spec, model in zip(told.specs[1:], models):
+        spec.digest = model.digest
+    found = reward_hacking(world.routes(*refs), told).measures[0].figures
+    assert {ref: figure.value for ref, figure in found.items()} == pytest.approx(dict(zip(refs, (2, 3, 1))), abs=0.01)
+    assert [figure.source.split()[0] for figure in found.values()] == ["rm", "rm2", "rm"]
 
 
 # All together

@@ -19,10 +19,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from prefcli.artifacts.commands import command
-from prefcli.artifacts.folders import whole_folder
+from prefcli.artifacts.folders import out_folder, whole_folder
 from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store, open_artifact
-from prefcli.errors import ArtifactError, SurroundingsError
+from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.models import export as export_module
 from prefcli.models import hub
 from prefcli.models.export import export
@@ -399,6 +399,22 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(prefcli, make_artifact, tm
     assert result.stdout == "" and "Traceback" not in result.output
     after = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file() and ".digests" not in p.name)
     assert after == before and not (tmp_path / "out").exists()
+
+
+def test_another_programs_manifest_is_not_in_the_way_and_a_mounted_disk_is(tmp_path, monkeypatch):
+    """`npm create` has a manifest.json in public/; a folder cannot be renamed to a mount point."""
+    (tmp_path / "manifest.json").write_text('{"name": "app"}')
+    out = tmp_path / "disk"
+    out.mkdir()
+    assert out_folder(str(out), force=False, needed=[]) == out
+    monkeypatch.setattr("os.path.ismount", lambda path: path == out)
+    with pytest.raises(UsageError, match="where a disk is mounted") as refused:
+        out_folder(str(out), force=False, needed=[])
+    assert str(out / "model") in refused.value.hint and out_folder(str(out / "model"), force=False, needed=[])
+    for text in ('{"schema": 1}', '{"stage": "sft"}', "{"):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UsageError, match="is an artifact"):
+            out_folder(str(out / "model"), force=False, needed=[])
 
 
 def test_the_old_directory_outlives_a_failure_at_any_moment(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from statistics import fmean
 from types import SimpleNamespace
 
@@ -13,10 +14,12 @@ from conftest import write
 from matplotlib.figure import Figure
 from test_eval_command import keep_steps
 
+from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import expand
 from prefcli.artifacts.store import Store
 from prefcli.comparison.frontier import _points
 from prefcli.errors import ArtifactError
+from prefcli.files import digest_file
 from prefcli.progress import SILENT
 from prefcli.statistics import hulls
 from prefcli.statistics.hulls import Draws, compare, hull, interval
@@ -172,6 +175,18 @@ def test_runs_of_other_seeds_are_one_point_and_those_stopped_or_made_again_are_l
     assert said == ["dpo@v1 was stopped before its end: left out", "dpo@v4 is dpo@v3, run again: left out"]
     with pytest.raises(ArtifactError, match="stopped before"):
         _points(refs[:1], store, SILENT)
+
+
+def test_the_last_kept_step_and_the_final_model_are_one_run(store, make_artifact):
+    ppo = make_artifact("ppo", resources={"steps": 2})
+    for step in (1, 2):
+        model = f"state/step{step}/model"
+        shutil.copytree(ppo.model_path, ppo.path / model)
+        ppo.manifest.files |= {f"{model}/{path.name}": digest_file(path) for path in ppo.model_path.iterdir()}
+    write_manifest(ppo.manifest, ppo.path)
+    for refs in (["ppo@v1", "ppo@v1:step1", "ppo@v1:step2"], ["ppo@v1:step1", "ppo@v1:step2", "ppo@v1"]):
+        (points,) = _points(refs, store, SILENT).values()
+        assert sorted(len(point.runs) for point in points) == [1, 1]
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -13,10 +15,11 @@ from pathlib import Path
 import pytest
 from conftest import versions_below, write
 
-from prefcli.artifacts import removing
+from prefcli.artifacts import garbage, parts, removing
 from prefcli.artifacts.garbage import CACHES
 from prefcli.artifacts.store import Store
 from prefcli.cli import gc as command
+from prefcli.files import written_whole
 
 PACKAGE = Path(__file__).parent.parent / "prefcli"
 
@@ -184,8 +187,11 @@ def test_gc_frees_what_killed_processes_left_caches_and_digests_and_keeps_the_re
     mine = [
         write(own_folder / path, "x") for path in ("runs/.cache/pip/x", "runs/.cache/scores/notes", "runs/notes.txt")
     ]
-    half = write(own_folder / "runs/.digests.json.0a1b2c3d", "x")
-    os.utime(half, (0, 0))
+    with pytest.raises(RuntimeError), written_whole(own_folder / "runs/.digests.json") as file:
+        (half,) = (own_folder / "runs").glob("*digests.json.*")  # as a writer that is killed here leaves it
+        name = half.name
+        raise RuntimeError(file)
+    os.utime(write(half.with_name(name), "x"), (0, 0))
     write(own_folder / "runs/.digests.json", json.dumps({"/gone": [1, 2, 3, 4, "d"]}))
     dry = prefcli("gc", "--dry-run", "--json")
     assert len(versions_below(own_folder)) == 4 and json.loads(dry.stdout)["dry_run"]
@@ -254,6 +260,46 @@ def test_gc_takes_nothing_of_another_programs_folders(prefcli, own_folder, files
     before = {path: path.read_bytes() for path in own_folder.rglob("*") if path.is_file()}
     assert listed(prefcli("gc", "--keep", "1", "--unfinished", "--yes", "--runs", own_folder)) == []
     assert {path: path.read_bytes() for path in own_folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_lock_is_seen_on_a_file_system_that_locks_only_what_is_open_for_writing(own_folder, monkeypatch):
+    """As NFS on Linux does; flock there may say EACCES of a lock that another one holds."""
+    write(own_folder / ".lock", "")
+    for said in (BlockingIOError(errno.EAGAIN, ""), PermissionError(errno.EACCES, "")):
+
+        def flock(file, _, said=said):
+            raise said if file.writable() else OSError(errno.EBADF, "")
+
+        monkeypatch.setattr(parts.fcntl, "flock", flock)
+        assert parts.held(own_folder)
+
+
+def test_what_is_taken_up_while_gc_asks_stays_and_is_not_counted(prefcli, store, own_folder):
+    folder = own_folder / "runs/.cache/evaluations"
+    taken, free = (write(folder / (letter * 32) / "rows-00000000.part", "x" * 10).parent for letter in "ab")
+    for path in (taken, free):
+        write(path / ".lock", "")
+    found = garbage.garbage(store, keep=None, unfinished=False, days=0)
+    assert found.files == [taken, free] and found.bytes == 20
+    with (taken / ".lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert garbage.collect(found, store) == 10
+    assert found.files == [free] and taken.is_dir() and not free.exists()
+
+
+def test_what_another_gc_takes_away_first_has_no_bytes_and_stops_nothing(family, store, own_folder, monkeypatch):
+    assert removing.size(own_folder / "gone") == 0
+    monkeypatch.setattr(removing, "highest_ever", lambda folder: shutil.rmtree(family[2].path) or 0)
+    assert removing.remove([removing.named("sft@v2", store)], store) > 0 and store.versions("sft") == [1]
+
+
+def test_gc_passes_over_what_only_another_user_may_remove(prefcli, own_folder, store, make_artifact, monkeypatch):
+    for name in ("sft", "sft", "theirs", "theirs"):
+        make_artifact(name)
+    draft = write(own_folder / "runs/theirs/.v9.0a1b2c3d.removed", "x")
+    monkeypatch.setattr(garbage.os, "access", lambda path, _: "theirs" not in str(path.name))
+    assert listed(prefcli("gc", "--keep", "1", "--yes")) == ["sft@v1"]
+    assert draft.is_file() and store.versions("theirs") == [1, 2]
 
 
 def test_gc_follows_no_link(prefcli, own_folder, make_artifact, unfinished):

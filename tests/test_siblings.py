@@ -5,8 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from conftest import PAIR, artifact_in
 
+from prefcli.artifacts.manifest import write_manifest
+from prefcli.artifacts.store import Store
+from prefcli.config.ppo import PPOConfig
 from prefcli.config.stages import STAGES
+from prefcli.data.dataset import read_dataset
+from prefcli.errors import UsageError
+from prefcli.experiments.points import Point, pinned_reward, reward_inputs
 from prefcli.experiments.retrained import retrained
 from prefcli.experiments.scores import recorded_score
 from prefcli.experiments.siblings import parent_of, rows_of, seed_of, setting, siblings, varied
@@ -72,6 +79,13 @@ def test_circumstances_and_paths_make_no_difference(made, store):
     one = made("dpo", data=[FILE], runs="a", json=True)
     other = made("dpo", "other", data=[{**FILE, "path": "copy.jsonl"}], runs="b", quiet=True, seed=1)
     assert refs(siblings(one, store, "seed")) == [one.ref, other.ref]
+
+
+def test_seeds_that_other_servers_answered_are_siblings_and_not_those_of_no_server(made, store):
+    """The key has whether --generate was given, and not which server it was."""
+    servers = [made("ppo", f"p{seed}", seed=seed, generate=f"http://gpu{seed}:8000") for seed in (0, 1)]
+    made("ppo", "here", seed=2)
+    assert siblings(servers[0], store, "seed") == servers and len({setting(run, store) for run in servers}) == 1
 
 
 def test_the_very_same_run_counts_once(made, store):
@@ -168,6 +182,30 @@ def test_a_reward_model_that_is_trained_again_has_the_points_own_seed_and_rows(m
     found = retrained(model, 25, 8, config)
     assert (found.seed, found.max_rows, found.model, found.name) == (8, 25, "sft@v1", "rm-rows")
     assert (found.runs, found.lr, found.data) == ("here", 1e-4, ["pairs.jsonl"])
+
+
+def test_a_reward_model_is_trained_again_from_what_it_was_trained_from_or_not_at_all(made, store, jsonl, own_folder):
+    """`sft` of another store is named by its place; one that is another by now is refused."""
+    other = artifact_in(Store(own_folder / "other"), "sft")
+    made("sft")
+    pairs = jsonl("pairs.jsonl", *[PAIR] * 4)
+    model = made("rm", parents={"model": other}, data=read_dataset([str(pairs)], "pairs").sources, eval_share=0.0)
+    model.manifest.parents["model"]["places"] = [str(other.model_path)] * 2
+    write_manifest(model.manifest, model.path)
+    point = Point(STAGES["ppo"], {}, 2, 0, PPOConfig(prompts=[str(pairs)], reward=["rm"]))
+    assert reward_inputs(point).references["model"].digest == other.digest
+    del model.manifest.parents["model"]["places"]
+    write_manifest(model.manifest, model.path)
+    with pytest.raises(UsageError, match="sft@v1 is not what rm@v1 was trained from"):
+        reward_inputs(point)
+
+
+def test_the_rewards_of_points_have_the_version_that_there_is_now(made, store):
+    made("rm"), made("rm")
+    texts = ("rm", "a=rm", "a=rm#label=x", "rm@v1", "python:g.py:f", "owner/rm", "none")
+    assert [pinned_reward(text, store) for text in texts] == [
+        "rm@v2", "a=rm@v2", "a=rm@v2#label=x", "rm@v1", "python:g.py:f", "owner/rm", "none"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -358,13 +358,40 @@ def test_a_directory_that_from_pretrained_would_open(store, own_folder):
     assert resolve("./adapter", store).kind == "directory"
 
 
+@pytest.mark.parametrize("text", ['{"name": "app", "icons": []}', "{}"])
+@pytest.mark.parametrize("place", ["manifest.json", "my/manifest.json"])
+def test_another_programs_manifest_makes_no_artifact(store, own_folder, text, place):
+    for path, content in MODEL.items():
+        write(own_folder / "my" / path, content)
+    write(own_folder / place, text)
+    assert resolve("./my", store).kind == "directory"
+    write(own_folder / place, "{")
+    if place.startswith("my"):
+        with pytest.raises(ArtifactError, match="not valid JSON"):
+            resolve("./my", store)
+    else:  # beside a directory of another name than those of an artifact's weights
+        assert resolve("./my", store).kind == "directory"
+        (own_folder / "my").rename(own_folder / "model")
+        with pytest.raises(ArtifactError, match="not valid JSON"):
+            resolve("./model", store)
+
+
+def test_a_finished_run_on_a_read_only_disk_is_handed_back(store, make_artifact, monkeypatch):
+    def unlink(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    made = make_artifact("sft", key="one")
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert store.find("sft", "one") == made
+
+
 def test_a_gguf_file_tiny_and_a_hub_id(store, own_folder, monkeypatch):
     write(own_folder / "some" / "model.gguf", "GGUF")
     found = resolve("some/model.gguf", store)
     assert (found.kind, found.digest) == ("gguf", digest_file(own_folder / "some" / "model.gguf"))
     monkeypatch.setattr(references, "TINY", write(own_folder / "t" / "config.json", "{}").parent)
     assert (resolve("tiny", store).kind, resolve("tiny", store).path) == ("tiny", own_folder / "t")
-    for text in ("owner/name", "owner/name@main", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+    for text in ("owner/name", "owner/name@main", "owner/name@refs/pr/3", "HuggingFaceTB/SmolLM2-135M-Instruct"):
         assert (resolve(text, store).kind, resolve(text, store).digest) == ("hub", None)
 
 
@@ -414,6 +441,7 @@ def test_the_order_is_artifact_then_directory_then_the_rest_and_what_is_ambiguou
         ("\0", "no artifact"),
         ("a\nb", "no artifact"),
         ("owner/..", "no artifact"),
+        ("sft@main/model", "no artifact"),
         ("runs/sft/v1.partial", "unfinished"),
         ("runs/sft/v7", "no artifact"),
         ("empty", "no config.json"),

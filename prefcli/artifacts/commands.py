@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from typing import Any
 
 from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.places import AT_VERSION
 from prefcli.config.base import option
 from prefcli.config.stages import STAGES
 from prefcli.config.training import OutputConfig
@@ -16,13 +18,35 @@ REWARD = "reward/"  # begins the role of a parent that scored
 NOT_REPEATED = {field.name for field in dataclasses.fields(OutputConfig)} - {"name"}
 
 
+def named(parent: dict[str, Any]) -> str:
+    """How a parent is named so that it is found again: by its exact version, or where it is of another store by its
+    absolute place."""
+    ref, places = str(parent["ref"]), parent.get("places")
+    match = AT_VERSION.fullmatch(ref)
+    if places and match is not None and not match["step"]:
+        return os.path.dirname(places[-1])  # of model/, which is a directory of another digest
+    return ref
+
+
+def rewards_of(manifest: Manifest) -> dict[str, str]:
+    """Name → REF of what scored a run, with the label that was asked for."""
+    scored = {role[len(REWARD) :]: named(p) for role, p in manifest.parents.items() if role.startswith(REWARD)}
+    typed = [str(text).partition("#label=") for text in manifest.config.get("reward") or []]
+    labels = ["".join(parts[1:]) for parts in typed] + [""] * len(scored)  # in the same order
+    return {
+        name: ref if ref.endswith(label) else ref + label  # a URL has it
+        for (name, ref), label in zip(scored.items(), labels)
+    }
+
+
 def command(manifest: Manifest) -> str:
-    """The command line that made an artifact: its options that are not the defaults, its start by its exact version."""
+    """The command line that made an artifact: its options that are not the defaults, its parents as `named`."""
     stage = STAGES[manifest.stage]
     words = ["prefcli", stage.command]
-    given = dict(manifest.config) | {"model": manifest.parents.get("model", {}).get("ref")}
-    scored = {role[len(REWARD) :]: p["ref"] for role, p in manifest.parents.items() if role.startswith(REWARD)}
-    rewards = [f"{name}={ref}" for name, ref in scored.items()]
+    parents, given = manifest.parents, dict(manifest.config)
+    given |= {role: named(parents[role]) for role in ("reference", "value_init") if given.get(role) and role in parents}
+    given |= {"model": named(parents["model"]) if "model" in parents else None}
+    rewards = [f"{name}={ref}" for name, ref in rewards_of(manifest).items()]
     given |= {"reward": rewards} if rewards else {}
     for field in dataclasses.fields(stage.config):
         value = given.get(field.name)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from prefcli.artifacts.manifest import FILE
+from prefcli.artifacts.manifest import is_artifact
 from prefcli.artifacts.unfinished import sync
 from prefcli.errors import PrefcliError, SurroundingsError, UsageError, from_foreign
 
@@ -28,7 +28,7 @@ def out_folder(text: str, *, force: bool, needed: Sequence[Path]) -> Path:
     """The directory that `text` names, links followed. It is new or empty, or holds a model, and nothing that no
     export writes, and `force` is given.
 
-    Raises UsageError: a file, no directory for it, in an artifact, holds something or one of the paths `needed`.
+    Raises UsageError: a file, a mount point, no directory for it, in an artifact, holds something or one of `needed`.
     SurroundingsError: no permission.
     """
     if not text or "\0" in text:
@@ -38,8 +38,10 @@ def out_folder(text: str, *, force: bool, needed: Sequence[Path]) -> Path:
         raise UsageError(f"OUT {text}: there is no directory {out.parent}", f"make it: mkdir -p {out.parent}")
     if os.path.exists(out) and not os.path.isdir(out):
         raise UsageError(f"OUT {text} is a file", "name a new directory")
-    if artifact := next((path for path in (out, *out.parents) if (path / FILE).is_file()), None):
+    if artifact := next((path for path in (out, *out.parents) if is_artifact(path)), None):
         raise UsageError(f"OUT {text}: {artifact} is an artifact, and stays as it was written", "choose another place")
+    if os.path.ismount(out):  # nothing can be renamed to it
+        raise UsageError(f"OUT {text} is where a disk is mounted", f"name a directory in it: {out / 'model'}")
     for path in map(Path.resolve, needed):
         if out == path or out in path.parents:
             raise UsageError(f"OUT {text} holds {path}, which is in use", "choose another place")

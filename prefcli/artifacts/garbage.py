@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,11 +16,11 @@ from prefcli.artifacts.store import Store
 from prefcli.artifacts.unfinished import hold, is_ours, saved_steps
 from prefcli.errors import ArtifactError
 
-CACHES = ("reference-logps", "scores", "evaluations", "weights")  # below RUNS/.cache: what stages and eval keep
+CACHES = ("reference-logps", "scores", "evaluations", "weights", "budgets")  # below RUNS/.cache: what commands keep
 WEIGHTS = ".cache/weights"  # below an artifact store: on their way to servers
 _CACHED = re.compile(r"[0-9a-f]{32}|[0-9a-f]{32}\.(safetensors|json|[0-9]+)|\.[0-9a-f]{32}\.json\..+")
 _REMOVED = re.compile(r"\.v[1-9][0-9]{0,8}(\.partial)?\.[0-9a-f]{8}\.removed")
-_DRAFT = re.compile(r"\.(digests\.json|highest)\.[0-9a-z_]{8}")  # of a file that was to be written whole
+_DRAFT = re.compile(r"\.\.(digests\.json|highest)\.[0-9a-f]{8}")  # see files.written_whole
 DRAFT_SECONDS = 3600.0  # no process takes so long for a small file
 DAY = 86400.0
 
@@ -59,21 +60,27 @@ def garbage(store: Store, *, keep: int | None, unfinished: bool, days: float) ->
         while free := {version for version in old if not made_from.get(version.path, set()) - going}:
             going |= free
             old -= free
-    files = [path for path in _leftovers(store.root) if _changed(path) <= before]
+    files = [path for path in _leftovers(store.root) if _changed(path) <= before and _removable(path)]
     return Garbage(sorted(going, key=lambda v: (v.name, v.number)), files, store.digests.gone() if not days else [])
 
 
-def collect(found: Garbage, store: Store) -> None:
-    """Remove it. Raises ArtifactError as `remove` does, where something changed meanwhile."""
-    remove(found.versions, store)
+def collect(found: Garbage, store: Store) -> int:
+    """Remove it, and return the bytes that this frees; a folder that a process has taken up meanwhile is left out.
+
+    Raises ArtifactError as `remove` does, where something changed meanwhile.
+    """
+    freed = remove(found.versions, store)
+    found.files = [path for path in found.files if not held(path)]
     for path in found.files:
+        freed += size(path)
         delete(path)
     store.digests.forget(found.digests)
+    return freed
 
 
 def _is_the_stores(version: Version) -> bool:
-    """Whether it lies in the store itself, and is what a writer of ours made or is about to make."""
-    if version.path.is_symlink() or version.path.parent.is_symlink():
+    """Whether it lies in the store itself, is what a writer of ours made or is about to make, and can be removed."""
+    if version.path.is_symlink() or version.path.parent.is_symlink() or not _removable(version.path):
         return False
     if not version.complete:
         return is_ours(version.path)
@@ -82,6 +89,11 @@ def _is_the_stores(version: Version) -> bool:
     except (ArtifactError, OSError):
         return False
     return (manifest.name, manifest.version) == (version.name, version.number)
+
+
+def _removable(path: Path) -> bool:
+    """Whether this user may: in a shared store it may be another one's."""
+    return all(os.access(folder, os.W_OK) for folder in (path.parent, path) if folder.is_dir())
 
 
 def _leftovers(root: Path) -> Iterator[Path]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from prefcli.artifacts.references import HUB, Reference
+from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, PrefcliError, SurroundingsError
 from prefcli.text import first_line
 
@@ -44,11 +44,6 @@ def at_hand(reference: Reference) -> Reference:
         return reference
     ask(name)
     return replace(reference, note=f"{name} is not on this machine yet, and is fetched from the hub")
-
-
-def is_id(text: str) -> bool:
-    """Whether a text has the form of a hub id."""
-    return "/" in text and HUB.fullmatch(text) is not None
 
 
 def snapshot(text: str) -> Path | None:

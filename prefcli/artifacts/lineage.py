@@ -60,13 +60,19 @@ def trained_on(artifact: Artifact, store: Store) -> Iterator[tuple[str, str]]:
         if home(one) in seen:
             continue
         seen.add(home(one))
-        held_out = 1 if one.manifest.config.get("eval_data") else 0  # the last source
-        for source in one.manifest.data[: len(one.manifest.data) - held_out]:
-            yield one.ref, source["digest"]
+        for digest in own_files(one):
+            yield one.ref, digest
         for parent in one.manifest.parents.values():
             with suppress(ArtifactError):
                 if found := _artifact(parent, one, around_it):
                     left.append((found, own_store(found, around_it)))
+
+
+def own_files(artifact: Artifact) -> list[str]:
+    """Digests of the files that it was trained on itself; held-out ones are none of them."""
+    sources = artifact.manifest.data
+    held_out = 1 if artifact.manifest.config.get("eval_data") else 0  # the last source
+    return [str(source["digest"]) for source in sources[: len(sources) - held_out]]
 
 
 def hub_root(node: Node) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -100,6 +101,18 @@ def _are_places(value: Any) -> bool:
 
 
 DAMAGED = "the manifest is damaged: make the artifact again (--force), or restore the file"
+
+
+def is_artifact(directory: Path) -> bool:
+    """Whether its manifest.json is one of ours, be it damaged: other programs have files of that name too."""
+    path = directory / FILE
+    if not os.path.isfile(path):
+        return False
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(loaded, dict) or "schema" in loaded or "stage" in loaded
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -303,12 +303,12 @@ def _remove_empty(folder: Path) -> None:
 
 
 def held(folder: Path) -> bool:
-    """Whether a process is at work in an unfinished folder."""
+    """Whether a process is at work in an unfinished folder, or it is somebody else's, so that nothing tells."""
     try:
-        with (folder / LOCK).open("rb") as file:
+        with (folder / LOCK).open("r+b") as file:  # NFS gives an exclusive lock on what is open for writing alone
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # flock may say either of a lock that another one holds
         return True
     except OSError:
         pass
@@ -402,7 +402,7 @@ def _claimed(folder: Path, causes: dict[str, Any], stack: ExitStack) -> bool:
     try:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks
         pass

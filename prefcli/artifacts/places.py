@@ -10,16 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prefcli.artifacts.manifest import FILE
+from prefcli.artifacts.manifest import is_artifact
 from prefcli.artifacts.store import Artifact, Store, open_artifact
+from prefcli.errors import ArtifactError
 from prefcli.files import digest_json
 
 TINY = Path(__file__).parent.parent / "models" / "tiny"
+_PART = re.compile(r"(state/step[1-9][0-9]*/)?(model|value)")
 AT_VERSION = re.compile(r"(?P<name>[^@]+)@v(?P<version>[1-9][0-9]{0,99})(:step(?P<step>[1-9][0-9]{0,99}))?")
 
 
 def around(path: Path) -> Artifact | None:
-    """The artifact that a directory of weights is part of: model/, value/, or either of a kept step.
+    """The artifact that a directory of weights is part of: it is its model/ or value/, or either of a kept step.
 
     Raises ArtifactError: its manifest is damaged.
     """
@@ -27,7 +29,7 @@ def around(path: Path) -> Artifact | None:
     written = [] if ".." in path.parts else [Path(os.path.abspath(path))]
     for place in (*written, path.resolve()):
         for above in (place.parent, *place.parents[2:3]):
-            if (above / FILE).is_file():
+            if _PART.fullmatch(place.relative_to(above).as_posix()) and is_artifact(above):
                 return open_artifact(above)
     return None
 
@@ -45,6 +47,19 @@ def own_store(artifact: Artifact, otherwise: Store) -> Store:
         return otherwise
     root = place.parent.parent
     return otherwise if os.path.abspath(otherwise.root) == str(root) else Store(root)
+
+
+def refuse_elsewhere(text: str, artifact: Artifact, store: Store) -> None:
+    """Raise ArtifactError for an artifact that does not lie in `store`: by its name another one would be found there.
+
+    `text` is how it was named.
+    """
+    own = store.root / artifact.manifest.name / f"v{artifact.manifest.version}"
+    if artifact.path.resolve() != own.resolve():
+        raise ArtifactError(
+            f"{text} is {artifact.ref} of another place than {store.root}",
+            "name artifacts of one store, and say which with --runs DIR",
+        )
 
 
 def part_of(path: Path, artifact: Artifact) -> str:

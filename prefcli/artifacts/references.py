@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefcli.artifacts.bases import Base, find_base, is_adapter_directory, model_digest
-from prefcli.artifacts.manifest import FILE, NAME
+from prefcli.artifacts.bases import HUB, Base, find_base, is_adapter_directory, model_digest
+from prefcli.artifacts.manifest import NAME, is_artifact
 from prefcli.artifacts.places import AT_VERSION, TINY, around, directory_digest, part_of
 from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added
 from prefcli.artifacts.unfinished import saved_steps
 from prefcli.errors import ArtifactError
 
 Kind = Literal["artifact", "directory", "gguf", "tiny", "hub"]
-HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 _PARTIAL = re.compile(r"v[0-9]+\.partial")
 
 
@@ -40,6 +39,11 @@ class Reference:
     def shown(self) -> str:
         """Its name in manifests and plans."""
         return self.artifact.ref if self.artifact else self.text
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether it is OWNER/NAME, with @REVISION or without, by its form."""
+    return "/" in text.partition("@")[0] and HUB.fullmatch(text) is not None
 
 
 def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
@@ -79,7 +83,7 @@ def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
         return Reference(text, "tiny", TINY, digest, base=Base("tiny", TINY, digest=digest))
     if os.path.isfile(text):
         raise ArtifactError(f"{text} is a file, not a model", "give a directory, a .gguf file or an artifact's name")
-    if HUB.fullmatch(text) and "/" in text:
+    if is_hub_id(text):
         return Reference(text, "hub", None, None, base=Base(text, hub=text))
     known = ", ".join(store.names()) or "no artifacts yet"
     raise ArtifactError(
@@ -168,7 +172,7 @@ def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Refere
 def _from_directory(text: str, path: Path, store: Store, note: str | None, with_base: bool) -> Reference:
     if any(_PARTIAL.fullmatch(part) for part in path.resolve().parts):
         raise ArtifactError(f"{text} is an unfinished version", "run the same command again to finish it")
-    if (path / FILE).is_file():
+    if is_artifact(path):
         return _from_artifact(text, open_artifact(path), store, note, with_base)
     artifact = around(path)
     if artifact is not None:

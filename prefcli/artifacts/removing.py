@@ -130,7 +130,10 @@ def _take_away(version: Version) -> None:
     if version.complete and version.number > highest_ever(folder):  # a reference must not come to name another thing
         write_atomically(folder / HIGHEST, str(version.number))
     aside = folder / f".{version.path.name}.{uuid.uuid4().hex[:8]}.removed"
-    os.rename(version.path, aside)
+    try:
+        os.rename(version.path, aside)
+    except FileNotFoundError:  # another process was faster
+        return
     delete(aside)
 
 
@@ -146,10 +149,17 @@ def delete(path: Path) -> None:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file or of all files below a folder, links as themselves."""
+    """Bytes of a file or of all files below a folder, links as themselves; what another process took away has none."""
     if path.is_symlink() or not path.is_dir():
+        return _bytes(path)
+    return sum(_bytes(Path(folder, file)) for folder, _, files in os.walk(path) for file in files)
+
+
+def _bytes(path: Path) -> int:
+    try:
         return path.lstat().st_size
-    return sum(os.lstat(os.path.join(folder, file)).st_size for folder, _, files in os.walk(path) for file in files)
+    except FileNotFoundError:
+        return 0
 
 
 def _parents(version: Version, store: Store) -> set[Path]:

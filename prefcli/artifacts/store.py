@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -378,6 +378,7 @@ def _unfinished(folder: Path, key: str | None) -> Draft | None:
 def _clear_unlisted(artifact: Artifact) -> None:
     """Remove what only an unfinished version needs; a writer that was killed as it finished left it there."""
     for name in (LOCK, RUN):
-        (artifact.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # a version on a read-only disk is as good
+            (artifact.path / name).unlink(missing_ok=True)
     if not any(name.startswith("state/") for name in artifact.manifest.files):
         shutil.rmtree(artifact.path / "state", ignore_errors=True)

@@ -20,7 +20,7 @@ from prefcli.config.sweep import SweepConfig
 from prefcli.data.dataset import read_dataset
 from prefcli.errors import AlarmError, UsageError
 from prefcli.experiments.grid import parse_grid, parse_rows
-from prefcli.experiments.points import Planned, plan, points_of
+from prefcli.experiments.points import Planned, pinned_reward, plan, points_of
 from prefcli.experiments.scores import Score, recorded_figure, recorded_score
 from prefcli.experiments.summary import summarise
 from prefcli.experiments.sweep import Measure, Outcome
@@ -140,15 +140,16 @@ def _measure(config: SweepConfig, stage: Stage, score: Score, report: Reporter) 
     from prefcli.experiments.measuring import on_pairs, on_prompts
 
     base = parse(stage, config.options, command_of)
+    runs = config.runs or base.runs
     settings = EvalConfig(
-        reward=[config.score] if config.score else [],
+        reward=[pinned_reward(config.score, Store(runs))] if config.score else [],  # a point may become its newest
         prompts=config.prompts,
         pairs=config.pairs,
         max_prompts=config.max_prompts,
         generate=getattr(base, "generate", None),
         dtype=base.dtype,
         device=base.device,
-        runs=config.runs or base.runs,
+        runs=runs,
     )
     on = on_prompts if config.score else on_pairs
     return lambda artifact: on(settings, artifact, report)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -13,14 +16,20 @@ from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.training_time import step_seconds
+from prefcli.config.base import key_fields
+from prefcli.config.shared import read_as
+from prefcli.data.dataset import read_dataset
 from prefcli.errors import MemoryShortError, UsageError
+from prefcli.files import digest_json, write_atomically
 from prefcli.memory.sizes import format_bytes
+from prefcli.models.devices import pick_dtype, training_device
 from prefcli.progress import Reporter
 from prefcli.stages.inputs import Inputs, prepare
-from prefcli.stages.plan import predicted_bytes, steps
+from prefcli.stages.plan import peak, run_of, steps
 from prefcli.stages.run import made
 
 PROBED = 4  # steps; the first warms up
+BUDGETS = ".cache/budgets"  # below the artifact store: numbers of steps
 REWARD_SHARE = 0.5  # of RLHF's seconds, at most, for its reward model
 _BUDGET = re.compile(r"(pairs|seconds|bytes)=([0-9.]+)\s*(|k|M|G)B?", re.IGNORECASE)
 _SCALE = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -86,7 +95,47 @@ def _fitting(config: Any, inputs: Inputs, limit: float) -> Inputs:
     return inputs
 
 
+def predicted_bytes(inputs: Inputs) -> int | None:
+    """The estimate of a run's peak on the device that it will use, or None where the architecture is not known."""
+    device = training_device(inputs.config.device)
+    size = inputs.architecture.parameters if inputs.architecture else 0
+    dtype = str(pick_dtype(inputs.config.dtype, device, size)).removeprefix("torch.")
+    run = run_of(inputs, device.type, dtype)
+    return None if run is None else peak(run)
+
+
 def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, reporter: Reporter) -> tuple[Any, Any, Any]:
+    """With the numbers of steps that take so long. They are kept in the store: measured again they would be others, and
+    nothing would be resumed or reused."""
+    path = _kept_at(rm, ppo, dpo, seconds)
+    try:
+        numbers = [int(number) for number in json.loads(path.read_text(encoding="utf-8"))]
+        rm_steps, ppo_steps, dpo_steps = numbers
+    except (OSError, ValueError, TypeError):
+        numbers = _measured(rm, ppo, dpo, seconds, reporter)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(numbers))
+    else:
+        reporter.notice(
+            f"{seconds:g} s a route, as measured before ({path}): {rm_steps} steps of train-rm and {ppo_steps} of ppo, "
+            f"against {dpo_steps} of dpo"
+        )
+    configs = [dataclasses.replace(config, max_steps=n) for config, n in zip((rm, ppo, dpo), numbers)]
+    return configs[0], configs[1], configs[2]
+
+
+def _kept_at(rm: Any, ppo: Any, dpo: Any, seconds: float) -> Path:
+    """The file for this very budget, models, data and options, on this kind of device. ppo's key itself would need its
+    reward model."""
+    store = Store(ppo.runs)
+    models = [text and resolve(text, store).digest for text in (ppo.model, ppo.reference, ppo.value_init)]
+    prompts = read_dataset(ppo.prompts, "prompts", ppo.skip_bad, lazily=True, **read_as(ppo)).digests
+    keys = [prepare(rm).key, key_fields(ppo), models, prompts, prepare(dpo).key]
+    return store.root / BUDGETS / f"{digest_json([keys, seconds, training_device(rm.device).type])[:32]}.json"
+
+
+def _measured(rm: Any, ppo: Any, dpo: Any, seconds: float, reporter: Reporter) -> list[int]:
     """Numbers of steps that take so long, by the speed of a few: the reward model's at most half of RLHF's."""
     with tempfile.TemporaryDirectory() as folder:
         probe = {"runs": folder, "max_steps": PROBED, "name": None, "report_to": "none"}
@@ -107,9 +156,7 @@ def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, reporter: Reporter)
         f"{seconds:g} s a route, by the speed of {PROBED} steps: {rm_steps} of train-rm at {each_rm:.2f} s and "
         f"{ppo_steps} of ppo at {each_ppo:.2f} s, against {dpo_steps} of dpo at {each_dpo:.2f} s"
     )
-    numbers = (rm_steps, ppo_steps, dpo_steps)
-    configs = [dataclasses.replace(config, max_steps=n) for config, n in zip((rm, ppo, dpo), numbers)]
-    return configs[0], configs[1], configs[2]
+    return [rm_steps, ppo_steps, dpo_steps]
 
 
 def _by_path(config: Any) -> dict[str, str]:

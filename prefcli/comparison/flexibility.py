@@ -10,7 +10,8 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
-from prefcli.artifacts.commands import REWARD, altered
+from prefcli.artifacts.commands import REWARD, altered, rewards_of
+from prefcli.artifacts.lineage import own_files
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.figures import Criterion, Samples, over_runs
 from prefcli.comparison.routes import Route, Routes, above
@@ -105,13 +106,14 @@ def _asked(artifact: Artifact) -> dict[str, Any]:
 
 
 def pairs_of(final: Artifact, artifacts: tuple[Artifact, ...] | list[Artifact]) -> list[str]:
-    """Digests of the pairs that preferences were learnt from: the reward models', or the policy's own.
+    """Digests of the pairs that preferences were learnt from: the reward models', or the policy's own; held-out ones
+    are none of them.
 
     Empty where there are none: ppo's own rows are prompts.
     """
     models = [a for a in artifacts if a.manifest.scores]
     learners = models or ([] if STAGES[final.manifest.stage].samples else [final])
-    return sorted({str(source["digest"]) for a in learners for source in a.manifest.data})
+    return sorted({digest for a in learners for digest in own_files(a)})
 
 
 def again_commands(route: Route, store: Store) -> list[str]:
@@ -124,10 +126,16 @@ def again_commands(route: Route, store: Store) -> list[str]:
     if not route.rewards:
         return []
     reward = route.rewards[0]
-    role = next(role for role, parent in manifest.parents.items() if parent["ref"] == reward.ref)
     words = altered(reward.manifest, {"data": new, "model": [reward.ref]})
-    policy = shlex.join(["prefcli", stage.command, *altered(manifest, {"reward": []}), *runs])
+    replaced = [role for role, parent in manifest.parents.items() if parent["ref"] == reward.ref]
+    kept = [f"{name}={ref}" for name, ref in rewards_of(manifest).items() if REWARD + name not in replaced]
+    others = {"reward": kept}
+    options = [f'--reward {role[len(REWARD) :]}="$RM"' for role in replaced if role.startswith(REWARD)]
+    if "value_init" in replaced:
+        others["value_init"] = []
+        options.append('--value-init "$RM"')
+    policy = shlex.join(["prefcli", stage.command, *altered(manifest, others), *runs])
     return [
         f"RM=$({shlex.join(['prefcli', 'train-rm', *words, *runs])})",
-        f'{policy} --reward {role[len(REWARD) :]}="$RM"',
+        " ".join([policy, *options]),
     ]

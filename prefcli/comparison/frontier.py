@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from prefcli.artifacts.places import AT_VERSION
+from prefcli.artifacts.places import AT_VERSION, refuse_elsewhere
 from prefcli.artifacts.references import expand, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.scores import Scored, open_scores
@@ -84,7 +84,11 @@ def _points(refs: list[str], store: Store, reporter: Reporter) -> dict[str, list
     first: dict[tuple[Any, ...], str] = {}  # a setting and its seed → the run
     left_out: set[str] = set()
     found: dict[tuple[str, str, str], Point] = {}
-    for ref in dict.fromkeys(resolve(ref, store).shown for ref in refs):
+    named = {text: resolve(text, store) for text in refs}
+    for text, reference in named.items():
+        if reference.artifact is not None:
+            refuse_elsewhere(text, reference.artifact, store)
+    for ref in dict.fromkeys(reference.shown for reference in named.values()):
         match = AT_VERSION.fullmatch(ref)
         if match is None:
             raise ArtifactError(f"{ref} is no artifact of this store", "frontier takes NAME@vN and NAME@vN:steps")
@@ -103,6 +107,8 @@ def _points(refs: list[str], store: Store, reporter: Reporter) -> dict[str, list
         if artifact.ref in left_out:
             continue
         point = found.setdefault((match["name"], kin[artifact.ref], match["step"] or _last(artifact)), Point())
+        if artifact.ref in {run.ref for run in point.runs}:  # its last kept step is the final model, no second seed
+            continue
         point.runs.append(artifact)
         point.refs.append(ref)
     if not found:

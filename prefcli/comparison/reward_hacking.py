@@ -9,7 +9,7 @@ from prefcli.artifacts.store import Artifact
 from prefcli.artifacts.unfinished import saved_steps
 from prefcli.comparison.figures import Criterion, Measure, Samples, over_prompts, over_runs
 from prefcli.comparison.routes import Route, Routes
-from prefcli.comparison.scores import Scores
+from prefcli.comparison.scores import Scores, causes
 
 
 def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
@@ -29,12 +29,14 @@ def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
             measure_with=("prefcli compare " + " ".join(routes.refs) + " --prompts FILE --reward NAME=REF",),
             why="It needs a score that no route was trained against, beside a reward model that one was.",
         )
-    unit = {name: pstdev(scores.values(routes.start, name)) or 1.0 for name in (proxy, scores.trusted)}
-    runs = {ref: [gap(run[-1], routes, scores, proxy, unit) for run in found] for ref, found in
+    proxies = {route.ref: own_proxy(route, scores) or proxy for route in routes}
+    names = (*proxies.values(), scores.trusted)
+    unit = {name: pstdev(scores.values(routes.start, name)) or 1.0 for name in names}
+    runs = {ref: [gap(run[-1], routes, scores, proxies[ref], unit) for run in found] for ref, found in
             routes.repetitions.items()}  # fmt: skip
     nats = {route.ref: scores.of(route.final).kl for route in routes}
     source = {
-        ref: f"{proxy} against {scores.trusted}" + (f", at {fmean(kl):.2f} nats" if kl else "")
+        ref: f"{proxies[ref]} against {scores.trusted}" + (f", at {fmean(kl):.2f} nats" if kl else "")
         for ref, kl in nats.items()
     }
     name = "own reward's rise minus the trusted one's"
@@ -43,9 +45,9 @@ def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
         means = {ref: [fmean(prompts) for prompts in found] for ref, found in runs.items()}
         measure = over_runs(name, "standard deviations", Samples(means, source), "lower")
     else:
-        gaps = {route.ref: gap(route.final, routes, scores, proxy, unit) for route in routes}
+        gaps = {route.ref: gap(route.final, routes, scores, proxies[route.ref], unit) for route in routes}
         measure = over_prompts(name, "standard deviations", Samples(gaps, source), "lower")
-    steps = [text for route in routes if (text := along(route, scores, proxy))]
+    steps = [text for route in routes if (text := along(route, scores, proxies[route.ref]))]
     return Criterion(
         "reward-hacking risk",
         "DPO",
@@ -61,6 +63,12 @@ def proxy_of(scores: Scores) -> str | None:
         return None
     others = [spec.name for spec in scores.specs[1:]]
     return next((name for name in others if name in scores.own), others[0])
+
+
+def own_proxy(route: Route, scores: Scores) -> str | None:
+    """The reward that this very route was trained against, among those that score; the first of several."""
+    own = causes([route])
+    return next((spec.name for spec in scores.specs[1:] if (spec.digest or spec.text, spec.function) in own), None)
 
 
 def gap(final: Artifact, routes: Routes, scores: Scores, proxy: str, unit: dict[str, float]) -> list[float]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from prefcli.artifacts.places import refuse_elsewhere
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.stages import STAGES
@@ -67,8 +68,8 @@ class Routes:
 
 
 def read_routes(texts: list[str], store: Store) -> Routes:
-    """Raises UsageError: fewer than two, the same twice. ArtifactError: no artifact, a reward model, no common
-    ancestor, or one made from the other."""
+    """Raises UsageError: fewer than two, the same twice. ArtifactError: no artifact of the store, a reward model, no
+    common ancestor, or one made from the other."""
     finals = [_policy(text, store) for text in texts]
     if len({artifact.ref for artifact in finals}) < max(2, len(finals)):
         raise UsageError("compare needs two different artifacts or more", "prefcli compare ppo dpo")
@@ -98,6 +99,7 @@ def _policy(text: str, store: Store) -> Artifact:
     artifact = resolve(text, store).artifact
     if artifact is None:
         raise ArtifactError(f"{text} is not a finished artifact", "see: prefcli ls")
+    refuse_elsewhere(text, artifact, store)
     if artifact.manifest.scores:
         raise ArtifactError(f"{text} is a reward model", "name the policies that came out: prefcli compare ppo dpo")
     return artifact

@@ -6,8 +6,9 @@ from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.manifest import Manifest
 from prefcli.comparison.figures import Criterion, counted
 from prefcli.comparison.routes import Routes
-from prefcli.comparison.scores import Scores
+from prefcli.comparison.scores import PYTHON, Scores
 from prefcli.config.stages import STAGES
+from prefcli.urls import is_url
 
 
 def simplicity(routes: Routes, scores: Scores | None) -> Criterion:
@@ -30,11 +31,13 @@ def simplicity(routes: Routes, scores: Scores | None) -> Criterion:
 
 
 def models_of(manifest: Manifest) -> int:
-    """Roles that a model plays while the stage runs; several reward models are several."""
-    roles = [role.name for role in STAGES[manifest.stage].roles]
+    """Roles that a model plays while the stage runs; several reward models are several, a function or a URL none."""
+    stage = STAGES[manifest.stage]
+    roles = [role.name for role in stage.roles]
     if manifest.config.get("advantage") in ("rloo", "grpo"):
         roles.remove("value")
     if manifest.config.get("reference_free"):
         roles.remove("reference")
-    rewards = sum(role.startswith(REWARD) for role in manifest.parents)
-    return len(roles) + (max(0, rewards - 1) if "reward" in roles else 0)
+    refs = [parent["ref"] for role, parent in manifest.parents.items() if role.startswith(REWARD)]
+    rewards = sum(not (ref.startswith(PYTHON) or is_url(ref)) for ref in refs)
+    return len(roles) + (rewards - 1 if stage.samples else 0)

@@ -17,7 +17,7 @@ from prefcli.experiments.retrained import on_reward_model, retrained, reward_mod
 from prefcli.stages.inputs import Inputs, prepare
 
 MOST_SEED = 2**32 - 1
-_REWARD = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_-]*=)?(?P<ref>[^:@/\\]+)")
+_REWARD = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_-]*=)?(?P<ref>[^:@/\\#]+)(?P<label>#label=.*)?")
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ def reward_inputs(point: Point) -> Inputs:
     parent = reward_model(point.config)
     config = retrained(parent, point.rows, point.seed, point.config)
     inputs = prepare(config)
+    if inputs.references["model"].digest != parent.manifest.parents["model"]["digest"]:
+        raise UsageError(
+            f"--rows: {config.model} is not what {parent.ref} was trained from",
+            "restore it, or train a reward model from it as it is now",
+        )
     digests = [source["digest"] for source in inputs.data.sources]
     if digests != [source["digest"] for source in parent.manifest.data[: len(digests)]]:
         raise UsageError(
@@ -138,12 +143,16 @@ def _pinned(config: Any, stage: Stage) -> Any:
         if named := getattr(config, field, None):
             changed[field] = _versioned(named, store, own, field)
     if rewards := getattr(config, "reward", None):
-        parts = [(_REWARD.fullmatch(text), text) for text in rewards]
-        changed["reward"] = [
-            (found["name"] or "") + _versioned(found["ref"], store, own, "reward") if found else text
-            for found, text in parts
-        ]
+        changed["reward"] = [pinned_reward(text, store, own) for text in rewards]
     return dataclasses.replace(config, **changed)
+
+
+def pinned_reward(text: str, store: Store, own: str = "") -> str:
+    """`[NAME=]REF` with the version of an artifact said. `own` is what the points are called."""
+    found = _REWARD.fullmatch(text)
+    if found is None:
+        return text
+    return (found["name"] or "") + _versioned(found["ref"], store, own, "reward") + (found["label"] or "")
 
 
 def _versioned(text: str, store: Store, own: str, field: str) -> str:

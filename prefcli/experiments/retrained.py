@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from prefcli.artifacts.commands import named
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.reward import RewardConfig
@@ -38,7 +39,7 @@ def retrained(model: Artifact, rows: int | None, seed: int, config: Any) -> Rewa
     return RewardConfig(
         **recorded
         | {
-            "model": parent["ref"], "max_rows": rows, "seed": seed, "name": model.manifest.name + SUFFIX,
+            "model": named(parent), "max_rows": rows, "seed": seed, "name": model.manifest.name + SUFFIX,
             "runs": config.runs, "config": None, "dry_run": False, "force": False, "json": False,
             "quiet": config.quiet, "debug": config.debug, "report_to": config.report_to,
         }

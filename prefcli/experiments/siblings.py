@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.store import Artifact, Store
-from prefcli.config.base import INCIDENTAL
+from prefcli.config.base import INCIDENTAL, WHETHER, default_of
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError
 from prefcli.files import digest_json
@@ -70,14 +70,15 @@ def varied(artifact: Artifact, store: Store) -> dict[str, list[Artifact]]:
 
 
 def causal_options(manifest: Manifest) -> dict[str, Any]:
-    """The options of a run that are in its key; one that is younger than the manifest has its default."""
+    """The options of a run as they are in its key; one that is younger than the manifest has its default."""
     config = STAGES[manifest.stage].config
     hints = get_type_hints(config, include_extras=True)
     found = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        if INCIDENTAL not in get_args(hints[field.name]):
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            found[field.name] = manifest.config.get(field.name, default)
+        marks = get_args(hints[field.name])
+        if INCIDENTAL not in marks:
+            value = manifest.config.get(field.name, default_of(field))
+            found[field.name] = value is not None if WHETHER in marks else value
     return found
 
 

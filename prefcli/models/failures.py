@@ -17,7 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from prefcli.artifacts import hub
 from prefcli.artifacts.bases import is_adapter_directory, named_base
-from prefcli.artifacts.references import Reference
+from prefcli.artifacts.references import Reference, is_hub_id
 from prefcli.errors import ArtifactError, PrefcliError, UsageError, from_foreign
 from prefcli.models import files
 from prefcli.models.classes import AFTER_PADDING
@@ -76,7 +76,7 @@ def not_opened(reference: Reference, error: BaseException) -> BaseException:
     if (base := _base_of(reference)) is not None and not _folders(reference, bases=True):
         return ArtifactError(
             f"{reference.text} is an adapter on {base}, which is not on this machine",
-            f"put it there; from the hub: {hub.download(base)}" if hub.is_id(base) else "put it there",
+            f"put it there; from the hub: {hub.download(base)}" if is_hub_id(base) else "put it there",
         )
     return ArtifactError(
         f"{reference.text}: transformers {transformers.__version__} could not open it ({_short(error)})",
@@ -146,7 +146,7 @@ def _folders(reference: Reference, *, bases: bool | None = None) -> list[Path]:
     base = _base_of(reference)
     if base is None:
         return own
-    found = Path(base) if Path(base).is_dir() else hub.snapshot(base) if hub.is_id(base) else None
+    found = Path(base) if Path(base).is_dir() else hub.snapshot(base) if is_hub_id(base) else None
     return ([] if bases else own) + ([found] if found is not None else [])
 
 

@@ -132,12 +132,6 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
     return at_pace(run, WARNS * have - (IMPORTS if device == "cpu" else 0)) if have else run
 
 
-def predicted_bytes(inputs: Inputs) -> int | None:
-    """The estimate of this run's peak on a CPU, or None where the architecture is not known."""
-    run = run_of(inputs, "cpu")
-    return None if run is None else peak(run)
-
-
 def peak(run: Run) -> int:
     """The estimate beside a manifest's measured peak: a GPU's tensors, and on a CPU the process around them too."""
     return estimate(run).bytes + (IMPORTS if run.device == "cpu" else 0)
