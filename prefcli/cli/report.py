@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from prefcli.artifacts.manifest import FILE
+from prefcli.artifacts.manifest import is_artifact
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.console import print_result, reporter
@@ -93,7 +93,7 @@ def _output(text: str) -> Path:
         raise UsageError(f"--output {text} is a directory", f"name a file: --output {out / 'report.html'}")
     if not os.path.isdir(out.parent):
         raise UsageError(f"--output {text}: there is no directory {out.parent}", f"make it: mkdir -p {out.parent}")
-    if any((above / FILE).is_file() for above in out.resolve().parents):
+    if any(is_artifact(above) for above in out.resolve().parents):
         raise UsageError(f"--output {text} lies in an artifact, which stays as it was written", "choose another place")
     if not os.access(out.parent, os.W_OK):
         raise SurroundingsError(f"--output {text}: no permission to write in {out.parent}", "choose another place")
