@@ -217,6 +217,19 @@ def best_of_n(record: Record, made: Made, size: Size, rm: str) -> dict[str, Any]
     return {
         "reward_models": [{name: reward[name] for name in ("name", "accuracy", "accuracy_ci95", "pairs", "longer")}],
         "best_of_n": told["overoptimisation"][0]["points"],
+        **note(reward),
+    }
+
+
+def note(reward: dict[str, Any]) -> dict[str, str]:
+    """What a reader must know where the reward model has learnt nothing that its held-out pairs show."""
+    low, high = reward["accuracy_ci95"]
+    if low > 0.5:
+        return {}
+    return {
+        "note": f"The first seed's reward model is right on {reward['accuracy']:.2f} [{low:.2f}, {high:.2f}] of the "
+        f"{reward['pairs']} held-out pairs: nothing shows that it has learnt. RL against it then tells about this "
+        "reward model, and only RL against VADER itself about RL."
     }
 
 

@@ -31,7 +31,7 @@ def _panel(axes: Axes, found: dict[str, Any], start: str) -> None:
         axes.plot([0, *hull["kl"]], [found["start"], *hull["reward"]], color=colour, linewidth=1.4)
         axes.fill_between(hull["kl"], hull["low"], hull["high"], color=colour, alpha=0.15, linewidth=0)
     axes.axhline(found["start"], color=FAINT, linewidth=0.6)
-    axes.set_xlabel(f"KL to {start} (nats)", fontsize=9)
+    axes.set_xlabel(f"KL to {Path(start).name} (nats)", fontsize=9)  # of a directory its own name alone
     axes.set_ylabel(found["reward"], fontsize=9)
     axes.set_title(f"{found['reward']} against KL", loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
