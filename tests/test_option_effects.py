@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, get_args
+
 import pytest
 import torch
 from test_rl_ppo import PROMPTS, make, weights
 
 from prefcli.config.ppo import PPOConfig
+from prefcli.config.sft import SFTConfig
+from prefcli.config.training import Optimizer
 from prefcli.errors import PrefcliError
 from prefcli.stages import trl_trainer
 
@@ -20,14 +25,14 @@ def trainer_of(chain, prefcli, monkeypatch):
     """`trainer_of("dpo", *options)` is TRL's trainer as it stands when training would begin."""
 
     def run(stage, *options):
-        caught = []
+        words, caught = chain.args("dpo" if stage in ("kto", "orpo") else stage), []
 
         def stop(session, trainer, *_):
             caught.append(trainer)
             raise Caught("caught")
 
         monkeypatch.setattr(trl_trainer, "run", stop)
-        result = prefcli(*chain.args(stage), "--force", *options)
+        result = prefcli({"rm": "train-rm"}.get(stage, stage), *words[1:], "--force", *options)
         assert result.exit_code == 99, result.stderr
         return caught[0]
 
@@ -40,8 +45,6 @@ SHARED = [
     ("--epochs", "3.5", "num_train_epochs", 3.5),
     ("--max-steps", "7", "max_steps", 7),
     ("--batch-size", "6", "per_device_train_batch_size", 6),
-    ("--optim", "adamw-8bit", "optim", "adamw_bnb_8bit"),
-    ("--optim", "adafactor", "optim", "adafactor"),
     ("--optim", "sgd", "optim", "sgd"),
     ("--lr-scheduler", "cosine", "lr_scheduler_type", "cosine"),
     ("--warmup", "0.25", "warmup_steps", 0.25),
@@ -50,17 +53,26 @@ SHARED = [
     ("--seed", "11", "seed", 11),
     ("--gradient-checkpointing", None, "gradient_checkpointing", True),
     ("--dtype", "bfloat16", "bf16", True),
-    ("--report-to", "none", "report_to", []),
 ]
+OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit", "adafactor": "adafactor", "sgd": "sgd"}
 
 
-def test_the_shared_options_reach_trl_in_every_stage(trainer_of):
-    for stage in ("sft", "rm", "dpo"):
-        typed = [word for name, value, *_ in SHARED for word in ((name, value) if value else (name,))]
-        args = trainer_of(stage, *typed).args
-        for name, _, attribute, expected in {row[0]: row for row in SHARED}.values():
-            assert getattr(args, attribute) == expected, (stage, name)
-        assert args.data_seed == 11  # the order of the rows
+@pytest.mark.parametrize("stage", ["sft", "rm", "dpo", "kto", "orpo"])
+def test_the_shared_options_reach_trl_in_every_stage(trainer_of, stage):
+    args = trainer_of(stage, *(word for typed in SHARED for word in typed[:2] if word)).args
+    found = {name: getattr(args, attribute) for name, _, attribute, _ in SHARED}
+    assert found == {name: expected for name, *_, expected in SHARED}
+    assert args.data_seed == 11  # the order of the rows
+
+
+def test_each_optimizer_is_trls_of_that_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(trl_trainer.bitsandbytes, "show", lambda: None)
+    assert set(get_args(Optimizer)) == set(OPTIMIZERS)
+    for name, expected in OPTIMIZERS.items():
+        inputs = SimpleNamespace(config=SFTConfig(optim=name), eval_data=None, name="sft")
+        draft = SimpleNamespace(path=tmp_path, version=1)
+        run: Any = SimpleNamespace(inputs=inputs, draft=draft, dtype=torch.float32, device=torch.device("cpu"))
+        assert trl_trainer.arguments(run)["optim"] == expected
 
 
 def test_grad_accum_divides_the_batch(trainer_of):
@@ -89,10 +101,6 @@ def test_held_out_rows_are_measured_as_often_as_told(chain, prefcli, trainer_of)
     )
 
 
-def test_beta_reaches_the_loss(trainer_of):
-    assert trainer_of("dpo", "--beta", "0.35").beta == 0.35
-
-
 def test_dtype_is_that_of_frozen_models_while_trained_weights_stay_float32(trainer_of):
     trainer = trainer_of("dpo", "--dtype", "bfloat16")
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
@@ -110,6 +118,19 @@ def test_max_length_cuts_answers(trainer_of):
 def test_max_rows_takes_the_first_rows_alone(trainer_of):
     few = trainer_of("sft", "--max-rows", "3").train_dataset
     assert [row["input_ids"] for row in few] == [row["input_ids"] for row in trainer_of("sft").train_dataset][:3]
+
+
+def test_the_options_of_ppos_watchers_reach_those_of_a_run(chain, prefcli, monkeypatch):
+    caught = []
+
+    def stop(config):
+        caught.append((config.kl_budget, config.value_warmup, config.advantage))
+        raise Caught("caught")
+
+    monkeypatch.setattr("prefcli.stages.ppo.of_ppo", stop)
+    for words in (["--kl-budget", "7", "--value-warmup", "1"], ["--advantage", "rloo", "--num-generations", "2"]):
+        assert prefcli(*chain.args("ppo"), "--force", *words).exit_code == 99
+    assert caught == [(7.0, 1, "gae"), (10.0, 0, "rloo")]
 
 
 # Every option that PPO reads while it trains, with a value that must show in the weights after two rollouts.
