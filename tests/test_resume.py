@@ -80,7 +80,10 @@ def same(one, other):
     return bool((one == other).all()) if hasattr(one, "shape") else one == other
 
 
-@pytest.mark.parametrize(("stop_in", "error"), [(3, KeyboardInterrupt), (5, RuntimeError)])
+STOPS = {KeyboardInterrupt: 130, MemoryError: 5}  # with what exit code; of other errors in test_resume_stages.py
+
+
+@pytest.mark.parametrize(("stop_in", "error"), [(3, KeyboardInterrupt), (5, MemoryError)])
 def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, states, stop_in, error):
     step, calls, ends = PPO.step, [], []
     remember(monkeypatch, ends)
@@ -95,7 +98,7 @@ def test_the_same_command_goes_on(chain, prefcli, monkeypatch, whole, states, st
     monkeypatch.setattr(PPO, "step", stopping)
     command = [*chain.args("ppo"), *OPTIONS, "--name", "cut"]
     first = prefcli(*command)
-    assert first.exit_code == (130 if error is KeyboardInterrupt else 1)
+    assert first.exit_code == STOPS[error]
     kept = (stop_in - 1) // 2 * 2
     assert f"kept up to step {kept}" in first.stderr
     assert sorted(p.name for p in (chain.runs / "cut").iterdir() if p.name[0] != ".") == ["v1.partial"]
@@ -144,8 +147,7 @@ def test_the_log_of_a_resumed_run_has_its_lines_from_the_first_moment(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
 
-def test_every_process_goes_on_with_the_state_and_the_metrics_so_far(chain, prefcli, monkeypatch):
-    partial = stopped(chain, prefcli, monkeypatch)
+def test_every_process_goes_on_with_the_state_and_the_metrics_so_far(partial, monkeypatch):
     monkeypatch.setattr("prefcli.stages.processes.is_main_process", lambda: False)
     monkeypatch.setattr("prefcli.stages.processes._told", lambda device, unfinished=None: partial)
     with draft_of(SimpleNamespace(), None) as draft:
@@ -165,25 +167,33 @@ def test_a_stop_before_anything_was_saved_leaves_nothing(chain, prefcli, monkeyp
     assert not [p for p in (chain.runs / "cut").iterdir() if p.name[0] != "."]
 
 
-def stopped(chain, prefcli, monkeypatch):
-    """An unfinished run with a state of step 2."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped_run(trained):
+    """The partial version of a run that was stopped after its second step, of which tests have a copy each."""
+    with pytest.MonkeyPatch.context() as patch:
         step = PPO.step
         patch.setattr(PPO, "step", lambda self, *a: 1 / 0 if self.rollouts == 2 else step(self, *a))
-        prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
-    return chain.runs / "cut/v1.partial"
+        with pytest.raises(AssertionError):
+            trained.extra("ppo", *OPTIONS, "--name", "stopped")
+    return trained.runs / "stopped/v1.partial"
 
 
-def test_another_run_starts_anew_and_leaves_the_unfinished_one_alone(chain, prefcli, monkeypatch):
-    partial = stopped(chain, prefcli, monkeypatch)
-    other = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut", "--seed", "3")
-    assert chain.path_of(other).name == "v2" and partial.is_dir()
+@pytest.fixture
+def partial(chain, stopped_run):
+    """An unfinished run with a state of step 2, of the name "cut"."""
+    return shutil.copytree(stopped_run, chain.runs / "cut/v1.partial")
+
+
+def test_another_run_starts_anew_and_leaves_the_unfinished_one_alone(chain, prefcli, partial):
+    before = {file: file.read_bytes() for file in partial.rglob("*") if file.is_file()}
+    other = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut", "--seed", "3", "--max-steps", "1")
+    assert chain.path_of(other).name == "v2" and "resuming" not in other.stderr
     forced = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut", "--force")
-    assert chain.path_of(forced).name == "v3" and partial.is_dir()
+    assert chain.path_of(forced).name == "v3" and "resuming" not in forced.stderr
+    assert before == {file: file.read_bytes() for file in partial.rglob("*") if file.is_file()}
 
 
-def test_a_resume_under_something_else_is_refused_with_the_reason(chain, prefcli, monkeypatch):
-    partial = stopped(chain, prefcli, monkeypatch)
+def test_a_resume_under_something_else_is_refused_with_the_reason(chain, prefcli, partial):
     run = json.loads((partial / "run.json").read_text())
     run["environment"]["torch"] = "1.0"
     (partial / "run.json").write_text(json.dumps(run))
@@ -211,9 +221,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_state_is_named_and_not_trained_on(chain, prefcli, stopped_run, damage):
-    partial = chain.runs / "cut/v1.partial"
-    shutil.copytree(stopped_run, partial)
+def test_a_damaged_state_is_named_and_not_trained_on(chain, prefcli, partial, damage):
     name, spoil, word = DAMAGES[damage]
     spoil(partial / name)
     result = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut")
@@ -221,17 +229,6 @@ def test_a_damaged_state_is_named_and_not_trained_on(chain, prefcli, stopped_run
     assert f"{partial / name} {word}" in result.stderr or (word == "damaged" and name in result.stderr)
     assert "--force" in result.stderr and "Traceback" not in result.stderr
     assert partial.is_dir()
-
-
-@pytest.fixture(scope="module")
-def stopped_run(trained):
-    """The partial version of a run that was stopped after its second step, for each test to spoil a copy of."""
-    with pytest.MonkeyPatch.context() as patch:
-        step = PPO.step
-        patch.setattr(PPO, "step", lambda self, *a: 1 / 0 if self.rollouts == 2 else step(self, *a))
-        with pytest.raises(AssertionError):
-            trained.extra("ppo", *OPTIONS, "--name", "spoilt")
-    return trained.runs / "spoilt/v1.partial"
 
 
 def test_kept_steps_are_models_and_references(chain, prefcli):
@@ -261,19 +258,29 @@ def test_a_run_that_an_alarm_stopped_is_a_usable_version(chain, prefcli, jsonl):
     assert len(metrics(chain.runs / "alarmed/v1")) == 2
 
 
+# It waits before its last write: no kill comes too late.
+UNENDING = (
+    "import time\nfrom prefcli.artifacts import store\nstore.write_manifest = lambda *_: time.sleep(60)\n" + PREFCLI
+)
+
+
 def test_kill_9_at_random_points(chain, prefcli, whole, forked):
     """A real process, killed somewhere between its first or third metrics line and its end; then left alone."""
-    command = [*chain.args("ppo"), *OPTIONS, "--name", "killed", "-q"]
-    dice = random.Random(os.urandom(4))
+    command = [*chain.args("ppo"), *OPTIONS, "--name", "killed"]
+    print("seed", seed := int.from_bytes(os.urandom(4)))  # shown where this fails
+    dice, codes = random.Random(seed), []
     log = chain.runs / "killed/v1.partial/metrics.jsonl"
     for lines in (1, 3):
-        process = forked.start(PREFCLI, *command, env={"PREFCLI_RUNS": str(chain.runs)}, stderr=subprocess.PIPE)
+        process = forked.start(UNENDING, *command, env={"PREFCLI_RUNS": str(chain.runs)}, stderr=subprocess.PIPE)
         while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < lines):
             time.sleep(0.005)
         time.sleep(dice.uniform(0, 0.3))
         process.kill()
         process.communicate()  # until nobody has its stderr any more
-    check_same(chain.path_of(prefcli(*command)), whole)
+        codes.append(process.returncode)
+    last = prefcli(*command)
+    assert codes == [-9, -9] and "resuming from step" in last.stderr, (codes, last.stderr)
+    check_same(chain.path_of(last), whole)
 
 
 @pytest.mark.parametrize("how", ["removed", "moved", "taken"])

@@ -1,4 +1,4 @@
-"""sft, train-rm, dpo and kto runs that were stopped go on and end where an uninterrupted one does, as ppo's do."""
+"""sft, train-rm, dpo, kto and orpo runs that were stopped go on and end where uninterrupted ones do, as ppo's do."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ STAGES = {  # several passes, rows measured in passing, parts of a batch, adapte
     "train-rm": ["--data", "pairs", "--lora-rank", "2", "--grad-accum", "2", "--lora-dropout", "0.2"],
     "dpo": ["--data", "pairs", "--eval-data", "held_out_pairs", "--eval-every", "2"],
     "kto": ["--data", "pairs", "--grad-accum", "2", "--optim", "adamw-8bit"],
+    "orpo": ["--data", "pairs", "--lora-rank", "2"],
 }
 
 
@@ -110,7 +111,10 @@ def differing(one, other, where=""):
     return [] if one == other else [where]
 
 
-@pytest.mark.parametrize(("stage", "error"), [("sft", KeyboardInterrupt), ("train-rm", RuntimeError), ("kto", OSError)])
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [("sft", KeyboardInterrupt), ("train-rm", RuntimeError), ("kto", OSError), ("orpo", RuntimeError)],
+)
 def test_the_same_command_goes_on_and_ends_bit_for_bit_as_if_not_stopped(
     chain, prefcli, monkeypatch, wholes, states, stage, error
 ):

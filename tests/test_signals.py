@@ -1,4 +1,4 @@
-"""The first signal saves: runs of all stages, stopped by each signal at each kind of place, and resumed.
+"""The first signal saves: runs stopped by each signal at each kind of place, and resumed.
 
 Where the start-up is not what is tested the commands run in this process, with the command line's own handlers, and
 the signal is raised from where it is to come. A second signal ends the process: those have one of their own.
@@ -168,15 +168,13 @@ def resumes(chain, run, words, expected, step):
 # The places of three signals, one after the other, each to the run that resumes after the one before.
 PLACES = {
     "sft": [(Steps, "training_step", 2), (Steps, "prediction_step", 1), (MetricsLog, "write", 1)],
-    "train-rm": [(Steps, "training_step", 3), (Session, "enter", 2), (Steps, "training_step", 4)],
-    "dpo": [(Steps, "training_step", 2), (MetricsLog, "write", 1), (Steps, "prediction_step", 2)],
     "kto": [(Session, "enter", 2), (Steps, "training_step", 2), (Steps, "training_step", 3)],
     "ppo": [(PPO, "_collect", 2), (PPO, "_update", 1), (PPO, "estimate", 2)],  # in a rollout, between its epochs
 }
 
 
-# dpo and train-rm make the steps of kto (stages/steps.py); all of them in `make torture`.
-@pytest.mark.parametrize("stage", ["sft", "kto", "ppo"])
+# The other stages make the steps of kto (stages/steps.py); all of them in `make torture`.
+@pytest.mark.parametrize("stage", PLACES)
 def test_each_signal_saves_the_step_that_runs_and_the_same_command_resumes(chain, run, whole, stage):
     step = 0
     for number, place in zip(random.Random(stage).sample(list(CODES), 3), PLACES[stage]):
