@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from transformers import set_seed
 
 from prefcli import stopping
 from prefcli.artifacts.manifest import Manifest
@@ -288,7 +289,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         reporter.notice(LOCKSTEP)
     if warning := check_memory(inputs, memory, have, "this machine" if device.type == "cpu" else str(device)):
         reporter.notice(warning)
-    torch.manual_seed(inputs.config.seed)  # new adapters and heads
+    set_seed(inputs.config.seed)  # new adapters and heads, and what a reward function draws
     for note in inputs.notes:
         reporter.notice(note)
     with without_accelerates_fsdp(), draft_of(inputs, device) as draft:
