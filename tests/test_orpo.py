@@ -87,6 +87,6 @@ def test_the_command_makes_an_artifact_that_eval_and_dpo_take(chain, prefcli):
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     found = next(row for row in rows if "loss" in row)
     assert found["loss"] == pytest.approx(found["sft_loss"] - 0.1 * found["log_odds_ratio"], rel=1e-5)
-    assert "reused" in prefcli(*words, "--json").stdout
+    assert json.loads(prefcli(*words, "--json").stdout)["reused"] is True
     assert prefcli("dpo", "--model", "orpo@v1", "--data", pairs, "--max-steps", "1", "--batch-size", "8").exit_code == 0
     assert "(orpo, " in prefcli("show", "orpo@v1").stdout
