@@ -106,6 +106,7 @@ def _run(words: list[str]) -> None:
 
     importlib.reload(interrupts)  # has read the environment
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.__stdout__ = sys.stdout
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     sys.argv, code = ["prefcli", *words[1:]], 1
     try:

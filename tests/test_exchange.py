@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import threading
 import time
 from itertools import chain, repeat
@@ -112,10 +111,9 @@ def test_an_asking_thread_may_have_a_loop_of_its_own(drips):
     assert asyncio.run(notebook()) == {"a": 2}
 
 
-def test_no_command_pays_for_servers_and_clients_that_it_does_not_use():
+def test_no_command_pays_for_servers_and_clients_that_it_does_not_use(forked):
     code = (
         "import prefcli.rewards.sources, prefcli.evaluation.judge, prefcli.stages.ppo, sys\n"
         "print([name for name in ('httpx', 'starlette', 'uvicorn') if name in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
+    assert forked.start(code, stdout=subprocess.PIPE).communicate()[0].strip() == "[]"

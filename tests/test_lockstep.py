@@ -4,20 +4,17 @@ process makes."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write
+from forked import SCRIPT, TORCHRUN
 from safetensors.torch import load_file
 
 from prefcli.evaluation import models, run, score
 from prefcli.labelling import run as labelling
-
-TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "2"]
 
 # Many tokens end an answer, so that processes have unlike numbers of passes to make; there are many small parts.
 SETTING = """
@@ -29,7 +26,7 @@ for module in (models, ppo):
 for module in (score, labelling, run):
     module.A_PART = 8
 """
-SCRIPT = """
+COMMANDS = """
 import json, os, sys
 from typer.testing import CliRunner
 from prefcli.cli.main import app
@@ -60,19 +57,17 @@ def score(prompts, completions, **_):
 
 
 @pytest.fixture
-def together(chain):
+def together(chain, forked):
     """What each process says of each command, all in one start: [rank][command] of spare passes, exit code, stdout and
     stderr."""
 
     def run(commands):
-        script = write(chain.folder / "lockstep.py", SETTING + SCRIPT)
-        env = {**os.environ, "PREFCLI_RUNS": str(chain.runs), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        env["PYTHONPATH"] = str(Path(__file__).parent.parent)
-        ended = subprocess.run(
-            [*TORCHRUN, str(script), json.dumps(commands)], env=env, capture_output=True, text=True, cwd=chain.folder
-        )
-        said = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('["')]
-        assert len(said) == 2 * len(commands), ended.stderr[-3000:]
+        words = ["--standalone", "--nproc-per-node", "2", SCRIPT, SETTING + COMMANDS, json.dumps(commands)]
+        env, pipe = {"PREFCLI_RUNS": str(chain.runs), "ACCELERATE_USE_CPU": "true"}, subprocess.PIPE
+        process = forked.start(TORCHRUN, *words, env=env, cwd=chain.folder, stdout=pipe, stderr=pipe)
+        out, told = process.communicate(timeout=240)
+        said = [json.loads(line) for line in out.splitlines() if line.startswith('["')]
+        assert len(said) == 2 * len(commands), told[-3000:]
         return [[one[1:] for one in said if one[0] == rank] for rank in "01"]
 
     return run

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from conftest import PAIR, write
+from forked import PREFCLI
 
 LOUD = """
 import os, subprocess, sys
@@ -34,11 +35,12 @@ def loud(own_folder, jsonl):
     return ["score", "--data", jsonl("pairs.jsonl", PAIR), "--reward", "python:loud.py:score"]
 
 
-def test_what_a_reward_prints_goes_to_stderr(loud):
-    done = run(*loud, "--json", capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"] == 1 and len(done.stdout.splitlines()) == 1
-    assert SAID <= set(done.stderr.splitlines())
+def test_what_a_reward_prints_goes_to_stderr(loud, forked):
+    process = forked.start(PREFCLI, *map(str, loud), "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, told = process.communicate()
+    assert process.returncode == 0, told
+    assert json.loads(out)["rows"] == 1 and len(out.splitlines()) == 1
+    assert SAID <= set(told.splitlines())
 
 
 def test_a_result_that_cannot_be_written_is_7_and_a_reader_that_left_is_none(loud):
@@ -61,16 +63,17 @@ def test_a_stream_that_is_closed_from_the_start_ends_nothing(make_artifact, clos
     assert ("sft" in done.stdout) == (closed == "2>&-") and "sft" not in done.stderr
 
 
-def test_a_stderr_that_takes_nothing_changes_no_outcome(own_folder, jsonl):
+def test_a_stderr_that_takes_nothing_changes_no_outcome(own_folder, jsonl, forked):
     with open("/dev/full", "w") as full:
         assert run("show", "sft", stderr=full, stdout=subprocess.PIPE).returncode == 4
     write(own_folder / "r.py", "def score(prompts, completions):\n    print('printed')\n    return [1.0, 0.0]\n")
     reader, writer = os.pipe()
     os.close(reader)  # whoever read the notes has left
-    done = run("score", "--data", jsonl("p.jsonl", PAIR), "--reward", "python:r.py:score", "--json",
-               stderr=writer, stdout=subprocess.PIPE)  # fmt: skip
+    words = ["score", "--data", str(jsonl("p.jsonl", PAIR)), "--reward", "python:r.py:score", "--json"]
+    process = forked.start(PREFCLI, *words, stderr=writer, stdout=subprocess.PIPE)
     os.close(writer)
-    assert done.returncode == 0 and json.loads(done.stdout)["rows"] == 1
+    out, _ = process.communicate()
+    assert process.returncode == 0 and json.loads(out)["rows"] == 1
 
 
 def test_a_usage_error_is_no_result_where_stderr_is_closed():
