@@ -127,8 +127,10 @@ def test_adapters_are_trained_and_nothing_else_is():
     policy, value = adapt(tiny_lm(vocab=6), TaskType.CAUSAL_LM), adapt(tiny_scorer(vocab=6), TaskType.SEQ_CLS)
     ppo = make(policy=policy, value=value)
     before = [{name: p.clone() for name, p in model.named_parameters()} for model in (policy, value)]
+    frozen = {name: p.clone() for name, p in ppo.roles.reference.named_parameters()}
     for _ in range(2):
         assert ppo.step(PROMPTS)["val/ratio_first"] < 1e-5
+    assert all(torch.equal(p, frozen[name]) for name, p in ppo.roles.reference.named_parameters())
     for model, old in zip((policy, value), before):
         moved = {name for name, p in model.named_parameters() if not torch.equal(p, old[name])}
         assert moved == {name for name, p in model.named_parameters() if p.requires_grad}
