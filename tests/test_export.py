@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -472,7 +473,7 @@ class FakeApi:
 
     def upload_folder(self, *, repo_id, folder_path, delete_patterns):
         self.told.append(("upload", repo_id, folder_path, sorted(p.name for p in folder_path.iterdir())))
-        type(self).deleted = delete_patterns
+        self.told.append(("delete", delete_patterns))
 
 
 def test_the_checked_directory_is_uploaded_and_the_token_stays_out_of_it(prefcli, tmp_path, monkeypatch):
@@ -484,12 +485,20 @@ def test_the_checked_directory_is_uploaded_and_the_token_stays_out_of_it(prefcli
     assert "uploaded: https://hub/me/model" in result.stderr
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert FakeApi.told == [("token", SECRET), ("create", "me/model", None),
-                            ("upload", "me/model", tmp_path / "out", names)]  # fmt: skip
-    assert {"config.json", "score.safetensors"} <= set(FakeApi.deleted)  # a head makes a reward model of any other
+                            ("upload", "me/model", tmp_path / "out", names), ("delete", hub.STALE)]  # fmt: skip
+    stale = ["adapter_config.json", "adapter_model.safetensors", "model.safetensors.index.json",
+             "model-00001-of-00002.safetensors", "config.json", "score.safetensors"]  # fmt: skip
+    assert list(filter_repo_objects([*stale, "notes.md"], allow_patterns=hub.STALE)) == stale  # as the hub reads them
     assert "from_pretrained('me/model')" in (tmp_path / "out/README.md").read_text()
     refused = prefcli("export", "tiny", "out", "--force", "--push-to-hub", "me/model", "--private")
     assert refused.exit_code == 7 and "public" in refused.stderr
     assert [told[0] for told in FakeApi.told].count("upload") == 1
+    monkeypatch.setattr(FakeApi, "public", False)
+    monkeypatch.setattr(FakeApi, "told", [])
+    made = prefcli("export", "tiny", "out", "--force", "--push-to-hub", "me/model", "--private")
+    assert made.exit_code == 0, made.stderr
+    assert [told[:3] for told in FakeApi.told if told[0] in ("create", "upload")] == [
+        ("create", "me/model", True), ("upload", "me/model", tmp_path / "out")]  # fmt: skip
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes()
 
