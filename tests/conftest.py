@@ -35,7 +35,8 @@ DEMO = {"prompt": "Where is the cup?", "completion": "On the shelf."}
 
 # Begun first: a file of twenty seconds that began last would have the other worker wait for it.
 LONG = ("processes", "sharded", "engine", "families", "signals", "shared", "resume", "resume_stages", "export",
-        "adapter_base", "adapters", "parts", "api", "hybrids", "option_effects", "extending")  # fmt: skip
+        "adapter_base", "adapters", "parts", "api", "hybrids", "option_effects", "extending", "lockstep", "ui_browser",
+        "starts", "not_opened", "lora_targets", "router_loss", "stdout", "wheel")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

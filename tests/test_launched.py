@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 
 from prefcli.cli.launched import SRUN, TOGETHER
 
+DOCS = Path(__file__).parent.parent / "docs"
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
 
 
@@ -64,3 +70,40 @@ def test_several_processes_of_a_command_that_works_alone_are_refused(prefcli, wo
 
 def test_commands_that_only_look_do_not_care(prefcli):
     assert prefcli("ls", env={SRUN: "2"}).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "more"),
+    [("ddp", "MULTI_GPU", {}), ("fsdp", "FSDP", {"fsdp_config": {"fsdp_version": 2}}),
+     ("deepspeed-zero3", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": True}})],
+)  # fmt: skip
+def test_the_files_for_accelerate_are_what_it_reads(name, kind, more):
+    found = load_config_from_file(str(DOCS / f"accelerate/{name}.yaml"))
+    assert (found.distributed_type, found.num_processes, found.mixed_precision) == (kind, 2, "no")
+    assert not found.use_cpu
+    for part, expected in more.items():
+        assert getattr(found, part).items() >= expected.items()
+
+
+@pytest.mark.parametrize("name", ["train", "nodes"])
+def test_the_files_for_slurm_are_bash(name):
+    done = subprocess.run(["bash", "-n", str(DOCS / f"slurm/{name}.sbatch")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_file_for_kubernetes_starts_one_process_a_gpu_in_each_pod():
+    service, job = yaml.safe_load_all((DOCS / "kubernetes/train.yaml").read_text(encoding="utf-8"))
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (line,) = container["args"]
+    words = line.split()
+    given = {name: words[words.index(name) + 1] for name in ("--nnodes", "--nproc-per-node", "--master-addr")}
+    assert given == {
+        "--nnodes": str(job["spec"]["completions"]),
+        "--nproc-per-node": str(container["resources"]["limits"]["nvidia.com/gpu"]),
+        "--master-addr": f"{job['metadata']['name']}-0.{pod['subdomain']}",
+    }
+    assert job["spec"]["parallelism"] == job["spec"]["completions"] and "$JOB_COMPLETION_INDEX" in line
+    assert (service["metadata"]["name"], service["spec"]["clusterIP"]) == (pod["subdomain"], "None")
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}

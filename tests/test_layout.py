@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -33,7 +34,8 @@ def own_layer(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imports(path: Path):
+@functools.cache
+def imports(path: Path) -> list[tuple[str, bool]]:
     """(module or name in it, whether inside a function) of every import of a file; type-checking ones count too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
@@ -42,13 +44,16 @@ def imports(path: Path):
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for inner in ast.walk(function)
     }
+    found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom):
+            assert node.module and node.level == 0, f"{path.relative_to(ROOT)}, line {node.lineno}: name the module"
             for alias in node.names:
-                yield f"{node.module}.{alias.name}", id(node) in inside
+                found.append((f"{node.module}.{alias.name}", id(node) in inside))
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, id(node) in inside
+                found.append((alias.name, id(node) in inside))
+    return found
 
 
 def test_imports_go_downward_only():
@@ -112,11 +117,12 @@ def test_every_module_says_what_it_is_about():
 def test_every_command_line_in_docs_and_scripts_has_options_that_exist():
     pages = [page for page in (ROOT / "docs").glob("*.md") if page.name != "extending.md"]  # its commands are run
     files = [ROOT / "README.md", *pages, *(ROOT / "docs").glob("*.sh"),
+             *(ROOT / "docs").glob("*/*.sbatch"), *(ROOT / "docs").glob("*/*.yaml"),
              *(ROOT / "sample_data").glob("*.sh")]  # fmt: skip
     seen = 0
     for file in files:
         text = file.read_text(encoding="utf-8").replace("\\\n", " ")
-        for command, rest in re.findall(r"prefcli ([a-z][a-z-]+)((?: [^\n`|;#)]*)?)", text):
+        for command, rest in re.findall(r"(?:prefcli|\.sbatch) ([a-z][a-z-]+)((?: [^\n`|;#)]*)?)", text):
             if command == "data" and rest.split():
                 command = f"data {rest.split()[0]}"
             if command not in ALL:
