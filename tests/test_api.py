@@ -216,9 +216,12 @@ def test_the_notebook_runs_and_makes_the_whole_demo(own_folder, monkeypatch, cap
     assert names["again"].ref == "dpo@v1" and "gold" in capsys.readouterr().out
 
 
-def test_the_page_s_own_lines_are_true():
+def test_the_page_s_own_lines_are_true(chain, own_folder, capsys):
     page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
     for name in re.findall(r"`([A-Za-z_]+)`", page.split("| function |")[1].split("\n\n")[0]):
         assert hasattr(prefcli, name) or name in ("model", "tokenizer"), name
-    compile(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], "python.md", "exec")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    assert code.count('data="sample_data/') == 2
+    exec(code.replace('data="sample_data/', f'max_steps=1, data="{chain.folder}/'), {})
+    assert capsys.readouterr().out.startswith(f"dpo@v2 {chain.runs / 'dpo/v2'} ")
     assert PPOConfig.__doc__
