@@ -24,7 +24,7 @@ def test_a_training_command_prints_the_path_of_its_artifact_and_nothing_else(cha
         assert chain.path(stage).is_dir()
 
 
-def test_training_changed_the_weights_it_should_and_no_others(chain):
+def test_training_changed_the_policys_weights(chain):
     sft, dpo, ppo = (AutoModelForCausalLM.from_pretrained(chain.path(s) / "model") for s in ("sft", "dpo", "ppo"))
     for trained in (dpo, ppo):
         assert any((a != b).any() for a, b in zip(sft.parameters(), trained.parameters()))
@@ -36,50 +36,6 @@ def test_dpo_starts_at_ln_2_because_the_reference_is_the_starting_model(chain):
     first = rows(chain.path("dpo"))[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
-
-
-def test_dpo_with_a_reference_of_its_own_does_not_start_at_ln_2(chain, prefcli):
-    result = prefcli(
-        "dpo",
-        "--model",
-        chain.ref("sft"),
-        "--reference",
-        "tiny",
-        "--data",
-        chain.data("pairs"),
-        "--max-steps",
-        "1",
-        "--batch-size",
-        "4",
-        "--name",
-        "other",
-    )
-    assert result.exit_code == 0, result.stderr
-    assert abs(rows(chain.path_of(result))[0]["loss"] - math.log(2)) > 1e-3
-
-
-def test_a_larger_beta_gives_a_larger_margin_for_the_same_log_ratios(chain, prefcli):
-    margins = {}
-    for beta in ("0.1", "0.4"):
-        result = prefcli(
-            "dpo",
-            "--model",
-            chain.ref("sft"),
-            "--reference",
-            "tiny",
-            "--data",
-            chain.data("pairs"),
-            "--max-steps",
-            "1",
-            "--batch-size",
-            "4",
-            "--beta",
-            beta,
-            "--name",
-            "beta",
-        )
-        margins[beta] = rows(chain.path_of(result))[0]["rewards/margins"]
-    assert margins["0.4"] == pytest.approx(4 * margins["0.1"], rel=1e-4)
 
 
 def test_ppo_starts_each_rollout_at_a_ratio_of_one(chain):
@@ -215,32 +171,6 @@ def test_a_headless_reward_model_is_refused(chain, prefcli, tmp_path):
     assert result.exit_code == 4 and "no reward head" in result.stderr
 
 
-def test_a_python_reward_trains_a_policy(chain, prefcli, tmp_path):
-    tmp_path.joinpath("r.py").write_text(
-        "def length(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n"
-    )
-    result = prefcli(
-        "ppo",
-        "--model",
-        "sft",
-        "--reward",
-        f"short=python:{tmp_path}/r.py:length",
-        "--max-steps",
-        "1",
-        "--batch-size",
-        "4",
-        "--max-new-tokens",
-        "4",
-        "--prompts",
-        chain.data("prompts"),
-        "--name",
-        "p",
-    )
-    assert result.exit_code == 0, result.stderr
-    manifest = open_artifact(chain.path_of(result)).manifest
-    assert "reward/short" in manifest.parents and manifest.model["value_from"] == chain.ref("sft")
-
-
 def test_dry_run_shows_the_rows_as_tokens_and_trains_nothing(chain, prefcli):
     before = set(chain.path("sft").parent.iterdir())
     result = prefcli(*chain.args("sft"), "--force", "--dry-run")
@@ -258,16 +188,6 @@ def test_ls_and_show_know_the_lineage(chain, prefcli):
     assert "rm@v1" in text and "tiny" in text and "as they were written" in text
 
 
-def test_sft_loss_reads_the_answers_alone_unless_told_otherwise(chain, prefcli):
-    tokens = {}
-    for extra in ([], ["--train-on-prompt"]):
-        result = prefcli(
-            "sft", "--model", "tiny", "--data", chain.data("demos"), "--max-steps", "1", "--name", "mask", *extra
-        )
-        tokens[bool(extra)] = rows(chain.path_of(result))[0]["loss"]
-    assert tokens[True] != pytest.approx(tokens[False], rel=1e-3)
-
-
 def test_the_gold_scorer_is_an_ordinary_python_reward(chain):
     from prefcli.artifacts.store import Store
     from prefcli.rewards.grammar import parse_rewards
@@ -276,13 +196,8 @@ def test_the_gold_scorer_is_an_ordinary_python_reward(chain):
     assert load_function(spec)(["anything"], ["at all"])[0] <= 1
 
 
-@pytest.mark.parametrize("option", ["--max-length", "--max-new-tokens"])
-def test_lengths_are_kept(chain, prefcli, option):
-    if option == "--max-new-tokens":
-        assert all(row["completions/mean_length"] <= 8 for row in rows(chain.path("ppo")))
-        return
-    result = prefcli("sft", "--model", "tiny", "--data", chain.data("demos"), "--max-steps", "1", "--max-length", "8")
-    assert result.exit_code == 3 and "--max-length" in result.stderr
+def test_no_answer_is_longer_than_asked_for(chain):
+    assert all(row["completions/mean_length"] <= 8 for row in rows(chain.path("ppo")))
 
 
 def test_tokenizers_survive_the_chain(chain):

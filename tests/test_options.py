@@ -177,7 +177,7 @@ def test_the_ends_of_every_range_are_held(prefcli, caught, command):
             assert option(name) in result.stderr
 
 
-@pytest.mark.parametrize("command", ["sft", "train-rm", "ppo", "dpo", "kto"])
+@pytest.mark.parametrize("command", ["sft", "train-rm", "ppo", "dpo", "kto", "orpo"])
 def test_what_cannot_change_the_result_is_marked_and_stays_out_of_the_key(command):
     """A list by hand against the marks: an option that is left out of the key by mistake would reuse a wrong run."""
     incidental = {

@@ -189,7 +189,7 @@ def check(starts: Starts, stage: str, start: str, rank: int, ran: Ran) -> Path:
         for figure in judging._first_step(stage, ran.first, starts.figures_of(start, encoder)):
             raise AssertionError(figure)
     torch.testing.assert_close(states(opened.eval(), ids), other, atol=1e-5, rtol=1e-5)
-    if (ran.artifact / "value").is_dir():
+    if stage == "ppo":  # with a value model
         plain.open_model(ran.artifact / "value", scorer=True)
     return model
 
@@ -210,6 +210,10 @@ def test_each_stage_from_each_start(starts, stage, start, rank):
     elif rank:
         assert adapter == (start not in ("gguf", "grown", "lora", "peft", "bare"))
     assert ("without a tokenizer" in ran.err) == (start == "bare")
+    if stage == "ppo":  # against a Python reward
+        manifest = starts.store.open(ran.artifact.parent.name, 1).manifest
+        assert "reward/longer" in manifest.parents
+        assert manifest.model["value_from"] == manifest.parents["model"]["ref"]
 
 
 @torch.no_grad()
