@@ -4,6 +4,7 @@
 set -euo pipefail
 
 DATA=${DATA:-sample_data}
+PER_ROUND=${PER_ROUND:-300}
 export PREFCLI_RUNS=${PREFCLI_RUNS:-online-runs}
 WORK=$PREFCLI_RUNS/rows
 mkdir -p "$WORK"
@@ -18,7 +19,7 @@ POLICY=$SFT
 
 for ROUND in 1 2 3; do
     say "Round $ROUND: new prompts, answered four times by the policy as it is now"
-    sed -n "$(((ROUND - 1) * 300 + 1)),$((ROUND * 300))p" "$DATA/prompts.jsonl" > "$WORK/prompts$ROUND.jsonl"
+    sed -n "$(((ROUND - 1) * PER_ROUND + 1)),$((ROUND * PER_ROUND))p" "$DATA/prompts.jsonl" > "$WORK/prompts$ROUND.jsonl"
     prefcli sample --model "$POLICY" --prompts "$WORK/prompts$ROUND.jsonl" --num-generations 4 --temperature 1 \
         --max-new-tokens 32 --seed "$ROUND" --out "$WORK/answers$ROUND.jsonl"
 

@@ -1,4 +1,4 @@
-"""The scripts of docs/hybrids.md in small: bash runs them, and each `prefcli` in them runs in this process."""
+"""The scripts of docs/hybrids.md and docs/online.md in small: bash runs them, each `prefcli` runs in this process."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from prefcli.artifacts.store import Store
 from prefcli.cli.main import app
 
 ROWS = 12
+LESS = {"ppo": ["--max-steps", "1", "--batch-size", "8"]}  # after a script's own options
 # Its words go over a socket, and what comes back is the exit code and what was printed: no imports, no seconds.
 CLIENT = f"""#!{sys.executable} -SE
 import socket, sys
@@ -54,7 +55,7 @@ def script(own_folder, monkeypatch):
                     if words == "leave":
                         return
                     given.append(words.split("\0"))
-                    result = CliRunner().invoke(app, given[-1])
+                    result = CliRunner().invoke(app, [*given[-1], *LESS.get(given[-1][0], [])])
                     link.sendall("\0".join([str(result.exit_code), result.stdout, result.stderr]).encode())
 
         (own_folder / "link").unlink(missing_ok=True)
@@ -104,3 +105,16 @@ def test_the_hybrids_train_on_what_was_labelled_from_the_same_start(script, own_
     manifest = Store("runs").open("rejection", 1).manifest
     assert manifest.data[0]["rows"] == rows(own_folder / "runs/rows/best.jsonl") == ROWS
     assert manifest.parents["model"]["ref"] == "sft@v1" and "rejection@v1" in ended.stdout
+
+
+def test_the_online_rounds_go_on_in_policy_and_reward_model_and_keep_their_reference(script, own_folder):
+    ended, given = script("online")
+    assert given == ["sft", "train-rm", *["sample", "label", "train-rm", "ppo"] * 3, "eval"]
+    assert "ppo@v3" in ended.stdout
+    store = Store("runs")
+    for round_, model in ((1, "sft@v1"), (2, "ppo@v1"), (3, "ppo@v2")):
+        parents = {role: parent["ref"] for role, parent in store.open("ppo", round_).manifest.parents.items()}
+        assert (parents["model"], parents["reference"]) == (model, "sft@v1")
+        assert parents["reward/rm"] == f"rm@v{round_ + 1}"
+        assert store.open("rm", round_ + 1).manifest.parents["model"]["ref"] == f"rm@v{round_}"
+        assert rows(own_folder / f"runs/rows/prompts{round_}.jsonl") == 4
