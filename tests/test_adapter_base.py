@@ -515,7 +515,7 @@ def test_an_adapter_of_virtual_tokens_is_refused(own_folder):
     base = zoo.build("qwen2", own_folder / "base")
     config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
-    refused(lambda: logits("adapter", "runs"), "PROMPT_TUNING puts states of its own before a text")
+    refused(lambda: logits("adapter", "runs"), "PROMPT_TUNING adds virtual tokens before the text")
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi", "gpt2"])  # phi's head has a bias; gpt2 calls its embeddings wte

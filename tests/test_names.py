@@ -499,8 +499,8 @@ def test_data_sets_that_one_map_does_not_read_are_refused_by_name(registered, pr
     config, _ = registered("dpo", BAD_TO_GOOD, BAD_TO_GOOD, more="eval_dataset: set1\n")
     assert config.map == ["chosen=rejected", "rejected=chosen"] and config.eval_data == "data/1.json"
     for entries, parts in (
-        ((BAD_TO_GOOD, {}), ["line 2: dataset: 'set0' and 'set1' have other columns", "--map is one for all"]),
-        (({"split": "a"}, {"split": "b"}), ["have other splits", "--split is one"]),
+        ((BAD_TO_GOOD, {}), ["line 2: dataset: 'set0' and 'set1' have other columns", "there is one --map for all"]),
+        (({"split": "a"}, {"split": "b"}), ["have other splits", "there is one --split for all"]),
         (
             ({"tags": {"user_tag": "gpt", "system_tag": "system"}},),
             ["of 'set0'", "tags.user_tag gpt cannot be applied"],
@@ -538,7 +538,7 @@ def test_the_plan_does_not_say_both_that_a_template_is_used_and_that_none_is(pre
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("dpo lf.yaml", ["lf.yaml belongs to no option", "hint: --config lf.yaml"]),
+        ("dpo lf.yaml", ["unexpected argument lf.yaml (no option before it)", "hint: --config lf.yaml"]),
         ("dpo a.jsonl --lr 1", ["hint: --data a.jsonl"]),
         ("ppo a.jsonl", ["hint: --prompts a.jsonl"]),
         ("sweep dpo lf.yaml", ["--config lf.yaml"]),

@@ -269,7 +269,7 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         work()
     except KeyboardInterrupt as error:
         if is_main_process():
-            _say(str(error) or "interrupted: nothing half-written is left")
+            _say(str(error) or "interrupted: no incomplete files were left")
         raise typer.Exit(exit_code()) from error
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

@@ -45,7 +45,9 @@ def split(args: list[str], own: dict[str, Any]) -> list[str]:
             if stage is not None:
                 taker = of_file(word, typed_options(stage.config))
                 otherwise = "options of the stage begin with --"
-                raise UsageError(f"{word!r} belongs to no option", f"{taker} {word}" if taker else otherwise)
+                raise UsageError(
+                    f"unexpected argument {word!r} (no option before it)", f"{taker} {word}" if taker else otherwise
+                )
             stage = stage_of(word)
             continue
         known = typed_options(stage.config) if stage else {}

@@ -151,7 +151,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "sample-backend infer-backend infer-dtype": _SPEED,
     "gradient-checkpointing-kwargs use-reentrant-gc upcast-* use-bnb-nested-quant double-quantization "
     "quantization-device-map bnb-4bit-* precompute-ref-log-probs":
-    "done as is exact here, in float32 where sums are taken; the reference's log-probabilities are computed once",
+    "prefcli always uses the exact method; sums are in float32; the reference's log-probabilities are computed once",
     "disable-dropout": "nothing is trained with dropout but an adapter's own (--lora-dropout)",
     "trust-remote-code": "no model's own code is run (docs/safety.md)",
     "tool-format chat-template-kwargs eos-token pad-token default-system enable-thinking model-class":
@@ -215,7 +215,7 @@ _DECIDING = {  # without these the result is another one
     "ref-model-adapters reward-model-adapters": "give the adapter itself as --reference or --reward: its files name "
     "its base",
     "sft-model-path": "--model",
-    "reward-funcs reward-weights": "--reward NAME=python:FILE:FUNCTION, --reward-weight NAME=0.5, each once a reward",
+    "reward-funcs reward-weights": "--reward NAME=python:FILE:FUNCTION, --reward-weight NAME=0.5, once for each reward",
     "total-episodes": "--max-steps rollouts of --batch-size answers, or --epochs over the prompts",
     "top-p top-k min-p repetition-penalty generation-kwargs num-beams do-sample length-penalty": _ANSWERS,
     "ppo-buffer-size ppo-score-norm scale-rewards normalize-advantages multi-objective-* delta epsilon-high "

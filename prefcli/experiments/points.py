@@ -161,7 +161,7 @@ def _versioned(text: str, store: Store, own: str, field: str) -> str:
     if text == own:
         newest = store.newest(text)
         raise UsageError(
-            f"{option(field)} {text}: the points are called {own} too, and would become what it means",
-            f"name its version, for example {newest.ref if newest else text + '@v1'}, or the points with --name",
+            f"{option(field)} {text}: the sweep's runs are also named {own}, so {text} would soon mean one of them",
+            f"give its version, for example {newest.ref if newest else text + '@v1'}, or name the runs with --name",
         )
     return resolve(text, store).shown
