@@ -126,8 +126,8 @@ def test_prompts_that_a_model_or_what_it_was_made_from_was_trained_on_are_told(c
     args = ("eval", "--model", "ppo", "--max-prompts", "1", "--max-new-tokens", "2", "--prompts")
     for data, who in (("prompts", "ppo@v1"), ("pairs", "rm@v1"), ("demos", "sft@v1"), ("held_out_prompts", None)):
         told = prefcli(*args, chain.data(data)).stderr
-        assert ("these prompts are among what" in told) == (who is not None), told
-        assert who is None or f"among what {who} was trained on" in told
+        assert ("was trained on these prompts" in told) == (who is not None), told
+        assert who is None or f"{who} was trained on these prompts" in told
     ours, held_out = ({"path": f"{name}.jsonl", "format": "prompt", "rows": 1, "digest": name} for name in "ab")
     alone = make_artifact("own", data=[ours, held_out], config={"eval_data": "b.jsonl"})
     assert list(trained_on(alone, Store(chain.runs))) == [("own@v1", "a")]

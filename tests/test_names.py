@@ -218,7 +218,7 @@ def test_values_that_only_files_have_mean_what_they_do_there(from_file, own_fold
 
 def test_rows_of_each_data_set_are_not_taken_for_rows_of_all(prefcli, own_folder):
     write(own_folder / "c.yaml", "dataset: a,b\nmax_samples: 9\n")
-    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: it is of each data set there")
+    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: there it limits each data set")
 
 
 def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own_folder, from_file):
@@ -408,7 +408,7 @@ def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
     config, said = from_file("dpo", "stage: dpo\n")
     assert config.lora_rank == 8 and "finetuning_type: LoRA" in said
     config, said = from_file("dpo", "max_length: 512\nmax_prompt_length: 128\n")
-    assert config.max_length == 512 and "max_prompt_length: no limit of its own here, nor in TRL" in said
+    assert config.max_length == 512 and "max_prompt_length: no separate limit, as in TRL now" in said
     assert from_file("ppo", "max_prompt_length: 128\n")[0].max_prompt_length == 128
 
 

@@ -375,7 +375,7 @@ def test_what_is_not_scored_in_time_is_told_so(monkeypatch):
         server.shutdown()
         client.join()
         source.go.set()
-    assert found == [(503, {"error": "the service ends: ask another, or come again later"})]
+    assert found == [(503, {"error": "the service is shutting down: use another, or try again later"})]
 
 
 def test_what_is_in_flight_is_answered_and_nothing_new_is_taken():

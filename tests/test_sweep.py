@@ -67,7 +67,7 @@ def test_a_switch_of_sweep_takes_true_and_false():
         (["dpoo"], ["no such stage: dpoo", "did you mean dpo?"]),
         (["dpo", "--betta", "1"], ["--betta", "did you mean --beta?"]),
         (["dpo", "--seds", "1"], ["--seds", "did you mean --seed"]),
-        (["--beta", "1", "dpo"], ["behind its name"]),
+        (["--beta", "1", "dpo"], ["after its name"]),
         (["dpo", "stray"], ["unexpected argument 'stray' (no option before it)"]),
         ([], ["STAGE"]),
         (["dpo", "--lr", "fast", "--data", "x", "--seeds", "2"], ["--lr", "fast"]),

@@ -277,7 +277,7 @@ def _refuse_adapter(text: str, path: Path) -> None:
 
 
 def _another(text: str, ref: str, path: Path) -> ArtifactError:
-    return ArtifactError(f"{text} is an adapter on {ref}, and {path} is another than it was trained on", BACK)
+    return ArtifactError(f"{text} is an adapter on {ref}, and {path} is not the base that it was trained on", BACK)
 
 
 def _missing(text: str, ref: str, looked: list[Path]) -> ArtifactError:

@@ -83,7 +83,7 @@ def _hint(given: str, own: dict[str, Any], known: dict[str, Any], stage: Stage |
     if stage is None:
         every = {name: None for other in STAGES.values() for name in typed_options(other.config)}
         if _positive(given, every) is not None:
-            return "options of the stage go behind its name: prefcli sweep dpo --beta 0.1"
+            return "options of the stage go after its name: prefcli sweep dpo --beta 0.1"
     return hint(given, {**own, **known}, f"see prefcli {stage.command if stage else 'sweep'} --help")
 
 

@@ -103,7 +103,7 @@ def _values(stage: Stage, name: str, texts: list[str]) -> list[Any]:
         else:
             value = getattr(parse(stage, [f"--{name}", text], command_of), own)
         if value in found:
-            raise UsageError(f"--grid {option(own)[2:]}: {text} is there twice", "leave one out")
+            raise UsageError(f"--grid {option(own)[2:]}: {text} is given twice", "leave one out")
         found.append(value)
     return found
 

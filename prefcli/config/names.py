@@ -112,7 +112,7 @@ _VALUED = {
 }  # fmt: skip
 _ANSWERS = "answers are sampled from the whole distribution at --temperature: their probabilities are what is trained"
 _SHARDED = "accelerate launch --config_file FILE -m prefcli … starts several processes (docs/scaling.md)"
-_IMAGES = "models read text alone here; rows with images are refused"
+_IMAGES = "only text is read; rows with images are refused"
 _SPEED = "about speed: the packed forward is used wherever it is exact (docs/packed.md)"
 _QUANTISED = "prefcli export writes plain weights, in the type of the model; quantise them afterwards"
 _MERGE = "prefcli export NAME DIR writes one plain model, its adapter merged"
@@ -136,7 +136,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "per-device-eval-batch-size precompute-ref-batch-size eval-batch-size": "--tokens-per-row bounds a forward pass",
     "push-to-hub hub-* export-hub-model-id": "prefcli export NAME DIR --push-to-hub OWNER/NAME",
     "project trackio-* swanlab-* use-swanlab ray-run-name": "--report-to sends metrics to tensorboard, wandb, mlflow "
-    "or trackio; what else these need is read from their own variables",
+    "or trackio; their other settings are read from their own environment variables",
     "dataloader-* dataset-num-proc preprocessing-* overwrite-cache tokenized-path remove-unused-columns label-names "
     "streaming dataset-streaming buffer-size accelerator-config shuffle-dataset cache-dir data-shared-file-system":
     "rows are read, shuffled and tokenised by prefcli, large files as they are needed (docs/data.md)",
@@ -167,8 +167,8 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "a rollout is --batch-size answers, sampled together, which end at the model's end token",
     "max-new-tokens temperature": "answers are sampled by ppo, sample and eval",
     "use-vllm vllm-*": "--generate http://host:port has a vLLM server answer for ppo (docs/engine.md)",
-    "max-prompt-length": "no limit of its own here, nor in TRL any more: prompt and answer are cut at --max-length, at "
-    "the end; ppo has it",
+    "max-prompt-length": "no separate limit, as in TRL now: prompt and answer together are cut at --max-length, at the "
+    "end; ppo has the option",
     "lora-task-type reward-model-type ref-model-quantization-bit reward-model-quantization-bit":
     "found out from the model itself",
     "hf-hub-token ms-hub-token om-hub-token": "hf auth login, or HF_TOKEN",
@@ -252,10 +252,10 @@ COMMANDS = {
     "it is",
     "ipo": "prefcli dpo --loss ipo",
     "simpo": "prefcli dpo --loss simpo",
-    "cpo": "not there; prefcli dpo --loss simpo and prefcli orpo need no reference either",
-    "bco": "not there; prefcli kto takes the same rows",
+    "cpo": "prefcli does not have it; prefcli dpo --loss simpo and prefcli orpo need no reference either",
+    "bco": "prefcli does not have it; prefcli kto takes the same rows",
     "online-dpo": "prefcli sample, label and dpo in turn (docs/online.md)",
-    "distillation": "not there: prefcli sample, then sft on the answers (docs/online.md)",
+    "distillation": "prefcli does not have it: prefcli sample, then sft on the answers (docs/online.md)",
     "pretrain": "prefcli sft, on rows with a column text",
     "pt": "prefcli sft, on rows with a column text",
     "env": "prefcli info",

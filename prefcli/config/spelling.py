@@ -162,9 +162,9 @@ class Brought:
             found["lora_rank"] = "0"
         elif "lora-r" in self.in_file and "lora_rank" in self.places and "use-peft" not in said and not self.factory:
             found["lora_rank"] = "0"
-            self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as TRL does"))
+            self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as in TRL"))
         elif self.factory and "finetuning-type" not in said and "lora_rank" in known:
-            self.noted.append(("finetuning_type", "LoRA where it is not said, as LLaMA-Factory does"))
+            self.noted.append(("finetuning_type", "LoRA by default, as in LLaMA-Factory"))
         if self.factory or "template" in said:
             if said.get("template") == "empty":
                 why = "plain prompts stay as they are; rows of messages have the model's own chat template"
@@ -174,7 +174,7 @@ class Brought:
                 self.noted.append((self.shown.get("template", "template"), NAMES["template"].said))
         self._data_sets(given, found, known)
         if "max-samples" in said and "," in said.get("dataset", ""):
-            why = "it is of each data set there, and --max-rows of all together: leave it out, or name one data set"
+            why = "there it limits each data set, and --max-rows all together: leave it out, or name one data set"
             self.refused.append((self.shown["max-samples"], why))
         elif "max-samples" in said:
             found["max_rows"] = said["max-samples"]

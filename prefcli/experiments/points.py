@@ -113,7 +113,7 @@ def reward_inputs(point: Point) -> Inputs:
     digests = [source["digest"] for source in inputs.data.sources]
     if digests != [source["digest"] for source in parent.manifest.data[: len(digests)]]:
         raise UsageError(
-            f"--rows: the pairs of {parent.ref} are not what they were ({', '.join(config.data)})",
+            f"--rows: the pairs of {parent.ref} have changed ({', '.join(config.data)})",
             "restore the file, or train a reward model on it as it is now",
         )
     return inputs
@@ -136,7 +136,7 @@ def _pinned(config: Any, stage: Stage) -> Any:
     if config.model is None:
         text, _ = default_model(store)
         if own == "sft":
-            raise UsageError("--model is missing: points called sft would become what the next one starts from",
+            raise UsageError("--model is missing: the runs are named sft, so each would start from the one before",
                              f"name it: --model {text}")  # fmt: skip
         changed["model"] = text
     for field in ("model", "reference", "value_init"):

@@ -199,7 +199,7 @@ class Engine:
         if now + self._pause > self._failed + most:
             raise SurroundingsError(
                 f"--generate {told}; no answer in {most:g} s",
-                "is the server running? The same command resumes; #timeout=SECONDS behind the URL changes the time",
+                "is the server running? The same command resumes; #timeout=SECONDS after the URL changes the time",
             )
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, LONGEST)
