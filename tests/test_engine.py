@@ -188,7 +188,7 @@ def test_a_stale_adapter_is_caught_20_times_of_20(model, tiny, tmp_path):
         for number in range(20):
             move(model[0], 10 ** -(2 + 2 * number / 19))
             server.faults["stale"] = True
-            with pytest.raises(SurroundingsError, match="the update before"):
+            with pytest.raises(SurroundingsError, match="the previous update"):
                 engine.update()
             caught += 1
             del server.faults["stale"]
@@ -204,7 +204,7 @@ def test_all_weights_that_were_not_reloaded_are_caught(tiny, tmp_path):
         server.faults["stale"] = True
         with torch.no_grad():
             trained.get_output_embeddings().weight.mul_(1.01)
-        with pytest.raises(SurroundingsError, match="the update before"):
+        with pytest.raises(SurroundingsError, match="the previous update"):
             engine.update()
 
 

@@ -253,7 +253,7 @@ def test_more_than_the_queue_takes_is_503(joiner, monkeypatch):
     monkeypatch.setattr(joining, "WAITING", 3)
     source.go.clear()
     waiting = [made.submit(asked("x")) for _ in range(3)]
-    with pytest.raises(BadRequest, match="come again") as error:
+    with pytest.raises(BadRequest, match="try again later") as error:
         made.submit(asked("x"))
     assert error.value.status == 503
     source.go.set()

@@ -104,9 +104,9 @@ def test_nothing_is_answered_without_the_token(client, store):
             {},
             {"content": (b"x" * 2**16 for _ in range(17))},
         ),  # in chunks, of no stated length
-        (405, "alone", "PUT", {}, {}),
-        (405, "alone", "OPTIONS", {}, {}),
-        (405, "alone", "DELETE", {}, {}),
+        (405, "only GET", "PUT", {}, {}),
+        (405, "only GET", "OPTIONS", {}, {}),
+        (405, "only GET", "DELETE", {}, {}),
         (400, "JSON object", "POST", {}, {"content": b"[]"}),
         (400, "cannot be read", "POST", {}, {"content": b"{"}),
         (400, "cannot be read", "POST", {}, {"content": b"[" * 100_000}),
