@@ -26,7 +26,7 @@ check: setup
 test: check
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-# PAIRS=FILE: dialogues in HH-RLHF's form, for the run on a real model
+# PAIRS=FILE: dialogues in HH-RLHF's format, for the run on a real model
 bench: setup
 	$(BIN)/python -m benchmarks trl --tiny --batch-size 16 --steps 20
 	$(BIN)/python -m benchmarks startup
@@ -42,8 +42,8 @@ torture: setup
 	$(BIN)/python scripts/torture.py --shard 2 --kills 20
 	PREFCLI_PROCESSES=4 $(BIN)/pytest tests/test_sharded.py
 
-# Every stage on tiny random models of all families, into docs/models.md; goes on where it was stopped (family-runs/)
-# ONLY=llama,gpt2: those alone, anew, and no page
+# Every stage on tiny random models of all families, into docs/models.md; resumes where it was stopped (family-runs/)
+# ONLY=llama,gpt2: only those, once more, and no page
 families: setup
 	$(BIN)/python -m scripts.families $(if $(ONLY),--only $(ONLY) --again,--write)
 

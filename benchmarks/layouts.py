@@ -26,7 +26,7 @@ IMPORTS = "import prefcli.stages.ppo, resource; print(resource.getrusage(resourc
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", required=True, help="dialogues in HH-RLHF's form")
+    parser.add_argument("--pairs", required=True, help="dialogues in HH-RLHF's format")
     parser.add_argument("--work", type=Path, default=Path("bench-runs"))
     args = parser.parse_args()
     model, scorer = models(args.work, tiny=False)

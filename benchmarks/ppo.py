@@ -59,7 +59,7 @@ FIRST = ("objective/kl", "objective/scores", "objective/entropy", "completions/m
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", help="dialogues in HH-RLHF's form")
+    parser.add_argument("--pairs", help="dialogues in HH-RLHF's format")
     parser.add_argument("--tiny", action="store_true", help="the built-in model on sample_data")
     parser.add_argument("--rollouts", type=int, default=3)
     parser.add_argument("--answers", type=int, default=1, help="to each prompt")

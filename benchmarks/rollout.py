@@ -53,7 +53,7 @@ Side = Callable[[Ids, int, int | None], Ids]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", help="dialogues in HH-RLHF's form, or any rows with prompts")
+    parser.add_argument("--pairs", help="dialogues in HH-RLHF's format, or any rows with prompts")
     parser.add_argument("--tiny", action="store_true", help="the built-in model on sample_data")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--new", type=int, default=32, help="longest answer, in tokens")

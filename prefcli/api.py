@@ -7,12 +7,13 @@ All raise the errors of prefcli.errors, as the command does.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefcli.comparison.run import compare as compare_routes
 from prefcli.config.checked import checked
-from prefcli.config.compare import CompareConfig
+from prefcli.config.compare import CompareConfig, RoutesConfig
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import HUMAN, LabelConfig
 from prefcli.config.memory import MemoryConfig
@@ -73,7 +74,15 @@ def evaluate(config: EvalConfig, progress: Reporter = SILENT) -> dict[str, Any]:
 
 
 def compare(config: CompareConfig, progress: Reporter = SILENT) -> dict[str, Any]:
-    """Compare finished runs; returns what `compare REF REF --json` prints: docs/compare.md. Trains nothing."""
+    """Compare finished runs; returns what `compare REF REF --json` prints: docs/compare.md. Trains nothing.
+
+    Raises UsageError also for the options that train both routes first, which the command alone does.
+    """
+    if given := [field.name for field in fields(RoutesConfig) if getattr(config, field.name)]:
+        raise UsageError(
+            f"{given[0]}= trains both routes first, which compare from Python does not",
+            "train them, then compare(CompareConfig(refs=[…, …])); or run prefcli compare --data FILE --model REF",
+        )
     with quiet():
         return compare_routes(checked(config), progress)
 

@@ -100,7 +100,8 @@ def from_foreign(error: BaseException) -> PrefcliError | None:
     text = str(error)
     if type(error).__name__ == "PanicException":  # of the tokenizers library, which is no Exception
         return ArtifactError(
-            f"the model's tokenizer gave up on a text ({text})", "its tokenizer.json is at fault: take another model's"
+            f"the model's tokenizer failed on a text ({text})",
+            "its tokenizer.json is at fault: use another model's",
         )
     if isinstance(error, OSError) and error.errno in _ADVICE:
         where = f" ({error.filename})" if error.filename else ""
@@ -118,7 +119,7 @@ def from_foreign(error: BaseException) -> PrefcliError | None:
     if "gloo/transport" in text or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
         return SurroundingsError(
             "another process of this run has ended",
-            "what it said stands above or below; the same command resumes where a checkpoint was saved",
+            "its error message is above or below this one; the same command resumes where a checkpoint was saved",
         )
     # The last two: a library that was to be loaded, under a limit of memory.
     short = ("out of memory", "can't allocate memory", "not enough memory", "map segment", "Cannot allocate memory")

@@ -12,7 +12,7 @@ GOLD="gold=python:$DATA/gold.py:score"
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
-say "The start: a model that follows the form, and the labeller"
+say "The start: a model that follows the format, and the labeller"
 SFT=$(prefcli sft --model tiny --data "$DATA/demos.jsonl")
 RM=$(prefcli train-rm --model "$SFT" --data "$DATA/pairs.jsonl" --batch-size 32 --epochs 2)
 POLICY=$SFT
@@ -26,7 +26,7 @@ for ROUND in 1 2 3; do
     say "Round $ROUND: labelled"
     PAIRS=$(prefcli label --data "$ANSWERS" --by "${BY:-$RM}" --gold "$GOLD" --out "$WORK/pairs$ROUND.jsonl")
 
-    say "Round $ROUND: the policy goes on, tied to the model that it all began with"
+    say "Round $ROUND: training of the policy continues, with the same reference"
     POLICY=$(prefcli dpo --model "$POLICY" --reference "$SFT" --data "$PAIRS" --beta 0.1 --batch-size 32)
 done
 

@@ -12,7 +12,7 @@ JUDGE="gold=python:$DATA/gold.py:score"
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
-say "The start: a model that follows the form, and a first reward model from old pairs"
+say "The start: a model that follows the format, and a first reward model from old pairs"
 SFT=$(prefcli sft --model tiny --data "$DATA/demos.jsonl")
 RM=$(prefcli train-rm --model "$SFT" --data "$DATA/pairs.jsonl" --batch-size 32)
 POLICY=$SFT
@@ -26,7 +26,7 @@ for ROUND in 1 2 3; do
     say "Round $ROUND: judged; the best answer to a prompt against the worst is a pair"
     prefcli label --data "$WORK/answers$ROUND.jsonl" --by "$JUDGE" --out "$WORK/pairs$ROUND.jsonl"
 
-    say "Round $ROUND: the reward model learns them, and the policy goes on, anchored to the same reference"
+    say "Round $ROUND: the reward model learns from them, and training of the policy continues, with the same reference"
     RM=$(prefcli train-rm --model "$RM" --data "$WORK/pairs$ROUND.jsonl" --batch-size 32)
     POLICY=$(prefcli ppo --model "$POLICY" --reference "$SFT" --reward "$RM" --prompts "$WORK/prompts$ROUND.jsonl" \
         --max-steps 8 --ppo-epochs 2 --temperature 1 --kl-coef 0.2 --max-new-tokens 32)

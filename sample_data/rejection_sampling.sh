@@ -11,7 +11,7 @@ GOLD="gold=python:$DATA/gold.py:score"
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
-say "The start: a model that follows the form, and what picks the best answer"
+say "The start: a model that follows the format, and what picks the best answer"
 SFT=$(prefcli sft --model tiny --data "$DATA/demos.jsonl")
 RM=$(prefcli train-rm --model "$SFT" --data "$DATA/pairs.jsonl" --batch-size 32 --epochs 2)
 

@@ -12,7 +12,7 @@ GOLD="gold=python:$DATA/gold.py:score"
 
 say() { printf '\n== %s\n' "$*" >&2; }
 
-say "The start: a model that follows the form, and the labeller"
+say "The start: a model that follows the format, and the labeller"
 SFT=$(prefcli sft --model tiny --data "$DATA/demos.jsonl")
 RM=$(prefcli train-rm --model "$SFT" --data "$DATA/pairs.jsonl" --batch-size 32 --epochs 2)
 

@@ -160,7 +160,7 @@ def test_a_version_copied_out_of_its_store_finds_its_base_where_it_was(chain, ow
     shutil.copytree(chain.runs / "out/v1", own_folder / "far/away/copy")
     assert torch.equal(logits(own_folder / "far/away/copy", own_folder / "far/runs"), expected)
     other_base(chain.runs)
-    refused(lambda: resolve(str(own_folder / "far/away/copy"), Store(chain.runs)), "another than it was trained on")
+    refused(lambda: resolve(str(own_folder / "far/away/copy"), Store(chain.runs)), "not the base that it was")
 
 
 def test_a_version_that_is_a_link_and_a_link_to_a_version_open(runs, own_folder):
@@ -215,7 +215,7 @@ def test_an_artifact_of_before_bases_were_noted_is_opened_by_what_it_was_made_fr
     found = [logits("acont", "../old"), scores("../old/appo/v1/value", "runs")]
     assert all(map(torch.equal, found, expected))
     for text in ("alora", "acont", "arm", "appo", "runs/appo/v1/value"):
-        refused(lambda text=text: resolve(text, Store("runs")), "another than it was trained on")
+        refused(lambda text=text: resolve(text, Store("runs")), "not the base that it was trained on")
 
 
 # Another base in its place
@@ -245,7 +245,7 @@ def all_refuse(prefcli, adapter, reward, *said):
 
 def test_another_base_artifact_in_its_place_is_refused_by_every_command(runs, prefcli):
     other_base(runs)
-    all_refuse(prefcli, "alora", "arm", "another than it was trained on")
+    all_refuse(prefcli, "alora", "arm", "not the base that it was trained on")
     assert "(changed)" in prefcli("show", "alora").stdout
 
 
@@ -254,7 +254,7 @@ def test_the_base_is_compared_without_its_manifest_too(runs, prefcli):
     (runs / "sft/v1/manifest.json").unlink()
     assert torch.equal(logits("alora", runs), expected)
     another(runs / "sft/v1/model/model.safetensors")
-    all_refuse(prefcli, "alora", "arm", "another than it was trained on")
+    all_refuse(prefcli, "alora", "arm", "not the base that it was trained on")
 
 
 def test_a_base_that_is_gone_is_refused_with_where_it_was_looked_for(runs, prefcli):
@@ -281,7 +281,7 @@ def test_a_directory_is_compared_like_an_artifact(on_a_directory, prefcli, chang
         another(on_a_directory / "base/model.safetensors")
     else:
         write(on_a_directory / "base/adapter_config.json", "{}")
-    all_refuse(prefcli, "plain", "plainrm", "another than it was trained on")
+    all_refuse(prefcli, "plain", "plainrm", "not the base that it was trained on")
     assert [parent.state for parent in lineage(store.open("plain", 1), store).parents] == ["changed"]
     assert "base (changed)" in prefcli("show", "plain").stdout
 
@@ -380,7 +380,7 @@ def test_a_plain_adapter_without_a_tokenizer_is_trained_on_and_exported(plain_ad
     assert result.exit_code == 0 and (chain.folder / "out/tokenizer.json").is_file(), result.stderr
     # The artifact knows the base below the adapter that it went on from.
     another(chain.folder / "base/model.safetensors")
-    refused(lambda: resolve(str(version), Store()), "another than it was trained on")
+    refused(lambda: resolve(str(version), Store()), "not the base that it was trained on")
 
 
 def rename_base(adapter: Path, name: str) -> None:
@@ -515,7 +515,7 @@ def test_an_adapter_of_virtual_tokens_is_refused(own_folder):
     base = zoo.build("qwen2", own_folder / "base")
     config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
-    refused(lambda: logits("adapter", "runs"), "PROMPT_TUNING puts states of its own before a text")
+    refused(lambda: logits("adapter", "runs"), "PROMPT_TUNING adds virtual tokens before the text")
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi", "gpt2"])  # phi's head has a bias; gpt2 calls its embeddings wte

@@ -181,6 +181,9 @@ def test_each_function_is_its_command(chain, prefcli, own_folder, monkeypatch, c
     routes = library.compare(library.CompareConfig(refs=["ppo@v1", "dpo@v1"]))
     assert routes["score"] == json.loads(prefcli("compare", "ppo@v1", "dpo@v1", "--json").stdout)["score"]
 
+    with pytest.raises(UsageError, match="budget= trains both routes first"):
+        library.compare(library.CompareConfig(refs=["ppo@v1", "dpo@v1"], budget="pairs=10"))
+
     size = library.mem_estimate(library.MemoryConfig(params="7B", stage="dpo"))
     assert size == json.loads(prefcli("mem-estimate", "--params", "7B", "--stage", "dpo", "--json").stdout)
 

@@ -119,7 +119,7 @@ def altered(**fields):
 
 
 PAGE = reply(200, b"<html>\n<title>\x1b[31mWelcome to nginx!</title></html>", "Content-Type: text/html")
-OTHER = "is not vLLM as it is known here: "
+OTHER = "does not answer like a vLLM server: "
 WRONG = {
     "other weights": ({}, "other weights"),
     "rounded weights": ({}, "other weights"),
@@ -146,11 +146,11 @@ WRONG = {
     "no ids": (altered(token_ids=None), OTHER + ".*it has no 'token_ids'"),
     "no log-probabilities": (altered(logprobs=None), OTHER + ".*it has no 'token_logprobs'"),
     "no log-probabilities of prompts": (altered(prompt_logprobs=None), OTHER + ".*it has no 'prompt_logprobs'"),
-    "ids of another vocabulary": (altered(token_ids=[10**6]), OTHER + ".*1000000 is no id of a token"),
-    "ids that are text": (altered(token_ids=["7"], logprobs={"token_logprobs": [-1]}), OTHER + ".*7 is no id of a"),
-    "infinite ids": (altered(token_ids=[1e999], logprobs={"token_logprobs": [-1]}), OTHER + ".*Infinity is no id"),
-    "no probabilities": (altered(token_ids=[7], logprobs={"token_logprobs": [1]}), OTHER + ".*1 is no log-probability"),
-    "not a number": (altered(token_ids=[7], logprobs={"token_logprobs": [None]}), OTHER + ".*null is no log-prob"),
+    "ids of another vocabulary": (altered(token_ids=[10**6]), OTHER + ".*1000000 is not a token id"),
+    "ids that are text": (altered(token_ids=["7"], logprobs={"token_logprobs": [-1]}), OTHER + ".*7 is not a token id"),
+    "infinite ids": (altered(token_ids=[1e999], logprobs={"token_logprobs": [-1]}), OTHER + ".*Infinity is not a"),
+    "no probabilities": (altered(token_ids=[7], logprobs={"token_logprobs": [1]}), OTHER + ".*1 is not a log-prob"),
+    "not a number": (altered(token_ids=[7], logprobs={"token_logprobs": [None]}), OTHER + ".*null is not a log-prob"),
     "an answer too few": ({"alter": lambda choices: choices[1:]}, OTHER + "0 answers to 1 prompts"),
     "an answer too many": ({"alter": lambda choices: choices * 2}, OTHER + "2 answers to 1 prompts"),
     "endless answers": ({"alter": lambda choices: choices * 300}, OTHER + "an answer of more than"),
@@ -188,7 +188,7 @@ def test_a_stale_adapter_is_caught_20_times_of_20(model, tiny, tmp_path):
         for number in range(20):
             move(model[0], 10 ** -(2 + 2 * number / 19))
             server.faults["stale"] = True
-            with pytest.raises(SurroundingsError, match="the update before"):
+            with pytest.raises(SurroundingsError, match="the previous update"):
                 engine.update()
             caught += 1
             del server.faults["stale"]
@@ -204,7 +204,7 @@ def test_all_weights_that_were_not_reloaded_are_caught(tiny, tmp_path):
         server.faults["stale"] = True
         with torch.no_grad():
             trained.get_output_embeddings().weight.mul_(1.01)
-        with pytest.raises(SurroundingsError, match="the update before"):
+        with pytest.raises(SurroundingsError, match="the previous update"):
             engine.update()
 
 

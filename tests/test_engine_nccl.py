@@ -56,7 +56,7 @@ def test_all_weights_arrive_and_nothing_is_written(trained, tiny, tmp_path):  # 
             ]
             assert server.prompts > 3 * (3 + 3) and "/collective_rpc" not in server.seen
         one.faults["stale"] = True
-        with pytest.raises(SurroundingsError, match="the update before"):
+        with pytest.raises(SurroundingsError, match="the previous update"):
             engine.update()
 
 

@@ -12,6 +12,7 @@ from tiny_models import tiny_lm
 
 from prefcli.artifacts.lineage import trained_on
 from prefcli.artifacts.store import Store
+from prefcli.cli.eval import _notes
 from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
 from prefcli.evaluation.rewards import about, pair_scores, summary
@@ -37,6 +38,14 @@ def test_bootstrap_interval_is_the_normal_one_for_many_values():
     error = math.sqrt(sum((v - mean) ** 2 for v in values)) / 400
     low, high = bootstrap_interval(values)
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.2 * error)
+
+
+@pytest.mark.parametrize(
+    ("rate", "how"), [(0.5, "over prompts, of wins by Wilson's formula."), (None, "over prompts.")]
+)
+def test_the_table_says_how_its_intervals_are_made(rate, how):
+    entry = {"ref": "a", "reward": {"gold": 1.0}, "win_rate": rate, "kl": None, "kl_to": None}
+    assert how in _notes({"models": [entry]})
 
 
 def test_win_rate_counts_ties_as_halves():
@@ -117,8 +126,8 @@ def test_prompts_that_a_model_or_what_it_was_made_from_was_trained_on_are_told(c
     args = ("eval", "--model", "ppo", "--max-prompts", "1", "--max-new-tokens", "2", "--prompts")
     for data, who in (("prompts", "ppo@v1"), ("pairs", "rm@v1"), ("demos", "sft@v1"), ("held_out_prompts", None)):
         told = prefcli(*args, chain.data(data)).stderr
-        assert ("these prompts are among what" in told) == (who is not None), told
-        assert who is None or f"among what {who} was trained on" in told
+        assert ("was trained on these prompts" in told) == (who is not None), told
+        assert who is None or f"{who} was trained on these prompts" in told
     ours, held_out = ({"path": f"{name}.jsonl", "format": "prompt", "rows": 1, "digest": name} for name in "ab")
     alone = make_artifact("own", data=[ours, held_out], config={"eval_data": "b.jsonl"})
     assert list(trained_on(alone, Store(chain.runs))) == [("own@v1", "a")]

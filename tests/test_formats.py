@@ -174,7 +174,7 @@ def test_the_best_completion_is_held_against_the_worst_by_the_finer_score():
         (row(("a", {fine: 2}), ("b", {fine: 2})), "all 2 answers have the score 2"),
         (row(("a", {fine: 2}), ("b", {fine: "nan"})), "1 answers with a score"),
         (row(("a", {fine: 2}), ("a", {fine: 1})), "are the same"),
-        (row(("a", {fine: 2}), ("b", {overall: 8})), "two scales do not compare"),
+        (row(("a", {fine: 2}), ("b", {overall: 8})), "scales cannot be compared"),
         (row(("", {fine: 2}), ("a", {fine: 1})), "'response' is empty"),
     ):
         assert part in str(read_one(bad))
@@ -324,7 +324,7 @@ def test_a_table_of_lists_is_a_list_of_messages(own_folder):
         ({"prompt": "q", "output": "a", "tools": []}, "demos", "--map completion=output; "),
         ({"question": "q", "answer": "a"}, "demos", "--map prompt=question --map completion=answer; "),
         ({"question": "q", "x": "a"}, "prompts", "--map prompt=question; "),
-        ({"query": "q", "response": "a", "rating": 4}, "labelled", "numbers are no labels"),
+        ({"query": "q", "response": "a", "rating": 4}, "labelled", "numbers are not labels"),
         (
             {"input": "q", "cand1": "a", "cand2": "b", "who": "a"},
             "pairs",

@@ -253,7 +253,7 @@ def test_all_versions_and_their_kept_steps_are_named_by_a_star(chain):
         ((), 2, "--against"),
         (("dpo", "--against", "sft", "--prompts", "{p}"), 2, "--reward"),
         (("rm", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "is a reward model"),
-        (("tiny", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "no artifact of this store"),
+        (("tiny", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "not an artifact in this store"),
         (("dpo", "--against", "sft", "--prompts", "{p}", "--reward", "rm", "--max-prompts", "9"), 2, "10 prompts"),
         (("none@*", "--against", "sft", "--prompts", "{p}", "--reward", "rm"), 4, "there is no none"),
     ],

@@ -207,7 +207,7 @@ def test_another_base_in_its_place_is_refused(store, make_artifact):
     lora(sft, make_artifact)
     shutil.rmtree(sft.path)
     make_artifact("sft", files={"model/config.json": "{}", "model/model.safetensors": "others"})
-    with pytest.raises(ArtifactError, match="another than it was trained on"):
+    with pytest.raises(ArtifactError, match="not the base that it was trained on"):
         resolve("dpo", store)
 
 
@@ -220,7 +220,7 @@ def test_an_adapter_of_an_adapter_knows_its_base_through_its_parent(store, make_
     assert resolve("ppo", store)
     shutil.rmtree(sft.path)
     make_artifact("sft", files={"model/config.json": "{}", "model/model.safetensors": "others"})
-    with pytest.raises(ArtifactError, match="another than it was trained on"):
+    with pytest.raises(ArtifactError, match="not the base that it was trained on"):
         resolve("ppo", store)
 
 

@@ -188,7 +188,7 @@ def test_another_objective_moves_the_pairs_margin(chain, prefcli):
     assert turned[0]["loss"] == pytest.approx(4e-8, abs=1e-6)  # z = (0 + 0.5·18) / 0.5
     assert plain[-1]["rewards/margins"] > turned[-1]["rewards/margins"]
     result = prefcli(*common, "--reward", f"other=python:{source}:score")
-    assert result.exit_code == 2 and "leaves nothing of 1" in result.stderr
+    assert result.exit_code == 2 and "no weight is left for the pair labels" in result.stderr
 
 
 def test_without_a_reference_none_is_named_or_opened(chain, prefcli, monkeypatch):

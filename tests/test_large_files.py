@@ -116,7 +116,7 @@ def test_a_bad_row_stops_where_it_is_met_or_the_next_one_takes_its_place(own_fol
     data = read_dataset(["a.jsonl"], "pairs", True, lazily=True)
     assert data.left_out is None
     assert [data.rows[i].prompt for i in (2, 3, 4, 5, 9)] == ["q2", "q3", "q3", "q3", "q0"]
-    assert data.left_out.startswith("3 of the rows met do not fit") and "line 4" in data.left_out
+    assert data.left_out.startswith("3 of the rows read do not fit") and "line 4" in data.left_out
     assert [row.prompt for row in data.rows] == [f"q{i}" for i in range(7)]
 
 
@@ -341,7 +341,7 @@ def test_a_bad_row_met_while_training_ends_with_its_line(chain, prefcli, large, 
     assert (result.exit_code, result.stdout) == (3, "") and "line 9: not valid JSON" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
     result = prefcli(*command, "--skip-bad")
-    assert result.exit_code == 0 and "do not fit, and the next ones were taken" in result.stderr, result.stderr
+    assert result.exit_code == 0 and "do not fit, later ones were used instead" in result.stderr, result.stderr
 
 
 def test_the_plan_and_the_estimate_read_no_row_of_a_large_file(large, own_folder, monkeypatch):

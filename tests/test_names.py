@@ -218,7 +218,7 @@ def test_values_that_only_files_have_mean_what_they_do_there(from_file, own_fold
 
 def test_rows_of_each_data_set_are_not_taken_for_rows_of_all(prefcli, own_folder):
     write(own_folder / "c.yaml", "dataset: a,b\nmax_samples: 9\n")
-    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: it is of each data set there")
+    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: there it limits each data set")
 
 
 def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own_folder, from_file):
@@ -408,7 +408,7 @@ def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
     config, said = from_file("dpo", "stage: dpo\n")
     assert config.lora_rank == 8 and "finetuning_type: LoRA" in said
     config, said = from_file("dpo", "max_length: 512\nmax_prompt_length: 128\n")
-    assert config.max_length == 512 and "max_prompt_length: no limit of its own here, nor in TRL" in said
+    assert config.max_length == 512 and "max_prompt_length: no separate limit, as in TRL now" in said
     assert from_file("ppo", "max_prompt_length: 128\n")[0].max_prompt_length == 128
 
 
@@ -499,8 +499,8 @@ def test_data_sets_that_one_map_does_not_read_are_refused_by_name(registered, pr
     config, _ = registered("dpo", BAD_TO_GOOD, BAD_TO_GOOD, more="eval_dataset: set1\n")
     assert config.map == ["chosen=rejected", "rejected=chosen"] and config.eval_data == "data/1.json"
     for entries, parts in (
-        ((BAD_TO_GOOD, {}), ["line 2: dataset: 'set0' and 'set1' have other columns", "--map is one for all"]),
-        (({"split": "a"}, {"split": "b"}), ["have other splits", "--split is one"]),
+        ((BAD_TO_GOOD, {}), ["line 2: dataset: 'set0' and 'set1' have other columns", "there is one --map for all"]),
+        (({"split": "a"}, {"split": "b"}), ["have other splits", "there is one --split for all"]),
         (
             ({"tags": {"user_tag": "gpt", "system_tag": "system"}},),
             ["of 'set0'", "tags.user_tag gpt cannot be applied"],
@@ -538,7 +538,7 @@ def test_the_plan_does_not_say_both_that_a_template_is_used_and_that_none_is(pre
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("dpo lf.yaml", ["lf.yaml belongs to no option", "hint: --config lf.yaml"]),
+        ("dpo lf.yaml", ["unexpected argument lf.yaml (no option before it)", "hint: --config lf.yaml"]),
         ("dpo a.jsonl --lr 1", ["hint: --data a.jsonl"]),
         ("ppo a.jsonl", ["hint: --prompts a.jsonl"]),
         ("sweep dpo lf.yaml", ["--config lf.yaml"]),

@@ -331,7 +331,7 @@ def test_a_tokenizer_that_gives_up_on_a_text_is_no_defect_of_ours(prefcli, jsonl
     change(folder, "tokenizer.json", pre_tokenizer=regex)
     jsonl("demos.jsonl", {"prompt": "Hello?", "completion": "a" * 3000 + " ab" * 300})
     result = prefcli("data", "check", "demos.jsonl", "--model", str(folder))
-    assert result.exit_code == 4 and "the model's tokenizer gave up on a text" in result.stderr
+    assert result.exit_code == 4 and "the model's tokenizer failed on a text" in result.stderr
 
 
 def test_a_python_file_without_its_function_is_told_what_to_write(own_folder):

@@ -21,7 +21,7 @@ from prefcli.config.kto import KTOConfig
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms, kto, reference_point
 from prefcli.models.packed import pack
-from prefcli.stages.dpo import DPOSteps, PairTrainer, trl_options
+from prefcli.stages.dpo import DPOSteps, PairTrainer, not_in_trl, trl_options
 from prefcli.stages.kto import KTOSteps
 from prefcli.stages.reference import ReferenceLogps, reference_at_work
 
@@ -124,6 +124,19 @@ def test_loss_and_gradient_of_dpo_are_those_of_trl(case, packed, tmp_path):
     assert found == pytest.approx(expected[0], abs=1e-5)
     torch.testing.assert_close(slopes, expected[1], atol=1e-5, rtol=1e-4)
     assert max(float(slope.abs().max()) for slope in slopes) > 1e-3
+
+
+def test_what_trls_own_trainer_lacks_is_named():
+    for options, named in (
+        ({}, []),
+        ({"loss": "robust", "length_normalise": False}, []),
+        ({"loss": "simpo"}, ["--loss simpo"]),
+        ({"loss": "hinge", "length_normalise": True}, ["--loss hinge --length-normalise"]),
+        ({"label_smoothing": 0.1, "reference_free": True}, ["--reference-free", "--label-smoothing"]),
+        ({"sft_weight": 0.1, "reward": ["rm"], "weight_column": "w"}, ["--reward", "--sft-weight", "--weight-column"]),
+    ):
+        config = DPOConfig(**options).resolved()
+        assert not_in_trl(config) == named and (trl_options(config) is None) == bool(named)
 
 
 @pytest.mark.parametrize("normalise", [False, True])

@@ -155,7 +155,7 @@ def test_empty_answers_are_no_rows_and_are_counted(prefcli, prompts, monkeypatch
     assert (summary["rows"], summary["empty"], summary["ended"], summary["length"]) == (4, 4, 0.5, 3.5)
     monkeypatch.setattr(generation, "generate", lambda model, asked, *, eos_ids, **_: [[min(eos_ids)]] * len(asked))
     result = prefcli(*args, "--out", "a.jsonl")
-    assert (result.exit_code, result.stdout) == (4, "") and "nothing but empty answers" in result.stderr
+    assert (result.exit_code, result.stdout) == (4, "") and "gave only empty answers" in result.stderr
     assert not os.path.exists("a.jsonl")
 
 

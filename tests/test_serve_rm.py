@@ -253,7 +253,7 @@ def test_more_than_the_queue_takes_is_503(joiner, monkeypatch):
     monkeypatch.setattr(joining, "WAITING", 3)
     source.go.clear()
     waiting = [made.submit(asked("x")) for _ in range(3)]
-    with pytest.raises(BadRequest, match="come again") as error:
+    with pytest.raises(BadRequest, match="try again later") as error:
         made.submit(asked("x"))
     assert error.value.status == 503
     source.go.set()
@@ -375,7 +375,7 @@ def test_what_is_not_scored_in_time_is_told_so(monkeypatch):
         server.shutdown()
         client.join()
         source.go.set()
-    assert found == [(503, {"error": "the service ends: ask another, or come again later"})]
+    assert found == [(503, {"error": "the service is shutting down: use another, or try again later"})]
 
 
 def test_what_is_in_flight_is_answered_and_nothing_new_is_taken():

@@ -262,7 +262,7 @@ def test_a_signal_while_nothing_is_trained_leaves_at_once_and_promises_only_what
         with sent(number, owner, name, stuck=True):
             code, out, text = run(*command(chain, "sft"))
         assert (code, out, promised(text)) == (130, "", None) and not list(chain.runs.glob("cut/v*"))
-        assert ("nothing half-written is left" in text) == (owner is train)
+        assert ("no incomplete files were left" in text) == (owner is train)
         assert ("before the first step ended: nothing was kept" in text) == (owner is sft_stage)
     with sent(INT, Steps, "training_step", 2):
         run(*command(chain, "sft"))

@@ -135,7 +135,7 @@ def test_a_tracker_that_fails_on_the_way_is_left_out_and_told_once(own_folder, m
     tracker.log(1, {"a": 1.0})
     tracker.log(2, {"a": 1.0})
     tracker.close(well=False)
-    assert told.notices == ["--report-to broken failed and gets no more: the server left"]
+    assert told.notices == ["--report-to broken failed and is left out now: the server left"]
 
 
 def test_a_tracker_that_does_not_start_stops_the_run_before_it_trains(chain, prefcli, monkeypatch):

@@ -104,9 +104,9 @@ def test_nothing_is_answered_without_the_token(client, store):
             {},
             {"content": (b"x" * 2**16 for _ in range(17))},
         ),  # in chunks, of no stated length
-        (405, "alone", "PUT", {}, {}),
-        (405, "alone", "OPTIONS", {}, {}),
-        (405, "alone", "DELETE", {}, {}),
+        (405, "only GET", "PUT", {}, {}),
+        (405, "only GET", "OPTIONS", {}, {}),
+        (405, "only GET", "DELETE", {}, {}),
         (400, "JSON object", "POST", {}, {"content": b"[]"}),
         (400, "cannot be read", "POST", {}, {"content": b"{"}),
         (400, "cannot be read", "POST", {}, {"content": b"[" * 100_000}),
@@ -413,7 +413,9 @@ def test_a_second_one_on_the_port_says_so(prefcli, store):
     with running(App(store, TOKEN, threading.Event(), SILENT).asgi) as port:
         result = prefcli("ui", "--no-browser", "--port", port)
     assert (result.exit_code, result.stdout) == (7, "")
-    assert f"a prefcli ui runs on port {port} of 127.0.0.1 already" in result.stderr and "--port 0" in result.stderr
+    assert (
+        f"a prefcli ui is already running on port {port} of 127.0.0.1" in result.stderr and "--port 0" in result.stderr
+    )
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         threading.Thread(target=lambda: taken.accept()[0].close(), daemon=True).start()
@@ -433,7 +435,7 @@ def test_a_second_one_on_the_port_says_so(prefcli, store):
         (
             ["--label", "data.jsonl", "--out", "o.jsonl", "--to", "binary", "--objective", "a"],
             2,
-            "says nothing to --to",
+            "--objective has no effect with --to",
         ),
         (["--label", "data.jsonl", "--out", "o.jsonl", "--reward", "rm"], 2, "go together"),
         (["--label", "nothing.jsonl", "--out", "o.jsonl"], 3, "nothing.jsonl"),

@@ -439,7 +439,7 @@ def test_an_answer_beside_a_label_is_a_labelled_one_whatever_they_are_called(jso
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([ANSWER | {"rating": 4}, {"prompt": "r", "answer": "y", "rating": 1}], "numbers are no labels"),
+        ([ANSWER | {"rating": 4}, {"prompt": "r", "answer": "y", "rating": 1}], "numbers are not labels"),
         (
             [ANSWER | {"rating": 4}, ANSWER | {"rating": 1}],
             "--map response=answer --map helpfulness=rating makes pairs",

@@ -254,8 +254,8 @@ def _on_hub(text: str, hub: str, hint: str = "run it in another directory, or re
     name = hub.partition("@")[0]
     if os.path.exists(name):
         raise ArtifactError(
-            f"{text} is an adapter on {name!r}: whether that is the hub's model or {name!r} in the working directory, "
-            "nothing says",
+            f"{text} is an adapter on {name!r}, which may be the hub's model or the directory of that name here; the "
+            "adapter does not say which",
             hint,
         )
     return Base(hub, hub=hub)
@@ -277,7 +277,7 @@ def _refuse_adapter(text: str, path: Path) -> None:
 
 
 def _another(text: str, ref: str, path: Path) -> ArtifactError:
-    return ArtifactError(f"{text} is an adapter on {ref}, and {path} is another than it was trained on", BACK)
+    return ArtifactError(f"{text} is an adapter on {ref}, and {path} is not the base that it was trained on", BACK)
 
 
 def _missing(text: str, ref: str, looked: list[Path]) -> ArtifactError:

@@ -154,7 +154,7 @@ def fetch_config(text: str) -> Path:
         return Path(hub.hf_hub_download(name, _CONFIGS[0], revision=revision or None))
     except Exception as error:
         raise cause(text, error) or ArtifactError(
-            f"{name} has no {_CONFIGS[0]} on the hub", "name a model, and not an adapter"
+            f"{name} has no {_CONFIGS[0]} on the hub", "give a model, not an adapter"
         ) from error
 
 
@@ -184,7 +184,7 @@ def cause(text: str, error: BaseException) -> PrefcliError | None:
     for one in chain:
         if isinstance(one, errors.GatedRepoError):
             return SurroundingsError(
-                f"{name} is gated: its owner gives it to those who asked",
+                f"{name} is gated: its owner gives access on request",
                 f"ask for access at {_endpoint()}/{name}, then log in with: hf auth login",
             )
         if isinstance(one, errors.RevisionNotFoundError):
@@ -216,7 +216,7 @@ def _refused(text: str, status: Any) -> PrefcliError:
     if status == 401 and hub.get_token() is None:  # which the hub answers for a name that it does not know, too
         return _unknown(name)
     if status in (401, 403):
-        return SurroundingsError(f"{name}: the hub refuses the token that it is sent", "log in again: hf auth login")
+        return SurroundingsError(f"{name}: the hub refuses your token", "log in again: hf auth login")
     return SurroundingsError(
         f"{text} is not on this machine, and the hub did not deliver it ({_endpoint()}: status {status})",
         f"try again later, or fetch it from elsewhere with: {download(text)}",

@@ -116,7 +116,7 @@ def remove(wanted: Iterable[Version], store: Store, *, dry_run: bool = False) ->
             held.enter_context(one_at_a_time(folder))
         for version in going:
             if not version.complete and not held.enter_context(hold(version.path)):
-                raise ArtifactError(f"{version.ref} is being written by another process", "stop that one first")
+                raise ArtifactError(f"{version.ref} is being written by another process", "stop that process first")
         while going and not dry_run:
             free = [version for version in going if not made_from.get(version.path, set()).intersection(going)]
             for version in free or going[:1]:  # a circle is in damaged manifests alone

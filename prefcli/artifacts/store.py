@@ -356,7 +356,7 @@ def refuse_added(artifact: Artifact, part: str) -> None:
             path = Path(folder, name)
             if str(path.relative_to(artifact.path)) not in artifact.manifest.files and not name.startswith("."):
                 raise ArtifactError(
-                    f"{artifact.ref}: {path} was added after it was written", "take it away, or make it again: --force"
+                    f"{artifact.ref}: {path} was added after it was written", "remove it, or make it again: --force"
                 )
 
 

@@ -181,7 +181,7 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 name: words[word] for name in known for word in (option(name), option(f"no_{name}")) if word in words
             }
             if line.jointly.keys() & PER_PROCESS and "batch_size" in given:
-                raise UsageError("--batch-size is given twice: as that of a process too", "leave one out")
+                raise UsageError("--batch-size is given twice, once per process", "leave one out")
             on_line = {*given, *line.fields, *(canonical(name, known) for name in line.shown)} - {"config", None}
             values, file = dict[str, Any](), Brought()
             if "config" in known and (path := _config_path(args)) is not None:
@@ -269,7 +269,7 @@ def guarded(work: Callable[[], None], *, debug: bool = False) -> None:
         work()
     except KeyboardInterrupt as error:
         if is_main_process():
-            _say(str(error) or "interrupted: nothing half-written is left")
+            _say(str(error) or "interrupted: no incomplete files were left")
         raise typer.Exit(exit_code()) from error
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise

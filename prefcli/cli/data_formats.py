@@ -34,7 +34,7 @@ def run(config: FormatsConfig) -> None:
         return
     table = Table(box=None, pad_edge=False)
     console = result_console()
-    for column in ("format", "columns", "for", "where it is met"):
+    for column in ("format", "columns", "for", "where it is used"):
         table.add_column(column, overflow="fold")
     for form in FORMS:
         name, columns = form.name, ", ".join(form.columns)

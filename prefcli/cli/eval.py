@@ -103,9 +103,10 @@ def _models(result: dict[str, Any]) -> Table:
 
 
 def _notes(result: dict[str, Any]) -> str:
-    notes = ["[95 % intervals] by bootstrap over prompts."]
     entries = result["models"]
-    if any(entry["win_rate"] is not None for entry in entries):
+    won = any(entry["win_rate"] is not None for entry in entries)
+    notes = ["[95 % intervals] by bootstrap over prompts" + (", of wins by Wilson's formula." if won else ".")]
+    if won:
         first = next(iter(entries[0]["reward"]))
         notes.append(f"wins: fraction of prompts with a higher {first} than {entries[0]['ref']}, ties count half.")
     to = {entry["ref"]: entry["kl_to"] for entry in entries if entry["kl_to"] not in (None, entry["ref"])}

@@ -10,8 +10,8 @@ from rich.table import Table
 from prefcli.cli.eval_tables import table, with_interval
 
 PAIRS_NOTE = (
-    "ECE: expected calibration error of σ(margin); in brackets what a calibrated source with these margins stays below "
-    "in 95 % of cases. longer: how often the longer answer scores higher."
+    "ECE: expected calibration error of σ(margin); in brackets the value below which a calibrated source stays in "
+    "95 % of cases. longer: how often the longer answer scores higher."
 )
 Block = list[Table | str]
 

@@ -59,7 +59,7 @@ def run(config: LabelConfig) -> None:
     if not rows:
         raise DataError(
             f"--by {by} gives nothing to write{none}",
-            "sample more answers, at a higher --temperature, or take a source that tells them apart",
+            "sample more answers, at a higher --temperature, or use a source that tells them apart",
         )
     summary = result | {"out": config.out, "to": config.to}
     print_result(json.dumps(summary, ensure_ascii=False) if config.json else str(out))
@@ -76,7 +76,7 @@ def _checked(config: LabelConfig) -> str:
     if config.threshold is not None and config.to == "pairs":
         raise UsageError("--threshold is for --to binary and --to best", "leave it out")
     if config.by == JUDGE:
-        raise UsageError(f"--by {JUDGE}: no model is named", "name it behind the colon: --by judge:MODEL")
+        raise UsageError(f"--by {JUDGE}: no model is named", "name it after the colon: --by judge:MODEL")
     if config.gold is not None and config.gold.startswith(JUDGE):
         raise UsageError(
             f"--gold {config.gold}: gold is a reward source", "give python:FILE:FUNCTION or a reward model"
@@ -89,7 +89,7 @@ def _checked(config: LabelConfig) -> str:
     alone = config.by == HUMAN or (config.by.startswith(JUDGE) and is_url(config.by.removeprefix(JUDGE)))
     if alone and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError(
-            f"--by {config.by} labels in one process: several would ask no faster",
+            f"--by {config.by} labels in one process: more processes would not make it faster",
             "start it without torchrun or accelerate launch",
         )
     if config.by == HUMAN and config.to != "pairs":

@@ -45,7 +45,9 @@ def split(args: list[str], own: dict[str, Any]) -> list[str]:
             if stage is not None:
                 taker = of_file(word, typed_options(stage.config))
                 otherwise = "options of the stage begin with --"
-                raise UsageError(f"{word!r} belongs to no option", f"{taker} {word}" if taker else otherwise)
+                raise UsageError(
+                    f"unexpected argument {word!r} (no option before it)", f"{taker} {word}" if taker else otherwise
+                )
             stage = stage_of(word)
             continue
         known = typed_options(stage.config) if stage else {}
@@ -81,7 +83,7 @@ def _hint(given: str, own: dict[str, Any], known: dict[str, Any], stage: Stage |
     if stage is None:
         every = {name: None for other in STAGES.values() for name in typed_options(other.config)}
         if _positive(given, every) is not None:
-            return "options of the stage go behind its name: prefcli sweep dpo --beta 0.1"
+            return "options of the stage go after its name: prefcli sweep dpo --beta 0.1"
     return hint(given, {**own, **known}, f"see prefcli {stage.command if stage else 'sweep'} --help")
 
 

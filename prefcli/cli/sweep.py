@@ -83,7 +83,7 @@ def _base(config: SweepConfig, stage: Stage) -> Any:
 
 def _grid(config: SweepConfig, stage: Stage) -> dict[str, tuple[str, list[str]]]:
     if not config.grid and config.rows is None and config.seeds == 1:
-        raise UsageError("nothing is swept", "give --grid NAME=VALUE,VALUE, --rows N,N or --seeds N")
+        raise UsageError("no values to sweep", "give --grid NAME=VALUE,VALUE, --rows N,N or --seeds N")
     if config.rows is not None and not stage.samples and "max_rows" not in typed_options(stage.config):
         raise UsageError(f"--rows does not go with {stage.command}")
     return parse_grid(config.grid, typed_options(stage.config))
@@ -103,7 +103,7 @@ def _values(stage: Stage, name: str, texts: list[str]) -> list[Any]:
         else:
             value = getattr(parse(stage, [f"--{name}", text], command_of), own)
         if value in found:
-            raise UsageError(f"--grid {option(own)[2:]}: {text} is there twice", "leave one out")
+            raise UsageError(f"--grid {option(own)[2:]}: {text} is given twice", "leave one out")
         found.append(value)
     return found
 

@@ -55,7 +55,7 @@ def _check(config: UIConfig) -> None:
     if config.label and config.out is None:
         raise UsageError("--out is missing", "name the file of the decisions: --out pairs.jsonl")
     if config.objective and config.to != "pairs":
-        raise UsageError(f"--objective says nothing to --to {config.to}", "leave it out, or take --to pairs")
+        raise UsageError(f"--objective has no effect with --to {config.to}", "leave it out, or use --to pairs")
     if (config.order == "uncertain") != bool(config.reward):
         raise UsageError("--order uncertain and --reward go together", "give both, or neither")
     if len(config.chat) > 2:
@@ -76,8 +76,8 @@ def _listen(config: UIConfig) -> Any:
     except SurroundingsError as error:
         if "in use" in error.message and _is_ui(config):
             raise SurroundingsError(
-                f"a prefcli ui runs on port {config.port} of {config.host} already",
-                "open the address that it printed, end it with Ctrl-C, or take another port: --port 0",
+                f"a prefcli ui is already running on port {config.port} of {config.host}",
+                "open the address that it printed, end it with Ctrl-C, or use another port: --port 0",
             ) from error
         raise
 

@@ -86,7 +86,7 @@ def _fitting(config: Any, inputs: Inputs, limit: float) -> Inputs:
         parts = next((n for n in range(parts + 1, config.batch_size + 1) if config.batch_size % n == 0), 0)
         if not parts:
             raise MemoryShortError(
-                f"{inputs.stage.command} needs about {format_bytes(smallest)} (with the batch whole "
+                f"{inputs.stage.command} needs about {format_bytes(smallest)} (with the whole batch "
                 f"{format_bytes(first or 0)}), and --budget gives {format_bytes(int(limit))}",
                 "raise it, or set --lora-rank and --gradient-checkpointing of the stages with --set",
             )

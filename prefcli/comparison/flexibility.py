@@ -66,7 +66,7 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
             line for route in routes if changed[route.ref] is None for line in again_commands(route, routes.store)
         ),
         why=" ".join(told)
-        or "It needs both routes run again for the same other pairs, with the same options and from the same start.",
+        or "To measure it, run both routes again on the same other pairs, with the same options and start.",
     )
 
 

@@ -91,7 +91,7 @@ def _points(refs: list[str], store: Store, reporter: Reporter) -> dict[str, list
     for ref in dict.fromkeys(reference.shown for reference in named.values()):
         match = AT_VERSION.fullmatch(ref)
         if match is None:
-            raise ArtifactError(f"{ref} is no artifact of this store", "frontier takes NAME@vN and NAME@vN:steps")
+            raise ArtifactError(f"{ref} is not an artifact in this store", "frontier takes NAME@vN and NAME@vN:steps")
         artifact = store.open(match["name"], int(match["version"]))
         refuse_reward_model(resolve(artifact.ref, store))
         if artifact.ref not in kin:

@@ -18,7 +18,7 @@ def memory(routes: Routes, scores: Scores | None) -> Criterion:
             _measured(routes),
             counted("predicted peak", "bytes", predicted, "lower"),
         ),
-        why="On a CPU both are of the whole process, Python and its libraries too: of a small model mostly those.",
+        why="On a CPU both include Python and its libraries, which are most of it for a small model.",
     )
 
 

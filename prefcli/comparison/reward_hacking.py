@@ -27,7 +27,7 @@ def reward_hacking(routes: Routes, scores: Scores | None) -> Criterion:
                 ),
             ),
             measure_with=("prefcli compare " + " ".join(routes.refs) + " --prompts FILE --reward NAME=REF",),
-            why="It needs a score that no route was trained against, beside a reward model that one was.",
+            why="It needs a score that no route was trained against, and a reward model that one was trained against.",
         )
     proxies = {route.ref: own_proxy(route, scores) or proxy for route in routes}
     names = (*proxies.values(), scores.trusted)

@@ -101,7 +101,7 @@ def _policy(text: str, store: Store) -> Artifact:
         raise ArtifactError(f"{text} is not a finished artifact", "see: prefcli ls")
     refuse_elsewhere(text, artifact, store)
     if artifact.manifest.scores:
-        raise ArtifactError(f"{text} is a reward model", "name the policies that came out: prefcli compare ppo dpo")
+        raise ArtifactError(f"{text} is a reward model", "give the trained policies: prefcli compare ppo dpo")
     return artifact
 
 
@@ -130,7 +130,7 @@ def _made(artifact: Artifact, store: Store, shared: frozenset[str]) -> list[Arti
             if VERSIONED.fullmatch(str(parent["ref"])):
                 raise ArtifactError(
                     f"{artifact.ref} was made from {parent['ref']}, which is not in the store as it was then",
-                    "restore it: what that stage took cannot be counted without it",
+                    "restore it: the cost of that stage cannot be counted without it",
                 )
             continue
         found += [item for item in _made(held, store, shared) if item not in found]

@@ -49,7 +49,7 @@ def compare(config: CompareConfig, reporter: Reporter) -> dict[str, Any]:
     judged = scores if scores and scores.independent else None  # one that a route was trained against favours it
     criteria = [criterion(routes, judged) for criterion in CRITERIA]
     if config.data and (budget := parse_budget(config.budget)) is not None and budget.of == "seconds":
-        criteria = [only_told(c, "It was what --budget gave both.") if c.criterion == TIME else c for c in criteria]
+        criteria = [only_told(c, "--budget gave both the same.") if c.criterion == TIME else c for c in criteria]
     return {
         "ancestor": routes.start.shown,
         "routes": [

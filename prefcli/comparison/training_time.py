@@ -49,7 +49,7 @@ def training_time(routes: Routes, scores: Scores | None) -> Criterion:
             Measure("rows and answers trained on", "samples", seen),
         ),
         measure_with=() if enough and not single else tuple(seeds_command(route, routes.store) for route in routes),
-        why="The interval is that of the steps' times within the run; a busier machine is beyond it."
+        why="The interval covers the times of the steps within the run, not those on a busier machine."
         if all(len(runs) < 2 for runs in repeated.values())
         else "",
     )

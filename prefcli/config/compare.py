@@ -27,7 +27,7 @@ class RoutesConfig:
         str | None,
         Opt(
             "With --data: what each route may use: pairs=500, seconds=120 or bytes=8GB. Default: all pairs.",
-            metavar="OF=AMOUNT",
+            metavar="KIND=AMOUNT",
         ),
     ] = None
     set: Annotated[list[str], Opt("With --data: an option of one stage. Repeatable.", metavar="STAGE.OPTION=VALUE")] = (

@@ -51,8 +51,8 @@ class EvalConfig(Quiet, FromFile, Stored, Sampling, Machine, Reading):
     lm_eval: Annotated[
         str | None,
         Opt(
-            "Tasks of lm-evaluation-harness (pip install lm-eval) that each model and the baseline answer: what was "
-            "lost. Of each task the first --max-prompts questions.",
+            "Tasks of lm-evaluation-harness (pip install lm-eval) that each model and the baseline answer, to measure "
+            "what fine-tuning lost; only the first --max-prompts questions of each task.",
             metavar="TASK,TASK",
         ),
     ] = None

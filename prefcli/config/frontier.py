@@ -18,7 +18,9 @@ class FrontierConfig(Quiet, FromFile, Stored, Sampling, Machine, Lenient):
         list[str],
         Arg("Finished policies: NAME@vN, NAME@vN:steps with its kept steps, NAME@*:steps for all.", metavar="REF…"),
     ] = field(default_factory=list)
-    against: Annotated[str | None, Opt("The model that all of them started from: a KL of 0.", metavar="REF")] = None
+    against: Annotated[
+        str | None, Opt("The model from which all of them started; KL is measured to it.", metavar="REF")
+    ] = None
     prompts: Annotated[list[str], Opt("Held-out prompts that all models answer. Repeatable.", metavar="FILE")] = field(
         default_factory=list
     )

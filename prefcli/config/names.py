@@ -112,7 +112,7 @@ _VALUED = {
 }  # fmt: skip
 _ANSWERS = "answers are sampled from the whole distribution at --temperature: their probabilities are what is trained"
 _SHARDED = "accelerate launch --config_file FILE -m prefcli … starts several processes (docs/scaling.md)"
-_IMAGES = "models read text alone here; rows with images are refused"
+_IMAGES = "only text is read; rows with images are refused"
 _SPEED = "about speed: the packed forward is used wherever it is exact (docs/packed.md)"
 _QUANTISED = "prefcli export writes plain weights, in the type of the model; quantise them afterwards"
 _MERGE = "prefcli export NAME DIR writes one plain model, its adapter merged"
@@ -136,7 +136,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "per-device-eval-batch-size precompute-ref-batch-size eval-batch-size": "--tokens-per-row bounds a forward pass",
     "push-to-hub hub-* export-hub-model-id": "prefcli export NAME DIR --push-to-hub OWNER/NAME",
     "project trackio-* swanlab-* use-swanlab ray-run-name": "--report-to sends metrics to tensorboard, wandb, mlflow "
-    "or trackio; what else these need is read from their own variables",
+    "or trackio; their other settings are read from their own environment variables",
     "dataloader-* dataset-num-proc preprocessing-* overwrite-cache tokenized-path remove-unused-columns label-names "
     "streaming dataset-streaming buffer-size accelerator-config shuffle-dataset cache-dir data-shared-file-system":
     "rows are read, shuffled and tokenised by prefcli, large files as they are needed (docs/data.md)",
@@ -151,7 +151,7 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "sample-backend infer-backend infer-dtype": _SPEED,
     "gradient-checkpointing-kwargs use-reentrant-gc upcast-* use-bnb-nested-quant double-quantization "
     "quantization-device-map bnb-4bit-* precompute-ref-log-probs":
-    "done as is exact here, in float32 where sums are taken; the reference's log-probabilities are computed once",
+    "prefcli always uses the exact method; sums are in float32; the reference's log-probabilities are computed once",
     "disable-dropout": "nothing is trained with dropout but an adapter's own (--lora-dropout)",
     "trust-remote-code": "no model's own code is run (docs/safety.md)",
     "tool-format chat-template-kwargs eos-token pad-token default-system enable-thinking model-class":
@@ -167,8 +167,8 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "a rollout is --batch-size answers, sampled together, which end at the model's end token",
     "max-new-tokens temperature": "answers are sampled by ppo, sample and eval",
     "use-vllm vllm-*": "--generate http://host:port has a vLLM server answer for ppo (docs/engine.md)",
-    "max-prompt-length": "no limit of its own here, nor in TRL any more: prompt and answer are cut at --max-length, at "
-    "the end; ppo has it",
+    "max-prompt-length": "no separate limit, as in TRL now: prompt and answer together are cut at --max-length, at the "
+    "end; ppo has the option",
     "lora-task-type reward-model-type ref-model-quantization-bit reward-model-quantization-bit":
     "found out from the model itself",
     "hf-hub-token ms-hub-token om-hub-token": "hf auth login, or HF_TOKEN",
@@ -215,7 +215,7 @@ _DECIDING = {  # without these the result is another one
     "ref-model-adapters reward-model-adapters": "give the adapter itself as --reference or --reward: its files name "
     "its base",
     "sft-model-path": "--model",
-    "reward-funcs reward-weights": "--reward NAME=python:FILE:FUNCTION, --reward-weight NAME=0.5, each once a reward",
+    "reward-funcs reward-weights": "--reward NAME=python:FILE:FUNCTION, --reward-weight NAME=0.5, once for each reward",
     "total-episodes": "--max-steps rollouts of --batch-size answers, or --epochs over the prompts",
     "top-p top-k min-p repetition-penalty generation-kwargs num-beams do-sample length-penalty": _ANSWERS,
     "ppo-buffer-size ppo-score-norm scale-rewards normalize-advantages multi-objective-* delta epsilon-high "
@@ -252,10 +252,10 @@ COMMANDS = {
     "it is",
     "ipo": "prefcli dpo --loss ipo",
     "simpo": "prefcli dpo --loss simpo",
-    "cpo": "not there; prefcli dpo --loss simpo and prefcli orpo need no reference either",
-    "bco": "not there; prefcli kto takes the same rows",
+    "cpo": "prefcli does not have it; prefcli dpo --loss simpo and prefcli orpo need no reference either",
+    "bco": "prefcli does not have it; prefcli kto takes the same rows",
     "online-dpo": "prefcli sample, label and dpo in turn (docs/online.md)",
-    "distillation": "not there: prefcli sample, then sft on the answers (docs/online.md)",
+    "distillation": "prefcli does not have it: prefcli sample, then sft on the answers (docs/online.md)",
     "pretrain": "prefcli sft, on rows with a column text",
     "pt": "prefcli sft, on rows with a column text",
     "env": "prefcli info",

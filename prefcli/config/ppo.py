@@ -41,7 +41,7 @@ class RewardsConfig:
         float, Opt("Subtract this from the score of an answer that reached --max-new-tokens.", min=0)
     ] = 1.0
     length_penalty: Annotated[float, Opt("Subtract this from the score per token.", min=0)] = 0.0
-    reward_clip: Annotated[float, Opt("Clip an answer's score to ± this; 0: not.", min=0)] = 0.0
+    reward_clip: Annotated[float, Opt("Clip an answer's score to ± this; 0 turns it off.", min=0)] = 0.0
     whiten_rewards: Annotated[
         bool, Opt("Divide the per-token rewards by their standard deviation; the mean is not subtracted.")
     ] = False
@@ -98,7 +98,8 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     importance_weights: Annotated[
         Literal["off", "token", "sequence"] | None,
         Opt(
-            "With --generate: what the weights min(π / π of the server, 2) of the policy's loss are of. Default: token."
+            "With --generate: importance weights min(π / π of the server, 2) of the policy's loss: per token, per "
+            "answer (sequence), or none (off). Default: token."
         ),
     ] = None
     max_steps: Annotated[int | None, Opt("Stop after N rollouts; overrides --epochs.", min=1)] = None
@@ -110,8 +111,8 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     advantage: Annotated[
         Advantage,
         Opt(
-            "gae: with a value model. Without one, rloo: against the mean of the prompt's other answers; grpo: that "
-            "over their standard deviation."
+            "gae: with a value model. Without one, rloo: the reward minus the mean of the prompt's other answers; "
+            "grpo: the reward minus the mean of all of them, divided by their standard deviation."
         ),
     ] = "gae"
     num_generations: Annotated[
@@ -133,7 +134,7 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
     ] = None
     kl_budget: Annotated[float, Opt("Raise an alarm at this KL, in nats per answer; 0: never.", min=0)] = 10.0
     clip_range: Annotated[float, Opt("Clip range of the probability ratio.", min=0)] = 0.2
-    clip_range_value: Annotated[float, Opt("Clip range of the value; 0: none.", min=0)] = 0.2
+    clip_range_value: Annotated[float, Opt("Clip range of the value; 0 turns it off.", min=0)] = 0.2
     vf_coef: Annotated[float, Opt("Weight of the value loss.", min=0)] = 0.1
     entropy_coef: Annotated[float, Opt("Weight of the entropy bonus.", min=0)] = 0.0
     gamma: Annotated[float, Opt("Discount per token.", min=0, max=1)] = 1.0

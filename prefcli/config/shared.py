@@ -63,7 +63,10 @@ Generate = Annotated[
 ]
 Shard = Annotated[
     bool,
-    Opt("Split the models over the processes that torchrun or accelerate launch started: they fit on no one device."),
+    Opt(
+        "Split each model over the processes that torchrun or accelerate launch started, for models that do not fit on "
+        "one device."
+    ),
     INCIDENTAL,  # it computes what one process does
 ]
 _SECONDS = 600.0  # that a server has for a request, and may be silent for

@@ -162,9 +162,9 @@ class Brought:
             found["lora_rank"] = "0"
         elif "lora-r" in self.in_file and "lora_rank" in self.places and "use-peft" not in said and not self.factory:
             found["lora_rank"] = "0"
-            self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as TRL does"))
+            self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as in TRL"))
         elif self.factory and "finetuning-type" not in said and "lora_rank" in known:
-            self.noted.append(("finetuning_type", "LoRA where it is not said, as LLaMA-Factory does"))
+            self.noted.append(("finetuning_type", "LoRA by default, as in LLaMA-Factory"))
         if self.factory or "template" in said:
             if said.get("template") == "empty":
                 why = "plain prompts stay as they are; rows of messages have the model's own chat template"
@@ -174,7 +174,7 @@ class Brought:
                 self.noted.append((self.shown.get("template", "template"), NAMES["template"].said))
         self._data_sets(given, found, known)
         if "max-samples" in said and "," in said.get("dataset", ""):
-            why = "it is of each data set there, and --max-rows of all together: leave it out, or name one data set"
+            why = "there it limits each data set, and --max-rows all together: leave it out, or name one data set"
             self.refused.append((self.shown["max-samples"], why))
         elif "max-samples" in said:
             found["max_rows"] = said["max-samples"]
@@ -215,7 +215,8 @@ class Brought:
             found[field_name] = wanted
             if unlike := [name for name, other in others if other != wanted]:
                 why = f"{first!r} and {', '.join(map(repr, unlike))} have other {part} in dataset_info.json, and "
-                why += f"{option(field_name)} is one for all: prefcli data convert each, and name the files"
+                why += f"there is one {option(field_name)} for all data sets: convert each (prefcli data convert), and "
+                why += "name the new files"
                 self.refused.append((where, why))
             text = wanted if isinstance(wanted, str) else f" {option(field_name)} ".join(wanted)
             self.noted.append(("dataset_info.json", f"read with {option(field_name)} {text}"))
@@ -245,7 +246,7 @@ class Brought:
                 there["lora_target"] = "q_proj and v_proj of most models"
             left = [f"{option(name)} {here[name]} ({value} there)" for name, value in there.items()
                     if name not in given and here.get(name) is not None and str(here[name]) != value]  # fmt: skip
-            lines += [f"  not said, so as usual here: {', '.join(left)}"] if left else []
+            lines += [f"  not set, so prefcli's defaults apply: {', '.join(left)}"] if left else []
         return "\n".join(lines)
 
     def lora_defaults(self) -> Mapping[str, str]:
@@ -364,7 +365,7 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
         given, equals, value = arg[2:].partition("=")
         if not arg.startswith("--") or given in HELP:
             if not positional and not arg.startswith("-") and (taker := of_file(arg, known)):
-                raise UsageError(f"{arg} belongs to no option", f"{taker} {arg}")
+                raise UsageError(f"unexpected argument {arg} (no option before it)", f"{taker} {arg}")
             spelt.append(arg)
             continue
         negative = given[:3] in ("no-", "no_") and canonical(given, known) is None

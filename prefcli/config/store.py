@@ -46,6 +46,6 @@ class CollectConfig(Stored):
         ),
     ] = None
     unfinished: Annotated[bool, Opt("Also delete interrupted runs that could still be resumed.")] = False
-    older_than: Annotated[float, Opt("Keep what changed in the last N days.", min=0, metavar="DAYS")] = 0.0
+    older_than: Annotated[float, Opt("Keep what changed in the last DAYS days.", min=0, metavar="DAYS")] = 0.0
     dry_run: DryRun = False
     yes: Annotated[bool, Opt("Do not ask before deleting; required without a terminal.")] = False

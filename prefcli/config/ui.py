@@ -43,7 +43,7 @@ class UIConfig(Quiet, FromFile, Stored, Machine, Reading):
         list[str],
         Opt(
             "For --order uncertain: a reward source, or a policy that dpo made, which is asked for its own margin. "
-            "Several: first where they disagree. Repeatable.",
+            "With several sources, questions on which they disagree come first. Repeatable.",
             metavar="SOURCE",
         ),
     ] = field(default_factory=list)

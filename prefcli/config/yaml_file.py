@@ -111,7 +111,7 @@ def _mixture(where: str, node: yaml.SequenceNode, brought: Brought) -> dict[str,
         found["split"] += said.pop("split", [])
         brought.refused += [(f"{where}.{name}", "--data takes files, folders and hub ids") for name in said]
     if len(set(found["split"])) > 1:
-        brought.refused.append((f"{where}.split", "one --split is for all --data"))
+        brought.refused.append((f"{where}.split", "there is one --split for all --data"))
     found["split"] = "".join(found["split"][:1])
     return {field: value for field, value in found.items() if value or field == "data"}
 

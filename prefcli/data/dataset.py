@@ -46,7 +46,7 @@ class Dataset:
         found = {} if self.rows.whole else self.rows.source.left_out
         if not found:
             return None
-        return f"{len(found)} of the rows met do not fit, and the next ones were taken; {next(iter(found.values()))}"
+        return f"{len(found)} of the rows read do not fit, later ones were used instead; {next(iter(found.values()))}"
 
 
 def read_dataset(

@@ -88,7 +88,7 @@ def _kept_input() -> tuple[str, bytes]:
     """Standard input, in a file that is removed with the process (it can be read once and is needed several times), and
     its first byte."""
     if sys.stdin.isatty():
-        raise DataError("- is standard input, and nothing is sent there", "prefcli … --data - < FILE")
+        raise DataError("- is standard input, and nothing is sent to it", "prefcli … --data - < FILE")
     text = sys.stdin.buffer.read()
     file = tempfile.NamedTemporaryFile(prefix="prefcli-", delete=False)  # noqa: SIM115
     with file:

@@ -37,7 +37,7 @@ def choose(where: str, splits: Sequence[str], wanted: str | None, held_out: bool
     near = get_close_matches(tried[0], splits, n=1, cutoff=0.5)
     hint = f"--split {near[0] if near else splits[0]}"
     if wanted is None:
-        raise UsageError(f"{where} has the splits {named}, and none is asked for", hint)
+        raise UsageError(f"{where} has the splits {named}, and none is chosen", hint)
     raise UsageError(f"{where} has no split {wanted!r}; it has {named}", hint)
 
 

@@ -310,7 +310,7 @@ def _key(name: str | None) -> str | None:
     if name is not None and not key:
         raise UsageError(f"--judge-key-env {name}: there is no such environment variable", f"export {name}=…")
     if key and not (key.isascii() and key.isprintable()):
-        raise UsageError(f"the key in {name or KEY_ENV} holds characters that no key has", "set it anew")
+        raise UsageError(f"the key in {name or KEY_ENV} contains invalid characters", "set it again")
     return key or None
 
 

@@ -195,8 +195,8 @@ def _say_seen(
     for source in sources:
         if names := [*dict.fromkeys(who for who, digest in found if digest == source["digest"])]:
             reporter.notice(
-                f"{source['path']}: these prompts are among what {' and '.join(names)} was trained on; the figures say "
-                "little of others, and prefcli data split holds some out"
+                f"{source['path']}: {' and '.join(names)} was trained on these prompts, so the figures say little "
+                "about other prompts; prefcli data split holds some out"
             )
 
 

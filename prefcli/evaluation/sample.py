@@ -88,7 +88,7 @@ def sample(
         if not found:
             work.remove()
             raise ArtifactError(
-                f"{config.model} gave nothing but empty answers ({empty})",
+                f"{config.model} gave only empty answers ({empty})",
                 "check the prompts' format: a chat model wants lists of messages, a base model plain strings",
             )
         if empty:

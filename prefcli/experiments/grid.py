@@ -37,7 +37,7 @@ def parse_grid(texts: list[str], known: dict[str, Any]) -> dict[str, tuple[str, 
         if field in NO_POINTS:
             raise UsageError(f"--grid {text}: {option(field)} changes no result", "give it as an option of the stage")
         if field in found:
-            raise UsageError(f"--grid: {option(field)} is given twice", "put all its values behind one =")
+            raise UsageError(f"--grid: {option(field)} is given twice", "put all its values after one =")
         found[field] = (given, values)
     return found
 
@@ -51,5 +51,5 @@ def parse_rows(text: str | None) -> list[int]:
         raise UsageError(f"--rows {text}: expected N,N,…", "for example: --rows 100,300,1000")
     rows = sorted(map(int, parts))
     if len(set(rows)) < len(rows):
-        raise UsageError(f"--rows {text}: a number is there twice", "leave one out")
+        raise UsageError(f"--rows {text}: a number is given twice", "leave one out")
     return rows

@@ -113,7 +113,7 @@ def reward_inputs(point: Point) -> Inputs:
     digests = [source["digest"] for source in inputs.data.sources]
     if digests != [source["digest"] for source in parent.manifest.data[: len(digests)]]:
         raise UsageError(
-            f"--rows: the pairs of {parent.ref} are not what they were ({', '.join(config.data)})",
+            f"--rows: the pairs of {parent.ref} have changed ({', '.join(config.data)})",
             "restore the file, or train a reward model on it as it is now",
         )
     return inputs
@@ -136,7 +136,7 @@ def _pinned(config: Any, stage: Stage) -> Any:
     if config.model is None:
         text, _ = default_model(store)
         if own == "sft":
-            raise UsageError("--model is missing: points called sft would become what the next one starts from",
+            raise UsageError("--model is missing: the runs are named sft, so each would start from the one before",
                              f"name it: --model {text}")  # fmt: skip
         changed["model"] = text
     for field in ("model", "reference", "value_init"):
@@ -161,7 +161,7 @@ def _versioned(text: str, store: Store, own: str, field: str) -> str:
     if text == own:
         newest = store.newest(text)
         raise UsageError(
-            f"{option(field)} {text}: the points are called {own} too, and would become what it means",
-            f"name its version, for example {newest.ref if newest else text + '@v1'}, or the points with --name",
+            f"{option(field)} {text}: the sweep's runs are also named {own}, so {text} would soon mean one of them",
+            f"give its version, for example {newest.ref if newest else text + '@v1'}, or name the runs with --name",
         )
     return resolve(text, store).shown

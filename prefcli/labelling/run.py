@@ -96,7 +96,7 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
             write_file(Path(config.out), chain([first], lines))
             work.remove()
         elif (kept := work.kept_in_words()) is not None:
-            reporter.notice(f"{kept}: another --to or --threshold is made of them")
+            reporter.notice(f"{kept}: another --to or --threshold reuses them")
     measured = tally.summary() if by_scores is None else by_scores.summary(name)
     return {
         "rows": made.count,

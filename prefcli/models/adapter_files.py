@@ -39,8 +39,8 @@ def open_adapter(
         raise ArtifactError(f"{text} is an adapter for the task {config.task_type}, not {task.value}", COPY)
     if config.is_prompt_learning:
         raise ArtifactError(
-            f"{text} is no change of weights: peft's {config.peft_type.value} puts states of its own before a text, "
-            "and such adapters are not run here",
+            f"{text} does not change weights: peft's {config.peft_type.value} adds virtual tokens before the text, "
+            "and prefcli does not run such adapters",
             "give an adapter whose weights can be merged, such as LoRA",
         )
     config.task_type, config.inference_mode = task, not trainable

@@ -34,8 +34,8 @@ def training_device(name: str) -> torch.device:
     device = pick_device(name)
     if name != "auto" and device.index:
         raise UsageError(
-            f"--device {name}: a training runs on the first GPU that it sees",
-            f"have it see that one alone: CUDA_VISIBLE_DEVICES={device.index} with --device cuda",
+            f"--device {name}: training uses the first visible GPU",
+            f"make only that GPU visible: CUDA_VISIBLE_DEVICES={device.index} with --device cuda",
         )
     return device
 

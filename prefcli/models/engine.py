@@ -199,7 +199,7 @@ class Engine:
         if now + self._pause > self._failed + most:
             raise SurroundingsError(
                 f"--generate {told}; no answer in {most:g} s",
-                "is the server running? The same command resumes; #timeout=SECONDS behind the URL changes the time",
+                "is the server running? The same command resumes; #timeout=SECONDS after the URL changes the time",
             )
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, LONGEST)
@@ -217,7 +217,9 @@ class Engine:
         outcomes = exchange.wait(_together(self._told(server) for server in wanted))
         for server, outcome in zip(wanted, outcomes):
             if isinstance(outcome, Odd) and not server.proven:
-                raise SurroundingsError(f"--generate {server.url} is not vLLM as it is known here: {outcome}", ANOTHER)
+                raise SurroundingsError(
+                    f"--generate {server.url} does not answer like a vLLM server: {outcome}", ANOTHER
+                )
             if isinstance(outcome, Down):
                 failed[server] = outcome
                 self._senders.pop(server, None)

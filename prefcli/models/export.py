@@ -55,7 +55,7 @@ def export(
     tokenizer = stored_tokenizer(reference, reporter)
     scorer, adapter = is_scorer(reference), is_adapter(reference)
     if scorer and tokenizer.eos_token is not None and (why := end_at_the_score(tokenizer)) is not None:
-        reporter.notice(f"used as transformers does, this model is read elsewhere than here: {why}")
+        reporter.notice(f"transformers reads the score at another token than prefcli does: {why}")
     reporter.begin(f"loading {reference.shown}", None)
     try:
         if adapter and not merge:

@@ -61,7 +61,7 @@ def push(folder: Path, repo: str, *, token: str, private: bool) -> str:
         why = first_line(error).replace(token, "…")
         raise SurroundingsError(
             f"--push-to-hub {repo}: not uploaded ({why})",
-            f"{folder} is written and checked; when network and token are well: hf upload {repo} {folder} .",
+            f"{folder} is written and checked; when the network and the token work: hf upload {repo} {folder} .",
         ) from error
     if exposed:
         raise SurroundingsError(

@@ -79,8 +79,8 @@ class Probe:
         found = f"log-probabilities of three fixed texts are {off:.2g} apart on average"
         if self._before is not None and _apart(told, self._before) < off / 2:
             return Fault(
-                f"it still has the weights of the update before: {found}, and nearer to those",
-                "does a proxy stand before it, or does it hold copies of the model that were not all told?",
+                f"it still has the weights of the previous update: {found}, and nearer to those",
+                "is a proxy in front of it, or does it hold several copies of the model, and not all were updated?",
             )
         if not off <= most:
             name = str(dtype).removeprefix("torch.")
@@ -111,7 +111,7 @@ class Probe:
                 "start it with --generation-config vllm, and without --override-generation-config",
             )
         return Fault(
-            f"it draws from another distribution: {found}", "does it penalise, or has it cached other weights?"
+            f"it draws from another distribution: {found}", "does it use penalties, or has it cached other weights?"
         )
 
     @torch.no_grad()

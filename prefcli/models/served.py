@@ -162,17 +162,17 @@ class Server:
         if len(ids) != len(logps) or not 0 < len(ids) <= most:
             raise ValueError(f"{len(logps)} log-probabilities of {len(ids)} tokens, of at most {most}")
         if odd := [token for token in ids if type(token) is not int or not 0 <= token < self.vocabulary]:
-            raise ValueError(f"{in_short(odd[0])} is no id of a token, of {self.vocabulary:,}")
+            raise ValueError(f"{in_short(odd[0])} is not a token id, of {self.vocabulary:,}")
         if odd := [x for x in logps if not isinstance(x, int | float) or not -math.inf < x < ROUNDING]:
-            raise ValueError(f"{in_short(odd[0])} is no log-probability")
+            raise ValueError(f"{in_short(odd[0])} is not a log-probability")
         if past := eos_ids.intersection(ids[:-1]):
             raise SurroundingsError(
-                f"--generate {self.url}: it goes on after token {min(past)}, which ends an answer",
-                "it must know stop_token_ids, as vLLM does",
+                f"--generate {self.url}: the server continues after end token {min(past)}",
+                "use a server that supports stop_token_ids, as vLLM does",
             )
         if len(ids) < most and ids[-1] not in eos_ids:
             raise SurroundingsError(
-                f"--generate {self.url}: it ends answers at token {ids[-1]}, which ends none of this model's",
+                f"--generate {self.url}: the server ends answers at token {ids[-1]}, which is not an end token here",
                 "start it with --generation-config vllm",
             )
         told = zip(_list(choice, "prompt_logprobs")[1:], prompt[1:], strict=True) if score else ()

@@ -56,7 +56,7 @@ class App:
         return JSONResponse({"status": "ok", "reward": self._name})
 
     async def _nothing(self, http: HTTPRequest) -> Response:
-        raise BadRequest("GET knows /health alone; texts to score are POSTed", 404)
+        raise BadRequest("GET answers /health only; send texts to score with POST", 404)
 
     async def _scores(self, http: HTTPRequest) -> Response:
         self._addressed(http)
@@ -70,7 +70,7 @@ class App:
         except ClientDisconnect:
             return Response()  # to nobody
         except asyncio.CancelledError as error:
-            raise BadRequest("the service ends: ask another, or come again later", 503) from error
+            raise BadRequest("the service is shutting down: use another, or try again later", 503) from error
         except DataError as error:
             raise BadRequest(error.message) from error
         except BadRequest:
@@ -99,7 +99,7 @@ class App:
                     content += block
                     self._take(len(content), held)
         except TimeoutError as error:
-            raise BadRequest(f"the request was not there after {PATIENCE} s", 408) from error
+            raise BadRequest(f"the request was not complete after {PATIENCE} s", 408) from error
         return bytes(content)
 
     def _take(self, size: int, held: list[int]) -> None:
@@ -107,7 +107,7 @@ class App:
             raise BadRequest(f"the request is larger than {LARGEST >> 20} MB: send fewer texts at a time", 413)
         more = max(0, size - held[0])
         if self._held + more > HELD:
-            raise BadRequest("too much is waiting: come again later", 503)
+            raise BadRequest("too much is waiting: try again later", 503)
         self._held += more
         held[0] += more
 

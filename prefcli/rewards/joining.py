@@ -59,7 +59,7 @@ class Joiner:
         job = _Job(request)
         with self._change:
             if self._ended or self._unanswered >= WAITING:
-                raise BadRequest("too many requests are waiting: come again later", 503)
+                raise BadRequest("too many requests are waiting: try again later", 503)
             self._unanswered += 1
             self._jobs.append(job)
             self._change.notify()

@@ -112,7 +112,7 @@ def _head(weights: Weights, stage: str | None = None) -> str:
 
 READ_AT = (
     "The score is read at the answer's end token, at which this chat template ends a dialogue: "
-    "`text = tokenizer.apply_chat_template(messages, tokenize=False)`. Others write a newline behind it, and a score "
+    "`text = tokenizer.apply_chat_template(messages, tokenize=False)`. Others write a newline after it, and a score "
     "at that newline means nothing."
 )
 

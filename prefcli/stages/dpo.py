@@ -14,6 +14,7 @@ from trl import DPOConfig as TRLConfig
 from trl import DPOTrainer
 
 from prefcli.artifacts.store import Artifact
+from prefcli.config.base import option
 from prefcli.config.dpo import LOSSES, DPOConfig
 from prefcli.data.encoder import Encoder
 from prefcli.data.rows import Examples, Rows
@@ -156,11 +157,25 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
     return 1.0 - sum(scale.weight for scale in scales.values())
 
 
+def not_in_trl(config: DPOConfig) -> list[str]:
+    """The options that make the loss one which TRL's own trainer does not have."""
+    loss = LOSSES[config.loss]
+    normalised = " --length-normalise" if config.length_normalise and not loss.length_normalised else ""
+    terms = {
+        "reward": config.reward,
+        "sft_weight": config.sft_weight,
+        "weight_column": config.weight_column,
+        "reference_free": config.reference_free and not loss.reference_free,
+        "label_smoothing": config.label_smoothing and config.loss != "robust",
+    }
+    found = [f"--loss {config.loss}{normalised}"] if loss.in_trl[config.length_normalise] is None else []
+    return found + [option(name) for name, given in terms.items() if given]
+
+
 def trl_options(config: DPOConfig) -> dict[str, Any] | None:
     """The arguments of TRL's own trainer where it has this loss; None where it has not."""
     loss = LOSSES[config.loss].in_trl[config.length_normalise]
-    more = config.sft_weight or config.reference_free or config.reward or config.weight_column
-    if loss is None or more or (config.label_smoothing and config.loss != "robust"):
+    if loss is None or not_in_trl(config):
         return None
     return {
         "beta": config.beta,
@@ -176,9 +191,7 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
     assert isinstance(config, DPOConfig)
     theirs = trl_options(config) if under_deepspeed() else None
     if theirs is None and under_deepspeed():
-        raise UsageError(
-            "this loss does not run under DeepSpeed", "use --loss sigmoid without further terms, or --shard"
-        )
+        raise UsageError(f"not under DeepSpeed: {', '.join(not_in_trl(config))}", "leave it out, or use --shard")
     reference = None if config.reference_free or theirs else below(run, opened)
     packed = run.packs(opened.model, "policy")
     references = [] if config.reference_free or theirs else _logps(run, opened, [rows, held_out], packed)

@@ -201,8 +201,9 @@ def _rewards(config: StageConfig, store: Store, wanted: bool) -> list[RewardSpec
     total = sum(scale.weight for scale in scales.values())
     if not wanted and not (total < 1 and all(scale.weight >= 0 for scale in scales.values())):
         raise UsageError(
-            f"the rewards weigh {total:g} together, which leaves nothing of 1 for the pairs' own labels",
-            f"say what it weighs, for example: --reward-weight {specs[0].name}=0.5",
+            f"the reward weights add up to {total:g}, so no weight is left for the pair labels (weights must be 0 or "
+            "more and add up to less than 1)",
+            f"for example: --reward-weight {specs[0].name}=0.5",
         )
     return specs
 

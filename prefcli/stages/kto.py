@@ -210,7 +210,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         )
         if arguments["per_device_train_batch_size"] < 2:  # TRL's trainer refuses it
             raise UsageError(
-                "kto takes its KL from the other answers of a step, and takes no parts of one answer",
+                "kto estimates the KL from the other answers of the batch, so each part needs at least two answers",
                 "raise --batch-size, or lower --grad-accum",
             )
         kind = partial(KTOSteps, tokens_per_row=run.tokens_per_row, config=config)

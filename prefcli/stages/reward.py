@@ -68,7 +68,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
     with session(inputs, reporter) as run:
         tokenizer = open_tokenizer(run)
         if (why := end_at_the_score(tokenizer)) is not None:
-            reporter.notice(f"used as transformers does, this reward model would be read elsewhere than here: {why}")
+            reporter.notice(f"transformers reads the score at another token than prefcli does: {why}")
         encoder = Encoder(tokenizer)
         say_rendered(inputs, encoder, reporter)
         training, held_out = split(inputs.data.rows, config.eval_share, config.seed, inputs.eval_data is not None)

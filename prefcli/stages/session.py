@@ -133,7 +133,7 @@ class Session:
         if self.inputs.config.load_in_4bit and self.device.type == "cpu":
             raise UsageError(
                 "--load-in-4bit does not run with --shard on a CPU: bitsandbytes rewrites the weights there as it uses "
-                "them, and of a weight that is gathered anew that is lost",
+                "them, and this change is lost when a weight is gathered again",
                 "leave one of the two out, or use GPUs",
             )
         return init_device_mesh(self.device.type, (processes(),))

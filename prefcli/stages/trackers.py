@@ -54,7 +54,9 @@ class Tracker:
                 what()
         except Exception as error:
             self._working = False
-            self._reporter.notice(f"--report-to {self._name} failed and gets no more: {error or type(error).__name__}")
+            self._reporter.notice(
+                f"--report-to {self._name} failed and is left out now: {error or type(error).__name__}"
+            )
 
 
 def require(name: str) -> None:

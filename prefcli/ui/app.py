@@ -147,7 +147,7 @@ class App:
         name, version = http.path_params["name"], http.path_params["version"]
         await run_in_threadpool(watching.place, self._store, name, version)
         if self._streams >= STREAMS:
-            return _told(503, "too many pages watch: close some")
+            return _told(503, "too many pages are open: close some")
         return StreamingResponse(self._stream(name, version), media_type="text/event-stream")
 
     async def _stream(self, name: str, version: str) -> AsyncIterator[str]:

@@ -66,17 +66,17 @@ class Guard:
     def _refused(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
         if not host or not is_ours(host_name(host), self._hosts):
-            return _no(421, "this machine does not go by that name")
+            return _no(421, "this machine does not have that name")
         path = request.scope["path"]
         token = path.split("/", 2)[1] if path.startswith("/") else ""
         if not secrets.compare_digest(token.encode(), self._token.encode()):
-            return _no(403, "take the address that the command printed: a part of it is the token that opens the page")
+            return _no(403, "use the address that the command printed: the token that opens the page is part of it")
         if path == f"/{self._token}":
             return RedirectResponse(f"/{self._token}/", 308)
         if request.method == "GET":
             return None
         if request.method != "POST":
-            return _no(405, "GET and POST alone")
+            return _no(405, "only GET and POST")
         if request.headers.get("origin") != f"http://{host}":
             return _no(403, "the request comes from another page")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":

@@ -100,9 +100,9 @@ function labelPage() {
     const still = "Labels still needed for a better reward model: " + (labels === 0 ? "none, train it"
       : labels !== null ? about(labels) : low !== null ? `at least ${about(low)}` : "not known, more of them did not help")
       + (minutes ? `, ${duration(minutes)} at the present rate` : "");
-    if (!known) return [still, `The labels still needed are those for twice the ${count(trained)} pairs of ${ref}. What more labels bring is known once reward models were trained on parts of its pairs: prefcli sweep train-rm --rows.`];
+    if (!known) return [still, `The labels still needed are those for twice the ${count(trained)} pairs of ${ref}. To know what more labels bring, train reward models on parts of its pairs: prefcli sweep train-rm --rows.`];
     const range = low === null ? "no number is enough" : high === null ? `from ${about(low)}, or no number is enough` : `from ${about(low)} to ${about(high)}`;
-    return [still, `The labels still needed are those for a tenth fewer mistakes than ${ref} makes, at the rate at which they fell over ${runs} runs on different numbers of pairs. 95 % interval: ${range}.`];
+    return [still, `The labels still needed are those for 10 % fewer mistakes than ${ref} makes, by the rate at which mistakes fell over ${runs} runs on different numbers of pairs. 95 % interval: ${range}.`];
   }
 
   function show() {

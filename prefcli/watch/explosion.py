@@ -26,19 +26,19 @@ SIGNS = {
         "A few extreme scores, or a step too large before this one",
         f"Look at this rollout's scores. {LOWER_LR}",
     ),
-    "policy loss": Sign("serious", "The updates made likely what the advantages speak against", LOWER_LR),
-    "ratio": Sign("serious", "The updates of one rollout carry the policy away from it", LOWER_LR),
-    "step size": Sign("serious", "The policy leaves the region that its rollout speaks for", LOWER_LR),
-    "clip fraction": Sign("notice", "A good part of each rollout pushes against the clip and is lost", LOWER_LR),
+    "policy loss": Sign("serious", "The updates made tokens likelier that have negative advantages", LOWER_LR),
+    "ratio": Sign("serious", "The updates of one rollout move the policy far away from it", LOWER_LR),
+    "step size": Sign("serious", "The policy moves too far from the policy that sampled the rollout", LOWER_LR),
+    "clip fraction": Sign("notice", "Many tokens are clipped, so they add nothing to the update", LOWER_LR),
     "negative KL": Sign(
         "serious",
-        "No KL is: the answers were not drawn from the distribution whose probabilities are taken (sampling settings, "
-        "dropout, another adapter)",
+        "A KL cannot be negative: the answers were not drawn from the distribution whose probabilities are taken "
+        "(sampling settings, dropout, another adapter)",
         "Find the cause before you continue: PPO maximises the wrong thing",
     ),
     "KL runs away": Sign(
         "serious",
-        "The policy is leaving the language of its reference",
+        "The policy no longer writes like its reference",
         "Raise --kl-coef, lower --lr, and go back to a good step",
     ),
     "value loss": Sign(

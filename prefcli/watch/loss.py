@@ -34,7 +34,7 @@ SIGNS = {
     ),
     "saturated": Sign(
         "notice",
-        "Nothing more is learnt from these rows but the rows themselves",
+        "From now on these rows are only memorised",
         "Stop earlier (--epochs); with dpo --loss ipo or --label-smoothing 0.1 keep the margins small",
     ),
     "held-out": Sign(

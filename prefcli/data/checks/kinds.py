@@ -60,7 +60,7 @@ KINDS: dict[str, Kind] = {
         "caution", "the text contains U+FFFD: it was once read in a wrong encoding", "make the file again"
     ),
     "prompt repeated": Kind(
-        "caution", "an answer begins with its whole prompt: the model learns to say it again", "cut it off the answers"
+        "caution", "an answer begins with its whole prompt: the model learns to repeat it", "cut it off the answers"
     ),
     "scores against labels": Kind(
         "caution", "the rejected answer has the higher score in the row's own columns", "ask which of the two is right"
@@ -73,7 +73,7 @@ KINDS: dict[str, Kind] = {
         "decide, or expect noise: dpo --loss robust, ipo; docs/advise.md",
     ),
     "one prompt often": Kind(
-        "caution", "a single prompt makes up a large part of the rows", "thin it out, or add other prompts"
+        "caution", "a single prompt makes up a large part of the rows", "remove some of its rows, or add other prompts"
     ),
     "in held-out too": Kind(
         "caution", "the prompt is held out too: what is measured there is memorisation", "prefcli data split"
@@ -100,25 +100,25 @@ KINDS: dict[str, Kind] = {
         "raise --max-length",
     ),
     # The rendered example (rendering.py)
-    "doubled BOS": Kind("caution", "a text begins more than once, by the template or in the rows", "take one out"),
+    "doubled BOS": Kind("caution", "a text has more than one BOS, from the template or from the rows", "take one out"),
     "missing BOS": Kind(
         "caution", "the tokenizer begins every text with BOS, and the template does not", "add bos_token to it"
     ),
     "doubled EOS": Kind("caution", "an answer holds the end token in its middle", "take it out of the answers"),
     "missing EOS": Kind(
         "caution",
-        "the template closes an answer with something other than the end token, which is then added behind it",
+        "the template closes an answer with something other than the end token, which is then added after it",
         "name the token that closes it as eos_token in tokenizer_config.json",
     ),
     "turn not closed": Kind(
         "caution",
-        "the template adds nothing behind an answer: earlier ones in a dialogue have no end",
-        "let the template write eos_token behind each answer",
+        "the template adds nothing after an answer: earlier ones in a dialogue have no end",
+        "let the template write eos_token after each answer",
     ),
     "prompt changes": Kind(
         "caution",
-        "the template writes the prompt otherwise once an answer follows (it drops thoughts, say): we train on what is "
-        "sampled after",
+        "the template writes the prompt differently once an answer follows (for example without thoughts): "
+        "training uses the prompt as sampling writes it",
         "nothing, if that is meant",
     ),
     "not in the template": Kind(
@@ -126,7 +126,7 @@ KINDS: dict[str, Kind] = {
     ),
     "earlier answer not trained": Kind(
         "caution", "the template writes an earlier answer of a dialogue so that its tokens are not found",
-        "cut such dialogues behind each answer",
+        "cut such dialogues after each answer",
     ),
     "nothing trained": Kind(
         "error", "the loss reads no token of the answer: its mask is all zeros, or on the end token alone",

@@ -23,7 +23,7 @@ class Ranked:
 class Form:
     """One data format. It is taken where all `columns` are there and the first row `fits`.
 
-    `gives` is what its rows are; `about` one line on where it is met; `examples` are rows of it, the plainest first;
+    `gives` is what its rows are; `about` one line on where it is used; `examples` are rows of it, the plainest first;
     `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why one row makes the whole
     file unreadable, or None. `lists` are a row's ranked answers, of which several pairs can be made; `trees` says that
     one row always has several such lists, `grouped` that each answer is a row, those of one prompt one after another.

@@ -78,7 +78,7 @@ def _feedback(raw: Raw, question: str) -> list[Ranked]:
     scale = next((name for name in _SCORES if all(name in scores for scores, _ in given)), None)
     if scale is None:
         known = ", ".join(_SCORES)
-        raise BadRow("wrong type", f"'completions' must have one score in common ({known}): two scales do not compare")
+        raise BadRow("wrong type", f"'completions' must have one score in common ({known}): scales cannot be compared")
     answers = [(scores[scale], answer_in(one, "response")) for scores, one in given]
     return [_two(Ranked(prompt, answers, others(raw, question, "system", "completions")))]
 

@@ -186,7 +186,7 @@ def advice(rows: Sequence[dict[str, Any]], purpose: Purpose | None, already: Map
             names = {"prompt": questions[0], "response": answers[0], "helpfulness": numbers[0]}
             names = {ours: (already or {}).get(theirs, theirs) for ours, theirs in names.items()}
             return f"{maps(names) or 'no --map'} makes pairs of the answers to one prompt by these numbers"
-        return "numbers are no labels: write true and false in a column of its own, then --map label=COLUMN"
+        return "numbers are not labels: write true and false in a column of its own, then --map label=COLUMN"
     return maps({"prompt": questions[0], "completion": answers[0]})
 
 
@@ -260,7 +260,7 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
     """The --map that would do, else the format of which a single column is missing."""
     row = _filled(rows)
     if {"message_id", "parent_id", "text"} <= set(row):
-        return "of OASST the files of trees are read, whose rows have a message_tree_id and a prompt; "
+        return "of OASST only the files of trees are read (their rows have a message_tree_id and a prompt); "
     questions = _of(row, votes.PROMPTS)
     if purpose in ("pairs", "labelled") and (sides := votes.like_sides(row)):
         winner = next((name for name in _like_labels(row) if name not in sides), "COLUMN")
