@@ -92,8 +92,8 @@ def _theirs() -> str:
     rows = [f"| `--{ours}` | {', '.join(names)} |" for ours, names in renamed.items()]
     why = [f"| {', '.join(names)} | {sentence} |" for sentence, names in said.items()]
     return "".join(
-        [THEIRS, "| here | there |\n|---|---|\n", *(f"{row}\n" for row in rows),
-         "\n| there | here |\n|---|---|\n", *(f"{row}\n" for row in values),
+        [THEIRS, "| prefcli | TRL, LLaMA-Factory |\n|---|---|\n", *(f"{row}\n" for row in rows),
+         "\n| TRL, LLaMA-Factory | prefcli |\n|---|---|\n", *(f"{row}\n" for row in values),
          "\n| no option of prefcli | what is done here, or what to do |\n|---|---|\n", *(f"{row}\n" for row in why)]
     )  # fmt: skip
 

@@ -339,7 +339,18 @@ def test_the_last_of_two_spellings_counts(arrived):
 )
 def test_a_value_out_of_range_names_its_option(prefcli, command, args, named):
     message = refused(prefcli(command, *args), named)
-    assert " range." not in message or "is not in the range" in message
+    assert "in the range" not in message and "x>" not in message
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "said"),
+    [
+        ("mem-estimate", ["--batch-size", "0"], "--batch-size: 0: must be at least 1"),
+        ("data split", ["--held-out", "10"], "--held-out: 10.0: must be at least 0.0001 and at most 0.9999"),
+    ],
+)
+def test_a_range_is_told_in_words(prefcli, command, args, said):
+    refused(prefcli(*command.split(), *args), said)
 
 
 # --config

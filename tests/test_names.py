@@ -26,6 +26,7 @@ RENAMED = {
     "eval-dataset": "eval_data", "output-name": "name", "run-name": "name", "exp-name": "name", "learning-rate": "lr",
     "num-train-epochs": "epochs", "num-epochs": "epochs", "per-device-train-batch-size": "batch_size",
     "micro-batch-size": "batch_size", "train-batch-size": "batch_size", "gradient-accumulation-steps": "grad_accum",
+    "base-model": "model", "total-episodes": "max_steps",
     "adapter-name-or-path": "model", "warmup-steps": "warmup", "lr-scheduler-type": "lr_scheduler",
     "warmup-ratio": "warmup", "max-seq-length": "max_length", "cutoff-len": "max_length", "max-samples": "max_rows",
     "lora-r": "lora_rank", "lora-target-modules": "lora_target", "torch-dtype": "dtype", "eval-steps": "eval_every",
@@ -357,9 +358,9 @@ def test_a_file_is_refused_once_with_all_its_lines(prefcli, own_folder, jsonl):
 def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file):
     text = "logging_steps: 5\nplot_loss: true\noutput_dir: x\nlearning_rate: 1\n"
     said = from_file("sft", text)[1]
-    assert said.startswith("note: of --config theirs.yaml:\n") and "logging_steps, plot_loss: every step" in said
-    assert "--epochs 1.0 (3 there), --warmup 0.05 (0 there), --batch-size 16 (8 per process there)" in said
-    assert "--seed 0 (42 there)" in said and "--lr " not in said and "--lr-scheduler" not in said
+    assert said.startswith("note: what --config theirs.yaml says and does not say:\n") and "logging_steps, plot_loss: every step" in said
+    assert "--epochs 1.0 (TRL: 3), --warmup 0.05 (TRL: 0), --batch-size 16 (TRL: 8 per process)" in said
+    assert "--seed 0 (TRL: 42)" in said and "--lr " not in said and "--lr-scheduler" not in said
     assert from_file("sft", text, "--quiet")[1] == ""
     whole = "num_train_epochs: 1\nwarmup_ratio: 0\nper_device_train_batch_size: 4\nseed: 1\nlearning_rate: 1\n"
     assert from_file("sft", whole)[1] == "" == from_file("sft", "lr: 1\n")[1]
@@ -370,7 +371,7 @@ def test_a_shell_script_of_theirs_runs_and_is_told_what_is_not_used(arrived):
              "--report_to", "none", "--no_remove_unused_columns", "--deepspeed", "z3.json", "--bf16"]  # fmt: skip
     config, said = arrived("dpo", *words)
     assert (config.model, config.dtype, config.report_to) == ("m/a", "bfloat16", "none")
-    assert said.startswith("note: of the command line:\n") and "--epochs 1.0 (3 there)" in said
+    assert said.startswith("note: what the command line says and does not say:\n") and "--epochs 1.0 (TRL: 3)" in said
     for typed in ("--output_dir: the artifact", "--logging_steps: every", "--precompute_ref_log_probs: ",
                   "--no_remove_unused_columns: rows", "--deepspeed: accelerate"):  # fmt: skip
         assert typed in said
@@ -395,11 +396,11 @@ def test_their_defaults_are_those_of_the_libraries_at_hand():
 def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
     said = from_file("dpo", "model_name_or_path: m\nuse_peft: true\n")[1]
     assert (
-        "--lr 1e-06, with adapters 1e-05, of small models 0.0001 (1e-06 there)" in said
-        and "--lora-target all-linear (q_proj and" in said
+        "--lr 1e-06, with adapters 1e-05, of small models 0.0001 (TRL: 1e-06)" in said
+        and "--lora-target all-linear (TRL: q_proj and" in said
     )
     said = from_file("dpo", "stage: dpo\nfinetuning_type: lora\n")[1]
-    assert "(5e-05 there)" in said and "--max-length 1024 (2048 there)" in said and "--lora-target" not in said
+    assert "(LLaMA-Factory: 5e-05)" in said and "--max-length 1024 (LLaMA-Factory: 2048)" in said and "--lora-target" not in said
     config, said = from_file("dpo", "lora_r: 16\nlearning_rate: 1\n")
     assert config.lora_rank == 0 and "lora_r: without use_peft: true all weights are trained" in said
     config, said = from_file("dpo", "lora_r: 16\n", "--lora-rank", "8")
@@ -702,3 +703,26 @@ def test_thirty_files_of_theirs_are_read_and_no_key_is_dropped_in_silence(prefcl
 def test_the_values_of_a_list_end_where_an_option_begins(words, count):
     known = {"data": (list[str], None)}
     assert spelling.belonging("dataset_name", words, known) == count
+
+
+def test_a_list_of_one_is_that_value_and_stages_and_episodes_of_theirs_are_read(from_file):
+    assert from_file("dpo", "report_to:\n- wandb\nbase_model: m\n")[0].report_to == "wandb"
+    assert from_file("sft", "stage: pt\nmodel_name_or_path: m\n")[0].model == "m"
+    text = "total_episodes: 1000\nper_device_train_batch_size: 4\ngradient_accumulation_steps: 8\n"
+    config, _ = from_file("ppo", text)
+    assert (config.batch_size, config.max_steps) == (32, 32)  # 31.25 rollouts
+    assert from_file("ppo", text, "--max-steps", "5")[0].max_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "said"),
+    [
+        ("ppo", ["--total_episodes", "1000"], "--max-steps rollouts of --batch-size answers each"),
+        ("ppo", ["--total_episodes", "many", "--batch-size", "8"], "--max-steps rollouts"),
+        ("export", ["sft", "out", "--config", "f.yaml"], "see --help for the names"),
+        ("export", ["sft", "out", "--dry-run"], "see --help for the names"),
+        ("chat", ["sft", "--prompt", "hi"], "see --help for the names"),
+    ],
+)
+def test_a_hint_leads_nowhere_else(prefcli, command, args, said):
+    refused(prefcli(command, *args), said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import re
 import os
 import sys
 import time
@@ -203,7 +204,8 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
             both.noted = file.noted + both.noted + line.noted
             defaults = {field.name: default_of(field) for field in fields(config_class)}
             if told := both.told(ctx.default_map | given, defaults, command):
-                self.not_used = f"note: of {f'--config {path}' if path else 'the command line'}:\n{told}"
+                said_in = f"--config {path}" if path else "the command line"
+                self.not_used = f"note: what {said_in} says and does not say:\n{told}"
             return args
 
         def wrong_values(self, ctx: Any, places: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -233,8 +235,18 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
     return OptionsFromOneSource
 
 
+_RANGE = re.compile(r"(.*) is not in the range (?:(.+?)(<=?))?x(?:([<>]=?)(.+))?\.")
+_BOUND = {"<": "below", "<=": "at most", ">": "above", ">=": "at least"}
+
+
 def _in_words(error: typer.BadParameter) -> str:
-    return error.message.replace(" int range", " whole number").replace(" float range", " number")
+    """A message of click's without its formula: `0 is not in the range x>=1` → `0: must be at least 1`."""
+    said = error.message.replace(" int range", " whole number").replace(" float range", " number")
+    if (found := _RANGE.fullmatch(said)) is None:
+        return said
+    value, low, low_sign, sign, bound = found.groups()
+    bounds = [f"{_BOUND[low_sign.replace('<', '>')]} {low}"] if low else []
+    return f"{value}: must be {' and '.join([*bounds, *([f'{_BOUND[sign]} {bound}'] if sign else [])])}"
 
 
 def _refuse_not_finite(values: dict[str, Any]) -> None:

@@ -35,9 +35,10 @@ class Named:
 
 BOOLEAN = ("true", "false")
 ON: dict[str, dict[str, str]] = {"true": {}, "false": {}}
-STAGES = {"sft": "sft", "rm": "train-rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}  # LLaMA-Factory's → the command
+STAGES = {"pt": "sft", "sft": "sft", "rm": "train-rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}  # LLaMA-Factory's → the command
 
 _RENAMED = {
+    "base-model": "model",
     "model-name-or-path": "model", "dataset-name": "data", "dataset-path": "data", "output-name": "name",
     "run-name": "name", "exp-name": "name", "learning-rate": "lr", "num-train-epochs": "epochs", "num-epochs": "epochs",
     "train-batch-size": "batch-size", "warmup-ratio": "warmup", "max-seq-length": "max-length",
@@ -82,6 +83,7 @@ _VALUED = {
                    said="the stage is the command here: prefcli sft, train-rm, ppo, dpo, orpo, kto; text without "
                    "prompts is for sft (docs/data.md)"),
     "warmup-steps": Named("warmup", jointly=True),
+    "total-episodes": Named("max-steps", jointly=True),
     "pref-loss": Named(values=_LOSS | {"simpo": {"loss": "simpo"}, "orpo": {}}, jointly=True, said=_ONE_LOSS),
     "loss-type": Named(values=_LOSS | {"simpo": {"loss": "simpo"}, "nll": {}, "chunked_nll": {}, "kto": {}},
                        said=_ONE_LOSS),
@@ -216,7 +218,6 @@ _DECIDING = {  # without these the result is another one
     "its base",
     "sft-model-path": "--model",
     "reward-funcs reward-weights": "--reward NAME=python:FILE:FUNCTION, --reward-weight NAME=0.5, once for each reward",
-    "total-episodes": "--max-steps rollouts of --batch-size answers, or --epochs over the prompts",
     "top-p top-k min-p repetition-penalty generation-kwargs num-beams do-sample length-penalty": _ANSWERS,
     "ppo-buffer-size ppo-score-norm scale-rewards normalize-advantages multi-objective-* delta epsilon-high "
     "importance-sampling-level mask-truncated-* top-entropy-* use-adaptive-entropy entropy-* reward-clip-range "

@@ -69,11 +69,14 @@ def named(name: str) -> Named | None:
 
 def hint(name: str, known: Mapping[str, Any], otherwise: str, *, bare: bool = False) -> str:
     """The hint for an unknown name: the nearest of our names and of their words for ours."""
-    near = get_close_matches(name.replace("_", "-"), [*(one.replace("_", "-") for one in known), *NAMES], n=1)
+    typed = name.replace("_", "-")
+    ours = [one for one in (*(field.replace("_", "-") for field in known), *NAMES) if canonical(one, known)]
+    near = get_close_matches(typed, [*ours, *NAMES], n=1)
     field_name = canonical(near[0], known) if near else None
     if field_name:
         return f"did you mean {option(field_name)[2:] if bare else option(field_name)}?"
-    entry = named(near[0]) if near else None
+    # Of a command that does not train, and by a name that is not very near, such a hint would lead astray.
+    entry = named(near[0]) if near and "lr" in known and get_close_matches(typed, near, cutoff=0.8) else None
     return f"{option(near[0])} has no counterpart: {entry.said}" if entry and entry.said else otherwise
 
 
@@ -180,6 +183,13 @@ class Brought:
             found["max_rows"] = said["max-samples"]
         if "adapter-name-or-path" in said:
             found["model"] = said["adapter-name-or-path"]
+        if "total-episodes" in said and "max_steps" not in given:
+            batch = str(given.get("batch_size") or found.get("batch_size", ""))
+            if _is_count(batch) and int(batch) and _is_count(said["total-episodes"]):
+                found["max_steps"] = str(math.ceil(int(said["total-episodes"]) / int(batch)))
+            else:
+                why = "--max-steps rollouts of --batch-size answers each, or --epochs over the prompts"
+                self.refused.append((self.shown["total-episodes"], why))
         if "warmup-steps" in said:
             found["warmup"] = fraction = _fraction(said["warmup-steps"], given.get("max_steps"))
             if fraction is None:
@@ -244,7 +254,8 @@ class Brought:
             if self.jointly.get("use-peft") == "true":
                 here["lora_target"] = "all-linear"
                 there["lora_target"] = "q_proj and v_proj of most models"
-            left = [f"{option(name)} {here[name]} ({value} there)" for name, value in there.items()
+            theirs = "LLaMA-Factory" if self.factory else "TRL"
+            left = [f"{option(name)} {here[name]} ({theirs}: {value})" for name, value in there.items()
                     if name not in given and here.get(name) is not None and str(here[name]) != value]  # fmt: skip
             lines += [f"  not set, so prefcli's defaults apply: {', '.join(left)}"] if left else []
         return "\n".join(lines)

@@ -13,7 +13,7 @@ from prefcli.config.names import NAMES
 from prefcli.config.spelling import Brought, canonical, hint, named
 from prefcli.errors import UsageError
 
-_NULL = "tag:yaml.org,2002:null"
+_NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
 
 
 def read_yaml(path: str, cls: type, typed: Brought, on_line: Set[str | None]) -> tuple[dict[str, Any], Brought]:
@@ -118,7 +118,7 @@ def _mixture(where: str, node: yaml.SequenceNode, brought: Brought) -> dict[str,
 
 def _as_typed(node: yaml.Node, kind: Any, *, several: bool) -> Any:
     """A YAML value as it would be on the command line; types and ranges are checked there. A scalar may be `several`
-    values of a list. Raises ValueError: a list or a mapping where none belongs."""
+    values of a list, and a list of one value is that value. Raises ValueError: a list or a mapping elsewhere."""
     if get_origin(kind) is list:
         if isinstance(node, yaml.ScalarNode):
             # lora_target: q_proj,v_proj
@@ -128,6 +128,8 @@ def _as_typed(node: yaml.Node, kind: Any, *, several: bool) -> Any:
         ):
             raise ValueError("must be a value or a list of values")
         return [item.value for item in node.value]
+    if node.tag == _SEQUENCE and len(node.value) == 1:  # report_to: [wandb]
+        node = node.value[0]
     if not isinstance(node, yaml.ScalarNode):
         found = "list" if isinstance(node, yaml.SequenceNode) else "mapping"
         raise ValueError(f"must be a single value, not a {found}")
