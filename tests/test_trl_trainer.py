@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_lm, tiny_scorer
+from transformers import get_scheduler
 from trl import RewardConfig as TRLConfig
 
 from prefcli.config.dpo import DPOConfig
+from prefcli.config.ppo import PPOConfig
 from prefcli.errors import DataError, UsageError
 from prefcli.models.devices import training_device
+from prefcli.rl.optimizer import make_scheduler
 from prefcli.stages import reward, trl_trainer
 from prefcli.stages.inputs import refuse_nothing_left
 
@@ -35,6 +38,36 @@ def test_a_training_refuses_a_gpu_that_is_not_the_first(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert training_device("auto") == torch.device("cuda:1")  # of two processes the second one's
+
+
+def arguments_of(tmp_path, **options) -> dict[str, Any]:
+    inputs = SimpleNamespace(config=DPOConfig(**options), eval_data=None, name="dpo")
+    draft = SimpleNamespace(path=tmp_path, version=1)
+    run: Any = SimpleNamespace(inputs=inputs, draft=draft, dtype=torch.float32, device=torch.device("cpu"))
+    return trl_trainer.arguments(run)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+def test_the_rate_rises_over_the_same_fraction_of_the_steps_as_in_ppo(tmp_path, name):
+    for warmup, rising in ((0.0, 0), (0.05, 1), (0.4, 4), (1.0, 10)):
+        theirs = TRLConfig(**arguments_of(tmp_path, lr=1.0, lr_scheduler=name, warmup=warmup))
+        found = []
+        for of_ppo in (False, True):
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            config = PPOConfig(lr_scheduler=name, warmup=warmup)
+            schedule = (
+                make_scheduler(optimizer, 10, config)
+                if of_ppo
+                else get_scheduler(theirs.lr_scheduler_type, optimizer, theirs.get_warmup_steps(10), 10)
+            )
+            rates = []
+            for _ in range(10):
+                rates.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                schedule.step()
+            found.append(rates)
+        assert found[0] == found[1] and found[0][:rising] == pytest.approx([i / rising for i in range(rising)])
+        assert name != "constant" or found[0][rising:] == [1.0] * (10 - rising)
 
 
 def pair(*lengths: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from prefcli.watch.pairs import longer_chosen
 from prefcli.watch.watchers import Watchers, act, logged, of_training
 
 ACCURACY = "eval_rewards/accuracies"
+SCHEDULERS = {"constant": "constant_with_warmup"}  # transformers' "constant" would leave --warmup out
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit", "adafactor": "adafactor", "sgd": "sgd"}
 
 
@@ -58,8 +59,8 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
         "learning_rate": config.lr,
         # Fused where there is a kernel: PyTorch's default on a GPU makes a copy of all second moments at each step.
         "optim": OPTIMIZERS[config.optim] + ("_fused" if _fuses(session) else ""),
-        "lr_scheduler_type": config.lr_scheduler,
-        "warmup_steps": config.warmup,  # below 1 it is a share
+        "lr_scheduler_type": SCHEDULERS.get(config.lr_scheduler, config.lr_scheduler),
+        "warmup_steps": min(config.warmup, math.nextafter(1, 0)),  # a fraction; from 1 on it would be a number of steps
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "seed": config.seed,
