@@ -246,6 +246,18 @@ def test_every_cause_of_a_run_is_in_its_key(key_of, own_folder, stage):
     assert not same and seen["rows"] != usual and seen["files"] != usual
 
 
+@pytest.mark.parametrize(("stage", "more"), [("ppo", {}), ("dpo", {"reward_weight": ["r=0.5"]})])
+def test_the_recorded_scale_of_a_reward_counts_where_rewards_are_standardised(key_of, make_artifact, stage, more):
+    files = {"model/config.json": "{}", "model/model.safetensors": "scorer"}
+    for mean, std in ((0.0, 1.0), (0.5, 1.0), (0.0, 2.0)):  # the same weights, measured on other pairs
+        make_artifact("scorer", stage="rm", files=files, metrics={"score_mean": mean, "score_std": std})
+    for standardise, keys in ((False, 1), (True, 3)):
+        options = {**more, "standardise_rewards": standardise}
+        assert len({key_of(stage, reward=[f"r=scorer@v{v}"], **options) for v in (1, 2, 3)}) == keys
+    judges = {"reward": ["r=rm-one", "j=scorer@v1"], "reward_weight": ["r=0.5", "j=0"]}
+    assert key_of(stage, **judges) == key_of(stage, **judges | {"reward": ["r=rm-one", "j=scorer@v2"]})
+
+
 def test_a_stage_is_in_the_key(key_of):
     keys = [key_of(stage, data=["pairs.jsonl"]) for stage in ("rm", "dpo", "orpo", "kto")]
     assert len(set(keys)) == 4 and set(STAGES) == set(ALL_STAGES)

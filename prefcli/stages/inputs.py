@@ -215,17 +215,20 @@ def _key(inputs: Inputs) -> str:
     config = key_fields(inputs.config)
     if config.get("on_alarm") == "rollback" and inputs.config.save_every:  # it says to which step one goes back
         config["save_every"] = inputs.config.save_every
-    return digest_json(
-        {
-            "stage": inputs.stage.name,
-            "config": config,
-            # What cannot be pinned is never the same twice.
-            "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},
-            "functions": [spec.function or spec.label for spec in inputs.rewards],
-            "data": inputs.data.digests,
-            "eval_data": inputs.eval_data.digests if inputs.eval_data else None,
-        }
-    )
+    causes: dict[str, Any] = {
+        "stage": inputs.stage.name,
+        "config": config,
+        # What cannot be pinned is never the same twice.
+        "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},
+        "functions": [spec.function or spec.label for spec in inputs.rewards],
+        "data": inputs.data.digests,
+        "eval_data": inputs.eval_data.digests if inputs.eval_data else None,
+    }
+    if isinstance(inputs.config, DPOConfig | PPOConfig) and inputs.config.standardise_rewards:
+        # They are recorded by a reward model's manifest, and its digest is of the weights alone.
+        scales = reward_scales(inputs.rewards, inputs.config.reward_weight, True)
+        causes["scales"] = [[scale.mean, scale.std] for scale in scales.values()]
+    return digest_json(causes)
 
 
 def parents_of(inputs: Inputs) -> dict[str, dict[str, Any]]:
