@@ -22,7 +22,7 @@ from prefcli.artifacts import references, unfinished
 from prefcli.artifacts import store as store_module
 from prefcli.artifacts.lineage import lineage
 from prefcli.artifacts.manifest import Manifest, read_manifest, write_manifest
-from prefcli.artifacts.references import default_model, resolve
+from prefcli.artifacts.references import default_model, expand, resolve
 from prefcli.artifacts.store import STOP, Draft, Store, check_name, open_artifact
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.files import DigestCache, digest_file, digest_json, write_atomically
@@ -821,3 +821,19 @@ def test_a_state_of_a_stop_goes_with_the_next_and_one_that_is_kept_stays(store):
         with draft.save(4, keep=False) as folder:
             (folder / "weights").write_text("4")
         assert draft.steps == [4]
+
+
+def test_a_finished_version_keeps_no_state_of_a_stop_and_a_state_without_a_model_is_no_kept_step(store):
+    """One that was saved before --keep-state was given has no model."""
+    with store.writer("sft") as draft:
+        for step, part in ((1, "training.json"), (2, "model/config.json"), (3, STOP)):
+            with draft.save(step, keep=True) as folder:
+                write(folder / part, "{}")
+        write(draft.path / "model/config.json", "{}")
+        artifact = draft.finish(manifest(resources={"steps": 3}), keep_state=True)
+    assert sorted(path.name for path in (artifact.path / "state").iterdir()) == ["step1", "step2"]
+    assert not [name for name in artifact.manifest.files if "step3" in name]
+    store.verify(artifact, read_all=True)
+    assert expand("sft:steps", store) == ["sft@v1:step2", "sft@v1"] == expand("sft@*:steps", store)
+    with pytest.raises(ArtifactError, match="that step was not kept \\(kept: 2\\)"):
+        resolve("sft@v1:step1", store)

@@ -93,6 +93,11 @@ def resolve(text: str, store: Store, *, with_base: bool = True) -> Reference:
     )
 
 
+def kept_steps(version: Path) -> list[int]:
+    """Steps of the kept states that hold a model, ascending: one that was saved without --keep-state has none."""
+    return [step for step in saved_steps(version) if (version / f"state/step{step}/model").is_dir()]
+
+
 def expand(text: str, store: Store) -> list[str]:
     """`ppo@v1:steps` as the kept steps of that run, in order, and its final model; `ppo@*` as all versions of that
     name, `ppo@*:steps` each of these with the steps that were kept; any other text as it is.
@@ -104,7 +109,7 @@ def expand(text: str, store: Store) -> list[str]:
         every = [store.open(name[:-2], version) for version in store.versions(name[:-2])]
         if not every:
             raise ArtifactError(f"{text}: there is no {name[:-2]} in {store.root}", "see: prefcli ls")
-        kept = [name != text and bool(saved_steps(one.path)) for one in every]
+        kept = [name != text and bool(kept_steps(one.path)) for one in every]
         return [
             ref
             for one, steps in zip(every, kept)
@@ -113,7 +118,7 @@ def expand(text: str, store: Store) -> list[str]:
     if name == text or os.path.isdir(text):
         return [text]
     artifact = resolve(name, store).artifact
-    steps = saved_steps(artifact.path) if artifact is not None else []
+    steps = kept_steps(artifact.path) if artifact is not None else []
     if artifact is None or not steps:
         raise ArtifactError(f"{text}: no steps were kept", "make it again with --keep-state, and --save-every")
     last = [] if steps[-1] == artifact.manifest.resources.get("steps") else [artifact.ref]
@@ -158,7 +163,7 @@ def _from_artifact(
 
 def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Reference:
     """A state that was kept beside the final model: opened as the directory that it is."""
-    steps = saved_steps(artifact.path)
+    steps = kept_steps(artifact.path)
     if step not in steps:
         known = ", ".join(map(str, steps)) or "none: make it again with --keep-state"
         raise ArtifactError(f"{text}: that step was not kept (kept: {known})", "see: prefcli show " + artifact.ref)

@@ -279,8 +279,10 @@ class Draft:
         """
         open_to_readers(self.path)
         kept = [path for path in sorted(self.path.rglob("*")) if path.is_file() and path.name not in alive.FILES]
-        if not keep_state:
-            kept = [path for path in kept if self.path / "state" not in path.parents]
+        going = (
+            [self.state(step) for step in self.steps if self.for_a_stop(step)] if keep_state else [self.path / "state"]
+        )
+        kept = [path for path in kept if not any(folder in path.parents for folder in going)]
         manifest.files = {
             str(path.relative_to(self.path)): digest_file(path) for path in kept if path.name not in (LOCK, FILE, RUN)
         }
@@ -380,5 +382,7 @@ def _clear_unlisted(artifact: Artifact) -> None:
     for name in (LOCK, RUN):
         with suppress(OSError):  # a version on a read-only disk is as good
             (artifact.path / name).unlink(missing_ok=True)
-    if not any(name.startswith("state/") for name in artifact.manifest.files):
-        shutil.rmtree(artifact.path / "state", ignore_errors=True)
+    listed = {name.split("/")[1] for name in artifact.manifest.files if name.startswith("state/")}
+    gone = [step for step in (f"step{number}" for number in saved_steps(artifact.path)) if step not in listed]
+    for part in gone if listed else [""]:
+        shutil.rmtree(artifact.path / "state" / part, ignore_errors=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from statistics import fmean, pstdev
 
-from prefcli.artifacts.references import resolve
+from prefcli.artifacts.references import kept_steps, resolve
 from prefcli.artifacts.store import Artifact
-from prefcli.artifacts.unfinished import saved_steps
 from prefcli.comparison.figures import Criterion, Measure, Samples, over_prompts, over_runs
 from prefcli.comparison.routes import Route, Routes
 from prefcli.comparison.scores import Scores, causes
@@ -85,9 +84,7 @@ def along(route: Route, scores: Scores, proxy: str) -> str:
     """Both rewards at each kept step, where a run kept any."""
     artifact = route.final
     points = []
-    for step in saved_steps(artifact.path):
-        if not (artifact.path / "state" / f"step{step}" / "model").is_dir():
-            continue
+    for step in kept_steps(artifact.path):
         found = scores.of(resolve(f"{artifact.ref}:step{step}", scores.store))
         kl = f"{fmean(found.kl):.1f} nats " if found.kl else ""
         points.append(f"{kl}{fmean(found.scores[proxy]):.2f}/{fmean(found.scores[scores.trusted]):.2f}")
