@@ -16,6 +16,7 @@ from prefcli.data.weighting import first, mix, weigh
 from prefcli.errors import DataError, UsageError
 from prefcli.stages.kto import KTOSteps, answer_before
 from prefcli.stages.reward import split
+from prefcli.stages.steps import Steps
 
 GOOD = {"prompt": "Where is the cup?", "completion": "On the shelf.", "label": True}
 
@@ -228,6 +229,18 @@ def test_a_step_of_one_row_takes_the_answer_of_another_row(monkeypatch):
     for parts, expected in (([[2]], [[1]]), ([[2, 3]], [[3], [2]]), ([[2], [0]], [[0], [2]])):
         steps.begin(None, [[kto_row(row, row) for row in part] for part in parts])
         assert steps._kl == expected
+
+
+def test_held_out_rows_have_a_reference_point_of_their_own_and_leave_the_steps(monkeypatch):
+    """A run that resumes takes its step's first, and then measures what it owes."""
+    steps, seen = object.__new__(KTOSteps), []
+    steps.model, steps.eval_dataset, steps._kl = None, [kto_row(row, row) for row in range(2)], "of the step"
+    monkeypatch.setattr(steps, "own_rows", lambda examples: examples)
+    monkeypatch.setattr(steps, "_mismatched", lambda *_: {"ratio": (2.0, 2.0)})
+    monkeypatch.setattr(steps, "_point", lambda found: found["ratio"])
+    monkeypatch.setattr(Steps, "evaluation_loop", lambda self, *_: seen.append(self._kl) or "measured")
+    assert steps.evaluation_loop([{"examples": steps.eval_dataset}]) == "measured"
+    assert seen == [(2.0, 2.0)] and steps._kl == "of the step"
 
 
 def test_a_batch_of_one_kind_of_answers_alone_has_no_margin(chain, prefcli, jsonl):

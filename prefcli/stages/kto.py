@@ -91,13 +91,15 @@ class KTOSteps(Steps, KTOTrainer):
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """z₀ of all held-out rows first, for their losses depend on it."""
-        found = Sums()
+        found, of_step = Sums(), self._kl  # where a resumed run owes them, the next step has its own already
         for batch in dataloader:
             for example in batch["examples"]:
                 example["other_ids"] = answer_before(self.eval_dataset, example)
             found.add(self._mismatched(self.model, self.own_rows(batch["examples"]), batch["examples"]))
         self._kl = self._point({"ratio": (found.totals.get("ratio", 0.0), found.counts.get("ratio", 0.0))})
-        return super().evaluation_loop(dataloader, *args, **kwargs)  # the next step takes its own
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        self._kl = of_step
+        return output
 
     @torch.no_grad()
     def _mismatched(self, model: Any, examples: list[Example], batch: list[Example]) -> Found:
