@@ -118,6 +118,7 @@ def test_the_other_trackers_are_told_name_options_lineage_metrics_and_end(own_fo
     opened(name, own_folder, resumed_at=3)
     if name != "trackio":  # it goes by the run's name
         assert "the-id" in repr(package.calls)
+    assert "log_params" not in [call[0] for call in package.calls]  # mlflow takes no other value of one
 
 
 def test_a_tracker_that_fails_on_the_way_is_left_out_and_told_once(own_folder, monkeypatch):

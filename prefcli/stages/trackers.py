@@ -141,7 +141,8 @@ def _mlflow(folder: Path, ref: str, config: dict[str, Any], lineage: dict[str, s
     known = _run_id(folder, ref, resumed)
     run = mlflow.start_run(run_id=known) if known else mlflow.start_run(run_name=ref, tags=lineage)
     _remember(folder, ref, run.info.run_id)
-    mlflow.log_params({name: str(value)[:PARAM_LENGTH] for name, value in config.items()})
+    if known is None:  # it refuses to change one, and a resumed run may have another --eval-every
+        mlflow.log_params({name: str(value)[:PARAM_LENGTH] for name, value in config.items()})
     return Tracker(
         "mlflow",
         lambda metrics, step: mlflow.log_metrics(metrics, step=step),
