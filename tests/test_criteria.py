@@ -190,6 +190,7 @@ def test_memory_over_seeds_is_compared_by_each_runs_highest_stage(world, more):
         rm, dpo = (high, low) if more == "ppo@v1" else (low, high)
         world.ppo(world.rm(measured_peak_bytes=rm, seed=seed), measured_peak_bytes=90, seed=seed)
         world.dpo(measured_peak_bytes=dpo, seed=seed)
+    world.dpo(measured_peak_bytes=None, seed=3)  # resumed after its last step: it counts as none
     found = by_name(memory(world.routes(), None))["measured peak"]
     assert {ref: f.value for ref, f in found.figures.items()}[more] == 9_010
     assert found.winner == next(ref for ref in BOTH if ref != more) and not found.of_single_runs

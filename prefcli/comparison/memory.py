@@ -23,14 +23,17 @@ def memory(routes: Routes, scores: Scores | None) -> Criterion:
 
 
 def _measured(routes: Routes) -> Measure:
-    """Over the runs that differ in the seed where each route has two or more, else as it is."""
-    name, repeated = "measured_peak_bytes", routes.repetitions
+    """Over the runs that differ in the seed where each route has two or more whose peaks are known, else as it is."""
+    name = "measured_peak_bytes"
+    repeated = {
+        ref: [run for run in runs if all(a.manifest.resources.get(name) for a in run)]
+        for ref, runs in routes.repetitions.items()
+    }
     if any(len(runs) < 2 for runs in repeated.values()):
         once = counted("measured peak", "bytes", {route.ref: _peak(route, name) for route in routes}, "lower")
         return replace(once, of_single_runs=True)
     peaks = {
-        ref: [float(max(a.manifest.resources.get(name) or 0 for a in run)) for run in runs]
-        for ref, runs in repeated.items()
+        ref: [float(max(a.manifest.resources[name] for a in run)) for run in runs] for ref, runs in repeated.items()
     }
     source = {ref: f"{name} of {len(runs)} runs that differ in the seed" for ref, runs in repeated.items()}
     return over_runs("measured peak", "bytes", Samples(peaks, source), "lower")

@@ -244,7 +244,7 @@ class Session:
             metrics=metrics,
             resources={
                 "predicted_peak_bytes": self.memory and peak(self.memory),
-                "measured_peak_bytes": self.peak_bytes,
+                "measured_peak_bytes": self.peak_bytes or None,  # resumed after its last step
                 "train_seconds": round(self.train_seconds, 3),
                 "steps": steps,
                 "tokens_per_second": round(tokens / self.train_seconds, 1) if self.train_seconds else None,
