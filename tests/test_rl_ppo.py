@@ -384,6 +384,14 @@ def test_an_update_that_float16_leaves_out_is_no_alarm():
     }  # fmt: skip
 
 
+def test_an_update_is_told_before_anything_moves_though_float16_leaves_it_out(monkeypatch):
+    ppo, told = make(ppo_epochs=2), []
+    monkeypatch.setattr(ppo.optimizer, "step", lambda: told.append("left out"))
+    ppo.before_update = lambda: told.append(ppo.scheduler.last_epoch)
+    ppo.step(PROMPTS)
+    assert told == [0, "left out", 1, "left out"]
+
+
 def test_final_figures_are_means_over_the_rollouts_that_have_them():
     """A run that ends soon after --value-warmup: its first rollouts have none of the policy's."""
     rows = [{"step": 1, "objective/kl": 1.0}, {"step": 2, "objective/kl": 3.0, "val/ratio": 1.5}]

@@ -86,6 +86,8 @@ class PPO:
         self.rollouts = 0
         self.episodes = 0
         self.last_rollout: Rollout | None = None  # for samples and watchers
+        # Called before anything of a step is taken in: weights, schedule, loss scale.
+        self.before_update: Callable[[], None] = lambda: None
 
     def step(self, prompts: list[Prompt], progress: Callable[[int], None] | None = None) -> dict[str, float]:
         """One rollout on this process's share of the prompts, and the updates that it pays for; returns metrics.
@@ -227,6 +229,7 @@ class PPO:
         if accelerator.scaler is None:  # a loss scaler leaves such a step out by itself
             self._check(means, "the gradient is not finite", LOWER_LR)
         means["lr"] = self.optimizer.param_groups[0]["lr"]  # after `soften` the schedule does not know it yet
+        self.before_update()
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()

@@ -124,7 +124,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
             carry_optimizer(carried, ppo)
         order = passes(prompts, config.batch_size // config.num_generations, config.seed, position.step)
         states = States(run, ppo, watchers, opened, models)
-        ppo.optimizer.optimizer.register_step_pre_hook(lambda *_: run.enter(Phase.HALF))
+        ppo.before_update = partial(run.enter, Phase.HALF)
         reporter.begin("ppo", total)
         try:
             with run.training():
