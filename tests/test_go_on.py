@@ -6,8 +6,12 @@ import json
 
 import pytest
 import torch
+from conftest import write
 from safetensors.torch import load_file
 
+from prefcli.artifacts.references import Reference
+from prefcli.errors import ArtifactError
+from prefcli.stages.ppo import kept_state
 from prefcli.stages.state import read_state
 
 OPTIONS = ["--max-steps", "2", "--keep-state", "--save-every", "1", "--lr-scheduler", "constant", "--warmup", "0"]
@@ -69,6 +73,19 @@ def test_an_optimizer_that_is_not_there_or_of_other_weights_is_refused(first, ch
     assert result.exit_code == 4 and "is of --optim adamw, and adafactor is used here" in result.stderr
     result = on(chain, prefcli, "--carry-optimizer", "--advantage", "rloo")
     assert result.exit_code == 4 and "other weights" in result.stderr
+
+
+def test_an_optimizer_of_an_earlier_step_than_the_weights_is_refused(make_artifact):
+    """Of a run that an alarm stopped between two kept states."""
+    found = {}
+    for ended in (6, 4):
+        artifact = make_artifact("ppo", resources={"steps": ended})
+        write(artifact.path / "state/step4/training.json", "{}")
+        found[ended] = Reference(artifact.ref, "artifact", artifact.model_path, None, artifact)
+    with pytest.raises(ArtifactError) as error:
+        kept_state(found[6])
+    assert "ended at step 6" in error.value.message and "ppo@v1:step4" in error.value.hint
+    assert kept_state(found[4]).name == "step4"
 
 
 def test_a_value_adapter_on_a_reward_models_weights_goes_on_there(first, chain, prefcli):

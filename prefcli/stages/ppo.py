@@ -343,9 +343,16 @@ def save(folder: Path | None, ppo: PPO, watchers: Watchers, position: Position, 
 
 
 def kept_state(policy: Reference) -> Path:
-    """The directory of the checkpoint that the policy was trained to. Raises ArtifactError where none was kept."""
+    """The directory of the checkpoint that the policy was trained to. Raises ArtifactError where none was kept, or an
+    earlier one alone, as of a run that an alarm stopped."""
     if policy.artifact is not None:
-        steps = saved_steps(policy.artifact.path)
+        steps, ended = saved_steps(policy.artifact.path), policy.artifact.manifest.resources.get("steps")
+        if steps and steps[-1] != ended:
+            raise ArtifactError(
+                f"--carry-optimizer: {policy.shown} ended at step {ended}, and its last optimizer's state is of "
+                f"step {steps[-1]}",
+                f"start from --model {policy.artifact.ref}:step{steps[-1]}, or leave --carry-optimizer out",
+            )
         folder = policy.artifact.path / "state" / f"step{steps[-1] if steps else 0}"
     else:
         folder = (policy.path or Path()).parent
