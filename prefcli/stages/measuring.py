@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
@@ -13,6 +12,11 @@ from prefcli.machine import memory_limit
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
 from prefcli.stages.plan import WARNS, advice, by_part, peak
+
+try:
+    import resource
+except ImportError:  # Windows: a CPU's peak is not measured there
+    resource = None  # type: ignore[assignment]
 
 
 def bytes_of(device: torch.device) -> int | None:
@@ -62,5 +66,7 @@ def _resident_peak() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
