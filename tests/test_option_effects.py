@@ -96,6 +96,11 @@ def test_held_out_rows_are_measured_as_often_as_told(chain, prefcli, trainer_of)
     trainer = trainer_of("dpo", "--eval-data", chain.data("held_out_pairs"), "--eval-every", "5")
     assert trainer.args.eval_steps == 5 and len(trainer.eval_dataset) > 0
     assert trainer_of("dpo").eval_dataset is None
+    trainer = trainer_of("rm", "--eval-every", "5")  # the pairs that it holds out itself
+    assert trainer.args.eval_steps == 5 and len(trainer.eval_dataset) == 8
+    for stage, told in (("dpo", True), ("rm", False)):
+        result = prefcli(*chain.args(stage), "--force", "--dry-run", "--eval-every", "5")
+        assert ("--eval-every has no effect" in result.stderr) == told
     assert len(trainer_of("rm", "--eval-share", "0.5").train_dataset) < len(
         trainer_of("rm", "--eval-share", "0.1").train_dataset
     )

@@ -121,6 +121,8 @@ def prepare(config: StageConfig) -> Inputs:
             set_apart(eval_data, config.margin_column)
     if isinstance(config, DataConfig):
         data = mix(data, config.data_weight, config.seed)
+        if config.eval_every and eval_data is None and not (isinstance(config, RewardConfig) and config.eval_share):
+            notes.append("--eval-every has no effect: no rows are held out (name some with --eval-data FILE)")
     architecture = architecture_of(references["model"])
     if config.lr is None:
         small = architecture is not None and architecture.parameters < SMALL_MODEL_PARAMETERS

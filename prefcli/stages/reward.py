@@ -95,8 +95,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer_class: Any = packed if own else PaddedReward
         theirs = {} if own else {"center_rewards_coefficient": config.center_rewards or None}
         sides = None if own else whole
-        arguments = trl_trainer.arguments(run, **theirs)
-        in_training = measured if inputs.eval_data else []
+        arguments = trl_trainer.arguments(run, bool(measured), **theirs)
+        in_training = measured if inputs.eval_data or config.eval_every else []
         trainer = trl_trainer.build(trainer_class, trained, tokenizer, TRLConfig(**arguments), rows, in_training, sides)
         steps, tokens = trl_trainer.run(run, trainer, "train-rm", saves_merged)
         metrics = {name: run.log.last[name] for name in ("loss",) if name in run.log.last}

@@ -39,8 +39,11 @@ SCHEDULERS = {"constant": "constant_with_warmup"}  # transformers' "constant" wo
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw-8bit": "adamw_bnb_8bit", "adafactor": "adafactor", "sgd": "sgd"}
 
 
-def arguments(session: Session, **more: Any) -> dict[str, Any]:
-    """Keyword arguments of a TRL config, from the options that all stages share."""
+def arguments(session: Session, held_out: bool = False, **more: Any) -> dict[str, Any]:
+    """Keyword arguments of a TRL config, from the options that all stages share.
+
+    `held_out`: whether rows are without --eval-data too.
+    """
     config = session.inputs.config
     assert isinstance(config, DataConfig)
     if under_deepspeed():
@@ -48,7 +51,7 @@ def arguments(session: Session, **more: Any) -> dict[str, Any]:
     parts = config.micro_batches()
     if config.optim == "adamw-8bit":
         bitsandbytes.show()
-    eval_every = config.eval_every if session.inputs.eval_data else None
+    eval_every = config.eval_every if session.inputs.eval_data or held_out else None
     return {
         "output_dir": str(session.draft.path / "state"),
         "per_device_train_batch_size": config.batch_size // parts,
@@ -200,7 +203,7 @@ def _to_the_end(session: Session, trainer: Any) -> None:
     else:
         with session.training():
             trainer.train(resume_from_checkpoint=str(before) if before else None)
-    if session.inputs.eval_data is not None and not _measured(session, trainer.state.global_step):
+    if trainer.eval_dataset is not None and not _measured(session, trainer.state.global_step):
         session.enter(Phase.WHOLE if trainer.alone else Phase.HALF)
         trainer.evaluate()
         session.enter(Phase.BUSY)
