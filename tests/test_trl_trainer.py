@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import tiny_lm, tiny_scorer
-from transformers import get_scheduler
+from transformers import TrainerState, get_scheduler
 from trl import RewardConfig as TRLConfig
 
 from prefcli.config.dpo import DPOConfig
@@ -18,6 +18,7 @@ from prefcli.models.devices import training_device
 from prefcli.rl.optimizer import make_scheduler
 from prefcli.stages import reward, trl_trainer
 from prefcli.stages.inputs import refuse_nothing_left
+from prefcli.stages.resuming import Resuming
 
 
 def test_one_process_trains_on_one_gpu_however_many_it_sees(tmp_path):
@@ -68,6 +69,32 @@ def test_the_rate_rises_over_the_same_fraction_of_the_steps_as_in_ppo(tmp_path, 
             found.append(rates)
         assert found[0] == found[1] and found[0][:rising] == pytest.approx([i / rising for i in range(rising)])
         assert name != "constant" or found[0][rising:] == [1.0] * (10 - rising)
+
+
+def test_a_resumed_run_measures_as_often_as_it_is_told_now():
+    session: Any = SimpleNamespace(reporter=SimpleNamespace(begin=lambda *_: None))
+    for told, expected in ((3, 3), (None, 7)):
+        state = TrainerState(eval_steps=7, max_steps=9)
+        trl_trainer._Progress(session, "sft", None).on_train_begin(SimpleNamespace(eval_steps=told), state, None)
+        assert state.eval_steps == expected
+
+
+class Draws:
+    def _evaluate(self):
+        return torch.rand(())  # as a DataLoader does for its workers' seed
+
+
+class Measures(Resuming, Draws):
+    def __init__(self) -> None:
+        self.run: Any = SimpleNamespace(enter=lambda phase: None)
+        self.accelerator, self.state, self._total_train_tokens = SimpleNamespace(num_processes=1), TrainerState(), 0
+
+
+def test_measuring_held_out_rows_changes_no_draw_of_a_later_step():
+    torch.manual_seed(0)
+    first, then = torch.rand(2)
+    torch.manual_seed(0)
+    assert (torch.rand(()), Measures()._evaluate(), torch.rand(())) == (first, then, then)
 
 
 def pair(*lengths: int) -> dict[str, Any]:

@@ -111,9 +111,13 @@ class Resuming:
         self.run.enter(Phase.WHOLE if self.alone else Phase.HALF)
 
     def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """In passing. It may be broken off, and is made up for: its step has ended."""
+        """In passing. It may be broken off, and is made up for: its step has ended. What it draws (a DataLoader's seed)
+        changes no later step."""
         self._step_ended(owes=True)
+        assert self._ended is not None
+        before = self._ended.random
         found = super()._evaluate(*args, **kwargs)  # type: ignore[misc]
+        set_random_state(before)
         self.run.enter(Phase.BUSY)
         self._ended = None
         return found

@@ -242,6 +242,7 @@ class _Progress(TrainerCallback):
         self._session.enter(Phase.BUSY)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.eval_steps = args.eval_steps or state.eval_steps  # a resumed run's is as --eval-every was when it began
         self._session.reporter.begin(self._what, state.max_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
