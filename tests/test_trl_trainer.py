@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from prefcli.rl.optimizer import make_scheduler
 from prefcli.stages import reward, trl_trainer
 from prefcli.stages.inputs import refuse_nothing_left
 from prefcli.stages.resuming import Resuming
+from prefcli.stages.steps import Steps
 
 
 def test_one_process_trains_on_one_gpu_however_many_it_sees(tmp_path):
@@ -77,6 +79,31 @@ def test_a_resumed_run_measures_as_often_as_it_is_told_now():
         state = TrainerState(eval_steps=7, max_steps=9)
         trl_trainer._Progress(session, "sft", None).on_train_begin(SimpleNamespace(eval_steps=told), state, None)
         assert state.eval_steps == expected
+
+
+class Slow(Steps):
+    def __init__(self) -> None:
+        self.model, self.watchers = None, SimpleNamespace(observe=lambda *_: [])
+        self.accelerator = SimpleNamespace(reduce=lambda units, reduction: units)
+
+    def begin(self, model, parts):
+        time.sleep(0.05)
+
+
+def test_a_steps_time_has_what_it_is_prepared_with():
+    """As kto's z₀; what a resumed run measures between the two is not of the step."""
+    trainer, written = Slow(), []
+    session: Any = SimpleNamespace(
+        inputs=SimpleNamespace(config=DPOConfig()),
+        log=SimpleNamespace(write=lambda step, row: written.append(row)),
+        reporter=SimpleNamespace(advance=lambda *_: None),
+    )
+    progress = trl_trainer._Progress(session, "kto", trainer)
+    trainer.get_batch_samples(iter([{"examples": [{}]}]), 1, torch.device("cpu"))
+    time.sleep(0.2)
+    progress.on_step_begin(None, None, None)
+    progress.on_log(None, TrainerState(global_step=1), None, {"loss": 0.5})
+    assert 0.05 <= written[0]["time/step"] < 0.2
 
 
 class Draws:

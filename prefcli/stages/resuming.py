@@ -57,6 +57,7 @@ class Resuming:
     state: TrainerState
     _total_train_tokens: int
 
+    prepared = (0.0, 0.0)  # seconds that a step took before it began, and of these to gather weights
     _ended: Ended | None = None
     _due = _stops = False  # of the step that ends: whether its state is saved for its own sake, and to leave
 

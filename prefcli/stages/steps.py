@@ -7,6 +7,7 @@ A model that was not packed makes the same steps on padded rows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -19,7 +20,7 @@ from torch import Tensor
 from prefcli.models.dropout import train_without_dropout
 from prefcli.models.logps import TokenLogps, token_logps
 from prefcli.models.rows import Rows, pad_rows, parts
-from prefcli.models.sharding import in_step
+from prefcli.models.sharding import in_step, spent
 from prefcli.stages.resuming import Resuming
 from prefcli.statistics.pairs import right
 from prefcli.statistics.sums import Sums
@@ -95,7 +96,9 @@ class Steps(Resuming):
             return batches, None
         parts = [batch["examples"] for batch in batches]
         self._sums = Sums()
+        started, gathered = time.perf_counter(), spent["gathering"]
         self.begin(self.model, parts)
+        self.prepared = (time.perf_counter() - started, spent["gathering"] - gathered)
         units = torch.tensor(float(sum(map(self.units, parts))), device=device)
         return batches, self.accelerator.reduce(units, reduction="sum").clamp(min=1)
 

@@ -232,7 +232,8 @@ class _Progress(TrainerCallback):
         self._began = self._gathered = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._began, self._gathered = time.perf_counter(), sharding.spent["gathering"]
+        seconds, gathering = self._trainer.prepared
+        self._began, self._gathered = time.perf_counter() - seconds, sharding.spent["gathering"] - gathering
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Asks for a state, which is saved once the step is logged and its held-out rows are measured."""
