@@ -186,7 +186,7 @@ _DECIDING = {  # without these the result is another one
     "label-smoothing-factor": "--label-smoothing of dpo is about pairs; sft has none",
     "adam-beta1": "AdamW's β1 is 0.9",
     "adam-beta2": "AdamW's β2 is 0.999",
-    "adam-epsilon": "AdamW's ε is 1e-8",
+    "adam-epsilon": "AdamW's ε is 1e-8, in ppo 1e-5",
     "lr-scheduler-kwargs": "--lr-scheduler is linear, cosine or constant, to 0",
     "use-galore galore-* use-apollo apollo-* use-badam badam-* use-adam-mini use-muon optim-target-modules "
     "loraplus-* optim-config": _OPTIMISER,
