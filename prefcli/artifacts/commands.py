@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import Any
 
-from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.places import AT_VERSION
 from prefcli.config.base import option, rollback_step
 from prefcli.config.stages import STAGES
@@ -24,7 +24,9 @@ def named(parent: dict[str, Any]) -> str:
     ref, places = str(parent["ref"]), parent.get("places")
     match = AT_VERSION.fullmatch(ref)
     if places and match is not None and not match["step"]:
-        return os.path.dirname(places[-1])  # of model/, which is a directory of another digest
+        place, part = os.path.split(places[-1])
+        if part == "model" and NAME.fullmatch(match["name"]):  # else a plain directory that is called like a version
+            return place  # of model/, which is a directory of another digest
     return ref
 
 
