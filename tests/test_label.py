@@ -564,6 +564,11 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         ),
         (["--data", "a.jsonl", "--by", "{r}", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
         (["--data", "a.jsonl", "--by", "judge:tiny", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
+        (
+            ["--data", "a.jsonl", "--by", "judge:http://h/v1#m", "--tokenizer", "tiny", "--out", "made.jsonl"],
+            2,
+            "no reward here is one (a judge is sent its own question)",
+        ),
         (["--data", "a.jsonl", "--by", "judge:http://127.0.0.1:{port}/v1#m", "--out", "made.jsonl"], 7, "not answer"),
     ],
 )
