@@ -103,6 +103,9 @@ def test_a_parent_of_another_store_is_named_by_its_place(store, own_folder):
     assert (found.digest, found.shown) == (other.digest, "sft@v1") and resolve("sft@v1", store).digest != other.digest
     made.parents["model"] |= {"ref": "sft@v1:step2"}  # named by version and step: of this store
     assert "sft@v1:step2" in shlex.split(command(made))
+    for plain in ("models/llama@v1", "llama@v1"):  # a directory that is called like a version
+        made.parents["model"] |= {"ref": plain, "places": [f"../../../{plain}", f"/data/{plain}"]}
+        assert plain in shlex.split(command(made))
 
 
 def test_a_flag_that_was_turned_off_is_turned_off_again(read_again):

@@ -144,7 +144,7 @@ def test_an_artifact_of_another_store_is_not_taken_for_the_one_of_its_name(two, 
     """By its name the answers would be those of this store's dpo@v1."""
     shutil.copytree(two["dpo"].path, own_folder / name)
     for read in (lambda refs: read_routes(refs, store), lambda refs: frontier._points(refs, store, SILENT)):
-        with pytest.raises(ArtifactError, match="is dpo@v1 of another place") as refused:
+        with pytest.raises(ArtifactError, match="is dpo@v1 of another artifact store") as refused:
             read([str(own_folder / name), "ppo"])
         assert "--runs" in refused.value.hint
     (own_folder / "link").symlink_to(two["dpo"].path.resolve())

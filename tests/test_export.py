@@ -409,7 +409,7 @@ def test_another_programs_manifest_is_not_in_the_way_and_a_mounted_disk_is(tmp_p
     out.mkdir()
     assert out_folder(str(out), force=False, needed=[]) == out
     monkeypatch.setattr("os.path.ismount", lambda path: path == out)
-    with pytest.raises(UsageError, match="where a disk is mounted") as refused:
+    with pytest.raises(UsageError, match="is a mount point") as refused:
         out_folder(str(out), force=False, needed=[])
     assert str(out / "model") in refused.value.hint and out_folder(str(out / "model"), force=False, needed=[])
     for text in ('{"schema": 1}', '{"stage": "sft"}', "{"):

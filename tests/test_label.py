@@ -320,6 +320,19 @@ def test_what_looks_like_a_placeholder_in_an_answer_stays():
         ("A\nOn second thought, it is wrong.\nB", None), ("A. Wordy.\nB. Right.\nFinal answer: B", 0.0),
         ('{"verdict": "B"}', 0.0), ("**Verdict:** A", 1.0), ("\\boxed{B}", 0.0), ("A, because B rambles.", 1.0),
         ("Both are fine; A is slightly better, since B has no source.", None), ("Overall, B has the edge.", 0.0),
+        # What comes last goes against what came first.
+        ("A\nOn second thought, B is better.", None), ("A\n\nActually, the better answer is B.", None),
+        ("A because it seems right at first. But B is better.", None), ("B\n\nA is better than B.", None),
+        ("A\n\nA is better than B.", 1.0), ("A\nI prefer A to B.", 1.0),
+        ("### A\nIt is long and wrong.\n\n### B\nIt is right.\n\nB is better.", 0.0),
+        ("**A**\nlong\n\n**B**\nright\n\nOverall, B wins.", 0.0), ("**A**\nlong\n\n**B**\nwrong", None),
+        ("A is more helpful.", 1.0), ("Verdict: B is more accurate", 0.0), ("B is the more helpful one.", 0.0),
+        ("B is more verbose.", None), ("B is no more accurate.", None), ("A is more accurate than B.", 1.0),
+        ("A: it is better.", 1.0), ("A - more accurate", 1.0), ("A: it is wrong.", None), ("B: it's worse.", None),
+        ("The best response is B", 0.0), ("The preferred response is A.", 1.0), ("Preferred: B", 0.0),
+        ("Less preferred: B", None), ("Result: B", 0.0), ("Verdict - B", 0.0), ("Verdict - B\nA rambles.", 0.0),
+        ("The longer answer - B - has no source.", None), ("My preferred option is B.", 0.0),
+        ("My verdict is B with high confidence.", 0.0), ("My answer is B with fewer words.", None), ("A because", 1.0),
         ("The better answer is B.", 0.0), ("I would go with answer A.", 1.0), ("While not perfect, B wins.", 0.0),
     ],
 )  # fmt: skip
@@ -551,6 +564,11 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
         ),
         (["--data", "a.jsonl", "--by", "{r}", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
         (["--data", "a.jsonl", "--by", "judge:tiny", "--tokenizer", "tiny", "--out", "made.jsonl"], 2, "has no effect"),
+        (
+            ["--data", "a.jsonl", "--by", "judge:http://h/v1#m", "--tokenizer", "tiny", "--out", "made.jsonl"],
+            2,
+            "no reward here is one (a judge is sent its own question)",
+        ),
         (["--data", "a.jsonl", "--by", "judge:http://127.0.0.1:{port}/v1#m", "--out", "made.jsonl"], 7, "not answer"),
     ],
 )

@@ -65,7 +65,13 @@ ALONE = ("sweep dpo", "compare", "frontier a", "report a", "export a b", "chat a
 @pytest.mark.parametrize("words", ALONE)
 def test_several_processes_of_a_command_that_works_alone_are_refused(prefcli, words, name):
     result = prefcli(*words.split(), env={name: "2"})
-    assert (result.exit_code, result.stdout) == (2, "") and f"by {name}=2 this is one of several" in result.stderr
+    assert (result.exit_code, result.stdout) == (2, "") and f"{name}=2 says that 2 were started" in result.stderr
+
+
+def test_a_variable_that_is_empty_says_nothing_of_several_and_no_number_is_refused(prefcli):
+    env = {"WORLD_SIZE": "", SRUN: ""}
+    assert "single process" not in prefcli("report", "a", env=env).stderr
+    refused(prefcli, "ui", {"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number")
 
 
 def test_commands_that_only_look_do_not_care(prefcli):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -329,9 +330,14 @@ def test_what_a_command_changes_is_named_once(capsys):
 def test_a_batch_is_one_that_the_stage_can_share_out(capsys):
     """Over --shard's GPUs, in whole prompts of answers, two rows for kto: rounded up where nobody chose it."""
     assert "--batch-size 18" in method(capsys, "dpo", params="1B", gpu="H100", shard=3)["command"]
-    for stage, more in (("dpo", {"shard": 3, "batch_size": 16}), ("kto", {"batch_size": 1}), ("ppo", {"batch_size": 1}),
-                        ("ppo", {"batch_size": 6, "num_generations": 4})):  # fmt: skip
-        with pytest.raises(UsageError, match="share --batch-size .* evenly"):
+    for stage, more, needed in (
+        ("dpo", {"shard": 3, "batch_size": 16}, "a multiple of 3 (3 GPUs)"),
+        ("kto", {"batch_size": 1}, "at least 2 rows on each GPU"),
+        ("ppo", {"batch_size": 1}, "at least 2 answers per rollout"),
+        ("ppo", {"batch_size": 6, "num_generations": 4}, "a multiple of 4 (4 answers per prompt)"),
+        ("ppo", {"batch_size": 6, "num_generations": 4, "shard": 2}, "a multiple of 8 (2 GPUs × 4 answers per prompt)"),
+    ):
+        with pytest.raises(UsageError, match=f"--batch-size {more['batch_size']}: {stage} needs {re.escape(needed)}$"):
             run(MemoryConfig(params="1B", stage=stage, **more))
     run(MemoryConfig(params="1B", compare=True, batch_size=6, json=True))
     shown, told = capsys.readouterr()

@@ -49,6 +49,22 @@ def test_a_probes_length_ends_where_the_models_positions_do(tmp_path):
         assert shown in " ".join(mem_probe._words(MemoryConfig(model="x", stage=stage), short, tmp_path))
 
 
+@pytest.mark.parametrize(("template", "words", "tokens"), [(0, 1, 1), (30, 1, 1), (3, 1, 2), (7, 4, 1), (3, 5, 2)])
+def test_a_probes_prompt_is_as_long_as_it_can_be_and_made_in_a_few_tries(template, words, tokens):
+    """Whatever the tokens of a template, and of so many words."""
+    asked = []
+
+    def prompt_ids(text):
+        asked.append(text)
+        return [0] * (template + -(-len(text.split()) * tokens // words))
+
+    for most in (31, 32, 512, 4096):
+        asked.clear()
+        found = mem_probe._filling(7, most, SimpleNamespace(prompt_ids=prompt_ids))
+        taken = len(asked)
+        assert len(prompt_ids(found)) <= most < len(prompt_ids(found + " a")) and taken < 16
+
+
 def test_a_probe_runs_and_what_it_cannot_measure_is_refused(prefcli, monkeypatch, capsys):
     def at_once(command, **_):
         done = prefcli(*command[3:])
@@ -60,5 +76,5 @@ def test_a_probe_runs_and_what_it_cannot_measure_is_refused(prefcli, monkeypatch
     found = json.loads(capsys.readouterr().out)
     assert found["measured_peak_bytes"] > 0 and found["predicted_peak_bytes"] > 0
     for more in ({"gpu": "H100"}, {"shard": 2}):
-        with pytest.raises(UsageError, match="this machine's device, in one process"):
+        with pytest.raises(UsageError, match="on this machine, in one process"):
             run(MemoryConfig(**asked | more))

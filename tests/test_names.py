@@ -358,7 +358,10 @@ def test_a_file_is_refused_once_with_all_its_lines(prefcli, own_folder, jsonl):
 def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file):
     text = "logging_steps: 5\nplot_loss: true\noutput_dir: x\nlearning_rate: 1\n"
     said = from_file("sft", text)[1]
-    assert said.startswith("note: what --config theirs.yaml says and does not say:\n") and "logging_steps, plot_loss: every step" in said
+    assert (
+        said.startswith("note: what --config theirs.yaml says and does not say:\n")
+        and "logging_steps, plot_loss: every step" in said
+    )
     assert "--epochs 1.0 (TRL: 3), --warmup 0.05 (TRL: 0), --batch-size 16 (TRL: 8 per process)" in said
     assert "--seed 0 (TRL: 42)" in said and "--lr " not in said and "--lr-scheduler" not in said
     assert from_file("sft", text, "--quiet")[1] == ""
@@ -400,7 +403,11 @@ def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
         and "--lora-target all-linear (TRL: q_proj and" in said
     )
     said = from_file("dpo", "stage: dpo\nfinetuning_type: lora\n")[1]
-    assert "(LLaMA-Factory: 5e-05)" in said and "--max-length 1024 (LLaMA-Factory: 2048)" in said and "--lora-target" not in said
+    assert (
+        "(LLaMA-Factory: 5e-05)" in said
+        and "--max-length 1024 (LLaMA-Factory: 2048)" in said
+        and "--lora-target" not in said
+    )
     config, said = from_file("dpo", "lora_r: 16\nlearning_rate: 1\n")
     assert config.lora_rank == 0 and "lora_r: without use_peft: true all weights are trained" in said
     config, said = from_file("dpo", "lora_r: 16\n", "--lora-rank", "8")

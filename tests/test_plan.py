@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES
 from prefcli.data.row import Row
+from prefcli.errors import ArtifactError
 from prefcli.memory.estimate import estimate
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.states import adapter_parameters
@@ -150,6 +152,16 @@ def test_what_shares_a_base_with_the_policy_is_held_once(planned, make_artifact)
     assert (run_of(planned("dpo", dtype="bfloat16"), "cpu").dtype, run_of(planned("dpo"), "cuda").dtype) == (
         "bfloat16",
     ) * 2
+
+
+def test_a_run_without_a_value_model_does_not_ask_for_the_starts(planned, own_folder):
+    """An adapter beside the policy, whose base is gone."""
+    shutil.copytree(TINY, own_folder / "start" / "model")
+    (own_folder / "start" / "value").mkdir()
+    (own_folder / "start" / "value" / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone"}')
+    assert not run_of(planned("ppo", model="start/model", advantage="rloo"), "cpu").value_model
+    with pytest.raises(ArtifactError, match="gone"):
+        run_of(planned("ppo", model="start/model"), "cpu")
 
 
 def model(path, config, adapter=False):

@@ -267,6 +267,18 @@ def test_a_running_mean_is_the_mean_of_the_values_around_and_ends_are_tenths():
     assert ends(series) == (sum(values[:6]) / 6, sum(values[54:]) / 6)
 
 
+@pytest.mark.parametrize("count", [1, 7, 20, 41, 63, 200, 399])
+def test_a_huge_value_is_in_the_means_of_its_own_windows_alone(count):
+    values = [0.5] * count
+    values[count // 2] = 3e18
+    half = count // 20
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(count)]
+    assert charts.running_mean(Series("loss", [*range(count)], values)) == pytest.approx(
+        [math.fsum(window) / len(window) for window in windows], rel=1e-12
+    )
+    assert charts.running_mean(Series("loss", [*range(40)], [1e308] * 40)) == pytest.approx([1e308] * 40)
+
+
 def test_a_running_mean_reads_each_value_a_few_times_however_many_there_are():
     read = []
 

@@ -382,6 +382,9 @@ def test_an_update_that_float16_leaves_out_is_no_alarm():
     assert watched({"grad_norm": 1.0, "loss/policy_avg": math.inf}, ppo.accelerator.scaler).keys() == {
         "grad_norm", "loss/policy_avg",
     }  # fmt: skip
+    for scale, alarms in ((2.0, 0), (1.0, 1)):  # halved until it explains nothing
+        smaller = torch.amp.GradScaler("cpu", init_scale=scale)
+        assert len(Watchers(of_ppo(ppo.config)).observe(1, watched(metrics, smaller), answers)) == alarms
 
 
 def test_an_update_is_told_before_anything_moves_though_float16_leaves_it_out(monkeypatch):

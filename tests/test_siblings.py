@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import PAIR, artifact_in
 
+from prefcli.artifacts.commands import command, options
 from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.store import Store
 from prefcli.config.ppo import PPOConfig
@@ -160,6 +161,18 @@ def test_what_differs_in_one_hyperparameter_is_found_by_its_name_whatever_the_se
     assert refs(varied(one, store)["warmup"]) == [warm_from.ref]
     assert warm.ref not in refs(item for items in varied(one, store).values() for item in items)  # beta is another too
     assert set(varied(one, store)) == {"beta", "warmup"}
+
+
+def test_how_often_is_saved_is_another_run_where_one_may_go_back(made, store):
+    """As in the key; elsewhere it changes nothing."""
+    back = made("ppo", on_alarm="rollback", save_every=2)
+    often, again = (made("ppo", name, on_alarm="rollback", save_every=n, seed=1) for name, n in (("b", 1), ("c", 2)))
+    one, other = made("ppo", "d", save_every=2), made("ppo", "e", save_every=1, seed=1)
+    assert refs(siblings(back, store, "seed")) == [back.ref, again.ref]
+    assert refs(varied(back, store)["save_every"]) == [often.ref]
+    assert refs(siblings(one, store, "seed")) == [one.ref, other.ref]
+    assert "--save-every 2" in command(back.manifest) and "save_every" in options(back.manifest)
+    assert "--save-every" not in command(one.manifest) and "save_every" not in options(one.manifest)
 
 
 def test_a_damaged_neighbour_is_left_out(made, store):

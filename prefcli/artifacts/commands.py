@@ -7,9 +7,9 @@ import os
 import shlex
 from typing import Any
 
-from prefcli.artifacts.manifest import Manifest
+from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.places import AT_VERSION
-from prefcli.config.base import option
+from prefcli.config.base import option, rollback_step
 from prefcli.config.stages import STAGES
 from prefcli.config.training import OutputConfig
 
@@ -24,7 +24,9 @@ def named(parent: dict[str, Any]) -> str:
     ref, places = str(parent["ref"]), parent.get("places")
     match = AT_VERSION.fullmatch(ref)
     if places and match is not None and not match["step"]:
-        return os.path.dirname(places[-1])  # of model/, which is a directory of another digest
+        place, part = os.path.split(places[-1])
+        if part == "model" and NAME.fullmatch(match["name"]):  # else a plain directory that is called like a version
+            return place  # of model/, which is a directory of another digest
     return ref
 
 
@@ -48,10 +50,11 @@ def command(manifest: Manifest) -> str:
     given |= {"model": named(parents["model"]) if "model" in parents else None}
     rewards = [f"{name}={ref}" for name, ref in rewards_of(manifest).items()]
     given |= {"reward": rewards} if rewards else {}
+    left_out = _not_repeated(given)
     for field in dataclasses.fields(stage.config):
         value = given.get(field.name)
         default = [] if field.default is dataclasses.MISSING else field.default
-        if field.name in NOT_REPEATED or value is None or value == default:
+        if field.name in left_out or value is None or value == default:
             continue
         if isinstance(value, bool):
             words.append(option(field.name if value else f"no_{field.name}"))
@@ -75,8 +78,13 @@ def altered(manifest: Manifest, changes: dict[str, list[str]]) -> list[str]:
 
 def options(manifest: Manifest) -> dict[str, Any]:
     """The options that made an artifact, the defaults among them, without those of how a run is shown."""
+    left_out = _not_repeated(manifest.config)
     return {
         name: value
         for name, value in manifest.config.items()
-        if name not in NOT_REPEATED and value is not None and value != [] and value is not False
+        if name not in left_out and value is not None and value != [] and value is not False
     }
+
+
+def _not_repeated(config: dict[str, Any]) -> set[str]:
+    return NOT_REPEATED - rollback_step(config).keys()

@@ -40,8 +40,10 @@ def out_folder(text: str, *, force: bool, needed: Sequence[Path]) -> Path:
         raise UsageError(f"OUT {text} is a file", "name a new directory")
     if artifact := next((path for path in (out, *out.parents) if is_artifact(path)), None):
         raise UsageError(f"OUT {text}: {artifact} is an artifact, and stays as it was written", "choose another place")
-    if os.path.ismount(out):  # nothing can be renamed to it
-        raise UsageError(f"OUT {text} is where a disk is mounted", f"name a directory in it: {out / 'model'}")
+    if os.path.ismount(out):
+        raise UsageError(
+            f"OUT {text} is a mount point, which cannot be replaced", f"name a directory in it: {out / 'model'}"
+        )
     for path in map(Path.resolve, needed):
         if out == path or out in path.parents:
             raise UsageError(f"OUT {text} holds {path}, which is in use", "choose another place")

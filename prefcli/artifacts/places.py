@@ -57,7 +57,7 @@ def refuse_elsewhere(text: str, artifact: Artifact, store: Store) -> None:
     own = store.root / artifact.manifest.name / f"v{artifact.manifest.version}"
     if artifact.path.resolve() != own.resolve():
         raise ArtifactError(
-            f"{text} is {artifact.ref} of another place than {store.root}",
+            f"{text} is {artifact.ref} of another artifact store, not of {store.root}",
             "name artifacts of one store, and say which with --runs DIR",
         )
 

@@ -110,7 +110,7 @@ def remove(wanted: Iterable[Version], store: Store, *, dry_run: bool = False) ->
                 f"{version.ref}: {', '.join(left)} {'was' if len(left) == 1 else 'were'} made from it",
                 "remove them too, in the same command, or leave it",
             )
-    freed = sum(size(version.path) for version in going)
+    freed = sum(size(version.path) for version in going) if dry_run else 0
     with ExitStack() as held:
         for folder in sorted({version.path.parent for version in going}):
             held.enter_context(one_at_a_time(folder))
@@ -120,21 +120,24 @@ def remove(wanted: Iterable[Version], store: Store, *, dry_run: bool = False) ->
         while going and not dry_run:
             free = [version for version in going if not made_from.get(version.path, set()).intersection(going)]
             for version in free or going[:1]:  # a circle is in damaged manifests alone
-                _take_away(version)
+                freed += _take_away(version)
                 going.remove(version)
     return freed
 
 
-def _take_away(version: Version) -> None:
+def _take_away(version: Version) -> int:
+    """Returns the bytes that this frees; none where another process was faster."""
     folder = version.path.parent
     if version.complete and version.number > highest_ever(folder):  # a reference must not come to name another thing
         write_atomically(folder / HIGHEST, str(version.number))
     aside = folder / f".{version.path.name}.{uuid.uuid4().hex[:8]}.removed"
     try:
         os.rename(version.path, aside)
-    except FileNotFoundError:  # another process was faster
-        return
+    except FileNotFoundError:
+        return 0
+    freed = size(aside)
     delete(aside)
+    return freed
 
 
 def delete(path: Path) -> None:

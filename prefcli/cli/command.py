@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import re
 import os
+import re
 import sys
 import time
 import traceback

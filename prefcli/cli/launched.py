@@ -24,10 +24,7 @@ def refuse_odd_launch(command: str) -> None:
         return
     right = "accelerate launch -m prefcli … starts several (docs/scaling.md)"
     said = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    size = said.get("WORLD_SIZE", "1")
-    if not (size.isascii() and size.isdecimal() and int(size)):
-        raise UsageError(f"WORLD_SIZE must be a whole number of processes, not {size!r}", right)
-    several = int(size) > 1 or said.get("RANK", "0") != "0"
+    several = _number("WORLD_SIZE", said.get("WORLD_SIZE", "1"), right) > 1 or said.get("RANK", "0") != "0"
     if several and len(said) < len(VARIABLES):
         missing = [name for name in VARIABLES if name not in said]
         raise UsageError(
@@ -44,11 +41,17 @@ def refuse_odd_launch(command: str) -> None:
 
 def _refuse_several(command: str) -> None:
     for name in ("WORLD_SIZE", SRUN):
-        if os.environ.get(name, "1") != "1":
+        if (started := _number(name, os.environ.get(name) or "1", f"unset {name}")) > 1:
             raise UsageError(
-                f"{command} runs in a single process, and by {name}={os.environ[name]} this is one of several",
+                f"{command} runs in a single process, but {name}={started} says that {started} were started",
                 f"start it once; if it is the only one, unset {name}",
             )
+
+
+def _number(name: str, said: str, remedy: str) -> int:
+    if not (said.isascii() and said.isdecimal() and int(said)):
+        raise UsageError(f"{name} must be a whole number of processes, not {said!r}", remedy)
+    return int(said)
 
 
 def _in_words(said: dict[str, str]) -> str:

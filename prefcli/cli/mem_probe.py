@@ -38,7 +38,7 @@ def probe(config: MemoryConfig) -> None:
     if (config.plot, config.compare) != (None, False):
         raise UsageError("--probe measures one step", "leave out --plot and --compare")
     if config.gpu is not None or config.shard > 1:
-        raise UsageError("--probe measures this machine's device, in one process", "leave out --gpu and --shard")
+        raise UsageError("--probe runs on this machine, in one process", "leave out --gpu and --shard")
     reference = resolve(config.model, Store(config.runs))  # the step is made in another store
     config = replace(config, model=str(reference.path or config.model))
     with tempfile.TemporaryDirectory() as folder:
@@ -89,11 +89,22 @@ def _words(config: MemoryConfig, reference: Reference, folder: Path) -> list[str
 
 
 def _filling(number: int, tokens: int, encoder: Encoder) -> str:
-    """A prompt of so many tokens at most, each row's another."""
-    words = tokens
-    while words > 1 and len(encoder.prompt_ids(f"{number}" + " a" * (words - 1))) > tokens:
+    """A prompt of so many tokens, or of the most below that there can be, each row's another."""
+
+    def text(words: int) -> str:
+        return f"{number}" + " a" * (words - 1)
+
+    def length(words: int) -> int:
+        return len(encoder.prompt_ids(text(words)))
+
+    least, most, words = length(1), length(tokens), tokens
+    if most > least:  # about as many tokens for each word, beside those of the template
+        words = 1 + max(0, tokens - least) * (tokens - 1) // (most - least)
+        while length(words + 1) <= tokens:
+            words += 1
+    while words > 1 and length(words) > tokens:
         words -= 1
-    return f"{number}" + " a" * (words - 1)
+    return text(words)
 
 
 def _row(purpose: Purpose, prompt: str, number: int, most: int) -> dict[str, Any]:

@@ -118,8 +118,8 @@ def _in_seconds(rm: Any, ppo: Any, dpo: Any, seconds: float, reporter: Reporter)
             write_atomically(path, json.dumps(numbers))
     else:
         reporter.notice(
-            f"{seconds:g} s a route, as measured before ({path}): {rm_steps} steps of train-rm and {ppo_steps} of ppo, "
-            f"against {dpo_steps} of dpo"
+            f"{seconds:g} s for each route, with the steps measured earlier ({path}): {rm_steps} of train-rm and "
+            f"{ppo_steps} of ppo, against {dpo_steps} of dpo"
         )
     configs = [dataclasses.replace(config, max_steps=n) for config, n in zip((rm, ppo, dpo), numbers)]
     return configs[0], configs[1], configs[2]

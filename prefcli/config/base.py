@@ -86,6 +86,12 @@ def key_fields(config: Any) -> dict[str, Any]:
     return found
 
 
+def rollback_step(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`save_every` of a run's options where it is a cause of the result: it says to which rollout one goes back."""
+    given = values.get("save_every") if values.get("on_alarm") == "rollback" else None
+    return {"save_every": given} if given else {}
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 

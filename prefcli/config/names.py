@@ -35,7 +35,8 @@ class Named:
 
 BOOLEAN = ("true", "false")
 ON: dict[str, dict[str, str]] = {"true": {}, "false": {}}
-STAGES = {"pt": "sft", "sft": "sft", "rm": "train-rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}  # LLaMA-Factory's → the command
+# LLaMA-Factory's → the command
+STAGES = {"pt": "sft", "sft": "sft", "rm": "train-rm", "ppo": "ppo", "dpo": "dpo", "kto": "kto"}
 
 _RENAMED = {
     "base-model": "model",

@@ -178,7 +178,7 @@ class PPOConfig(RolesConfig, RewardsConfig, OutputConfig, OptimizerConfig, Polic
             )
         if self.kl_target is not None and self.kl_coef == 0:
             raise UsageError(
-                "--kl-target multiplies --kl-coef, and 0 stays 0 whatever the KL",
+                "--kl-target adapts --kl-coef by multiplying it, so 0 would stay 0",
                 "give --kl-coef above 0 to start from, or leave --kl-target out",
             )
         if group and self.whiten_rewards:

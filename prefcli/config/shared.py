@@ -46,7 +46,7 @@ Label = Annotated[
 Template = Annotated[
     str | None,
     Opt(
-        "Model whose chat template formats what is sent to a service. Default: none, `role: text` paragraphs.",
+        "Model whose chat template formats what is sent to a reward service. Default: none, `role: text` paragraphs.",
         metavar="REF",
     ),
 ]

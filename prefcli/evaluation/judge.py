@@ -58,15 +58,18 @@ _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)  # also those th
 _MARKUP = re.compile(r"[*_`#]|\\boxed")
 _NAME = r"(?i:(?:answer|response|option|assistant)\s+)?"
 _LABEL = (
-    r"\b(?i:answer|verdict|choice|winner|decision|conclusion|better(?:\s+(?:answer|response|one))?)"
-    r"\W*?(?:[:=]|\b(?i:is)\b)\W*"
+    r"\b(?i:answer|verdict|choice|winner|decision|conclusion|result|preference"
+    r"|(?:better|best|preferred)(?:\s+(?:answer|response|one|option|choice))?)"
 )
+_IS = r"[^\w:=]*(?:[:=]|\b(?i:is)\b)\W*"
+_LABELLED = rf"(?:(?i:(?:my|the|final)\s+)*{_LABEL}(?:{_IS}|\s*[-–—]\W*))?"
 # A last line that is a verdict and nothing else: "B", "Final answer: B", "Answer B".
-_BARE = re.compile(rf"(?:(?i:(?:my|the|final)\s+)*{_LABEL})?{_NAME}(?i:a\s+(?=tie))?((?i:[AB]|tie))")
-# A verdict that a reply opens with, its reason behind it; not where the other letter opens a part like it: a list.
+_BARE = re.compile(rf"{_LABELLED}{_NAME}(?i:a\s+(?=tie))?((?i:[AB]|tie))")
+# A verdict that a reply opens with, its reason behind it; not where the other letter opens a part like it: a list, or
+# headings.
 _OPENING = re.compile(
-    rf"\W*(?:(?i:(?:my|the|final)\s+)*{_LABEL})?([AB])[\])\"'}}]*"
-    r"(?:[.!]?[ \t]*\n(?!(?s:.*)^\W*(?!\1)[AB][.:)][ \t]+\S)|[.!]\s(?!(?s:.*)\b(?!\1)[AB][.:)]\s)"
+    rf"\W*{_LABELLED}([AB])[\])\"'}}]*"
+    r"(?:[.!]?[ \t]*\n(?!(?s:.*)^\W*(?!\1)[AB](?:[.:)][ \t]+\S|[.:)]?[ \t]*\n))|[.!]\s(?!(?s:.*)\b(?!\1)[AB][.:)]\s)"
     r"|,?\s+(?:because|since)\b)",
     re.MULTILINE,
 )
@@ -80,12 +83,18 @@ _AGAINST = re.compile(
     r"|wrong|incorrect|false|fail\w*|reject\w*|los\w+)\b|n['’]t\b)"
 )
 _FILLER = r"(?:\w+ly|by\s+far|far|much|an?|bit|little|the|to\s+be|still|overall|clear)\s+"
+# What is good in any answer: "more detailed" or "more concise" may be said against it.
+_MERIT = (
+    r"more\s+(?:helpful|useful|accurate|correct|truthful|honest|relevant|informative|complete|thorough|reliable|safe)"
+)
 _FOR = {
     letter: re.compile(
-        rf"\b{letter}\s+(?i:wins\b|has\s+(?:the|an?)\s+(?:\w+\s+)?edge\b|(?:is|was|seems|looks)\s+(?:{_FILLER})*"
-        r"(?:better|best|preferred|preferable|superior|stronger|winner)\b)"
+        rf"\b{letter}\s+(?i:wins\b|has\s+(?:the|an?)\s+(?:\w+\s+)?edge\b)"
+        rf"|\b{letter}(?i:\s+(?:is|was|seems|looks)\s+|\s*[:–—-]\s+(?:it\s+is\s+|it['’]s\s+)?)(?i:(?:{_FILLER})*"
+        rf"(?:better|best|preferred|preferable|superior|stronger|winner|{_MERIT})\b)"
         rf"|\b(?i:prefer|choose|chose|pick|favou?r|go\s+with|(?:win|edge|preference)(?:\s+(?:goes|is))?\s+(?:to|for))"
-        rf"\s+{_NAME}{letter}\b|{_LABEL}{_NAME}{letter}\b(?!['’]|\s+(?!because\b|since\b)\w)"
+        rf"\s+{_NAME}{letter}\b"
+        rf"|{_LABEL}{_IS}{_NAME}{letter}\b(?!['’]|\s+(?!because\b|since\b|with\s+(?:\w+\s+)?confidence\b)\w)"
     )
     for letter in "AB"
 }
@@ -165,12 +174,17 @@ def read_template(path: str | None) -> str:
 def parse_verdict(reply: str) -> Verdict:
     """A, B or tie, from a reply that should be one letter: what it opens with or its last line, if that is a verdict
     alone; else the only letter that the reply, or its last line, names, where it is said to be the better one. None
-    where there is no such letter, or where first and last line differ: a letter may be named for what is wrong."""
+    where there is no such letter, or where first and last line differ: a letter may be named for what is wrong. What a
+    reply opens with does not count either where its last line says that the other one is better."""
     text = _MARKUP.sub("", _THOUGHTS.sub("", reply)).strip()
     if (alone := text.strip(_AROUND + ":").lower()) in _MEANS:
         return _MEANS[alone]
     last = text.splitlines()[-1] if text else ""
-    ends = {found[1].lower() for found in (_OPENING.match(text), _BARE.fullmatch(last.strip(_AROUND))) if found}
+    opening = _OPENING.match(text)
+    ends = {found[1].lower() for found in (opening, _BARE.fullmatch(last.strip(_AROUND))) if found}
+    if opening is not None:
+        behind = _THAN.sub(r"\1", text[opening.end() :].rpartition("\n")[2])
+        ends |= {letter.lower() for letter in "AB" if _is_for(letter, behind)}
     if ends:
         return _MEANS[ends.pop()] if len(ends) == 1 else None
     for part in (text, last):

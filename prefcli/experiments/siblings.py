@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.manifest import NAME, Manifest
 from prefcli.artifacts.store import Artifact, Store
-from prefcli.config.base import INCIDENTAL, WHETHER, default_of
+from prefcli.config.base import INCIDENTAL, WHETHER, default_of, rollback_step
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError
 from prefcli.files import digest_json
@@ -79,6 +79,8 @@ def causal_options(manifest: Manifest) -> dict[str, Any]:
         if INCIDENTAL not in marks:
             value = manifest.config.get(field.name, default_of(field))
             found[field.name] = value is not None if WHETHER in marks else value
+    if "on_alarm" in found:
+        found["save_every"] = rollback_step(manifest.config).get("save_every")
     return found
 
 

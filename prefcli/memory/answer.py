@@ -86,9 +86,10 @@ def _method(
     stage = BY_COMMAND[command]
     options = options_of(config, stage, more)
     asked = options.get("batch_size", stage.config().batch_size)
-    if (rows := _shared_evenly(asked, stage, options, config.shard)) != asked:
+    rows, needed = _shared_evenly(asked, stage, options, config.shard)
+    if rows != asked:
         if config.batch_size and not config.compare:
-            raise UsageError(f"{command} cannot share --batch-size {asked} evenly", f"use --batch-size {rows}")
+            raise UsageError(f"--batch-size {asked}: {command} needs {needed}", f"use --batch-size {rows}")
         reporter.notice(f"{name}: --batch-size {asked} is rounded up to {rows}")
         options["batch_size"] = rows
     fixed: dict[str, Any] = {"batch_size": rows // config.shard}
@@ -109,12 +110,20 @@ def _method(
     return Method(name, run, where, config.model, options)
 
 
-def _shared_evenly(rows: int, stage: Stage, options: Mapping[str, Any], gpus: int) -> int:
-    """The next --batch-size that the stage takes: whole prompts of answers, on each GPU as many, kto's two at least."""
+def _shared_evenly(rows: int, stage: Stage, options: Mapping[str, Any], gpus: int) -> tuple[int, str]:
+    """The next --batch-size that the stage takes, and what it asks of one: whole prompts of answers, on each GPU as
+    many, kto's two at least."""
     several = SEVERAL if options.get("advantage") in ("rloo", "grpo") else 1
-    unit = gpus * ((options.get("num_generations") or several) if stage.samples else 1)
-    least = {"kto": 2 * gpus, "ppo": 2}.get(stage.command, 1)
-    return unit * -(-max(rows, least) // unit)
+    answers = (options.get("num_generations") or several) if stage.samples else 1
+    unit = gpus * answers
+    least, needed = {
+        "kto": (2 * gpus, "at least 2 rows on each GPU"),
+        "ppo": (2, "at least 2 answers per rollout"),
+    }.get(stage.command, (1, ""))
+    if rows >= least:
+        parts = [f"{gpus} GPUs"] * (gpus > 1) + [f"{answers} answers per prompt"] * (answers > 1)
+        needed = f"a multiple of {unit} ({' × '.join(parts)})"
+    return unit * -(-max(rows, least) // unit), needed
 
 
 def options_of(config: MemoryConfig, stage: Stage, more: Mapping[str, Any] | None = None) -> dict[str, Any]:

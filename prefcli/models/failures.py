@@ -40,7 +40,7 @@ def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
     if in_4bit and reference.kind == "gguf":
         raise UsageError(
             f"--load-in-4bit does not read a GGUF file, and {reference.shown} is one",
-            "write a plain model and start from that: prefcli export",
+            f"convert it first: prefcli export {reference.text} DIR, then --model DIR",
         )
     looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense, _encoder, _without_padding]
     looks += [] if in_4bit else [_of_4_bits]

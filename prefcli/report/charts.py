@@ -68,11 +68,26 @@ def smoothed(panel: Panel, series: Series) -> bool:
 
 
 def running_mean(series: Series) -> list[float]:
-    """Mean over a centred window of a tenth of the points, shorter at the ends."""
+    """Mean over a centred window of a tenth of the points, shorter at the ends.
+
+    A window lies in two blocks of its width: its sum is that from its start to the end of the first, and that from the
+    start of the second to its end. No large value is taken off again, with what it had rounded away.
+    """
     half, count = len(series.values) // 20, len(series.values)
-    sums = list(accumulate(series.values, initial=0.0))
-    windows = ((max(0, i - half), min(count, i + half + 1)) for i in range(count))
-    return [(sums[end] - sums[start]) / (end - start) for start, end in windows]
+    width = 2 * half + 1
+    shares = [value / width for value in series.values]  # no sum is beyond the largest float
+    blocks = [shares[start : start + width] for start in range(0, count, width)]
+    until = [total for block in blocks for total in accumulate(block)]
+    since = [total for block in blocks for total in reversed([*accumulate(reversed(block))])]
+    means = []
+    for place in range(count):
+        start, last = max(0, place - half), min(count - 1, place + half)
+        if start // width != last // width:
+            total = since[start] + until[last]
+        else:  # at an end of the points
+            total = until[last] if start % width == 0 else since[start]
+        means.append(total * (width / (last - start + 1)))
+    return means
 
 
 def dots(rows: Sequence[Dot], about: About, format: Callable[[float], str] = number) -> Markup:

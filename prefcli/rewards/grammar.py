@@ -176,7 +176,9 @@ def sent_template(given: str | None, specs: list[RewardSpec], store: Store) -> R
     """
     if given is not None and not any(spec.url for spec in specs):
         raise UsageError(
-            "--tokenizer has no effect: it formats what is sent to a service, and none is asked", "leave it out"
+            "--tokenizer has no effect: it formats what is sent to a reward service, and no reward here is one (a "
+            "judge is sent its own question)",
+            "leave it out",
         )
     return resolve(given, store) if given else None
 

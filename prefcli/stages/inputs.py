@@ -16,7 +16,7 @@ from prefcli.artifacts.hub import at_hand
 from prefcli.artifacts.places import own_store, places_of
 from prefcli.artifacts.references import Reference, default_model, resolve
 from prefcli.artifacts.store import Artifact, Store, check_name
-from prefcli.config.base import key_fields, option
+from prefcli.config.base import as_dict, key_fields, option, rollback_step
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.kto import KTOConfig
 from prefcli.config.orpo import ORPOConfig
@@ -214,9 +214,7 @@ def _key(inputs: Inputs) -> str:
     """Digest of all causes of the result: the same run has the same key."""
     parents = {role: reference.digest for role, reference in inputs.references.items()}
     parents |= {f"{REWARD}{spec.name}": spec.digest for spec in inputs.rewards}
-    config = key_fields(inputs.config)
-    if config.get("on_alarm") == "rollback" and inputs.config.save_every:  # it says to which step one goes back
-        config["save_every"] = inputs.config.save_every
+    config = key_fields(inputs.config) | rollback_step(as_dict(inputs.config))
     causes: dict[str, Any] = {
         "stage": inputs.stage.name,
         "config": config,

@@ -203,7 +203,7 @@ def _bases(inputs: Inputs) -> dict[str, Any]:
     sizes = (known.scorer_parameters if (known := architecture_of(one)) else None for one in apart)
     found["reward_parameters"] = sum(size or inputs.architecture.scorer_parameters for size in sizes) or None
     reference = _place(inputs.references["reference"]) != _place(inputs.model)
-    own = {"reference": reference, "value": _value_apart(inputs, rewards)}
+    own = {"reference": reference, "value": config.advantage == "gae" and _value_apart(inputs, rewards)}
     return found | {"own_base": frozenset(role for role, apart in own.items() if apart)}
 
 

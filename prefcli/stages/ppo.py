@@ -181,8 +181,8 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 def watched(metrics: dict[str, float], scaler: Any) -> dict[str, float]:
     """What the watchers see. With a loss `scaler` (float16) an infinite gradient norm means nothing: such an update is
-    left out, and the scale is found so."""
-    if scaler is None:
+    left out, and the scale is found so, by halves. One at a scale of 1 or less is no matter of the scale."""
+    if scaler is None or scaler.get_scale() <= 1:
         return metrics
     return {n: value for n, value in metrics.items() if math.isfinite(value) or not n.startswith("grad_norm")}
 
