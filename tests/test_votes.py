@@ -299,6 +299,8 @@ def test_what_people_call_bad_is_no_demonstration_and_a_class_is_named(jsonl, ba
 
 
 def test_a_0_between_1_and_minus_1_is_neither(jsonl):
+    pairs = read(jsonl, *(PAIR | {"label": label} for label in (0, 1, -1)), purpose="pairs")
+    assert all(isinstance(row, Row) for row in pairs)  # whatever that label is of
     rows = read(
         jsonl, *({"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)), purpose="labelled"
     )

@@ -184,6 +184,18 @@ class Scan:
         return self.purpose == "labelled" and self.recognised.form.gives == "pairs"
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether some of its rows may be left out that are not bad: ties, and demonstrations that are labelled bad.
+        The columns of the first rows tell."""
+        if self.purpose == "prompts":
+            return False
+        form, rows = self.recognised.form, (renamed(raw, self.names) for raw in _first_rows(self.records))
+        columns = {name for row in rows for name in row}
+        if form.gives == "pairs" and (form.lists or form.unclear or any(set(both) <= columns for both in SCORES)):
+            return True
+        return self.signed or (self.purpose == "demos" and not columns.isdisjoint(("label", "kto_tag")))
+
+    @property
     def hint(self) -> str:
         form = self.recognised.form
         example = json.dumps(form.examples[0], ensure_ascii=False)
@@ -247,7 +259,7 @@ def scan(
             f"--map unused={votes[0]} ignores it",
         )
     every = pairs_of == "all" and recognised.purpose == "pairs"
-    labelled = any("label" in row or "kto_tag" in row for row in rows)
+    labelled = form.gives != "pairs" and any("label" in row or "kto_tag" in row for row in rows)
     signed = labelled and any(_label_in(renamed(raw, wanted)) in MINUS for raw in _deciding(records))
     if form.grouped:
         records, wanted = GroupedRecords(records, wanted), {}
