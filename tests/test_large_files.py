@@ -79,7 +79,7 @@ def test_the_rows_are_those_of_a_small_file(own_folder, large, purpose):
         ("demos", DEMO, "label", [True, True, False], "6 rows labelled false"),
     ],
 )
-def test_ties_and_what_is_labelled_false_give_their_place_to_none(own_folder, large, purpose, row, column, values, said):
+def test_ties_and_what_is_labelled_false_take_no_place(own_folder, large, purpose, row, column, values, said):
     used = [values[i] for i in (0, 1, 2, 2, 2, 2, 0, 2, 2)]
     write(own_folder / "a.jsonl", lines(*(row | {"prompt": f"q{i}", column: one} for i, one in enumerate(used))))
     eager = read_dataset(["a.jsonl"], purpose, lazily=True)

@@ -19,6 +19,7 @@ from prefcli.errors import DataError, UsageError
 from prefcli.progress import Reporter
 
 AS_CHAT = "--as-chat makes each a user's message"
+AS_CHAT_TURNS = "--as-chat makes messages of their turns, \\n\\nHuman: and \\n\\nAssistant:"
 SHOWN = 3  # bad rows of a file that are named
 
 
@@ -124,7 +125,7 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
         all_of_it = most is None or found.leaves_out
         before, rows, first = len(positions), range(len(found))[: None if all_of_it else most], None
         problems: list[str] = []
-        bad = ties = unlike = 0
+        bad, ties, unlike, plain = 0, 0, 0, ""
         for own in rows:
             position, made = source.made(at, own)
             if isinstance(made, Tie):
@@ -137,7 +138,7 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
                 continue
             unlike += not made
             for place, row in enumerate(made, position):
-                first = first or row
+                first, plain = first or row, plain or (row.prompt if isinstance(row.prompt, str) else "")
                 positions.append(place)
                 look(row)
         if problems and not (source.skip_bad and bad + ties < len(rows)):
@@ -156,9 +157,9 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
         if not all_of_it:  # what does not fit is told when it is met
             del positions[before:]
             positions.extend(range(source.starts[at], source.starts[at + 1]))
-        plain = first is not None and isinstance(first.prompt, str) and found.format != "text"
         if plain and not (source.every and found.purpose == "demos"):
-            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied; {AS_CHAT}")
+            as_chat = AS_CHAT_TURNS if plain.startswith("\n\nHuman:") else AS_CHAT
+            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied; {as_chat}")
         sources.append(source_of(found, len(positions) - before))
     return Dataset(Rows(source, positions), sources, notes)
 
