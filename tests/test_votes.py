@@ -224,6 +224,7 @@ def test_ties_are_left_out_everywhere_and_all_of_them_are_nothing_to_learn(jsonl
         ({"generations": ["a", "b"], "ratings": [2, 1]}, "pairs", None),
         ({"completions": [{"response": "a", "score": 2}, {"response": "b", "score": 1}]}, "pairs", None),
         ({"context": "of the barn"}, "prompts", "context"),
+        ({"system_prompt": "Be brief."}, "prompts", "system_prompt"),
         ({"output_1": "a", "output_2": "b", "preference": 1, "context": "of the barn"}, "pairs", "context"),
     ],
 )

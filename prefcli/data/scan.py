@@ -106,10 +106,10 @@ class Scan:
             )  # bad ones are left out
             if words_of(name) & looks and value not in (None, "", [], {}) and not read:
                 found.append(name)
-        parts = [name for name in PROMPTS if first and first.prompt and name in first.columns and name not in found]
+        parts = [name for name in (*PROMPTS, "system_prompt") if first and first.prompt and name in first.columns]
         parts = [] if self.recognised.note else parts  # which says that there is another question
         rows = [row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)] if parts else []
-        return found + [name for name in parts if any(more_in(row, name) for row in rows)]
+        return found + [name for name in parts if name not in found and any(more_in(row, name) for row in rows)]
 
     def __len__(self) -> int:
         return len(self.records)
