@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from conftest import PAIR, write
 
+from prefcli.data import records
+from prefcli.data.checks.rows import odd
 from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Row, text_of
+from prefcli.data.weighting import set_apart
+from prefcli.data.writing import write_rows
 from prefcli.errors import DataError
 
 
@@ -238,6 +244,39 @@ def test_parquet_holds_dialogues(read):
     assert list(found.rows) == [Row(TALK, chosen=GOOD, rejected=BAD, columns={"score": 1.5})]
 
 
+def test_cells_without_a_name_are_passed_over_and_a_tsv_needs_no_tab(own_folder):
+    write(own_folder / "a.csv", "prompt,chosen,rejected,,\nq,a,b,,\n")
+    (row,) = read_dataset(["a.csv"], "pairs").rows
+    assert (row.prompt, row.chosen, row.rejected, row.columns) == ("q", "a", "b", {})
+    write(own_folder / "a.tsv", "prompt\nq, and more\n")
+    assert [row.prompt for row in read_dataset(["a.tsv"], "prompts").rows] == ["q, and more"]
+
+
+@pytest.mark.parametrize("number", [10**400, "1e400"])
+def test_numbers_that_no_float_holds_are_named(jsonl, number):
+    data = read_dataset([str(jsonl("a.jsonl", PAIR | {"margin": number}))], "pairs")
+    assert list(odd(data.rows[0])) == []
+    with pytest.raises(DataError, match="--margin-column margin is"):
+        set_apart(data, "margin")
+    with pytest.raises(DataError, match="do not fit a table"):
+        write_rows(Path("a.parquet"), lambda: [{"x": 1}, {"x": 2**64}])
+
+
+def test_a_full_disk_is_no_broken_table(own_folder, monkeypatch):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([PAIR] * 3), own_folder / "a.parquet")
+    monkeypatch.setattr(records, "LARGE", 1)
+    monkeypatch.setattr("tempfile.mkstemp", raising(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        read_dataset(["a.parquet"], "pairs")
+
+
+def raising(error):
+    def raise_it(*_, **__):
+        raise error
+
+    return raise_it
+
+
 def test_a_csv_field_may_be_long(read):
     long = "word " * 40_000  # 200,000 characters; Python's own limit is 131,072
     assert read("demos", file="a.csv", content=f"prompt,completion\nq,{long}\n").rows[0].completion == long
@@ -282,6 +321,7 @@ def test_a_csv_field_may_be_long(read):
         ("a.csv", 'prompt,chosen,rejected\n"q\n2",a,b\n"q,a,b\n', ["a.csv, line 4"]),
         ("a.csv", 'prompt,chosen,rejected\nq,a,b\nq,a,"b\n', ["a.csv, line 3"]),
         ("a.csv", "prompt,chosen,chosen\nq,a,b\n", ["line 1: the column 'chosen' occurs twice"]),
+        ("a.csv", "prompt,chosen,rejected,,\nq,a,b,,\nq,a,c,d,\n", ["line 3: a cell is filled"]),
         ("a.csv", "q;a;b\n1;2;3\n", ["line 2: expected columns", "found: a, b, q"]),
         ("a.csv", "prompt;chosen;rejected\nq;a;b\nq,a,b\n", ["line 3: 1 columns, and the header has 3"]),
         ("a.jsonl", '{"prompt": "q", "chosen": "a", "chosen": "b"}\n', ["line 1: the key 'chosen' occurs twice"]),
@@ -412,7 +452,7 @@ def test_an_hh_dialogue_that_does_not_fit(read, rejected, part):
 
 
 def test_plain_sides_without_a_prompt_are_refused(read):
-    assert "there is no 'prompt' column" in refused(read, "pairs", {"chosen": "a", "rejected": "b"})
+    assert "expected columns prompt, chosen and rejected" in refused(read, "pairs", {"chosen": "a", "rejected": "b"})
 
 
 def test_three_rows_are_described_and_the_others_counted(read):

@@ -175,7 +175,7 @@ def test_the_best_completion_is_held_against_the_worst_by_the_finer_score():
         (row(("a", {fine: 2}), ("b", {fine: "nan"})), "1 answers with a score"),
         (row(("a", {fine: 2}), ("a", {fine: 1})), "are the same"),
         (row(("a", {fine: 2}), ("b", {overall: 8})), "scales cannot be compared"),
-        (row(("", {fine: 2}), ("a", {fine: 1})), "'response' is empty"),
+        (row(("", {fine: 2}), ("a", {fine: 1})), "1 answers with a score"),
     ):
         assert part in str(read_one(bad))
 
@@ -260,6 +260,65 @@ def test_pictures_and_sound_are_refused_with_a_sentence(own_folder, prefcli, row
     assert "images, audio and video are not read, a model is trained on text alone" in refused.stderr
 
 
+def test_an_answer_that_is_marked_is_none_to_learn_in_sharegpt_too(own_folder):
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "weight": 0}]
+    write(own_folder / "a.jsonl", lines({"conversations": turns}))
+    with pytest.raises(DataError, match="is marked as not to be trained"):
+        read_dataset(["a.jsonl"], "demos")
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_dialogues_that_await_an_answer_are_prompts_whether_others_are_answered_or_not(own_folder, column):
+    open_row, answered = {column: [user("q")], "constraint": "x"}, {column: [user("q"), assistant("a")]}
+    write(own_folder / "a.jsonl", lines(open_row, answered))
+    assert [row.prompt for row in read_dataset(["a.jsonl"], "prompts").rows] == [[user("q")]] * 2
+    assert [row.prompt for row in read_dataset(["a.jsonl"], "demos", skip_bad=True).rows] == [[user("q")]]
+    assert scan("a.jsonl").purpose == "demos"
+    write(own_folder / "a.jsonl", lines(open_row))
+    assert scan("a.jsonl").purpose == "prompts"
+    with pytest.raises(DataError) as refused:
+        read_dataset(["a.jsonl"], "demos")
+    assert "end before the answer are prompts" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]},
+        {"messages": [user("q"), assistant("a")]},
+    ],
+)
+def test_messages_that_are_written_as_text_are_messages(own_folder, row):
+    written = {name: json.dumps(value) for name, value in row.items()}
+    assert read_one(written) == read_one(row)
+    printed = {"prompt": "q"} | {name: str(value) for name, value in row.items()}
+    assert "as Python prints them: save the rows as .jsonl" in str(read_one(printed, "demos"))
+    assert read_one({"prompt": "q", "completion": '[{"role": "admin", "content": "x"}]'}).completion[0] == "["
+
+
+def test_what_stands_beside_a_message_is_neither_a_call_nor_another_turn(own_folder):
+    said = [user("q") | {"id": 1}, assistant("a") | {"tokens": 3}], [user("q") | {"id": 2}, assistant("b")]
+    row = read_one(dict(zip(("chosen", "rejected"), said)))
+    assert [turn["content"] for turn in row.prompt] == ["q"] and (row.chosen, row.rejected) == ("a", "b")
+    assert read_one(PAIR | {"chosen": said[0][1:], "rejected": "b"}).chosen == "a"
+
+
+def test_a_null_in_a_call_is_left_out_of_a_table_alone(own_folder):
+    """Where it may be there only since another row has that key."""
+    calls = [{"function": {"name": "find", "arguments": {"of": None, "at": [{"x": None}]}}}]
+    row = {"messages": [user("q"), {"role": "assistant", "content": "", "tool_calls": calls}], "other": [{"x": None}]}
+    assert read_one(row).completion.message["tool_calls"] == calls
+    pyarrow.parquet.write_table(tabled([row]), own_folder / "a.parquet")
+    ((_, found),) = scan("a.parquet")
+    expected = {"function": {"name": "find", "arguments": {"at": [{}]}}}
+    assert found.completion.message["tool_calls"] == [expected] and found.columns["other"] == [{"x": None}]
+
+
+def test_an_answer_that_was_left_empty_is_none_of_the_list():
+    answers = [{"response": " ", "score": 9}, {"response": "a", "score": 2}, {"response": "b", "score": 1}]
+    assert read_one({"instruction": "q", "completions": answers}).chosen == "a"
+
+
 def test_a_system_column_is_the_first_message_or_is_said_not_to_be_read(own_folder):
     system = {"role": "system", "content": "Be kind."}
     row = {"messages": [user("q"), assistant("a")], "system": "Be kind."}
@@ -333,6 +392,18 @@ def test_a_table_of_lists_is_a_list_of_messages(own_folder):
         ({"prompt": "q", "response": "a", "rating": 4}, "pairs", "rename columns with --map"),
         ({"instruction": "q", "chosen": "a"}, "pairs", "nearest format is Alpaca pairs, but rejected is missing"),
         ({"x": 1}, "pairs", "rename columns with --map"),
+        ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, "pairs", "--map prompt=question; "),
+        (
+            {"instruction": "q", "context": "c", "response": "a"},
+            "demos",
+            "--map input=context --map output=response; ",
+        ),
+        (
+            {"prompt": "q", "answer_1": "a", "answer_2": "b", "rating_answer_1": 5, "rating_answer_2": 2},
+            "pairs",
+            ": --map a=answer_1 --map b=answer_2 --map score_a=rating_answer_1 --map score_b=rating_answer_2; ",
+        ),
+        ({"prompt": "q", "cand1": "a", "cand2": "b", "rating": 5}, "pairs", "--map winner=COLUMN; "),
     ],
 )
 def test_the_nearest_form_is_named_where_none_fits(own_folder, row, purpose, hint):
@@ -412,6 +483,9 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(saved, prefcli
         ("data/raw-00000-of-00001.parquet", "raw"),
         ("test/part-00000-of-00002.parquet", "test"),
         ("my-validation-set/rows.jsonl", "validation"),
+        ("train-2.jsonl", "train"),
+        ("train2.csv", "train"),
+        ("train_extra.jsonl", "train_extra"),
     ],
 )
 def test_a_file_of_a_folder_belongs_to_the_split_in_its_name(path, split):
@@ -431,6 +505,23 @@ def test_a_downloaded_repository_is_read_like_a_saved_data_set(own_folder):
     write(folder / "data" / "train-00009-of-00003.parquet", "broken")
     with pytest.raises(DataError, match="train-00009-of-00003.parquet is not a readable parquet file"):
         read_dataset([str(folder)], "pairs")
+
+
+def test_files_that_a_folder_is_not_read_with_are_named(own_folder):
+    for name in ("train.jsonl", "train-2.jsonl", "train_extra.jsonl", "test.jsonl"):
+        write(own_folder / "folder" / name, lines(PAIR))
+    data = read_dataset(["folder"], "pairs")
+    assert len(data.rows) == 2 and any("train_extra.jsonl (--split train_extra)" in note for note in data.notes)
+    assert len(read_dataset(["folder"], "pairs", split="train_extra").rows) == 1
+
+
+def test_a_folder_holds_files_of_one_format(own_folder):
+    write(own_folder / "folder" / "a.jsonl", lines(PAIR))
+    write(own_folder / "folder" / "b.jsonl", "broken\n" + lines({"transcript": "x"}))
+    with pytest.raises(DataError, match="as folder/a.jsonl is, and folder/b.jsonl is not .* columns transcript$"):
+        read_dataset(["folder"], "pairs")
+    write(own_folder / "folder" / "b.jsonl", "broken\n" + lines(PAIR | {"source": "x"}))
+    assert len(read_dataset(["folder"], "pairs", skip_bad=True).rows) == 2
 
 
 def test_held_out_rows_are_no_training_rows_of_a_folder(own_folder, prefcli):

@@ -70,6 +70,26 @@ def test_the_rows_are_those_of_a_small_file(own_folder, large, purpose):
     assert any("read as they are needed" in note for note in held.notes)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "row", "column", "values", "said"),
+    [
+        ("pairs", {"prompt": "q", "a": "x", "b": "y"}, "winner", ["a", "b", "tie"], "6 of 9 rows are ties"),
+        ("labelled", PAIR | {"score_chosen": 1}, "score_rejected", [0, 0, 1], "6 of 9 rows are ties"),
+        ("labelled", DEMO, "label", [1, -1, 0], "6 of 9 rows are ties"),
+        ("demos", DEMO, "label", [True, True, False], "6 rows labelled false"),
+    ],
+)
+def test_ties_and_what_is_labelled_false_take_no_place(own_folder, large, purpose, row, column, values, said):
+    used = [values[i] for i in (0, 1, 2, 2, 2, 2, 0, 2, 2)]
+    write(own_folder / "a.jsonl", lines(*(row | {"prompt": f"q{i}", column: one} for i, one in enumerate(used))))
+    eager = read_dataset(["a.jsonl"], purpose, lazily=True)
+    large()
+    held = read_dataset(["a.jsonl"], purpose, lazily=True)
+    assert [held.rows[i] for i in range(len(held.rows))] == list(eager.rows) and not held.rows.whole
+    assert any(said in note for note in held.notes) and held.sources[0]["rows"] == len(eager.rows)
+    assert len(first(held, 2).rows) == 2
+
+
 def test_mixing_weighing_and_holding_out_choose_the_same_rows(own_folder, large):
     from prefcli.stages.reward import split
 

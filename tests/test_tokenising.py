@@ -228,6 +228,20 @@ def test_rows_are_cut_at_the_answers_end_and_dropped_where_nothing_of_it_is_left
     assert encode_demo(row, encoder, prompt, False) == (None, False)
 
 
+@pytest.mark.parametrize("prompt", ["", "Where?", [{"role": "user", "content": "Where?"}]])
+def test_an_end_token_in_the_middle_of_an_answer_does_not_end_it(prompt):
+    encoder = Encoder(AutoTokenizer.from_pretrained(TINY))
+    eos, name = encoder.tokenizer.eos_token_id, encoder.tokenizer.eos_token
+    plain = encoder.completion_ids(prompt, "In the barn.")
+    ids = encoder.completion_ids(prompt, f"In the barn.{name}By the door.")
+    assert ids[: len(plain)] == plain and ids[-1] == eos and ids.count(eos) == 2
+    assert encoder.tokenizer.decode(ids[len(plain) : -1]).strip() == "By the door."
+    if isinstance(prompt, str):
+        assert encoder.completion_ids(prompt, f"In the barn.{name} \n") == plain
+    long = f"In the barn.{name}" + " By the door." * 2000
+    assert encoder.completion_ids(prompt, long, 50)[:50] == encoder.completion_ids(prompt, long)[:50]
+
+
 def test_pairs_that_differ_only_behind_the_cut_are_dropped():
     encoder = Encoder(AutoTokenizer.from_pretrained(TINY))
     prompt = [{"role": "user", "content": "Where?"}]

@@ -217,6 +217,47 @@ def test_ties_are_left_out_everywhere_and_all_of_them_are_nothing_to_learn(jsonl
     assert prefcli("data", "convert", only, "out.jsonl").exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("rest", "purpose", "unread"),
+    [
+        ({"output_1": "a", "output_2": "b", "preference": 1}, "pairs", None),
+        ({"generations": ["a", "b"], "ratings": [2, 1]}, "pairs", None),
+        ({"completions": [{"response": "a", "score": 2}, {"response": "b", "score": 1}]}, "pairs", None),
+        ({"context": "of the barn"}, "prompts", "context"),
+        ({"system_prompt": "Be brief."}, "prompts", "system_prompt"),
+        ({"output_1": "a", "output_2": "b", "preference": 1, "context": "of the barn"}, "pairs", "context"),
+    ],
+)
+def test_a_question_is_read_whole_or_what_is_left_of_it_is_named(jsonl, rest, purpose, unread):
+    rows = {"instruction": "Who?", "input": ""} | rest, {"instruction": "Which?", "input": "cup or hat"} | rest
+    found = scan(str(jsonl("rows.jsonl", *rows)), purpose)
+    assert [row.prompt_text for _, row in found] == ["Who?", "Which?\ncup or hat"]
+    assert not any("input" in row.columns for _, row in found)
+    assert unread is None and found.notes == [] or f"'{unread}'" in found.notes[0]
+
+
+def test_dialogues_that_are_written_as_text_are_turns(jsonl):
+    steered = "q\n<extra_id_1>Assistant\na\n<extra_id_1>User\nwhy?"
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+             {"role": "user", "content": "why?"}]  # fmt: skip
+    rated = [{"prompt": steered, "response": text, "helpfulness": score} for text, score in (("x", 4), ("y", 1))]
+    (row,) = read(jsonl, *rated)
+    assert row.prompt == turns
+    (row,) = read(jsonl, {"prompt": steered, "response_1": "x", "response_2": "y", "preference_strength": 2})
+    assert row.prompt == turns
+    human = "\n\nHuman: q\n\nAssistant: a\n\nHuman: why?\n\nAssistant:"
+    (row,) = read(jsonl, PAIR | {"prompt": human}, as_chat=True)
+    assert row.prompt == turns
+    path = str(jsonl("rows.jsonl", PAIR | {"prompt": human}))
+    (note,) = read_dataset([path], "pairs").notes
+    assert "--as-chat makes messages of their turns, \\n\\nHuman:" in note
+
+
+def test_an_answer_that_is_a_json_list_is_one_where_the_prompt_is_none(jsonl):
+    (row,) = read(jsonl, {"prompt": "List it", "a": '["Paris"]', "b": '["Rome", "Oslo"]', "winner": "a"})
+    assert (row.chosen, row.rejected) == ('["Paris"]', '["Rome", "Oslo"]')
+
+
 def test_equal_scores_are_no_pair(jsonl):
     scores = ((2, 1), (1, 1.0), (None, None))
     good, tie, text = read(jsonl, *(PAIR | {"score_chosen": one, "score_rejected": other} for one, other in scores))
@@ -299,6 +340,8 @@ def test_what_people_call_bad_is_no_demonstration_and_a_class_is_named(jsonl, ba
 
 
 def test_a_0_between_1_and_minus_1_is_neither(jsonl):
+    pairs = read(jsonl, *(PAIR | {"label": label} for label in (0, 1, -1)), purpose="pairs")
+    assert all(isinstance(row, Row) for row in pairs)  # whatever that label is of
     rows = read(
         jsonl, *({"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)), purpose="labelled"
     )

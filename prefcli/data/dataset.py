@@ -19,6 +19,7 @@ from prefcli.errors import DataError, UsageError
 from prefcli.progress import Reporter
 
 AS_CHAT = "--as-chat makes each a user's message"
+AS_CHAT_TURNS = "--as-chat makes messages of their turns, \\n\\nHuman: and \\n\\nAssistant:"
 SHOWN = 3  # bad rows of a file that are named
 
 
@@ -74,13 +75,14 @@ def read_dataset(
     large = lazily and sum(map(len, scans)) > records.LARGE
     data = _looked_at(Source(scans, skip_bad, whole=not large, every=every), CHECKED if large else None)
     if large:
-        source = data.rows.source
-        data.rows = Rows(source, range(source.starts[-1]))
-        data.sources = [source_of(found, size) for found, size in zip(scans, source.sizes)]
-        data.notes.append(
-            f"{len(data.rows):,} rows are read as they are needed; {min(CHECKED, len(data.rows)):,} of each file are "
-            "checked now (prefcli data check FILE checks all)"
+        if len(data.rows) == (every_row := data.rows.source.starts[-1]):
+            data.rows = Rows(data.rows.source, range(every_row))  # which takes no memory
+        checked = (
+            "all are checked now"
+            if all(one.leaves_out for one in scans)
+            else f"{min(CHECKED, len(data.rows)):,} of each file are checked now (prefcli data check FILE checks all)"
         )
+        data.notes.append(f"{len(data.rows):,} rows are read as they are needed; {checked}")
     return data
 
 
@@ -115,14 +117,15 @@ def check_split(paths: Sequence[str], split: str | None) -> None:
 
 
 def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = lambda row: None) -> Dataset:
-    """The good rows, of each file all or the first N. Raises DataError: a bad one that is not to be left out, or
-    none that is good."""
+    """The good rows. Of a file with no ties and no labels only the first N are looked at, and the others taken as they
+    are. Raises DataError: a bad one that is not to be left out, or none that is good."""
     positions: array[int] = array("Q")
     sources, notes = [], [note for found in source.scans for note in found.notes]
     for at, found in enumerate(source.scans):
-        before, rows, first = len(positions), range(len(found))[:most], None
+        all_of_it = most is None or found.leaves_out
+        before, rows, first = len(positions), range(len(found))[: None if all_of_it else most], None
         problems: list[str] = []
-        bad = ties = unlike = 0
+        bad, ties, unlike, plain = 0, 0, 0, ""
         for own in rows:
             position, made = source.made(at, own)
             if isinstance(made, Tie):
@@ -135,7 +138,7 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
                 continue
             unlike += not made
             for place, row in enumerate(made, position):
-                first = first or row
+                first, plain = first or row, plain or (row.prompt if isinstance(row.prompt, str) else "")
                 positions.append(place)
                 look(row)
         if problems and not (source.skip_bad and bad + ties < len(rows)):
@@ -145,15 +148,18 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
         notes += Tie.told(found.path, ties, len(rows))
         if ties == len(rows):
             found.refuse_ties()
-        if unlike and most is None:
+        if unlike:
             notes.append(f"{found.path}: {unlike} rows labelled false are not demonstrations and are left out")
             if first is None:
                 raise DataError(
                     f"{found.path}: every row is labelled false", "give demonstrations that are worth imitating"
                 )
-        plain = first is not None and isinstance(first.prompt, str) and found.format != "text"
+        if not all_of_it:  # what does not fit is told when it is met
+            del positions[before:]
+            positions.extend(range(source.starts[at], source.starts[at + 1]))
         if plain and not (source.every and found.purpose == "demos"):
-            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied; {AS_CHAT}")
+            as_chat = AS_CHAT_TURNS if plain.startswith("\n\nHuman:") else AS_CHAT
+            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied; {as_chat}")
         sources.append(source_of(found, len(positions) - before))
     return Dataset(Rows(source, positions), sources, notes)
 

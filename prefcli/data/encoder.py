@@ -70,12 +70,12 @@ class Encoder:
         beginning = self._beginning(text, most)
         ids = self.text_ids(beginning) if prompt == "" else self.continued_ids(beginning)
         eos, rest = self.tokenizer.eos_token_id, text[len(beginning) :]
-        if rest and (eos not in ids or str(self.tokenizer.eos_token) in rest):
+        if rest and (eos not in ids or not rest.isspace()):
             return ids
-        if eos in ids:
-            ids = ids[: len(ids) - ids[::-1].index(eos)]
-            return ids
-        return [*ids, eos]
+        end = len(ids) - ids[::-1].index(eos) if eos in ids else 0
+        if end and not str(self.tokenizer.decode(ids[end:], skip_special_tokens=True)).strip():
+            return ids[:end]
+        return ids if rest else [*ids, eos]  # an end token in the middle of an answer does not end it
 
     def text_ids(self, text: str) -> list[int]:
         """Ids of a text as it is: nothing is added."""

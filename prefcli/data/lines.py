@@ -111,7 +111,7 @@ def read_csv(path: str) -> Records:
     digest, file, watched = _opened(path)
     starts, numbers, sums, header = array("Q"), array("Q"), array("I"), None
     fed = _Fed(file, digest)
-    reader = csv.reader(fed, strict=True, delimiter=(delimiter := _delimiter(file)))
+    reader = csv.reader(fed, strict=True, delimiter=(delimiter := _delimiter(file, path)))
     while True:
         start, number = fed.bytes, reader.line_num + 1  # a row of several lines is known by its first
         try:
@@ -133,7 +133,7 @@ def read_csv(path: str) -> Records:
     for name in header or []:
         if not _is_utf8(name):
             raise DataError(f"{path}, line 1: not valid UTF-8", "convert the file to UTF-8")
-        if (header or []).count(name) > 1:
+        if name and (header or []).count(name) > 1:
             raise DataError(f"{path}, line 1: the column {name!r} occurs twice", "rename one of them")
     found = LineRecords(
         path, digest.hexdigest(), file, starts, numbers, sums, partial(_csv_row, header or [], delimiter)
@@ -170,12 +170,13 @@ class _Fed:
                 yield piece
 
 
-def _delimiter(file: IO[bytes]) -> str:
-    """The one of , ; and tab that the first line has most of, outside quotes; a comma of equals."""
+def _delimiter(file: IO[bytes], path: str) -> str:
+    """The one of , ; and tab that the first line has most of, outside quotes; of equals a comma, in a .tsv the tab."""
     first = next((line for line in file if line.strip()), b"")
     file.seek(0)
     bare = re.sub(rb'"[^"]*"', b"", first)
-    return max(DELIMITERS, key=lambda one: bare.count(one.encode()))
+    order = DELIMITERS[::-1] if path.endswith(".tsv") else DELIMITERS
+    return max(order, key=lambda one: bare.count(one.encode()))
 
 
 def _csv_row(header: list[str], delimiter: str, piece: bytes) -> Raw:
@@ -184,6 +185,10 @@ def _csv_row(header: list[str], delimiter: str, piece: bytes) -> Raw:
         raise BadRow("broken line", f"{len(cells)} columns, and the header has {len(header)}")
     if not all(map(_is_utf8, cells)):
         raise BadRow("not UTF-8", "not valid UTF-8")
+    if header.count("") > 1:  # as Excel writes columns that were once filled
+        if any(cell and not name for name, cell in zip(header, cells)):
+            raise BadRow("broken line", "a cell is filled in a column that has no name")
+        return {name: cell for name, cell in zip(header, cells) if name}
     return dict(zip(header, cells))
 
 

@@ -148,5 +148,10 @@ def _folder(folder: Path, split: str | None, held_out: bool) -> Records:
     splits: dict[str, list[Path]] = {}
     for path in files:
         splits.setdefault(split_of(path.relative_to(folder).parts), []).append(path)
-    chosen = splits[choose(str(folder), list(splits), split, held_out)]
-    return JoinedRecords(str(folder), [_file(str(path)) for path in chosen])
+    taken = choose(str(folder), list(splits), split, held_out)
+    found = JoinedRecords(str(folder), [_file(str(path)) for path in splits[taken]])
+    if split is None and (others := [name for name in splits if name != taken and name.startswith(taken)]):
+        passed_over = ", ".join(str(path.relative_to(folder)) for path in splits[others[0]])
+        more = f"not read, since by its name it is another split: {passed_over} (--split {others[0]})"
+        found.note = "; ".join(filter(None, (found.note, more)))
+    return found

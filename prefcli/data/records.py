@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from array import array
 from bisect import bisect_right
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from prefcli.data.row import BadRow
+from prefcli.data.row import CALLS, ROLES, BadRow
 from prefcli.data.unchanged import Watched, changed
 from prefcli.errors import DataError
 
@@ -20,6 +21,16 @@ Raw = dict[str, Any]
 # seconds, which is what a start may cost.
 LARGE = 20_000
 NAMED = 3  # files of a folder in a note
+DIALOGUES = (
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+)  # the columns that hold messages
+CALLED = ("tools", *CALLS)
+_LIST = re.compile(r"\s*\[\s*\{")
 
 
 class Records:
@@ -136,7 +147,19 @@ class TableRecords(Records):
         for column, names in self._classes.items():  # 0 may be called "good"
             if isinstance(number := found.get(column), int) and 0 <= number < len(names):
                 found[column] = names[number]
-        return found
+        whole: Raw = _calls_alone(found)
+        return whole
+
+
+def _calls_alone(value: Any, within: bool = False) -> Any:
+    """A table's objects have each key that any row has: in tools and calls those are left out that this row lacks,
+    which are null there."""
+    if isinstance(value, dict):
+        parts = {name: _calls_alone(part, within or name in CALLED) for name, part in value.items()}
+        return {name: part for name, part in parts.items() if not within or part is not None}
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value[:1]):
+        return [_calls_alone(one, within) for one in value]
+    return value
 
 
 def _class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -153,7 +176,7 @@ class JoinedRecords(Records):
 
     def __init__(self, path: str, parts: list[Records]) -> None:
         super().__init__(path, hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest())
-        self._parts = parts
+        self.parts = parts
         self._starts = [0, *accumulate(map(len, parts))]
         if len(parts) > 1:
             more = f" and {len(parts) - NAMED:,} more" if len(parts) > NAMED else ""
@@ -168,7 +191,7 @@ class JoinedRecords(Records):
         return part.raw(own)
 
     def check(self) -> None:
-        for part in self._parts:
+        for part in self.parts:
             part.check()
 
     def place(self, position: int) -> str:
@@ -177,16 +200,30 @@ class JoinedRecords(Records):
 
     def _of(self, position: int) -> tuple[Records, int]:
         at = bisect_right(self._starts, position) - 1
-        return self._parts[at], position - self._starts[at]
+        return self.parts[at], position - self._starts[at]
 
 
 def renamed(row: Raw, names: Mapping[str, str]) -> Raw:
-    """A column of the source that has one of our names already gives way."""
-    there = {ours: theirs for ours, theirs in names.items() if theirs in row}
-    if not there:
-        return row
-    kept = {name: value for name, value in row.items() if name not in there.values() and name not in there}
-    return kept | {ours: row[theirs] for ours, theirs in there.items()}
+    """The row under our names: a column that has one already gives way. Dialogues that are JSON text become lists."""
+    if there := {ours: theirs for ours, theirs in names.items() if theirs in row}:
+        kept = {name: value for name, value in row.items() if name not in there.values() and name not in there}
+        row = kept | {ours: row[theirs] for ours, theirs in there.items()}
+    written = {name: turns for name in DIALOGUES if (turns := _turns_in(row.get(name), name)) is not None}
+    return row | written if written else row
+
+
+def _turns_in(value: Any, column: str) -> list[Any] | None:
+    """The messages that a text is as JSON; None for another value."""
+    if not isinstance(value, str) or not _LIST.match(value):
+        return None
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    keys = ("from", "value") if column == "conversations" else ("role", "content")
+    if not all(isinstance(one, dict) and {*keys} <= one.keys() for one in found):
+        return None
+    return list(found) if column in DIALOGUES[:2] or all(one["role"] in ROLES for one in found) else None
 
 
 def an_object(value: Any) -> Raw:

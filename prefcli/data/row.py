@@ -74,6 +74,11 @@ class AnswerMessage(str):
         return AnswerMessage, (self.message,)
 
 
+def has_parts(answer: str) -> bool:
+    """Whether an answer calls tools, or has thoughts that stand apart, which need a chat template."""
+    return isinstance(answer, AnswerMessage) and any(answer.message.get(name) for name in (*CALLS, *THOUGHTS))
+
+
 @dataclass
 class Row:
     """One example. Unused answers are None; `columns` are the file's other columns.

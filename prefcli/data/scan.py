@@ -12,9 +12,11 @@ from typing import Any
 
 from prefcli.config.stages import Purpose
 from prefcli.data import records as sizes
+from prefcli.data.columns import more_in, unread_system, with_system, with_tools
 from prefcli.data.formats import pairs
-from prefcli.data.formats.fields import PARTS, SCORES, VOTES, listed, not_text, words_of
+from prefcli.data.formats.fields import PARTS, SCORES, VOTES, words_of
 from prefcli.data.formats.form import Form
+from prefcli.data.formats.implicit import turns_of
 from prefcli.data.formats.ranked import GroupedRecords, RankedRecords
 from prefcli.data.formats.registry import (
     FORMS,
@@ -27,15 +29,14 @@ from prefcli.data.formats.registry import (
     recognise,
     spelling,
 )
-from prefcli.data.formats.votes import crossed, votes_beside
+from prefcli.data.formats.votes import PROMPTS, crossed, votes_beside
 from prefcli.data.reading import read
-from prefcli.data.records import Raw, Records, raise_for, renamed
-from prefcli.data.row import ODD, AnswerMessage, BadRow, Row, Tie, is_verdict, odd, whole
+from prefcli.data.records import JoinedRecords, Raw, Records, raise_for, renamed
+from prefcli.data.row import ODD, BadRow, Row, Tie, is_verdict, odd, whole
 from prefcli.errors import DataError, UsageError
 
 LOOKED_AT = 100  # rows in which the first that can be read is looked for
 OURS = sorted({column for form in FORMS for column in form.columns})
-PICTURES = ("image", "images", "video", "videos", "audio", "audios")
 MINUS = ("-1", "-1.0")
 READ_BY_CHECKS = {"margin", *(name for names in SCORES for name in names)}
 
@@ -74,7 +75,7 @@ class Scan:
     def notes(self) -> list[str]:
         notes = [*([self.recognised.note] if self.recognised.note else []), *self.told]
         first = self._first
-        if first and _unread_system(first):
+        if first and unread_system(first):
             plain = isinstance(first.prompt, str)
             why = (
                 "a plain prompt has no place for it (--as-chat makes one)"
@@ -93,7 +94,8 @@ class Scan:
 
     @property
     def unread(self) -> list[str]:
-        """Columns of the first row that look like labels, votes, ratings, tools or images, and that nothing reads."""
+        """Columns of the first row that look like labels, votes, ratings, tools or images, or like a part of the
+        question, and that nothing reads."""
         first = self._first
         looks = PARTS if self.purpose == "prompts" and not self.guessed else PARTS | VOTES
         found = answers_in(first.columns) if first and self.guessed and self.purpose == "prompts" else []
@@ -104,7 +106,10 @@ class Scan:
             )  # bad ones are left out
             if words_of(name) & looks and value not in (None, "", [], {}) and not read:
                 found.append(name)
-        return found
+        parts = [name for name in (*PROMPTS, "system_prompt") if first and first.prompt and name in first.columns]
+        parts = [] if self.recognised.note else parts  # which says that there is another question
+        rows = [row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)] if parts else []
+        return found + [name for name in parts if name not in found and any(more_in(row, name) for row in rows)]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -134,8 +139,9 @@ class Scan:
             return error
         try:
             if self.as_chat and isinstance(row.prompt, str) and row.prompt:
-                row.prompt = [{"role": "user", "content": row.prompt}]
-            return whole(_with_tools(_with_system(row)))
+                prompt = turns_of(row.prompt, "prompt")
+                row.prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            return whole(with_tools(with_system(row)))
         except BadRow as error:
             return error
 
@@ -182,6 +188,18 @@ class Scan:
     def in_halves(self) -> bool:
         """Whether its rows are pairs, and each side is to be a labelled answer."""
         return self.purpose == "labelled" and self.recognised.form.gives == "pairs"
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some of its rows may be left out that are not bad: ties, and demonstrations that are labelled bad.
+        The columns of the first rows tell."""
+        if self.purpose == "prompts":
+            return False
+        form, rows = self.recognised.form, (renamed(raw, self.names) for raw in _first_rows(self.records))
+        columns = {name for row in rows for name in row}
+        if form.gives == "pairs" and (form.lists or form.unclear or any(set(both) <= columns for both in SCORES)):
+            return True
+        return self.signed or (self.purpose == "demos" and not columns.isdisjoint(("label", "kto_tag")))
 
     @property
     def hint(self) -> str:
@@ -239,6 +257,7 @@ def scan(
     recognised = recognise(where, named, purpose, rows)
     form = recognised.form
     refuse_unclear(path, form, (renamed(raw, wanted) for raw in _deciding(records)))
+    _refuse_other_files(records, form, wanted)
     if "chosen" in wanted and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
         raise DataError(
             f"{where}: --map chosen={wanted['chosen']} takes that answer as the better one in every row, and the "
@@ -247,7 +266,7 @@ def scan(
             f"--map unused={votes[0]} ignores it",
         )
     every = pairs_of == "all" and recognised.purpose == "pairs"
-    labelled = any("label" in row or "kto_tag" in row for row in rows)
+    labelled = form.gives != "pairs" and any("label" in row or "kto_tag" in row for row in rows)
     signed = labelled and any(_label_in(renamed(raw, wanted)) in MINUS for raw in _deciding(records))
     if form.grouped:
         records, wanted = GroupedRecords(records, wanted), {}
@@ -315,6 +334,19 @@ def _is_there(column: str, records: Records) -> bool:
     return any(column in row for row in _first_rows(records))
 
 
+def _refuse_other_files(records: Records, form: Form, names: Mapping[str, str]) -> None:
+    """Raise DataError: a file of a folder has rows of another format than those before it."""
+    parts = records.parts if isinstance(records, JoinedRecords) else []
+    for part in parts:
+        rows = (renamed(raw, names) for raw in _first_rows(part))
+        if (first := next(rows, None)) and not (form.is_that_of(first) or any(map(form.is_that_of, rows))):
+            raise DataError(
+                f"{records.path} is read as {form.name}, as {parts[0].path} is, and {part.path} is not of that "
+                f"format: it has the columns {', '.join(map(str, first))}",
+                "keep files of one format in the folder, or name each that is meant with an option of its own",
+            )
+
+
 def refuse_unclear(path: str, form: Form, rows: Iterable[Raw]) -> None:
     """Raise DataError: one of the rows makes the votes of the whole file unclear."""
     if form.unclear is not None and (why := next(filter(None, map(form.unclear, rows)), None)):
@@ -339,37 +371,6 @@ def _first_rows(records: Records) -> Iterator[Raw]:
     for position in range(min(LOOKED_AT, len(records))):
         with suppress(BadRow):
             yield records.raw(position)
-
-
-def _unread_system(row: Row) -> str:
-    """The content of a column `system`, where the prompt does not begin with it."""
-    system = row.columns.get("system")
-    if not isinstance(system, str) or not system.strip():
-        return ""
-    begins = isinstance(row.prompt, list) and row.prompt[0] == {"role": "system", "content": system}
-    return "" if begins else system
-
-
-def _with_system(row: Row) -> Row:
-    """The row with its column `system` as the first message of a dialogue that has none of its own."""
-    system = _unread_system(row)
-    if system and isinstance(row.prompt, list) and row.prompt[0]["role"] != "system":
-        return whole(replace(row, prompt=[{"role": "system", "content": system}, *row.prompt]))
-    return row
-
-
-def _with_tools(row: Row) -> Row:
-    """The row with its column `tools` in its dialogue. Raises BadRow: a plain prompt with calls; pictures or sound."""
-    if isinstance(row.prompt, list) and (tools := row.columns.get("tools")):
-        row.prompt = [row.prompt[0] | {"tools": listed(tools, "'tools'")}, *row.prompt[1:]]
-    if isinstance(row.prompt, str) and any(isinstance(answer, AnswerMessage) for answer in row.answers):
-        raise BadRow(
-            "wrong type", "an answer that calls tools, or has thoughts apart, needs a prompt of messages (--as-chat)"
-        )
-    for name in PICTURES:
-        if row.columns.get(name) not in (None, "", []):
-            raise not_text(f"the column {name!r} is filled")
-    return row
 
 
 def _no_column(where: str, row: Raw, ours: str, theirs: str) -> DataError:

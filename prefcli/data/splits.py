@@ -13,6 +13,7 @@ HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval", "held_out")
 OTHERWISE = {"training": TRAIN, "testing": "test", "evaluation": "eval", "held-out": "held_out"}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 _NAME = re.compile(rf"(?<![a-z])({'|'.join((TRAIN, *HELD_OUT, *OTHERWISE))})(?![a-z])")
+_NUMBER = re.compile(r"[-_ ]*\d*")  # of a part: train-2, train2
 _PART = re.compile(r"\.(train|held_out)(?=\.)")
 
 
@@ -43,13 +44,14 @@ def choose(where: str, splits: Sequence[str], wanted: str | None, held_out: bool
 
 def split_of(parts: Sequence[str]) -> str:
     """The split that a file belongs to, by its name or a folder's, as `datasets` does: what begins with one of their
-    words is a split of that name (`data/train_prefs-00000-of-00002.parquet`), a word elsewhere is one
-    (`pairs.held_out.jsonl`, `cups-test.csv`); else what stands before a shard's number."""
+    words is a split of that name (`data/train_prefs-00000-of-00002.parquet`) but for a number (`train-2.csv`), a word
+    elsewhere is one (`pairs.held_out.jsonl`, `cups-test.csv`); else what stands before a shard's number."""
     stem = parts[-1].split(".")[0]
     for name in (_SHARD.sub("", parts[-1]), *reversed(parts[:-1])):
         if found := list(_NAME.finditer(name.lower())):
             first, last = (OTHERWISE.get(one[0], one[0]) for one in (found[0], found[-1]))
-            return last if found[0].start() else first + name.split(".")[0][found[0].end() :]
+            more = name.split(".")[0][found[0].end() :]
+            return last if found[0].start() else first + ("" if _NUMBER.fullmatch(more) else more)
     return _SHARD.sub("", stem) if _SHARD.search(stem) else TRAIN
 
 

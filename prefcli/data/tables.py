@@ -35,6 +35,8 @@ def read_parquet(path: str) -> Records:
                 batches = _unpacked(file.schema_arrow, batches)
             found = TableRecords(path, digest_file(Path(path)), list(batches))
     except _BROKEN as error:
+        if getattr(error, "errno", None):  # no room to unpack it, say
+            raise
         raise DataError(f"{path} is not a readable parquet file: {error}", "write it again") from error
     watched.check(found.digest)
     return found

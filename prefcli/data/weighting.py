@@ -11,6 +11,7 @@ from itertools import islice
 
 from prefcli.data import records
 from prefcli.data.dataset import Dataset
+from prefcli.data.formats.fields import number_of
 from prefcli.data.row import BadRow, Row
 from prefcli.data.rows import CHECKED, Rows
 from prefcli.errors import DataError, UsageError
@@ -115,10 +116,7 @@ def _number(row: Row, column: str, option: str, least: float) -> float:
     if column not in row.columns:
         found = ", ".join(sorted(row.columns)) or "none"
         raise BadRow("missing column", f"there is no column {column!r} ({option}); found: {found}")
-    try:
-        value = float(row.columns[column])
-    except (TypeError, ValueError):
-        value = math.nan
-    if not (math.isfinite(value) and value >= least):
+    value = number_of(row.columns[column])
+    if value is None or value < least:
         raise BadRow("wrong type", f"{option} {column} is {row.columns[column]!r}")
     return value

@@ -172,7 +172,7 @@ def _parquet(file: IO[bytes], rows: Rows) -> None:
         with pyarrow.parquet.ParquetWriter(file, schema) as writer:
             for batch in _batches(rows):
                 writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
-    except (pyarrow.lib.ArrowException, UnicodeEncodeError) as error:
+    except (pyarrow.lib.ArrowException, UnicodeEncodeError, OverflowError) as error:
         raise DataError(
             f"the rows do not fit a table ({error})", "a column of a .parquet file has one type: write .jsonl"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from prefcli.data.formats.fields import SCORES
+from prefcli.data.formats.fields import SCORES, number_of
 from prefcli.data.row import BadKind, Row, said
 
 SKIPPABLE = frozenset(get_args(BadKind)) | {"template refuses"}  # what --skip-bad leaves out
@@ -48,7 +48,7 @@ def margin_of(row: Row) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return number_of(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _out_of_order(roles: list[str]) -> str:

@@ -18,7 +18,9 @@ VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices"
          "correctness", "coherence", "complexity", "verbosity"}  # fmt: skip
 PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # as columns beside a pair
+SAID = ("role", "content", "name", "tool_call_id", "tools")  # in a message, beside calls and thoughts
 MARKS = ("weight", "loss")  # about training, not for the template
+_PRINTED = re.compile(r"\s*\[\s*\{'(role|content|from|value)': ['\"]")
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -28,13 +30,31 @@ def _given(raw: Raw, column: str) -> Any:
     return raw[column]
 
 
+def _not_printed(value: Any, column: str) -> Any:
+    """The value as it is. Raises BadRow for messages as Python prints them, which a sheet made of a table may hold."""
+    if isinstance(value, str) and _PRINTED.match(value):
+        raise BadRow(
+            "wrong type", f"'{column}' holds messages as Python prints them: save the rows as .jsonl or .parquet"
+        )
+    return value
+
+
 def prompt_in(raw: Raw, column: str) -> Prompt:
-    value = raw.get(column)
+    value = _not_printed(raw.get(column), column)
     if isinstance(value, str):
         if not value.strip():
             raise BadRow("empty", f"'{column}' is empty")
         return value
     return awaiting(messages_in(raw, column), column)
+
+
+def question_of(raw: Raw, column: str) -> tuple[Raw, tuple[str, ...]]:
+    """The row with its question whole, and the columns that it stands in: an instruction goes on in `input`, on a line
+    of its own, as Alpaca has it."""
+    text, more = raw.get(column), raw.get("input")
+    if column != "instruction" or not isinstance(text, str) or not isinstance(more, str):
+        return raw, (column,)
+    return (raw | {column: f"{text}\n{more}"} if more.strip() else raw), (column, "input")
 
 
 def awaiting(messages: list[Message], column: str) -> list[Message]:
@@ -46,7 +66,7 @@ def awaiting(messages: list[Message], column: str) -> list[Message]:
 
 def answer_in(raw: Raw, column: str) -> str:
     """An answer: a string, or a list of one assistant message."""
-    value = _given(raw, column)
+    value = _not_printed(_given(raw, column), column)
     if isinstance(value, list):
         messages = messages_in(raw, column)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
@@ -61,7 +81,7 @@ def answer_in(raw: Raw, column: str) -> str:
 
 def messages_in(raw: Raw, column: str) -> list[Message]:
     """A dialogue, each message whole but for what is null in it (a table has every key in every row)."""
-    value = as_list(_given(raw, column))
+    value = as_list(_not_printed(_given(raw, column), column))
     if not isinstance(value, list) or not value:
         raise BadRow("wrong type", f"'{column}' must be a list of messages")
     messages = [_message(message, column) for message in value]
@@ -130,7 +150,7 @@ def calls_in(text: str) -> list[Any] | None:
 def _calls(value: Any, column: str) -> list[Any]:
     """Calls with their arguments as an object, which most templates write as JSON themselves; OpenAI's are a string."""
     calls = listed(value, f"tool_calls of '{column}'")
-    for call in calls:
+    for place, call in enumerate(calls):
         function = call.get("function", call)
         if isinstance(function, dict) and isinstance(arguments := function.get("arguments"), str):
             try:
@@ -138,12 +158,13 @@ def _calls(value: Any, column: str) -> list[Any]:
             except (ValueError, RecursionError):
                 continue  # the template has it as it is
             if isinstance(parsed, dict):
-                function["arguments"] = parsed
+                function = function | {"arguments": parsed}
+                calls[place] = call | {"function": function} if "function" in call else function
     return calls
 
 
 def listed(value: Any, name: str) -> list[dict[str, Any]]:
-    """Objects in a list, or that as JSON, without what is null in them. Raises BadRow."""
+    """Objects in a list, or that as JSON. Raises BadRow."""
     try:
         found = json.loads(value) if isinstance(value, str) else as_list(value)
         found = [found] if isinstance(found, dict) else found
@@ -152,14 +173,7 @@ def listed(value: Any, name: str) -> list[dict[str, Any]]:
         found = None
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise BadRow("wrong type", f"{name} must be a list of objects, or that as JSON")
-    return [_without_nulls(one) for one in found]
-
-
-def _without_nulls(value: Any) -> Any:
-    """A table's objects have each key that any row has: those that this one lacks are null there."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
+    return list(found)
 
 
 def trained(raw: Raw, *columns: str) -> Raw:
@@ -197,6 +211,11 @@ def answered(messages: list[Message], column: str) -> tuple[list[Message], str]:
     if len(messages) == 1:
         raise BadRow("bad turns", f"'{column}' holds an answer and no question")
     return messages[:-1], answer_of(messages[-1])
+
+
+def question_in(messages: list[Message], column: str) -> list[Message]:
+    """A dialogue without the answer that may end it."""
+    return answered(messages, column)[0] if messages[-1]["role"] == "assistant" else messages
 
 
 def string_in(raw: Raw, column: str) -> str:
@@ -245,9 +264,14 @@ def split_common(chosen: list[Message], rejected: list[Message], columns: Raw) -
     for side, messages in (("chosen", chosen), ("rejected", rejected)):
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise BadRow("bad turns", f"'{side}' must be a dialogue that ends with the assistant's answer")
-    if chosen[:-1] != rejected[:-1]:
+    if [_heard(message) for message in chosen[:-1]] != [_heard(message) for message in rejected[:-1]]:
         raise BadRow("prompts differ", "'chosen' and 'rejected' differ before their last answer")
     return pair(chosen[:-1], answer_of(chosen[-1]), answer_of(rejected[-1]), columns)
+
+
+def _heard(message: Message) -> Message:
+    """What is said in a message, without an id or a number of tokens beside it."""
+    return {name: value for name, value in message.items() if name in (*SAID, *CALLS, *THOUGHTS)}
 
 
 def others(raw: Raw, *used: str) -> Raw:

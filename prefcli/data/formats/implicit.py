@@ -6,10 +6,11 @@ import re
 
 from prefcli.data.formats.fields import Raw, awaiting, messages_in, others, split_common, string_in
 from prefcli.data.formats.form import Form
-from prefcli.data.row import BadRow, Message, Row
+from prefcli.data.row import BadRow, Message, Prompt, Row
 
 _TURN = re.compile(r"\n\n(Human|Assistant):[ ]?")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+_HELPSTEER = re.compile(r"\n*<extra_id_1>(User|Assistant)\n")
+_ROLES = {"Human": "user", "User": "user", "Assistant": "assistant"}
 
 
 def from_dialogues(raw: Raw) -> Row:
@@ -21,6 +22,16 @@ def from_dialogues(raw: Raw) -> Row:
 def _from_hh(raw: Raw) -> Row:
     sides = [_hh_messages(raw, side) for side in ("chosen", "rejected")]
     return split_common(sides[0], sides[1], others(raw, "chosen", "rejected"))
+
+
+def turns_of(text: str, column: str) -> Prompt:
+    """A prompt as messages, where it is a dialogue written as HH-RLHF or HelpSteer2 writes them; else as it is."""
+    if text.startswith("\n\nHuman:"):
+        return hh_prompt(text, column)
+    first, *rest = _HELPSTEER.split(text)
+    turns = [("User", first), *zip(rest[::2], rest[1::2])]
+    turns = turns[:-1] if turns[-1][0] == "Assistant" and not turns[-1][1].strip() else turns
+    return awaiting([{"role": _ROLES[who], "content": said} for who, said in turns], column) if rest else text
 
 
 def hh_prompt(text: str, column: str) -> list[Message]:
@@ -78,6 +89,6 @@ FORMS = (
             },
         ),
         from_dialogues,
-        lambda row: "prompt" not in row and not _is_hh(row),
+        lambda row: "prompt" not in row and not isinstance(row["chosen"], str),
     ),
 )

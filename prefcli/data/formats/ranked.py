@@ -27,10 +27,11 @@ from prefcli.data.formats.fields import (
     others,
     pair,
     prompt_in,
+    question_of,
     string_in,
 )
 from prefcli.data.formats.form import Form, Ranked
-from prefcli.data.formats.implicit import hh_prompt
+from prefcli.data.formats.implicit import turns_of
 from prefcli.data.records import Records, renamed
 from prefcli.data.row import ODD, BadRow, Message, Row, Tie, odd
 
@@ -68,19 +69,20 @@ def _two(ranked: Ranked) -> Ranked:
 
 
 def _feedback(raw: Raw, question: str) -> list[Ranked]:
+    raw, asked = question_of(raw, question)
     prompt: list[Message] = [{"role": "user", "content": string_in(raw, question)}]
     if system := optional_in(raw, "system"):
         prompt.insert(0, {"role": "system", "content": system})
     found = as_list(raw.get("completions"))
     if not isinstance(found, list):
         raise BadRow("wrong type", "'completions' must be a list of answers with scores")
-    given = [(scores, one) for one in found if (scores := _scores(one))]
+    given = [(scores, one) for one in found if (scores := _scores(one)) and not _is_blank(one.get("response"))]
     scale = next((name for name in _SCORES if all(name in scores for scores, _ in given)), None)
     if scale is None:
         known = ", ".join(_SCORES)
         raise BadRow("wrong type", f"'completions' must have one score in common ({known}): scales cannot be compared")
     answers = [(scores[scale], answer_in(one, "response")) for scores, one in given]
-    return [_two(Ranked(prompt, answers, others(raw, question, "system", "completions")))]
+    return [_two(Ranked(prompt, answers, others(raw, *asked, "system", "completions")))]
 
 
 def _scores(completion: Any) -> dict[str, float]:
@@ -91,9 +93,8 @@ def _scores(completion: Any) -> dict[str, float]:
 
 
 def _nectar(raw: Raw) -> list[Ranked]:
-    text = raw.get("prompt")
-    hh = isinstance(text, str) and text.startswith("\n\nHuman:")
-    prompt = hh_prompt(str(text), "prompt") if hh else prompt_in(raw, "prompt")
+    prompt = prompt_in(raw, "prompt")
+    prompt = turns_of(prompt, "prompt") if isinstance(prompt, str) else prompt
     answers, found = [], as_list(raw.get("answers"))
     if not isinstance(found, list):
         raise BadRow("wrong type", "'answers' must be a list of answers with ranks")
@@ -101,8 +102,14 @@ def _nectar(raw: Raw) -> list[Ranked]:
         rank = number_of(one.get("rank")) if isinstance(one, dict) else None
         if rank is None:
             raise BadRow("wrong type", '\'answers\' must hold objects {"answer": …, "rank": 1, …}, 1 being the best')
-        answers.append((-rank, answer_in(one, "answer")))
+        if not _is_blank(one.get("answer")):
+            answers.append((-rank, answer_in(one, "answer")))
     return [_two(Ranked(prompt, answers, others(raw, "prompt", "answers")))]
+
+
+def _is_blank(text: Any) -> bool:
+    """Whether a model said nothing: its answer is left out of the list."""
+    return isinstance(text, str) and not text.strip()
 
 
 def _generations(raw: Raw) -> list[Ranked]:
@@ -114,12 +121,13 @@ def _generations(raw: Raw) -> list[Ranked]:
             "wrong type", f"'{texts}' holds {len(raw[texts])} answers and '{scores}' {len(raw[scores])} scores"
         )
     question = "instruction" if "instruction" in raw else "prompt"
+    raw, asked = question_of(raw, question)
     answers = [
         (score, answer_in({texts: text}, texts))
         for text, value in zip(raw[texts], raw[scores])
-        if (score := number_of(value)) is not None
+        if (score := number_of(value)) is not None and not _is_blank(text)
     ]
-    return [_two(Ranked(prompt_in(raw, question), answers, others(raw, question, texts, scores)))]
+    return [_two(Ranked(prompt_in(raw, question), answers, others(raw, *asked, texts, scores)))]
 
 
 class _Rated(Form):
@@ -162,6 +170,7 @@ def _group(raw: Raw) -> list[Ranked]:
     """What GroupedRecords makes of the rows of one prompt. Other columns stay where all of them say the same."""
     rows = raw["answers"]
     prompt, answers = prompt_in(rows[0], "prompt"), []
+    prompt = turns_of(prompt, "prompt") if isinstance(prompt, str) else prompt
     for row in rows:
         if (score := number_of(row.get("helpfulness"))) is None:
             raise BadRow("wrong type", f"'helpfulness' must be a number, and is {row.get('helpfulness')!r}")

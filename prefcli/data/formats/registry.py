@@ -97,7 +97,7 @@ def recognise(
 
     Raises DataError: no format that gives such rows has these columns.
     """
-    fitting = [form for form in FORMS if form.is_that_of(row)]
+    fitting = _that_are_answered([form for form in FORMS if form.is_that_of(row)], rows)
     passed_over = fitting if purpose is None else []
     if purpose is None:
         purpose = _kind(fitting, row)
@@ -150,6 +150,12 @@ def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str
     return f"read as {form.name}, though its columns also fit {names}: {why}"
 
 
+def _that_are_answered(fitting: list[Form], rows: Sequence[dict[str, Any]]) -> list[Form]:
+    """The formats without those of demonstrations that the first rows are not, since they end before the answer."""
+    asked = {form.columns for form in fitting if form.gives == "prompts" and all(map(form.is_that_of, rows))}
+    return [form for form in fitting if form.gives != "demos" or form.columns not in asked]
+
+
 def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
     """The kind of a file's rows; prompts where no format fits, whose reader then reports the error."""
     found = {form.gives for form in fitting if form.has_prompt} or {form.gives for form in fitting}
@@ -187,6 +193,9 @@ def advice(rows: Sequence[dict[str, Any]], purpose: Purpose | None, already: Map
             names = {ours: (already or {}).get(theirs, theirs) for ours, theirs in names.items()}
             return f"{maps(names) or 'no --map'} makes pairs of the answers to one prompt by these numbers"
         return "numbers are not labels: write true and false in a column of its own, then --map label=COLUMN"
+    passage = next((name for name in ("input", "context") if any(one.get(name) for one in rows)), None)
+    if questions[0] == "instruction" and passage:
+        return maps({"instruction": "instruction", "input": passage, "output": answers[0]})
     return maps({"prompt": questions[0], "completion": answers[0]})
 
 
@@ -261,11 +270,20 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
     row = _filled(rows)
     if {"message_id", "parent_id", "text"} <= set(row):
         return "of OASST only the files of trees are read (their rows have a message_tree_id and a prompt); "
+    if purpose != "prompts" and any(
+        form.is_that_of(row) for form in (*messages.FORMS, *sharegpt.FORMS) if form.gives == "prompts"
+    ):
+        return "dialogues that end before the answer are prompts (for ppo, eval and sample); "
     questions = _of(row, votes.PROMPTS)
+    if questions and purpose != "prompts" and {"chosen", "rejected"} <= set(row):
+        return f"{maps({'prompt': questions[0]})}; "
     if purpose in ("pairs", "labelled") and (sides := votes.like_sides(row)):
-        winner = next((name for name in _like_labels(row) if name not in sides), "COLUMN")
-        names = {"prompt": questions[0] if questions else "COLUMN", "a": sides[0], "b": sides[1], "winner": winner}
-        return f"two answers and a vote: {maps(names)}; "
+        names = {"prompt": questions[0] if questions else "COLUMN", "a": sides[0], "b": sides[1]}
+        labels = [name for name in _like_labels(row) if name not in sides]
+        if scores := next(((one, other) for one in labels for other in labels if votes.crossed(other, one)), None):
+            return f"two answers and their scores: {maps(names | {'score_a': scores[0], 'score_b': scores[1]})}; "
+        winner = next((name for name in labels if votes.are_votes(one.get(name) for one in rows)), "COLUMN")
+        return f"two answers and a vote: {maps(names | {'winner': winner})}; "
     if purpose == "prompts" and questions:
         return f"{maps({'prompt': questions[0]})}; "
     if (told := advice(rows, purpose)) and (purpose in ("labelled", "demos") or "helpfulness" in told):

@@ -16,6 +16,8 @@ from prefcli.data.formats.fields import (
     optional_in,
     others,
     pair,
+    question_in,
+    trained,
 )
 from prefcli.data.formats.form import Form
 from prefcli.data.row import BadRow, Message, Row
@@ -34,12 +36,18 @@ _ROLES = {
 
 
 def _turns(raw: Raw, column: str) -> list[Message]:
-    value = raw.get(column)
-    turns = as_list(value)
+    turns = as_list(raw.get(column))
     turns = [turns] if isinstance(turns, dict) else turns
     if isinstance(turns, list):
         turns = [_turn(turn, column) for turn in turns]
     return messages_in({column: turns} if column in raw else {}, column)
+
+
+def _demo_alone(raw: Raw) -> Row:
+    turns = as_list(raw.get("conversations"))
+    marked = [_turn(turn, "conversations") | turn for turn in turns] if isinstance(turns, list) else []
+    trained({"conversations": marked}, "conversations")
+    return _demo(raw)
 
 
 def _turn(turn: Any, column: str) -> Message:
@@ -85,6 +93,16 @@ def _pair(raw: Raw) -> Row:
     return pair(prompt, chosen, rejected, others(raw, "conversations", "system", "chosen", "rejected"))
 
 
+def _asks(row: Raw) -> bool:
+    turns = as_list(row["conversations"])
+    last = turns[-1] if isinstance(turns, list) and turns and isinstance(turns[-1], dict) else {}
+    return last.get("from", last.get("role")) in ("human", "user")
+
+
+def _question(raw: Raw) -> Row:
+    return Row(question_in(_dialogue(raw), "conversations"), columns=others(raw, "conversations", "system"))
+
+
 _ASKED = [{"from": "human", "value": "Where is the cup?"}]
 _GOOD, _BAD = {"from": "gpt", "value": "On the shelf."}, {"from": "gpt", "value": "No idea."}
 FORMS = (
@@ -110,6 +128,15 @@ FORMS = (
         "demos",
         "dialogues of turns from human and gpt; optionally a system column",
         ({"conversations": [*_ASKED, _GOOD]},),
-        _demo,
+        _demo_alone,
+    ),
+    Form(
+        "ShareGPT to answer",
+        ("conversations",),
+        "prompts",
+        "dialogues of turns that end before the answer",
+        ({"conversations": _ASKED},),
+        _question,
+        _asks,
     ),
 )

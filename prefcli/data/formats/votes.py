@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any, Literal
 
-from prefcli.data.formats.fields import Raw, answer_in, messages_in, number_of, others, pair, prompt_in, split_common
+from prefcli.data.formats.fields import (
+    Raw,
+    answer_in,
+    messages_in,
+    number_of,
+    others,
+    pair,
+    prompt_in,
+    question_of,
+    split_common,
+)
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.implicit import hh_prompt
+from prefcli.data.formats.implicit import turns_of
 from prefcli.data.row import BadRow, Prompt, Row, Tie
 
 Vote = Literal["a", "b", "tie"]
@@ -42,7 +52,7 @@ SCORED = [
 ]  # fmt: skip
 ONE_HOT = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}  # LMSYS on Kaggle
 TIES = {"tie", "tie (bothbad)", "bothbad", "both_bad", "both bad", "both_good", "both good", "both", "equal", "same",
-        "draw", "neither", "none", "no preference", "a=b", "="}  # fmt: skip
+        "draw", "neither", "none", "no preference", "a=b", "=", "1.5"}  # fmt: skip
 _WON = re.compile(
     r"(?:(?:model|assistant|answer|response|completion|output|generation|reply|candidate|option|text|conversation|choice)"
     r"[ _-]?)?(a|b|1|2|left|right|first|second)"
@@ -116,6 +126,12 @@ def crossed(a: str, b: str) -> bool:
     return False
 
 
+def are_votes(values: Iterable[Any]) -> bool:
+    """Whether each of a column's values that is there says who won, by its spelling."""
+    there = [value for value in values if value not in (None, "")]
+    return bool(there) and all(_vote(value, _spelt) is not None for value in there)
+
+
 def _names(raw: Raw) -> tuple[str | None, str, str, str] | None:
     """The names of the prompt (None where the answers are whole dialogues), the two answers and the vote."""
     sides = sides_in(raw)
@@ -134,9 +150,10 @@ def _convert(raw: Raw) -> Row:
     if names is None:
         raise BadRow("missing column", "there is no prompt, no two answers or no vote")
     prompt, a, b, winner = names
+    raw, asked = question_of(raw, prompt) if prompt else (raw, ())
     vote = raw[winner] if scored and raw[winner] in ("a", "b") else _winner(raw, a, b, winner)
     chosen, rejected = (b, a) if vote == "b" else (a, b)
-    columns = others(raw, *(name for name in (prompt, a, b, winner, *(scored or ())) if name), *ONE_HOT)
+    columns = others(raw, *asked, a, b, winner, *(scored or ()), *ONE_HOT)
     if scored:
         scores = dict(zip((a, b), (number_of(raw[name]) for name in scored)))
         columns |= {"score_chosen": scores[chosen], "score_rejected": scores[rejected]}
@@ -144,28 +161,32 @@ def _convert(raw: Raw) -> Row:
         raise Tie(f"{_shown(raw, winner)} is a tie", _prompt_of(raw, prompt, a, b, columns))
     if prompt is None:
         return split_common(messages_in(raw, chosen), messages_in(raw, rejected), columns)
-    return pair(_prompt(raw, prompt), _answer(raw, chosen), _answer(raw, rejected), columns)
+    raw = _turns_alone(raw, prompt, a, b)
+    return pair(_prompt(raw, prompt), answer_in(raw, chosen), answer_in(raw, rejected), columns)
 
 
 def _prompt_of(raw: Raw, name: str | None, a: str, b: str, columns: Raw) -> Row | None:
     """A tie's prompt alone; None where it has none."""
     try:
         if name is not None:
-            return Row(_prompt(raw, name), columns=columns)
+            return Row(_prompt(_turns_alone(raw, name, a, b), name), columns=columns)
         return Row(split_common(messages_in(raw, a), messages_in(raw, b), {}).prompt, columns=columns)
     except BadRow:
         return None
 
 
 def _prompt(raw: Raw, name: str) -> Prompt:
-    text = raw[name]
-    if isinstance(text, str) and text.startswith("\n\nHuman:"):
-        return hh_prompt(text, name)
-    return prompt_in({name: _only(text, name)}, name)
+    prompt = prompt_in(raw, name)
+    return turns_of(prompt, name) if isinstance(prompt, str) else prompt
 
 
-def _answer(raw: Raw, name: str) -> str:
-    return answer_in({name: _only(raw[name], name)}, name)
+def _turns_alone(raw: Raw, *names: str) -> Raw:
+    """The row with LMSYS's lists of turns as their texts: where its vote is LMSYS's, or prompt and answers are lists of
+    one length. Else a text that is a JSON list is an answer like another."""
+    found = [_parsed(raw[name]) for name in names]
+    lists = all(isinstance(one, list) for one in found) and len(set(map(len, found))) == 1
+    lists |= any(name in raw for name in ONE_HOT)
+    return raw | {name: _only(raw[name], name) for name in names if lists or isinstance(raw[name], list)}
 
 
 def _only(value: Any, name: str) -> Any:
