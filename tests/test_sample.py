@@ -133,9 +133,18 @@ def test_what_belongs_to_an_earlier_answer_is_left_out(prefcli, jsonl):
         jsonl("scored.jsonl", {"prompt": CHAT[0], "completion": "Mira.", "scores": {"rm": 2.0}, "label": "Mira"}),
         jsonl("pairs.jsonl", {"prompt": question, "messages": dialogue, "chosen": dialogue, "rejected": worse}),
         jsonl("chat.jsonl", {"messages": dialogue}),
+        jsonl("alpaca.jsonl", {"instruction": question, "output": "Mira.", "kto_tag": 0}),
+        *(
+            jsonl(f"{number}.jsonl", {"prompt": CHAT[0], "completion": "Mira.", name: bad})
+            for number, (name, bad) in enumerate(
+                [("label", "False"), ("label", "bad"), ("label", "👎"), ("label", -1), ("thumbs", "down"), ("label", 0)]
+            )
+        ),
     ]
     rows = rows_of(prefcli("sample", "--model", "tiny", *[w for d in data for w in ("--prompts", d)], *FEW))
-    assert [set(row) - {"prompt", "completion"} for row in rows] == [{"id"}, {"label"}, set(), set()]
+    assert [set(row) - {"prompt", "completion"} for row in rows] == [
+        {"id"}, {"label"}, *[set()] * 8, {"label"}
+    ]  # fmt: skip
     assert all(row["prompt"] == CHAT[0] and row["completion"] != "Mira." for row in rows)
 
 

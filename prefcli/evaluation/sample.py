@@ -12,6 +12,7 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
 from prefcli.data.dataset import read_again, read_checked
+from prefcli.data.formats.fields import without_verdicts
 from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
@@ -128,9 +129,8 @@ def _sampler(
 def _object(row: Row, completion: str) -> dict[str, Any]:
     """A row as JSON: the other columns, prompt, answer. What belongs to an earlier answer to the prompt is left out:
     the dialogue that holds it, its scores, and whether it was good."""
-    columns = {
-        name: value
-        for name, value in row.columns.items()
-        if name not in ("messages", "scores") and not (name == "label" and isinstance(value, bool))
+    columns = without_verdicts(row.columns)
+    return {name: value for name, value in columns.items() if name not in ("messages", "scores")} | {
+        "prompt": row.prompt,
+        "completion": completion,
     }
-    return columns | {"prompt": row.prompt, "completion": completion}

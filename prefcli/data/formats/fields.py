@@ -7,7 +7,20 @@ import math
 import re
 from typing import Any
 
-from prefcli.data.row import CALLS, ROLES, THOUGHTS, BadRow, Message, Prompt, Row, Tie, answer_of, label_of, said
+from prefcli.data.row import (
+    CALLS,
+    ROLES,
+    THOUGHTS,
+    BadRow,
+    Message,
+    Prompt,
+    Row,
+    Tie,
+    answer_of,
+    is_verdict,
+    label_of,
+    said,
+)
 
 Raw = dict[str, Any]
 OTHER_ROLES = {"tool_call": "assistant", "tool_response": "tool"}  # ms-swift's
@@ -195,6 +208,15 @@ def trained(raw: Raw, *columns: str) -> Raw:
 def words_of(column: str) -> set[str]:
     """The words of a column's name, whatever stands between them."""
     return set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()))
+
+
+def without_verdicts(columns: Raw) -> Raw:
+    """The columns without those that say whether the row's answer is good: of another answer they would be wrong."""
+    return {
+        name: value
+        for name, value in columns.items()
+        if name != "kto_tag" and not (words_of(name) & VOTES and is_verdict(value))
+    }
 
 
 def as_list(value: Any) -> Any:
