@@ -7,11 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import artifact_in
 from matplotlib.figure import Figure as Picture
 
+from prefcli.artifacts.references import Reference
+from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
 from prefcli.data.lengths import length_bias
 from prefcli.data.row import Row
+from prefcli.errors import UsageError
 from prefcli.evaluation import measured as measuring
 from prefcli.evaluation import models, run
 from prefcli.evaluation.measured import Measured, Setting
@@ -102,6 +106,28 @@ def test_each_model_is_measured_against_its_own_anchor(monkeypatch):
     setting = SimpleNamespace(config=EvalConfig(against="sft"), store=None, reporter=SILENT)
     run._measured(references, [None, "ref"], [], [], setting, work())
     assert seen == [("sft", None), ("ppo", "ref")]
+
+
+@pytest.mark.parametrize(("theirs", "kl"), [("2", [7.0]), ("1", [0.0])])
+def test_a_reference_of_another_store_with_the_models_own_name_is_not_the_model(monkeypatch, theirs, kl):
+    ours, tied = (Reference("dpo@v1", "directory", None, digest) for digest in ("1", theirs))
+    answers = models.Answers([[1]], [[2]], ["a"], [True], 0.0)
+    monkeypatch.setattr(measuring.models, "answerer", lambda *_: lambda span: ([Row("q")], answers))
+    monkeypatch.setattr(measuring.models, "kl_to", lambda frozen, model, *_: [7.0] if frozen != model else [1 / 0])
+    monkeypatch.setattr(measuring, "load_tokenizer", lambda *_: "a tokenizer")
+    monkeypatch.setattr(measuring, "tokenizer_digest", lambda _: "its digest")
+    monkeypatch.setattr(measuring, "sampler_of", lambda *_: None)
+    place = SimpleNamespace(policy=lambda reference, _: reference.digest)
+    setting = Setting(EvalConfig(), SimpleNamespace(root=None), place, SILENT)
+    assert measuring.measure(ours, tied, [Row("q")], [], setting, Job(1)).kl == kl
+
+
+def test_two_models_of_one_name_are_refused_and_one_that_is_named_twice_is_measured_once(make_artifact, tmp_path):
+    files = {"model/config.json": "{}", "model/model.safetensors": "their weights"}
+    ours, theirs = make_artifact("sft"), artifact_in(Store(tmp_path / "theirs"), "sft", files=files)
+    assert len(run._named_models(EvalConfig(model=["sft", str(ours.path)], prompts=["p"]), Store())) == 1
+    with pytest.raises(UsageError, match="two different models are called sft@v1"):
+        run._named_models(EvalConfig(against="sft", model=[str(theirs.path)], prompts=["p"]), Store())
 
 
 def test_the_options_of_eval_reach_the_sampling_and_the_answers_their_prompts(monkeypatch):

@@ -40,6 +40,10 @@ class Reference:
         """Its name in manifests and plans."""
         return self.artifact.ref if self.artifact else self.text
 
+    def same_as(self, other: Reference) -> bool:
+        """Whether both are one model, whatever the store: by digest, and by name where there is none (of the hub)."""
+        return (self.digest or self.text) == (other.digest or other.text)
+
 
 def is_hub_id(text: str) -> bool:
     """Whether it is OWNER/NAME, with @REVISION or without, by its form."""

@@ -143,7 +143,7 @@ def _measurer(
 ) -> Make:
     config, n = setting.config, setting.config.best_of
     model = setting.place.policy(reference, len(tokenizer))
-    frozen = setting.place.policy(tied, len(tokenizer)) if tied and tied.shown != reference.shown else None
+    frozen = setting.place.policy(tied, len(tokenizer)) if tied and not tied.same_as(reference) else None
     reading = [source.reading(tokenizer) for source in sources]
     sampler = sampler_of(model, tokenizer, config.generate, setting.store.root, setting.reporter, job.work.at_end)
     answered = models.answerer(model, tokenizer, rows, config, n, job, sampler)
@@ -178,7 +178,7 @@ def _by_prompt(values: list[T], size: int) -> list[list[T]]:
 
 def _tied(reference: Reference, anchor: Reference | None, tokenizer: Any, setting: Setting) -> Reference | None:
     """The reference of a model's KL: the anchor, where that reads the same ids."""
-    if anchor is None or anchor.shown == reference.shown:
+    if anchor is None or anchor.same_as(reference):
         return anchor
     same = tokenizer_digest(load_tokenizer(anchor, setting.reporter)) == tokenizer_digest(tokenizer)
     return anchor if same else None

@@ -209,7 +209,11 @@ def _named_models(config: EvalConfig, store: Store) -> list[Reference]:
     for text in [one for named in texts for one in expand(named, store)]:
         reference = resolve(text, store)
         refuse_reward_model(reference)
-        found.setdefault(reference.shown, reference)
+        if not found.setdefault(reference.shown, reference).same_as(reference):
+            raise UsageError(
+                f"two different models are called {reference.shown}: {found[reference.shown].text} and {text}",
+                "train one again with another --name, or evaluate them one at a time",
+            )
     if config.prompts and not found:
         raise UsageError("--prompts without --model", "name at least one model: --model sft")
     if found and not (config.prompts or config.lm_eval):
