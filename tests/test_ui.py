@@ -603,6 +603,27 @@ def test_a_vote_counts_once_and_for_the_last_question_alone(talk):
     assert talk._chat.history == []
 
 
+def test_a_page_that_is_loaded_anew_is_told_the_dialogue_and_what_waits_for_its_vote(talk):
+    assert talk.state() == {"turns": [], "asked": None, "tally": None}
+    asked = talk.ask("q")
+    question = {"role": "user", "content": "q"}
+    assert talk.state() == {"turns": [question], "asked": asked, "tally": None}
+    tally = talk.vote(asked["id"], "right")["tally"]
+    answer = {"role": "assistant", "content": asked["answers"][1]}
+    assert talk.state() == {"turns": [question, answer], "asked": None, "tally": tally}
+
+
+def test_a_question_that_is_refused_leaves_the_vote_on_the_one_before_it(talk, monkeypatch):
+    asked, before = talk.ask("q"), talk.state()
+    for step in ("_fitting", "_answer"):
+        with monkeypatch.context() as refusing:
+            refusing.setattr(talk._chat, step, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                talk.ask("too long")
+        assert talk.state() == before
+    assert talk.vote(asked["id"], "left")["names"][0] == asked["answers"][0].split()[0]
+
+
 def test_the_list_reads_a_manifest_once_and_again_when_it_is_another(store, make_artifact, monkeypatch):
     made = make_artifact("sft", metrics={"loss": 0.5})
     opened, real = [], store.open

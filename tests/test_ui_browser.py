@@ -279,9 +279,15 @@ def test_two_models_are_talked_to_and_voted_on(chain):
         tab.open(url, width=390, scheme="dark")
         tab.evaluate("document.getElementById('text').focus()")
         tab.type("Who sings?")
-        tab.press("Enter", ctrl=True)
+        for _ in range(2):  # held, or pressed twice: it is asked once
+            tab.press("Enter", ctrl=True)
         tab.wait("!document.getElementById('votes').hidden")
         looked_at(tab, "dark")
+        turns = tab.evaluate("document.getElementById('turns').innerHTML")
+        assert turns.count("turn user") == 1
+        tab.open(url, width=390, scheme="dark")
+        tab.wait("!document.getElementById('votes').hidden")
+        assert tab.evaluate("document.getElementById('turns').innerHTML") == turns
         assert not re.search("sft|dpo", tab.evaluate("document.getElementById('turns').textContent"))
         tab.evaluate("document.querySelector('[data-vote=left]').click()")
         tab.wait("/sft@v1/.test(document.getElementById('turns').textContent)")

@@ -68,8 +68,8 @@ class Chat:
         Turns that do not fit before the question are forgotten, the oldest first, with a notice.
         Raises UsageError: the question alone is too long. DataError: the chat template refuses the dialogue.
         """
-        self.last, self._asked = None, (self.history, text)
         turns = self._fitting([*self.history, {"role": "user", "content": text}])
+        self.last, self._asked = None, (self.history, text)
         prompt = self._prompt(turns)
         answers = [self._answer(speaker, prompt, on_text) for speaker in self.speakers]
         self.history = [*turns, {"role": "assistant", "content": answers[0]}]

@@ -72,6 +72,7 @@ class App:
         if talk is not None:
             routes += [
                 Route("/chat", self._chat),
+                Route("/chat/state", self._asked(lambda _: talk.state()), methods=["POST"]),
                 Route("/chat/ask", self._asked(lambda said: talk.ask(said["text"])), methods=["POST"]),
                 Route("/chat/vote", self._asked(lambda said: talk.vote(said["id"], said["verdict"])), methods=["POST"]),
                 Route("/chat/undo", self._asked(lambda _: talk.undo()), methods=["POST"]),

@@ -294,10 +294,12 @@ function labelPage() {
 
 function chatPage() {
   const two = $("chat").dataset.two === "true";
-  let current = null, heads = [];
+  let current = null, heads = [], working = false;
   const busy = (is) => { for (const button of document.querySelectorAll("#chat button")) button.disabled = is; };
 
   async function doing(work) {
+    if (working) return;
+    working = true;
     busy(true);
     try {
       await work();
@@ -306,24 +308,35 @@ function chatPage() {
       say(error.message);
     }
     busy(false);
+    working = false;
+  }
+
+  function drawQuestion(text) {
+    const turn = el("div", { class: "turn user" }, el("p", { class: "who" }, "you"), rendered(text, false));
+    $("turns").append(turn);
+    return turn;
+  }
+
+  function drawAnswers(id, answers, open) {
+    current = id;
+    heads = answers.map((_, place) => el("h2", {}, answers.length > 1 ? title(place) : "Answer"));
+    $("turns").append(el("div", { class: "answers" + (answers.length > 1 ? " pairs" : "") }, ...answers.map((answer, place) => el("article", { class: "answer" }, heads[place], rendered(answer, false)))));
+    $("votes").hidden = !open;
   }
 
   function send() {
     const text = $("text").value;
     if (!text.trim()) return;
     return doing(async () => {
-      const asked = el("div", { class: "turn user" }, el("p", { class: "who" }, "you"), rendered(text, false));
-      $("turns").append(asked);
+      const asked = drawQuestion(text), before = [$("votes").hidden, $("undo").hidden];
       $("votes").hidden = $("undo").hidden = true;
       try {
         const { id, answers } = await ask("chat/ask", { text });
-        current = id;
-        heads = answers.map((_, place) => el("h2", {}, title(place)));
-        $("turns").append(el("div", { class: "answers" + (two ? " pairs" : "") }, ...answers.map((answer, place) => el("article", { class: "answer" }, heads[place], rendered(answer, false)))));
-        $("votes").hidden = !two;
+        drawAnswers(id, answers, two);
         $("text").value = "";
       } catch (error) {
         asked.remove();
+        [$("votes").hidden, $("undo").hidden] = before;
         throw error;
       }
     });
@@ -334,14 +347,14 @@ function chatPage() {
     send();
   });
   $("text").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) send();
   });
   $("reset").addEventListener("click", () => doing(async () => {
     await ask("chat/reset");
     $("turns").replaceChildren();
     $("votes").hidden = $("undo").hidden = true;
   }));
-  const title = (place) => (two ? ["Left", "Right"][place] : "Answer"), share = (value) => Math.round(100 * value) + " %";
+  const title = (place) => ["Left", "Right"][place], share = (value) => Math.round(100 * value) + " %";
 
   function counted(tally) {
     $("tally").textContent = tally ? tally.wins.map(([name, number]) => `${name} ${number}`).join(", ") + `, ties ${tally.ties}; ${tally.wins[0][0]} wins ${share(tally.fraction)} [${share(tally.ci95[0])}, ${share(tally.ci95[1])}]` : "";
@@ -363,6 +376,13 @@ function chatPage() {
     counted(tally);
     $("text").focus();
   }));
+
+  doing(async () => { // the server's dialogue goes on when the page is loaded anew
+    const { turns, asked, tally } = await ask("chat/state");
+    for (const { role, content } of turns) role === "user" ? drawQuestion(content) : drawAnswers(null, [content], false);
+    if (asked) drawAnswers(asked.id, asked.answers, true);
+    counted(tally);
+  });
 }
 
 ({ label: labelPage, chat: chatPage })[document.body.dataset.page]();

@@ -45,10 +45,28 @@ class Talk:
         if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
             raise UsageError(f"a question has from 1 to {LONGEST:,} characters")
         with self._lock:
-            answers = self._chat.ask(text)
+            last = self._chat.last
+            try:
+                answers = self._chat.ask(text)
+            except BaseException:
+                self._chat.last = last  # the question before it may still be voted on
+                raise
             swapped = self.two and random.SystemRandom().random() < 0.5
             self._asked, self._voted, self._seen = (secrets.token_hex(8), swapped), None, False
             return {"id": self._asked[0], "answers": answers[::-1] if swapped else answers}
+
+    def state(self) -> dict[str, Any]:
+        """{"turns": the messages so far, "asked", "tally"}: for a page that is loaded anew.
+
+        "asked" is what `ask` said of a question that waits for its vote, whose answers are not among the turns.
+        """
+        with self._lock:
+            turns, asked, last = list(self._chat.history), None, self._chat.last
+            if self.two and self._asked is not None and last is not None:
+                number, swapped = self._asked
+                asked = {"id": number, "answers": last.answers[::-1] if swapped else last.answers}
+                turns.pop()
+            return {"turns": turns, "asked": asked, "tally": self._tally()}
 
     def vote(self, number: Any, verdict: Any) -> dict[str, Any]:
         """{"names": from left to right, "tally"}. A preference is on disk, as a pair, when this returns; the dialogue
