@@ -150,14 +150,26 @@ def test_thirty_pairs_by_keys_with_a_kill_in_between_and_a_second_annotator(own_
             tab.press("ArrowRight")
             tab.wait("!document.getElementById('editor-text').hidden")
             tab.type(" and more")
-            before = tab.evaluate(PROGRESS)
+            before, answer = tab.evaluate(PROGRESS), "document.getElementById('editor-text').value"
+            text = tab.evaluate(answer)
+            tab.evaluate(f"{answer} = ' '")
+            tab.press("Enter", ctrl=True)
+            tab.wait("!document.getElementById('editor-message').hidden")  # it was not taken, and is still there
+            assert tab.evaluate("document.getElementById('editor').open") and tab.evaluate(answer) == " "
+            tab.evaluate(f"{answer} = {json.dumps(text)}")
             tab.press("Enter", ctrl=True)
             tab.wait(f"{PROGRESS} !== {json.dumps(before)}")
+            assert not tab.evaluate("document.getElementById('editor').open")
             *_, commented, edited = rows_of("out.jsonl")
             assert (commented["reasons"], commented["comment"]) == ([EVIL], "a comment, l r t")
             assert commented["objectives"] == {"helpful": "chosen", EVIL: "equal"} and "objectives" not in edited
             assert edited["chosen"] == edited["edited"] + " and more"
             begin(tab, url, "bob", width=390, scheme="dark")
+            skip, decided = "document.querySelector('[data-verdict=skip]')", tab.evaluate(PROGRESS)
+            tab.evaluate(f"{skip}.dispatchEvent(new MouseEvent('click', {{detail: 2}}))")  # the second of two
+            held = "new KeyboardEvent('keydown', {key: 'Enter', repeat: true, bubbles: true, cancelable: true})"
+            assert not tab.evaluate(f"{skip}.dispatchEvent({held})")
+            assert tab.evaluate(PROGRESS) == decided
             press(tab, "l", "t")
             assert [row["by"] for row in rows_of("out.jsonl")].count("bob") == 1
             tab.evaluate("document.getElementById('report').click()")

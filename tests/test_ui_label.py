@@ -32,7 +32,7 @@ from prefcli.labelling import human
 from prefcli.progress import SILENT
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.ui import desk as desks
-from prefcli.ui.desk import Stale, opened
+from prefcli.ui.desk import Stale, _edited, opened
 from prefcli.ui.questions import questions
 
 CHAT = [{"role": "user", "content": "Who sings?"}]
@@ -190,6 +190,8 @@ def test_bad_requests_change_nothing(at_desk):
                      {"verdict": "left", "reasons": "wrong fact"}):  # fmt: skip
             with pytest.raises(UsageError):
                 desk.decide("ann", question["id"], said)
+        with pytest.raises(UsageError, match="unchanged"):  # a text field gives a CR LF back as a newline
+            _edited("a\r\nb", "c", "a\nb")
         for by in ("", "  ", "x" * 61, None, 3, ["ann"]):
             with pytest.raises(UsageError):
                 desk.next(by)

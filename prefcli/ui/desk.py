@@ -332,9 +332,14 @@ def _edited(better: str, worse: str, text: Any) -> dict[str, Any]:
         return {"chosen": written(better), "rejected": written(worse)}
     if not isinstance(text, str) or len(text) > ANSWER:
         raise UsageError(f"an answer has {ANSWER:,} characters at most")
-    if not text.strip() or text in (better, worse):
+    if not text.strip() or _typed(text) in (_typed(better), _typed(worse)):
         raise UsageError("the edited text is empty, unchanged or that of the other answer")
     return {"chosen": text, "rejected": written(worse), "edited": better}
+
+
+def _typed(text: str) -> str:
+    """A text with the newlines that a text field of a page gives back."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _rated_as(row: dict[str, Any], rated: dict[str, str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ function labelPage() {
   const known = new Set(VERDICTS.map(([name]) => name));
 
   for (const [name, title, key] of VERDICTS) {
-    $("actions").append(el("button", { type: "button", id: name === "shown" && name, class: FIRST.includes(name) && "first", "data-verdict": name, onclick: () => act(name) }, title, " ", el("kbd", {}, key)));
+    $("actions").append(el("button", { type: "button", id: name === "shown" && name, class: FIRST.includes(name) && "first", "data-verdict": name, onclick: (event) => (event.detail > 1 && name !== "undo") || act(name) }, title, " ", el("kbd", {}, key)));
   }
   reasons.forEach((reason, number) => {
     const key = kind !== "ranking" && number < 9 ? [" ", el("kbd", {}, String(number + 1))] : [];
@@ -214,6 +214,7 @@ function labelPage() {
       if (event.key === "Escape") event.target.blur();
       return;
     }
+    if (event.repeat && event.target.matches("#actions button")) event.preventDefault(); // a held Enter decides one question
     if (!$("keys").checked || event.repeat || (event.key === "Enter" && event.target.matches("button, a, input"))) return;
     const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     const digit = event.shiftKey && event.code.match(/^Digit([1-9])$/);
@@ -235,8 +236,14 @@ function labelPage() {
 
   // The editor of the better answer
 
+  function tell(text) {
+    $("editor-message").textContent = text;
+    $("editor-message").hidden = !text;
+  }
+
   function edit() {
     picking = true;
+    tell("");
     $("editor-sides").hidden = false;
     $("editor-text").hidden = $("editor-save").hidden = true;
     $("editor").showModal();
@@ -252,9 +259,10 @@ function labelPage() {
   }
 
   async function save() {
-    const text = $("editor-text").value;
-    $("editor").close();
-    await decide(chosen, text);
+    const { id } = question;
+    // What is not taken stays in the editor, unless the question is another now.
+    if (await decide(chosen, $("editor-text").value) || question?.id !== id) $("editor").close();
+    else tell($("message").textContent);
   }
 
   $("edit-left").addEventListener("click", () => pick("left"));
