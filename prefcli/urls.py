@@ -48,6 +48,11 @@ def read_several(option: str, text: str, timeout: float, form: str) -> list[tupl
     return [read(option, text, one, timeout, form) for one in text.split(",")]
 
 
+def without_timeout(text: str) -> str:
+    """URLs without their #timeout=SECONDS, which changes no answer."""
+    return re.sub(r"#timeout=[^#,]*", "", text) if "://" in text else text
+
+
 def may_pass(status: int) -> bool:
     """Whether to try again after an HTTP status: server errors; and timeout, too early, too many requests."""
     return status >= 500 or status in (408, 425, 429)

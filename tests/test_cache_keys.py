@@ -301,6 +301,9 @@ def test_a_reward_and_a_judge_count_by_what_they_are(tmp_path):
 
     assert all(of(**{name: "another"}) != of() for name in ("name", "text", "function", "label", "digest"))
     assert of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))) != of_judge("https://here/v2#m", Store(None))
+    store = Store(str(tmp_path))
+    assert of_judge("https://h/v1#m#timeout=9", store) == of_judge("https://h/v1#m", store) == ["https://h/v1#m", None]
+    assert of(text="http://h/r#timeout=9") == of(text="http://h/r")  # as the hint of a timeout says, nothing is lost
     assert "secret" not in json.dumps(of_judge("https://user:secret@here/v1#m", Store(str(tmp_path))))
 
 

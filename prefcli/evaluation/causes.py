@@ -14,7 +14,7 @@ from prefcli.artifacts.store import Store
 from prefcli.config.base import key_fields
 from prefcli.errors import without_secrets
 from prefcli.rewards.grammar import RewardSpec
-from prefcli.urls import is_url
+from prefcli.urls import is_url, without_timeout
 
 
 def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, **found: Any) -> dict[str, Any]:
@@ -38,10 +38,14 @@ def of_model(reference: Reference | None) -> list[str | None] | None:
 
 
 def of_rewards(specs: Sequence[RewardSpec]) -> list[list[str | None]]:
-    """A service has no digest, and counts by its address."""
-    return [[spec.name, without_secrets(spec.text), spec.function, spec.label, spec.digest] for spec in specs]
+    """A service has no digest, and counts by its address; its timeout does not count."""
+    return [[spec.name, _address(spec.text), spec.function, spec.label, spec.digest] for spec in specs]
 
 
 def of_judge(what: str, store: Store) -> list[str | None] | None:
     """A model, or URL#MODEL."""
-    return [without_secrets(what), None] if is_url(what) else of_model(resolve(what, store))
+    return [_address(what), None] if is_url(what) else of_model(resolve(what, store))
+
+
+def _address(text: str) -> str:
+    return without_timeout(without_secrets(text))
