@@ -9,6 +9,7 @@ import time
 from itertools import combinations
 from pathlib import Path
 from statistics import pstdev
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +90,23 @@ def test_answers_are_scored_once_by_each_source_and_by_a_changed_one_again(own_f
     for damaged in ("{", "[]", '{"sources": []}', '{"reward": "x", "scores": {}}'):
         write(own_folder / "out.jsonl.scores", damaged)
         assert uncertain.scores(config, todo, SILENT) == [[[0.0, 0.0]] * 5]
+
+
+def test_a_service_is_asked_again_each_time_since_it_may_be_another(own_folder, monkeypatch):
+    config, todo = asked(2, reward=["http://nowhere/score"])
+    for value in (1.0, 2.0):
+        source = SimpleNamespace(name="http", score=lambda answers, value=value: torch.full((len(answers),), value))
+        monkeypatch.setattr(uncertain, "_loaded", lambda *_, source=source: source)
+        assert uncertain.scores(config, todo, SILENT) == [[[value, value]] * 2]
+
+
+def test_a_function_is_handed_the_columns_of_each_answers_row_and_counts_by_them(own_folder):
+    write(own_folder / "r.py", "def score(prompts, completions, worth, **_):\n    return worth\n")
+    for worth in (1.0, 5.0):
+        rows = [{"prompt": "Q", "completion": text, "worth": worth + k} for k, text in enumerate("ab")]
+        write(Path("data.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+        config = UIConfig(label=["data.jsonl"], out="out.jsonl", order="uncertain", reward=["python:r.py:score"])
+        assert uncertain.scores(config, questions(config, SILENT), SILENT) == [[[worth, worth + 1]]]
 
 
 def test_a_policy_is_asked_how_much_more_likely_than_its_reference_it_makes_an_answer(chain, store):

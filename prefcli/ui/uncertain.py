@@ -9,8 +9,10 @@ from typing import Any
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Store
+from prefcli.config.shared import read_as
 from prefcli.config.stages import STAGES
 from prefcli.config.ui import UIConfig
+from prefcli.data.dataset import read_dataset
 from prefcli.data.row import Prompt
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.evaluation.causes import of_model, of_rewards
@@ -40,8 +42,12 @@ def scores(config: UIConfig, todo: Sequence[Question], reporter: Reporter) -> li
     specs = parse_rewards(config.reward, store)
     references = [_reference(spec, config, store) for spec in specs]
     digests = [digest_json([of_rewards([spec]), of_model(one)]) for spec, one in zip(specs, references)]
-    known = {digest: some for digest, some in _read(kept).items() if digest in digests}
-    wanted = {_digest(q.prompt, text): Answer(q.prompt, text) for q in todo for text in q.answers}
+    # What has no digest, a service or a model of the hub, may be another by now: its scores are not kept.
+    fixed = [digest for spec, digest in zip(specs, digests) if spec.digest is not None]
+    known = {digest: some for digest, some in _read(kept).items() if digest in fixed}
+    columns = _columns(config) if any(spec.function for spec in specs) else {}
+    asked = [[Answer(q.prompt, text, columns=columns.get(_digest(q.prompt, text))) for text in q.answers] for q in todo]
+    wanted = {_digest(answer.prompt, answer.completion, answer.columns): answer for some in asked for answer in some}
     for spec, reference, digest in zip(specs, references, digests):
         own = known.setdefault(digest, {})
         missing = [answer for answer in wanted if answer not in own]
@@ -57,8 +63,9 @@ def scores(config: UIConfig, todo: Sequence[Question], reporter: Reporter) -> li
             own |= dict(zip(part, found))
             reporter.advance(start + len(part))
         reporter.end()
-        write_atomically(kept, json.dumps({"sources": known}))
-    return [[[known[digest][_digest(q.prompt, text)] for text in q.answers] for q in todo] for digest in digests]
+        write_atomically(kept, json.dumps({"sources": {digest: known[digest] for digest in known if digest in fixed}}))
+    named = [[_digest(answer.prompt, answer.completion, answer.columns) for answer in some] for some in asked]
+    return [[[known[digest][name] for name in some] for some in named] for digest in digests]
 
 
 def _reference(spec: RewardSpec, config: UIConfig, store: Store) -> Reference | None:
@@ -103,8 +110,17 @@ def _loaded(
     return ImplicitReward(spec.name, model(spec.reference), model(reference), tokenizer)
 
 
-def _digest(prompt: Prompt, text: str) -> str:
-    return digest_json([prompt, text])
+def _columns(config: UIConfig) -> dict[str, dict[str, Any]]:
+    """The other columns of each answer's first row, which functions in Python read, by the answer's digest."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_dataset(config.label, "demos", config.skip_bad, every=True, **read_as(config)).rows:
+        for text in row.answers:
+            found.setdefault(_digest(row.prompt, text), row.columns)
+    return found
+
+
+def _digest(prompt: Prompt, text: str, columns: dict[str, Any] | None = None) -> str:
+    return digest_json([prompt, text] + ([columns] if columns else []))
 
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
