@@ -385,11 +385,14 @@ def test_only_our_reports_are_served_and_they_run_nothing(client, store, own_fol
     write(own_folder / "b.html", "<script>alert(1)</script>")
     store.root.mkdir()
     write(store.root / "c.html", f"<!DOCTYPE html>{MARK}<p>Another")
-    assert [path.name for path in watching.reports(store)] == ["a.html", "c.html"]
-    answer = client.get("reports/1")
+    assert [path.name for path in watching.reports(store).values()] == ["a.html", "c.html"]
+    (address,) = (name for name, path in watching.reports(store).items() if path.name == "c.html")
+    assert f"reports/{address}" in client.get("").text
+    write(own_folder / "0.html", f"<!DOCTYPE html>{MARK}<p>A later one, which stands before it")
+    answer = client.get(f"reports/{address}")
     assert "Another" in answer.text
     assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
-    assert client.get("reports/2").status_code == client.get("reports/-1").status_code == 404
+    assert client.get("reports/2").status_code == client.get("reports/b.html").status_code == 404
     assert "a.html" in client.get("").text and "b.html" not in client.get("").text
 
 

@@ -58,7 +58,7 @@ class App:
             Route("/runs/{name}/{version}/events", self._events),
             Route("/runs/{name}/{version}/stop", self._stop, methods=["POST"]),
             Route("/states", self._states),
-            Route("/reports/{number:int}", self._report),
+            Route("/reports/{name}", self._report),
         ]
         if desk is not None:
             routes += [
@@ -113,7 +113,7 @@ class App:
 
     def _start(self, http: Request) -> Response:
         found = watching.runs(self._store)
-        files = [(path.name, str(path)) for path in watching.reports(self._store)]
+        files = [(path.name, str(path), name) for name, path in watching.reports(self._store).items()]
         return self._page("start.html.j2", runs=found, reports=files, root=str(self._store.root.resolve()))
 
     def _states(self, http: Request) -> Response:
@@ -187,10 +187,10 @@ class App:
         return JSONResponse({"stopping": f"{name}@{version}"})
 
     def _report(self, http: Request) -> Response:
-        found, number = watching.reports(self._store), http.path_params["number"]
-        if number >= len(found):
+        found = watching.reports(self._store).get(http.path_params["name"])
+        if found is None:
             raise HTTPException(404)
-        return FileResponse(found[number], headers={"content-security-policy": REPORT_POLICY})
+        return FileResponse(found, headers={"content-security-policy": REPORT_POLICY})
 
     def _failed(self, http: Request, error: Exception) -> Response:
         said = f"{type(error).__name__}: {error}"

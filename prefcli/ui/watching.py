@@ -25,6 +25,7 @@ from prefcli.artifacts.store import SAMPLES, Artifact, Store
 from prefcli.artifacts.unfinished import LOG, VERSION, is_ours, saved_steps
 from prefcli.config.stages import STAGES
 from prefcli.errors import ArtifactError, PrefcliError, UsageError, without_secrets
+from prefcli.files import digest_json
 from prefcli.report import lineage_chart
 from prefcli.report.mark import is_ours as is_report
 from prefcli.report.text import short
@@ -262,8 +263,12 @@ def stop(store: Store, name: str, version: str) -> int:
     return number
 
 
-def reports(store: Store) -> list[Path]:
-    """Pages that `prefcli report` wrote, in the working directory and the store's."""
+def reports(store: Store) -> dict[str, Path]:
+    """Pages that `prefcli report` wrote, in the working directory and the store's, by the last part of their address.
+
+    That is of the path: a place in the list would be another page's when one is added.
+    """
     folders = dict.fromkeys(folder.resolve() for folder in (Path(), store.root, store.root.parent) if folder.is_dir())
     found = [path for folder in folders for path in sorted(folder.glob("*.html"))]
-    return [path for path in found if path.is_file() and is_report(path)][:REPORTS]
+    ours = [path for path in found if path.is_file() and is_report(path)][:REPORTS]
+    return {digest_json(str(path))[:16]: path for path in ours}
