@@ -32,7 +32,7 @@ from prefcli.labelling import human
 from prefcli.progress import SILENT
 from prefcli.statistics.intervals import wilson_interval
 from prefcli.ui import desk as desks
-from prefcli.ui.desk import Stale, _edited, opened
+from prefcli.ui.desk import Stale, _edited, _habits, opened
 from prefcli.ui.questions import questions
 
 CHAT = [{"role": "user", "content": "Who sings?"}]
@@ -443,6 +443,12 @@ def test_the_agreement_is_that_of_the_decisions_counted_independently(at_desk):
     for person in found["annotators"]:
         own = [row["shown"][0] == "chosen" for row in rows if row["by"] == person["by"]]
         assert person["first"] == sum(own) / len(own)
+
+
+def test_a_rankings_pairs_count_once_for_the_pace():
+    ranking = [{"at": "1", "seconds": 60.0, "shown": ["chosen", "rejected"]}] * 6
+    others = [{"at": at, "seconds": 5.0, "verdict": "skip"} for at in "23"]
+    assert _habits("ann", ranking + others)["seconds"] == 5.0
 
 
 def test_objectives_are_rated_beside_the_verdict_and_have_their_own_agreement(at_desk):

@@ -363,7 +363,8 @@ def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     sides = [row["shown"] == ORDERS[0] for row in rows if "shown" in row]
     first = sum(sides) / len(sides) if sides else None
     # The rows of one ranking, or of its skip, are one decision.
-    verdicts = [verdict for _, verdict in {(row["at"], row.get("verdict")) for row in rows}]
+    seconds = {(row["at"], row.get("verdict")): row["seconds"] for row in rows}
+    verdicts = [verdict for _, verdict in seconds]
     chosen = verdicts.count(None)
     return {
         "by": by,
@@ -372,5 +373,5 @@ def _habits(by: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "skips": verdicts.count("skip"),
         "first": first,
         "first_ci95": list(wilson_interval(first * chosen, chosen)) if first is not None else None,
-        "seconds": median(row["seconds"] for row in rows),
+        "seconds": median(seconds.values()),
     }
