@@ -368,14 +368,14 @@ def test_a_local_judge_takes_the_likelier_letter(tiny):
     shift[a[0]] = middle
     hook = model.get_output_embeddings().register_forward_hook(lambda _, __, output: output - shift)
     try:
-        verdicts = ModelJudge("tiny", "d", model, tokenizer).verdicts(questions)
+        verdicts = ModelJudge("tiny", model, tokenizer).verdicts(questions)
     finally:
         hook.remove()
     assert verdicts == [float(value > middle) for value in margins] and verdicts.count(1.0) == 10
 
 
 def test_a_question_that_is_too_long_has_no_verdict(tiny):
-    judge = ModelJudge("tiny", "d", *tiny)
+    judge = ModelJudge("tiny", *tiny)
     assert judge.verdicts(["What? " * 2000, "Which?"])[0] is None
     assert judge.verdicts(["Which?"])[0] is not None
 

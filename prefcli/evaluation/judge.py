@@ -107,7 +107,6 @@ _MEANS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 class Judge(Protocol):
     ref: str  # how it is shown
-    digest: str  # what fixes its verdicts
 
     def verdicts(self, questions: list[str]) -> list[Verdict]:
         """One for each question; None where there is none."""
@@ -204,8 +203,8 @@ def _is_for(letter: str, text: str) -> bool:
 class ModelJudge:
     """A causal language model: the letter to which it gives the higher probability, right after the question."""
 
-    def __init__(self, ref: str, digest: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.ref, self.digest, self._model = ref, digest, model.eval()
+    def __init__(self, ref: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.ref, self._model = ref, model.eval()
         self._encoder = Encoder(tokenizer)
         self._positions = positions_of(model.config)
         a, b = (self._encoder.completion_ids(_turn("Which?"), letter) for letter in "AB")
@@ -242,7 +241,7 @@ class EndpointJudge:
         parts = urlsplit(url)
         path = parts.path.rstrip("/")
         path = path if path.endswith("/chat/completions") else f"{path}/chat/completions"
-        self.ref = self.digest = f"{url}#{model}"
+        self.ref = f"{url}#{model}"
         self._model = model
         self._endpoint = Endpoint(
             "judge",
@@ -315,7 +314,7 @@ def load_judge(
         reporter.notice(reference.note)
     tokenizer = load_tokenizer(reference, reporter)
     model = place.policy(reference, len(tokenizer))
-    return ModelJudge(reference.shown, reference.digest or what, model, tokenizer)
+    return ModelJudge(reference.shown, model, tokenizer)
 
 
 def _key(name: str | None) -> str | None:
