@@ -165,6 +165,13 @@ def test_what_may_pass_is_tried_again_and_said(service, status):
     assert len(notices.said) == module.RETRIES and f"HTTP {status}" in notices.said[0] and "busy" in notices.said[0]
 
 
+def test_a_service_that_is_overloaded_is_not_asked_in_another_format(service):
+    url, seen = service(lambda _, body: (503, b"busy") if "query" in body else (200, {"scores": [1.0, 2.0]}))
+    with pytest.raises(SurroundingsError, match="HTTP 503"):
+        ask(url)
+    assert all("query" in body for _, body in seen) and len(seen) == module.RETRIES + 1
+
+
 def test_the_waits_double(service, monkeypatch):
     waits = []
     monkeypatch.setattr(module, "BACKOFF", 1.0)

@@ -145,6 +145,8 @@ class Service:
                 answer = self._endpoint.ask(form.body(texts, prompts, labels))
             except Refused as refused:
                 refusals.append(refused)
+                if may_pass(refused.status) and refused.status != 500:  # 500 may mean a format that it does not know
+                    break
                 continue
             found = next((answer[key] for key in form.keys if key in answer), None)
             if found is None:
