@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import write
@@ -290,6 +291,17 @@ def test_what_is_stopped_is_the_process_that_holds_the_run_and_no_other(client, 
     assert len(sent) == 1
     with pytest.raises(ArtifactError):
         watching.stop(store, "dpo", "v1")
+
+
+def test_on_windows_nothing_is_sent_to_a_run(store, monkeypatch):
+    windows = {"name": "nt", "kill": lambda *_: 1 / 0}  # 0 would be Ctrl-C there, and SIGINT kills
+    with store.writer("dpo") as draft:
+        for module in (watching, alive):
+            monkeypatch.setattr(module, "os", SimpleNamespace(**vars(os) | windows))
+        assert alive.process(draft.path) == os.getpid()
+        with pytest.raises(UsageError, match="Ctrl-C"):
+            watching.stop(store, "dpo", "v1")
+        monkeypatch.undo()
 
 
 def test_a_log_is_followed_line_by_line_and_read_anew_where_it_was_cut_back(own_folder):

@@ -86,7 +86,8 @@ def process(version: Path) -> int | None:
         lock = os.stat(version / ".lock")
         if not fresh or not _here(sign) or sign.get("host") != socket.gethostname():
             return None
-        os.kill(number, 0)
+        if os.name != "nt":  # there 0 is the signal of Ctrl-C
+            os.kill(number, 0)
         handles = Path(f"/proc/{number}/fd")
         if handles.parent.is_dir() and not any(_leads_to(handle, lock) for handle in handles.iterdir()):
             return None

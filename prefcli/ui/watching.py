@@ -251,8 +251,10 @@ def thinned(steps: list[int], values: list[float], most: int = 400) -> list[tupl
 def stop(store: Store, name: str, version: str) -> int:
     """Send a run what Ctrl-C sends it: it ends its step, keeps its state, and the same command resumes.
 
-    Raises UsageError: it does not run on this machine, or is somebody else's.
+    Raises UsageError: it does not run on this machine, or is somebody else's; or on Windows, where it would be killed.
     """
+    if os.name == "nt":
+        raise UsageError("on Windows a run is stopped with Ctrl-C where it was started: from here it would be killed")
     number = alive.process(place(store, name, version))
     if number is None:
         raise UsageError(f"{name}@{version} does not run on this machine")
