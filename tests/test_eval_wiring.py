@@ -8,17 +8,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import artifact_in
+from families import CHATML, tokenizer_of
 from matplotlib.figure import Figure as Picture
+from test_data_check import STRICT
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Store
 from prefcli.config.evaluate import EvalConfig
+from prefcli.data.dataset import read_checked
 from prefcli.data.lengths import length_bias
 from prefcli.data.row import Row
-from prefcli.errors import UsageError
+from prefcli.errors import DataError, UsageError
 from prefcli.evaluation import measured as measuring
 from prefcli.evaluation import models, run
 from prefcli.evaluation.measured import Measured, Setting
+from prefcli.evaluation.prompts import short_ones
 from prefcli.evaluation.score import Scores
 from prefcli.labelling.run import _carried
 from prefcli.progress import SILENT
@@ -128,6 +132,21 @@ def test_two_models_of_one_name_are_refused_and_one_that_is_named_twice_is_measu
     assert len(run._named_models(EvalConfig(model=["sft", str(ours.path)], prompts=["p"]), Store())) == 1
     with pytest.raises(UsageError, match="two different models are called sft@v1"):
         run._named_models(EvalConfig(against="sft", model=[str(theirs.path)], prompts=["p"]), Store())
+
+
+def test_a_prompt_that_one_models_template_refuses_is_left_out_for_all(jsonl):
+    twice = [{"role": "user", "content": "a"}] * 2
+    data = [str(jsonl("prompts.jsonl", {"prompt": twice}, {"prompt": twice[:1]}))]
+    plain, strict, said = tokenizer_of("byte-level BPE", CHATML), tokenizer_of("byte-level BPE", STRICT), []
+    told = SimpleNamespace(notice=said.append)
+    for skip_bad in (False, True):
+        rows = read_checked(data, "prompts", EvalConfig(prompts=data, skip_bad=skip_bad), SILENT).rows
+        assert len(short_ones(rows, plain, 99, told)[0]) == 2
+        if not skip_bad:
+            with pytest.raises(DataError, match="rm: .*take turns"):
+                short_ones(rows, plain, 99, told, {"rm": strict})
+    assert short_ones(rows, plain, 99, told, {"rm": strict})[0][0].prompt == twice[:1]
+    assert len(said) == 1 and "1 of 2 prompts left out" in said[0] and "rm: " in said[0]
 
 
 def test_the_options_of_eval_reach_the_sampling_and_the_answers_their_prompts(monkeypatch):

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from array import array
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 from prefcli.data.encoder import Encoder
+from prefcli.data.row import Row
 from prefcli.data.rows import Rows
 from prefcli.errors import DataError
 from prefcli.progress import Reporter
 
 
-def short_ones(rows: Rows, tokenizer: Any, longest: int, reporter: Reporter) -> tuple[Rows, int]:
+def short_ones(
+    rows: Rows, tokenizer: Any, longest: int, reporter: Reporter, others: Mapping[str, Any] | None = None
+) -> tuple[Rows, int]:
     """The rows whose prompts have at most `longest` tokens, and how many the longest of these has.
 
-    How many are left out is told. Raises DataError: none is short enough, or the chat template refuses one that is not
+    `others` are the tokenizers of further models that read the same rows, by the models' names.
+    How many are left out is told. Raises DataError: none is short enough, or a chat template refuses one that is not
     to be left out.
     """
     encoder = Encoder(tokenizer)
-    rows.source.judge(partial(encoder.refusal, prompt_alone=True))
+    further = {name: Encoder(other) for name, other in (others or {}).items()}
+
+    def refusal(row: Row) -> str | None:
+        if (why := encoder.refusal(row, prompt_alone=True)) is not None:
+            return why
+        whys = ((name, other.refusal(row, prompt_alone=True)) for name, other in further.items())
+        return next((f"{name}: {why}" for name, why in whys if why is not None), None)
+
+    rows.source.judge(refusal)
     kept: array[int] = array("Q")
     most = refused = 0
     for position in rows.positions:
