@@ -185,7 +185,7 @@ def test_the_value_model_warms_up_alone():
         ({"advantage": "rloo", "kl_estimator": "k3"}, "drives the policy away"),
         ({"advantage": "rloo", "whiten_rewards": True}, "--whiten-rewards scales per-token rewards"),
         ({"advantage": "rloo", "value_warmup": 2}, "no value model"),
-        ({"kl_coef": 0.0, "kl_target": 6.0}, "0 stays 0"),
+        ({"kl_coef": 0.0, "kl_target": 6.0}, "0 would stay 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, message):

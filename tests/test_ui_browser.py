@@ -289,6 +289,7 @@ def test_a_run_is_watched_while_it_is_written_and_afterwards(own_folder, store):
 def test_two_models_are_talked_to_and_voted_on(chain):
     with page() as tab, served("--chat", "sft", "--chat", "dpo", "--chat-out", "votes.jsonl") as (_, url):
         tab.open(url, width=390, scheme="dark")
+        tab.wait("!document.querySelector('#chat button').disabled")  # the dialogue so far is there
         tab.evaluate("document.getElementById('text').focus()")
         tab.type("Who sings?")
         for _ in range(2):  # held, or pressed twice: it is asked once

@@ -67,13 +67,14 @@ class Encoder:
                 text = self._written([*prompt, message_of(completion)], len(prompt), rendered, False)[0]
             else:
                 text = _after(before, completion)
+        ends = not isinstance(prompt, str) and str(self.tokenizer.eos_token) in _behind(completion, text)
         beginning = self._beginning(text, most)
         ids = self.text_ids(beginning) if prompt == "" else self.continued_ids(beginning)
         eos, rest = self.tokenizer.eos_token_id, text[len(beginning) :]
         if rest and (eos not in ids or not rest.isspace()):
             return ids
         end = len(ids) - ids[::-1].index(eos) if eos in ids else 0
-        if end and not str(self.tokenizer.decode(ids[end:], skip_special_tokens=True)).strip():
+        if end and (ends or not str(self.tokenizer.decode(ids[end:], skip_special_tokens=True)).strip()):
             return ids[:end]
         return ids if rest else [*ids, eos]  # an end token in the middle of an answer does not end it
 
@@ -290,6 +291,12 @@ class Encoder:
                 + ", ".join(message["role"] for message in messages),
                 "most templates want user and assistant to take turns, with at most one system message first",
             ) from error
+
+
+def _behind(completion: str, text: str) -> str:
+    """What a template writes after an answer; all of it, where the answer is not found as it is."""
+    at = text.rfind(completion.strip()) if completion.strip() else -1
+    return text if at < 0 else text[at + len(completion.strip()) :]
 
 
 def _after(before: str, answer: str) -> str:
