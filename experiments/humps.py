@@ -27,7 +27,7 @@ RULE = (
 def humps(points: list[dict[str, Any]]) -> tuple[bool, float, str]:
     """Of the points of one β in the order of their steps: whether gold humps, the wider interval, and both in words."""
     highest, last = max(points, key=lambda point: point["reward"]), points[-1]
-    said = f"{highest['setting']} {highest['reward']:.2f}, {last['setting']} {last['reward']:.2f}"
+    said = f"{highest['setting']} is the highest ({highest['reward']:.2f}), the last {last['reward']:.2f}"
     widths = [point["reward_ci95"][1] - point["reward_ci95"][0] for point in (highest, last)]
     return last["reward_ci95"][1] < highest["reward_ci95"][0], max(widths), said
 

@@ -57,7 +57,7 @@ def test_gold_humps_where_the_last_interval_lies_below_the_highest(lasts, half, 
     other = points[0] | {"method": "ipo-long", "setting": "beta 0.01, step 3"}
     question = Question("?", humps.RULE)
     humps.answer(question, {"points": [*points, other]}, "dpo-long")
-    assert question.answer == answer and "step 9 0.70" in question.why
+    assert question.answer == answer and "step 9 is the highest (0.70)" in question.why
 
 
 def curve(turn, interval, proxy, gold):
