@@ -70,8 +70,7 @@ def named(name: str) -> Named | None:
 def hint(name: str, known: Mapping[str, Any], otherwise: str, *, bare: bool = False) -> str:
     """The hint for an unknown name: the nearest of our names and of their words for ours."""
     typed = name.replace("_", "-")
-    ours = [one for one in (*(field.replace("_", "-") for field in known), *NAMES) if canonical(one, known)]
-    near = get_close_matches(typed, [*ours, *NAMES], n=1)
+    near = get_close_matches(typed, [*(one.replace("_", "-") for one in known), *NAMES], n=1)
     field_name = canonical(near[0], known) if near else None
     if field_name:
         return f"did you mean {option(field_name)[2:] if bare else option(field_name)}?"

@@ -22,14 +22,13 @@ from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms
 from prefcli.models.sharding import most
-from prefcli.progress import Reporter, processes
+from prefcli.progress import Reporter, processes, under_deepspeed
 from prefcli.rewards.grammar import reward_scales
 from prefcli.rewards.sources import Answer, ModelReward, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import Opened, open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.reference import (
     ReferenceLogps,
     below,

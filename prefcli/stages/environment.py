@@ -14,8 +14,7 @@ import trl
 from prefcli import __version__
 from prefcli.artifacts.store import Draft
 from prefcli.errors import ArtifactError
-from prefcli.progress import processes
-from prefcli.stages.processes import under_deepspeed
+from prefcli.progress import processes, under_deepspeed
 
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

@@ -24,12 +24,11 @@ from prefcli.losses import kto, reference_point
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.logps import token_logps
 from prefcli.models.rows import pad_rows
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, under_deepspeed
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.reference import below, open_reference, reference_at_work
 from prefcli.stages.session import Session, session
 from prefcli.stages.steps import Example, Found, Steps

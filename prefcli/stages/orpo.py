@@ -15,12 +15,11 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.tokenising import encode_pair
 from prefcli.errors import UsageError
 from prefcli.losses import next_token, odds_ratio
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, under_deepspeed
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.session import session
 from prefcli.stages.steps import PAIR_METRICS, Example, Found, PairSteps, pair_metrics, pair_rows
 

@@ -26,8 +26,7 @@ from prefcli.models.loading import (
     refuse_unsaved,
 )
 from prefcli.models.tokenizers import load_tokenizer
-from prefcli.progress import Reporter
-from prefcli.stages.processes import under_deepspeed
+from prefcli.progress import Reporter, under_deepspeed
 from prefcli.stages.session import Session
 
 

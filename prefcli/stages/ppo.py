@@ -29,7 +29,7 @@ from prefcli.errors import AlarmError, ArtifactError, SurroundingsError, UsageEr
 from prefcli.evaluation.prompts import say_kept
 from prefcli.models.sharding import at_rest, put, whole_weights
 from prefcli.models.tokenizers import end_ids
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, under_deepspeed
 from prefcli.rewards.grammar import Scale, reward_scales
 from prefcli.rewards.preflight import preflight
 from prefcli.rewards.sources import Answer, RewardSource
@@ -40,7 +40,6 @@ from prefcli.stages.long_rows import refuse_long_answers
 from prefcli.stages.plan import rollouts
 from prefcli.stages.policy import Opened, open_policy, open_servers, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.roles import OpenedRoles, open_roles
 from prefcli.stages.saving import save_step
 from prefcli.stages.session import Session, session
@@ -181,7 +180,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
 
 def watched(metrics: dict[str, float], scaler: Any) -> dict[str, float]:
     """What the watchers see. With a loss `scaler` (float16) an infinite gradient norm means nothing: such an update is
-    left out, and the scale is found so, by halves. One at a scale of 1 or less is no matter of the scale."""
+    left out and the scale halved, until it fits. At a scale of 1 or less the scale is not the cause."""
     if scaler is None or scaler.get_scale() <= 1:
         return metrics
     return {n: value for n, value in metrics.items() if math.isfinite(value) or not n.startswith("grad_norm")}

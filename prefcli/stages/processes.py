@@ -17,7 +17,6 @@ from prefcli.artifacts.store import Draft
 from prefcli.artifacts.unfinished import LOG, RUN
 from prefcli.config.training import FSDP
 from prefcli.progress import is_main_process, processes
-from prefcli.progress import under_deepspeed as under_deepspeed
 from prefcli.stages.inputs import Inputs
 
 

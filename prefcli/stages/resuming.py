@@ -19,8 +19,7 @@ from transformers.trainer_callback import TrainerState
 from prefcli import stopping
 from prefcli.models import sharding, zero3
 from prefcli.models.sharding import at_rest, over_all, parts_of_state, put
-from prefcli.progress import is_main_process
-from prefcli.stages.processes import under_deepspeed
+from prefcli.progress import is_main_process, under_deepspeed
 from prefcli.stages.saving import save_step
 from prefcli.stages.session import Session
 from prefcli.stages.state import random_state, set_random_state, write_state

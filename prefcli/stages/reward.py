@@ -23,12 +23,11 @@ from prefcli.models.loading import is_scorer, loaded_scorer
 from prefcli.models.logps import sequence_scores
 from prefcli.models.rows import parts
 from prefcli.models.templates import end_at_the_score
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, under_deepspeed
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import adapted, count, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import Resuming, whole_weights
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, PairSteps, pair_cost, pair_rows

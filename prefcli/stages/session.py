@@ -32,13 +32,13 @@ from prefcli.models.loading import configuration, is_adapter
 from prefcli.models.packed import pack
 from prefcli.models.sharding import at_rest, most, shard, source_device
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
-from prefcli.progress import Reporter, is_main_process, processes
+from prefcli.progress import Reporter, is_main_process, processes, under_deepspeed
 from prefcli.stages.environment import environment, refuse_elsewhere
 from prefcli.stages.inputs import Inputs, parents_of
 from prefcli.stages.measuring import PeakMemory, bytes_of, memory_short
 from prefcli.stages.metrics_log import MetricsLog, is_number
 from prefcli.stages.plan import check_memory, peak, run_of
-from prefcli.stages.processes import draft_of, under_deepspeed, without_accelerates_fsdp
+from prefcli.stages.processes import draft_of, without_accelerates_fsdp
 from prefcli.stages.saving import bases_of, write_card
 from prefcli.stages.state import read_state
 from prefcli.stages.trackers import Tracker, lineage_tags, open_tracker

@@ -17,12 +17,11 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.tokenising import encode_demo
 from prefcli.losses import next_token
 from prefcli.models.rows import Rows, pad_rows
-from prefcli.progress import Reporter
+from prefcli.progress import Reporter, under_deepspeed
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
 from prefcli.stages.policy import open_policy, open_tokenizer
 from prefcli.stages.preview import say_rendered
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import Resuming, whole_weights
 from prefcli.stages.session import session
 from prefcli.stages.steps import Example, Found, Steps

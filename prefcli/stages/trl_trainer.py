@@ -23,10 +23,10 @@ from prefcli.data.rows import Encode, Example, Examples, Rows
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models import bitsandbytes, sharding
 from prefcli.models.shared import SharedRole
+from prefcli.progress import under_deepspeed
 from prefcli.stages.inputs import SHARD_INSTEAD, Inputs, nothing_left, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
-from prefcli.stages.processes import under_deepspeed
 from prefcli.stages.resuming import position, whole_weights
 from prefcli.stages.session import Session
 from prefcli.statistics.intervals import wilson_interval
