@@ -56,7 +56,7 @@ def run(record: Record, size_name: str) -> None:
     size = replace(short, steps=short.steps * LONGER, betas=max(2, short.betas))
     size = replace(size, kept=KEPT if size_name == "full" else short.kept)
     made = make_data(record, short)
-    asked = [Question(f"Does gold rise and fall as {method.upper()} goes on training?", RULE) for method in METHODS]
+    asked = [Question(f"Does gold rise and fall as {method.upper()} trains longer?", RULE) for method in METHODS]
     for seed in range(min(SEEDS, size.seeds)):
         for method, name in METHODS.items():
             on_pairs(record, made, size, method, seed, name=name)

@@ -89,7 +89,7 @@ def _words(config: MemoryConfig, reference: Reference, folder: Path) -> list[str
 
 
 def _filling(number: int, tokens: int, encoder: Encoder) -> str:
-    """A prompt of so many tokens, or of the most below that there can be, each row's another."""
+    """A prompt of N `tokens`, or of the largest number below N that there can be; each row has another one."""
 
     def text(words: int) -> str:
         return f"{number}" + " a" * (words - 1)

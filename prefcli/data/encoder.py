@@ -295,8 +295,9 @@ class Encoder:
 
 def _behind(completion: str, text: str) -> str:
     """What a template writes after an answer; all of it, where the answer is not found as it is."""
-    at = text.rfind(completion.strip()) if completion.strip() else -1
-    return text if at < 0 else text[at + len(completion.strip()) :]
+    answer = completion.strip()
+    at = text.rfind(answer) if answer else -1
+    return text if at < 0 else text[at + len(answer) :]
 
 
 def _after(before: str, answer: str) -> str:

@@ -385,7 +385,7 @@ function chatPage() {
     $("text").focus();
   }));
 
-  doing(async () => { // the server's dialogue goes on when the page is loaded anew
+  doing(async () => { // the server's dialogue continues when the page is loaded again
     const { turns, asked, tally } = await ask("chat/state");
     for (const { role, content } of turns) role === "user" ? drawQuestion(content) : drawAnswers(null, [content], false);
     if (asked) drawAnswers(asked.id, asked.answers, true);

@@ -62,8 +62,8 @@ def prompt_in(raw: Raw, column: str) -> Prompt:
 
 
 def question_of(raw: Raw, column: str) -> tuple[Raw, tuple[str, ...]]:
-    """The row with its question whole, and the columns that it stands in: an instruction goes on in `input`, on a line
-    of its own, as Alpaca has it."""
+    """The row with its question whole, and the columns that it stands in: an instruction continues in `input`, on a
+    line of its own, as Alpaca has it."""
     text, more = raw.get(column), raw.get("input")
     if column != "instruction" or not isinstance(text, str) or not isinstance(more, str):
         return raw, (column,)
