@@ -10,6 +10,7 @@ from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.data.rows import Rows
 from prefcli.errors import DataError
+from prefcli.models.tokenizers import template_digest
 from prefcli.progress import Reporter
 
 
@@ -23,12 +24,15 @@ def short_ones(
     to be left out.
     """
     encoder = Encoder(tokenizer)
-    further = {name: Encoder(other) for name, other in (others or {}).items()}
+    further: dict[str, tuple[str, Encoder]] = {}  # by their templates: a run's kept steps have all the same
+    for name, other in (others or {}).items():
+        further.setdefault(template_digest(other), (name, Encoder(other)))
+    further.pop(template_digest(tokenizer), None)
 
     def refusal(row: Row) -> str | None:
         if (why := encoder.refusal(row, prompt_alone=True)) is not None:
             return why
-        whys = ((name, other.refusal(row, prompt_alone=True)) for name, other in further.items())
+        whys = ((name, other.refusal(row, prompt_alone=True)) for name, other in further.values())
         return next((f"{name}: {why}" for name, why in whys if why is not None), None)
 
     rows.source.judge(refusal)
