@@ -46,7 +46,7 @@ NOTHING: dict[str, Any] = {"openings": 0, "answers": 0}  # the prompts are those
 SIZES = {
     "full": Size(**NOTHING, held_out=200, tokens=48, seeds=3, betas=2, coefs=1, batch=16, steps=56, rollouts=24,
                  rollout=64, kept=4, best_of=16),
-    "small": Size(**NOTHING, held_out=96, tokens=32, seeds=1, betas=1, coefs=1, batch=16, steps=28, rollouts=12,
+    "small": Size(**NOTHING, held_out=48, tokens=32, seeds=1, betas=1, coefs=1, batch=16, steps=28, rollouts=12,
                   rollout=32, kept=4, best_of=8),
     "smoke": Size(**NOTHING, held_out=10, tokens=8, seeds=1, betas=1, coefs=1, batch=4, steps=4, rollouts=4, rollout=8,
                   kept=4, best_of=3),
