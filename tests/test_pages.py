@@ -89,8 +89,9 @@ THRESHOLDS = {
         "too slow": [f"over {pairs.STILL_FOR} steps", f"{pairs.STILL:g} nats"],
     },
     "loss": {
-        "rises": [f"of {loss.RECENT} steps", f"over {loss.RISE:g} times the first {loss.START}"],
-        "zero": [f"first {loss.START} steps"],
+        "rises": [f"of {loss.RECENT} steps ({loss.RECENT_ROWS} rows at least)", f"{loss.NOISE:g} standard errors",
+                  f"over {loss.RISE:g} times the first {loss.START} ({loss.START_ROWS} rows at least)"],
+        "zero": [f"first {loss.START} steps ({loss.START_ROWS} rows at least)"],
         "saturated": [f"over {loss.SATURATED_FOR} steps", f"under {percent(loss.SATURATED_LOSS)}",
                       f"{percent(loss.SATURATED_RIGHT)} right"],
         "held-out": [f"{loss.HELD_OUT:g} times its best"],

@@ -42,7 +42,7 @@ OF_PPO = {
     "sampling drift": sampling.Sampling,
 }
 OF_TRAINING = {
-    "loss": loss.Loss,
+    "loss": lambda: loss.Loss(N),
     "pairs": lambda: pairs.Pairs(N),
     "pairs, with a reference": lambda: pairs.Pairs(N, 0.1, from_reference=True),
     "pairs, with another reference": lambda: pairs.Pairs(N, 1e-6),

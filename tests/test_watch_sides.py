@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -253,20 +255,33 @@ def test_guessing_and_standing_still_wait_while_the_rate_rises(rate, expected):
 )
 def test_a_loss_above_where_it_began(losses, expected):
     steps = [{"loss": losses[0]}] * 3 + [{"loss": losses[1]}] * 8
-    assert trained(*steps, watcher=loss.Loss()) == expected
-    assert trained(*[{"loss": losses[0]}] * 3, watcher=loss.Loss()) == (["zero"] if losses[0] == 0 else [])
+    assert trained(*steps, watcher=loss.Loss(32)) == expected
+    assert trained(*[{"loss": losses[0]}] * 3, watcher=loss.Loss(32)) == (["zero"] if losses[0] == 0 else [])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_a_rise_is_told_from_the_noise_of_small_batches(batch):
+    """Of 30 runs whose loss falls slowly none is called one that rises; of those whose loss doubles, all are."""
+
+    def rises(seed, level):
+        dice, watcher = random.Random(seed), loss.Loss(batch)
+        losses = [dice.gauss(level(step / 300), 0.6 / math.sqrt(batch)) for step in range(300)]
+        return any(signals(watcher, ({"loss": max(0.1, x)}, NO_ANSWERS), start=i) for i, x in enumerate(losses, 1))
+
+    assert not any(rises(seed, lambda done: 2 - 0.3 * done) for seed in range(30))
+    assert all(rises(seed, lambda done: 2 if done < 0.5 else 4) for seed in range(30))
 
 
 @pytest.mark.parametrize(("now", "right", "expected"), [(0.04, 1.0, True), (0.06, 1.0, False), (0.04, 0.98, False)])
 def test_a_loss_that_has_come_to_nothing_while_all_are_right(now, right, expected):
     steps = [{"loss": 1.0, "accuracy": 0.5}] + [{"loss": now, "accuracy": right}] * 20
-    assert ("saturated" in trained(*steps, watcher=loss.Loss())) == expected
+    assert ("saturated" in trained(*steps, watcher=loss.Loss(32))) == expected
 
 
 @pytest.mark.parametrize(("last", "expected"), [(0.56, True), (0.54, False), (0.3, False)])
 def test_a_held_out_loss_is_held_against_its_best(last, expected):
     steps = [{"eval_loss": 1.0}, {"eval_loss": 0.5}, {"eval_loss": last}]
-    assert ("held-out" in trained(*steps, watcher=loss.Loss())) == expected
+    assert ("held-out" in trained(*steps, watcher=loss.Loss(32))) == expected
 
 
 EVERYTHING = (

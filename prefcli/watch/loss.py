@@ -11,13 +11,14 @@ A loss that is not a number ends the run where it is logged (stages/trl_trainer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 from prefcli.watch.explosion import HISTORY, far_out
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track, mean
+from prefcli.watch.series import Track, mean, steps_of, summary
 
 NAME = "loss"
 SIGNS = {
@@ -45,6 +46,8 @@ SIGNS = {
 }
 
 START, RECENT = 3, 8  # steps that stand for "at first" and for "now"
+START_ROWS, RECENT_ROWS = 24, 64  # and least rows of these
+NOISE = 4.0  # standard errors by which "now" must lie above "at first", with a step's noise as it is now
 RISE = 1.25  # times the first: measured, see docs/watchers.md
 SATURATED_FOR = 20  # steps
 SATURATED_LOSS, SATURATED_RIGHT = 0.05, 0.99  # share of the first loss, and least accuracy: measured, as above
@@ -53,9 +56,13 @@ RIGHT = ("rewards/accuracies", "accuracy", "mean_token_accuracy")  # the first t
 
 
 class Loss:
-    def __init__(self) -> None:
+    """`batch_size`: rows in a step."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._first = steps_of(START_ROWS, batch_size, START)
+        self._newest = steps_of(RECENT_ROWS, batch_size, RECENT)
         self._norms = Track(0, HISTORY)
-        self._loss = Track(START, RECENT)
+        self._loss = Track(self._first, self._newest)
         self._flat = Track(1, SATURATED_FOR)  # [loss, accuracy]
         self._held_out: float | None = None  # the best
         self._tracks = {"norms": self._norms, "loss": self._loss, "flat": self._flat}
@@ -79,13 +86,17 @@ class Loss:
 
     def _course(self, step: int, loss: float) -> Iterator[Alarm]:
         self._loss.add(loss)
-        if self._loss.seen == START and not any(self._loss.start):
-            yield _alarm("zero", step, f"the loss has been exactly 0 for the first {START} steps")
+        if self._loss.seen == self._first and not any(self._loss.start):
+            yield _alarm("zero", step, f"the loss has been exactly 0 for the first {self._first} steps")
         first = mean(self._loss.start)
-        if self._loss.ready and (now := median(self._loss.recent)) > RISE * first > 0:
-            yield _alarm(
-                "rises", step, f"the loss is {now:.3g}, median of {RECENT} steps, and was {first:.3g} at first"
-            )
+        if not self._loss.ready or first <= 0:
+            return
+        # The noise of the newest steps alone: a loss that leaps at once makes the first ones look noisier.
+        now, noise = median(self._loss.recent), summary(self._loss.recent).deviation
+        error = noise * math.sqrt(1 / self._first + 1 / self._newest)
+        if now > RISE * first and now - first > NOISE * error:
+            seen = f"the loss is {now:.3g}, median of {self._newest} steps, and was {first:.3g} at first"
+            yield _alarm("rises", step, seen)
 
     def _saturated(self, step: int, loss: float, right: float) -> Iterator[Alarm]:
         self._flat.add([loss, right])

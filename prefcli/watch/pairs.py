@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefcli.watch.records import Alarm, Answers, Sign
-from prefcli.watch.series import Track, mean
+from prefcli.watch.series import Track, mean, steps_of
 
 NAME = "pairs"
 DISPLACED = "The loss falls only because rejected answers lose more; what both lose goes to answers in neither column"
@@ -75,11 +75,10 @@ class Pairs:
         self._batch_size = batch_size
         self._beta = beta
         self._from_reference = from_reference
-        self._chosen = Track(
-            START, self._steps(RECENT, RECENT_PAIRS)
-        )  # nats [of chosen, by the reference, of rejected]
-        self._moved = Track(0, self._steps(EASY_FOR, EASY_PAIRS))  # accuracies since it moved
-        self._lately = Track(0, self._steps(GUESS_FOR, GUESS_PAIRS))  # [accuracy, rate]
+        chosen = steps_of(RECENT_PAIRS, batch_size, RECENT)
+        self._chosen = Track(START, chosen)  # nats [of chosen, by the reference, of rejected]
+        self._moved = Track(0, steps_of(EASY_PAIRS, batch_size, EASY_FOR))  # accuracies since it moved
+        self._lately = Track(0, steps_of(GUESS_PAIRS, batch_size, GUESS_FOR))  # [accuracy, rate]
         self._still = Track(0, STILL_FOR)  # [margin, rate]
         self._tracks = {
             "chosen": self._chosen,
@@ -87,10 +86,6 @@ class Pairs:
             "lately": self._lately,
             "still": self._still,
         }
-
-    def _steps(self, least: int, pairs: int) -> int:
-        """As many as hold so many pairs, and the least."""
-        return max(least, math.ceil(pairs / self._batch_size))
 
     def observe(self, step: int, metrics: dict[str, float], answers: Answers) -> list[Alarm]:
         right = metrics.get("rewards/accuracies", metrics.get("accuracy"))

@@ -66,6 +66,11 @@ def deviations_from(history: Sequence[float], value: float, floor: float) -> flo
     return off / scale if scale > 0 else math.copysign(math.inf, off) if off else 0.0
 
 
+def steps_of(rows: int, batch_size: int, least: int) -> int:
+    """As many steps as hold so many rows, and the least: where batches are small, so few steps say little."""
+    return max(least, math.ceil(rows / batch_size))
+
+
 class Track:
     """The first values of a series and its newest ones; the two never overlap once it is `ready`.
 

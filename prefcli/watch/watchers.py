@@ -61,7 +61,7 @@ def of_ppo(config: WatchConfig) -> dict[str, Watcher]:
 
 def of_training(batch_size: int, beta: float | None = None, *, from_reference: bool = False) -> dict[str, Watcher]:
     """Of sft, train-rm, dpo and kto; see `pairs.Pairs` for the arguments."""
-    return {loss.NAME: loss.Loss(), pairs.NAME: pairs.Pairs(batch_size, beta, from_reference=from_reference)}
+    return {loss.NAME: loss.Loss(batch_size), pairs.NAME: pairs.Pairs(batch_size, beta, from_reference=from_reference)}
 
 
 class Watchers:
