@@ -20,7 +20,7 @@ from prefcli.errors import AlarmError
 from prefcli.progress import Reporter
 from prefcli.statistics.ranks import rank_correlation
 from prefcli.watch import explosion, mode_collapse, reward_hacking, sampling, stalling
-from prefcli.watch.records import Alarm, Answers
+from prefcli.watch.records import NO_ANSWERS, Alarm, Answers
 from prefcli.watch.series import Sample, Track, deviations_from, pooled, summary, z_score
 from prefcli.watch.texts import answers_with
 from prefcli.watch.watchers import REPEAT_AFTER, Watchers, act, of_ppo
@@ -260,6 +260,21 @@ def test_a_warm_up_of_the_value_model_or_of_the_rate_is_no_stalling():
     answers = rollout(1, seed=0)[1]
     for watcher, rate in ((stalling.Stalling(30), lambda step: 1e-4), (stalling.Stalling(), lambda step: 1e-6 * step)):
         assert [a for step in range(1, 31) for a in watcher.observe(step, still | {"lr": rate(step)}, answers)] == []
+
+
+def test_rollouts_of_the_value_model_alone_are_no_history_of_the_policy():
+    """Its first gradients are an explosion beside the value model's, and there is no score to move before it does."""
+    norms = [0.05 + 0.001 * (step % 4) for step in range(10)] + [0.6] * 3
+    for warmup, expected in ((10, []), (0, ["gradient"] * 3)):
+        watcher = explosion.Explosion(warmup)
+        found = [
+            a for step, norm in enumerate(norms, 1) for a in watcher.observe(step, {"grad_norm": norm}, NO_ANSWERS)
+        ]
+        assert [alarm.signal for alarm in found] == expected
+    still = replace(rollout(1, seed=0)[1], totals=[float(i % 2) for i in range(400)])
+    for warmup, expected in ((50, []), (0, ["never rose"])):
+        watcher = stalling.Stalling(warmup)
+        assert sorted({a.signal for step in range(1, 51) for a in watcher._plateau(step, still)}) == expected
 
 
 def test_grouped_advantages_need_scores_that_differ_within_a_prompt():

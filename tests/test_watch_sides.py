@@ -116,6 +116,7 @@ def test_a_budget_of_nats_is_one_where_it_is_not_0(budget, expected):
 
 def test_the_options_of_ppo_reach_its_watchers():
     made = of_ppo(SimpleNamespace(kl_budget=3.0, value_warmup=7, advantage="rloo"))
+    assert made["explosion"]._value_warmup == 7
     assert (made["reward hacking"]._kl_budget, made["stalling"]._value_warmup, made["stalling"]._grouped) == (
         3.0,
         7,

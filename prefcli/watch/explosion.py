@@ -71,7 +71,10 @@ VALUE_GROWTH = 4.0  # times: measured, see docs/watchers.md
 
 
 class Explosion:
-    def __init__(self) -> None:
+    """`value_warmup`: rollouts whose gradient is the value model's alone."""
+
+    def __init__(self, value_warmup: int = 0) -> None:
+        self._value_warmup = value_warmup
         self._norms = Track(0, HISTORY)
         self._losses = Track(0, HISTORY)
         self._clipped = Track(0, CLIPPED_FOR)
@@ -98,6 +101,8 @@ class Explosion:
 
     def _outliers(self, step: int, metrics: dict[str, float]) -> Iterator[Alarm]:
         norm, loss = metrics.get("grad_norm"), metrics.get("loss/policy_avg")
+        if step == self._value_warmup + 1:  # from here on the policy's gradient is in the norm
+            self._norms.recent = []
         if norm is not None:
             past = self._norms.recent
             if far_out(past, norm):

@@ -58,6 +58,8 @@ class Stalling:
         return [*self._plateau(step, answers), *self._too_slow(step, metrics), *self._alike(step, answers)]
 
     def _plateau(self, step: int, answers: Answers) -> Iterator[Alarm]:
+        if step <= self._value_warmup:
+            return
         self._score.add(summary(answers.totals))
         if not self._score.ready:
             return

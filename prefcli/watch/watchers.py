@@ -51,7 +51,7 @@ class WatchConfig(Protocol):
 
 def of_ppo(config: WatchConfig) -> dict[str, Watcher]:
     return {
-        explosion.NAME: explosion.Explosion(),
+        explosion.NAME: explosion.Explosion(config.value_warmup),
         reward_hacking.NAME: reward_hacking.RewardHacking(config.kl_budget),
         mode_collapse.NAME: mode_collapse.ModeCollapse(),
         stalling.NAME: stalling.Stalling(config.value_warmup, grouped=config.advantage != "gae"),
