@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from tiny_models import tiny_scorer
 
 from prefcli.artifacts.references import resolve
+from prefcli.config.dpo import DPOConfig
 from prefcli.data.row import Row
+from prefcli.errors import ArtifactError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards import sources
@@ -19,6 +22,7 @@ from prefcli.rewards.preflight import PAIRS, preflight
 from prefcli.rewards.python import columns_of
 from prefcli.rewards.sources import Answer, HTTPReward, ModelReward, PythonReward
 from prefcli.rl.roles import Prompt
+from prefcli.stages import dpo
 from prefcli.stages.ppo import Scorer
 
 
@@ -213,3 +217,13 @@ def test_the_label_and_the_dtype_of_a_reward_reach_the_model_that_is_loaded(monk
     spec = RewardSpec("r", "tiny", resolve("tiny", store), label="helpfulness")
     sources.load_reward(spec, None, dtype=torch.bfloat16, device=torch.device("cpu"), reporter=SILENT)
     assert asked == {"label": "helpfulness", "dtype": torch.bfloat16, "device": torch.device("cpu")}
+
+
+def test_a_margin_that_is_not_a_number_names_its_reward_and_answer(monkeypatch):
+    source = SimpleNamespace(score=lambda answers: torch.tensor([1.0, torch.nan]))
+    monkeypatch.setattr(dpo, "load_reward", lambda *_, **__: source)
+    inputs = SimpleNamespace(config=DPOConfig(reward=("rm",)), rewards=[RewardSpec("rm", "rm", None)])
+    run = SimpleNamespace(inputs=inputs, dtype=None, opens_on=None, reporter=SILENT, as_gathered=nullcontext)
+    rows = [Row(prompt="p", chosen="good", rejected="bad")]
+    with pytest.raises(ArtifactError, match="reward rm gives nan for the answer 'bad'"):
+        dpo.add_margins(run, [rows], None)

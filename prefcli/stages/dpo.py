@@ -24,6 +24,7 @@ from prefcli.losses import PAIR_LOSSES, Terms
 from prefcli.models.sharding import most
 from prefcli.progress import Reporter, processes, under_deepspeed
 from prefcli.rewards.grammar import reward_scales
+from prefcli.rewards.preflight import refuse_not_finite
 from prefcli.rewards.sources import Answer, ModelReward, load_reward
 from prefcli.stages import trl_trainer
 from prefcli.stages.inputs import Inputs
@@ -127,6 +128,7 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
 
     That is Σ w·(score of chosen − score of rejected).
     Returns the weight that the pairs' own labels have: 1 less those of the rewards (MODPO, arXiv 2310.03708).
+    Raises ArtifactError: a score that is not a finite number.
     """
     config, inputs = run.inputs.config, run.inputs
     assert isinstance(config, DPOConfig)
@@ -144,7 +146,9 @@ def add_margins(run: Session, parts: Sequence[Rows], tokenizer: Any) -> float:
                 answers = [Answer(row.prompt, text or "", columns=row.columns)
                            for row in pairs for text in (row.chosen, row.rejected)]  # fmt: skip
                 with run.as_gathered():
-                    scores = scales[spec.name].apply(source.score(answers)).tolist()
+                    raw = source.score(answers)
+                refuse_not_finite(spec.name, raw.tolist(), answers)
+                scores = scales[spec.name].apply(raw).tolist()
                 for place, (chosen, rejected) in enumerate(zip(scores[0::2], scores[1::2]), start):
                     found[place] += chosen - rejected
                 done += len(pairs)
