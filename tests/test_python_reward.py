@@ -129,6 +129,11 @@ def test_anything_that_is_a_number_will_do(load):
     assert load("def score(p, c, **_):\n    yield from (1 for _ in c)\n", file="g.py")(["p"], ["abc"]) == [1.0]
 
 
+def test_an_async_function_is_awaited(load):
+    source = "import asyncio\nasync def score(completions, **_):\n    return await asyncio.sleep(0, [1, 3])\n"
+    assert load(source)(["p"] * 2, ["a", "bcd"]) == [1.0, 3.0]
+
+
 def test_a_file_may_hold_dataclasses_and_is_run_once(load, own_folder):
     source = (
         "from __future__ import annotations\nimport dataclasses\n"
@@ -167,13 +172,14 @@ def test_a_file_of_another_kind_is_refused(load):
     ("body", "parts"),
     [
         ("return 1", ["failed", "TypeError"]),
-        ("return None", ["failed", "TypeError"]),
+        ("return None", ["failed", "it gave None, not a list"]),
         ("return [1]", ["gave 1 scores for 2 answers"]),
         ("return []", ["gave 0 scores for 2 answers"]),
         ("return [1, 2, 3]", ["gave 3 scores for 2 answers"]),
         ("return [1, float('nan')]", ["gave nan for the answer 'second'"]),
         ("return [float('inf'), 1]", ["gave inf for the answer 'first'"]),
-        ("return [1, None]", ["failed", "TypeError"]),
+        ("return [1, None]", ["failed", "return 0.0 instead"]),
+        ("return [1, -1e39]", ["gave -1e+39 for the answer 'second'", "float32"]),
         ("return ['x', 'y']", ["failed", "TypeError"]),
         ("return ['1', '2']", ["failed", "a score is a number, and it gave '1'"]),
         ("return '12'", ["failed", "it gave a str"]),

@@ -246,6 +246,7 @@ def test_a_server_that_always_fails_is_of_the_surroundings(service):
         (200, {"rewards": [[1], [2]]}, "[1]"),
         (200, b'{"rewards": [1, NaN]}', "NaN for the text 'c'"),
         (200, b'{"rewards": [-Infinity, 1]}', "-Infinity"),
+        (200, {"rewards": [1, -1e39]}, "-1e+39 for the text 'c'"),
         (200, b'{"rewards": [1' + b"0" * 400 + b", 2]}", "1000"),
     ],
 )

@@ -20,6 +20,8 @@ from prefcli.urls import is_url, number
 _NAMED = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)=(.+)", re.DOTALL)
 _PYTHON = re.compile(r"python:(?P<file>.+):(?P<function>[A-Za-z_][A-Za-z0-9_]*)")
 TIMEOUT = 60.0  # seconds that a service has for one request, where its URL does not end in #timeout=SECONDS
+LARGEST_SCORE = 2.0**128 - 2.0**104  # of float32, in which scores are kept
+SCORE_FORM = f"a score is a finite number, at most {LARGEST_SCORE:.2g} (float32)"
 URL_FORM = "for example: http://127.0.0.1:8000/get_reward"
 
 

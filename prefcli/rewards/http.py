@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 from prefcli.errors import ArtifactError, SurroundingsError
 from prefcli.progress import SILENT, Reporter
+from prefcli.rewards.grammar import LARGEST_SCORE, SCORE_FORM
 from prefcli.urls import may_pass
 
 RETRIES = 3
@@ -172,17 +172,12 @@ class Service:
             raise ArtifactError(f"{where} {len(found)} scores for {len(texts)} texts")
         for value, text in zip(found, texts):
             if not _is_score(value):
-                raise ArtifactError(
-                    f"{where} {_short(json.dumps(value))} for the text {text[-80:]!r}", "a score is a finite number"
-                )
+                raise ArtifactError(f"{where} {_short(json.dumps(value))} for the text {text[-80:]!r}", SCORE_FORM)
         return [float(value) for value in found]
 
 
 def _is_score(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_SCORE
 
 
 def _short(text: str) -> str:

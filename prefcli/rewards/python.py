@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
 import inspect
-import math
 import os
 import sys
 import traceback
@@ -15,7 +15,7 @@ from typing import Any
 
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
-from prefcli.rewards.grammar import RewardSpec
+from prefcli.rewards.grammar import LARGEST_SCORE, SCORE_FORM, RewardSpec
 from prefcli.rewards.home import Home
 
 Function = Callable[..., list[float]]
@@ -54,8 +54,8 @@ def load_function(spec: RewardSpec) -> Function:
         if len(scores) != len(completions):
             raise ArtifactError(f"reward {spec.text} gave {len(scores)} scores for {len(completions)} answers")
         for score, completion in zip(scores, completions):
-            if not math.isfinite(score):
-                raise ArtifactError(f"reward {spec.text} gave {score} for the answer {completion[:80]!r}")
+            if not abs(score) <= LARGEST_SCORE:  # NaN too
+                raise ArtifactError(f"reward {spec.text} gave {score} for the answer {completion[:80]!r}", SCORE_FORM)
         return scores
 
     return checked
@@ -102,11 +102,21 @@ def _function(spec: RewardSpec, home: Home) -> Callable[..., Any]:
 
 
 def _numbers(found: Any) -> list[float]:
-    """A function's result as floats. Raises TypeError for text, and for what has no order."""
+    """A function's result as floats, awaited where it is async. Raises TypeError for None, for text, and for what has
+    no order."""
+    if inspect.iscoroutine(found):
+        found = asyncio.run(found)
+    if found is None:
+        raise TypeError("it gave None, not a list of numbers")
     if isinstance(found, (str, bytes, Mapping, Set)):
         raise TypeError(f"it gave a {type(found).__name__}, not a list of numbers")
     values = list(found)
     for value in values:
+        if value is None:
+            raise TypeError(
+                "it gave None for an answer, by which TRL leaves the function out of that answer's reward; "
+                "here each answer needs a score: return 0.0 instead"
+            )
         if isinstance(value, (str, bytes)):
             raise TypeError(f"a score is a number, and it gave {value!r}")
     return [float(value) for value in values]
