@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +18,17 @@ from report_page import COMPARISON, EVIL, Parsed, Written
 
 from prefcli.artifacts.facts import run_facts
 from prefcli.artifacts.lineage import Node
-from prefcli.artifacts.metrics import alarms
+from prefcli.artifacts.metrics import alarms, is_number
 from prefcli.artifacts.store import open_artifact
 from prefcli.data.row import Row
 from prefcli.errors import DataError
 from prefcli.report import charts, lineage_chart
 from prefcli.report.answers import choose, compare
 from prefcli.report.charts import Dot
-from prefcli.report.criteria import check
+from prefcli.report.criteria import check, read_comparison
+from prefcli.report.facts import Facts
 from prefcli.report.lengths import _measured
+from prefcli.report.page import _lead
 from prefcli.report.svg import About
 from prefcli.report.text import number, seconds, share, short, shown
 from prefcli.report.views import ends, run_view
@@ -166,6 +169,25 @@ def test_a_comparison_of_another_form_is_refused_where_it_differs(path, value, p
     inner[path[-1]] = value
     with pytest.raises(DataError, match=re.escape(piece)):
         check(changed, "file")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_comparison_is_read_as_powershell_writes_it(encoding, own_folder):
+    Path("comparison.json").write_text(json.dumps(COMPARISON), encoding=encoding)
+    assert read_comparison("comparison.json") == COMPARISON
+
+
+def test_what_two_runs_were_made_from_is_where_they_started():
+    """Both rest on one reward model, which is no start: only what was their model or reference is."""
+
+    def lead(start):
+        made: dict[str, dict[str, str]] = {"rm@v1": {}, "sft@v1": {}, "sft@v2": {}}
+        made |= {"ppo@v1": {"model": "sft@v1", "reward": "rm@v1"}, "dpo@v1": {"model": start, "reward": "rm@v1"}}
+        runs: Any = [SimpleNamespace(ref=ref, parents=[{"role": role, "ref": of} for role, of in parents.items()])
+                     for ref, parents in made.items()]  # fmt: skip
+        return _lead(Facts(["ppo@v1", "dpo@v1"], runs, [], [], []))
+
+    assert lead("sft@v1") == "ppo@v1 and dpo@v1 were made from the same sft@v1." and lead("sft@v2") == ""
 
 
 @pytest.mark.parametrize(
@@ -316,9 +338,10 @@ def test_lengths_are_of_what_was_trained_on():
 
 
 def test_numbers_as_they_are_read():
-    assert [number(v) for v in (0, -0.5, 12345.6, 0.000002, -1e-9, 1 / 3)] == [
-        "0", "−0.5", "12,346", "2×10⁻⁶", "−1×10⁻⁹", "0.333"]  # fmt: skip
+    assert [number(v) for v in (0, -0.5, 12345.6, 0.000002, -1e-9, 1 / 3, 999.4, -999.7)] == [
+        "0", "−0.5", "12,346", "2×10⁻⁶", "−1×10⁻⁹", "0.333", "999", "−1,000"]  # fmt: skip
     assert [seconds(v) for v in (0.26, 41.4, 192, 12000)] == ["0.3 s", "41 s", "3 min 12 s", "3 h 20 min"]
+    assert not is_number(10**400) and is_number(10**300)  # JSON has integers of any size
     assert [seconds(v) for v in (179.7, 3599, 5399.9)] == ["3 min", "60 min", "1 h 30 min"]
     assert (shown(None), shown(0.5, "share"), shown(1.2e9, "bytes"), shown([1, 2])) == ("–", "50%", "1.2 GB", "1 to 2")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,5 +37,5 @@ def alarms(rows: Sequence[Row]) -> list[tuple[int, str]]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it can be drawn: the log writes NaN and infinity as words."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it can be drawn: the log writes NaN and infinity as words, and JSON has integers beyond all floats."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

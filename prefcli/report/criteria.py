@@ -18,7 +18,7 @@ def read_comparison(path: str) -> dict[str, Any]:
     """The object in the file. Raises DataError: no file, no JSON, or not of the form that `compare --json` has."""
     where = f"--comparison {path}"
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_bytes())  # UTF-8, or UTF-16 as PowerShell's > writes it
     except OSError as error:
         raise DataError(f"{where}: {error.strerror or error}", MAKE) from error
     except (ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,12 @@ class Facts:
     def run(self, ref: str) -> Run | None:
         return next((run for run in self.runs if run.ref == ref), None)
 
-    def above(self, ref: str) -> list[Run]:
-        """A run and all that it was made from."""
+    def above(self, ref: str, roles: Collection[str] | None = None) -> list[Run]:
+        """A run and all that it was made from; with `roles` what had one of these in a run."""
         refs = {ref}
         for run in reversed(self.runs):
             if run.ref in refs:
-                refs |= {parent["ref"] for parent in run.parents}
+                refs |= {parent["ref"] for parent in run.parents if roles is None or parent["role"] in roles}
         return [run for run in self.runs if run.ref in refs]
 
     def as_dict(self) -> dict[str, Any]:

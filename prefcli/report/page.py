@@ -52,10 +52,13 @@ def page(facts: Facts, *, data: list[DataFile], evaluation: dict[str, Any] | Non
 
 
 def common_ancestor(facts: Facts) -> str | None:
-    """The last run that all named artifacts go back to, itself none of them; None where one alone is named."""
+    """The last model that all named artifacts started from, itself none of them; None where one alone is named.
+
+    A reward model that two runs share is no start of theirs.
+    """
     if len(facts.asked) < 2:
         return None
-    above = [{run.ref for run in facts.above(ref)} - set(facts.asked) for ref in facts.asked]
+    above = [{run.ref for run in facts.above(ref, ("model", "reference"))} - set(facts.asked) for ref in facts.asked]
     shared = set.intersection(*above)
     return next((run.ref for run in reversed(facts.runs) if run.ref in shared), None)
 

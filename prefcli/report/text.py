@@ -60,7 +60,7 @@ def number(value: float) -> str:
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
-    if size >= 1000:
+    if size >= 999.5:  # rounded to three digits it is a thousand
         text = f"{size:,.0f}"
     elif size and size < 0.0001:
         digits, _, exponent = f"{size:.2e}".partition("e")
