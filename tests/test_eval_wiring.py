@@ -134,18 +134,19 @@ def test_two_models_of_one_name_are_refused_and_one_that_is_named_twice_is_measu
         run._named_models(EvalConfig(against="sft", model=[str(theirs.path)], prompts=["p"]), Store())
 
 
-def test_a_prompt_that_one_models_template_refuses_is_left_out_for_all(jsonl):
+def test_a_prompt_that_one_models_template_refuses_is_left_out_for_all(jsonl, monkeypatch):
     twice = [{"role": "user", "content": "a"}] * 2
     data = [str(jsonl("prompts.jsonl", {"prompt": twice}, {"prompt": twice[:1]}))]
     plain, strict, said = tokenizer_of("byte-level BPE", CHATML), tokenizer_of("byte-level BPE", STRICT), []
-    told = SimpleNamespace(notice=said.append)
+    told, judge = SimpleNamespace(notice=said.append), [SimpleNamespace(shown="rm")]
+    monkeypatch.setattr("prefcli.evaluation.prompts.load_tokenizer", lambda *_: strict)
     for skip_bad in (False, True):
         rows = read_checked(data, "prompts", EvalConfig(prompts=data, skip_bad=skip_bad), SILENT).rows
         assert len(short_ones(rows, plain, 99, told)[0]) == 2
         if not skip_bad:
             with pytest.raises(DataError, match="rm: .*take turns"):
-                short_ones(rows, plain, 99, told, {"rm": strict})
-    assert short_ones(rows, plain, 99, told, {"rm": strict})[0][0].prompt == twice[:1]
+                short_ones(rows, plain, 99, told, judge)
+    assert short_ones(rows, plain, 99, told, judge)[0][0].prompt == twice[:1]
     assert len(said) == 1 and "1 of 2 prompts left out" in said[0] and "rm: " in said[0]
 
 

@@ -172,7 +172,8 @@ def open_scores(
     data = read_dataset(list(config.prompts), "prompts", config.skip_bad)
     try_functions(specs, data.rows[0])
     tokenizer = load_tokenizer(start, reporter)
-    rows, _ = short_ones(data.rows[: config.max_prompts], tokenizer, config.max_prompt_length, reporter)
+    others = [spec.reference for spec in specs if spec.reference]
+    rows, _ = short_ones(data.rows[: config.max_prompts], tokenizer, config.max_prompt_length, reporter, others)
     own = {(reward.digest, None) for reward in own_rewards} | set(trained_against)
     names = frozenset(spec.name for spec in specs if (spec.digest or spec.text, spec.function) in own)
     return Scores(config, store, start, specs, names, rows, reporter, data.digests)

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from prefcli.artifacts.references import Reference
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.data.rows import Rows
 from prefcli.errors import DataError
-from prefcli.models.tokenizers import template_digest
-from prefcli.progress import Reporter
+from prefcli.models.tokenizers import load_tokenizer, template_digest
+from prefcli.progress import SILENT, Reporter
 
 
 def short_ones(
-    rows: Rows, tokenizer: Any, longest: int, reporter: Reporter, others: Mapping[str, Any] | None = None
+    rows: Rows, tokenizer: Any, longest: int, reporter: Reporter, others: Iterable[Reference] = ()
 ) -> tuple[Rows, int]:
     """The rows whose prompts have at most `longest` tokens, and how many the longest of these has.
 
-    `others` are the tokenizers of further models that read the same rows, by the models' names.
+    `others` are further models that read the same rows.
     How many are left out is told. Raises DataError: none is short enough, or a chat template refuses one that is not
     to be left out.
     """
     encoder = Encoder(tokenizer)
     further: dict[str, tuple[str, Encoder]] = {}  # by their templates: a run's kept steps have all the same
-    for name, other in (others or {}).items():
-        further.setdefault(template_digest(other), (name, Encoder(other)))
+    for reference in others:
+        other = load_tokenizer(reference, SILENT)
+        further.setdefault(template_digest(other), (reference.shown, Encoder(other)))
     further.pop(template_digest(tokenizer), None)
 
     def refusal(row: Row) -> str | None:

@@ -30,7 +30,7 @@ from prefcli.evaluation.rewards import about, firsts, pair_scores, summary
 from prefcli.evaluation.score import A_PART
 from prefcli.evaluation.together import tell, together
 from prefcli.models.tokenizers import load_tokenizer
-from prefcli.progress import SILENT, Reporter
+from prefcli.progress import Reporter
 from prefcli.rewards.grammar import parse_rewards, refuse_language_model, refuse_reward_model
 from prefcli.rewards.python import try_functions
 from prefcli.rewards.sources import RewardSource
@@ -80,8 +80,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             if references and rows:  # by the first model's tokenizer, so that all models answer the same ones
                 tokenizer = load_tokenizer(references[0], reporter)
                 reading = [*references[1:], *(spec.reference for spec in specs if spec.reference)]
-                others = {one.shown: load_tokenizer(one, SILENT) for one in reading}
-                rows, _ = prompts.short_ones(rows, tokenizer, config.max_prompt_length, reporter, others)
+                rows, _ = prompts.short_ones(rows, tokenizer, config.max_prompt_length, reporter, reading)
             named = {
                 "model": [of_model(reference) for reference in references],
                 "against": of_model(baseline),
