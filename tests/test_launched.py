@@ -71,6 +71,8 @@ def test_several_processes_of_a_command_that_works_alone_are_refused(prefcli, wo
 def test_a_variable_that_is_empty_says_nothing_of_several_and_no_number_is_refused(prefcli):
     env = {"WORLD_SIZE": "", SRUN: ""}
     assert "single process" not in prefcli("report", "a", env=env).stderr
+    planned = prefcli("sweep", "sft", "--model", "tiny", "--data", "x.jsonl", "--grid", "lr=1e-5", "--dry-run", env=env)
+    assert planned.exit_code == 3  # the missing file, and no defect
     refused(prefcli, "ui", {"WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number")
 
 

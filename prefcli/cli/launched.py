@@ -41,7 +41,9 @@ def refuse_odd_launch(command: str) -> None:
 
 def _refuse_several(command: str) -> None:
     for name in ("WORLD_SIZE", SRUN):
-        if (started := _number(name, os.environ.get(name) or "1", f"unset {name}")) > 1:
+        if os.environ.get(name) == "":  # says nothing, and torch and accelerate would take it for a number
+            del os.environ[name]
+        if (started := _number(name, os.environ.get(name, "1"), f"unset {name}")) > 1:
             raise UsageError(
                 f"{command} runs in a single process, but {name}={started} says that {started} were started",
                 f"start it once; if it is the only one, unset {name}",
