@@ -412,6 +412,10 @@ def test_another_programs_manifest_is_not_in_the_way_and_a_mounted_disk_is(tmp_p
     with pytest.raises(UsageError, match="is a mount point") as refused:
         out_folder(str(out), force=False, needed=[])
     assert str(out / "model") in refused.value.hint and out_folder(str(out / "model"), force=False, needed=[])
+    for text in ('["layers.tar"]', '{"schema": "https://json-schema.org"}', "{", "\ufeff{}"):
+        (tmp_path / "manifest.json").write_text(text)
+        assert out_folder(str(out / "model"), force=False, needed=[])
+    (tmp_path / "model").mkdir()
     for text in ('{"schema": 1}', '{"stage": "sft"}', "{"):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UsageError, match="is an artifact"):

@@ -104,15 +104,18 @@ DAMAGED = "the manifest is damaged: make the artifact again (--force), or restor
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether its manifest.json is one of ours, be it damaged: other programs have files of that name too."""
+    """Whether its manifest.json is one of ours, be it damaged: other programs have files of that name too.
+
+    One that cannot be read is ours where a model/ stands beside it.
+    """
     path = directory / FILE
     if not os.path.isfile(path):
         return False
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return True
-    return not isinstance(loaded, dict) or "schema" in loaded or "stage" in loaded
+        loaded = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return os.path.isdir(directory / "model")
+    return isinstance(loaded, dict) and (isinstance(loaded.get("schema"), int) or "stage" in loaded)
 
 
 def read_manifest(directory: Path) -> Manifest:
