@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from prefcli import stopping
-from prefcli.artifacts.references import Reference
+from prefcli.artifacts.references import Reference, kept_steps
 from prefcli.artifacts.store import Artifact
 from prefcli.artifacts.unfinished import saved_steps
 from prefcli.config.ppo import PPOConfig
@@ -347,10 +347,12 @@ def kept_state(policy: Reference) -> Path:
     if policy.artifact is not None:
         steps, ended = saved_steps(policy.artifact.path), policy.artifact.manifest.resources.get("steps")
         if steps and steps[-1] != ended:
+            kept = kept_steps(policy.artifact.path)  # of a step saved without --keep-state there is no model
             raise ArtifactError(
                 f"--carry-optimizer: {policy.shown} ended at step {ended}, and its last optimizer's state is of "
                 f"step {steps[-1]}",
-                f"start from --model {policy.artifact.ref}:step{steps[-1]}, or leave --carry-optimizer out",
+                (f"start from --model {policy.artifact.ref}:step{kept[-1]}, or " if kept else "")
+                + "leave --carry-optimizer out",
             )
         folder = policy.artifact.path / "state" / f"step{steps[-1] if steps else 0}"
     else:
