@@ -352,7 +352,8 @@ def test_an_answer_that_a_kto_tag_calls_bad_is_no_demonstration(own_folder):
          "prompt/completion"),
         ({"messages": [user("q"), assistant("a")], "prompt": "p", "chosen": "c", "rejected": "r"}, "demos", "messages",
          "own answers go before the chosen side"),
-        ({"messages": [user("q"), assistant("a")], "prompt": "p"}, "prompts", "messages", "fit prompt"),
+        ({"messages": [user("q"), assistant("a")], "prompt": "p"}, "prompts", "messages to answer",
+         "fit prompt"),
         ({"prompt": "p", "completion": "c", "label": True, "chosen": "c", "rejected": "r"}, "labelled",
          "prompt/completion/label", "own labels go before"),
         ({"messages": [user("q"), assistant("a")], "prompt": "p", "chosen": "c", "rejected": "r"}, None,
@@ -830,3 +831,23 @@ def test_the_names_of_a_class_label_count_and_not_its_numbers(own_folder, kind):
             assert "good or bad, 1 or -1, and is 'fair'" in str(found[0])
         else:
             assert [row.label for row in found] == expected
+
+
+@pytest.mark.parametrize(("column", "asks", "answers"), [
+    ("messages", user("q"), assistant("a") | {"weight": 0}),
+    ("conversations", {"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "weight": 0}),
+])  # fmt: skip
+def test_prompts_are_dialogues_with_and_without_an_answer_in_any_order(own_folder, column, asks, answers):
+    """Whichever comes first, in one file or two; nor does it matter whether the answer is to be trained."""
+    open_one, answered = {column: [asks]}, {column: [asks, answers]}
+    for first, second in ((open_one, answered), (answered, open_one)):
+        write(own_folder / "a.jsonl", lines(first, second))
+        write(own_folder / "both/a.jsonl", lines(first))
+        write(own_folder / "both/b.jsonl", lines(second))
+        for source in ("a.jsonl", "both"):
+            assert [row.prompt for row in read_dataset([source], "prompts").rows] == [[user("q")]] * 2
+
+
+def test_an_answer_that_is_a_list_of_numbers_stays_one(own_folder):
+    row = read_one({"prompt": '["Sort"]', "response_a": "[1]", "response_b": "[2]", "winner": "b"})
+    assert (row.prompt, row.chosen) == ('["Sort"]', "[2]")

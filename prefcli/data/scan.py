@@ -339,7 +339,8 @@ def _refuse_other_files(records: Records, form: Form, names: Mapping[str, str]) 
     parts = records.parts if isinstance(records, JoinedRecords) else []
     for part in parts:
         rows = (renamed(raw, names) for raw in _first_rows(part))
-        if (first := next(rows, None)) and not (form.is_that_of(first) or any(map(form.is_that_of, rows))):
+        is_that_of = form.has_columns if form.gives == "prompts" else form.is_that_of
+        if (first := next(rows, None)) and not (is_that_of(first) or any(map(is_that_of, rows))):
             raise DataError(
                 f"{records.path} is read as {form.name}, as {parts[0].path} is, and {part.path} is not of that "
                 f"format: it has the columns {', '.join(map(str, first))}",

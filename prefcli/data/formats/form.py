@@ -43,4 +43,7 @@ class Form:
     grouped: bool = False
 
     def is_that_of(self, row: dict[str, Any]) -> bool:
-        return all(column in row for column in self.columns) and self.fits(row)
+        return self.has_columns(row) and self.fits(row)
+
+    def has_columns(self, row: dict[str, Any]) -> bool:
+        return all(column in row for column in self.columns)

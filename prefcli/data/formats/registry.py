@@ -102,7 +102,10 @@ def recognise(
     if purpose is None:
         purpose = _kind(fitting, row)
     if purpose == "prompts":
-        fitting = [form for form in fitting if form.has_prompt and not _prompt_alone(form, fitting)]
+        # Dialogues with their answer and without it may take turns: what reads the question alone reads both.
+        alone = [form for form in FORMS if form.gives == "prompts" and form.has_columns(row)]
+        fitting = [form for form in fitting if form.gives != "prompts" and form.has_prompt] + alone
+        fitting = [form for form in fitting if not _prompt_alone(form, fitting)]
     fitting = [form for kind in TAKEN[purpose] for form in fitting if form.gives == kind]
     if not fitting:
         found = ", ".join(sorted(map(str, row))) or "none"
