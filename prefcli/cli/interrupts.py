@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -39,9 +40,10 @@ def install() -> None:
         signal.signal(number, _interrupt)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, _time_is_up)
-    ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-    signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    ear, mouth = socket.socketpair()  # not a pipe, which Windows cannot wait for
+    for end in (ear, mouth):
+        end.setblocking(False)
+    signal.set_wakeup_fd(mouth.detach(), warn_on_full_buffer=False)  # it stays open to the end
     threading.Thread(target=_watch, args=(ear,), daemon=True).start()
 
 
@@ -87,14 +89,14 @@ def _say(text: str) -> None:
             os.write(2, f"{text}\n".encode())
 
 
-def _watch(ear: int) -> None:
+def _watch(ear: socket.socket) -> None:
     first, asked = 0.0, 0
     while True:
         told = select.select([ear], [], [], 0.1 if first else None)[0]
         now = time.monotonic()
         if first and stopping.asked is None and _heard > first - 1:  # a command that stays
             first = 0.0
-        for number in os.read(ear, 64) if told else b"":
+        for number in ear.recv(64) if told else b"":
             if number not in SIGNALS or signal.getsignal(number) is not _interrupt:  # an editor's own affair, say
                 continue
             if first and now - first > ECHO:
