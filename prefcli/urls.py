@@ -48,9 +48,10 @@ def read_several(option: str, text: str, timeout: float, form: str) -> list[tupl
     return [read(option, text, one, timeout, form) for one in text.split(",")]
 
 
-def without_timeout(text: str) -> str:
-    """URLs without their #timeout=SECONDS, which changes no answer."""
-    return re.sub(r"#timeout=[^#,]*", "", text) if "://" in text else text
+def address(text: str) -> str:
+    """What a service counts by in a key: what is shown of its URLs, without #timeout=SECONDS, which changes no answer."""
+    shown = without_secrets(text)
+    return re.sub(r"#timeout=[^#,]*", "", shown) if "://" in shown else shown
 
 
 def may_pass(status: int) -> bool:

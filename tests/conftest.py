@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from report_page import written  # noqa: F401
 from typer.testing import CliRunner
 
 from prefcli.artifacts.manifest import STAGES, Manifest
+from prefcli.artifacts.places import TINY
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.cli.main import app
 from prefcli.data.dataset import Dataset
@@ -184,6 +186,14 @@ def write(path: Path, content: str | bytes) -> Path:
     else:
         path.write_text(content, encoding="utf-8")
     return path
+
+
+def cached(root: Path) -> Path:
+    """`tiny` as owner/name in a cache of the hub's."""
+    repository = root / "models--owner--name"
+    write(repository / "refs" / "main", "c0ffee")
+    shutil.copytree(TINY, repository / "snapshots" / "c0ffee")
+    return repository / "snapshots" / "c0ffee"
 
 
 def versions_below(root: Path) -> list[str]:

@@ -85,9 +85,12 @@ def test_the_steps_that_seconds_came_to_are_kept_for_the_same_command_alone(stan
     trained, steps = names_and_steps(rm, ppo, dpo)
     monkeypatch.setattr(both_routes, "step_seconds", lambda rows: [3.0] * len(rows))
     assert names_and_steps(rm, ppo, dpo) == (trained[3:], steps)
+    monkeypatch.setattr("prefcli.artifacts.hub.ask", lambda text: f"the commit of {text}")
     for other in (
         (replace(rm, lr=1e-3), ppo, dpo),
         (rm, replace(ppo, kl_coef=0.3), dpo),
+        (rm, replace(ppo, reference="owner/name"), dpo),
+        (rm, replace(ppo, reference="owner/other"), dpo),
         (rm, ppo, replace(dpo, seed=1)),
     ):
         assert names_and_steps(*other)[0] == trained

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import DEMO, PAIR, write
+from conftest import DEMO, PAIR, cached, write
 
 from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Store
@@ -34,6 +34,7 @@ from prefcli.labelling import run as labelling
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.stages.inputs import prepare
 from prefcli.stages.reference import cache_file
+from prefcli.stages.run import train
 
 # compare: a model's answers to the prompts, and their scores
 
@@ -168,8 +169,8 @@ GOLD = "def score(prompts, completions, **_):\n    return [1.0 for _ in completi
 
 
 @pytest.fixture
-def key_of(jsonl, own_folder, make_artifact):
-    """`key_of("dpo", beta=0.5)` is the key of that run; files and artifacts are there already."""
+def inputs_of(jsonl, own_folder, make_artifact):
+    """`inputs_of("dpo", beta=0.5)` are those of that run; files and artifacts are there already."""
     jsonl("demos.jsonl", DEMO, DEMO | {"prompt": "Who?"})
     jsonl("pairs.jsonl", PAIR, PAIR | {"prompt": "Who?"})
     jsonl("labelled.jsonl", PAIR, PAIR | {"prompt": "Who?"})
@@ -181,13 +182,18 @@ def key_of(jsonl, own_folder, make_artifact):
         make_artifact(name, stage="sft", files={"model/config.json": "{}", "model/model.safetensors": name})
         make_artifact(f"rm-{name}", stage="rm", files={"model/config.json": "{}", "model/model.safetensors": name})
 
-    def key(stage, **options):
+    def inputs(stage, **options):
         config, purpose, files = STAGES[stage]
         given = {files: [f"{purpose}.jsonl"], "model": "one", "force": True}
         given |= {"reward": ["gold=python:gold.py:score"]} if stage == "ppo" else {}
-        return prepare(config(**given | options)).key
+        return prepare(config(**given | options))
 
-    return key
+    return inputs
+
+
+@pytest.fixture
+def key_of(inputs_of):
+    return lambda stage, **options: inputs_of(stage, **options).key
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -263,15 +269,35 @@ def test_a_stage_is_in_the_key(key_of):
     assert len(set(keys)) == 4 and set(STAGES) == set(ALL_STAGES)
 
 
+@pytest.mark.parametrize(("stage", "more"), [("ppo", {}), ("dpo", {"reward_weight": ["r=0.5"]})])
+def test_a_run_that_a_service_scores_is_resumed_and_not_handed_back(inputs_of, make_artifact, monkeypatch, stage, more):
+    more |= {"reward": ["r=http://127.0.0.1:1/score"], "force": False}
+    key = inputs_of(stage, **more).key
+    assert key == inputs_of(stage, **more | {"reward": ["r=http://127.0.0.1:1/score#timeout=9"]}).key
+    assert key != inputs_of(stage, **more | {"reward": ["r=http://127.0.0.1:1/other"]}).key
+    made = make_artifact(stage, key=key)
+    found = inputs_of(stage, **more)
+    assert (found.existing.ref, found.reusable) == (made.ref, None)  # the former is for a sweep that continues
+    monkeypatch.setattr("prefcli.stages.run.made", lambda inputs, _: inputs.key)
+    assert train(found.config) == key
+
+
 @pytest.mark.parametrize(
-    ("stage", "options"),
-    [
-        ("ppo", {"reward": ["r=http://127.0.0.1:1/score"]}),
-        ("dpo", {"reward": ["r=http://127.0.0.1:1/score"], "reward_weight": ["r=0.5"]}),
-    ],
+    ("stage", "option"), [("sft", "model"), ("dpo", "reference"), ("ppo", "value_init"), ("ppo", "reward")]
 )
-def test_a_run_against_what_cannot_be_pinned_is_never_the_same_twice(key_of, stage, options):
-    assert key_of(stage, **options) != key_of(stage, **options)
+def test_a_hub_model_counts_by_the_commit_in_the_cache(key_of, own_folder, monkeypatch, stage, option):
+    monkeypatch.setenv("HF_HUB_CACHE", str(own_folder / "hub"))
+    monkeypatch.setattr("prefcli.artifacts.hub.ask", lambda text: "c0ffee")
+
+    def key(text="owner/name"):
+        return key_of(stage, **{option: [f"r={text}"] if option == "reward" else text})
+
+    fetched_by_the_run = key()
+    folder = cached(own_folder / "hub")
+    assert key() == key("owner/name@c0ffee") == fetched_by_the_run
+    folder.rename(folder.with_name("decade"))
+    write(own_folder / "hub/models--owner--name/refs/main", "decade")
+    assert key() == key("owner/name@decade") != fetched_by_the_run
 
 
 # sample, score, label, eval: what unfinished work is resumed by

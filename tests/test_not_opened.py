@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import DEMO, PAIR, write
+from conftest import DEMO, PAIR, cached, write
 from tiny_models import tiny_config
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -50,6 +51,8 @@ def hub():
                     held.wait(20)
                 self.send_response(status or 500)
                 self.send_header("X-Error-Code", code)
+                self.send_header("X-Repo-Commit", "c0ffee")
+                self.send_header("ETag", "1")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -150,14 +153,6 @@ def test_every_command_names_the_download_where_the_hub_is_forbidden(prefcli, js
     assert "hf download owner/name" in result.stderr
 
 
-def cached(root: Path) -> Path:
-    """`tiny` as owner/name in a cache of the hub's."""
-    repository = root / "models--owner--name"
-    write(repository / "refs" / "main", "c0ffee")
-    shutil.copytree(TINY, repository / "snapshots" / "c0ffee")
-    return repository / "snapshots" / "c0ffee"
-
-
 @pytest.mark.parametrize("text", ["http://h/score?model=org/rm", "gold=http://h/s?m=o/rm", "judge:http://h/v1?k=a/b#m"])
 def test_of_a_url_nothing_is_looked_up_at_the_hub(monkeypatch, text):
     monkeypatch.setattr("prefcli.cli.at_hand.at_hand", lambda reference: pytest.fail(f"{reference.shown} is asked for"))
@@ -173,12 +168,23 @@ def test_of_a_named_and_labelled_model_the_model_is_looked_up(monkeypatch):
     assert asked == ["org/rm", "org/judge"]
 
 
+@pytest.mark.parametrize("answer", [(200, ""), (404, "EntryNotFound")], ids=["a model", "an adapter"])
+def test_what_is_to_be_fetched_has_the_commit_that_the_hub_says(hub, tmp_path, monkeypatch, answer):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    url = hub(*answer) + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # conftest says so
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    found = at_hand(resolve("owner/name", Store()))
+    assert found.commit == "c0ffee" and "is fetched from the hub" in found.note
+
+
 def test_what_is_in_the_cache_is_taken_as_it_is_and_half_of_it_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     folder = cached(tmp_path)
     reference = resolve("owner/name", Store())
     assert snapshot("owner/name") == snapshot("owner/name@c0ffee") == folder and snapshot("owner/name@dev") is None
-    assert at_hand(reference) is reference
+    assert at_hand(reference) == replace(reference, commit="c0ffee")
     index = {"weight_map": {"a": WEIGHTS, "b": "more.safetensors"}}
     write(folder / "model.safetensors.index.json", json.dumps(index))
     assert snapshot("owner/name") is None

@@ -33,17 +33,21 @@ _TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
 
 def at_hand(reference: Reference) -> Reference:
-    """The reference, where neither it nor its adapter's base is a hub id that is not cached; or that can be fetched,
-    which its note then says.
+    """The reference, a hub model's with its commit. Where it or its adapter's base is a hub id that is not cached, but
+    can be fetched, its note says so.
 
     Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
     """
     below = None if reference.base is None else reference.base.hub
     name = reference.text if reference.kind == "hub" else below
-    if name is None or snapshot(name) is not None:
+    if name is None:
         return reference
-    ask(name)
-    return replace(reference, note=f"{name} is not on this machine yet, and is fetched from the hub")
+    found, note = snapshot(name), reference.note
+    if found is not None:
+        commit: str | None = found.name
+    else:
+        commit, note = ask(name), f"{name} is not on this machine yet, and is fetched from the hub"
+    return replace(reference, note=note, commit=commit if reference.kind == "hub" else None)
 
 
 def snapshot(text: str) -> Path | None:
@@ -118,20 +122,21 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def ask(text: str) -> None:
-    """Ask the hub for a model, once and for `SECONDS` at most. Raises as `at_hand` does."""
+def ask(text: str) -> str | None:
+    """Ask the hub for a model, once and for `SECONDS` at most; its commit, if the hub says it. Raises as `at_hand`."""
     for variable in OFFLINE:
         if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
             raise SurroundingsError(
                 f"{text} is not on this machine, and {variable} is set",
                 f"fetch it where there is a network: unset {variable}; {download(text)}",
             )
+    said: list[str | None] = []
     failed: list[Exception] = []
     limit = _seconds()
 
     def request() -> None:
         try:
-            _head(text, limit)
+            said.append(_head(text, limit))
         except Exception as error:
             failed.append(error)
 
@@ -143,6 +148,7 @@ def ask(text: str) -> None:
         raise _not_reached(text, f"no answer in {limit:g} s")
     if failed:
         raise cause(text, failed[0]) or _not_reached(text, _reason(failed[0], limit)) from failed[0]
+    return said[0]
 
 
 def fetch_config(text: str) -> Path:
@@ -165,15 +171,18 @@ def _seconds() -> float:
         return SECONDS
 
 
-def _head(text: str, limit: float) -> None:
-    """The request for the file that every model has: its owner's leave is asked for files, and not for descriptions."""
+def _head(text: str, limit: float) -> str | None:
+    """The commit, by a request for the file that every model has: its owner's leave is asked for files, and not for
+    descriptions."""
     name, _, revision = text.partition("@")
     hub: Any = importlib.import_module("huggingface_hub")
     errors: Any = importlib.import_module("huggingface_hub.errors")
     try:
-        hub.get_hf_file_metadata(hub.hf_hub_url(name, _CONFIGS[0], revision=revision or None), timeout=limit)
-    except errors.EntryNotFoundError:  # an adapter has another file; whose repository it is in was found
-        return
+        url = hub.hf_hub_url(name, _CONFIGS[0], revision=revision or None)
+        found: str | None = hub.get_hf_file_metadata(url, timeout=limit).commit_hash
+    except errors.EntryNotFoundError as error:  # an adapter has another file; whose repository it is in was found
+        found = error.response.headers.get("X-Repo-Commit") if error.response is not None else None
+    return found
 
 
 def cause(text: str, error: BaseException) -> PrefcliError | None:

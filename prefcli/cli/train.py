@@ -41,11 +41,11 @@ def _run(config: Any) -> None:
     if config.dry_run:
         dry_run(inputs, report)
         return
-    if inputs.existing is not None:
+    if inputs.reusable is not None:
         report.notice(
-            f"nothing to do: the same run exists already as {inputs.existing.ref} (--force makes a new version)"
+            f"nothing to do: the same run exists already as {inputs.reusable.ref} (--force makes a new version)"
         )
-        print_artifact(reused(inputs.existing), config.json, reused=True)
+        print_artifact(reused(inputs.reusable), config.json, reused=True)
         return
     report.plan(summary(inputs))
     if (told := cautions(inputs)) is not None:
@@ -82,10 +82,10 @@ def _show(inputs: Inputs, found: Any) -> None:
         console.console.print(part)
     for note in inputs.notes:
         console.notice(note)
-    if inputs.existing:
-        console.notice(f"this run exists already as {inputs.existing.ref}, which would be reused")
+    if inputs.reusable:
+        console.notice(f"this run exists already as {inputs.reusable.ref}, which would be reused")
     if config.json:
-        existing = inputs.existing.ref if inputs.existing else None
+        existing = inputs.reusable.ref if inputs.reusable else None
         findings = [one.as_dict() for one in found.findings]
         print_result(json.dumps({"plan": plan, "findings": findings, "existing": existing}))
 

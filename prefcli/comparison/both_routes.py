@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from prefcli.artifacts.hub import at_hand
 from prefcli.artifacts.metrics import read_log
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Artifact, Store
@@ -129,7 +130,7 @@ def _kept_at(rm: Any, ppo: Any, dpo: Any, seconds: float) -> Path:
     """The file for this very budget, models, data and options, on this kind of device. ppo's key itself would need its
     reward model."""
     store = Store(ppo.runs)
-    models = [text and resolve(text, store).digest for text in (ppo.model, ppo.reference, ppo.value_init)]
+    models = [text and at_hand(resolve(text, store)).pinned for text in (ppo.model, ppo.reference, ppo.value_init)]
     prompts = read_dataset(ppo.prompts, "prompts", ppo.skip_bad, lazily=True, **read_as(ppo)).digests
     keys = [prepare(rm).key, key_fields(ppo), models, prompts, prepare(dpo).key]
     return store.root / BUDGETS / f"{digest_json([keys, seconds, training_device(rm.device).type])[:32]}.json"

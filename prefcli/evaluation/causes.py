@@ -12,9 +12,8 @@ from prefcli import __version__
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.base import key_fields
-from prefcli.errors import without_secrets
 from prefcli.rewards.grammar import RewardSpec
-from prefcli.urls import is_url, without_timeout
+from prefcli.urls import address, is_url
 
 
 def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, **found: Any) -> dict[str, Any]:
@@ -39,13 +38,9 @@ def of_model(reference: Reference | None) -> list[str | None] | None:
 
 def of_rewards(specs: Sequence[RewardSpec]) -> list[list[str | None]]:
     """A service has no digest, and counts by its address; its timeout does not count."""
-    return [[spec.name, _address(spec.text), spec.function, spec.label, spec.digest] for spec in specs]
+    return [[spec.name, address(spec.text), spec.function, spec.label, spec.digest] for spec in specs]
 
 
 def of_judge(what: str, store: Store) -> list[str | None] | None:
     """A model, or URL#MODEL."""
-    return [_address(what), None] if is_url(what) else of_model(resolve(what, store))
-
-
-def _address(text: str) -> str:
-    return without_timeout(without_secrets(text))
+    return [address(what), None] if is_url(what) else of_model(resolve(what, store))

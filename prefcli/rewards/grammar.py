@@ -40,6 +40,11 @@ class RewardSpec:
     label: str | None = None  # of a model with several
     option: str = "--reward"  # where it was given
 
+    @property
+    def pinned(self) -> str:
+        """What the same source has in common, for a run's key; a service, whose answers may change, its address."""
+        return self.reference.pinned if self.reference is not None else self.digest or urls.address(self.text)
+
 
 @dataclass(frozen=True)
 class Scale:

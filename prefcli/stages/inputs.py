@@ -6,7 +6,6 @@ handed back at once and a mistake costs a second and not a model load.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -57,7 +56,8 @@ StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PP
 
 @dataclass
 class Inputs:
-    """All inputs of a stage, resolved. `existing` is the finished artifact of this very run, if there is one."""
+    """All inputs of a stage, resolved. `existing` is the finished artifact of this very run, if there is one (with
+    --force none is looked for)."""
 
     stage: Stage
     config: StageConfig
@@ -75,6 +75,12 @@ class Inputs:
     @property
     def model(self) -> Reference:
         return self.references["model"]
+
+    @property
+    def reusable(self) -> Artifact | None:
+        """`existing`, where the same command hands it back: not if a service scored it, which may answer otherwise by
+        now. A command of several runs, which an interruption cuts off between two, continues with `existing`."""
+        return None if any(spec.url for spec in self.rewards) else self.existing
 
     @property
     def held_out_rows(self) -> Rows:
@@ -133,7 +139,7 @@ def prepare(config: StageConfig) -> Inputs:
     inputs.key = _key(inputs)
     if not config.force:
         inputs.existing = store.find(name, inputs.key)
-    if inputs.existing is None:
+    if inputs.reusable is None:
         try_functions(rewards, data.rows[0])
     return inputs
 
@@ -196,8 +202,7 @@ def _rewards(config: StageConfig, store: Store, wanted: bool) -> list[RewardSpec
     specs = parse_rewards(config.reward, store, label=config.label if isinstance(config, PPOConfig) else None)
     for spec in specs:
         refuse_language_model(spec)
-        if spec.reference is not None:
-            at_hand(spec.reference)
+    specs = [replace(spec, reference=at_hand(spec.reference)) if spec.reference else spec for spec in specs]
     # A mistake in them costs nothing yet.
     scales = reward_scales(specs, config.reward_weight, config.standardise_rewards)
     total = sum(scale.weight for scale in scales.values())
@@ -212,14 +217,13 @@ def _rewards(config: StageConfig, store: Store, wanted: bool) -> list[RewardSpec
 
 def _key(inputs: Inputs) -> str:
     """Digest of all causes of the result: the same run has the same key."""
-    parents = {role: reference.digest for role, reference in inputs.references.items()}
-    parents |= {f"{REWARD}{spec.name}": spec.digest for spec in inputs.rewards}
+    parents = {role: reference.pinned for role, reference in inputs.references.items()}
+    parents |= {f"{REWARD}{spec.name}": spec.pinned for spec in inputs.rewards}
     config = key_fields(inputs.config) | rollback_step(as_dict(inputs.config))
     causes: dict[str, Any] = {
         "stage": inputs.stage.name,
         "config": config,
-        # What cannot be pinned is never the same twice.
-        "parents": {role: digest or uuid.uuid4().hex for role, digest in parents.items()},
+        "parents": parents,
         "functions": [spec.function or spec.label for spec in inputs.rewards],
         "data": inputs.data.digests,
         "eval_data": inputs.eval_data.digests if inputs.eval_data else None,

@@ -27,8 +27,8 @@ def train(config: Any, progress: Reporter = SILENT) -> Artifact:
         raise UsageError("prefcli.train runs in a single process", "accelerate launch -m prefcli … for several")
     with quiet():
         inputs = prepare(checked(config))
-        if inputs.existing is not None:
-            return reused(inputs.existing)
+        if inputs.reusable is not None:
+            return reused(inputs.reusable)
         progress.plan(summary(inputs))
         return made(inputs, progress)
 
