@@ -31,6 +31,8 @@ class Phase(Enum):
 
 asked: int | None = None  # the first signal
 kept: int | None = None  # the step of the last saved state of what runs
+RESUMES = "the same command resumes"
+again = RESUMES  # what resumes what runs, in words
 made: str | None = None  # what a command that answers or scores has on disk, in words
 phase = Phase.IDLE
 changed = 0.0  # when the phase last did

@@ -49,7 +49,8 @@ def read_several(option: str, text: str, timeout: float, form: str) -> list[tupl
 
 
 def address(text: str) -> str:
-    """What a service counts by in a key: what is shown of its URLs, without #timeout=SECONDS, which changes no answer."""
+    """What a service counts by in a key: its URLs as they are shown, without #timeout=SECONDS, which changes no
+    answer."""
     shown = without_secrets(text)
     return re.sub(r"#timeout=[^#,]*", "", shown) if "://" in shown else shown
 

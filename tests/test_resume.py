@@ -14,9 +14,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import artifact_in
 from forked import PREFCLI
 from safetensors.torch import load_file
 
+from prefcli import stopping
+from prefcli.artifacts.store import Store
 from prefcli.rl.ppo import PPO
 from prefcli.stages.metrics_log import MetricsLog
 from prefcli.stages.ppo import States
@@ -193,6 +196,28 @@ def test_another_run_starts_anew_and_leaves_the_unfinished_one_alone(chain, pref
     forced = prefcli(*chain.args("ppo"), *OPTIONS, "--name", "cut", "--force")
     assert chain.path_of(forced).name == "v3" and "resuming" not in forced.stderr
     assert before == {file: file.read_bytes() for file in partial.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_force_leaves_is_resumed_without_it(chain, prefcli, monkeypatch, partial, whole, finished):
+    command = [*chain.args("ppo"), *OPTIONS, "--name", "cut"]
+    if finished:
+        key = json.loads((partial / "run.json").read_text())["key"]
+        shutil.rmtree(partial)
+        artifact_in(Store(chain.runs), "cut", stage="ppo", key=key)
+    with monkeypatch.context() as patch:
+        step = PPO.step
+        patch.setattr(PPO, "step", lambda self, *a: 1 / 0 if self.rollouts == 2 else step(self, *a))
+        forced = prefcli(*command, "--force")
+    once = "once cut@v1 is removed, " if finished else ""
+    assert f"kept up to step 2: {once}the same command without --force resumes there" in forced.stderr
+    assert stopping.again == stopping.RESUMES
+    if finished:
+        assert chain.path_of(prefcli(*command)).name == "v1"
+        assert prefcli("rm", "cut@v1").exit_code == 0
+    second = prefcli(*command)
+    assert "resuming from step 2" in second.stderr and chain.path_of(second).name == "v2"
+    check_same(chain.path_of(second), whole)
 
 
 def test_a_resume_under_something_else_is_refused_with_the_reason(chain, prefcli, partial):

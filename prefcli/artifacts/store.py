@@ -131,18 +131,24 @@ class Store:
         return self.open(name, versions[-1]) if versions else None
 
     def find(self, name: str, key: str) -> Artifact | None:
-        """The newest complete version of `name` with this key. A damaged manifest costs a recompute, not an error.
+        """The newest complete version of `name` with this key, checked.
 
         Raises ArtifactError naming a file of it that is missing or was changed: it is not handed out.
         """
+        artifact = self.finished(name, key)
+        if artifact is not None:
+            self.verify(artifact)
+            _clear_unlisted(artifact)
+        return artifact
+
+    def finished(self, name: str, key: str) -> Artifact | None:
+        """The same, unchecked. A damaged manifest costs a recompute, not an error."""
         for version in reversed(self.versions(name)):
             try:
                 artifact = self.open(name, version)
             except ArtifactError:
                 continue
             if artifact.manifest.key == key and artifact.manifest.status == "complete":
-                self.verify(artifact)
-                _clear_unlisted(artifact)
                 return artifact
         return None
 

@@ -65,10 +65,15 @@ def run_of(version: Path) -> dict[str, Any]:
 
 
 def candidates(folder: Path, key: str | None) -> list[Path]:
-    """The unfinished versions with this key and a saved state, whoever may be at work on them."""
-    found = sorted(folder.glob("v*.partial")) if key is not None else []
-    found = [path for path in found if VERSION.fullmatch(path.name.removesuffix(".partial"))]
-    return [path for path in found if run_of(path).get("key") == key and saved_steps(path)]
+    """The unfinished versions with this key and a saved state, whoever may be at work on them; the newest first: an
+    older one may be what --force was given for."""
+    found = folder.glob("v*.partial") if key is not None else ()
+    numbers = {int(match[1]): path for path in found if (match := VERSION.fullmatch(path.stem))}
+    return [
+        path
+        for _, path in sorted(numbers.items(), reverse=True)
+        if run_of(path).get("key") == key and saved_steps(path)
+    ]
 
 
 def at_work(folder: Path, key: str | None) -> str | None:

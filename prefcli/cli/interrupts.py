@@ -120,7 +120,7 @@ def _limit(first: float, asked: int) -> float:
 
 def _end(asked: int, text: str) -> NoReturn:
     kept = stopping.made if stopping.kept is None else f"kept up to step {stopping.kept}"
-    _say(text + (f"; {kept}: the same command resumes there" if kept else ""))
+    _say(text + (f"; {kept}: {stopping.again} there" if kept else ""))
     alive.end_all()  # or the next start would say that the run was killed
     stopping.asked = stopping.asked or asked
     os._exit(stopping.exit_code())

@@ -77,10 +77,15 @@ class Inputs:
         return self.references["model"]
 
     @property
+    def asks_a_service(self) -> bool:
+        """Whether its rewards may be others by now."""
+        return any(spec.url for spec in self.rewards)
+
+    @property
     def reusable(self) -> Artifact | None:
-        """`existing`, where the same command hands it back: not if a service scored it, which may answer otherwise by
-        now. A command of several runs, which an interruption cuts off between two, continues with `existing`."""
-        return None if any(spec.url for spec in self.rewards) else self.existing
+        """`existing`, where the same command hands it back: not if a service scored it. A command of several runs,
+        which an interruption cuts off between two, continues with `existing`."""
+        return None if self.asks_a_service else self.existing
 
     @property
     def held_out_rows(self) -> Rows:

@@ -297,6 +297,7 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
         noted = {"key": inputs.key, "environment": under, "parents": parents_of(inputs)}
         if draft.before:
             reporter.notice(draft.before)
+        stopping.again = _again(inputs)
         last = draft.steps[-1] if draft.run else 0
         if last:
             refuse_elsewhere(draft, under | ({"processes": None} if inputs.config.shard else {}))
@@ -317,13 +318,13 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
             raise
         except BaseException as error:
             if draft.steps and not draft.finished:
-                reporter.notice(f"kept up to step {draft.steps[-1]}: the same command resumes there")
+                reporter.notice(f"kept up to step {draft.steps[-1]}: {stopping.again} there")
             if isinstance(error, Exception) and (short := memory_short(error, memory, have)) is not None:
                 raise short from error
             raise
         finally:
             stopping.enter(Phase.IDLE)
-            stopping.kept = None
+            stopping.kept, stopping.again = None, stopping.RESUMES
             for data in (inputs.data, inputs.eval_data):
                 if data is not None and data.left_out:
                     reporter.notice(data.left_out)
@@ -331,6 +332,15 @@ def session(inputs: Inputs, reporter: Reporter) -> Iterator[Session]:
                 tracker.close(well=draft.finished)
             reporter.end()
             log.close()
+
+
+def _again(inputs: Inputs) -> str:
+    """What resumes this run, in words: --force never does."""
+    if not inputs.config.force:
+        return stopping.RESUMES
+    without = "the same command without --force resumes"
+    handed_back = None if inputs.asks_a_service else inputs.store.finished(inputs.name, inputs.key)
+    return without if handed_back is None else f"once {handed_back.ref} is removed, {without}"
 
 
 def _what_is_kept(run: Session) -> str:
@@ -341,7 +351,7 @@ def _what_is_kept(run: Session) -> str:
     kept = draft.steps[-1] if draft.steps else 0
     when = f" in the middle of step {run.ended + 1}, too late to drop it" if run.ended > kept else ""
     if kept:
-        return f"interrupted{when}: kept up to step {kept}; the same command resumes"
+        return f"interrupted{when}: kept up to step {kept}; {stopping.again}"
     if run.ended:
         return f"interrupted{when}: nothing was kept (--save-every N saves checkpoints)"
     return "interrupted before the first step ended: nothing was kept"
