@@ -270,6 +270,19 @@ def test_gpus_are_the_fewest_that_hold_the_run_as_shard_splits_it():
     assert (parts.batch_size, parts.rollout, parts.shards) == (16, 28, 8)  # four answers to a prompt stay together
 
 
+def test_what_shard_refuses_is_neither_counted_nor_proposed():
+    """adafactor, adamw-8bit and float16 end in exit 2 there, and a base in 4 bits is whole in each process first."""
+    large = Run("dpo", typical(70 * GB), autocast=True, batch_size=16)
+    assert gpus_needed(large, A100.usable_bytes)
+    for more in ({"optimizer": "adafactor"}, {"optimizer": "adamw-8bit"}, {"dtype": "float16"}):
+        assert gpus_needed(replace(large, **more), A100.usable_bytes) is None
+        assert gpus_needed(replace(large, architecture=typical(GB), **more), A100.usable_bytes) == 1
+    seen = set()
+    for usable in range(4, 130, 3):
+        seen |= {change.option for change in changes(split(replace(large, architecture=SEVEN), 2), usable * GB) or []}
+    assert "--lora-rank 16" in seen and not seen & {"--optim adamw-8bit", "--optim adafactor", "--load-in-4bit"}
+
+
 def test_of_models_that_are_split_a_process_holds_its_part_and_what_it_gathers():
     """By hand: 12 layers of 124,160 weights, embeddings of 20,000 × 80, a norm; all in float32, of one answer."""
     a = Architecture("by hand", "llama", 12, 80, 4, 4, 20, 410, 20_000, tied=True)

@@ -298,6 +298,8 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
         {"layout": "shared", "stage": "ppo"},
         {"prompt_length": 4096, "max_length": 2048},
         {"shard": 2, "lora_rank": 8, "load_in_4bit": True},
+        {"shard": 2, "optim": "adamw-8bit"},
+        {"shard": 2, "dtype": "float16"},
         {"probe": True},
     ],
 )

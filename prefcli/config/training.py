@@ -22,6 +22,14 @@ def asks_to_split(config: object) -> bool:
     return bool(getattr(config, "shard", False)) or os.environ.get(FSDP) == "true"
 
 
+def not_split(optim: str, dtype: str) -> tuple[str, str] | None:
+    """The option that runs neither with --shard nor under DeepSpeed, and what to do instead; None where both split."""
+    if optim not in ("adamw", "sgd"):
+        moments = "the others' moments are not shaped like the weights, and cannot be split"
+        return f"--optim {optim}", f"use --optim adamw or sgd: {moments}"
+    return ("--dtype float16", "use --dtype bfloat16") if dtype == "float16" else None
+
+
 @dataclass(frozen=True)
 class ModelConfig(Machine):
     """The model that is trained, and how it is held in memory."""

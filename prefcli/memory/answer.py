@@ -10,6 +10,7 @@ from prefcli.artifacts.store import Store
 from prefcli.config.base import default_of, option
 from prefcli.config.memory import MemoryConfig, RunConfig
 from prefcli.config.stages import BY_COMMAND, Stage
+from prefcli.config.training import not_split
 from prefcli.errors import SurroundingsError, UsageError
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import device, found_gpu
@@ -98,6 +99,8 @@ def _method(
             raise UsageError(
                 "--load-in-4bit is not counted with --shard: a process makes it whole first", "leave one out"
             )
+        if refused := not_split(config.optim, config.dtype or "auto"):
+            raise UsageError(f"{refused[0]} does not run with --shard (FSDP)", refused[1])
         fixed |= {"zero": 3, "shards": config.shard}
     if config.prompt_length is not None and not stage.samples:
         fixed["prompt"] = config.prompt_length

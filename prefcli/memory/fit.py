@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from prefcli.config.training import not_split
 from prefcli.memory.activations import rollout_answers, sampled_answers
 from prefcli.memory.estimate import estimate
 from prefcli.memory.run import Run
@@ -97,7 +98,7 @@ SAVINGS = (
         "AdamW's moments are rounded to 8 bits",
         lambda run: (
             replace(run, optimizer="adamw-8bit")
-            if run.optimizer == "adamw" and not run.lora_rank and run.device == "cuda"
+            if run.optimizer == "adamw" and not (run.lora_rank or run.sharded) and run.device == "cuda"
             else None
         ),
     ),
@@ -105,7 +106,9 @@ SAVINGS = (
         lambda run: "--optim adafactor",
         "a different optimizer: results differ",
         lambda run: (
-            replace(run, optimizer="adafactor") if run.optimizer.startswith("adamw") and not run.lora_rank else None
+            replace(run, optimizer="adafactor")
+            if run.optimizer.startswith("adamw") and not (run.lora_rank or run.sharded)
+            else None
         ),
     ),
     Saving(lambda run: f"--lora-rank {RANK}", "an adapter is trained instead of all weights", _adapters),
@@ -119,7 +122,11 @@ SAVINGS = (
     Saving(
         lambda run: "--load-in-4bit",
         "the base is rounded to 4 bits; slower",
-        lambda run: replace(run, in_4bit=True) if run.lora_rank and not run.in_4bit and run.device == "cuda" else None,
+        lambda run: (  # split, a process makes the whole base first, which is not counted
+            replace(run, in_4bit=True)
+            if run.lora_rank and not (run.in_4bit or run.sharded) and run.device == "cuda"
+            else None
+        ),
     ),
     Saving(
         lambda run: "--advantage rloo",
@@ -224,7 +231,7 @@ def gpus_needed(run: Run, usable: float) -> int | None:
         return changes(split(run, gpus), usable, same=True) is not None
 
     rows, most = run.rows_of_batch, max(1, MOST_GPUS // run.rows_of_batch)
-    if run.in_4bit:
+    if run.in_4bit or not_split(run.optimizer, run.dtype):
         return None
     if (found := next((n for n in range(2, rows + 1) if rows % n == 0 and held(n)), None)) or not held(rows * most):
         return found

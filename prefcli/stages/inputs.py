@@ -25,7 +25,7 @@ from prefcli.config.reward import RewardConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.shared import read_as
 from prefcli.config.stages import Stage, stage_of
-from prefcli.config.training import ADAPTER_RATE, SMALL_MODEL_PARAMETERS, DataConfig, asks_to_split
+from prefcli.config.training import ADAPTER_RATE, SMALL_MODEL_PARAMETERS, DataConfig, asks_to_split, not_split
 from prefcli.data.dataset import Dataset, read_dataset
 from prefcli.data.rows import Rows
 from prefcli.data.weighting import first, mix, set_apart, weigh
@@ -43,12 +43,6 @@ from prefcli.rewards.grammar import (
 )
 from prefcli.rewards.python import try_functions
 from prefcli.stages.trackers import require
-
-SHARD_INSTEAD = {
-    "--optim": "use --optim adamw or sgd: the others' moments are not shaped like the weights, and cannot be split",
-    "--dtype": "use --dtype bfloat16",
-    "--generate": "leave one of the two out: servers are proven against weights that one process holds",
-}
 
 # The options of any stage, for the type checker alone: the table in config/stages.py has the stages.
 StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PPOConfig
@@ -169,13 +163,11 @@ def _split(config: StageConfig) -> StageConfig:
     """With --shard where accelerate's file asks for FSDP. Raises UsageError for what cannot be split."""
     if not asks_to_split(config):
         return config
-    asked = {
-        f"--optim {config.optim}": config.optim in ("adafactor", "adamw-8bit"),
-        "--dtype float16": config.dtype == "float16",
-        "--generate": isinstance(config, PPOConfig) and bool(config.generate),
-    }
-    for name in (name for name, wanted in asked.items() if wanted):
-        raise UsageError(f"{name} does not run with --shard (FSDP)", SHARD_INSTEAD[name.split()[0]])
+    refused = not_split(config.optim, config.dtype)
+    if refused is None and isinstance(config, PPOConfig) and config.generate:
+        refused = "--generate", "leave one of the two out: servers are proven against weights that one process holds"
+    if refused is not None:
+        raise UsageError(f"{refused[0]} does not run with --shard (FSDP)", refused[1])
     return replace(config, shard=True)
 
 

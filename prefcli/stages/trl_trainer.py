@@ -17,14 +17,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from prefcli.config.dpo import DPOConfig
 from prefcli.config.preference import PreferenceConfig
-from prefcli.config.training import DataConfig
+from prefcli.config.training import DataConfig, not_split
 from prefcli.data.lengths import length_bias
 from prefcli.data.rows import Encode, Example, Examples, Rows
 from prefcli.errors import AlarmError, UsageError
 from prefcli.models import bitsandbytes, sharding
 from prefcli.models.shared import SharedRole
 from prefcli.progress import under_deepspeed
-from prefcli.stages.inputs import SHARD_INSTEAD, Inputs, nothing_left, refuse_nothing_left
+from prefcli.stages.inputs import Inputs, nothing_left, refuse_nothing_left
 from prefcli.stages.long_rows import refuse_long_rows
 from prefcli.stages.policy import Opened
 from prefcli.stages.resuming import position, whole_weights
@@ -89,10 +89,8 @@ def arguments(session: Session, held_out: bool = False, **more: Any) -> dict[str
 
 def _refuse_what_is_not_split(session: Session) -> None:
     """Of a state that could not be saved under DeepSpeed."""
-    if (optim := session.inputs.config.optim) not in ("adamw", "sgd"):
-        raise UsageError(f"--optim {optim} does not run under DeepSpeed", SHARD_INSTEAD["--optim"])
-    if session.dtype == torch.float16:
-        raise UsageError("--dtype float16 does not run under DeepSpeed", SHARD_INSTEAD["--dtype"])
+    if refused := not_split(session.inputs.config.optim, str(session.dtype).removeprefix("torch.")):
+        raise UsageError(f"{refused[0]} does not run under DeepSpeed", refused[1])
 
 
 def _fuses(session: Session) -> bool:
