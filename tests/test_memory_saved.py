@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -35,22 +37,33 @@ def kept(family: str, layers: int, run: Run, rows) -> int:
     autocast = run.dtype == "bfloat16"
     trained = model(family, layers, torch.bfloat16 if autocast and run.lora_rank else torch.float32)
     if run.lora_rank:
-        trained = with_adapter(trained, SFTConfig(lora_rank=run.lora_rank), scorer=False, reporter=SILENT)
+        options = {"adapter": "dora" if run.dora else "lora", "lora_dropout": 0.1 * run.dropout}
+        trained = with_adapter(trained, SFTConfig(lora_rank=run.lora_rank, **options), scorer=False, reporter=SILENT)
     assert pack(trained) is None
     trained.train()
-    weights = {tuple(p.shape) for p in trained.parameters()} | {tuple(p.shape)[::-1] for p in trained.parameters()}
-    seen = {}
+    weights = {p.untyped_storage()._cdata for p in trained.parameters()}
+    casts = {tuple(p.shape)[::turn] for p in trained.parameters() if p.requires_grad for turn in (1, -1)}
+    held: WeakSet[Kept] = WeakSet()
 
     def see(tensor):
-        if tuple(tensor.shape) not in weights:
-            storage = tensor.untyped_storage()
-            seen[storage._cdata] = (storage, storage.nbytes())
-        return tensor
+        found = Kept(tensor)
+        held.add(found)
+        return found
 
-    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda found: found.tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            token_logps(trained, rows).logps.sum()
-    return sum(size for _, size in seen.values())
+            loss = token_logps(trained, rows).logps.sum()
+    left = [one.tensor for one in held if tuple(one.tensor.shape) not in casts]
+    assert loss.requires_grad
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in left}
+    return sum(size for storage, size in storages.items() if storage not in weights)
+
+
+class Kept:
+    """A tensor that the backward pass holds: gone where that part of the graph is, as what DoRA makes of a weight."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
 
 
 @pytest.mark.parametrize("answers", [1, 2])
@@ -60,6 +73,21 @@ def kept(family: str, layers: int, run: Run, rows) -> int:
     [("llama", "float32"), ("llama", "bfloat16"), ("qwen2", "bfloat16"), ("qwen3", "float32"), ("gpt2", "float32")],
 )
 def test_a_layer_keeps_what_the_model_says(family, dtype, rank, answers):
+    compare(family, dtype, answers, lora_rank=rank)
+
+
+@pytest.mark.parametrize("more", [("dora",), ("dropout",), ("dora", "dropout")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dora_and_dropout_keep_more(dtype, more):
+    compare("llama", dtype, 2, lora_rank=5, **dict.fromkeys(more, True))
+
+
+def test_dropout_of_one_matrix_for_queries_keys_and_values():
+    compare("gpt2", "float32", 2, lora_rank=5, dropout=True)
+
+
+def compare(family, dtype, answers, **options):
+    """Holds the terms of a layer against what one layer more adds to what is kept."""
     prompt, answer, count = 20, 17, 3
     ids = torch.randint(
         0, VOCAB, (count * answers, prompt + answer), generator=torch.Generator().manual_seed(1)
@@ -68,8 +96,8 @@ def test_a_layer_keeps_what_the_model_says(family, dtype, rank, answers):
     rows = pad_rows(prompts, [row[prompt:] for row in ids])
     kv = HEADS if family == "gpt2" else KV
     architecture = Architecture(family, family, 1, HIDDEN, HEADS, kv, HIDDEN // HEADS, FFN, VOCAB, True)
-    run = Run("dpo" if answers == 2 else "sft", architecture, lora_rank=rank, dtype=dtype, autocast=True,
-              batch_size=count, max_length=prompt + answer, shared_prompt=prompt)  # fmt: skip
+    run = Run("dpo" if answers == 2 else "sft", architecture, dtype=dtype, autocast=True, batch_size=count,
+              max_length=prompt + answer, shared_prompt=prompt, device="cpu", **options)  # fmt: skip
     found = kept(family, 3, run, rows) - kept(family, 2, run, rows)
     assert run.tokens == rows.layout.input_ids.shape[1]
     assert layer_bytes(run) == pytest.approx(found, rel=0.02)

@@ -9,7 +9,7 @@ number that is computed with: under autocast 2, where the stream of hidden state
 
 from __future__ import annotations
 
-from prefcli.memory.architecture import Architecture
+from prefcli.memory.architecture import Architecture, linear_weights
 from prefcli.memory.run import CHUNK_BYTES, Run
 
 SOFTMAX_NUMBERS = 2**20  # models/logps.py works on so many logits at a time, and makes three tensors of them
@@ -26,16 +26,18 @@ def linear_bytes(run: Run) -> int:
     """A token at a layer's linear maps: the input of each whose weight, or adapter, is trained.
 
     Queries, keys and values read one tensor, as gate and up do; but autocast makes each a copy of its own (not for
-    PEFT's adapters on 4 bits, whose input has the right type). An adapter keeps the r numbers between its two matrices
-    too.
+    PEFT's adapters on 4 bits, whose input has the right type), and so does dropout, which also keeps its mask: one byte
+    a number, on a CPU one in fp32. An adapter keeps the r numbers between its two matrices too, and DoRA the output of
+    the weight and that of the adapter, which its magnitudes multiply.
     """
     a, c = run.architecture, run.dtype_bytes
-    separate = a.traits.gated  # else the three are one matrix (GPT-2)
-    copies = c < 4 and not run.in_4bit
-    inputs = (3 if copies and separate else 1) * a.hidden + a.query_width  # queries, keys, values; output
-    inputs += (2 if copies and a.traits.gated else 1) * a.hidden  # gate and up
-    between = run.lora_rank * (7 if separate else 4)
-    return c * (inputs + between)
+    into = (3, 2) if a.traits.gated else (1, 1)  # queries, keys, values; gate and up: each one matrix in GPT-2
+    copies = run.dropout or (c < 4 and not run.in_4bit)
+    inputs = (sum(into) if copies else 2) * a.hidden + a.query_width
+    between = run.lora_rank * (sum(into) + 2)
+    outputs = a.query_width + 2 * a.kv_width + into[1] * a.ffn + 2 * a.hidden
+    mask = (4 if run.device == "cpu" else 1) * (sum(into) * a.hidden + a.query_width + a.ffn)
+    return c * (inputs + between + 2 * run.dora * outputs) + run.dropout * mask
 
 
 def attention_bytes(run: Run) -> int:
@@ -71,7 +73,15 @@ def layer_bytes(run: Run) -> int:
     """One layer's tensors for its backward pass, over the tokens of a pass."""
     a = run.architecture
     token = a.traits.norms * norm_bytes(run) + linear_bytes(run) + attention_bytes(run) + mlp_bytes(run)
-    return run.tokens * token + mask_bytes(run)
+    return run.tokens * token + mask_bytes(run) + weight_copy_bytes(run)
+
+
+def weight_copy_bytes(run: Run) -> int:
+    """A layer's weights in the computation's type: DoRA multiplies what dropout left with a copy of each, and keeps it
+    where they are in another type than its input, which is in fp32."""
+    a = run.architecture
+    copied = run.dora and run.dropout and (run.dtype_bytes < 4 or run.in_4bit)
+    return copied * run.dtype_bytes * linear_weights(a) // a.layers
 
 
 def working_bytes(run: Run, tokens: int) -> int:

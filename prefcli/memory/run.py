@@ -52,6 +52,8 @@ class Run:
     shared_base: bool = False
     own_base: frozenset[str] = frozenset()
     separate: bool = False
+    dora: bool = False
+    dropout: bool = False  # on the adapter's input
     in_4bit: bool = False  # the base below an adapter; a frozen reward model stays in `dtype`
     dtype: Dtype = "bfloat16"
     master_weights: bool = True  # an fp32 copy beside 16-bit weights; fp32 weights need none
@@ -100,6 +102,8 @@ class Run:
         said: dict[str, Any] = {
             "lora_rank": options.lora_rank,
             "shared_base": options.lora_rank > 0 and stage.reference and adapters_on_one,
+            "dora": options.adapter == "dora",
+            "dropout": options.lora_dropout > 0,
             "in_4bit": options.load_in_4bit,
             "dtype": auto if options.dtype == "auto" else options.dtype,
             "optimizer": options.optim,
