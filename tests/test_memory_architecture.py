@@ -8,9 +8,11 @@ import pytest
 
 from prefcli.config.sft import SFTConfig
 from prefcli.errors import ArtifactError
+from prefcli.memory.activations import cache_bytes
 from prefcli.memory.architecture import causal_parameters, lora_parameters
 from prefcli.memory.families import FAMILIES
 from prefcli.memory.model_files import find_config, read_architecture
+from prefcli.memory.run import Run
 from prefcli.memory.shapes import KNOWN, typical
 from prefcli.models.adapters import _adapted
 
@@ -103,6 +105,21 @@ def test_any_other_family_is_built_without_weights_and_counted(family, values, w
     assert (found.layers, found.hidden, found.heads, found.vocab, found.ffn) == (3, 24, heads, 97, width)
     adapted = _adapted(model, SFTConfig(lora_rank=4), scorer=False)
     assert lora_parameters(found, 4) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def test_a_latent_attention_caches_what_its_model_does(tmp_path):
+    """DeepSeek-V3's cache holds the latent of a token, and the rotated part of its key, which the heads share."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    latent = {"kv_lora_rank": 5, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 7, "q_lora_rank": None}
+    sizes = PLAIN | {"num_key_value_heads": 6, "first_k_dense_replace": 3}
+    config = transformers.AutoConfig.for_model("deepseek_v3", **sizes, **latent)
+    config.save_pretrained(tmp_path)
+    cache = transformers.AutoModelForCausalLM.from_config(config)(torch.ones(1, 8, dtype=torch.long)).past_key_values
+    held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    found = read_architecture(tmp_path / "config.json")
+    run = Run("ppo", found, dtype="float32", batch_size=1, max_length=8)
+    assert cache_bytes(run) == held == 8 * 3 * (5 + 4) * 4
+    assert found.query_width == 6 * (6 + 4)
 
 
 def test_every_known_family_is_held_against_transformers():

@@ -141,13 +141,14 @@ def score_bytes(run: Run) -> int:
 
 
 def cache_bytes(run: Run) -> int:
-    """The key-value cache of a rollout at its longest: layers × kv width × (keys + values), a token.
+    """The key-value cache of a rollout at its longest: layers × kv width × (keys + values), a token, or × the latent.
 
     Rotary positions leave keys in the stream's type. The buffers have their final size from the start.
     """
     a = run.architecture
     keys = run.dtype_bytes if a.traits.learned_positions else max(run.dtype_bytes, stream(run))
-    return sampled_answers(run) * run.max_length * a.layers * a.kv_width * (keys + run.dtype_bytes)
+    token = a.latent * keys if a.latent else a.kv_width * (keys + run.dtype_bytes)
+    return sampled_answers(run) * run.max_length * a.layers * token
 
 
 def rollout_answers(run: Run) -> int:

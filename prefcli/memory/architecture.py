@@ -41,6 +41,7 @@ class Architecture:
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
+    latent: int = 0  # numbers of a token in a layer's cache, where keys and values are made of them again (MLA)
     stated_parameters: int | None = None
     counted: Counted | None = None
 

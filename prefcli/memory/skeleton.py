@@ -43,6 +43,8 @@ def read_skeleton(config_file: Path) -> Architecture:
 
 def _described(name: str, text: PretrainedConfig, model: PreTrainedModel) -> Architecture:
     hidden, heads = text.hidden_size, getattr(text, "num_attention_heads", None) or 0
+    latent, rotary = (getattr(text, name, None) or 0 for name in ("kv_lora_rank", "qk_rope_head_dim"))
+    of_keys = (getattr(text, "qk_nope_head_dim", None) or 0) + rotary if latent else getattr(text, "head_dim", None)
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     return Architecture(
         name=name,
@@ -51,10 +53,11 @@ def _described(name: str, text: PretrainedConfig, model: PreTrainedModel) -> Arc
         hidden=hidden,
         heads=max(1, heads),
         kv_heads=(getattr(text, "num_key_value_heads", None) or heads) if heads else 0,  # a state in place of a cache
-        head_dim=getattr(text, "head_dim", None) or hidden // max(1, heads),
+        head_dim=of_keys or hidden // max(1, heads),
         ffn=_width(text),
         vocab=text.vocab_size,
         tied=head is not None and head.weight is embeddings.weight,
+        latent=latent + rotary if any(hasattr(module, "expand_kv") for module in model.modules()) else 0,
         counted=_counted(model, head),
     )
 
