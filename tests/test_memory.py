@@ -384,6 +384,16 @@ def test_of_the_changes_that_are_named_none_could_be_left_out():
     assert len(seen) >= 5
 
 
+@pytest.mark.parametrize(
+    ("stage", "apart"), [("dpo", {"own_base": frozenset({"reference"})}), ("ppo", {"separate": True})]
+)
+def test_a_model_that_stays_apart_is_not_promised_to_share_the_adapters_base(stage, apart):
+    run = Run(stage, SEVEN, autocast=True, batch_size=4, **apart)
+    (adapter,) = (saving for saving in SAVINGS if saving.option(run) == "--lora-rank 16")
+    assert not adapter.apply(run).shared_base
+    assert adapter.apply(replace(run, own_base=frozenset(), separate=False)).shared_base
+
+
 def test_a_rollout_in_parts_holds_the_cache_of_a_part():
     whole = Run("ppo", SEVEN, autocast=True, lora_rank=16, shared_base=True, batch_size=64, max_length=565,
                 shared_prompt=512, tokens_per_row=1024)  # fmt: skip

@@ -22,6 +22,7 @@ from prefcli.config.stages import STAGES
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
 from prefcli.memory.estimate import estimate
+from prefcli.memory.gpus import Device
 from prefcli.memory.model_files import read_architecture
 from prefcli.memory.states import adapter_parameters
 from prefcli.rewards.grammar import RewardSpec
@@ -88,6 +89,23 @@ def test_the_plan_says_what_a_processor_with_bfloat16_computes_in(planned, monke
     assert "float" not in summary(dataclasses.replace(inputs, architecture=large, config=exact))["training"]
 
 
+def test_the_plan_is_for_the_gpu_that_auto_and_cuda_take(planned, monkeypatch):
+    gpu = Device("T4", 15 * 10**9, bf16=False)
+    monkeypatch.setattr("prefcli.stages.plan.found_gpu", lambda: gpu)
+    seen = []
+
+    def noted(inputs, *given):
+        return seen.append(given) or run_of(inputs, *given)
+
+    monkeypatch.setattr("prefcli.stages.plan.run_of", noted)
+    for device in ("auto", "cuda"):
+        assert "of 15 GB in this T4" in summary(planned("dpo", device=device))["memory"]
+    assert seen == [("cuda", "float32", gpu.bytes)] * 2
+    assert "in this machine" in summary(planned("dpo", device="cpu"))["memory"]
+    monkeypatch.setattr("prefcli.stages.plan.found_gpu", lambda: None)
+    assert "in this machine" in summary(planned("dpo"))["memory"]
+
+
 def test_rollouts_answer_every_prompt_so_many_times_an_epoch():
     config = SimpleNamespace(num_generations=None, max_steps=None, epochs=1, batch_size=8)
     assert [rollouts(config, prompts) for prompts in (1, 8, 9, 16)] == [1, 1, 2, 2]
@@ -137,6 +155,8 @@ def test_each_of_several_processes_holds_its_part_of_the_batch(planned, monkeypa
     assert run_of(dpo, "cpu").buckets and not run_of(split, "cpu").buckets  # DDP's, of whole models alone
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert not run_of(dpo, "cpu").buckets
+    zero = run_of(dpo, "cuda")
+    assert (zero.zero, zero.shards, zero.packed, zero.rows_of_pass) == (3, 2, False, 4)
     assert estimate(run_of(served, "cuda")).phases["rollout"] < estimate(run_of(ppo, "cuda")).phases["rollout"]
 
 
@@ -146,6 +166,8 @@ def test_what_shares_a_base_with_the_policy_is_held_once(planned, make_artifact)
     assert not run_of(planned("dpo"), "cpu").shared_base
     assert run_of(planned("dpo", **adapter), "cpu").shared_base and run_of(planned("kto", **adapter), "cpu").shared_base
     assert not run_of(planned("dpo", reference=other.ref, **adapter), "cpu").shared_base  # a second model
+    assert run_of(planned("dpo", reference=other.ref), "cpu").own_base == {"reference"}
+    assert run_of(planned("ppo", layout="separate"), "cpu").separate
     assert run_of(planned("dpo", loss="simpo"), "cpu").cached_reference
     assert run_of(planned("ppo", **adapter), "cpu").shared_base
     assert not run_of(planned("ppo", layout="separate", **adapter), "cpu").shared_base

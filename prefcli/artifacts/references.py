@@ -47,6 +47,19 @@ class Reference:
         """Its name in manifests and plans."""
         return self.artifact.ref if self.artifact else self.text
 
+    @property
+    def is_adapter(self) -> bool:
+        return self.path is not None and is_adapter_directory(self.path)
+
+    @property
+    def place(self) -> str | None:
+        """Where the weights below it are: of two on one base the same."""
+        return None if self.base is None else self.base.hub or self.base.place
+
+    def is_adapter_on(self, other: Reference) -> bool:
+        """Whether it is an adapter on the weights below the other."""
+        return self.is_adapter and self.place == other.place
+
     def same_as(self, other: Reference) -> bool:
         """Whether both are one model, whatever the store: by digest, and by name where there is none (of the hub)."""
         return (self.digest or self.text) == (other.digest or other.text)

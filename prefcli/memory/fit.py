@@ -68,7 +68,8 @@ def _fewer_answers(run: Run) -> Run | None:
 def _adapters(run: Run) -> Run | None:
     if run.lora_rank:
         return None
-    return replace(run, lora_rank=RANK, shared_base=run.about.reference and not run.separate)
+    shared = run.about.reference and not run.separate and not {role.name for role in run.roles[1:]} <= run.own_base
+    return replace(run, lora_rank=RANK, shared_base=shared)
 
 
 # The cheapest first.

@@ -6,16 +6,16 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from prefcli.artifacts.bases import is_adapter_directory
 from prefcli.artifacts.references import Reference, value_beside
 from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.config.training import DataConfig, PolicyConfig
 from prefcli.errors import MemoryShortError
 from prefcli.machine import memory_limit
-from prefcli.memory.devices import cpu_dtype
+from prefcli.memory.devices import cpu_dtype, found_gpu
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import LOCKSTEP, at_pace, changes
+from prefcli.memory.gpus import IMPORTS, Device
 from prefcli.memory.references import architecture_of
 from prefcli.memory.run import Run
 from prefcli.memory.sizes import format_bytes
@@ -27,7 +27,6 @@ ADAPTERS = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA"}
 
 WARNS, STOPS = 0.9, 1.05  # of the device's memory
 TEMPLATE_TOKENS = 64
-IMPORTS = 454_000_000  # resident before a model is loaded: benchmarks/results/layouts.json
 
 
 def rollouts(config: PPOConfig, prompts: int) -> int:
@@ -50,6 +49,7 @@ def steps(inputs: Inputs) -> int:
 def summary(inputs: Inputs) -> dict[str, str]:
     """The plan as shown: one short text for each line."""
     config = inputs.config
+    gpu = None if config.device in ("cpu", "mps") else found_gpu()
     lines = {"stage": inputs.stage.name}
     for role, reference in inputs.references.items():
         lines[role.replace("_", " ")] = reference.shown
@@ -71,7 +71,7 @@ def summary(inputs: Inputs) -> dict[str, str]:
         weight = f"{config.router_loss:g}"
         lines["router loss"] = f"{weight} × the loss that balances the routers, beside the loss (arXiv 2101.03961)"
     trained += f", {config.dtype}" if config.dtype not in ("auto", "float32") else ""
-    if config.dtype == "auto" and inputs.architecture and not config.device.startswith("cuda"):
+    if config.dtype == "auto" and inputs.architecture and not gpu and not config.device.startswith("cuda"):
         on_cpu = cpu_dtype(inputs.architecture.parameters)
         trained += f", {on_cpu} (--dtype auto)" if on_cpu != "float32" else ""
     unit = "rollout" if inputs.stage.samples else "step"
@@ -79,19 +79,20 @@ def summary(inputs: Inputs) -> dict[str, str]:
         f"{counted(steps(inputs), unit)} of {config.batch_size}, {trained}, {config.optim} at {config.lr:g} "
         f"({config.lr_scheduler}), seed {config.seed}"
     )
-    lines["memory"] = memory_line(inputs)
+    lines["memory"] = memory_line(inputs, gpu)
     lines["artifact"] = str(inputs.store.root / inputs.name)
     return lines
 
 
-def memory_line(inputs: Inputs) -> str:
-    """The estimated peak against what the machine has; on a CPU, since no GPU can be asked for without torch."""
-    device = "cuda" if inputs.config.device.startswith("cuda") else "cpu"
-    have = memory_limit() if device == "cpu" else None
-    run = run_of(inputs, device, have=have)
+def memory_line(inputs: Inputs, gpu: Device | None) -> str:
+    """The estimated peak against what the device has: the GPU that nvidia-smi lists, or this machine's memory."""
+    device = "cuda" if gpu or inputs.config.device.startswith("cuda") else "cpu"
+    have = gpu.bytes if gpu else memory_limit() if device == "cpu" else None
+    auto = gpu is not None and inputs.config.dtype == "auto"
+    run = run_of(inputs, device, ("bfloat16" if gpu.bf16 else "float32") if gpu and auto else None, have)
     if run is None:
         return "not estimated: the model's dimensions are not known before it is loaded"
-    against = f" of {format_bytes(have)} in this machine" if have else ""
+    against = f" of {format_bytes(have)} in this {gpu.name if gpu else 'machine'}" if have else ""
     python = f", {format_bytes(IMPORTS)} of it Python and its libraries" if run.device == "cpu" else ""
     lockstep = f"; {LOCKSTEP}" if run.lockstep else ""
     return f"about {format_bytes(peak(run))}{against}{python}, estimated{lockstep}"
@@ -113,8 +114,10 @@ def run_of(inputs: Inputs, device: str, dtype: Any = None, have: int | None = No
         more |= {"sampled": 1} if config.generate else {}  # the servers hold the answers' keys and values
     else:
         parts, prompt, length = config.grad_accum, 0, _longest(inputs)
-    if config.shard and processes() > 1:
+    if (config.shard or under_deepspeed()) and processes() > 1:
         more |= {"zero": 3, "shards": processes()}
+    if under_deepspeed():  # TRL's own steps, on padded rows, all of a batch at once
+        more |= {"packed": False, "tokens_per_row": None}
     more["buckets"] = processes() > 1 and not config.shard and not under_deepspeed()
     run = Run.of(
         inputs.stage,
@@ -193,16 +196,18 @@ def _bases(inputs: Inputs) -> dict[str, Any]:
     config = inputs.config
     if not inputs.stage.samples:
         start = inputs.references.get("reference") == inputs.model
-        return {"shared_base": inputs.stage.reference and config.lora_rank > 0 and start}
+        shared = inputs.stage.reference and config.lora_rank > 0 and start
+        return {"shared_base": shared, "own_base": frozenset(() if start else ("reference",))}
     assert isinstance(config, PPOConfig) and inputs.architecture is not None
     rewards = [spec.reference for spec in inputs.rewards if spec.reference is not None]
-    apart = [one for one in rewards if not (_is_adapter(one) and _place(one) == _place(inputs.model))]
-    found: dict[str, Any] = {"shared_base": config.layout == "shared", "reward_model": bool(rewards)}
+    apart = [one for one in rewards if not one.is_adapter_on(inputs.model)]
+    found: dict[str, Any] = {"shared_base": config.layout == "shared", "separate": config.layout == "separate"}
+    found["reward_model"] = bool(rewards)
     if not found["shared_base"]:
         apart = rewards if len(rewards) > 1 else apart  # one that could share is counted as what it would be then
     sizes = (known.scorer_parameters if (known := architecture_of(one)) else None for one in apart)
     found["reward_parameters"] = sum(size or inputs.architecture.scorer_parameters for size in sizes) or None
-    reference = _place(inputs.references["reference"]) != _place(inputs.model)
+    reference = inputs.references["reference"].place != inputs.model.place
     own = {"reference": reference, "value": config.advantage == "gae" and _value_apart(inputs, rewards)}
     return found | {"own_base": frozenset(role for role, apart in own.items() if apart)}
 
@@ -213,14 +218,4 @@ def _value_apart(inputs: Inputs, rewards: list[Reference]) -> bool:
     start = value_beside(start, inputs.store) or start
     if start in (inputs.model, *rewards):
         return False
-    held = [inputs.model, *(reward for reward in rewards if not _is_adapter(reward))]
-    return not (_is_adapter(start) and _place(start) in map(_place, held))
-
-
-def _is_adapter(reference: Reference) -> bool:
-    return reference.path is not None and is_adapter_directory(reference.path)
-
-
-def _place(reference: Reference) -> str | None:
-    """Where the weights below it are: of two on one base the same."""
-    return None if reference.base is None else reference.base.hub or reference.base.place
+    return not any(start.is_adapter_on(one) for one in (inputs.model, *(one for one in rewards if not one.is_adapter)))
