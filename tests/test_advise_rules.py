@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from conftest import PAIR, write
 
@@ -11,6 +13,8 @@ from prefcli.advice.decide import Decision, decide, reasons, why, would_change
 from prefcli.advice.facts import METHODS, Facts
 from prefcli.advice.hardware import STAGES, Fit, fits
 from prefcli.advice.rules import RULES
+from prefcli.artifacts.bases import Base
+from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.cli.advise import cautions
 from prefcli.cli.advise_questions import _reward
@@ -18,6 +22,7 @@ from prefcli.config.advise import AIMS, AdviseConfig
 from prefcli.memory.gpus import Device
 from prefcli.memory.shapes import typical
 from prefcli.progress import SILENT
+from prefcli.rewards.grammar import RewardSpec
 
 WHOLE, ADAPTER = Fit(1), Fit(1, lora=True)
 SPLIT = Fit(1, processes=8)
@@ -65,6 +70,11 @@ CASES = {
     ),
     "no-memory-kto": ([{"fits": fitting(kto=None)}], [{}, {"fits": fitting(dpo=None)}], {"kto": None}),
     "no-memory-sft": ([{"fits": fitting(sft=None)}], [{}, {"fits": fitting(dpo=None)}], {"rejection": None}),
+    "no-memory-sample": (
+        [{"fits": fitting(sample=None)}],
+        [{}, {"fits": fitting(sample=SPLIT)}],
+        dict.fromkeys(("rejection", "rlaif", "iterative-dpo", "collect")),
+    ),
     "no-memory-ppo": ([{"fits": fitting(ppo=None)}], [{}, {"fits": fitting(rloo=None)}], {"ppo": None}),
     "no-memory-rloo": ([{"fits": fitting(rloo=None)}], [{}, {"fits": fitting(ppo=None)}], {"rloo": None}),
     "collect": ([{}, {"demos": 9}], [{"pairs": 1}, {"labels": 1}, {"judge": "m"}, {"rewards": ("r",)}], {"collect": 3}),
@@ -246,6 +256,20 @@ def test_a_reward_model_speaks_by_what_its_manifest_recorded(own_folder, jsonl, 
     assert situation(own_folder, jsonl, [PAIR], reward=["other"]).reward_right is None
 
 
+def test_a_reward_model_that_is_an_adapter_on_the_models_base_is_none_beside_it(own_folder, jsonl, monkeypatch):
+    write(own_folder / "rm" / "adapter_config.json", "{}")
+    tiny, elsewhere = resolve("tiny", Store()), Reference("m", "directory", own_folder, "1", base=Base("m", own_folder))
+    asked = []
+    monkeypatch.setattr(situations, "fits", lambda *given: asked.append(given[3:]) or {})
+    for base, config in ((tiny.base, {}), (elsewhere.base, {}), (tiny.base, {"params": "7B"})):
+        rm = RewardSpec("rm", "rm", Reference("rm", "directory", own_folder / "rm", "2", base=base))
+        monkeypatch.setattr(situations, "parse_rewards", lambda *_, rm=rm: [rm])
+        data = [str(jsonl("d.jsonl", PAIR))]
+        situations.situation(AdviseConfig(data=data, gpu="cpu", model="tiny", reward=["rm"], **config), SILENT)
+    assert [(given > 0, apart == given) for given, apart in asked] == [(True, False), (True, True), (True, True)]
+    assert asked[0][1] == 0
+
+
 def test_aims_are_read_however_they_are_spelt():
     assert situations.aims_of(["First_Time", " team "]) == {"first-time", "team"} <= set(AIMS)
 
@@ -297,6 +321,29 @@ def test_rounds_of_dpo_hold_their_reference_beside_the_policy():
     facts = Facts(model="sft@v1", files=FILES, rewards=("python:r.py:score",), fits=tight)
     rounds = [line for line in commands("iterative-dpo", facts)[0] if " dpo " in line]
     assert len(rounds) == 2 and all("--load-in-4bit" in line for line in rounds)
+
+
+def test_a_given_adapter_on_the_models_base_takes_none_of_its_own_beside_an_adapter():
+    model, where = typical(7_000_000_000), Device("x", 60 * 10**9, 1, bf16=True)
+    shared, whole = (fits(model, where, 0, model.scorer_parameters, apart)["ppo"] for apart in (0, None))
+    assert shared == fits(model, where)["ppo"] and shared.lora
+    assert whole.bytes - shared.bytes == pytest.approx(2 * model.scorer_parameters, rel=1e-6)
+
+
+def test_what_answers_is_split_where_its_weights_are_more_than_one_gpu_holds():
+    model, gpu = typical(70_000_000_000), Device("x", 80 * 10**9, 1, bf16=True)
+    found = {count: fits(model, replace(gpu, count=count)) for count in (1, 8)}
+    assert found[1]["sample"] is None and found[1]["dpo"].in_4bit
+    _, notes = commands("dpo", Facts(model="a/b-70B-it", files=FILES | PROMPTS["files"], fits=found[1]))
+    assert any("evaluate it on a larger device" in note for note in notes)
+    facts = Facts(model="a/b-70B-it", files=FILES | PROMPTS["files"], rewards=("r@v1", "s@v1"), fits=found[8])
+    said, notes = commands("rlaif", facts)
+    assert said[0].startswith("torchrun --nproc-per-node 8 -m prefcli sample ") and said[0].endswith(" --shard")
+    assert said[1].startswith("prefcli label ")  # r@v1 is of another size
+    assert any("first reward, r@v1" in note for note in notes)
+    assert commands("iterative-dpo", replace(facts, rewards=()))[0][1].startswith("torchrun")
+    small = fits(typical(7_000_000_000), gpu)
+    assert commands("rlaif", replace(facts, fits=small))[0][0].startswith("prefcli sample")
 
 
 def test_what_is_usable_is_less_than_what_the_device_has():
@@ -360,7 +407,9 @@ def test_several_rewards_weigh_alike_and_a_single_one_is_not_weighed():
 
 def test_a_tuned_model_needs_no_fine_tuning_first_and_another_does():
     demos = FILES | {"demos": ("d.jsonl",)}
-    assert not any(" sft " in line for line in lines("dpo", model="a/b-Instruct", files=FILES))
+    for tuned in ("a/b-Instruct", "a/b-7b-it", "sft@v1", "a/openchat"):
+        assert not any(" sft " in line for line in lines("dpo", model=tuned, files=FILES))
+    assert any(" sft " in line for line in lines("dpo", model="a/llama-7b-italian"))
     assert any(" sft " in line and "p.jsonl" in line for line in lines("dpo", model="a/b-7B"))
     assert any(" sft " in line and "d.jsonl" in line for line in lines("dpo", model="a/b-7B", files=demos))
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefcli.advice.facts import Facts
+from prefcli.advice.hardware import ANSWERS as ANSWERING
 from prefcli.advice.script import Script, Variable, Word, each, shown
 from prefcli.artifacts.manifest import NAME
 
 ANSWERS = ("--num-generations", "4", "--temperature", "1")  # as in docs/hybrids.md
-TUNED = ("instruct", "chat", "-it", "sft", "dpo", "ppo", "kto")  # in the name of a model that follows instructions
+# In the name of a model that follows instructions.
+TUNED = re.compile("instruct|chat|(?<![a-z])(it|sft|dpo|ppo|kto)(?![a-z])")
 PUT_MODEL = "your-model"
 MOST_SMOOTHING = 0.3  # the robust loss divides by 1 − 2ε: 0.4 of a loss is left, and beyond it is noise
 
@@ -23,6 +25,10 @@ def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
     if any("--shard" in line for line in script.lines):
         script.notes.append(
             "--shard splits every model over the GPUs of torchrun; docs/scaling.md has several machines."
+        )
+    if len(facts.rewards) > 1 and any(" label " in line for line in script.lines):
+        script.notes.append(
+            f"label asks one judge, here the first reward, {facts.labeller}; ppo and rloo add up all of them."
         )
     if any("--load-in-4bit" in line for line in script.lines):
         script.notes.append("--load-in-4bit needs bitsandbytes: pip install 'prefcli[qlora]'.")
@@ -48,7 +54,7 @@ def _start(script: Script, method: str) -> Word:
 
 def _tuned(model: str | None) -> bool:
     """Whether a model's name says that it answers already."""
-    return model is not None and any(word in Path(model).name.lower() for word in TUNED)
+    return model is not None and TUNED.search(Path(model).name.lower()) is not None
 
 
 def _dpo(script: Script, start: Word) -> None:
@@ -195,9 +201,10 @@ def _label(script: Script, model: Word, by: Word, to: str, number: str = "") -> 
     if not facts.prompted:
         script.notes.append('First write prompts.jsonl, one {"prompt": "…"} a line.')
     several = ("--num-generations", "2", "--temperature", "1") if by == "human" else ANSWERS
-    script.run("sample", "--model", model, *each("--prompts", prompts), *several, "--out", answers)
+    script.run("sample", "--model", model, *each("--prompts", prompts), *several, "--out", answers, stage=ANSWERING)
     chosen = () if to == "pairs" else ("--to", to)
-    script.run("label", "--data", answers, "--by", by, *chosen, "--out", labelled)
+    trained = ANSWERING if isinstance(by, Variable) else None  # a reward model of the size of the model
+    script.run("label", "--data", answers, "--by", by, *chosen, "--out", labelled, stage=trained)
     return labelled
 
 
@@ -208,10 +215,16 @@ def _measure(script: Script, start: Word, trained: Word) -> None:
     rewards = [word for reward in facts.rewards for word in ("--reward", reward)]
     if held_out:
         look = rewards or ["--samples", "5"]  # nothing scores the answers: a person reads some
-        script.run("eval", "--against", start, "--model", trained, *each("--prompts", held_out), *look)
+        script.run("eval", "--against", start, "--model", trained, *each("--prompts", held_out), *look, stage=ANSWERING)
     else:
         script.notes.append(
             f"Afterwards evaluate it on held-out prompts: prefcli eval --model {shown(trained)} --prompts FILE."
+        )
+
+    if facts.fits and facts.fits.get(ANSWERING) is None:
+        script.notes.append(
+            f"To answer prompts the model is not held in 4 bits, and so does not fit into {facts.device}: evaluate it "
+            "on a larger device, or on several GPUs with --shard."
         )
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from prefcli.config.stages import BY_COMMAND
 from prefcli.memory.architecture import Architecture
+from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import estimate
 from prefcli.memory.fit import RANK, at_pace, changes, split
 from prefcli.memory.gpus import Device
-from prefcli.memory.run import Run, of_command
+from prefcli.memory.run import DTYPE_BYTES, Run, of_command
 from prefcli.memory.sizes import format_bytes
 
-STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "dpo-rounds", "kto", "ppo", "rloo")
+ANSWERS = "sample"  # no stage: what answers and is not trained, for sample, eval, and label by a reward model
+STAGES = ("sft", "train-rm", "train-rm-lora", "dpo", "dpo-rounds", "kto", "ppo", "rloo", ANSWERS)
 # What is tried in turn, the nearest to all weights first: (rank of the adapter, base in 4 bits).
 TRIED = ((0, False), (RANK, False), (RANK, True))
 
@@ -34,21 +36,36 @@ class Fit:
         return f"{weights}, {format_bytes(self.bytes)}{f' on each of {self.processes}' if self.processes > 1 else ''}"
 
 
-def fits(architecture: Architecture, where: Device, trained: int = 1, given: int = 0) -> dict[str, Fit | None]:
+def fits(
+    architecture: Architecture, where: Device, trained: int = 1, given: int = 0, apart: int | None = None
+) -> dict[str, Fit | None]:
     """Stage → how it fits, None where it does not: with the defaults of its command, and as few options as it takes.
 
     All weights in one process come first, then all weights split over the GPUs (--shard, docs/scaling.md), then an
     adapter, then one on a base in 4 bits, then one on a base that is split. ppo holds the reward models that are
-    `trained` first, which share its base where they are adapters, or those that are there, of `given` parameters.
+    `trained` first, which share its base where they are adapters, or those that are there, of `given` parameters:
+    beside adapters only those count that are not on its base, of `apart` parameters (None: all).
     """
-    return {stage: _fit(stage, architecture, where, trained, given) for stage in STAGES}
+    apart = given if apart is None else apart
+    found = {stage: _fit(stage, architecture, where, trained, given, apart) for stage in STAGES if stage != ANSWERS}
+    return found | {ANSWERS: _answers(architecture, where)}
 
 
-def _fit(stage: str, architecture: Architecture, where: Device, trained: int, given: int) -> Fit | None:
+def _answers(architecture: Architecture, where: Device) -> Fit | None:
+    """By the weights alone, in one process or split over all GPUs."""
+    auto = "bfloat16" if where.bf16 else "float32" if where.count else cpu_dtype(architecture.parameters)
+    size = architecture.parameters * DTYPE_BYTES[auto]
+    if size <= where.usable_bytes:
+        return Fit(size)
+    part = size // max(1, where.count)
+    return Fit(part, processes=where.count, options=("--shard",)) if part <= where.usable_bytes else None
+
+
+def _fit(stage: str, architecture: Architecture, where: Device, trained: int, given: int, apart: int) -> Fit | None:
     for rank, in_4bit in TRIED:
         if (stage.endswith("-lora") and not rank) or (in_4bit and not where.count):
             continue
-        run = _run(stage, architecture, where, rank, in_4bit, trained, given)
+        run = _run(stage, architecture, where, rank, in_4bit, trained, apart if rank else given, bool(given))
         needed = changes(run, where.usable_bytes, same=True)
         if needed is not None:
             size = needed[-1].bytes if needed else estimate(run).bytes
@@ -57,11 +74,20 @@ def _fit(stage: str, architecture: Architecture, where: Device, trained: int, gi
             return Fit(size, bool(rank), in_4bit, 1, options)
         if not rank and where.count > 1 and (over_all := _split(run, where)) is not None:
             return over_all
-    return _split(_run(stage, architecture, where, RANK, False, trained, given), where) if where.count > 1 else None
+    if where.count < 2:
+        return None
+    return _split(_run(stage, architecture, where, RANK, False, trained, apart, bool(given)), where)
 
 
 def _run(
-    stage: str, architecture: Architecture, where: Device, rank: int, in_4bit: bool, trained: int, given: int
+    stage: str,
+    architecture: Architecture,
+    where: Device,
+    rank: int,
+    in_4bit: bool,
+    trained: int,
+    given: int,
+    is_given: bool,
 ) -> Run:
     command = {"rloo": "ppo", "train-rm-lora": "train-rm", "dpo-rounds": "dpo"}.get(stage, stage)
     options = {"lora_rank": rank, "load_in_4bit": in_4bit} | ({"advantage": "rloo"} if stage == "rloo" else {})
@@ -70,7 +96,7 @@ def _run(
         more = {"shared_base": False}
     elif command == "ppo":
         own = trained * architecture.scorer_parameters if trained > 1 and not rank else 0
-        more = {"reward_model": bool(trained or given), "reward_parameters": given or own or None}
+        more = {"reward_model": bool(trained or is_given), "reward_parameters": given or own or None}
     return of_command(BY_COMMAND[command], options, architecture, where, **more)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from prefcli.advice.facts import DPO_FAMILY, METHODS, SAMPLING, Facts
+from prefcli.advice.hardware import ANSWERS
 
 # Where a judgement needs a number. None comes from a paper.
 NOISY = 0.1  # share of wrong labels; the noise that robust's paper and its default are about (docs/dpo.md)
@@ -38,12 +39,12 @@ def _each(methods: tuple[str, ...], points: int, **more: int) -> dict[str, int]:
 
 def _large(stage: str) -> Rule:
     methods = tuple(name for name, method in METHODS.items() if method.stage == stage)
+    because = "not even an adapter fits into {f.device}"
+    if stage == ANSWERS:
+        methods = ("rejection", "rlaif", "iterative-dpo", "collect")
+        because = "to answer prompts the model is not held in 4 bits, and so it does not fit into {f.device}"
     return Rule(
-        f"no-memory-{stage}",
-        lambda f: bool(f.fits) and f.fits[stage] is None,
-        "not even an adapter fits into {f.device}",
-        ("memory",),
-        rules_out=methods,
+        f"no-memory-{stage}", lambda f: bool(f.fits) and f.fits[stage] is None, because, ("memory",), rules_out=methods
     )
 
 
@@ -69,7 +70,7 @@ HARD = (
         "there is something to learn from already",
         rules_out=("collect",),
     ),
-    *map(_large, ("dpo", "dpo-rounds", "kto", "sft", "ppo", "rloo")),
+    *map(_large, ("dpo", "dpo-rounds", "kto", "sft", "ppo", "rloo", ANSWERS)),
 )
 
 SOFT = (

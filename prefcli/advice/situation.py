@@ -152,10 +152,12 @@ def _with_model(
     if architecture is None:
         reporter.notice(f"the size of {model} is not known, so memory was not checked: give --params 7B")
         return facts
-    known = [architecture_of(spec.reference) for spec in specs if spec.reference is not None]
-    given = sum((one or architecture).scorer_parameters for one in known)
+    start = resolve(model, store) if model is not None and config.params is None else None
+    rewards = [spec.reference for spec in specs if spec.reference is not None]
+    sizes = [(architecture_of(one) or architecture).scorer_parameters for one in rewards]
+    apart = sum(size for one, size in zip(rewards, sizes) if start is None or not one.is_adapter_on(start))
     trained = 0 if specs else facts.reward_models
-    return replace(facts, params=architecture.parameters, fits=fits(architecture, where, trained, given))
+    return replace(facts, params=architecture.parameters, fits=fits(architecture, where, trained, sum(sizes), apart))
 
 
 def _architecture(model: str | None, params: str | None, store: Store, reporter: Reporter) -> Architecture | None:
