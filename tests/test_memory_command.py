@@ -18,6 +18,7 @@ from prefcli.artifacts.store import Store
 from prefcli.cli.mem_estimate import run
 from prefcli.config.memory import MemoryConfig
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
+from prefcli.memory.answer import answer
 
 LLAMA = {
     "model_type": "llama",
@@ -101,6 +102,7 @@ def test_json_is_one_object_and_nothing_else(capsys):
     assert {name: method["gpus"] for name, method in found["methods"].items()} == {"ppo": 4, "dpo": 2}
     assert found["methods"]["ppo"]["params_equivalent"] == 28_000_000_000
     assert found["assumptions"]["architecture"]["typical_of_the_size"] is True
+    assert found["assumptions"]["master_weights"] is False  # trained weights are float32 themselves
 
 
 def test_every_option_reaches_the_estimate(capsys):
@@ -301,6 +303,13 @@ def test_every_option_reaches_the_estimate_of_a_stage(capsys, changed, part):
         {"shard": 2, "optim": "adamw-8bit"},
         {"shard": 2, "dtype": "float16"},
         {"probe": True},
+        {"advantage": "rloo"},
+        {"num_generations": 4},
+        {"layout": "separate"},
+        {"stage": "sft", "max_length": 4},
+        {"stage": "ppo", "max_length": 1},
+        {"stage": "ppo", "max_length": 512, "prompt_length": 512},
+        {"stage": None, "compare": True, "advantage": "rloo"},
     ],
 )
 def test_what_does_not_go_together_is_refused(options):
@@ -364,6 +373,30 @@ def test_over_several_gpus_the_largest_batch_is_that_of_all(capsys):
     assert too_few["gpus"] is None and not too_few["fits"]
     shown = output(capsys, params="13B", compare=True, gpu="H100", shard=4)
     assert " GPUs" not in shown.partition("PPO separate: ")[0]
+
+
+def test_a_prompt_and_an_answer_of_ppo_are_as_long_as_was_said():
+    def lengths(**asked):
+        (found,) = answer(MemoryConfig(params="1B", stage="ppo", gpu="H100", **asked))
+        return found.run.shared_prompt, found.run.max_length
+
+    assert lengths() == (512, 565) and lengths(prompt_length=100) == (100, 153)
+    assert lengths(prompt_length=0) == (1, 53)  # it samples answers to something
+    assert lengths(max_length=2) == (1, 2) and lengths(max_length=512, prompt_length=511) == (511, 512)
+
+
+def test_in_the_comparison_both_kinds_of_ppo_have_the_answers_that_were_asked_for(capsys):
+    found = json.loads(output(capsys, params="1B", compare=True, num_generations=8, gpu="H100", json=True))["methods"]
+    assert all("--num-generations 8" in found[name]["command"] for name in ("PPO separate", "RLOO"))
+
+
+def test_what_only_several_gpus_hold_is_shown_with_its_command(capsys):
+    """405B with adapters in 4 bits are more than an H100 has."""
+    asked = {"params": "405B", "gpu": "H100", "compare": True}
+    found = json.loads(output(capsys, **asked, json=True))["methods"]["SFT"]
+    assert found["changes"] is None and found["gpus"] > 1
+    assert found["command"].startswith(f"torchrun --nproc-per-node {found['gpus']} -m prefcli sft ")
+    assert found["command"] in " ".join(output(capsys, **asked).split())
 
 
 def test_a_cached_reference_needs_a_run_before_it(capsys):

@@ -7,7 +7,9 @@ import pytest
 from prefcli.errors import UsageError
 from prefcli.memory.devices import device
 from prefcli.memory.gpus import GPUS, IMPORTS, find_gpu
+from prefcli.memory.shapes import by_name
 from prefcli.memory.sizes import format_bytes, format_count, parse_count
+from prefcli.progress import SILENT
 
 
 @pytest.mark.parametrize(
@@ -162,3 +164,18 @@ def test_a_cpu_and_a_mac_have_this_machines_memory_or_what_is_said(monkeypatch):
         assert found.usable_bytes == 0.9 * size - IMPORTS
     with pytest.raises(UsageError, match="--gpus 2"):
         device("mps", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("Qwen/Qwen2.5-7B-Instruct", 7_000_000_000),
+        ("Qwen/Qwen3-30B-A3B", 30_000_000_000),
+        ("mistralai/Mixtral-8x7B-v0.1", None),
+        ("meta-llama/Llama-4-Scout-17B-16E", None),  # of 109B, 17B go through
+        ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", None),
+    ],
+)
+def test_a_size_is_read_from_a_name_that_says_all_of_it(name, size):
+    found = by_name(name, SILENT)
+    assert size == (found and found.parameters)

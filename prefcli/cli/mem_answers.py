@@ -95,9 +95,9 @@ def _show_all(methods: Sequence[Method]) -> None:
                         f"{method.verdict}")  # fmt: skip
     _write(console, "")
     for method in methods:
-        size = format_bytes(method.fitted_bytes)
+        size = format_bytes(method.to_run.fitted_bytes)
         first = "after a run on the same pairs, " if method.run.cached_reference else ""
-        _write(console, f"{method.name}: {first}{method.command} ({size})" if method.command else
+        _write(console, f"{method.name}: {first}{command} ({size})" if (command := method.to_run.command) else
                f"{method.name}: no options make it fit; use a smaller model", indent=4)  # fmt: skip
     one, shared, _, dpo = (method.estimate for method in methods[:4])
     if one.state_bytes < one.bytes / 2:

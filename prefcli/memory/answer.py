@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from prefcli.artifacts.store import Store
-from prefcli.config.base import default_of, option
+from prefcli.config.base import default_of, option, typed_options
 from prefcli.config.memory import MemoryConfig, RunConfig
 from prefcli.config.stages import BY_COMMAND, Stage
 from prefcli.config.training import not_split
@@ -31,12 +31,15 @@ MOST_TOKENS = 10**12
 BATCH, LENGTH = 1, 2048
 # All that the comparison of the two routes has a place for.
 OF_BOTH = ("batch_size", "max_length", "gradient_checkpointing")
+# Options of mem-estimate that stand for others of a stage, or say on how many GPUs it runs.
+OF_ESTIMATE = ("max_length", "prompt_length", "shard")
 
 
 def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[Method]:
     """All methods with `compare`, one with `stage`, else the two routes with all weights trained.
 
-    Raises UsageError for options that do not go together, ArtifactError for a model that is not there.
+    Raises UsageError for options that do not go together or are not the stage's, ArtifactError for a model that is not
+    there.
     """
     if (tokens := (config.batch_size or 1) * (config.max_length or 1)) > MOST_TOKENS:
         raise UsageError(f"--batch-size × --max-length is {tokens} tokens: too many")
@@ -44,7 +47,12 @@ def answer(config: MemoryConfig, reporter: Reporter = SILENT) -> Routes | list[M
         raise UsageError("--compare covers all methods, and --stage names one", "leave one of them out")
     where, architecture = _device(config.gpu), _architecture(config, reporter)
     if config.compare:
-        return [_method(*row, config, architecture, where, reporter) for row in side_by_side(config.lora_rank)]
+        if config.advantage is not None:
+            raise UsageError(
+                f"--advantage {config.advantage}: --compare has PPO beside RLOO", "leave it out, or give --stage ppo"
+            )
+        rows = side_by_side(config.lora_rank, config.num_generations)
+        return [_method(*row, config, architecture, where, reporter) for row in rows]
     if config.stage is not None:
         return [_method(config.stage, config.stage, {}, config, architecture, where, reporter)]
     if unread := [field for field in _given(config) if field not in OF_BOTH]:
@@ -137,18 +145,32 @@ def options_of(config: MemoryConfig, stage: Stage, more: Mapping[str, Any] | Non
         if given.get(field) not in (None, "separate") and not given.get("lora_rank"):
             raise UsageError(f"{option(field)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
     about = {f.name for f in fields(stage.config)}
+    other = [field for field in given if field not in (*about, *OF_ESTIMATE)]
+    if other and not config.compare:
+        raise UsageError(f"{option(other[0])} is not an option of {stage.command}", "leave it out, or give --stage ppo")
     options = {field: value for field, value in (given | dict(more or {})).items() if field in about}
-    return options | _lengths(config, stage) if stage.samples else options
+    if stage.samples:
+        return options | _lengths(config, stage)
+    least = typed_options(stage.config)["max_length"][1].min or 1
+    if (config.max_length or least) < least:
+        raise UsageError(f"--max-length {config.max_length}: {stage.command} takes {least:g} or more")
+    return options
 
 
 def _lengths(config: MemoryConfig, stage: Stage) -> dict[str, Any]:
-    """--max-length and --prompt-length as ppo's own options, which bound the prompt and the answer."""
+    """--max-length and --prompt-length as ppo's own options, which bound the prompt, of a token at least, and the
+    answer. Raises UsageError: no token is left for that."""
     if config.max_length is None and config.prompt_length is None:
         return {}
-    own = stage.config()
-    length = config.max_length or (config.prompt_length or own.max_prompt_length) + own.max_new_tokens
-    prompt = max(1, config.prompt_length or min(own.max_prompt_length, length - own.max_new_tokens))
-    return {"max_prompt_length": prompt, "max_new_tokens": max(1, length - prompt)}
+    own, prompt = stage.config(), config.prompt_length
+    length = config.max_length or (own.max_prompt_length if prompt is None else prompt) + own.max_new_tokens
+    prompt = max(1, min(own.max_prompt_length, length - own.max_new_tokens) if prompt is None else prompt)
+    if length <= prompt:
+        raise UsageError(
+            f"--max-length {length} leaves {stage.command} no token for an answer to a prompt of {prompt}",
+            "raise it, or lower --prompt-length",
+        )
+    return {"max_prompt_length": prompt, "max_new_tokens": length - prompt}
 
 
 def _architecture(config: MemoryConfig, reporter: Reporter) -> Architecture:

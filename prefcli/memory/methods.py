@@ -14,7 +14,7 @@ from prefcli.memory.activations import logit_rows
 from prefcli.memory.architecture import Architecture
 from prefcli.memory.devices import cpu_dtype
 from prefcli.memory.estimate import Estimate, estimate
-from prefcli.memory.fit import RANK, Change, at_pace, changes, gpus_needed, largest, split
+from prefcli.memory.fit import RANK, SEVERAL, Change, at_pace, changes, gpus_needed, largest, split
 from prefcli.memory.gpus import USABLE_SHARE, Device
 from prefcli.memory.run import Kind, Run
 
@@ -106,6 +106,11 @@ class Method:
         return " ".join([*words, *(change.option for change in self.changes)])
 
     @property
+    def to_run(self) -> Method:
+        """What is run: this, or the same over several GPUs where no options make it fit one."""
+        return self.split if self.command is None and self.split is not None else self
+
+    @property
     def fitted_bytes(self) -> int:
         """The peak of `command`: with the options that make it fit."""
         return self.changes[-1].bytes if self.changes else self.estimate.bytes
@@ -178,7 +183,7 @@ def two_routes(
     return Routes(method("ppo"), method("dpo"), adapter)
 
 
-def side_by_side(lora_rank: int) -> list[tuple[str, str, dict[str, Any]]]:
+def side_by_side(lora_rank: int, answers: int | None) -> list[tuple[str, str, dict[str, Any]]]:
     """(name, command, options): PPO in both layouts, RLOO, DPO with its reference and with that one's values on disk,
     KTO, SFT."""
     rank = lora_rank or RANK
@@ -186,7 +191,7 @@ def side_by_side(lora_rank: int) -> list[tuple[str, str, dict[str, Any]]]:
     return [
         ("PPO separate", "ppo", {"layout": "separate"} if lora_rank else {}),
         (f"PPO shared, LoRA {rank}", "ppo", shared),
-        ("RLOO", "ppo", {"advantage": "rloo", "num_generations": 4}),
+        ("RLOO", "ppo", {"advantage": "rloo", "num_generations": answers or SEVERAL}),
         ("DPO", "dpo", {}),
         ("DPO, cached reference", "dpo", {"cached_reference": True}),
         ("KTO", "kto", {}),
@@ -224,7 +229,7 @@ def _of_method(method: Method) -> dict[str, Any]:
         "roles": _roles(found),
         "state_bytes": found.state_bytes,
         "gpus": method.gpus,
-        "command": method.command,
+        "command": method.to_run.command,
         "fits": method.fits,
         "largest_batch_size": method.largest_batch,
         "largest_max_length": method.largest_length,
@@ -251,7 +256,7 @@ def _assumptions(routes: Routes) -> dict[str, Any]:
         "max_length": run.max_length,
         "answers_per_row": {method.run.stage: method.run.about.answers for method in routes.both},
         "dtype": run.dtype,
-        "master_weights": run.master_weights,
+        "master_weights": run.copies_weights,
         "optimizer": run.optimizer,
         "trained_weights": "all",
         "gradient_checkpointing": run.checkpointing,

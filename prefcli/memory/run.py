@@ -151,6 +151,11 @@ class Run:
         return 4 if self.autocast else self.dtype_bytes
 
     @property
+    def copies_weights(self) -> bool:
+        """Whether an optimizer moves an fp32 copy of the trained weights."""
+        return self.master_weights and self.trained_bytes < 4
+
+    @property
     def sharded(self) -> bool:
         """Whether a process holds a part of every weight, and gathers them as they are needed."""
         return self.zero == 3 and self.shards > 1

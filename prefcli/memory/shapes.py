@@ -78,7 +78,8 @@ def typical(parameters: int) -> Architecture:
     )
 
 
-_SIZE_IN_NAME = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?[bBmM])(?![0-9A-Za-z])")
+# Before a number of experts (17B-16E) it is only that of the parameters which one token goes through.
+_SIZE_IN_NAME = re.compile(r"(?<![0-9A-Za-z.])([0-9]+(?:\.[0-9]+)?[bBmM])(?![0-9A-Za-z]|-[0-9]+E(?![0-9A-Za-z]))")
 
 
 def by_name(model: str, reporter: Reporter) -> Architecture | None:

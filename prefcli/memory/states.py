@@ -78,8 +78,7 @@ def optimizer_bytes(run: Run, role: Role) -> int:
     about 2·P/h numbers where the matrices are h wide. SGD without momentum: none.
     """
     trained = trained_parameters(run, role)
-    mastered = run.master_weights and run.trained_bytes < 4
-    step_bytes = 4 if mastered else run.trained_bytes
+    step_bytes = 4 if run.copies_weights else run.trained_bytes
     a = run.architecture
     whole = 0 if run.lora_rank or run.about.samples or not trained else (a.vocab + a.positions) * a.hidden
     moments = {
@@ -88,7 +87,7 @@ def optimizer_bytes(run: Run, role: Role) -> int:
         "adafactor": 2 * trained // a.hidden * step_bytes,
         "sgd": 0,
     }[run.optimizer]
-    return (trained * 4 * mastered + moments) // (run.shards if run.zero >= 1 else 1)
+    return (trained * 4 * run.copies_weights + moments) // (run.shards if run.zero >= 1 else 1)
 
 
 def copy_bytes(run: Run, role: Role) -> int:
