@@ -59,9 +59,10 @@ def test_a_model_with_dropout_gives_the_same_figures_twice_and_those_without(arc
         assert not any(rates)
 
 
-def test_an_adapters_own_dropout_is_at_work_and_no_other():
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapters_own_dropout_is_at_work_and_no_other(dora):
     base = noisy("gpt2")
-    adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5))
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.5, use_dora=dora))
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)

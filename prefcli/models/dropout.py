@@ -26,5 +26,5 @@ def train_without_dropout(model: nn.Module) -> None:
             for rate, value in vars(module).items():
                 if NOISE.search(rate) and isinstance(value, float):
                     setattr(module, rate, 0.0)
-        if ".lora_dropout." in name:
+        if ".lora_dropout." in name or hasattr(module, "lora_dropout"):  # DoRA asks the layer
             module.training = True
