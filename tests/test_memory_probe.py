@@ -16,7 +16,7 @@ from prefcli.cli.mem_estimate import run
 from prefcli.config.memory import MemoryConfig
 from prefcli.config.stages import BY_COMMAND
 from prefcli.data.encoder import Encoder
-from prefcli.errors import UsageError
+from prefcli.errors import ArtifactError, DataError, MemoryShortError, PrefcliError, SurroundingsError, UsageError
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
 
@@ -78,3 +78,19 @@ def test_a_probe_runs_and_what_it_cannot_measure_is_refused(prefcli, monkeypatch
     for more in ({"gpu": "H100"}, {"shard": 2}):
         with pytest.raises(UsageError, match="on this machine, in one process"):
             run(MemoryConfig(**asked | more))
+    with pytest.raises(UsageError, match="--params is a size alone"):
+        run(MemoryConfig(**asked | {"params": "7B"}))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(1, PrefcliError), (2, UsageError), (3, DataError), (4, ArtifactError), (5, MemoryShortError),
+     (7, SurroundingsError), (130, SurroundingsError), (-9, SurroundingsError)],
+)  # fmt: skip
+def test_a_step_that_failed_keeps_its_exit_code(monkeypatch, code, kind):
+    done = SimpleNamespace(returncode=code, stdout="", stderr="error: so it is\n")
+    monkeypatch.setattr("prefcli.cli.mem_probe.subprocess.run", lambda *_, **__: done)
+    monkeypatch.setattr("prefcli.cli.mem_probe._words", lambda *_: [])
+    with pytest.raises(PrefcliError, match="the step failed: so it is") as error:
+        run(MemoryConfig(model="tiny", stage="dpo", probe=True))
+    assert type(error.value) is kind

@@ -16,7 +16,7 @@ from prefcli.cli.console import print_result
 from prefcli.config.memory import MemoryConfig
 from prefcli.config.stages import BY_COMMAND, Purpose
 from prefcli.data.encoder import Encoder
-from prefcli.errors import MemoryShortError, UsageError
+from prefcli.errors import PrefcliError, SurroundingsError, UsageError
 from prefcli.memory.answer import options_of
 from prefcli.memory.methods import words_of
 from prefcli.memory.sizes import format_bytes
@@ -31,10 +31,12 @@ REWARD = "def score(prompts, completions, **columns):\n    return [float(len(tex
 def probe(config: MemoryConfig) -> None:
     """Train one step in a process of its own, on made-up rows as long as the options allow, and keep nothing.
 
-    Raises UsageError: no stage or no weights to do it with. MemoryShortError: it ran out of memory.
+    Raises UsageError: no stage or no weights to do it with. Where the step fails, the error of its exit code.
     """
     if config.stage is None or config.model is None:
         raise UsageError("--probe runs a stage on a model: give --stage and --model")
+    if config.params is not None:
+        raise UsageError("--probe runs the weights of --model, and --params is a size alone", "leave --params out")
     if (config.plot, config.compare) != (None, False):
         raise UsageError("--probe measures one step", "leave out --plot and --compare")
     if config.gpu is not None or config.shard > 1:
@@ -47,7 +49,8 @@ def probe(config: MemoryConfig) -> None:
     if done.returncode:
         message = "\n".join(done.stderr.strip().splitlines()[-6:]).removeprefix("error: ")
         message = message or f"it ended with code {done.returncode}"
-        kind = MemoryShortError if done.returncode == MemoryShortError.exit_code else UsageError
+        kinds: list[type[PrefcliError]] = [PrefcliError, *PrefcliError.__subclasses__()]
+        kind = next((one for one in kinds if one.exit_code == done.returncode), SurroundingsError)
         raise kind(f"the step failed: {message}")
     resources = json.loads(done.stdout)["resources"]
     measured, predicted = resources["measured_peak_bytes"], resources["predicted_peak_bytes"]
