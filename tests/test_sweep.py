@@ -89,6 +89,10 @@ def test_a_switch_of_sweep_takes_true_and_false():
         (["dpo", "--data", "x", "--rows", "5,5"], ["twice"]),
         (["dpo", "--data", "x", "--seeds", "2", "--force"], ["--force"]),
         (["dpo", "--data", "x", "--seeds", "2", "--score", "a=python:x.py:f"], ["--prompts is missing"]),
+        (
+            ["dpo", "--data", "x", "--seeds", "2", "--max-prompts", "9"],
+            ["--max-prompts is about the prompts of --score"],
+        ),
         (["train-rm", "--data", "x", "--seeds", "2", "--score", "a"], ["--pairs"]),
         (["dpo", "--data", "x", "--seeds", "2", "--pairs", "a"], ["--score"]),
         (["dpo", "--data", "x", "--seeds", "2", "--plot", "a.txt"], ["--plot", ".svg"]),

@@ -110,6 +110,8 @@ def _values(stage: Stage, name: str, texts: list[str]) -> list[Any]:
 
 def _score(config: SweepConfig, stage: Stage, base: Any) -> Score:
     """The score of the points. Raises UsageError for what does not go together, ArtifactError, DataError."""
+    if config.max_prompts is not None and not (config.score or config.prompts):
+        raise UsageError("--max-prompts is about the prompts of --score", "leave it out, or give --score and --prompts")
     if stage.scores:
         if config.score or config.prompts:
             raise UsageError("train-rm is scored on pairs, not by --score", "give --pairs FILE, or nothing")
