@@ -346,6 +346,7 @@ def test_kto_is_its_formula_and_no_gradient_goes_through_the_reference_point():
         ({"simpo_gamma": 1.0}, "--simpo-gamma has no effect with --loss sigmoid"),
         ({"loss": "ipo", "reward": ["rm"]}, "--reward does not go with --loss ipo"),
         ({"reward_weight": ["rm=1"]}, "--reward-weight without --reward"),
+        ({"standardise_rewards": True}, "--standardise-rewards without --reward"),
         ({"loss": "simpo", "reference": "sft"}, "--reference has no meaning"),
     ],
 )

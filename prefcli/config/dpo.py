@@ -103,6 +103,8 @@ class DPOConfig(Ranking, PreferenceConfig):
             raise UsageError(f"--reward does not go with --loss {self.loss}", f"use one of: {takers}")
         if self.reward_weight and not self.reward:
             raise UsageError("--reward-weight without --reward", "name the reward: --reward NAME=REF")
+        if self.standardise_rewards and not self.reward:
+            raise UsageError("--standardise-rewards without --reward", "name the reward model: --reward REF")
         free = self.reference_free or loss.reference_free
         if free and self.reference is not None:
             raise UsageError(
