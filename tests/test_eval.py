@@ -12,7 +12,7 @@ from tiny_models import tiny_lm
 
 from prefcli.artifacts.lineage import trained_on
 from prefcli.artifacts.store import Store
-from prefcli.cli.eval import _notes
+from prefcli.cli.eval import _notes, _show
 from prefcli.data.row import Row
 from prefcli.evaluation.models import Answers, kl_to, win_rate
 from prefcli.evaluation.rewards import about, pair_scores, summary
@@ -120,6 +120,14 @@ def test_eval_prints_a_table_on_stdout(chain, prefcli):
     result = prefcli("eval", "--model", "sft", "--prompts", chain.data("held_out_prompts"), "--max-prompts", "2",
                      "--max-new-tokens", "2", "--reward", "rm", "--samples", "1")  # fmt: skip
     assert "sft@v1" in result.stdout and "reward rm" in result.stdout and "prompt" in result.stdout
+
+
+def test_samples_are_shown_without_what_would_move_the_cursor(capsys):
+    blocks = dict.fromkeys(("models", "differences", "overoptimisation", "reward_models", "agreement"), [])
+    answer = {"ref": "a@v1", "text": "\x1b[2Jgone", "reward": {"len": 1.0}}
+    _show(blocks | {"judge": None, "lm_eval": None, "samples": [{"prompt": "\x9b1A?", "answers": [answer]}]})
+    said = capsys.readouterr().out
+    assert "␛[2Jgone" in said and "\ufffd1A?" in said and not {"\x1b", "\x9b"} & set(said)
 
 
 def test_prompts_that_a_model_or_what_it_was_made_from_was_trained_on_are_told(chain, prefcli, make_artifact):

@@ -85,7 +85,7 @@ def _talk(chat: Any, file: JsonLines | None, report: Reporter) -> None:
         except (UsageError, DataError) as error:
             if not terminal:
                 raise
-            print(error.message + (f" ({error.hint})" if error.hint else ""), file=sys.stderr)
+            print(shown(error.message + (f" ({error.hint})" if error.hint else "")), file=sys.stderr)
         except KeyboardInterrupt as error:
             if not terminal or isinstance(error, Terminated):
                 raise

@@ -14,6 +14,7 @@ from prefcli.cli import eval_tables as tables
 from prefcli.cli.console import print_result, reporter, result_console
 from prefcli.cli.out import draw_picture, picture_file
 from prefcli.config.evaluate import EvalConfig
+from prefcli.text import shown
 
 JUDGE_NOTE = (
     "wins: preferred in both orders; all else is a tie and counts half. "
@@ -49,10 +50,11 @@ def _show(result: dict[str, Any]) -> None:
         for part in block:
             console.print(part)
     for sample in result["samples"]:
-        console.print(f"\n[bold]prompt[/bold]  {escape(sample['prompt'])}")
+        console.print(f"\n[bold]prompt[/bold]  {escape(shown(sample['prompt']))}")
         for answer in sample["answers"]:
-            scores = "  ".join(f"{name} {value:.2f}" for name, value in answer["reward"].items())
-            console.print(f"  [bold]{escape(answer['ref'])}[/bold]  {escape(answer['text'])}  [dim]{scores}[/dim]")
+            scores = "  ".join(f"{escape(name)} {value:.2f}" for name, value in answer["reward"].items())
+            ref, text = (escape(shown(answer[name])) for name in ("ref", "text"))
+            console.print(f"  [bold]{ref}[/bold]  {text}  [dim]{scores}[/dim]")
 
 
 def _blocks(result: dict[str, Any]) -> list[list[Table | str]]:

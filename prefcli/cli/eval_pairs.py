@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefcli.cli.eval_tables import table, with_interval
+from prefcli.text import shown
 
 PAIRS_NOTE = (
     "ECE: expected calibration error of σ(margin); in brackets the value below which a calibrated source stays in "
@@ -79,7 +80,7 @@ def _subsets(entries: list[dict[str, Any]]) -> Table:
     made = table("by subset", ["subset"], ["rows", *(entry["name"] for entry in entries)])
     for several in zip(*(entry["subsets"] for entry in entries)):
         cells = [with_interval(one["score"], one["score_ci95"]) for one in several]
-        made.add_row(escape(several[0]["subset"]), str(several[0]["rows"]), *cells)
+        made.add_row(escape(shown(several[0]["subset"])), str(several[0]["rows"]), *cells)
     return made
 
 

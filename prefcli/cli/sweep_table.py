@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefcli.experiments.points import Planned, shown
+from prefcli.text import shown as fit_to_show
 
 
 def tables(console: Console, result: dict[str, Any]) -> None:
@@ -23,7 +24,7 @@ def tables(console: Console, result: dict[str, Any]) -> None:
         if point["status"] == "failed":
             options = [f"{name} {shown(value)}" for name, value in point["options"].items()]
             at = ", ".join([*options, *([f"{point['rows']:,} rows"] if point["rows"] else []), f"seed {point['seed']}"])
-            console.print(escape(f"failed: {at}: {point['reason']}"))
+            console.print(escape(fit_to_show(f"failed: {at}: {point['reason']}")))
     if result["sensitivity"]:
         console.print()
         console.print(_sensitivity(result["sensitivity"]))
