@@ -11,7 +11,7 @@ import pytest
 from conftest import artifact_in
 from markdown_it import MarkdownIt
 
-from prefcli.artifacts.commands import NOT_REPEATED, altered, command
+from prefcli.artifacts.commands import NOT_REPEATED, altered, command, options
 from prefcli.artifacts.facts import in_a_line
 from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.manifest import Manifest
@@ -112,6 +112,14 @@ def test_a_flag_that_was_turned_off_is_turned_off_again(read_again):
     on, off = (command(manifest("dpo", DPOConfig(data=["p"], packed=packed))) for packed in (True, False))
     assert "--no-packed" in off and "packed" not in on
     assert not read_again("dpo", off).packed and read_again("dpo", on).packed
+
+
+def test_a_flag_that_was_turned_off_is_shown_and_one_that_is_off_by_default_is_not(prefcli, make_artifact):
+    config = as_dict(DPOConfig(data=["p"], packed=False)) | {"of_another_time": False}
+    said = prefcli("show", make_artifact("dpo", config=config).ref).stdout.partition("the same run again")[0]
+    assert " packed " in said and "shard" not in said and "of_another_time" not in said
+    found = options(manifest("dpo", DPOConfig(data=["p"], packed=False)))
+    assert found["packed"] is False and "shard" not in found
 
 
 def test_words_are_altered_by_option_and_the_others_stay():

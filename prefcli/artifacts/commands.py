@@ -79,10 +79,16 @@ def altered(manifest: Manifest, changes: dict[str, list[str]]) -> list[str]:
 def options(manifest: Manifest) -> dict[str, Any]:
     """The options that made an artifact, the defaults among them, without those of how a run is shown."""
     left_out = _not_repeated(manifest.config)
+    return {name: value for name, value in told(manifest).items() if name not in left_out}
+
+
+def told(manifest: Manifest) -> dict[str, Any]:
+    """All of its options, without those that were not given and the switches that were left off."""
+    on = {name for name, value in vars(STAGES[manifest.stage].config()).items() if value not in (None, False)}
     return {
         name: value
         for name, value in manifest.config.items()
-        if name not in left_out and value is not None and value != [] and value is not False
+        if value is not None and value != [] and (value is not False or name in on)
     }
 
 

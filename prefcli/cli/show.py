@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from prefcli.artifacts.commands import command
+from prefcli.artifacts.commands import command, told
 from prefcli.artifacts.lineage import Node, lineage
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
@@ -39,8 +39,9 @@ def run(config: ShowConfig) -> None:
     console.print(_drawn(tree))
     for heading in ("metrics", "resources", "config", "environment"):
         table = Table.grid(padding=(0, 2))
-        for name, value in manifest[heading].items():
-            if value is not None and value is not False and value != []:
+        values = told(artifact.manifest) if heading == "config" else manifest[heading]
+        for name, value in values.items():
+            if value is not None and (value is not False or heading == "config") and value != []:
                 table.add_row("  " + escape(name), escape(_shown(name, value)))
         console.print(f"[bold]{heading}[/bold]")
         console.print(table)
