@@ -14,7 +14,7 @@ from conftest import PAIR, write
 
 from prefcli.cli.main import ALL, COMMANDS
 from prefcli.config import names, spelling
-from prefcli.config.base import typed_options
+from prefcli.config.base import Opt, typed_options
 from prefcli.config.shared import read_as
 from prefcli.config.spelling import canonical
 from prefcli.config.stages import BY_COMMAND
@@ -708,8 +708,24 @@ def test_thirty_files_of_theirs_are_read_and_no_key_is_dropped_in_silence(prefcl
     [(["a", "b", "-q"], 2), (["a", "--lr", "1"], 1), (["-", "-q"], 1), (["0.5", "-1", "-2e-3", "-v"], 3), (["-q"], 0)],
 )
 def test_the_values_of_a_list_end_where_an_option_begins(words, count):
-    known = {"data": (list[str], None)}
+    known = {"data": (list[str], Opt(""))}
     assert spelling.belonging("dataset_name", words, known) == count
+
+
+def test_what_stands_after_a_list_of_theirs_is_an_argument_of_a_command_that_has_some(arrived):
+    config, _ = arrived("compare", "--reward_model", "gold=judge", "ppo", "dpo", "--prompts", "p")
+    assert (config.reward, config.refs) == (["gold=judge"], ["ppo", "dpo"])
+
+
+@pytest.mark.parametrize("word", ["--no-packed=false", "--no_packed=true", "--no_bf16=false"])
+def test_a_switch_that_is_turned_off_takes_no_value(prefcli, word):
+    message = refused(prefcli("dpo", word), f"{word}: a --no- form takes no value")
+    assert f"hint: --{word[5:].partition('=')[0]} or {word.partition('=')[0]}" in message
+
+
+def test_only_a_switch_has_a_no_form(prefcli):
+    for words in (["--no-lr", "3"], ["--no-lora_r=3"]):
+        refused(prefcli("dpo", *words), "--no-l")
 
 
 def test_a_list_of_one_is_that_value_and_stages_and_episodes_of_theirs_are_read(from_file):
@@ -719,6 +735,8 @@ def test_a_list_of_one_is_that_value_and_stages_and_episodes_of_theirs_are_read(
     config, _ = from_file("ppo", text)
     assert (config.batch_size, config.max_steps) == (32, 32)  # 31.25 rollouts
     assert from_file("ppo", text, "--max-steps", "5")[0].max_steps == 5
+    assert from_file("ppo", text + "warmup_steps: 8\n")[0].warmup == 0.25
+    assert from_file("ppo", text + "warmup_steps: 8\n", "--max-steps", "16")[0].warmup == 0.5
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,11 @@ def belonging(given: str, words: list[str], known: Mapping[str, Any]) -> int:
         return 0
     field_name, entry = canonical(given, known), named(given)
     kind = known[field_name][0] if field_name else None
+    positional = any(opt.positional for _, opt in known.values())
     if is_switch(kind) or (entry is not None and entry.switch):
-        positional = any(opt.positional for _, opt in known.values())
         return int(bool(words) and words[0].lower() in BOOLEAN and not positional)
-    if entry and not field_name or given.replace("_", "-") in ALIASES and _is_list((kind, None)):  # one, or several
+    several = entry and not field_name or given.replace("_", "-") in ALIASES and _is_list((kind, None))
+    if several and not positional:
         return next((at for at, word in enumerate(words) if _is_option(word)), len(words))
     return min(1, len(words))
 
@@ -190,7 +191,7 @@ class Brought:
                 why = "--max-steps rollouts of --batch-size answers each, or --epochs over the prompts"
                 self.refused.append((self.shown["total-episodes"], why))
         if "warmup-steps" in said:
-            found["warmup"] = fraction = _fraction(said["warmup-steps"], given.get("max_steps"))
+            found["warmup"] = fraction = _fraction(said["warmup-steps"], (found | given).get("max_steps"))
             if fraction is None:
                 why = "--warmup is a fraction of the steps, for example --warmup 0.1"
                 self.refused.append((f"{self.shown['warmup-steps']} {said['warmup-steps']}", why))
@@ -380,9 +381,14 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
             continue
         negative = given[:3] in ("no-", "no_") and canonical(given, known) is None
         values = [value] if equals else args[at : at + belonging(given, args[at:], known)]
-        field = canonical(given[3:] if negative else given, known)
+        name = given[3:] if negative else given
+        field = canonical(name, known)
+        if negative and equals and (field or named(name)):
+            raise UsageError(f"{arg}: a --no- form takes no value", f"--{name} or --{given}")
+        if negative and field and not named(name) and not is_switch(known[field][0]):
+            field = None
         said = ["false"] if negative else values or ["true"]
-        if brought.takes(given[3:] if negative else given, said, known, f"--{given}"):
+        if brought.takes(name, said, known, f"--{given}"):
             pass
         elif field is None:
             brought.refused.append((f"--{given}", hint(given, known, "see --help for the names")))
