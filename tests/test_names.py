@@ -355,6 +355,18 @@ def test_a_file_is_refused_once_with_all_its_lines(prefcli, own_folder, jsonl):
     assert message.count("\n  line ") == 9
 
 
+def test_what_the_line_says_is_not_blamed_on_the_file(prefcli, own_folder, from_file):
+    write(own_folder / "c.yaml", "lr: 1\n")
+    message = refused(prefcli("sft", "--config", "c.yaml", "--warmup_steps", "100"), "error: --warmup_steps 100: ")
+    assert "c.yaml" not in message
+    write(own_folder / "c.yaml", "use_galore: true\n")
+    words = ("--config", "c.yaml", "--warmup_steps", "100")
+    refused(prefcli("sft", *words), "these of --config c.yaml and the command line:\n  line 1: use_galore: ")
+    assert from_file("sft", "lr: 1\n", "--output_dir", "x")[1].startswith("note: what the command line says and does")
+    said = from_file("sft", "logging_steps: 5\n", "--output_dir", "x")[1]
+    assert said.startswith("note: what --config theirs.yaml and the command line say and do not say:\n")
+
+
 def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file):
     text = "logging_steps: 5\nplot_loss: true\noutput_dir: x\nlearning_rate: 1\n"
     said = from_file("sft", text)[1]

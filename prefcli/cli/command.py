@@ -197,15 +197,20 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
             refused = file.refused + both.refused + self.wrong_values(ctx, places)
             if refused:
                 said = [f"{shown}: {why}" for shown, why in refused]
+                here = [one.startswith("line ") for one in said]
+                sources = [f"--config {path}"] * any(here) + ["the command line"] * (not all(here))
                 if len(said) == 1:
-                    raise UsageError(f"--config {path}, {said[0]}" if path else said[0])
-                what = f"--config {path} has keys" if path else "the command line has options"
-                raise UsageError("\n  ".join([f"{what} that prefcli cannot follow:", *said]), "change or remove these")
+                    raise UsageError(f"{sources[0]}, {said[0]}" if here[0] else said[0])
+                what = f"prefcli cannot follow these of {' and '.join(sources)}:"
+                raise UsageError("\n  ".join([what, *said]), "change or remove these")
             both.noted = file.noted + both.noted + line.noted
             defaults = {field.name: default_of(field) for field in fields(config_class)}
             if told := both.told(ctx.default_map | given, defaults, command):
-                said_in = f"--config {path}" if path else "the command line"
-                self.not_used = f"note: what {said_in} says and does not say:\n{told}"
+                typed = any(shown.startswith("--") for shown, _ in both.noted)
+                sources = [f"--config {path}"] * bool(file.in_file)
+                sources += ["the command line"] * (typed or not sources)
+                verbs = "says and does not say" if len(sources) == 1 else "say and do not say"
+                self.not_used = f"note: what {' and '.join(sources)} {verbs}:\n{told}"
             return args
 
         def wrong_values(self, ctx: Any, places: Mapping[str, str]) -> list[tuple[str, str]]:
