@@ -333,6 +333,37 @@ def test_what_would_change_the_result_is_refused_all_at_once_and_where_it_is_off
         assert name in said
 
 
+@pytest.mark.parametrize(
+    ("text", "means", "other"),
+    [
+        ("bf16: true\nfp16: true", "line 2: fp16: it means --dtype float16, and line 1, bf16,", None),
+        ("bf16: true\ndtype: float16", "line 1: bf16: it means --dtype bfloat16, and line 2, dtype,", None),
+        ("disable_gradient_checkpointing: true\ngradient_checkpointing: yes", "--gradient-checkpointing false", None),
+        ("disable_gradient_checkpointing: true\ngradient_checkpointing: no", None, {"gradient_checkpointing": False}),
+        ("load_in_4bit: false\nquantization_bit: 4", "line 2: quantization_bit: it means --load-in-4bit true", None),
+        ("load_in_4bit: True\nquantization_bit: 4\nlora_rank: 8", None, {"load_in_4bit": True}),
+        ("lr_scheduler_type: constant\nwarmup_ratio: 0.1", "it means --warmup 0, and line 2, warmup_ratio,", None),
+        ("lr_scheduler_type: constant\nwarmup_steps: 9\nmax_steps: 90", "and line 2, warmup_steps,", None),
+        ("lr_scheduler_type: constant\nwarmup_steps: 0", None, {"warmup": 0.0}),
+        ("use_dora: true\nuse_rslora: true", "--adapter rslora", None),
+        ("bf16: true\npure_bf16: true\ntorch_dtype: bfloat16", None, {"dtype": "bfloat16"}),
+        ("fp16: false\ndtype: float32", None, {"dtype": "float32"}),
+    ],
+)
+def test_two_names_that_say_two_values_of_one_option_are_refused(prefcli, own_folder, from_file, text, means, other):
+    if other is not None:
+        assert {name: getattr(from_file("sft", text)[0], name) for name in other} == other
+        return
+    write(own_folder / "c.yaml", text)
+    assert refused(prefcli("sft", "--config", "c.yaml"), means, "says otherwise: leave one out").count("otherwise") == 1
+
+
+def test_what_is_computed_in_is_their_precision_and_not_the_type_that_weights_are_loaded_in(from_file):
+    for text in ("bf16: true\ndtype: float32\n", "torch_dtype: auto\nbf16: true\n"):
+        config, said = from_file("dpo", text)
+        assert config.dtype == "bfloat16" and "dtype: weights are loaded in it there" in said
+
+
 def test_a_wrong_value_in_a_file_is_told_with_its_line_and_key(prefcli, own_folder):
     write(own_folder / "c.yaml", "lr: 1\neval_steps: 0.2\ngradient_accumulation_steps: x\n")
     refused(prefcli("dpo", "--config", "c.yaml", "--eval-every", "3"), "c.yaml, line 3: gradient_accumulation_steps")

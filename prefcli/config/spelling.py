@@ -104,6 +104,7 @@ class Brought:
     noted: list[tuple[str, str]] = field(default_factory=list)  # as shown → why it is not used
     shown: dict[str, str] = field(default_factory=dict)  # theirs → `--name`, or `line 7: name` of a file
     places: dict[str, str] = field(default_factory=dict)  # ours → where a file says it
+    translated: list[tuple[str, str, str]] = field(default_factory=list)  # ours, the value in `fields`, as shown
 
     @property
     def in_file(self) -> set[str]:
@@ -128,6 +129,7 @@ class Brought:
         elif found and not found.keys() <= known.keys():
             self.refused.append((f"{shown} {text}", entry.said))
         elif found:
+            self.translated += [(ours, value, shown) for ours, value in found.items()]
             self.fields |= {ours: [value] if _is_list(known[ours]) else value for ours, value in found.items()}
         elif entry.jointly and (found is not None or not entry.values):
             text = text.lower() if entry.switch else text
@@ -265,6 +267,14 @@ class Brought:
         if self.jointly.get("use-peft") == "true":
             return TRL_LORA
         return FACTORY_LORA if self.jointly.get("finetuning-type", "lora" if self.factory else "") == "lora" else {}
+
+
+def agree(value: Any, translated: str) -> bool:
+    """Whether a value, as it is written, is that of a table's entry."""
+    text = str(value).lower()
+    if translated in BOOLEAN:
+        return (text in ("true", "yes", "on", "1")) == (translated == "true")
+    return _number(text) == _number(translated)
 
 
 def _is_option(word: str) -> bool:

@@ -10,7 +10,7 @@ import yaml
 
 from prefcli.config.base import option, typed_options
 from prefcli.config.names import NAMES
-from prefcli.config.spelling import Brought, canonical, hint, named
+from prefcli.config.spelling import Brought, agree, canonical, hint, named
 from prefcli.errors import UsageError
 
 _NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
@@ -77,7 +77,30 @@ def read_yaml(path: str, cls: type, typed: Brought, on_line: Set[str | None]) ->
                     brought.refused.append((where, str(error)))
         if field is not None and name != "adapter-name-or-path":
             seen.add(field)
+    _refuse_contradictions(values, brought)
     return values, brought
+
+
+def _refuse_contradictions(values: dict[str, Any], brought: Brought) -> None:
+    """Add to `refused` the names whose values mean another value of an option than the file says of it elsewhere.
+
+    A type that their precision is not is the one in which weights are loaded there: it is left out, with a note.
+    """
+    said = {ours: (value, brought.places[ours]) for ours, value in values.items()}
+    if "warmup" in brought.places and "warmup" not in values:
+        said["warmup"] = (brought.jointly.get("warmup-steps", "0"), brought.places["warmup"])
+    told = {place for place, _ in brought.refused}
+    for ours, value, place in brought.translated:
+        other, there = said.setdefault(ours, (value, place))
+        if agree(other, value) or place in told:
+            continue
+        if ours == "dtype" and values.get("dtype") in ("auto", "float32"):
+            brought.noted.append((there, "weights are loaded in it there; prefcli computes in that of bf16 or fp16"))
+            del values["dtype"]
+            said["dtype"] = (value, place)
+        else:
+            why = f"it means {option(ours)} {value}, and {there.replace(': ', ', ')}, says otherwise: leave one out"
+            brought.refused.append((place, why))
 
 
 def _subject(name: str, known: Mapping[str, Any]) -> str | None:
