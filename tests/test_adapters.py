@@ -204,7 +204,7 @@ def test_ppo_holds_policy_value_and_reference_in_4_bits_with_no_kl_at_the_start(
 
 
 def test_adapter_options_without_an_adapter_or_the_package_are_refused(chain, prefcli, monkeypatch):
-    for typed in (["--adapter", "dora"], ["--load-in-4bit"]):
+    for typed in (["--adapter", "dora"], ["--load-in-4bit"], ["--lora-alpha", "32"]):
         result = prefcli(*chain.args("sft"), *typed)
         assert result.exit_code == 2 and f"{typed[0]} is about adapters, and --lora-rank is 0" in result.stderr
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -147,12 +147,14 @@ def _refuse_odd_adapter(config: StageConfig) -> None:
     asks = {
         "adapter": config.adapter != "lora",
         "load_in_4bit": config.load_in_4bit,
+        "lora_alpha": config.lora_alpha is not None,
         "lora_target": config.lora_target,
         "lora_dropout": config.lora_dropout,
     }
     for name, asked in asks.items():
         if asked and config.lora_rank == 0:
-            raise UsageError(f"{option(name)} is about adapters, and --lora-rank is 0", "give --lora-rank 16")
+            what = f"{option(name)} is about adapters, and --lora-rank is 0"
+            raise UsageError(what, f"give --lora-rank 16, or leave {option(name)} out")
     asks = {"--load-in-4bit": config.load_in_4bit, "--optim adamw-8bit": config.optim == "adamw-8bit"}
     for asked in (name for name, wanted in asks.items() if wanted):
         if not bitsandbytes.installed():
