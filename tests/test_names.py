@@ -463,6 +463,35 @@ def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
     assert from_file("ppo", "max_prompt_length: 128\n")[0].max_prompt_length == 128
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "dropped"),
+    [
+        ("finetuning_type: full\nlora_target: all\nuse_rslora: true\n", (), "lora_target, use_rslora"),
+        ("lora_r: 16\nlora_dropout: 0.05\nlora_target_modules: [q_proj]\n", (), "lora_target_modules, lora_dropout"),
+        ("lora_r: 16\nlora_alpha: 32\n", ("--use_peft", "false"), "lora_alpha"),
+        ("use_peft: true\nlora_alpha: 8\n", ("--lora-rank", "0"), "lora_alpha"),
+        ("lora_rank: 0\nadapter: dora\nlora_dropout: 0.0\n", (), "adapter"),
+    ],
+)
+def test_what_a_file_says_of_an_adapter_is_left_out_where_all_weights_are_trained(from_file, text, words, dropped):
+    config, said = from_file("sft", text, *words)
+    found = (config.lora_rank, config.lora_alpha, config.lora_target, config.lora_dropout, config.adapter)
+    assert found == (0, None, [], 0.0, "lora") and "--lora-target all-linear" not in said
+    assert f"  {dropped}: all weights are trained, without an adapter" in said
+
+
+def test_of_an_adapter_what_the_line_says_stays_and_so_does_what_a_file_says_without_a_rank(from_file):
+    assert from_file("sft", "lora_rank: 0\nlora_alpha: 8\n", "--lora-alpha", "4")[0].lora_alpha == 4
+    assert from_file("sft", "lora_alpha: 8\n")[0].lora_alpha == 8
+
+
+def test_ppo_has_not_the_dropout_of_their_adapters(arrived):
+    config, said = arrived("ppo", "--use_peft")
+    assert (config.lora_rank, config.lora_alpha, config.lora_dropout) == (16, 32.0, 0.0) and config.resolved()
+    assert "TRL's lora_dropout: ppo trains without dropout" in said
+    assert arrived("ppo", "--use_peft", "--lora_dropout", "0.1")[0].lora_dropout == 0.1  # which is refused there
+
+
 def test_train_is_the_only_split_of_a_file(prefcli, own_folder, jsonl):
     jsonl("a.jsonl", PAIR, PAIR | {"prompt": "And the plate?"})
     for text in ("dataset_name: a.jsonl\ndataset_train_split: train\n", "datasets: [{path: a.jsonl, split: train}]\n"):

@@ -177,6 +177,7 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
         def brought(self, ctx: Any, args: list[str]) -> list[str]:
             """The words with every option under our name; a file, and what names of theirs say, are defaults."""
             args, line = spell_out(args, known)
+            defaults = {field.name: default_of(field) for field in fields(config_class)}
             words = {arg.partition("=")[0]: arg.partition("=")[2] or after for arg, after in zip(args, [*args[1:], ""])}
             given: dict[str, Any] = {
                 name: words[word] for name in known for word in (option(name), option(f"no_{name}")) if word in words
@@ -189,11 +190,13 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 from prefcli.config.yaml_file import read_yaml
 
                 values, file = read_yaml(path, config_class, line, on_line)
-            places = {name: place for name, place in file.places.items() if name not in on_line}
+            said = {ours: place for ours, _, place in file.translated} | file.places
+            places = {name: place for name, place in said.items() if name not in on_line}
             both = Brought(jointly=file.jointly | line.jointly, shown=file.shown | line.shown, places=places)
             command = ctx.command.name or ""
             settled = both.settle(values | given, command, known)
-            ctx.default_map = dict(both.lora_defaults()) | file.fields | values | line.fields | settled
+            ctx.default_map = file.fields | values | line.fields | settled
+            both.leave_out_adapter(ctx.default_map, (ctx.default_map | given).get("lora_rank"), defaults)
             refused = file.refused + both.refused + self.wrong_values(ctx, places)
             if refused:
                 said = [f"{shown}: {why}" for shown, why in refused]
@@ -204,7 +207,6 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 what = f"prefcli cannot follow these of {' and '.join(sources)}:"
                 raise UsageError("\n  ".join([what, *said]), "change or remove these")
             both.noted = file.noted + both.noted + line.noted
-            defaults = {field.name: default_of(field) for field in fields(config_class)}
             if told := both.told(ctx.default_map | given, defaults, command):
                 typed = any(shown.startswith("--") for shown, _ in both.noted)
                 sources = [f"--config {path}"] * bool(file.in_file)

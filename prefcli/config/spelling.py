@@ -30,6 +30,7 @@ THEIR_DEFAULTS = {"epochs": "3", "warmup": "0", "batch_size": "8 per process", "
 TRL_LR = {"sft": "2e-05", "train-rm": "0.0001", "dpo": "1e-06", "orpo": "1e-06", "kto": "1e-06", "ppo": "1e-06"}
 FACTORY_DEFAULTS = {"lr": "5e-05", "max_length": "2048"}
 HF_BATCH = "8"  # of TrainingArguments, where only the accumulation is said
+ADAPTER = ("lora_alpha", "lora_target", "lora_dropout", "adapter")  # options of ours about one, without its rank
 TRL_LORA = {"lora_rank": "16", "lora_alpha": "32", "lora_dropout": "0.05"}  # of TRL's ModelConfig, with use_peft
 FACTORY_LORA = {"lora_rank": "8"}  # of LLaMA-Factory's, with finetuning_type: lora
 FACTORY = {"stage", "finetuning-type", "template", "dataset-dir"}  # names that TRL has not
@@ -170,6 +171,13 @@ class Brought:
             self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as in TRL"))
         elif self.factory and "finetuning-type" not in said and "lora_rank" in known:
             self.noted.append(("finetuning_type", "LoRA by default, as in LLaMA-Factory"))
+        if not _is_zero(given.get("lora_rank")):
+            lora = {name: value for name, value in self._lora_defaults().items() if name not in given}
+            if command == "ppo" and lora.pop("lora_dropout", None):
+                self.noted.append(
+                    ("TRL's lora_dropout", "ppo trains without dropout, which would change what it compares")
+                )
+            found |= lora
         if self.factory or "template" in said:
             if said.get("template") == "empty":
                 why = "plain prompts stay as they are; rows of messages have the model's own chat template"
@@ -253,7 +261,7 @@ class Brought:
             there = THEIR_DEFAULTS | (
                 FACTORY_DEFAULTS if self.factory else {"lr": TRL_LR.get(command, FACTORY_DEFAULTS["lr"])}
             )
-            if self.jointly.get("use-peft") == "true":
+            if self.jointly.get("use-peft") == "true" and not _is_zero(given.get("lora_rank")):
                 here["lora_target"] = "all-linear"
                 there["lora_target"] = "q_proj and v_proj of most models"
             theirs = "LLaMA-Factory" if self.factory else "TRL"
@@ -262,11 +270,17 @@ class Brought:
             lines += [f"  not set, so prefcli's defaults apply: {', '.join(left)}"] if left else []
         return "\n".join(lines)
 
-    def lora_defaults(self) -> Mapping[str, str]:
+    def _lora_defaults(self) -> Mapping[str, str]:
         """Of a LoRA adapter that is asked for without its rank, as they are there."""
         if self.jointly.get("use-peft") == "true":
             return TRL_LORA
         return FACTORY_LORA if self.jointly.get("finetuning-type", "lora" if self.factory else "") == "lora" else {}
+
+    def leave_out_adapter(self, options: dict[str, Any], rank: Any, usual: Mapping[str, Any]) -> None:
+        """With rank 0, take what a file says of an adapter out of the options."""
+        for name in ADAPTER if _is_zero(rank) else ():
+            if name in self.places and name in options and not agree(options.pop(name), str(usual[name])):
+                self.noted.append((self.places[name], "all weights are trained, without an adapter"))
 
 
 def agree(value: Any, translated: str) -> bool:
@@ -280,6 +294,10 @@ def agree(value: Any, translated: str) -> bool:
 def _is_option(word: str) -> bool:
     """Whether a word begins an option: not "-", which is standard input, and not a negative number."""
     return word.startswith("-") and len(word) > 1 and isinstance(_number(word), str)
+
+
+def _is_zero(value: Any) -> bool:
+    return _number(str(value)) == 0
 
 
 def _is_list(typed: Any) -> bool:
