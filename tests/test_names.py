@@ -219,7 +219,7 @@ def test_values_that_only_files_have_mean_what_they_do_there(from_file, own_fold
 
 def test_rows_of_each_data_set_are_not_taken_for_rows_of_all(prefcli, own_folder):
     write(own_folder / "c.yaml", "dataset: a,b\nmax_samples: 9\n")
-    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: there it limits each data set")
+    refused(prefcli("sft", "--config", "c.yaml"), "line 2: max_samples: there it limits each data set", "head -n 9 ")
 
 
 def test_a_file_of_one_stage_is_refused_by_another_with_its_command(prefcli, own_folder, from_file):

@@ -190,8 +190,8 @@ def _command_class(config_class: type, help_text: str, examples: tuple[str, ...]
                 from prefcli.config.yaml_file import read_yaml
 
                 values, file = read_yaml(path, config_class, line, on_line)
-            said = {ours: place for ours, _, place in file.translated} | file.places
-            places = {name: place for name, place in said.items() if name not in on_line}
+            there = {ours: place for ours, _, place in file.translated} | file.places
+            places = {name: place for name, place in there.items() if name not in on_line}
             both = Brought(jointly=file.jointly | line.jointly, shown=file.shown | line.shown, places=places)
             command = ctx.command.name or ""
             settled = both.settle(values | given, command, known)

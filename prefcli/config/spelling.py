@@ -173,7 +173,7 @@ class Brought:
             self.noted.append(("finetuning_type", "LoRA by default, as in LLaMA-Factory"))
         if not _is_zero(given.get("lora_rank")):
             lora = {name: value for name, value in self._lora_defaults().items() if name not in given}
-            if command == "ppo" and lora.pop("lora_dropout", None):
+            if command == "ppo" and lora.pop("lora_dropout", ""):
                 self.noted.append(
                     ("TRL's lora_dropout", "ppo trains without dropout, which would change what it compares")
                 )
@@ -187,7 +187,10 @@ class Brought:
                 self.noted.append((self.shown.get("template", "template"), NAMES["template"].said))
         self._data_sets(given, found, known)
         if "max-samples" in said and "," in said.get("dataset", ""):
-            why = "there it limits each data set, and --max-rows all together: leave it out, or name one data set"
+            why = (
+                "there it limits each data set, and --max-rows all together: leave it out, or cut each one (prefcli "
+                f"data convert FILE a.jsonl, head -n {said['max-samples']} a.jsonl > b.jsonl) and name those"
+            )
             self.refused.append((self.shown["max-samples"], why))
         elif "max-samples" in said:
             found["max_rows"] = said["max-samples"]
@@ -201,7 +204,9 @@ class Brought:
                 why = "--max-steps rollouts of --batch-size answers each, or --epochs over the prompts"
                 self.refused.append((self.shown["total-episodes"], why))
         if "warmup-steps" in said:
-            found["warmup"] = fraction = _fraction(said["warmup-steps"], (found | given).get("max_steps"))
+            found["warmup"] = fraction = _fraction(
+                said["warmup-steps"], given.get("max_steps") or found.get("max_steps")
+            )
             if fraction is None:
                 why = "--warmup is a fraction of the steps, for example --warmup 0.1"
                 self.refused.append((f"{self.shown['warmup-steps']} {said['warmup-steps']}", why))
