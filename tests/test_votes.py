@@ -258,10 +258,15 @@ def test_an_answer_that_is_a_json_list_is_one_where_the_prompt_is_none(jsonl):
     assert (row.chosen, row.rejected) == ('["Paris"]', '["Rome", "Oslo"]')
 
 
-def test_equal_scores_are_no_pair(jsonl):
-    scores = ((2, 1), (1, 1.0), (None, None))
-    good, tie, text = read(jsonl, *(PAIR | {"score_chosen": one, "score_rejected": other} for one, other in scores))
-    assert isinstance(good, Row) and isinstance(tie, Tie) and isinstance(text, Row)
+@pytest.mark.parametrize(
+    "name", ["score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating", "{}_avg_rating", "{}-avg-rating"]
+)
+def test_equal_scores_are_no_pair(jsonl, name):
+    scores = ((2, 1), (1, 1.0), ("4", "4.0"), (None, None), (True, True))
+    columns = [{name.format("chosen"): one, name.format("rejected"): other} for one, other in scores]
+    found = scan(str(jsonl("rows.jsonl", *(PAIR | more for more in columns))), "pairs")
+    assert [isinstance(row, Tie) for _, row in found] == [False, True, True, False, False]
+    assert not found.notes and found.leaves_out
 
 
 # Ranked lists

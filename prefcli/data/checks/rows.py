@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
-from prefcli.data.formats.fields import SCORES, number_of
+from prefcli.data.formats.fields import SCORES, score_of
 from prefcli.data.row import BadKind, Row, said
 
 SKIPPABLE = frozenset(get_args(BadKind)) | {"template refuses"}  # what --skip-bad leaves out
@@ -38,17 +38,13 @@ def margin_of(row: Row) -> float | None:
     """By how much the row's own columns say that chosen is better: a `margin`, or the difference of two scores."""
     if row.chosen is None or not row.columns:
         return None
-    if (margin := _number(row.columns.get("margin"))) is not None:
+    if (margin := score_of(row.columns.get("margin"))) is not None:
         return margin
     for names in SCORES:
-        one, other = (_number(row.columns.get(name)) for name in names)
+        one, other = (score_of(row.columns.get(name)) for name in names)
         if one is not None and other is not None:
             return one - other
     return None
-
-
-def _number(value: Any) -> float | None:
-    return number_of(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _out_of_order(roles: list[str]) -> str:

@@ -30,7 +30,13 @@ VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices"
          "downvotes", "score", "scores", "better", "worse", "best", "stars", "grade", "quality", "helpfulness",
          "correctness", "coherence", "complexity", "verbosity"}  # fmt: skip
 PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))  # as columns beside a pair
+# As columns beside a pair, by Argilla and distilabel, too: score_chosen, chosen_score, chosen-rating …
+SCORES = tuple(
+    (name.format("chosen"), name.format("rejected"))
+    for word in ("score", "rating", "avg_rating")
+    for spelt in (f"{word}_{{}}", f"{{}}_{word}")
+    for name in (spelt, spelt.replace("_", "-"))
+)
 SAID = ("role", "content", "name", "tool_call_id", "tools")  # in a message, beside calls and thoughts
 MARKS = ("weight", "loss")  # about training, not for the template
 _PRINTED = re.compile(r"\s*\[\s*\{'(role|content|from|value)': ['\"]")
@@ -264,6 +270,11 @@ def number_of(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def score_of(value: Any) -> float | None:
+    """A score beside an answer; None for what is no number, as true and false."""
+    return None if isinstance(value, bool) else number_of(value)
+
+
 def label_in(raw: Raw, column: str) -> bool:
     label = label_of(raw.get(column))
     if label is None:
@@ -275,8 +286,8 @@ def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
     if chosen == rejected:
         raise BadRow("same sides", "'chosen' and 'rejected' are the same")
     for names in SCORES:
-        one, other = (columns.get(name) for name in names)
-        if isinstance(one, int | float) and not isinstance(one, bool) and one == other:
+        one, other = (score_of(columns.get(name)) for name in names)
+        if one is not None and one == other:
             raise Tie(f"both answers have the score {one:g}", Row(prompt, columns=columns))
     return Row(prompt, chosen=chosen, rejected=rejected, columns=columns)
 
