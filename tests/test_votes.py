@@ -38,7 +38,7 @@ def read(jsonl, *rows, purpose="pairs", **options):
         *((vote, "no") for vote in ("b", "B", "model_b", 2, "2.0", "right", "second", "no", [{"value": "b"}])),
         *((vote, Tie) for vote in ("tie", "Tie (bothbad)", "both_bad", "equal", "neither", ["a", "b"],
                                     [{"value": "a", "rank": 1}, {"value": "b", "rank": 1}])),
-        *((vote, "says neither") for vote in ("", None, "c", "-1", 3, [], True, "abstain")),
+        *((vote, "says neither") for vote in ("", None, "c", 3, [], True, "abstain")),
     ],
 )  # fmt: skip
 def test_a_vote_is_read_as_people_write_it(jsonl, vote, chosen):
@@ -116,6 +116,24 @@ def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
     with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
         read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})
     assert "a, b and tie, or 1 and 2" in error.value.hint
+
+
+@pytest.mark.parametrize("vote", [-2, "-1", [-1, 1], "[-3, 1, 1]"])
+def test_a_1_beside_a_number_below_0_may_mean_either_answer(jsonl, vote):
+    rows = SIDES | {"preference": 1}, SIDES | {"preference": vote}
+    with pytest.raises(DataError, match="'preference': .* a 1 may mean either answer; --map preference_strength="):
+        read(jsonl, *rows)
+    if not isinstance(vote, list) and "[" not in str(vote):
+        found = read(jsonl, *rows, names=["preference_strength=preference"])
+        assert [row.chosen for row in found] == ["no", "yes"]
+
+
+def test_helpsteers_numbers_mean_what_they_do_under_map_too(jsonl):
+    sides = {"context": "q", "response1": "x", "response2": "y"}
+    rows = [sides | {"preference": "a", "overall_preference": vote} for vote in (1, -2, 0)]
+    right, left, tie = read(jsonl, *rows, names=["winner=overall_preference"])
+    assert (right.chosen, left.chosen) == ("y", "x") and isinstance(tie, Tie)
+    assert read(jsonl, *rows)[0].chosen == "x"  # by the plainer name
 
 
 @pytest.mark.parametrize("large", [False, True])

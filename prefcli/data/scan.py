@@ -29,7 +29,7 @@ from prefcli.data.formats.registry import (
     recognise,
     spelling,
 )
-from prefcli.data.formats.votes import PROMPTS, crossed, votes_beside
+from prefcli.data.formats.votes import PROMPTS, crossed, votes_beside, with_signs
 from prefcli.data.reading import read
 from prefcli.data.records import JoinedRecords, Raw, Records, raise_for, renamed
 from prefcli.data.row import ODD, BadRow, Row, Tie, is_verdict, odd, whole
@@ -238,6 +238,7 @@ def scan(
             ours not in first or not (beside or held_out or any(theirs in raw for raw in raws))
         ):
             raise _no_column(where, first, ours, theirs)
+    wanted = with_signs(wanted)
     own = implied([renamed(raw, wanted) for raw in raws], purpose)
     renamed_own = {ours: theirs for ours, theirs in own.items() if spelling(theirs) != ours}
     told = [records.note] if records.note else []

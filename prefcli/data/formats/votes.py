@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, Literal
 
@@ -40,11 +40,13 @@ SIDES = [
     *((f"{stem}{between}{a}", f"{stem}{between}{b}") for (a, b), stem, between
       in product((("a", "b"), ("A", "B"), ("1", "2"), ("0", "1")), STEMS, ("_", "-", " ", ""))),
 ]  # fmt: skip
+SIGNED_WINNER = "winner, signed"  # what --map winner=overall_preference reads: see `with_signs`
 # How a vote is called: the plainest first, then what single data sets and tools write.
-WINNERS = ("winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
+WINNERS = (SIGNED_WINNER, "winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
            "overall_preference", "preference_strength", "preference.responses", "choose-best", "comparison", "pairwise",
            "feedback", "labels", "label")  # fmt: skip
-SIGNED = ("preference_strength", "overall_preference")  # HelpSteer2 and 3: below 0 the first is better, 0 is a tie
+# HelpSteer2 and 3: below 0 the first is better, 0 is a tie
+SIGNED = ("preference_strength", "overall_preference", SIGNED_WINNER)
 # In place of a vote: how good each answer is, the higher the better.
 SCORED = [
     (name.format(one), name.format(other)) for one, other in ("ab", "AB", "12", "01")
@@ -298,15 +300,32 @@ def _shown(raw: Raw, name: str) -> str:
 
 
 def unclear(raw: Raw) -> str | None:
-    """Why a vote makes those of its whole file unclear: a 0 that may mean the first answer, the second or a tie."""
+    """Why a vote makes those of its whole file unclear: a 0 may mean the first answer, the second or a tie, and a 1
+    beside a number below 0 may mean the second, though 1 is the first beside a 2."""
     raw = _flat(raw)
     if (names := _names(raw)) is None:
         return None
     _, a, _, winner = names
-    told = winner in (*SIGNED, *ONE_HOT) or a.endswith("0") or (winner == "labels" and a == "human_ref_A")
-    if told or isinstance(raw[winner], bool) or number_of(raw[winner]) != 0:
+    if winner in (*SIGNED, *ONE_HOT) or a.endswith("0") or (winner == "labels" and a == "human_ref_A"):
         return None
-    return f"{_shown(raw, winner)} may mean the first answer, the second, or a tie"
+    single: list[Any] = []
+    _vote(raw[winner], single.append)  # it may be a list of them
+    numbers = [number for one in single if not isinstance(one, bool) and (number := number_of(one)) is not None]
+    if not numbers or min(numbers) > 0:
+        return None
+    below = "is below 0, so that a 1 may mean either answer"
+    why = below if min(numbers) < 0 else "may mean the first answer, the second, or a tie"
+    return (
+        f"{_shown(raw, winner)} {why}; --map preference_strength=COLUMN reads numbers below 0 as the first answer, "
+        "those above 0 as the second"
+    )
+
+
+def with_signs(names: Mapping[str, str]) -> dict[str, str]:
+    """--map's names (ours → theirs) with HelpSteer's numbers kept apart from other votes: by the name of their column
+    it is known what they mean."""
+    signed = names.get("winner") in SIGNED
+    return {SIGNED_WINNER if signed and ours == "winner" else ours: theirs for ours, theirs in names.items()}
 
 
 def votes_beside(raw: Raw) -> Iterator[str]:
