@@ -112,6 +112,18 @@ def test_scores_say_who_won_whatever_the_answers_are_called(jsonl):
     assert [row.kind for row in bad] == ["bad label"] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "chosen"),
+    [("feedback", "The second is better because", "no"), ("label", "train", "no"), ("comparison", {"of": "two"}, "no"),
+     ("feedback", "a", "yes"), ("label", 1, "yes"), ("labels", ["a", "a", "b"], "yes"), ("label", None, None),
+     ("labels", [], None), ("label", "m", "yes"), ("preference", "I like the second", None)],
+)  # fmt: skip
+def test_scores_count_beside_a_column_that_is_called_a_vote_and_holds_none(jsonl, name, value, chosen):
+    (row,) = read(jsonl, SIDES | {"score_a": 1, "score_b": 5, "model_a": "m", "model_b": "n", name: value})
+    assert row.kind == "bad label" if chosen is None else row.chosen == chosen
+    assert chosen != "no" or row.columns[name] == value
+
+
 def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
     with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
         read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})

@@ -42,9 +42,9 @@ SIDES = [
 ]  # fmt: skip
 SIGNED_WINNER = "winner, signed"  # what --map winner=overall_preference reads: see `with_signs`
 # How a vote is called: the plainest first, then what single data sets and tools write.
-WINNERS = (SIGNED_WINNER, "winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
-           "overall_preference", "preference_strength", "preference.responses", "choose-best", "comparison", "pairwise",
-           "feedback", "labels", "label")  # fmt: skip
+SURE = (SIGNED_WINNER, "winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
+        "overall_preference", "preference_strength", "preference.responses", "choose-best")  # fmt: skip
+WINNERS = (*SURE, "comparison", "pairwise", "feedback", "labels", "label")  # the last ones may hold other things
 # HelpSteer2 and 3: below 0 the first is better, 0 is a tie
 SIGNED = ("preference_strength", "overall_preference", SIGNED_WINNER)
 # In place of a vote: how good each answer is, the higher the better.
@@ -100,10 +100,21 @@ def _flat(raw: Raw) -> Raw:
 
 
 def _scored(raw: Raw) -> tuple[str, str] | None:
-    """The names of two scores, where there is no vote."""
-    if any(name in raw for name in (*WINNERS, *ONE_HOT)):
+    """The names of two scores, where there is no vote: `feedback` or `label` may hold something else."""
+    if any(name in raw for name in (*SURE, *ONE_HOT)) or any(_may_vote(raw, name) for name in WINNERS if name in raw):
         return None
     return next(((a, b) for a, b in SCORED if a in raw and b in raw), None)
+
+
+def _may_vote(raw: Raw, name: str) -> bool:
+    """Whether a column holds a vote, or what may stand in a column of votes: a number, or nothing."""
+    value, sides = raw[name], sides_in(raw)
+    if value in (None, "", [], {}) or number_of(value) is not None or sides is None:
+        return True
+    try:
+        return _vote(value, _reader(raw, *sides, name)) is not None
+    except BadRow:
+        return True
 
 
 def sides_in(raw: Raw) -> tuple[str, str] | None:
