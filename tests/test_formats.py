@@ -377,6 +377,15 @@ def test_a_table_of_lists_is_a_list_of_messages(own_folder):
     assert read_one({"instruction": "q", "completions": given}).chosen == "b"
 
 
+SIDED = {"prompt": "q", "cand_a": "x", "cand_b": "y"}
+ZERO_BASED = {"prompt": "q", "response_0": "x", "response_1": "y"}
+# Columns beside two answers that say nothing of them, or the opposite.
+NO_VOTES = [{"rank_a": 1, "rank_b": 2}, {"ranking_a": 1, "ranking_b": 2}, {"downvotes_a": 1, "downvotes_b": 2},
+            {"toxicity_score_a": 1, "toxicity_score_b": 2}, {"feedback_a": "Too short.", "feedback_b": "a"},
+            {"cand_a_rating": 1}, {"rating": 1}, {"worse": "a"}, {"worse_answer": "b"}, {"least_preferred": "a"},
+            {"cand_a_rank": 1, "cand_b_rank": 2}, {"is_a_better": "1"}]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("row", "purpose", "hint"),
     [
@@ -405,6 +414,11 @@ def test_a_table_of_lists_is_a_list_of_messages(own_folder):
             ": --map a=answer_1 --map b=answer_2 --map score_a=rating_answer_1 --map score_b=rating_answer_2; ",
         ),
         ({"prompt": "q", "cand1": "a", "cand2": "b", "rating": 5}, "pairs", "--map winner=COLUMN; "),
+        (SIDED | {"cand_a_rating": 1, "cand_b_rating": 2}, "pairs", "score_a=cand_a_rating --map score_b=cand_b"),
+        *((SIDED | more, "pairs", "--map winner=COLUMN") for more in NO_VOTES),
+        (SIDED | NO_VOTES[0], "pairs", "(rank_a and rank_b would be read the wrong way round); "),
+        (ZERO_BASED | {"choice_id": "response_1"}, "pairs", "a vote: --map winner=choice_id; "),
+        (ZERO_BASED | {"stars_0": 1, "stars_1": 2}, "pairs", "scores: --map score_a=stars_0 --map score_b=stars_1; "),
     ],
 )
 def test_the_nearest_form_is_named_where_none_fits(own_folder, row, purpose, hint):

@@ -522,6 +522,12 @@ def test_an_answer_beside_a_label_is_a_labelled_one_whatever_they_are_called(jso
             [ANSWER | {"rating": 4}, ANSWER | {"rating": 1}],
             "--map response=answer --map helpfulness=rating makes pairs",
         ),
+        (
+            [ANSWER | {"rank": 1}, ANSWER | {"rank": 3}],
+            "--map helpfulness=COLUMN makes pairs of the answers to one prompt by these numbers, of which the highest",
+        ),
+        ([ANSWER | {"rank": 1}, ANSWER | {"rank": 0}], "--map helpfulness=COLUMN makes pairs"),  # not labels
+        ([ANSWER | {"thumb_down": 1}, {"prompt": "r", "answer": "y", "thumb_down": 0}], "numbers are not labels"),
         ([ANSWER | {"vote": 1}] * 2, "--map completion=answer --map label=vote"),  # perhaps a count: none says 0
         ([ANSWER | {"thumb": "up", "vote": "up"}], "--map completion=answer --map label=thumb"),  # which of the two?
         ([ANSWER], "'answer' (--map completion=answer)"),
@@ -596,6 +602,15 @@ def test_prompts_of_ties_are_prompts(jsonl):
         assert found.prompt_text == "q" and found.chosen is None
     rows = [{"prompt": "q", "completion": "c", "label": label} for label in (0, 1, -1)]
     assert len(read_dataset([str(jsonl("a.jsonl", *rows))], "prompts").rows) == 3
+
+
+def test_a_rank_that_is_mapped_as_a_score_is_told(jsonl):
+    rows = [SIDES | {"rank_a": 1, "rank_b": 2, "stars_a": 2, "stars_b": 1}]
+    told = scan(str(jsonl("a.jsonl", *rows)), names=["score_a=rank_a", "score_b=rank_b"]).notes
+    assert "--map score_a=rank_a takes the higher number" in told[0] and "--map score_b=rank_b" in told[1]
+    assert not any("takes" in note for note in scan("a.jsonl", names=["score_a=stars_a", "score_b=stars_b"]).notes)
+    path = jsonl("b.jsonl", PAIR | {"good_stars": 2, "rejected_stars": 1})
+    assert not scan(str(path), names=["score_chosen=good_stars", "score_rejected=rejected_stars"]).notes
 
 
 def test_sides_that_are_crossed_by_map_are_told(jsonl):

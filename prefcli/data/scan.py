@@ -24,6 +24,7 @@ from prefcli.data.formats.registry import (
     advice,
     answers_in,
     chosen_side,
+    doubtful,
     implied,
     maps,
     recognise,
@@ -241,7 +242,7 @@ def scan(
     wanted = with_signs(wanted)
     own = implied([renamed(raw, wanted) for raw in raws], purpose)
     renamed_own = {ours: theirs for ours, theirs in own.items() if spelling(theirs) != ours}
-    told = [records.note] if records.note else []
+    told = [*([records.note] if records.note else []), *doubtful(wanted)]
     if renamed_own:
         told.append(f"read with {maps(renamed_own)}")
     if "a" in wanted and "b" in wanted and crossed(wanted["a"], wanted["b"]):

@@ -29,6 +29,13 @@ VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices"
          "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
          "downvotes", "score", "scores", "better", "worse", "best", "stars", "grade", "quality", "helpfulness",
          "correctness", "coherence", "complexity", "verbosity"}  # fmt: skip
+# How good one answer is, which does not say that it is the better one.
+GRADES = {"rating", "ratings", "score", "scores", "stars", "grade", "quality", "helpfulness", "correctness",
+          "coherence"}  # fmt: skip
+# Not of these: a higher number, or being named, does not make an answer the better one.
+NO_PRAISE = {"rank", "ranks", "ranking", "downvotes", "down", "dislikes", "worse", "worst", "least", "loser",
+             "rejected", "not", "non", "loss", "error", "errors", "toxicity", "toxic", "perplexity", "complexity",
+             "verbosity"}  # fmt: skip
 PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
 # As columns beside a pair, by Argilla and distilabel, too: score_chosen, chosen_score, chosen-rating …
 SCORES = tuple(

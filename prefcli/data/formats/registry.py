@@ -24,7 +24,7 @@ from prefcli.data.formats import (
     text,
     votes,
 )
-from prefcli.data.formats.fields import VOTES, number_of, words_of
+from prefcli.data.formats.fields import GRADES, NO_PRAISE, VOTES, number_of, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.records import renamed
 from prefcli.data.row import Row, is_verdict, label_of
@@ -187,14 +187,15 @@ def advice(rows: Sequence[dict[str, Any]], purpose: Purpose | None, already: Map
     questions, answers = _of(row, votes.PROMPTS), _of(row, ANSWERS)
     if not (questions and answers):
         return ""
-    if purpose != "demos" and (
-        numbers := [name for name in _like_labels(row) if isinstance(number_of(row[name]), float)]
-    ):
+    numbers = [name for name in _like_labels(row) if _numbers(rows, name)]
+    against = [name for name in _against(row) if _numbers(rows, name)]
+    if purpose != "demos" and (numbers or against):
         asked = [one.get(questions[0]) for one in rows]
         if any(one == other for one, other in zip(asked, asked[1:])):
-            names = {"prompt": questions[0], "response": answers[0], "helpfulness": numbers[0]}
+            names = {"prompt": questions[0], "response": answers[0], "helpfulness": (*numbers, "COLUMN")[0]}
             names = {ours: (already or {}).get(theirs, theirs) for ours, theirs in names.items()}
-            return f"{maps(names) or 'no --map'} makes pairs of the answers to one prompt by these numbers"
+            told = f"{maps(names) or 'no --map'} makes pairs of the answers to one prompt by these numbers"
+            return told if numbers else f"{told}, of which the highest is the best (of {against[0]!r} it is not)"
         return "numbers are not labels: write true and false in a column of its own, then --map label=COLUMN"
     passage = next((name for name in ("input", "context") if any(one.get(name) for one in rows)), None)
     if questions[0] == "instruction" and passage:
@@ -205,6 +206,15 @@ def advice(rows: Sequence[dict[str, Any]], purpose: Purpose | None, already: Map
 def maps(names: Mapping[str, str]) -> str:
     """--map as it is typed."""
     return " ".join(f"--map {shlex.quote(f'{ours}={theirs}')}" for ours, theirs in names.items() if ours != theirs)
+
+
+def doubtful(names: Mapping[str, str]) -> list[str]:
+    """Notes on a --map (ours → theirs) of a rank and the like as a score or a vote, which turns each pair round."""
+    return [
+        f"{maps({ours: theirs})} takes the higher number, or the answer that it names, for the better one"
+        for ours, theirs in names.items()
+        if (words_of(ours) & GRADES or ours in votes.WINNERS) and words_of(theirs) & NO_PRAISE - words_of(ours)
+    ]
 
 
 def answers_in(row: Mapping[str, Any]) -> list[str]:
@@ -246,7 +256,13 @@ def _rank(row: dict[str, Any], purpose: Purpose | None) -> int:
 
 
 def _like_labels(row: Mapping[str, Any]) -> list[str]:
-    return [name for name in row if words_of(name) & VOTES]
+    """Columns that by their names say how good an answer is, or which is the better one."""
+    return [name for name in row if words_of(name) & VOTES and not words_of(name) & NO_PRAISE]
+
+
+def _against(row: Mapping[str, Any]) -> list[str]:
+    """Columns that look so, but would be read the wrong way round."""
+    return [name for name in row if words_of(name) & VOTES and words_of(name) & NO_PRAISE]
 
 
 def _labelled(rows: Sequence[dict[str, Any]], sure: bool = False) -> Iterator[dict[str, str]]:
@@ -281,12 +297,7 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
     if questions and purpose != "prompts" and {"chosen", "rejected"} <= set(row):
         return f"{maps({'prompt': questions[0]})}; "
     if purpose in ("pairs", "labelled") and (sides := votes.like_sides(row)):
-        names = {"prompt": questions[0] if questions else "COLUMN", "a": sides[0], "b": sides[1]}
-        labels = [name for name in _like_labels(row) if name not in sides]
-        if scores := next(((one, other) for one in labels for other in labels if votes.crossed(other, one)), None):
-            return f"two answers and their scores: {maps(names | {'score_a': scores[0], 'score_b': scores[1]})}; "
-        winner = next((name for name in labels if votes.are_votes(one.get(name) for one in rows)), "COLUMN")
-        return f"two answers and a vote: {maps(names | {'winner': winner})}; "
+        return f"{_two_answers(rows, questions, sides)}; "
     if purpose == "prompts" and questions:
         return f"{maps({'prompt': questions[0]})}; "
     if (told := advice(rows, purpose)) and (purpose in ("labelled", "demos") or "helpfulness" in told):
@@ -297,6 +308,37 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
         form.name for form in forms if len(lacking[form.name]) == 1 and len(form.columns) > 1 + (purpose == "pairs")
     ]
     return f"the nearest format is {near[0]}, but {lacking[near[0]][0]} is missing; " if near else ""
+
+
+def _two_answers(rows: Sequence[dict[str, Any]], questions: Sequence[str], sides: tuple[str, str]) -> str:
+    """The --map for two answers and their scores, or for the vote between them."""
+    row = _filled(rows)
+    names = {"prompt": questions[0] if questions else "COLUMN"}
+    if not sides[0].endswith("0"):  # under their own names a vote of 1 is the second
+        names |= {"a": sides[0], "b": sides[1]}
+    labels = [name for name in _like_labels(row) if name not in sides]
+    numbers = [name for name in labels if _numbers(rows, name)]
+    if scores := next(((one, other) for one in numbers for other in numbers if votes.crossed(other, one)), None):
+        return f"two answers and their scores: {maps(names | {'score_a': scores[0], 'score_b': scores[1]})}"
+    winner = next(
+        (
+            name
+            for name in labels
+            if not words_of(name) & GRADES and not votes.of_one_side(name)
+            if votes.are_votes(one.get(name) for one in rows)
+        ),
+        "COLUMN",
+    )
+    told = f"two answers and a vote: {maps(names | {'winner': winner})}"
+    if winner == "COLUMN" and (against := _against(row)):
+        told += f", a column in which you write who won ({' and '.join(against)} would be read the wrong way round)"
+    return told
+
+
+def _numbers(rows: Sequence[dict[str, Any]], name: str) -> bool:
+    """Whether a column holds nothing but numbers."""
+    there = [one[name] for one in rows if one.get(name) not in (None, "")]
+    return bool(there) and all(number_of(value) is not None for value in there)
 
 
 def _prompt_alone(form: Form, fitting: list[Form]) -> bool:

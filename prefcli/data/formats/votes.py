@@ -123,20 +123,29 @@ def sides_in(raw: Raw) -> tuple[str, str] | None:
 
 
 def like_sides(raw: Raw) -> tuple[str, str] | None:
-    """Two columns of text whose names are alike but for an a and a b (or 1 and 2, left and right) at an end."""
+    """Two columns of text whose names are alike but for an a and a b (or 1 and 2, left and right). Of 0 and 1 under
+    other names than ours it would not be known whether a vote of 1 is the second."""
     texts = [name for name, value in raw.items() if isinstance(value, str | list) and number_of(value) is None]
     return sides_in(raw) or next(
-        ((one, other) for one in texts for other in texts if crossed(other, one) and not crossed(one, other)), None
+        ((one, other) for one in texts for other in texts if crossed(other, one) and "0" not in one), None
     )
 
 
 def crossed(a: str, b: str) -> bool:
-    """Whether by its name the first is the second answer and the second the first: answer_b, answer_a."""
-    for one, other in (("b", "a"), ("2", "1"), ("right", "left"), ("second", "first")):
-        low = a.lower(), b.lower()
-        if low[0].endswith(one) and low[1].endswith(other):
-            return low[0].removesuffix(one) == low[1].removesuffix(other)
-    return False
+    """Whether by its name the first is of the second answer and the second of the first: answer_b and answer_a,
+    answer_2_rating and answer_1_rating."""
+    a, b = a.lower(), b.lower()
+    return any(
+        a[: at.start()] + other + a[at.end() :] == b
+        for other, one in (("a", "b"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
+        for at in re.finditer(one, a)
+    )
+
+
+def of_one_side(name: str) -> bool:
+    """Whether a column's name has the name of one of two answers in it, and not the other's."""
+    parts = set(re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+    return bool(parts & {"a", "0", "1", "left", "first"}) != bool(parts & {"b", "2", "right", "second"})
 
 
 def are_votes(values: Iterable[Any]) -> bool:
