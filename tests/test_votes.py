@@ -613,6 +613,34 @@ def test_a_rank_that_is_mapped_as_a_score_is_told(jsonl):
     assert not scan(str(path), names=["score_chosen=good_stars", "score_rejected=rejected_stars"]).notes
 
 
+def test_of_two_votes_it_is_told_which_is_read(jsonl):
+    row = {"prompt": "q", "response_0": "x", "response_1": "y", "better_response_id": 0, "safer_response_id": 1}
+    path = str(jsonl("a.jsonl", row))
+    for names, chosen, other in (
+        ([], "x", "safer_response_id"),
+        (["winner=safer_response_id"], "y", "better_response_id"),
+    ):
+        found = scan(path, "pairs", names=names)
+        assert found.first().chosen == chosen
+        assert f"and not {other!r}, which may say otherwise (--map winner={other} reads it)" in found.notes[0]
+    assert not any("and not" in note for note in scan(path, "prompts").notes)
+    alone = scan(str(jsonl("b.jsonl", {name: value for name, value in row.items() if "better" not in name})), "pairs")
+    assert alone.first().chosen == "y" and not alone.notes
+
+
+def test_a_label_of_safety_is_named_and_not_guessed(jsonl):
+    rows = [{"prompt": "q", "response": "x", "is_safe": safe} for safe in (True, False)]
+    path = str(jsonl("a.jsonl", *rows))
+    for purpose in ("labelled", "demos"):
+        with pytest.raises(DataError) as error:
+            scan(path, purpose)
+        assert "--map completion=response --map label=is_safe; " in error.value.hint
+    (note,) = scan(path, "demos", names=["completion=response"]).notes
+    assert "'is_safe' (--map label=is_safe)" in note
+    labelled = read(jsonl, *rows, purpose="labelled", names=["completion=response", "label=is_safe"])
+    assert [row.label for row in labelled] == [True, False]
+
+
 def test_sides_that_are_crossed_by_map_are_told(jsonl):
     jsonl("a.jsonl", {"prompt": "q", "answer_a": "x", "answer_b": "y", "winner": "a"})
     crossed = scan("a.jsonl", names=["a=answer_b", "b=answer_a"])

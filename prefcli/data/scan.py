@@ -30,7 +30,7 @@ from prefcli.data.formats.registry import (
     recognise,
     spelling,
 )
-from prefcli.data.formats.votes import PROMPTS, crossed, votes_beside, with_signs
+from prefcli.data.formats.votes import PROMPTS, crossed, other_votes, votes_beside, with_signs
 from prefcli.data.reading import read
 from prefcli.data.records import JoinedRecords, Raw, Records, raise_for, renamed
 from prefcli.data.row import ODD, BadRow, Row, Tie, is_verdict, odd, whole
@@ -267,6 +267,8 @@ def scan(
             f"--map a={wanted['chosen']} --map b={wanted.get('rejected', 'COLUMN')} --map winner={votes[0]}; "
             f"--map unused={votes[0]} ignores it",
         )
+    if form.gives == "pairs" and recognised.purpose != "prompts":
+        told += other_votes(named, wanted)
     every = pairs_of == "all" and recognised.purpose == "pairs"
     labelled = form.gives != "pairs" and any("label" in row or "kto_tag" in row for row in rows)
     signed = labelled and any(_label_in(renamed(raw, wanted)) in MINUS for raw in _deciding(records))

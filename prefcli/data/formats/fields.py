@@ -28,7 +28,7 @@ OTHER_ROLES = {"tool_call": "assistant", "tool_response": "tool"}  # ms-swift's
 VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices", "vote", "votes", "label", "labels",
          "feedback", "rating", "ratings", "rank", "ranks", "ranking", "thumb", "thumbs", "like", "liked", "upvotes",
          "downvotes", "score", "scores", "better", "worse", "best", "stars", "grade", "quality", "helpfulness",
-         "correctness", "coherence", "complexity", "verbosity"}  # fmt: skip
+         "correctness", "coherence", "complexity", "verbosity", "safe", "safer"}  # fmt: skip
 # How good one answer is, which does not say that it is the better one.
 GRADES = {"rating", "ratings", "score", "scores", "stars", "grade", "quality", "helpfulness", "correctness",
           "coherence"}  # fmt: skip

@@ -24,7 +24,7 @@ from prefcli.data.formats import (
     text,
     votes,
 )
-from prefcli.data.formats.fields import GRADES, NO_PRAISE, VOTES, number_of, words_of
+from prefcli.data.formats.fields import GRADES, NO_PRAISE, VOTES, score_of, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.records import renamed
 from prefcli.data.row import Row, is_verdict, label_of
@@ -268,7 +268,8 @@ def _against(row: Mapping[str, Any]) -> list[str]:
 def _labelled(rows: Sequence[dict[str, Any]], sure: bool = False) -> Iterator[dict[str, str]]:
     """Names by which an answer with a label may be read; where it must be `sure`, those that leave no choice."""
     row, spelt = _filled(rows), _spelt(rows[0])
-    labels, answers, questions = _like_labels(row), _of(row, ANSWERS), _of(row, votes.PROMPTS)
+    labels = [name for name in _like_labels(row) if not (sure and "safe" in words_of(name))]  # which need not be good
+    answers, questions = _of(row, ANSWERS), _of(row, votes.PROMPTS)
     for label in labels if len(labels) == 1 or not sure else ():
         values = [one[label] for one in rows if one.get(label) not in (None, "")]
         said = {label_of(value) for value in values}
@@ -338,7 +339,7 @@ def _two_answers(rows: Sequence[dict[str, Any]], questions: Sequence[str], sides
 def _numbers(rows: Sequence[dict[str, Any]], name: str) -> bool:
     """Whether a column holds nothing but numbers."""
     there = [one[name] for one in rows if one.get(name) not in (None, "")]
-    return bool(there) and all(number_of(value) is not None for value in there)
+    return bool(there) and all(score_of(value) is not None for value in there)
 
 
 def _prompt_alone(form: Form, fitting: list[Form]) -> bool:

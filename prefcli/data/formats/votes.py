@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import product
 from typing import Any, Literal
 
@@ -44,7 +45,8 @@ SIGNED_WINNER = "winner, signed"  # what --map winner=overall_preference reads: 
 # How a vote is called: the plainest first, then what single data sets and tools write.
 SURE = (SIGNED_WINNER, "winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
         "overall_preference", "preference_strength", "preference.responses", "choose-best")  # fmt: skip
-WINNERS = (*SURE, "comparison", "pairwise", "feedback", "labels", "label")  # the last ones may hold other things
+# SafeRLHF has both. The last ones may hold other things.
+WINNERS = (*SURE, "safer_response_id", "comparison", "pairwise", "feedback", "labels", "label")
 # HelpSteer2 and 3: below 0 the first is better, 0 is a tie
 SIGNED = ("preference_strength", "overall_preference", SIGNED_WINNER)
 # In place of a vote: how good each answer is, the higher the better.
@@ -346,6 +348,24 @@ def with_signs(names: Mapping[str, str]) -> dict[str, str]:
     it is known what they mean."""
     signed = names.get("winner") in SIGNED
     return {SIGNED_WINNER if signed and ours == "winner" else ours: theirs for ours, theirs in names.items()}
+
+
+def other_votes(raw: Raw, names: Mapping[str, str]) -> list[str]:
+    """A note on each vote of a row beside the one that is read, which may be for the other answer. `names` are --map's,
+    ours → theirs."""
+    if "chosen" in raw or (found := _names(raw)) is None:
+        return []
+    _, a, b, read = found
+    there = []
+    for name in WINNERS:
+        with suppress(BadRow):
+            if name in raw and name != read and _winner(raw, a, b, name):
+                there.append(name)
+    vote = names.get(read, read)
+    return [
+        f"the vote is {vote!r} and not {name!r}, which may say otherwise (--map winner={name} reads it)"
+        for name in there
+    ]
 
 
 def votes_beside(raw: Raw) -> Iterator[str]:
