@@ -417,6 +417,16 @@ NO_VOTES = [{"rank_a": 1, "rank_b": 2}, {"ranking_a": 1, "ranking_b": 2}, {"down
         (SIDED | {"cand_a_rating": 1, "cand_b_rating": 2}, "pairs", "score_a=cand_a_rating --map score_b=cand_b"),
         *((SIDED | more, "pairs", "--map winner=COLUMN") for more in NO_VOTES),
         (SIDED | NO_VOTES[0], "pairs", "(rank_a and rank_b would be read the wrong way round); "),
+        (
+            {"question": "q", "chosen_text": "a", "rejected_text": "b"},
+            "pairs",
+            "--map prompt=question --map chosen=chosen_text --map rejected=rejected_text; ",
+        ),
+        (
+            {"question": "q", "response_j": "a", "response_k": "b"},
+            "demos",
+            "--map prompt=question --map chosen=response_j --map rejected=response_k, if response_j is the better",
+        ),
         (ZERO_BASED | {"choice_id": "response_1"}, "pairs", "a vote: --map winner=choice_id; "),
         (ZERO_BASED | {"stars_0": 1, "stars_1": 2}, "pairs", "scores: --map score_a=stars_0 --map score_b=stars_1; "),
     ],

@@ -14,6 +14,7 @@ from prefcli.cli.main import app
 from prefcli.data import reading
 from prefcli.data.dataset import read_dataset
 from prefcli.data.formats.ranked import RankedRecords
+from prefcli.data.formats.registry import maps
 from prefcli.data.row import Row, Tie
 from prefcli.data.scan import scan
 from prefcli.errors import DataError
@@ -512,6 +513,16 @@ def test_an_answer_beside_a_label_is_a_labelled_one_whatever_they_are_called(jso
     mapped = found.notes[0].partition("read with ")[2].replace("'", "").split("--map ")[1:]
     again = scan("a.jsonl", purpose, names=[name.strip() for name in mapped])
     assert [row for _, row in again] == rows and not again.notes
+
+
+@pytest.mark.parametrize("names", [("chosen_response", "rejected_response"), ("Answer Chosen", "Answer Rejected")])
+@pytest.mark.parametrize("purpose", [None, "pairs", "demos"])
+def test_sides_that_are_called_chosen_need_no_map(jsonl, names, purpose):
+    row = {"instruction": "q", **dict(zip(names, ("x", "y"))), "preference": 1}
+    found = scan(str(jsonl("a.jsonl", row)), purpose)
+    assert (found.first().chosen, found.first().rejected) == ("x", "y")
+    assert found.notes[0].endswith(f"read with {maps(dict(zip(('chosen', 'rejected'), names)))}")
+    assert scan("a.jsonl", "prompts").first().chosen is None
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,8 @@ def scan(
     form = recognised.form
     refuse_unclear(path, form, (renamed(raw, wanted) for raw in _deciding(records)))
     _refuse_other_files(records, form, wanted)
-    if "chosen" in wanted and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
+    said = "chosen" in wanted and "chosen" not in own
+    if said and (votes := [name for name in votes_beside(first) if name not in wanted.values()]):
         raise DataError(
             f"{where}: --map chosen={wanted['chosen']} takes that answer as the better one in every row, and the "
             f"column {votes[0]!r} says which one is",

@@ -169,10 +169,11 @@ def _kind(fitting: list[Form], row: dict[str, Any]) -> Purpose:
 
 def implied(rows: Sequence[dict[str, Any]], purpose: Purpose | None) -> dict[str, str]:
     """What --map would have to say for the first rows to be of a format: a column of ours → theirs; {} where their own
-    names do, or nothing would. Case, blanks and what stands between words do not matter, and an answer with a label
-    beside its prompt is a labelled one, whatever the three are called."""
+    names do, or nothing would. Case, blanks and what stands between words do not matter, chosen_response is what chosen
+    is, and an answer with a label beside its prompt is a labelled one, whatever the three are called."""
     row, spelt = _filled(rows), _spelt(rows[0])
-    tried = [{}, spelt, *(_labelled(rows, sure=True) if purpose in ("labelled", "demos", None) else ())]
+    labelled = _labelled(rows, sure=True) if purpose in ("labelled", "demos", None) else ()
+    tried = [{}, spelt, spelt | _sides(row), *labelled]
     ranks = [_rank(renamed(row, names), purpose) for names in tried]
     return tried[ranks.index(min(ranks))]
 
@@ -238,6 +239,15 @@ def _spelt(row: Mapping[str, Any]) -> dict[str, str]:
     return {ours: name for name in row if (ours := spelling(name)) in READ and ours not in row}
 
 
+def _sides(row: Mapping[str, Any]) -> dict[str, str]:
+    """The two sides of a pair where they are called chosen_response and rejected_response, or after another answer."""
+    there = {spelling(name): name for name in row}
+    names = (name for answer in ANSWERS for name in (f"{{}}_{answer}", f"{answer}_{{}}"))
+    called = ({side: name.format(side) for side in ("chosen", "rejected")} for name in names)
+    found = next((one for one in called if set(one.values()) <= set(there)), {})
+    return {} if "chosen" in there or "rejected" in there else {side: there[name] for side, name in found.items()}
+
+
 def _filled(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first row; what is null there, of the first that has it."""
     return {
@@ -295,10 +305,14 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
     ):
         return "dialogues that end before the answer are prompts (for ppo, eval and sample); "
     questions = _of(row, votes.PROMPTS)
-    if questions and purpose != "prompts" and {"chosen", "rejected"} <= set(row):
-        return f"{maps({'prompt': questions[0]})}; "
-    if purpose in ("pairs", "labelled") and (sides := votes.like_sides(row)):
-        return f"{_two_answers(rows, questions, sides)}; "
+    sides = _sides(row)
+    if {"response_j", "response_k"} <= set(row):  # of StackExchange's pairs
+        sides = {"chosen": "response_j", "rejected": "response_k"}
+    if purpose != "prompts" and (sides or (questions and {"chosen", "rejected"} <= set(row))):
+        better = ", if response_j is the better answer" if "response_j" in sides.values() else ""
+        return f"{maps({'prompt': (*questions, 'COLUMN')[0]} | sides)}{better}; "
+    if purpose in ("pairs", "labelled") and (two := votes.like_sides(row)):
+        return f"{_two_answers(rows, questions, two)}; "
     if purpose == "prompts" and questions:
         return f"{maps({'prompt': questions[0]})}; "
     if (told := advice(rows, purpose)) and (purpose in ("labelled", "demos") or "helpfulness" in told):
