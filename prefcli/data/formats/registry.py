@@ -24,7 +24,7 @@ from prefcli.data.formats import (
     text,
     votes,
 )
-from prefcli.data.formats.fields import GRADES, NO_PRAISE, VOTES, score_of, words_of
+from prefcli.data.formats.fields import GRADES, NO_PRAISE, VOTES, as_list, score_of, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.records import renamed
 from prefcli.data.row import Row, is_verdict, label_of
@@ -57,6 +57,7 @@ READ = {
 }
 ANSWERS = ("completion", "answer", "response", "output", "reply", "generation", "text", "model_output",
            "model_response", "assistant")  # fmt: skip
+_MESSAGE = {"role", "content"}
 KINDS: tuple[Purpose, ...] = ("pairs", "labelled", "demos", "prompts")
 # What rows are taken for a purpose: the first kind that is there.
 TAKEN: dict[Purpose, tuple[Purpose, ...]] = {
@@ -300,6 +301,8 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
     row = _filled(rows)
     if {"message_id", "parent_id", "text"} <= set(row):
         return "of OASST only the files of trees are read (their rows have a message_tree_id and a prompt); "
+    if names := _dialogue(row, purpose):
+        return f"{maps(names)}; "
     if purpose != "prompts" and any(
         form.is_that_of(row) for form in (*messages.FORMS, *sharegpt.FORMS) if form.gives == "prompts"
     ):
@@ -323,6 +326,18 @@ def _nearest(rows: Sequence[dict[str, Any]], purpose: Purpose) -> str:
         form.name for form in forms if len(lacking[form.name]) == 1 and len(form.columns) > 1 + (purpose == "pairs")
     ]
     return f"the nearest format is {near[0]}, but {lacking[near[0]][0]} is missing; " if near else ""
+
+
+def _dialogue(row: dict[str, Any], purpose: Purpose) -> dict[str, str]:
+    """The --map of a column that by what it holds is a dialogue; {} where that would not do."""
+    for theirs in (name for name in row if spelling(name) not in READ):
+        for ours, keys in (("messages", _MESSAGE), ("prompt", _MESSAGE), ("conversations", {"from", "value"})):
+            found = renamed(row, {ours: theirs})
+            turns = as_list(found[ours])
+            if isinstance(turns, list) and turns and all(isinstance(one, dict) and keys <= set(one) for one in turns):
+                if _rank(found, purpose) == 0:
+                    return {ours: theirs}
+    return {}
 
 
 def _two_answers(rows: Sequence[dict[str, Any]], questions: Sequence[str], sides: tuple[str, str]) -> str:
