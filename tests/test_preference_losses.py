@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tiny_models import letters, tiny_lm
 from trl import DPOConfig as TRLDPOConfig
@@ -21,6 +21,7 @@ from prefcli.config.kto import KTOConfig
 from prefcli.errors import UsageError
 from prefcli.losses import PAIR_LOSSES, Terms, kto, reference_point
 from prefcli.models.packed import pack
+from prefcli.progress import SILENT, Reporter
 from prefcli.stages.dpo import DPOSteps, PairTrainer, not_in_trl, trl_options
 from prefcli.stages.kto import KTOSteps
 from prefcli.stages.reference import ReferenceLogps, reference_at_work
@@ -360,7 +361,7 @@ def test_kept_log_probabilities_that_were_changed_are_computed_anew(tmp_path, sp
     file = tmp_path / "logps.safetensors"
     first = ReferenceLogps(3, file)
     first.logps = torch.tensor([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0]])
-    first.save()
+    first.save(SILENT)
     if spoil == "half":
         file.write_bytes(file.read_bytes()[:-4])
     elif spoil != "as it was":
@@ -370,7 +371,7 @@ def test_kept_log_probabilities_that_were_changed_are_computed_anew(tmp_path, sp
     again = ReferenceLogps(3, file)
     assert again.known == (3 if spoil == "as it was" else 0)
     again.logps = first.logps
-    again.save()
+    again.save(SILENT)
     assert ReferenceLogps(3, file).known == 3
 
 
@@ -379,5 +380,23 @@ def test_what_each_of_several_processes_computed_is_kept(tmp_path):
     both = [ReferenceLogps(3, file) for _ in range(2)]
     both[0].logps[:2], both[1].logps[1:] = -1.0, -2.0
     for one in both:
-        one.save()
+        one.save(SILENT)
     assert ReferenceLogps(3, file).logps[:, 0].tolist() == [-1, -2, -2]
+
+
+@pytest.mark.parametrize("wrong", ["a file in the way", "a full disk"])
+def test_log_probabilities_that_cannot_be_kept_are_said_and_cost_no_training(tmp_path, monkeypatch, wrong):
+    def full(_tensors, file, _about):
+        file.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    folder, said, reporter = tmp_path / "kept", [], Reporter()
+    reporter.notice = said.append
+    monkeypatch.setattr("prefcli.stages.reference.save_file", full)
+    if wrong == "a file in the way":
+        folder.write_text("")
+    logps = ReferenceLogps(1, folder / "logps.safetensors")
+    logps.logps[:] = -1.0
+    logps.save(reporter)
+    assert len(said) == 1 and "cannot be kept" in said[0]
+    assert folder.is_file() or [path.name for path in folder.iterdir()] == [".lock"]

@@ -119,7 +119,7 @@ def train(inputs: Inputs, reporter: Reporter) -> Artifact | None:
         trainer = _trainer(run, opened, rows, held_out, share)
         done = trl_trainer.run(run, trainer, "dpo", opened.saves_merged)
         for logps in getattr(trainer, "references", []):
-            logps.save()
+            logps.save(reporter)
         return trl_trainer.finish(run, trainer, opened, FINAL, done)
 
 

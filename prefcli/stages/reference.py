@@ -6,7 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from prefcli.models.rows import Rows
 from prefcli.models.sharding import is_sharded, most
 from prefcli.models.shared import SharedRole, start_of
 from prefcli.models.tokenizers import check_tokenizer
+from prefcli.progress import Reporter
 from prefcli.stages.policy import Opened
 from prefcli.stages.session import Session
 
@@ -45,7 +46,7 @@ class ReferenceLogps:
     def __init__(self, pairs: int, file: Path | None, saved: Tensor | None = None) -> None:
         self.file = file
         self.logps = torch.full((pairs, 2), torch.nan) if saved is None else saved.clone()
-        if saved is None and file is not None and file.is_file():
+        if saved is None and file is not None:
             kept = _kept(file)
             if kept is not None and kept.shape == self.logps.shape:
                 self.logps = kept
@@ -78,23 +79,29 @@ class ReferenceLogps:
         self.logps[self.newest] = torch.nan
         self.newest.clear()
 
-    def save(self) -> None:
-        """Keep what was computed, beside what another process or run has kept meanwhile."""
+    def save(self, reporter: Reporter) -> None:
+        """Keep what was computed, beside what another process or run has kept meanwhile; where that cannot be, it is
+        said."""
         if self.file is None or self.known == self._known:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with one_at_a_time(self.file.parent):
-            kept = _kept(self.file) if self.file.is_file() else None
-            if kept is None or kept.shape != self.logps.shape:
-                kept = self.logps
-            logps = torch.where(self.logps.isnan(), kept, self.logps)
-            draft = self.file.with_suffix(f".{os.getpid()}")
-            save_file({"logps": logps}, draft, {SUM: _sum(logps)})
-            draft.replace(self.file)
+        draft = self.file.with_suffix(f".{os.getpid()}")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(self.file.parent):
+                kept = _kept(self.file)
+                if kept is None or kept.shape != self.logps.shape:
+                    kept = self.logps
+                logps = torch.where(self.logps.isnan(), kept, self.logps)
+                save_file({"logps": logps}, draft, {SUM: _sum(logps)})
+                draft.replace(self.file)
+        except (SafetensorError, OSError) as error:
+            with suppress(OSError):
+                draft.unlink()
+            reporter.notice(f"the reference's log-probabilities cannot be kept for a later run: {error}")
 
 
 def _kept(file: Path) -> Tensor | None:
-    """What was computed before; None where the file is broken or not as it was written: it is computed again."""
+    """What was computed before; None where there is no file, or it is broken or not as it was written."""
     try:
         with safe_open(file, "pt") as found:
             logps, expected = found.get_tensor("logps"), (found.metadata() or {}).get(SUM)
