@@ -36,6 +36,8 @@ from prefcli.stages.inputs import prepare
 from prefcli.stages.reference import cache_file
 from prefcli.stages.run import train
 
+CPU, FLOAT = torch.device("cpu"), torch.float32
+
 # compare: a model's answers to the prompts, and their scores
 
 SPEC = RewardSpec("gold", "python:g.py:score", None, Path("g.py"), "score", "digest of g.py")
@@ -97,15 +99,21 @@ def test_another_model_start_prompt_or_source_gives_other_scores(store, other):
     assert scores_key(store) == scores_key(store, batch_size=3, quiet=True)
 
 
-def test_scores_are_kept_for_the_device_the_dtype_and_the_versions_that_made_them(store, monkeypatch):
+def test_scores_are_kept_for_what_the_dtype_stands_for(store, monkeypatch):
     first = scores_key(store, device="cpu", dtype="float32")
-    assert scores_key(store, device="cpu", dtype="auto") == first  # what auto stands for
-    other = SimpleNamespace(__version__="another")
-    for name, value, dtype in (("pick_dtype", lambda *_: torch.bfloat16, "auto"), ("__version__", "another", "float32"),
-                               ("torch", other, "float32"), ("transformers", other, "float32")):  # fmt: skip
+    assert scores_key(store, device="cpu", dtype="auto") == first
+    monkeypatch.setattr(scores_module, "pick_dtype", lambda *_: torch.bfloat16)
+    assert scores_key(store, device="cpu", dtype="auto") not in (None, first)
+
+
+@pytest.mark.parametrize("of", [scores_key, lambda _: logps_file(), lambda _: causes("one", EvalConfig(), CPU, FLOAT)],
+                         ids=["scores", "log-probabilities", "causes"])  # fmt: skip
+def test_what_is_kept_is_kept_for_the_versions_that_made_it(store, monkeypatch, of):
+    first = of(store)
+    for name in ("prefcli.models.devices.__version__", "torch.__version__", "transformers.__version__"):
         with monkeypatch.context() as patch:
-            patch.setattr(scores_module, name, value)
-            assert scores_key(store, device="cpu", dtype=dtype) not in (None, first), name
+            patch.setattr(name, "another")
+            assert of(store) not in (None, first), name
 
 
 @pytest.mark.parametrize(
@@ -121,14 +129,15 @@ IDS = [{"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]},
        {"prompt_ids": [6], "chosen_ids": [7], "rejected_ids": [8, 9]}]  # fmt: skip
 
 
-def logps_file(digest="r", dtype=torch.float32, pairs=IDS, **how):
-    return cache_file(Path("runs"), digest, dtype, pairs, **how)
+def logps_file(digest="r", device="cpu", dtype=torch.float32, pairs=IDS, **how):
+    return cache_file(Path("runs"), digest, torch.device(device), dtype, pairs, **how)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         {"digest": "another"},
+        {"device": "cuda"},
         {"dtype": torch.bfloat16},
         {"in_4bit": True},
         {"packed": False},
@@ -305,20 +314,19 @@ def test_a_hub_model_counts_by_the_commit_in_the_cache(key_of, own_folder, monke
 
 @pytest.mark.parametrize("config", [SampleConfig, ScoreConfig, LabelConfig, EvalConfig])
 def test_unfinished_work_is_of_every_option_that_decides_it_and_of_what_it_runs_on(config):
-    cpu = torch.device("cpu")
-    usual = causes("one", config(), cpu, torch.float32, data=["d"])
+    usual = causes("one", config(), CPU, FLOAT, data=["d"])
     others = [
-        causes("two", config(), cpu, torch.float32, data=["d"]),
-        causes("one", config(), torch.device("meta"), torch.float32, data=["d"]),
-        causes("one", config(), cpu, torch.bfloat16, data=["d"]),
-        causes("one", config(), cpu, torch.float32, data=["other"]),
+        causes("two", config(), CPU, FLOAT, data=["d"]),
+        causes("one", config(), torch.device("meta"), FLOAT, data=["d"]),
+        causes("one", config(), CPU, torch.bfloat16, data=["d"]),
+        causes("one", config(), CPU, FLOAT, data=["other"]),
     ]
     named = key_fields(config())
-    others += [causes("one", dataclasses.replace(config(), **{name: "another"}), cpu, torch.float32, data=["d"])
+    others += [causes("one", dataclasses.replace(config(), **{name: "another"}), CPU, FLOAT, data=["d"])
                for name in named if name not in ("data", "dtype", "device")]  # fmt: skip
     assert all(other != usual for other in others) and len(named) > 5
     for name in ("json", "quiet", "debug", "runs"):
-        assert causes("one", dataclasses.replace(config(), **{name: "x"}), cpu, torch.float32, data=["d"]) == usual
+        assert causes("one", dataclasses.replace(config(), **{name: "x"}), CPU, FLOAT, data=["d"]) == usual
 
 
 def test_a_reward_and_a_judge_count_by_what_they_are(tmp_path):

@@ -11,10 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
-import torch
-import transformers
-
-from prefcli import __version__
 from prefcli.artifacts.commands import REWARD
 from prefcli.artifacts.parts import ALONE, unfinished
 from prefcli.artifacts.references import Reference, resolve
@@ -29,7 +25,7 @@ from prefcli.evaluation.measured import Setting, measure, measuring
 from prefcli.evaluation.placement import Placement
 from prefcli.evaluation.prompts import short_ones
 from prefcli.files import digest_json, write_atomically
-from prefcli.models.devices import pick_device, pick_dtype
+from prefcli.models.devices import computed_on, pick_device, pick_dtype
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import Reporter
 from prefcli.rewards.grammar import RewardSpec, parse_rewards, refuse_language_model
@@ -108,9 +104,8 @@ class Scores:
             return None
         c = self.config
         how = [SCORING, c.max_prompts, c.max_prompt_length, c.max_new_tokens, c.temperature, c.seed]
-        on = [self._place.device.type, str(self._place.dtype), __version__, torch.__version__, transformers.__version__]
         named = [[spec.name, spec.function, spec.label] for spec in self.specs]
-        return digest_json([digests, named, self._data, how, on])[:32]
+        return digest_json([digests, named, self._data, how, computed_on(self._place.device, self._place.dtype)])[:32]
 
     @cached_property
     def _place(self) -> Placement:

@@ -6,29 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 
-from prefcli import __version__
 from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.base import key_fields
+from prefcli.models.devices import computed_on
 from prefcli.rewards.grammar import RewardSpec
 from prefcli.urls import address, is_url
 
 
 def causes(command: str, config: Any, device: torch.device, dtype: torch.dtype, **found: Any) -> dict[str, Any]:
-    """A JSON object: the options, those that name a file or a model by what they name (`found`), and what it runs on.
-
-    Threads and processes are not among them: they change a result by rounding alone.
-    """
-    return {
-        "command": command,
-        **key_fields(config),
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "versions": [__version__, torch.__version__, transformers.__version__],
-        **found,
-    }
+    """A JSON object: the options, those that name a file or a model by what they name (`found`), and what it runs
+    on."""
+    return {"command": command, **key_fields(config), **computed_on(device, dtype), **found}
 
 
 def of_model(reference: Reference | None) -> list[str | None] | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import Any
 
 import torch
+import transformers
 
+from prefcli import __version__
 from prefcli.errors import UsageError
 from prefcli.memory.devices import cpu_dtype
 
@@ -49,6 +52,18 @@ def pick_dtype(name: str, device: torch.device, parameters: int = 0) -> torch.dt
         return torch.bfloat16 if has_bfloat16 else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def computed_on(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """A JSON object of what decides the last digits of a result beside its inputs, for the key of what is kept of it.
+
+    Threads and processes are not among them: they change a result by rounding alone.
+    """
+    return {
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "versions": [__version__, torch.__version__, transformers.__version__],
+    }
 
 
 def _computes_in_bfloat16(device: torch.device) -> bool:

@@ -230,7 +230,7 @@ def _logps(run: Session, opened: Opened, parts: list[Examples], packed: bool) ->
         if rows.whole:
             split, weights, merge = run.mesh is not None, run.trained_dtype, is_merged(run, opened)
             root = run.inputs.store.root
-            file = cache_file(root, digest, run.dtype, rows, in_4bit, packed, split, weights, merge)
+            file = cache_file(root, digest, run.device, run.dtype, rows, in_4bit, packed, split, weights, merge)
         found.append(ReferenceLogps(len(rows), file, before))
     return found
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from prefcli.artifacts.unfinished import one_at_a_time
+from prefcli.files import digest_json
 from prefcli.models.adapters import merged
+from prefcli.models.devices import computed_on
 from prefcli.models.generation import evaluation_mode
 from prefcli.models.loading import is_adapter, load_policy
 from prefcli.models.logps import runs_packed, token_logps
@@ -117,6 +119,7 @@ def _sum(logps: Tensor) -> str:
 def cache_file(
     root: Path,
     digest: str | None,
+    device: torch.device,
     dtype: torch.dtype,
     pairs: Sequence[dict[str, Any]],
     in_4bit: bool = False,
@@ -128,13 +131,15 @@ def cache_file(
     """Where the values of this reference (by digest, how it is held and how its rows run) on these ids are kept.
 
     It computes in `dtype` with `weights`, which in 16 bits are float32 under autocast or narrow themselves; `merge`:
-    its adapter is merged. On rows of another kind the last digits differ, and a first loss would not be exact.
+    its adapter is merged. On rows of another kind, another kind of device or under other versions the last digits
+    differ, and a first loss would not be exact.
     """
     if digest is None:
         return None
     held, rows = "nf4" if in_4bit else "whole", "packed" if packed else "padded"
     held = "split" if split and dtype != torch.float32 else held  # norms and embeddings are rounded when gathered
-    key = hashlib.sha256(f"{digest} {dtype} {weights} {held} {'merged' if merge else 'plain'} {rows}".encode())
+    how = [digest, computed_on(device, dtype), str(weights), held, "merged" if merge else "plain", rows]
+    key = hashlib.sha256(digest_json(how).encode())
     for pair in pairs:
         for name in ("prompt_ids", "chosen_ids", "rejected_ids"):
             key.update(array("q", [len(pair[name]), *pair[name]]).tobytes())
