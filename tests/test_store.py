@@ -129,6 +129,15 @@ def test_names_that_are_fine(store, make_artifact, name):
     assert make_artifact(name, stage="sft").ref == f"{name}@v1"
 
 
+def test_a_name_in_another_case_is_refused_where_the_disk_takes_both_for_one(store, make_artifact):
+    made = make_artifact("sft")
+    assert make_artifact("Sft", stage="sft").ref == "Sft@v1"  # another directory: fine
+    (store.root / "SFT").symlink_to("sft")  # as a disk that does not tell case apart shows it
+    with pytest.raises(UsageError, match="--name SFT: on this disk it is the directory of sft"), store.writer("SFT"):
+        raise AssertionError("not reached")
+    assert store.newest("sft") == made
+
+
 # Writers
 
 

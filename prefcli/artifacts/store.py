@@ -176,13 +176,20 @@ class Store:
     def writer(self, name: str, key: str | None = None) -> Iterator[Draft]:
         """A version being written: the unfinished one with this key, or a new one.
 
-        On any exception, Ctrl-C included, what has no saved state is removed.
+        On any exception, Ctrl-C included, what has no saved state is removed. Raises UsageError: the disk takes the
+        name for another one, in other case, whose versions would have manifests of two names.
         """
         folder = self.root / check_name(name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise SurroundingsError(f"{error.filename} is in the way: it is not a directory", RUNS_HINT) from error
+        for entry in self.root.iterdir():
+            if entry.name != name and entry.name.casefold() == name.casefold() and entry.samefile(folder):
+                raise UsageError(
+                    f"--name {name}: on this disk it is the directory of {entry.name}",
+                    f"use --name {entry.name}, or a name that differs in more than case",
+                )
         for path in candidates(folder, key):
             alive.await_silence(path)
         with one_at_a_time(folder):
