@@ -832,6 +832,19 @@ def test_a_state_of_a_stop_goes_with_the_next_and_one_that_is_kept_stays(store):
         assert draft.steps == [4]
 
 
+def test_a_state_that_goes_or_is_replaced_is_renamed_before_it_is_removed(store, monkeypatch):
+    """A kill while it is removed leaves no half of it under a step's name."""
+    rmtree, removed = shutil.rmtree, []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **more: (removed.append(Path(path).name), rmtree(path, **more)))
+    with store.writer("sft", "key") as draft:
+        for number, step in enumerate((1, 1, 2)):
+            with draft.save(step, keep=False) as folder:
+                (folder / "weights").write_text(str(number))
+            assert draft.steps == [step] and (draft.state(step) / "weights").read_text() == str(number)
+            assert [path.name for path in (draft.path / "state").iterdir()] == [f"step{step}"]
+        assert removed and not [name for name in removed if unfinished.STEP.fullmatch(name)]
+
+
 def test_a_finished_version_keeps_no_state_of_a_stop_and_a_state_without_a_model_is_no_kept_step(store):
     """One that was saved before --keep-state was given has no model."""
     with store.writer("sft") as draft:

@@ -247,13 +247,15 @@ class Draft:
         except BaseException:  # on a full disk what is left of it would be in the way
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        older = [number for number in self.steps if not keep or self.for_a_stop(number)]
-        shutil.rmtree(self.state(step), ignore_errors=True)
+        older = [number for number in self.steps if number != step and (not keep or self.for_a_stop(number))]
+        replaced = aside.with_name(f"step{step}.replaced.partial")
+        if step in self.steps:
+            os.rename(self.state(step), replaced)
         os.rename(aside, self.state(step))
         sync(aside.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
         for number in older:
-            if number != step:
-                self.forget(number)
+            self.forget(number)
 
     def for_a_stop(self, step: int) -> bool:
         """Whether a saved state is there because of a signal alone."""
