@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -760,6 +761,22 @@ def test_a_full_disk_ends_with_exit_7_and_leaves_nothing(prefcli, own_folder, mo
     result = prefcli("ls")
     assert result.exit_code == 7 and "No space left" in result.stderr and "--runs" in result.stderr
     assert versions_below(own_folder) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EACCES, errno.ENOTSUP, errno.EIO])
+def test_a_disk_that_keeps_no_directory_at_once_makes_versions_and_one_that_fails_none(store, monkeypatch, number):
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode) or broken:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for broken in (False, True):
+        fails = broken or number == errno.EIO
+        with pytest.raises(OSError) if fails else nullcontext(), store.writer("sft") as draft:
+            with draft.save(1, keep=False) as folder:
+                write(folder / "model" / "weights", "x")
+            draft.finish(manifest(draft.version))
+    assert store.versions("sft") == ([] if number == errno.EIO else [1])
 
 
 def test_a_file_size_limit_is_an_error_of_the_surroundings(own_folder):

@@ -215,9 +215,15 @@ def clear_abandoned(folder: Path) -> dict[str, str]:
 
 
 def sync(path: Path) -> None:
-    """Ask the disk to keep it: a rename must not outlive the bytes it names."""
-    handle = os.open(path, os.O_RDONLY)
+    """Ask the disk to keep it: a rename must not outlive the bytes it names. A directory is passed over where that
+    cannot be asked of one: on vboxsf, CIFS and Windows."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        cannot = (errno.EINVAL, errno.EBADF, errno.EACCES, errno.ENOTSUP)
+        if not (error.errno in cannot and path.is_dir()):
+            raise
