@@ -13,10 +13,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import versions_below, write
+from conftest import artifact_in, versions_below, write
 
 from prefcli.artifacts import garbage, parts, removing
 from prefcli.artifacts.garbage import CACHES
+from prefcli.artifacts.manifest import write_manifest
+from prefcli.artifacts.places import places_of
 from prefcli.artifacts.store import Store
 from prefcli.cli import gc as command
 from prefcli.files import written_whole
@@ -89,6 +91,30 @@ def test_a_parent_may_be_named_by_a_step_or_a_path(prefcli, family, make_artifac
     loaded["parents"] = {"model": {"ref": parent.format(path=family[0].path), "digest": "x"}}
     write(child.path / "manifest.json", json.dumps(loaded))
     refused(prefcli("rm", "sft@v1", "dpo@v1"), "ppo@v1")
+
+
+def made_from(child, path, ref):
+    """Note that a version was made from what lies at a path, as training notes it."""
+    child.manifest.parents = {"model": {"ref": ref, "digest": "x", "places": places_of(path, child.path)}}
+    write_manifest(child.manifest, child.path)
+
+
+def test_a_parent_in_another_store_is_not_the_version_of_its_name_here(prefcli, own_folder, make_artifact):
+    make_artifact("sft")
+    made_from(make_artifact("ppo"), artifact_in(Store(own_folder / "other"), "sft").model_path, "sft@v1")
+    assert listed(prefcli("rm", "sft@v1")) == ["sft@v1"]
+
+
+@pytest.mark.parametrize("linked", ["sft/v1", "ppo/v1", None])
+def test_a_parent_with_a_place_in_this_store_stays_be_it_or_its_child_a_link(
+    prefcli, own_folder, make_artifact, linked
+):
+    sft, ppo = make_artifact("sft"), make_artifact("ppo")
+    made_from(ppo, sft.model_path, "sft@v1:step4")
+    if linked:
+        shutil.move(own_folder / "runs" / linked, own_folder / "big/of/it")
+        (own_folder / "runs" / linked).symlink_to(own_folder / "big/of/it")
+    refused(prefcli("rm", "sft@v1"), "ppo@v1 was made from it")
 
 
 def test_an_adapters_base_is_its_parent(prefcli, family, make_artifact):

@@ -174,8 +174,8 @@ def _parents(version: Version, store: Store) -> set[Path]:
         text = ""
     try:
         told: Any = json.loads(text)["parents"].values()
-        refs = [parent["ref"] for parent in told]
-        refs += [os.path.join(version.path, place) for parent in told for place in parent.get("places", [])]
+        # What has places was not found by its name, which may be another's in this store.
+        refs = [ref for parent in told for ref in _places(parent, version) or [parent["ref"]]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         refs = [mention[0] for mention in _MENTION.finditer(text)]  # damaged: whatever it may be made from
     found = {place for ref in refs if isinstance(ref, str) and (place := _place(ref, store)) is not None}
@@ -193,15 +193,19 @@ def _parents(version: Version, store: Store) -> set[Path]:
     return found | {place for base in bases if (place := _place(base, store)) is not None}
 
 
+def _places(parent: dict[str, Any], version: Version) -> list[str]:
+    return [os.path.abspath(os.path.join(version.path, place)) for place in parent.get("places", [])]
+
+
 def _place(ref: str, store: Store) -> Path | None:
-    """The version that a reference or a path leads to; None for what is not of this store."""
+    """The version that a reference or a path leads to, as it is written or by links; None for what is not of this
+    store."""
     mention = _MENTION.match(ref)
     if mention is not None:
         return store.root / mention[1] / f"v{mention[2]}"
     for path in (ref, os.path.join(store.root.parent, ref)):  # relative to where the store lies, most often
-        if os.path.isdir(path):
-            real = Path(path).resolve()
-            root = store.root.resolve()
-            if root in real.parents and len(parts := real.relative_to(root).parts) >= 2:
+        for seen in (os.path.abspath, os.path.realpath) if os.path.isdir(path) else ():
+            place, root = Path(seen(path)), Path(seen(store.root))
+            if root in place.parents and len(parts := place.relative_to(root).parts) >= 2:
                 return store.root / parts[0] / parts[1]
     return None
