@@ -876,3 +876,12 @@ def test_a_finished_version_keeps_no_state_of_a_stop_and_a_state_without_a_model
     assert expand("sft:steps", store) == ["sft@v1:step2", "sft@v1"] == expand("sft@*:steps", store)
     with pytest.raises(ArtifactError, match="that step was not kept \\(kept: 2\\)"):
         resolve("sft@v1:step1", store)
+
+
+def test_where_no_step_was_kept_the_command_that_keeps_them_makes_the_run_again(store, make_artifact):
+    """Without --force it would find the run done."""
+    make_artifact("sft")
+    for find, text in ((resolve, "sft@v1:step1"), (expand, "sft:steps")):
+        with pytest.raises(ArtifactError) as error:
+            find(text, store)
+        assert "--keep-state" in say(error) and "--force" in say(error)

@@ -144,7 +144,7 @@ def expand(text: str, store: Store) -> list[str]:
     artifact = resolve(name, store).artifact
     steps = kept_steps(artifact.path) if artifact is not None else []
     if artifact is None or not steps:
-        raise ArtifactError(f"{text}: no steps were kept", "make it again with --keep-state, and --save-every")
+        raise ArtifactError(f"{text}: no steps were kept", "make it again with --keep-state, --save-every and --force")
     last = [] if steps[-1] == artifact.manifest.resources.get("steps") else [artifact.ref]
     return [f"{artifact.ref}:step{step}" for step in steps] + last
 
@@ -189,7 +189,7 @@ def _from_step(text: str, artifact: Artifact, step: int, store: Store) -> Refere
     """A state that was kept beside the final model: opened as the directory that it is."""
     steps = kept_steps(artifact.path)
     if step not in steps:
-        known = ", ".join(map(str, steps)) or "none: make it again with --keep-state"
+        known = ", ".join(map(str, steps)) or "none: make it again with --keep-state --force"
         raise ArtifactError(f"{text}: that step was not kept (kept: {known})", "see: prefcli show " + artifact.ref)
     store.verify(artifact)
     part = f"state/step{step}/model"

@@ -360,7 +360,7 @@ def kept_state(policy: Reference) -> Path:
     if not (folder / VALUES).is_file():
         raise ArtifactError(
             f"--carry-optimizer: {policy.shown} has no optimizer's state",
-            "make it with: prefcli ppo --keep-state; or leave --carry-optimizer out",
+            "make it with: prefcli ppo --keep-state --force; or leave --carry-optimizer out",
         )
     return folder
 
