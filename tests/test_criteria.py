@@ -268,6 +268,15 @@ def test_fewer_alarms_and_leaps_are_ahead_of_single_runs_and_over_seeds(world, w
     assert seeds.winner == better and not seeds.of_single_runs and "4 runs" in seeds.figures[better].source
 
 
+def test_steps_with_an_alarm_are_of_all_steps_however_often_held_out_rows_were_measured(world):
+    steps = [{"step": 1}, {"step": 2, "alarm/loss": 1.0}, {"step": 3}, {"step": 4}]
+    measured = [row for step in steps for row in (step, {"step": step["step"], "eval_loss": 1.0})]
+    world.ppo(world.rm(), steps)
+    world.dpo(measured)
+    found = by_name(stability(world.routes(), None))["steps with an alarm"]
+    assert found.figures["dpo@v1"].value == 0.25
+
+
 def test_a_repetition_counts_with_all_that_it_was_made_from(world):
     """A reward model that starts from a model of its own: that one too, of every seed."""
     own = world._made("sft", (), {"model": world.sft}, {}, {"train_seconds": 5.0})
