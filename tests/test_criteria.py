@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import artifact_in, write
 
+from prefcli.artifacts.manifest import write_manifest
 from prefcli.artifacts.references import resolve
 from prefcli.comparison import run as comparing
 from prefcli.comparison.figures import welch_interval
@@ -379,6 +380,37 @@ def test_of_several_changes_the_newest_is_taken(world):
             path.write_text(path.read_text().replace("2026-01-01T", f"{day}T"))
     routes = world.routes()
     assert [change.final.ref for route in routes for change in changes(route, routes).values()] == ["ppo@v2", "dpo@v2"]
+
+
+@pytest.mark.parametrize("stage", ["rm", "ppo", "dpo"])
+def test_a_change_of_which_a_run_was_stopped_is_none(world, stage):
+    world.ppo(world.rm()), world.dpo()
+    rm = world.rm(data=OTHER_PAIRS, train_seconds=1.0)
+    runs = {"rm": rm, "ppo": world.ppo(rm), "dpo": world.dpo(data=OTHER_PAIRS)}
+    routes = world.routes()
+    assert [len(changes(route, routes)) for route in routes] == [1, 1]
+    stop(runs[stage])
+    assert [len(changes(route, routes)) for route in routes] == ([1, 0] if stage == "dpo" else [0, 1])
+
+
+def stop(artifact):
+    artifact.manifest.status = "stopped"
+    write_manifest(artifact.manifest, artifact.path)
+
+
+def test_a_route_that_was_stopped_is_compared_alone_and_said_to_be_stopped(world, prefcli):
+    for seed in range(2):
+        rm = world.rm(seed=seed, train_seconds=1.0)
+        world.ppo(rm, seed=seed, train_seconds=10.0), world.dpo(seed=seed, train_seconds=5.0)
+    stop(world.ppo(rm, train_seconds=2.0))
+    result = prefcli("compare", "ppo@v3", "dpo@v1", "--json")
+    found = json.loads(result.stdout)
+    assert [route["stopped"] for route in found["routes"]] == [["ppo@v3"], []]
+    assert "ppo@v3 was stopped before its end" in result.stderr
+    seconds = {c["criterion"]: c for c in found["criteria"]}["training time"]["measures"][0]
+    assert seconds["figures"]["ppo@v3"]["value"] == 3.0 and seconds["of_single_runs"]
+    assert "rm@v2 → ppo@v3 (stopped)" in prefcli("compare", "ppo@v3", "dpo@v1").stdout
+    assert "stopped" not in prefcli("compare", "ppo@v2", "dpo@v1").stdout
 
 
 def test_files_that_were_held_out_are_no_pairs_that_preferences_were_learnt_from(world):

@@ -76,6 +76,21 @@ def test_another_parent_makes_no_sibling(made, store):
     assert refs(siblings(one, store, "seed")) == [one.ref]
 
 
+def test_a_run_that_was_stopped_is_like_no_other(made, store):
+    stopped, one = made("dpo", status="stopped"), made("dpo", "again")
+    made("dpo", "other", beta=0.5), made("dpo", "seed", seed=1)
+    assert siblings(stopped, store, "seed") == [stopped] and varied(stopped, store) == {}
+    assert siblings(one, store, "seed")[0] == one and varied(one, store).keys() == {"beta"}
+
+
+def test_a_policy_on_a_reward_model_that_was_stopped_repeats_none_on_a_finished_one(made, store):
+    rms = [made("rm", f"rm{seed}", seed=seed, status="complete" if seed else "stopped") for seed in range(3)]
+    ppo = [made("ppo", f"p{seed}", seed=seed, parents={"reward/rm": rm}) for seed, rm in enumerate(rms)]
+    again = made("ppo", "again", seed=7, parents={"reward/rm": rms[0]})  # on the very same one
+    assert siblings(ppo[0], store, "seed") == [ppo[0], again] and siblings(ppo[1], store, "seed") == ppo[1:]
+    assert setting(ppo[0], store) == setting(again, store) != setting(ppo[1], store) == setting(ppo[2], store)
+
+
 def test_circumstances_and_paths_make_no_difference(made, store):
     one = made("dpo", data=[FILE], runs="a", json=True)
     other = made("dpo", "other", data=[{**FILE, "path": "copy.jsonl"}], runs="b", quiet=True, seed=1)

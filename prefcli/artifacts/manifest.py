@@ -50,6 +50,11 @@ class Manifest:
         return STAGES[self.stage].scores
 
     @property
+    def stopped(self) -> bool:
+        """Whether a watcher stopped the run before its end."""
+        return self.status == "stopped"
+
+    @property
     def bases(self) -> dict[str, dict[str, Any]]:
         """The base of each of its adapters (model, value): {"ref", "digest", "places"}.
 

@@ -115,7 +115,8 @@ def score_line(result: dict[str, Any]) -> str:
 def _criteria(result: dict[str, Any]) -> Table:
     refs = [route["ref"] for route in result["routes"]]
     title = f"from {result['ancestor']}: " + " against ".join(
-        f"{r['route']} ({' → '.join(r['artifacts'])})" for r in result["routes"]
+        f"{r['route']} ({' → '.join(ref + ' (stopped)' * (ref in r['stopped']) for ref in r['artifacts'])})"
+        for r in result["routes"]
     )
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     table.add_column("criterion", no_wrap=True)

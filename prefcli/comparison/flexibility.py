@@ -72,7 +72,7 @@ def flexibility(routes: Routes, scores: Scores | None) -> Criterion:
 
 def changes(route: Route, routes: Routes) -> dict[tuple[str, ...], Route]:
     """The runs of the store that took the same route, with the same options, for other pairs: by those pairs, what was
-    made for them, the policy last. The newest first, and of the same pairs the newest alone."""
+    made for them, the policy last. The newest first, and of the same pairs the newest alone; none that was stopped."""
     store, own = routes.store, pairs_of(route.final, route.artifacts)
     mine = {artifact.ref for artifact in route.artifacts}
     start, asked = routes.start.shown, _asked(route.final)
@@ -82,6 +82,8 @@ def changes(route: Route, routes: Routes) -> dict[tuple[str, ...], Route]:
         if artifact.ref in mine or start not in chain or chain[start] != routes.start.digest:
             continue
         behind = reward_models(artifact.manifest, store)
+        if any(made.manifest.stopped for made in (*behind, artifact)):
+            continue
         pairs = pairs_of(artifact, [*behind, artifact])
         if pairs and pairs != own and _asked(artifact) == asked:
             found.setdefault(tuple(pairs), Route(artifact, tuple(_made_again(artifact, route, store))))

@@ -96,7 +96,7 @@ def _points(refs: list[str], store: Store, reporter: Reporter) -> dict[str, list
         refuse_reward_model(resolve(artifact.ref, store))
         if artifact.ref not in kin:
             kin[artifact.ref], why = setting(artifact, store), ""
-            if artifact.manifest.status != "complete":
+            if artifact.manifest.stopped:
                 why = "was stopped before its end"
             elif (same := first.setdefault((match["name"], kin[artifact.ref], *repetition(artifact, store)),
                                            artifact.ref)) != artifact.ref:  # fmt: skip

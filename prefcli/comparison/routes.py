@@ -39,6 +39,11 @@ class Route:
         """The reward models that it was trained against."""
         return [artifact for artifact in self.artifacts if artifact.manifest.scores]
 
+    @property
+    def stopped(self) -> list[str]:
+        """Those of its artifacts that a watcher stopped before their end."""
+        return [artifact.ref for artifact in self.artifacts if artifact.manifest.stopped]
+
 
 @dataclass(frozen=True)
 class Routes:
@@ -55,7 +60,8 @@ class Routes:
 
     @cached_property
     def repetitions(self) -> dict[str, list[list[Artifact]]]:
-        """Each route and its repetitions with other seeds: what was made after the ancestor, the policy last."""
+        """Each route and its repetitions with other seeds (none of a policy that was stopped): what was made after the
+        ancestor, the policy last."""
         found: dict[str, list[list[Artifact]]] = {route.ref: [] for route in self.routes}
         for route in self.routes:
             for final in siblings(route.final, self.store, over="seed"):

@@ -44,6 +44,8 @@ def compare(config: CompareConfig, reporter: Reporter) -> dict[str, Any]:
     """
     store = Store(config.runs)
     routes = read_routes(list(config.refs), store)
+    for ref in dict.fromkeys(ref for route in routes for ref in route.stopped):
+        reporter.notice(f"{ref} was stopped before its end: what is compared is what was trained until then")
     own = list({reward.ref: reward for route in routes for reward in route.rewards}.values())
     scores = open_scores(config, store, routes.start, own, reporter, causes(routes))
     judged = scores if scores and scores.independent else None  # one that a route was trained against favours it
@@ -58,6 +60,7 @@ def compare(config: CompareConfig, reporter: Reporter) -> dict[str, Any]:
                 "route": route.kind,
                 "stages": [artifact.manifest.stage for artifact in route.artifacts],
                 "artifacts": [artifact.ref for artifact in route.artifacts],
+                "stopped": route.stopped,
             }
             for route in routes
         ],

@@ -23,7 +23,8 @@ FREE = {"seed": frozenset({SEED}), "rows": frozenset({SEED, ROWS})}
 
 
 def siblings(artifact: Artifact, store: Store, over: Literal["seed", "rows"]) -> list[Artifact]:
-    """All complete artifacts of the store, itself among them, that differ from it in the seed alone.
+    """It and all complete artifacts of the store that differ from it in the seed alone; of one that was stopped it
+    alone.
 
     With `over="rows"` also in how many rows they were trained on: `rows_of` says how many each was. A ppo artifact is
     a sibling whose reward model is the same or a sibling. Of two artifacts of the very same run (under two names, made
@@ -31,7 +32,7 @@ def siblings(artifact: Artifact, store: Store, over: Literal["seed", "rows"]) ->
     the order of seed and rows.
     """
     found = [other for other in _others(artifact, store) if _same(artifact, other, store, FREE[over])]
-    distinct = {repetition(item, store): item for item in reversed([*_itself(artifact), *found])}
+    distinct = {repetition(item, store): item for item in reversed([artifact, *found])}
     return sorted(distinct.values(), key=lambda item: (rows_of(item, store) or 0, seed_of(item), item.ref))
 
 
@@ -47,13 +48,14 @@ def setting(artifact: Artifact, store: Store) -> str:
     options = {name: value for name, value in causal_options(manifest).items() if name != SEED}
     parents = {}
     for role, parent in manifest.parents.items():
-        held = parent_of(manifest, role, store) if _repeated(role) else None
+        held = _repeated(manifest, role, store)
         parents[role] = _identity(parent) if held is None else setting(held, store)
     return digest_json([manifest.stage, options, parents, _data(manifest)])
 
 
 def varied(artifact: Artifact, store: Store) -> dict[str, list[Artifact]]:
-    """Complete artifacts that differ from it in exactly one hyperparameter, by its name, each in the order of values.
+    """Complete artifacts that differ from it in exactly one hyperparameter, by its name, each in the order of values;
+    none of one that was stopped.
 
     The seed is none: they may have any. Data, rows and parents are the same, as for `siblings` over the seed.
     """
@@ -131,15 +133,13 @@ def of_stage(stage: str, store: Store) -> list[Artifact]:
     return found
 
 
-def _itself(artifact: Artifact) -> list[Artifact]:
-    return [artifact] if artifact.manifest.status == "complete" else []
-
-
 def _others(artifact: Artifact, store: Store) -> list[Artifact]:
-    """Complete artifacts of the same stage."""
+    """Complete artifacts of the same stage. One that was stopped is like none of them, whatever made it."""
+    if artifact.manifest.stopped:
+        return []
     own = artifact.path.resolve()
     found = of_stage(artifact.manifest.stage, store)
-    return [other for other in found if other.manifest.status == "complete" and other.path.resolve() != own]
+    return [other for other in found if not other.manifest.stopped and other.path.resolve() != own]
 
 
 def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) -> bool:
@@ -156,15 +156,14 @@ def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) ->
 def _same_parent(a: Manifest, b: Manifest, role: str, store: Store, free: frozenset[str]) -> bool:
     if _identity(a.parents[role]) == _identity(b.parents[role]):
         return True
-    if not _repeated(role):
-        return False
-    one, other = parent_of(a, role, store), parent_of(b, role, store)
+    one, other = _repeated(a, role, store), _repeated(b, role, store)
     return one is not None and other is not None and _same(one, other, store, free)
 
 
-def _repeated(role: str) -> bool:
-    """Whether a repetition may have trained its own."""
-    return role.startswith(REWARD) or role == "value_init"
+def _repeated(manifest: Manifest, role: str, store: Store) -> Artifact | None:
+    """The parent in that role, where a repetition may have trained its own: it was not stopped."""
+    held = parent_of(manifest, role, store) if role.startswith(REWARD) or role == "value_init" else None
+    return None if held is None or held.manifest.stopped else held
 
 
 def _identity(parent: dict[str, Any]) -> Any:
