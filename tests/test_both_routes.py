@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_eval_command import keep_steps
 
 from prefcli.comparison import both_routes
 from prefcli.comparison.both_routes import Budget, parse_budget, predicted_bytes, run_both
@@ -100,12 +101,22 @@ def test_the_steps_that_seconds_came_to_are_kept_for_the_same_command_alone(stan
     assert names_and_steps(rm, ppo, dpo)[0] == trained
 
 
-def test_the_start_may_be_an_artifact_of_the_store_when_seconds_are_given(chain, stand_in):
+@pytest.mark.parametrize("start", ["sft", "ppo@v1:step1", "tiny"])
+def test_any_model_of_the_store_may_be_named_when_seconds_are_given(chain, stand_in, start):
+    """The trial steps are run in another store, which does not know its name."""
+    keep_steps(chain, step1="sft")
     asked, configs = stand_in
-    configs = [replace(config, model="sft") for config in configs]
-    run_both(*configs, Budget("seconds", 40), Reporter())
-    assert {inputs.references["model"].digest for _, inputs in asked} == {asked[-1][1].references["model"].digest}
+    rm, ppo, dpo = (replace(config, model=start) for config in configs)
+    ppo = replace(ppo, reference=start, value_init="ppo@v1:step1")
+    dpo = replace(dpo, reference=start, reward=["r=rm#label=x", *ppo.reward], reward_weight=["r=0.5", "one=0"])
+    run_both(rm, ppo, dpo, Budget("seconds", 40), Reporter())
     assert [name for name, _ in asked] == ["rm", "ppo", "dpo", "rm", "ppo", "dpo"]
+    for (_, tried), (_, run) in zip(asked, asked[3:]):
+        assert {role: one.digest for role, one in tried.references.items()} == {
+            role: one.digest for role, one in run.references.items()
+        }
+        told = [[(spec.name, spec.digest, spec.label, spec.function) for spec in one.rewards] for one in (tried, run)]
+        assert told[0] == told[1] and tried.store.root != run.store.root
 
 
 def test_pairs_limit_what_preferences_are_learnt_from_and_not_the_prompts(stand_in):

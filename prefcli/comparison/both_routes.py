@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from prefcli.artifacts.hub import at_hand
 from prefcli.artifacts.metrics import read_log
-from prefcli.artifacts.references import resolve
+from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.comparison.training_time import step_seconds
 from prefcli.config.base import key_fields
@@ -25,6 +25,7 @@ from prefcli.files import digest_json, write_atomically
 from prefcli.memory.sizes import format_bytes
 from prefcli.models.devices import pick_dtype, training_device
 from prefcli.progress import Reporter
+from prefcli.rewards.grammar import parse_rewards
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import peak, run_of, steps
 from prefcli.stages.run import made
@@ -160,11 +161,28 @@ def _measured(rm: Any, ppo: Any, dpo: Any, seconds: float, reporter: Reporter) -
     return [rm_steps, ppo_steps, dpo_steps]
 
 
-def _by_path(config: Any) -> dict[str, str]:
+def _by_path(config: Any) -> dict[str, Any]:
     """The models that a config names, by where they are: another store does not know their names."""
-    named = {field: getattr(config, field, None) for field in ("model", "reference", "value_init")}
-    found = {field: resolve(text, Store(config.runs)).artifact for field, text in named.items() if text}
-    return {field: str(artifact.path.resolve()) for field, artifact in found.items() if artifact is not None}
+    store = Store(config.runs)
+    named: dict[str, Any] = {}
+    for field in ("model", "reference", "value_init"):
+        if text := getattr(config, field, None):
+            named[field] = _place(resolve(text, store))
+    if texts := getattr(config, "reward", None):
+        specs = parse_rewards(texts, store)
+        named["reward"] = [
+            f"{spec.name}={_place(spec.reference)}" + (f"#label={spec.label}" if spec.label else "")
+            if spec.reference
+            else text
+            for text, spec in zip(texts, specs)
+        ]
+    return named
+
+
+def _place(reference: Reference) -> str:
+    """The path of an artifact, a directory or a GGUF file; the name of the built-in model and of the hub's."""
+    path = reference.artifact.path if reference.artifact is not None else reference.path
+    return reference.text if path is None or reference.kind == "tiny" else str(path.resolve())
 
 
 def _with_reward(ppo: Any, reward: Artifact, named: str | None = None) -> Any:
