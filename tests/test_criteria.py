@@ -335,6 +335,24 @@ def test_the_route_with_more_score_from_few_pairs_is_ahead(world, better):
     assert areas[better] - areas[other] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("of_81", "measured"), [([0, 1], True), ([0], False)])
+def test_a_curve_is_of_one_seed_throughout(world, of_81, measured):
+    """A run of another seed on some numbers only is in neither the figure nor what is told."""
+    values = {}
+    for number, seeds in ((81, of_81), (27, [1])):
+        less = {} if number == 81 else {"max_rows": number}
+        for seed in seeds:
+            for run in (world.ppo(world.rm(seed=seed, **less), seed=seed), world.dpo(seed=seed, **less)):
+                values[run.ref, "gold"] = 1.0 if seed == 1 else 9.0
+    found = sample_efficiency(world.routes(), Told(values))
+    figures = list(found.measures[0].figures.values())
+    if measured:
+        assert [figure.value for figure in figures] == pytest.approx([1.03, 1.03], abs=0.01)
+        assert figures[0].source == "runs on 27, 81 pairs, 1 seed" and "27: 1.03  81: 1.03" in found.why
+    else:
+        assert figures == [None, None] and "of a seed that all of these have" in found.why and found.measure_with
+
+
 # Flexibility
 
 
