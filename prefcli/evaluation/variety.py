@@ -1,4 +1,4 @@
-"""Distinct-n, as `figures.variety` has it, of texts that come one after the other and are not held."""
+"""Distinct-n, as `statistics.variety` has it, of texts that come one after the other and are not held."""
 
 from __future__ import annotations
 
