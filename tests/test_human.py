@@ -144,6 +144,10 @@ def test_the_summary_counts_position_and_pace(label, monkeypatch):
 def test_a_session_without_a_decision_ends_well(label):
     result = label("q", *ANSWERS)
     assert (result["rows"], result["left_share"], result["median_seconds"], result["open"]) == (0, None, None, 4)
+    assert not os.path.exists("pairs.jsonl")
+    write(Path("pairs.jsonl"), "")  # who made it keeps it
+    label("q")
+    assert os.path.exists("pairs.jsonl")
 
 
 # Nothing is lost

@@ -498,13 +498,15 @@ def test_an_endpoint_that_fails_ends_the_run_without_a_file(
 def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefcli, jsonl, monkeypatch):
     called = []
     human = types.ModuleType("prefcli.labelling.human")
-    human.run = lambda config, reporter: called.append(config) or {"pairs": 3}
+    human.run = lambda config, reporter: called.append(config) or {"rows": 3}
     monkeypatch.setitem(sys.modules, "prefcli.labelling.human", human)
     args = ["label", "--data", jsonl("a.jsonl", *ANSWERS), "--by", "human", "--seed", "4", "--out", "made.jsonl"]
-    assert prefcli(*args).stdout == "made.jsonl\n" and json.loads(prefcli(*args, "--json").stdout) == {"pairs": 3}
+    assert prefcli(*args).stdout == "made.jsonl\n" and json.loads(prefcli(*args, "--json").stdout) == {"rows": 3}
     assert [(config.seed, config.out, config.skip_bad) for config in called] == [(4, "made.jsonl", False)] * 2
+    human.run = lambda config, reporter: called.append(config) or {"rows": 0}
+    assert prefcli(*args).stdout == ""  # there is no file then
     for more in (["--to", "best"], ["--gold", "rm"], ["--to", "binary", "--threshold", "1"], ["--judge-prompt", "q"]):
-        assert prefcli(*args, *more).exit_code == 2 and len(called) == 2
+        assert prefcli(*args, *more).exit_code == 2 and len(called) == 3
 
 
 # What is refused

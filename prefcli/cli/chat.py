@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -52,20 +51,15 @@ def run(config: ChatConfig) -> None:
 
 @contextmanager
 def _opened(path: Path, two: bool) -> Iterator[JsonLines]:
-    """The file of --out; one that was not there is removed where nothing was saved.
+    """The file of --out.
 
     Raises UsageError: its rows are of the other form, and no command reads both from one file.
     """
-    there = os.path.lexists(path)
     with JsonLines(path) as file:
         needed = {"chosen", "rejected"} if two else {"completion"}
         if file.rows and not needed <= set(file.rows[0]):
             raise UsageError(f"--out {path} holds rows without {' and '.join(sorted(needed))}", "choose another file")
-        try:
-            yield file
-        finally:
-            if not file.rows and not there:
-                path.unlink(missing_ok=True)
+        yield file
 
 
 def _talk(chat: Any, file: JsonLines | None, report: Reporter) -> None:

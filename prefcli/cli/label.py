@@ -35,7 +35,8 @@ def run(config: LabelConfig) -> None:
     report = reporter(config.quiet)
     if by == HUMAN:
         result = importlib.import_module("prefcli.labelling.human").run(config, report)
-        print_result(json.dumps(result, ensure_ascii=False) if config.json else str(out))
+        if config.json or result["rows"]:
+            print_result(json.dumps(result, ensure_ascii=False) if config.json else str(out))
         return
     from prefcli.evaluation.together import share
     from prefcli.labelling.run import label

@@ -24,7 +24,8 @@ _TOKEN = re.compile(r"[\w\\.+-]*")  # of a number, a word or an escape: a part o
 
 
 class JsonLines:
-    """An open file of rows, held by this process alone; it is made where there is none.
+    """An open file of rows, held by this process alone; it is made where there is none, and after a `with` block that
+    wrote nothing there is none again.
 
     A last line that a killed process left half-written is cut off (`cut` bytes); a whole one without its newline is
     given it. Raises DataError: a line that is not a JSON object, nor the beginning of one; the file then stays as it
@@ -32,7 +33,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._made = path, not os.path.lexists(path)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             self._lock()
@@ -77,6 +78,9 @@ class JsonLines:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._made and not self.rows:
+            with suppress(PermissionError):  # Windows removes no open file
+                self.path.unlink(missing_ok=True)
         self.close()
 
     def _lock(self) -> None:
