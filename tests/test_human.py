@@ -350,6 +350,12 @@ def test_an_edit_that_comes_to_nothing_records_nothing(label, own_folder, monkey
     assert len(rows_of(own_folder / "pairs.jsonl")) == 1
 
 
+def test_a_path_with_backslashes_is_the_editor_s_on_windows():
+    path = Path("a b/answer.txt")
+    assert human.editing(r"C:\bin\code.exe --wait", path, windows=True) == rf'C:\bin\code.exe --wait "{path}"'
+    assert human.editing("code --wait", path, windows=False) == ["code", "--wait", str(path)]
+
+
 @pytest.mark.parametrize("end", ["q", "\x04", "quit"])
 def test_the_end_of_the_input_after_edit_is_quitting(label, own_folder, monkeypatch, end):
     monkeypatch.setenv("EDITOR", "sed -i -e s/[.]/!/")

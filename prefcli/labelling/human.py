@@ -52,6 +52,7 @@ LEGEND = "l ← left is better   r → right is better   t tie   s skip   e edit
 WHICH = "which is the better one, to edit?  l left   r right   u back   q quit"
 ORDERS = (["chosen", "rejected"], ["rejected", "chosen"])  # from left to right, as `shown` in a row
 ANNOTATOR = "PREFCLI_ANNOTATOR"
+WINDOWS = os.name == "nt"
 
 Keys = Callable[[], str]  # the next key, or line, that the person types; "q" where there is no more
 
@@ -285,15 +286,13 @@ def _sides(comparison: Comparison, action: str, edit: bool, console: Console) ->
 
 def _edited(text: str, console: Console) -> str | None:
     """The text after the person's editor; None where that failed."""
-    name = os.environ.get("EDITOR") or "vi"
+    name = os.environ.get("EDITOR") or ("notepad" if WINDOWS else "vi")
     with tempfile.TemporaryDirectory() as folder, _no_interrupt():
         path = Path(folder) / "answer.txt"
         path.write_bytes(text.encode())
         try:
             # Not our stdout, which carries the result, and not our stdin where that holds the keys.
-            ended = subprocess.run(
-                [*shlex.split(name), str(path)], stdin=None if _at_terminal() else subprocess.DEVNULL, stdout=2
-            )
+            ended = subprocess.run(editing(name, path), stdin=None if _at_terminal() else subprocess.DEVNULL, stdout=2)
             found = path.read_bytes().decode("utf-8", "replace")
         except (OSError, ValueError) as error:
             console.print(Text(f"nothing recorded: EDITOR {name!r} does not work ({error})"))
@@ -302,6 +301,13 @@ def _edited(text: str, console: Console) -> str | None:
         console.print(Text(f"nothing recorded: EDITOR {name!r} ended with {ended.returncode}"))
         return None
     return found if text.endswith("\n") else found.rstrip("\n")  # editors end a file with a newline
+
+
+def editing(editor: str, path: Path, windows: bool = WINDOWS) -> list[str] | str:
+    """The command by which an editor opens a file: words, or on Windows, whose paths have backslashes, a line."""
+    if windows:
+        return f"{editor} {subprocess.list2cmdline([str(path)])}"
+    return [*shlex.split(editor), str(path)]
 
 
 @contextmanager
