@@ -39,6 +39,11 @@ ANSWERS = [
     {"prompt": "r", "completion": "same", "of": "x"},
     {"prompt": "r", "completion": "same", "of": "x"},
 ]
+# What a row says of its own answers.
+OLD = {
+    "margin": 3.0, "score_chosen": 9.0, "score_rejected": 1.0, "all_chosen": ["a"], "all_rejected": ["bb"],
+    "by": "ann", "at": "2026-01-01", "seconds": 1.5, "shown": ["chosen", "rejected"],
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +152,13 @@ def test_answers_above_the_mean_or_the_threshold_are_good_and_those_below_bad(la
     assert {"at_mean" if threshold is None else "at_threshold", "tied"} & set(json.loads(result.stdout)["left_out"])
 
 
+@pytest.mark.parametrize("to", ["binary", "best"])
+def test_nothing_that_a_row_says_of_its_own_answers_is_said_of_others(label, jsonl, length, to):
+    pair = {"prompt": "q", "chosen": "a", "rejected": "bb", "by_whom": "x"}
+    made, _ = label("--data", jsonl("a.jsonl", pair | OLD), "--by", length, "--to", to)
+    assert all(set(row) - {"label"} == {"prompt", "completion", "scores", "by_whom"} for row in made)
+
+
 def test_the_best_answer_is_a_demonstration_without_its_old_label(chain, prefcli, label, jsonl, by_column):
     rows, scores = random_rows(random.Random(7))
     args = ["--data", jsonl("a.jsonl", *rows), "--by", by_column, "--to", "best"]
@@ -165,7 +177,7 @@ def test_pairs_are_judged_anew_and_an_answer_counts_once(label, jsonl, length, o
     pairs = [
         {"prompt": "p", "chosen": "long", "rejected": "s", "source": "x"},
         {"prompt": "p", "chosen": "s", "rejected": "long", "source": "y"},
-        {"prompt": "q", "chosen": "a", "rejected": "bb", "id": 4},
+        {"prompt": "q", "chosen": "a", "rejected": "bb", "id": 4} | OLD,
     ]
     made, result = label("--data", jsonl("a.jsonl", *pairs), "--by", length)
     assert made == [

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from test_label import OLD
 
 from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Store
@@ -134,6 +135,7 @@ def test_what_belongs_to_an_earlier_answer_is_left_out(prefcli, jsonl):
         jsonl("pairs.jsonl", {"prompt": question, "messages": dialogue, "chosen": dialogue, "rejected": worse}),
         jsonl("chat.jsonl", {"messages": dialogue}),
         jsonl("alpaca.jsonl", {"instruction": question, "output": "Mira.", "kto_tag": 0}),
+        jsonl("both.jsonl", {"prompt": CHAT[0], "chosen": "Mira.", "rejected": "No."} | OLD),
         *(
             jsonl(f"{number}.jsonl", {"prompt": CHAT[0], "completion": "Mira.", name: bad})
             for number, (name, bad) in enumerate(
@@ -143,7 +145,7 @@ def test_what_belongs_to_an_earlier_answer_is_left_out(prefcli, jsonl):
     ]
     rows = rows_of(prefcli("sample", "--model", "tiny", *[w for d in data for w in ("--prompts", d)], *FEW))
     assert [set(row) - {"prompt", "completion"} for row in rows] == [
-        {"id"}, {"label"}, *[set()] * 8, {"label"}
+        {"id"}, {"label"}, *[set()] * 9, {"label"}
     ]  # fmt: skip
     assert all(row["prompt"] == CHAT[0] and row["completion"] != "Mira." for row in rows)
 

@@ -12,7 +12,7 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
 from prefcli.data.dataset import read_again, read_checked
-from prefcli.data.formats.fields import without_verdicts
+from prefcli.data.formats.fields import for_other_answers
 from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, UsageError
@@ -127,10 +127,5 @@ def _sampler(
 
 
 def _object(row: Row, completion: str) -> dict[str, Any]:
-    """A row as JSON: the other columns, prompt, answer. What belongs to an earlier answer to the prompt is left out:
-    the dialogue that holds it, its scores, and whether it was good."""
-    columns = without_verdicts(row.columns)
-    return {name: value for name, value in columns.items() if name not in ("messages", "scores")} | {
-        "prompt": row.prompt,
-        "completion": completion,
-    }
+    """A row as JSON: the columns that do not belong to an earlier answer, prompt, answer."""
+    return for_other_answers(row.columns) | {"prompt": row.prompt, "completion": completion}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from prefcli.data.formats.fields import without_verdicts
+from prefcli.data.formats.fields import for_other_answers
 from prefcli.data.row import Message, Row, written
 
 Place = tuple[int, int]  # a row, and which of its answers
@@ -61,7 +61,7 @@ def as_pairs(rows: Rows, prompts: Sequence[dict[str, Place]], values: Values) ->
             continue
         best, worst = both
         good, bad = rows[answers[best][0]], rows[answers[worst][0]]
-        shared = {k: v for k, v in without_verdicts(good.columns).items() if k in bad.columns and bad.columns[k] == v}
+        shared = {k: v for k, v in for_other_answers(good.columns).items() if k in bad.columns and bad.columns[k] == v}
         sides = {"prompt": good.prompt, "chosen": _written(good, best), "rejected": _written(bad, worst)}
         made.rows.append(shared | sides | {"scores": {"chosen": value[best], "rejected": value[worst]}})
     return made
@@ -104,12 +104,8 @@ def as_best(
 
 def _answer(row: Row, text: str, scores: dict[str, float], **label: bool) -> dict[str, Any]:
     """An answer as JSON. A label that the row had is gone: `sft` leaves out what is labelled false."""
-    return (
-        without_verdicts(row.columns)
-        | {"prompt": row.prompt, "completion": _written(row, text)}
-        | label
-        | {"scores": scores}
-    )
+    columns = for_other_answers(row.columns)
+    return columns | {"prompt": row.prompt, "completion": _written(row, text)} | label | {"scores": scores}
 
 
 def _written(row: Row, text: str) -> str | list[Message]:

@@ -8,32 +8,31 @@ from __future__ import annotations
 
 import re
 
-from prefcli.data.formats.fields import Raw, answer_in, as_list, others, pair, string_in
+from prefcli.data.formats.fields import ALL, Raw, answer_in, as_list, others, pair, string_in
 from prefcli.data.formats.form import Form
 from prefcli.data.row import BadRow, Message, Row
 
 TIES = "ties"
 TIE_ID = re.compile(r"(?P<kind>ref|tied):(?P<number>\d+)")
-_ALL = {"chosen": "all_chosen", "rejected": "all_rejected"}  # the columns that hold them
 
 
 def answers_of(row: Row) -> tuple[list[str], list[str]] | None:
     """All right and all wrong answers of a row of RewardBench 2; None of any other row."""
-    right, wrong = (row.columns.get(name) for name in _ALL.values())
+    right, wrong = (row.columns.get(name) for name in ALL.values())
     return (right, wrong) if isinstance(right, list) and isinstance(wrong, list) else None
 
 
 def _convert(raw: Raw) -> Row:
-    chosen, rejected = (answer_in(raw, side) for side in _ALL)
-    return pair(_asked(raw), chosen, rejected, others(raw, "prompt", *_ALL))
+    chosen, rejected = (answer_in(raw, side) for side in ALL)
+    return pair(_asked(raw), chosen, rejected, others(raw, "prompt", *ALL))
 
 
 def _convert_several(raw: Raw) -> Row:
-    found = {column: _answers(raw, side) for side, column in _ALL.items()}
+    found = {column: _answers(raw, side) for side, column in ALL.items()}
     if str(raw["subset"]).lower() == TIES and not TIE_ID.fullmatch(str(raw.get("id"))):
         raise BadRow("does not fit", f"'id' in the subset Ties must be ref:N or tied:N, and is {raw.get('id')!r}")
     chosen, rejected = (answers[0] for answers in found.values())
-    return pair(_asked(raw), chosen, rejected, others(raw, "prompt", *_ALL) | found)
+    return pair(_asked(raw), chosen, rejected, others(raw, "prompt", *ALL) | found)
 
 
 def _is_plain(raw: Raw) -> bool:
