@@ -152,6 +152,14 @@ def test_answers_above_the_mean_or_the_threshold_are_good_and_those_below_bad(la
     assert {"at_mean" if threshold is None else "at_threshold", "tied"} & set(json.loads(result.stdout)["left_out"])
 
 
+def test_a_score_that_is_the_threshold_is_neither_above_nor_below_it(label, jsonl, by_column):
+    rows = [{"prompt": "p", "completion": str(s), "s": s} for s in (0.5, 0.6, 0.7)]
+    made, _ = label("--data", jsonl("a.jsonl", *rows), "--by", by_column, "--to", "binary", "--threshold", "0.6")
+    assert [(row["s"], row["label"], row["scores"]) for row in made] == [
+        (0.5, False, {"score": 0.5}), (0.7, True, {"score": 0.7})
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("to", ["binary", "best"])
 def test_nothing_that_a_row_says_of_its_own_answers_is_said_of_others(label, jsonl, length, to):
     pair = {"prompt": "q", "chosen": "a", "rejected": "bb", "by_whom": "x"}

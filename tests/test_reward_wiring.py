@@ -14,6 +14,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.config.dpo import DPOConfig
 from prefcli.data.row import Row
 from prefcli.errors import ArtifactError
+from prefcli.evaluation.rewards import firsts, pair_scores
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards import sources
@@ -125,6 +126,16 @@ def test_a_function_sees_each_answer_with_the_columns_of_its_own_row():
     assert seen == {"x": [1, 2, 3], "y": ["p", None, None], "z": [None, None, 0], "prompts": ["a", "b", "c"],
                     "completions": ["aa", "bb", "cc"]}  # fmt: skip
     assert columns_of([{"prompts": 1, "completions": 2, "w": 3}, None]) == {"w": [3, None]}
+
+
+def test_scores_are_what_a_function_or_a_service_gave_and_no_rounded_ones():
+    exact = [0.6, 1_700_000_001.0, 0.1 + 0.2]
+    rows = [Row("p", chosen=str(place), rejected="0") for place in range(3)]
+    by_place = PythonReward("r", lambda prompts, completions, **_: [exact[int(text)] for text in completions])
+    service = HTTPReward("s", SimpleNamespace(scores=lambda *_: exact), None)
+    for source in (by_place, service):
+        assert source.score([Answer("p", row.chosen) for row in rows]).tolist() == exact
+    assert firsts(pair_scores(by_place, rows)).tolist() == [[score, 0.6] for score in exact]
 
 
 @pytest.mark.parametrize("weight", [2.0, -0.5, 0.0])

@@ -44,7 +44,7 @@ def about(row: Row) -> list[Any]:
 
 def firsts(scores: Sequence[Sides]) -> torch.Tensor:
     """[pairs, 2]: the score of each row's first chosen answer, and of its first rejected one."""
-    return torch.tensor([[chosen[0], rejected[0]] for chosen, rejected in scores])
+    return torch.tensor([[chosen[0], rejected[0]] for chosen, rejected in scores], dtype=torch.float64)
 
 
 def summary(rows: Sequence[list[Any]], scores: Sequence[Sides]) -> dict[str, Any]:

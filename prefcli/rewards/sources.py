@@ -1,4 +1,8 @@
-"""Reward sources, loaded: each turns prompts and answers into one score an answer."""
+"""Reward sources, loaded: each turns prompts and answers into one score an answer.
+
+A function's and a service's scores are what these gave, in float64: who trains with them casts them. They are on the
+CPU, since not every device has that type.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +60,11 @@ class PythonReward:
         return self
 
     def score(self, answers: Sequence[Answer]) -> torch.Tensor:
-        """[B] scores."""
+        """[B] scores, on the CPU."""
         columns = columns_of([answer.columns for answer in answers])
         texts = [text_of(answer.prompt) for answer in answers]
-        return torch.tensor(self._function(texts, [answer.completion for answer in answers], **columns))
+        found = self._function(texts, [answer.completion for answer in answers], **columns)
+        return torch.tensor(found, dtype=torch.float64)
 
 
 class ModelReward:
@@ -203,7 +208,7 @@ class HTTPReward:
             texts, prompts = zip(*map(self._text, part))
             labels = [(answer.columns or {}).get("label", "") for answer in part]
             found += self._service.scores(list(texts), list(prompts), labels)
-        return torch.tensor(found)
+        return torch.tensor(found, dtype=torch.float64)
 
     def _text(self, answer: Answer) -> tuple[str, str]:
         """(prompt with answer, prompt)."""
