@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from prefcli.artifacts.manifest import read_manifest
 from prefcli.data.encoder import Encoder
-from prefcli.data.row import Row
+from prefcli.data.row import Row, said
 from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.progress import SILENT, Reporter
 from prefcli.rewards import http as module
@@ -323,9 +323,14 @@ def test_a_policys_answer_is_sent_as_the_policy_read_and_wrote_it(chain):
 
 def test_without_a_policy_dialogues_are_paragraphs():
     asked = Asked()
-    HTTPReward("far", asked, None).score([Answer([*CHAT], "Yes."), Answer("Once", " upon")])
+    call = {"role": "assistant", "content": "", "thinking": "Hm.", "tool_calls": [{"function": {"name": "look"}}]}
+    answers = [Answer([*CHAT], "Yes."), Answer("Once", " upon"), Answer([*CHAT, call], "Yes.")]
+    HTTPReward("far", asked, None).score(answers)
     ((texts, prompts, _),) = asked.calls
-    assert texts == [f"user: {CHAT[0]['content']}\n\nassistant: Yes.", "Once upon"]
+    asks = f"user: {CHAT[0]['content']}\n\n"
+    assert texts[:2] == [f"{asks}assistant: Yes.", "Once upon"]
+    assert texts[2] == f"{asks}assistant: {said(call)}\n\nassistant: Yes."
+    assert "Hm." in texts[2] and "look" in texts[2]
     assert all(text.startswith(prompt) for text, prompt in zip(texts, prompts))
 
 

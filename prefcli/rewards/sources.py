@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from prefcli.data.encoder import Encoder
-from prefcli.data.row import Prompt, text_of
+from prefcli.data.row import Prompt, said, text_of
 from prefcli.errors import ArtifactError, DataError
 from prefcli.models.loading import is_scorer, load_scorer
 from prefcli.models.logps import sequence_scores
@@ -215,7 +215,7 @@ class HTTPReward:
         if self._tokenizer is None:
             prompt = answer.prompt
             if not isinstance(prompt, str):
-                prompt = "\n\n".join([*(f"{turn['role']}: {turn['content']}" for turn in prompt), "assistant: "])
+                prompt = "\n\n".join([*(f"{turn['role']}: {said(turn)}" for turn in prompt), "assistant: "])
             return prompt + answer.completion, prompt
         before, after = answer.prompt_ids, answer.completion_ids
         if before is None or after is None:
