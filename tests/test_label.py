@@ -532,6 +532,35 @@ def test_people_are_handed_the_options_and_what_they_cannot_use_is_refused(prefc
 # What is refused
 
 
+DECISION = {"prompt": "q", "by": "ann", "at": "2026-01-01", "seconds": 1.5}
+SIDES = {"chosen": "a", "rejected": "bb", "shown": ["chosen", "rejected"]}
+
+
+@pytest.mark.parametrize("said", [SIDES, {"completion": "a", "label": True}], ids=["comparison", "thumb"])
+def test_what_people_decided_is_not_replaced(prefcli, jsonl, length, own_folder, said):
+    people, data = jsonl("people.jsonl", DECISION | said), jsonl("a.jsonl", *ANSWERS)
+    before = people.read_bytes()
+    commands = {
+        "label": ["--data", data, "--by", length],
+        "score": ["--data", data, "--reward", length],
+        "sample": ["--prompts", data, "--model", "tiny"],
+    }
+    for command, args in commands.items():
+        result = prefcli(command, *args, "--out", people)
+        assert result.exit_code == 2 and "a person decided" in result.stderr, command
+        assert people.read_bytes() == before and not list(own_folder.glob("*.partial"))
+
+
+def test_rows_that_were_made_of_people_s_decisions_are_written_again(prefcli, jsonl, length):
+    people = jsonl("people.jsonl", DECISION | SIDES)
+    few = ["--max-new-tokens", "4", "--temperature", "1"]
+    for _ in range(2):
+        for args in (["label", "--data", people, "--by", length], ["score", "--data", people, "--reward", length],
+                     ["sample", "--prompts", people, "--model", "tiny", *few]):  # fmt: skip
+            result = prefcli(*args, "--out", f"{args[0]}.jsonl")
+            assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "code", "part"),
     [

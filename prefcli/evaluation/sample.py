@@ -12,6 +12,7 @@ from prefcli.artifacts.references import Reference, resolve
 from prefcli.artifacts.store import Store
 from prefcli.config.sample import SampleConfig
 from prefcli.data.dataset import read_again, read_checked
+from prefcli.data.decisions import refuse_decided
 from prefcli.data.formats.fields import for_other_answers
 from prefcli.data.row import Row
 from prefcli.data.writing import as_line
@@ -65,6 +66,7 @@ def sample(
                 data.rows[: config.max_prompts], tokenizer, config.max_prompt_length, reporter
             )
             if out is not None:
+                refuse_decided(out)
                 named = {"model": of_model(reference), "prompts": data.digests}
                 open_beside(work, out, causes("sample", config, place.device, place.dtype, **named))
             tell(work, (rows.positions, longest))

@@ -12,6 +12,7 @@ from prefcli.artifacts.parts import ALONE, Job, Make, Share, join, open_beside
 from prefcli.artifacts.store import Store
 from prefcli.config.score import ScoreConfig
 from prefcli.data.dataset import read_again, read_checked
+from prefcli.data.decisions import refuse_decided
 from prefcli.data.row import Row, written
 from prefcli.data.writing import as_line
 from prefcli.errors import UsageError
@@ -60,6 +61,7 @@ def score(
         if plan is None:
             data = read_checked(config.data, "demos", config, reporter)
             if out is not None:
+                refuse_decided(out)
                 named = {"data": data.digests, "reward": of_rewards(specs), "tokenizer": of_model(template)}
                 open_beside(work, out, causes("score", config, place.device, place.dtype, **named))
             tell(work, data.rows.positions)

@@ -32,7 +32,8 @@ from rich.text import Text
 from prefcli.config.shared import read_as
 from prefcli.data.appending import JsonLines
 from prefcli.data.dataset import read_dataset
-from prefcli.data.row import Prompt, said, text_of, written
+from prefcli.data.decisions import ORDERS, answer_in, is_decision
+from prefcli.data.row import Prompt, text_of, written
 from prefcli.errors import DataError
 from prefcli.files import digest_json
 from prefcli.labelling.preferences import different_answers
@@ -50,7 +51,6 @@ KEYS = {"l": "left", "r": "right", "t": "tie", "s": "skip", "e": "edit", "u": "u
 SAME_AS = {"\x1b[D": "left", "\x1bOD": "left", "\x1b[C": "right", "\x1bOC": "right", "\x04": "quit"}  # arrows, Ctrl-D
 LEGEND = "l ← left is better   r → right is better   t tie   s skip   e edit the better one   u undo   q quit"
 WHICH = "which is the better one, to edit?  l left   r right   u back   q quit"
-ORDERS = (["chosen", "rejected"], ["rejected", "chosen"])  # from left to right, as `shown` in a row
 ANNOTATOR = "PREFCLI_ANNOTATOR"
 WINDOWS = os.name == "nt"
 
@@ -187,31 +187,6 @@ def comparisons(data: list[str], seed: int, skip_bad: bool, reporter: Reporter, 
 def digest_of(prompt: Prompt, one: str, other: str) -> str:
     """The same for both orders of the answers."""
     return digest_json([prompt, sorted((one, other))])
-
-
-def is_decision(row: dict[str, Any]) -> bool:
-    """Whether a row is a decision between two answers."""
-    verdict = "verdict" in row
-    sides = row.get("answers") if verdict else [row.get("chosen"), row.get("rejected")]
-    return (
-        {"prompt", "by", "at", "seconds"} <= set(row)
-        and isinstance(row["at"], str)
-        and isinstance(row["seconds"], (int, float))
-        and isinstance(sides, list)
-        and len(sides) == 2
-        and all(answer_in(side) is not None for side in sides)
-        and (verdict or row.get("shown") in ORDERS)
-    )
-
-
-def answer_in(side: Any) -> str | None:
-    """An answer of a decision as it was shown: a text, or that of a list of one message. None: it is neither."""
-    match side:
-        case str():
-            return side
-        case [{"content": str()} as message]:
-            return said(message)
-    return None
 
 
 def sides_in(row: dict[str, Any]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from prefcli.artifacts.references import Reference
 from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.dataset import Dataset, read_again, read_checked
+from prefcli.data.decisions import refuse_decided
 from prefcli.data.row import Row
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, DataError
@@ -58,6 +59,7 @@ def label(config: LabelConfig, reporter: Reporter, *, share: Share = ALONE) -> d
         tokenizer = sent_template(config.tokenizer, [spec for spec in (by, gold) if spec], store)
         place = placement_of(config, work, reporter)
         if plan is None:
+            refuse_decided(Path(config.out))
             data, prompts = _read(config, judged, reporter)
             work.check = data.check
             _open(work, config, [spec for spec in (by, gold) if spec], tokenizer, data, store, place)

@@ -20,10 +20,11 @@ from typing import Any
 
 from prefcli.config.ui import Kind
 from prefcli.data.appending import JsonLines
+from prefcli.data.decisions import ORDERS, answer_in, is_decision, is_thumb
 from prefcli.data.row import written
 from prefcli.errors import UsageError
 from prefcli.files import digest_json
-from prefcli.labelling.human import ORDERS, Record, answer_in, digest_in, is_decision, sides_in
+from prefcli.labelling.human import Record, digest_in, sides_in
 from prefcli.progress import Reporter
 from prefcli.statistics.agreement import Unit, agreement
 from prefcli.statistics.intervals import wilson_interval
@@ -53,13 +54,6 @@ def opened(config: Any, todo: list[Question], reporter: Reporter, needed: Needed
             yield Desk(todo, record, rows, config, needed)
         finally:
             record.close()
-
-
-def is_thumb(row: dict[str, Any]) -> bool:
-    """Whether a row is a decision on one answer."""
-    skipped = row.get("verdict") == "skip" and isinstance(row.get("answers"), list) and len(row["answers"]) == 1
-    thumb = answer_in(row.get("completion")) is not None and isinstance(row.get("label"), bool)
-    return {"prompt", "by", "at", "seconds"} <= set(row) and (thumb or skipped)
 
 
 def thumb_in(row: dict[str, Any]) -> str:
