@@ -151,6 +151,8 @@ def test_prompts_that_a_model_or_what_it_was_made_from_was_trained_on_are_told(c
         (["--model", "sft", "--prompts", "missing.jsonl"], 3, "missing.jsonl"),
         (["--reward", "sft", "--pairs", "{pairs}"], 4, "not a reward model"),
         (["--model", "sft", "--prompts", "{p}", "--max-prompt-length", "2"], 3, "--max-prompt-length"),
+        (["--model", "sft", "--prompts", "{p}", "--pairs", "{pairs}"], 2, "--pairs without --reward"),
+        (["--reward", "rm", "--pairs", "{pairs}", "--samples", "1"], 2, "--samples without --prompts"),
     ],
 )
 def test_eval_refuses_what_it_cannot_measure(chain, prefcli, args, code, piece):

@@ -77,6 +77,19 @@ def test_the_table_has_the_verdicts_and_answers_to_prompts_go_with_it(chain, pre
         assert piece in result.stdout, piece
 
 
+@pytest.mark.parametrize(
+    ("more", "piece"),
+    [
+        (("--judge", "tiny"), "--judge without --prompts"),
+        (("--best-of", "2", "--reward", "rm", "--reward", "b=rm"), "--reward without --prompts or --pairs"),
+        (("--best-of", "2", "--reward", "rm", "--reward", "b=rm", "--pairs", "{pairs}"), "--best-of without --prompts"),
+    ],
+)
+def test_what_reads_answers_to_prompts_is_refused_where_there_are_none(chain, prefcli, stand_in, more, piece):
+    result = prefcli(*ARGS, *[word.format(pairs=chain.data("held_out_pairs")) for word in more])
+    assert result.exit_code == 2 and piece in result.stderr and not stand_in, result.stderr
+
+
 def test_a_gain_is_none_of_the_losses_and_only_shared_questions_count():
     before = {"t\0m": {str(i): float(i % 2) for i in range(40)}, "alone\0m": {"0": 1.0}}
     after = {"t\0m": {str(i): 1.0 for i in range(30)}}

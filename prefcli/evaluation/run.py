@@ -12,6 +12,7 @@ from prefcli.artifacts.lineage import trained_on
 from prefcli.artifacts.parts import ALONE, Share, Work, open_in_store
 from prefcli.artifacts.references import Reference, expand, resolve
 from prefcli.artifacts.store import Store
+from prefcli.config.base import option
 from prefcli.config.evaluate import EvalConfig
 from prefcli.config.label import JUDGE
 from prefcli.config.stages import Purpose
@@ -67,6 +68,7 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
         curves.check(config, [reference.shown for reference in references], len(specs))
         if config.judge is not None and (config.against is None or len(references) < 2):
             raise UsageError("--judge compares models with a baseline", "name both: --model ppo --against sft")
+        _refuse_unread(config)
         place = placement_of(config, work, reporter)
         setting = Setting(config, store, place, reporter)
         baseline = references[0] if config.against else None
@@ -148,6 +150,18 @@ def evaluate(config: EvalConfig, reporter: Reporter, *, share: Share = ALONE) ->
             result["agreement"] += agreement({name: firsts(found).tolist() for name, found in scores.items()}, "pairs")
         work.remove()
     return result
+
+
+def _refuse_unread(config: EvalConfig) -> None:
+    """Raise UsageError: an option that reads what is not there."""
+    prompts = "name the prompts to answer: --prompts held_out_prompts.jsonl"
+    if config.pairs and not config.reward:
+        raise UsageError("--pairs without --reward", "name what scores them: --reward rm")
+    if config.reward and not (config.prompts or config.pairs):
+        raise UsageError("--reward without --prompts or --pairs", prompts)
+    for name in ("judge", "best_of", "samples"):
+        if getattr(config, name) != getattr(EvalConfig, name) and not config.prompts:
+            raise UsageError(f"{option(name)} without --prompts", prompts)
 
 
 def _on_pairs(
