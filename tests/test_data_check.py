@@ -26,6 +26,7 @@ from prefcli.data.checks.tokens import Tokens
 from prefcli.data.dataset import read_dataset
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import BadKind, Row
+from prefcli.data.rows import Rows
 from prefcli.errors import DataError
 from prefcli.evaluation.prompts import short_ones
 from prefcli.progress import Reporter
@@ -290,6 +291,9 @@ def test_prompts_that_the_template_refuses_are_left_out_of_what_is_sampled(own_f
     assert len(rows) == 2 and "1 of 3 prompts left out (--skip-bad); " in heard.notices[0]
     with pytest.raises(DataError, match="rows.jsonl, line 2: the model's chat template refuses"):
         short_ones(read_dataset([path], "prompts").rows, tokenizer, 99, heard)
+    none = read_dataset([path], "prompts", skip_bad=True).rows
+    with pytest.raises(DataError, match="no prompt is left: .*line 2"):
+        short_ones(Rows(none.source, [1]), tokenizer, 99, heard)
 
 
 def test_a_dry_run_with_skip_bad_passes_over_what_the_template_refuses(prefcli, own_folder):

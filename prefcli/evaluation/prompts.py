@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prefcli.artifacts.references import Reference
+from prefcli.data.checks.kinds import OTHER_TEMPLATE
 from prefcli.data.encoder import Encoder
 from prefcli.data.row import Row
 from prefcli.data.rows import Rows
@@ -21,8 +22,8 @@ def short_ones(
     """The rows whose prompts have at most `longest` tokens, and how many the longest of these has.
 
     `others` are further models that read the same rows.
-    How many are left out is told. Raises DataError: none is short enough, or a chat template refuses one that is not
-    to be left out.
+    How many are left out is told. Raises DataError: none is short enough, or a chat template refuses all, or one that
+    is not to be left out.
     """
     encoder = Encoder(tokenizer)
     further: dict[str, tuple[str, Encoder]] = {}  # by their templates: a run's kept steps have all the same
@@ -51,6 +52,8 @@ def short_ones(
             most = max(most, length)
     if refused:
         why = next(iter(rows.source.left_out.values()))
+        if refused == len(rows):
+            raise DataError(f"no prompt is left: {why}", OTHER_TEMPLATE)
         reporter.notice(f"{refused} of {len(rows)} prompts left out (--skip-bad); {why}")
     say_kept(len(kept), len(rows) - refused, longest, reporter)
     return Rows(rows.source, kept), most
