@@ -267,7 +267,8 @@ def test_all_pairs_are_asked_in_both_orders_and_shares_are_those_of_a_count():
     judge, shares, tally = judged(lambda *question: said[question], asked)
     assert sorted(judge.asked) == sorted("|".join(question) for question in said)
     beats = {"p": 0}
-    for (prompt, texts), share in zip(asked, shares):
+    assert shares[0] == {}  # nothing was asked of an answer alone
+    for (prompt, texts), share in zip(asked[1:], shares[1:]):
         for a in texts:
             points = 0.0
             for b in texts:
@@ -276,7 +277,7 @@ def test_all_pairs_are_asked_in_both_orders_and_shares_are_those_of_a_count():
                     loses = said[prompt, a, b] == 0 and said[prompt, b, a] == 1
                     beats["p"] += wins
                     points += 1.0 if wins else 0.0 if loses else 0.5
-            assert share[a] == pytest.approx(points / (len(texts) - 1) if len(texts) > 1 else 0.5)
+            assert share[a] == pytest.approx(points / (len(texts) - 1))
     assert tally.comparisons == len(said) / 2 and tally.ties == tally.comparisons - beats["p"]
     assert tally.no_verdict == list(said.values()).count(None)
 
@@ -288,6 +289,15 @@ def test_a_judge_that_sees_the_place_alone_gives_ties_and_its_bias_shows():
     assert tally.summary()["first_place"] == 1 and tally.summary()["first_place_ci95"] == list(wilson_interval(50, 50))
     _, _, fair = judged(lambda _, a, b: float(a > b), [("q", ["a", "b"])])
     assert (fair.summary()["first_place"], fair.ties) == (0.5, 0)
+
+
+@pytest.mark.parametrize("more", [["--to", "best"], *(["--to", to, "--threshold", "0.4"] for to in ("best", "binary"))])
+def test_a_judge_says_nothing_of_an_answer_that_it_compared_with_none(label, jsonl, endpoint, asking, more):
+    url, _ = endpoint(longer)
+    rows = [{"prompt": "p", "completion": "a"}, {"prompt": "p", "completion": "ab"}, {"prompt": "q", "completion": "c"}]
+    made, result = label("--data", jsonl("a.jsonl", *rows), "--by", url, *asking, *more, "--json")
+    assert {row["prompt"] for row in made} == {"p"}
+    assert json.loads(result.stdout)["left_out"] == {"with_one_answer": 1}
 
 
 def test_verdicts_are_kept_when_a_judge_stops_and_asked_once(prefcli, jsonl, endpoint, asking, own_folder, monkeypatch):
@@ -478,7 +488,7 @@ def test_an_endpoint_is_asked_in_both_orders_with_the_key_that_is_shown_nowhere(
     assert not list(own_folder.glob("*.partial"))
     made, _ = label(*args, "--to", "binary")
     assert [(row["completion"], row["label"]) for row in made] == [("ab", False), ("abcd", True)]
-    assert [row["completion"] for row in label(*args, "--to", "best")[0]] == ["abcd", "alone", "aa", "same"]
+    assert [row["completion"] for row in label(*args, "--to", "best")[0]] == ["abcd", "aa"]
 
 
 def test_without_a_key_an_endpoint_is_asked_without_one(label, jsonl, endpoint, asking, monkeypatch):

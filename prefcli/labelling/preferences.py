@@ -1,7 +1,7 @@
 """From answers that have a value to rows to train on: pairs, good and bad answers, or the best one.
 
-`prompts` are of `different_answers`; `values` hold a number for each of those answers, prompt by prompt. Of equal
-values the first answer counts.
+`prompts` are of `different_answers`; `values` hold a number for each of those answers, prompt by prompt, or none where
+an answer alone has no value. Of equal values the first answer counts.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ def different_answers(rows: Sequence[Row], texts: Sequence[Sequence[str]]) -> li
 
 def extremes(value: dict[str, float]) -> tuple[str, str] | None:
     """The best answer to a prompt and the worst; None where no answer is better than another."""
+    if not value:
+        return None
     best, worst = max(value, key=value.__getitem__), min(value, key=value.__getitem__)
     return (best, worst) if value[best] > value[worst] else None
 
@@ -76,7 +78,7 @@ def as_binary(
     """
     made = Made()
     for answers, value in zip(prompts, values):
-        if threshold is None and extremes(value) is None:
+        if not value or (threshold is None and extremes(value) is None):
             made.left_out["with_one_answer" if len(answers) < 2 else "tied"] += 1
             continue
         cut = fmean(value.values()) if threshold is None else threshold
@@ -94,6 +96,9 @@ def as_best(
     """{…, "prompt", "completion", "scores": {name}}: each prompt's best answer, where it is above the threshold."""
     made = Made()
     for answers, value in zip(prompts, values):
+        if not value:
+            made.left_out["with_one_answer"] += 1
+            continue
         best = max(value, key=value.__getitem__)
         if threshold is not None and value[best] <= threshold:
             made.left_out["not_above_threshold"] += 1

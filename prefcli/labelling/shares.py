@@ -20,10 +20,10 @@ def ask(judge: Judge, asked: Sequence[tuple[str, list[str]]], template: str) -> 
 
 
 def win_shares(texts: Sequence[str], verdicts: Sequence[Verdict], tally: Tally) -> dict[str, float]:
-    """The fraction of the other answers that each one beats, ties as halves, by what `ask` found; 0.5 of one alone."""
+    """The fraction of the other answers that each one beats, ties as halves, by what `ask` found; {} of one alone."""
     wins = dict.fromkeys(texts, 0.0)
     for (a, b), one, two in zip(combinations(texts, 2), verdicts[0::2], verdicts[1::2], strict=True):
         outcome = tally.add(one, two)
         wins[a] += outcome
         wins[b] += 1 - outcome
-    return {text: won / (len(texts) - 1) if len(texts) > 1 else 0.5 for text, won in wins.items()}
+    return {text: won / (len(texts) - 1) for text, won in wins.items()} if len(texts) > 1 else {}
