@@ -232,7 +232,8 @@ def test_by_how_much_chosen_answers_are_longer_has_a_sign(longer):
 
 
 @pytest.mark.parametrize(("one_label", "other", "preferred"), [(True, False, 1), (False, True, -1), (True, True, 0),
-                                                               (None, True, 0)])  # fmt: skip
+                                                               (None, True, 0), ("good", "bad", 1), (-1, 1, -1),
+                                                               ("True", "👎", 1), (1, 0, 0)])  # fmt: skip
 def test_the_rows_own_labels_prefer_the_good_answer_and_a_pairs_first_side(one_label, other, preferred):
     rows = [Row("p", completion="a", columns={} if one_label is None else {"label": one_label}),
             Row("p", completion="b", columns={"label": other})]  # fmt: skip

@@ -14,7 +14,7 @@ from prefcli.artifacts.store import Store
 from prefcli.config.label import JUDGE, LabelConfig
 from prefcli.data.dataset import Dataset, read_again, read_checked
 from prefcli.data.decisions import refuse_decided
-from prefcli.data.row import Row
+from prefcli.data.row import Row, is_verdict, label_of
 from prefcli.data.writing import as_line
 from prefcli.errors import ArtifactError, DataError
 from prefcli.evaluation.causes import causes, of_judge, of_model, of_rewards
@@ -260,13 +260,16 @@ def _scored(gold: Scores) -> Preference:
 
 
 def _carried(rows: Mapping[int, Row]) -> Preference:
-    """Labels that the rows carry: the sides of a pair, and labels that are true or false."""
+    """Labels that the rows carry: the sides of a pair, and labels that say good or bad; 1 does so beside -1."""
 
     def preference(a: Place, b: Place) -> float:
         if a[0] == b[0]:
             return b[1] - a[1]
-        one, other = (rows[place].columns.get("label") for place, _ in (a, b))
-        return one - other if isinstance(one, bool) and isinstance(other, bool) else 0
+        labels = [rows[place].columns.get("label") for place, _ in (a, b)]
+        one, other = map(label_of, labels)
+        if one is None or other is None or not any(map(is_verdict, labels)):
+            return 0
+        return one - other
 
     return preference
 
