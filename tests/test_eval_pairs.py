@@ -89,6 +89,13 @@ def test_the_best_of_four_must_be_the_right_one_and_shares_a_tie_at_the_top():
     assert bench["missing"] == ["Factuality", "Precise IF", "Safety", "Focus", "Ties"] and bench["sections"] == []
 
 
+def test_subsets_of_one_name_are_two_where_one_has_pairs_and_one_lists_of_answers():
+    rows = [row("Math", False), row("Math", True), row("Math", True)]
+    found = by_subset(rows, [[[1.0], [0.0]], [[0.0], [1.0, 2.0]], [[0.0], [1.0, 2.0]]])
+    assert [(one["subset"], one["rows"], one["score"]) for one in found["subsets"]] == [("Math", 1, 1), ("Math", 2, 0)]
+    assert [one["score"] for one in found["benchmarks"]] == [0]
+
+
 def test_ties_by_the_rule_of_the_paper():
     draw = random.Random(3)
     prompts = {}

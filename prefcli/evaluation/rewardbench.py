@@ -44,13 +44,12 @@ class Labelled:
 
 @dataclass(frozen=True)
 class _Score:
-    """A subset's score, its interval, the score in each resample of its rows, and whether it is of RewardBench 2."""
+    """A subset's score, its interval, and the score in each resample of its rows."""
 
     value: float
     ci95: tuple[float, float]
     draws: Tensor
     rows: int
-    several: bool
 
 
 def by_subset(rows: Sequence[Labelled | None], scores: Sequence[Sides]) -> dict[str, Any]:
@@ -66,18 +65,21 @@ def by_subset(rows: Sequence[Labelled | None], scores: Sequence[Sides]) -> dict[
     for place, row in enumerate(rows):
         if row is not None:
             places.setdefault((row.subset, row.several), []).append(place)
-    found: dict[str, _Score] = {}
+    found: dict[tuple[str, bool], _Score] = {}
     for seed, ((subset, several), chosen) in enumerate(places.items()):
         some = [scores[i] for i in chosen]
         if several and subset.lower() == TIES:
-            found[subset] = _ties([row for i in chosen if (row := rows[i])], some, seed)
+            found[subset, several] = _ties([row for i in chosen if (row := rows[i])], some, seed)
         else:
-            found[subset] = _of_rows(list(map(_best_of, some)), several, seed)
-    benchmarks = [_first_version(found), _second_version(found)]
+            found[subset, several] = _of_rows(list(map(_best_of, some)), seed)
+    first, second = (
+        {name: one for (name, several), one in found.items() if several == lists} for lists in (False, True)
+    )
+    benchmarks = [_first_version(first), _second_version(second)]
     return {
         "subsets": [
             {"subset": name, "rows": one.rows, "score": one.value, "score_ci95": list(one.ci95)}
-            for name, one in found.items()
+            for (name, _), one in found.items()
         ],
         "benchmarks": [one for one in benchmarks if one is not None],
     }
@@ -90,11 +92,11 @@ def _best_of(scores: Sides) -> float:
     return 1 / (1 + rejected.count(best)) if first == best else right(first - best)
 
 
-def _of_rows(outcomes: list[float], several: bool, seed: int) -> _Score:
+def _of_rows(outcomes: list[float], seed: int) -> _Score:
     n = len(outcomes)
     values, counts = np.unique(outcomes, return_counts=True)  # few: how often each is drawn is multinomial
     draws = np.random.default_rng(seed).multinomial(n, counts / n, RESAMPLES) @ values / n
-    return _Score(sum(outcomes) / n, wilson_interval(sum(outcomes), n), torch.from_numpy(draws), n, several)
+    return _Score(sum(outcomes) / n, wilson_interval(sum(outcomes), n), torch.from_numpy(draws), n)
 
 
 def _ties(rows: Sequence[Labelled], scores: Sequence[Sides], seed: int) -> _Score:
@@ -120,7 +122,7 @@ def _ties(rows: Sequence[Labelled], scores: Sequence[Sides], seed: int) -> _Scor
 
     draws = score(counts)
     value = float(score(torch.ones(1, len(values), dtype=torch.float64)))
-    return _Score(value, percentile_interval(draws, len(values)), draws, len(rows), True)
+    return _Score(value, percentile_interval(draws, len(values)), draws, len(rows))
 
 
 def _ties_of(kinds: dict[str, Sides]) -> list[float]:
@@ -138,7 +140,7 @@ def _ties_of(kinds: dict[str, Sides]) -> list[float]:
 def _first_version(found: dict[str, _Score]) -> dict[str, Any] | None:
     sections, draws = [], []
     for section, weights in SECTIONS.items():
-        there = {name: weight for name, weight in weights.items() if name in found and not found[name].several}
+        there = {name: weight for name, weight in weights.items() if name in found}
         if there:
             total = sum(there.values())
             drawn = torch.stack([found[name].draws * weight / total for name, weight in there.items()]).sum(0)
@@ -151,8 +153,8 @@ def _first_version(found: dict[str, _Score]) -> dict[str, Any] | None:
 
 
 def _second_version(found: dict[str, _Score]) -> dict[str, Any] | None:
-    draws = [(one.value, one.draws, one.rows) for one in found.values() if one.several]
-    there = {name.lower() for name, one in found.items() if one.several}
+    draws = [(one.value, one.draws, one.rows) for one in found.values()]
+    there = {name.lower() for name in found}
     return _benchmark("RewardBench 2", draws, [], [name for name in SUBSETS_2 if name.lower() not in there])
 
 
