@@ -220,3 +220,26 @@ def test_the_tables_have_subsets_sections_and_what_is_missing(benched):
     for piece in ("reward sources on 6 pairs", "by subset", "Reasoning", "RewardBench 2", "chosen longer by",
                   "without 21 of its subsets", "The chosen answer is the longer one in 0.80."):  # fmt: skip
         assert piece in shown, f"{piece}: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("drawing", "args"),
+    [
+        ("evaluation", ["eval", "--pairs", "pairs.jsonl", "--reward", "length=python:r.py:score"]),
+        ("frontier", ["frontier", "a", "b", "--prompts", "p.jsonl"]),
+        ("memory_chart", ["mem-estimate", "--params", "7B"]),
+        ("data_lengths", ["data", "stats", "pairs.jsonl"]),
+    ],
+)
+def test_a_plot_that_cannot_be_written_takes_no_result_away(prefcli, jsonl, own_folder, monkeypatch, drawing, args):
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    write(
+        own_folder / "r.py", "def score(prompts, completions, **_):\n    return [float(len(c)) for c in completions]\n"
+    )
+    jsonl("pairs.jsonl", {"prompt": "p", "chosen": "ab", "rejected": "a"})
+    monkeypatch.setattr("prefcli.comparison.frontier.frontier", lambda *_: {"frontiers": []})
+    monkeypatch.setattr(f"prefcli.report.{drawing}.draw", fails)
+    result = prefcli(*args, "--json", "--plot", "o.svg")
+    assert result.exit_code == 7 and "No space left" in result.stderr and isinstance(json.loads(result.stdout), dict)

@@ -29,18 +29,18 @@ def run(config: StatsConfig) -> None:
 
         raise DataError("no row of these files fits", "prefcli data check says why")
     found = stats.as_dict()
+    if config.json:
+        print_result(json.dumps(found))
+    else:
+        console = result_console()
+        for table in (_files(found), _facts(found), _lengths(found)):
+            console.print(table)
+        for name, values in stats.lengths.items():
+            console.print(_bars(name, values, stats.unit))
     if picture is not None:
         from prefcli.report.data_lengths import draw
 
         draw_picture("--plot", picture, lambda path: draw(stats.lengths, stats.unit, path))
-    if config.json:
-        print_result(json.dumps(found))
-        return
-    console = result_console()
-    for table in (_files(found), _facts(found), _lengths(found)):
-        console.print(table)
-    for name, values in stats.lengths.items():
-        console.print(_bars(name, values, stats.unit))
 
 
 def _files(found: dict[str, Any]) -> Table:

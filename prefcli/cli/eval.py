@@ -32,14 +32,14 @@ def run(config: EvalConfig) -> None:
     result = evaluate(config, reporter(config.quiet), share=share())
     if not result:
         return
+    if config.json:
+        print_result(json.dumps(result, ensure_ascii=False))
+    else:
+        _show(result)
     if plot is not None:
         from prefcli.report.evaluation import draw
 
         draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
-    if config.json:
-        print_result(json.dumps(result, ensure_ascii=False))
-        return
-    _show(result)
 
 
 def _show(result: dict[str, Any]) -> None:

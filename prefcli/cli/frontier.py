@@ -22,13 +22,17 @@ def run(config: FrontierConfig) -> None:
     from prefcli.comparison.frontier import frontier
 
     result = frontier(config, reporter(config.quiet))
+    if config.json:
+        print_result(json.dumps(result, ensure_ascii=False))
+    else:
+        _show(result)
     if plot is not None:
         from prefcli.report.frontier import draw
 
         draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
-    if config.json:
-        print_result(json.dumps(result, ensure_ascii=False))
-        return
+
+
+def _show(result: dict[str, Any]) -> None:
     console = result_console()
     for found in result["frontiers"]:
         console.print(_points(found, result))

@@ -23,16 +23,16 @@ def run(config: MemoryConfig) -> None:
         probe(config)
         return
     found = answer(config, _Notes())
+    if config.json:
+        print_result(json.dumps(as_dict(found), indent=2))
+    else:
+        from prefcli.cli.mem_answers import show
+
+        show(found)
     if plot:
         from prefcli.report.memory_chart import draw
 
         draw_picture("--plot", plot, partial(draw, found))
-    if config.json:
-        print_result(json.dumps(as_dict(found), indent=2))
-        return
-    from prefcli.cli.mem_answers import show
-
-    show(found)
 
 
 class _Notes(Reporter):

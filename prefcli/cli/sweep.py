@@ -57,14 +57,14 @@ def run(config: SweepConfig) -> None:
         report.notice(f"{there} of {len(points)} points are finished; the same command continues with the others")
         raise
     result = summarise(stage.command, score, outcomes)
-    if plot is not None and any(outcome.figure for outcome in outcomes):
-        from prefcli.report.sweep_chart import draw
-
-        draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
     if config.json:
         print_result(json.dumps(result, ensure_ascii=False))
     else:
         tables(result_console(), result)
+    if plot is not None and any(outcome.figure for outcome in outcomes):
+        from prefcli.report.sweep_chart import draw
+
+        draw_picture("--plot", plot, partial(draw, result), quiet=config.quiet)
     if not any(outcome.figure for outcome in outcomes):
         raise AlarmError(f"all {len(points)} points failed; the first: {outcomes[0].reason}", "see the table")
 
