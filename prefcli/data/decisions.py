@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefcli.data.formats.fields import SIGNED
+from prefcli.data.formats.fields import BY_WHOM
 from prefcli.data.row import said
 from prefcli.errors import UsageError
 
@@ -18,7 +18,7 @@ def is_decision(row: dict[str, Any]) -> bool:
     verdict = "verdict" in row
     sides = row.get("answers") if verdict else [row.get("chosen"), row.get("rejected")]
     return (
-        {"prompt", *SIGNED} <= set(row)
+        {"prompt", *BY_WHOM} <= set(row)
         and isinstance(row["at"], str)
         and isinstance(row["seconds"], (int, float))
         and isinstance(sides, list)
@@ -32,7 +32,7 @@ def is_thumb(row: dict[str, Any]) -> bool:
     """Whether a row is a decision on one answer."""
     skipped = row.get("verdict") == "skip" and isinstance(row.get("answers"), list) and len(row["answers"]) == 1
     thumb = answer_in(row.get("completion")) is not None and isinstance(row.get("label"), bool)
-    return {"prompt", *SIGNED} <= set(row) and (thumb or skipped)
+    return {"prompt", *BY_WHOM} <= set(row) and (thumb or skipped)
 
 
 def answer_in(side: Any) -> str | None:

@@ -47,8 +47,8 @@ SCORES = tuple(
 ALL = {"chosen": "all_chosen", "rejected": "all_rejected"}  # columns of RewardBench 2's right and wrong answers
 # Columns that belong to a row's own answers: what they score, how far apart they are, where they stand.
 OF_ANSWERS = {"messages", "scores", "margin", "kto_tag", *(name for names in SCORES for name in names), *ALL.values()}
-SIGNED = {"by", "at", "seconds"}  # who decided between the answers, and when
-DECIDED = {*SIGNED, "shown", "edited", "comment", "reasons", "objectives"}  # with what else such a row says
+BY_WHOM = {"by", "at", "seconds"}  # who decided between the answers, and when
+DECIDED = {*BY_WHOM, "shown", "edited", "comment", "reasons", "objectives"}  # with what else such a row says
 SAID = ("role", "content", "name", "tool_call_id", "tools")  # in a message, beside calls and thoughts
 MARKS = ("weight", "loss")  # about training, not for the template
 _PRINTED = re.compile(r"\s*\[\s*\{'(role|content|from|value)': ['\"]")
@@ -231,7 +231,7 @@ def words_of(column: str) -> set[str]:
 def for_other_answers(columns: Raw) -> Raw:
     """The columns without those that belong to the row's own answers, or say how good they are: of other answers, or
     where these are judged anew, they would be wrong."""
-    gone = OF_ANSWERS | DECIDED if columns.keys() >= SIGNED else OF_ANSWERS
+    gone = OF_ANSWERS | DECIDED if columns.keys() >= BY_WHOM else OF_ANSWERS
     return {
         name: value
         for name, value in columns.items()
