@@ -14,6 +14,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
+from prefcli.config.sft import SFTConfig
+from prefcli.errors import UsageError
+from prefcli.models.adapters import with_adapter
+from prefcli.progress import SILENT
 from scripts.families import plain, zoo
 from scripts.families.commands import prefcli
 from scripts.families.rows import write
@@ -231,6 +235,14 @@ def test_dropout_is_refused_where_peft_adapts_stacked_experts(train):
     ran = train("sft", "mixtral", "--lora-dropout", 0.1)
     assert ran.code == 2 and not ran.exception and "stacked weights of experts" in ran.err, ran.err
     assert train("sft", "mixtral", "--lora-dropout", 0.1, "--lora-target", "q_proj").code == 0
+
+
+def test_dropout_is_refused_where_a_parents_adapter_is_on_stacked_experts(files):
+    base = AutoModelForCausalLM.from_pretrained(files / "mixtral")
+    parent = with_adapter(base, SFTConfig(lora_rank=2), scorer=False, reporter=SILENT)
+    with pytest.raises(UsageError, match="stacked weights of experts"):
+        with_adapter(parent, SFTConfig(lora_rank=2, lora_dropout=0.1), scorer=False, reporter=SILENT)
+    assert with_adapter(parent, SFTConfig(lora_rank=2), scorer=False, reporter=SILENT) is parent
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -32,7 +32,8 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
     --lora-target is given, is merged into the weights first, with a notice. A reward model's head is trained and saved
     whole, beside its adapter, in float32.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
-    Raises UsageError: a parent's adapter to merge into 4 bits. ArtifactError: weights that DoRA cannot divide.
+    Raises UsageError: a parent's adapter to merge into 4 bits, dropout or DoRA on stacked experts. ArtifactError:
+    weights that DoRA cannot divide.
     """
     rank = config.lora_rank
     if isinstance(model, PeftModel):
@@ -96,10 +97,7 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
     except ValueError as error:
         if "ParamWrapper" not in str(error):
             raise
-        raise UsageError(
-            "peft adapts the stacked weights of experts by plain LoRA without dropout",
-            "leave --lora-dropout and --adapter out, or name other layers with --lora-target",
-        ) from error
+        raise _only_plain_on_experts() from error
 
 
 def _trains_more(model: PeftModel, config: Any) -> bool:
@@ -109,8 +107,17 @@ def _trains_more(model: PeftModel, config: Any) -> bool:
     return bool(whole or head or config.bias != "none" or config.trainable_token_indices)
 
 
+def _only_plain_on_experts() -> UsageError:
+    return UsageError(
+        "peft adapts the stacked weights of experts by plain LoRA without dropout",
+        "leave --lora-dropout and --adapter out, or name other layers with --lora-target",
+    )
+
+
 def _drop(model: PeftModel, p: float) -> None:
     """--lora-dropout for a parent's adapter that is trained on."""
+    if p and any(getattr(config, "target_parameters", None) for config in model.peft_config.values()):
+        raise _only_plain_on_experts()  # else what is saved would not open again
     for module in model.modules():
         dropouts: Any = getattr(module, "lora_dropout", {})
         for name in dropouts:
