@@ -20,9 +20,11 @@ from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError
 from prefcli.files import digest_file
-from prefcli.models.loading import load_policy, load_scorer
+from prefcli.models.loading import base_of, load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
+from prefcli.stages.policy import Opened
+from prefcli.stages.roles import _on_base
 from scripts.families import zoo
 from scripts.families.commands import prefcli as in_process
 from scripts.families.rows import write as write_rows
@@ -509,6 +511,16 @@ def test_a_parents_adapter_that_is_more_than_lora_is_merged_first(what, own_fold
     ran = in_process("dpo", "--model", "adapter", "--data", files["pairs"], *few, runs=own_folder / "runs")
     assert ran.code == 0 and "is merged into the weights first" in ran.err, ran.err
     assert ran.first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_an_adapter_that_changes_its_base_does_not_stand_beside_the_policys(own_folder):
+    base = zoo.build("qwen2", own_folder / "base")
+    own = {"init_lora_weights": "pissa"}, {"init_lora_weights": "gaussian"}, None
+    for more in own:
+        config = MORE_THAN_LORA["LoHa"] if more is None else LoraConfig(r=2, target_modules=["q_proj"], **more)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
+        reference = resolve("adapter", Store())
+        assert _on_base(reference, Opened(None, None, False, {}, base_of(reference))) == (more == own[1])
 
 
 def test_an_adapter_of_virtual_tokens_is_refused(own_folder):

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from conftest import write
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_models import tiny_lm
 from transformers import AutoModelForCausalLM
@@ -87,6 +87,22 @@ def test_a_parents_adapter_of_another_alpha_is_merged_and_a_new_one_gets_what_wa
     other = with_adapter(kept[0], config, scorer=False, reporter=Reporter())
     assert other is not kept[0] and other.peft_config["default"].lora_alpha == 2 * ALPHA
     torch.testing.assert_close(other(IDS).logits, kept[1](IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "gaussian"])
+def test_a_parents_adapter_goes_on_as_the_same_model_however_it_was_initialised(start):
+    config = LoraConfig(r=RANK, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=start)
+    parent = get_peft_model(tiny_lm(), config).eval()
+    with torch.no_grad():
+        for name, weight in parent.named_parameters():
+            if "lora_B" in name:
+                weight.add_(0.1)
+        expected = parent(IDS).logits
+        trained = with_adapter(parent, SFTConfig(lora_rank=RANK), scorer=False, reporter=Reporter())
+        reference = shared.start_of(trained, trained is parent, "reference")
+        assert (trained is parent) == (start == "gaussian")
+        for model in (trained, reference):
+            torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dora_refuses_rows_of_zeros_and_names_the_weight():

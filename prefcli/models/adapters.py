@@ -17,7 +17,7 @@ from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER, hold_head_whole, renamed
+from prefcli.models.adapter_files import ADAPTER, changes_base, hold_head_whole, renamed
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -28,9 +28,9 @@ from prefcli.progress import Reporter
 def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Reporter) -> Any:
     """The model to train: as it is (rank 0), with a new adapter, or with the parent's when rank and kind are the same.
 
-    A parent's adapter of another rank, kind or --lora-alpha, one that trains heads, norms or biases too, or any where
-    --lora-target is given, is merged into the weights first, with a notice. A reward model's head is trained and saved
-    whole, beside its adapter, in float32.
+    A parent's adapter of another rank, kind or --lora-alpha, one that trains heads, norms or biases too or began as a
+    part of the weights (PiSSA), or any where --lora-target is given, is merged into the weights first, with a notice.
+    A reward model's head is trained and saved whole, beside its adapter, in float32.
     LoRA: arXiv 2106.09685; rsLoRA, alpha/√rank: arXiv 2312.03732; DoRA: arXiv 2402.09353.
     Raises UsageError: a parent's adapter to merge into 4 bits, dropout or DoRA on stacked experts. ArtifactError:
     weights that DoRA cannot divide.
@@ -101,10 +101,11 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
 
 
 def _trains_more(model: PeftModel, config: Any) -> bool:
-    """Whether an adapter is more than LoRA below the head, of which the reference could be a frozen copy."""
+    """Whether an adapter is more than LoRA below the head on its base as it is, of which the reference could be a
+    frozen copy."""
     whole = {*(config.modules_to_save or ())} - {"score", "classifier"}  # which peft names for any scorer
     head = isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer)
-    return bool(whole or head or config.bias != "none" or config.trainable_token_indices)
+    return bool(whole or head or config.bias != "none" or config.trainable_token_indices or changes_base(config))
 
 
 def _only_plain_on_experts() -> UsageError:

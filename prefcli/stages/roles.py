@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.references import Reference, value_beside
 from prefcli.config.ppo import PPOConfig
 from prefcli.models import shared
+from prefcli.models.adapter_files import shares_base
 from prefcli.models.labels import how_many
 from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, loaded_scorer
 from prefcli.models.shared import SharedRole
@@ -141,8 +142,10 @@ def _from_file(policy: PeftModel, name: str, reference: Reference) -> SharedRole
 
 
 def _on_base(reference: Reference, opened: Opened) -> bool:
-    """Whether it is the policy's base, or an adapter on it."""
-    return opened.base is not None and opened.base == base_of(reference)
+    """Whether it is the policy's base, or an adapter on it that changes no weight of it."""
+    if opened.base is None or opened.base != base_of(reference):
+        return False
+    return not is_adapter(reference) or (reference.path is not None and shares_base(reference.path))
 
 
 def _stands_on(value: Reference, reward: Reference | None) -> bool:
