@@ -11,15 +11,15 @@ import torch
 from conftest import write
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from tiny_models import tiny_lm
-from transformers import AutoModelForCausalLM
+from tiny_models import tiny_config, tiny_lm
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from prefcli.artifacts.references import resolve
 from prefcli.config.sft import SFTConfig
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models import shared
 from prefcli.models.adapters import kind_of, merged, with_adapter
-from prefcli.models.loading import load_policy, load_scorer
+from prefcli.models.loading import _head_on, load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 
@@ -103,6 +103,41 @@ def test_a_parents_adapter_goes_on_as_the_same_model_however_it_was_initialised(
         assert (trained is parent) == (start == "gaussian")
         for model in (trained, reference):
             torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+ON_TIED = {
+    "the head": {"target_modules": ["q_proj", "lm_head"]},
+    "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "both, tied": {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    "the head, whole": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "neither": {"target_modules": ["q_proj"]},
+}
+
+
+def on_tied(what: str) -> PeftModel:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(tiny_config())
+    base.config.tie_word_embeddings = True
+    base.tie_weights()
+    model = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", **ON_TIED[what])).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.2)
+    return model
+
+
+@pytest.mark.parametrize("what", ON_TIED)
+def test_an_adapter_on_one_of_two_tied_weights_merges_to_the_same_model(what, tmp_path):
+    model = on_tied(what)
+    with torch.no_grad():
+        expected = model(IDS, output_hidden_states=True)
+        plain, scorer = merged(model), _head_on(on_tied(what), torch.float32)
+        torch.testing.assert_close(scorer.model(IDS)[0], expected.hidden_states[-1], rtol=1e-4, atol=1e-5)
+        plain.save_pretrained(tmp_path)
+        for one in (plain, AutoModelForCausalLM.from_pretrained(tmp_path)):
+            torch.testing.assert_close(one(IDS).logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert AutoConfig.from_pretrained(tmp_path).tie_word_embeddings == (what == "neither")
 
 
 def test_dora_refuses_rows_of_zeros_and_names_the_weight():

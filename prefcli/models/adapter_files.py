@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, PeftType, TaskType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from safetensors import safe_open
+from torch import nn
 from transformers.utils import find_adapter_config_file
 
 from prefcli.artifacts.bases import Base
@@ -78,6 +80,31 @@ def hold_head_whole(model: PeftModel) -> None:
     head = getattr(model.get_base_model(), "score", None)
     if isinstance(head, ModulesToSaveWrapper):
         head.modules_to_save.float()
+
+
+def merge(model: PeftModel) -> Any:
+    """The plain model that an adapter and its base make.
+
+    Where an adapter on the output head or the embeddings parts what is one weight in the base, it is two afterwards.
+    """
+    base: Any = model.get_base_model()
+    for layer in (base.get_output_embeddings(), base.get_input_embeddings()):
+        if isinstance(layer, BaseTunerLayer):
+            own: Any = layer.get_base_layer()
+            own.weight = nn.Parameter(own.weight.detach().clone(), own.weight.requires_grad)
+    plain = without_config(model.merge_and_unload())
+    head = getattr(plain.get_output_embeddings(), "weight", None)
+    if head is not None and head is not plain.get_input_embeddings().weight:
+        for config in (plain.config, plain.config.get_text_config()):
+            config.tie_word_embeddings = False
+    return plain
+
+
+def without_config(model: Any) -> Any:
+    """Without the configuration that peft leaves on what was below an adapter, and TRL takes for one."""
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
 
 
 def refuse_hub_adapter(text: str, name: str, options: dict[str, Any]) -> None:

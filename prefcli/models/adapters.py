@@ -17,7 +17,7 @@ from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER, changes_base, hold_head_whole, renamed
+from prefcli.models.adapter_files import ADAPTER, changes_base, hold_head_whole, merge, renamed, without_config
 from prefcli.models.classes import language_model_class, new_scorer
 from prefcli.models.loading import configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -91,7 +91,7 @@ def _adapted(model: Any, config: ModelConfig, scorer: bool) -> Any:
         adapted = get_peft_model(model, adapter)
         if lost := renamed(adapted):
             adapter.exclude_modules = [*targets.exclude, *lost]
-            adapted = get_peft_model(_plain(adapted.unload()), adapter)
+            adapted = get_peft_model(without_config(adapted.unload()), adapter)
         hold_head_whole(adapted)
         return adapted
     except ValueError as error:
@@ -168,14 +168,7 @@ def merged(model: PeftModel | SharedRole | PreTrainedModel) -> PreTrainedModel:
         return model.merged()
     if not isinstance(model, PeftModel):
         return model
-    return _plain(model.merge_and_unload())  # type: ignore[no-any-return]
-
-
-def _plain(model: Any) -> Any:
-    """Without the configuration that peft leaves on what was below an adapter, and TRL takes for one."""
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-    return model
+    return merge(model)  # type: ignore[no-any-return]
 
 
 def config_of(model: Any) -> Any:

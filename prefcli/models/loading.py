@@ -25,7 +25,7 @@ from prefcli.artifacts.hub import from_cache
 from prefcli.artifacts.references import Reference
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models import bitsandbytes
-from prefcli.models.adapter_files import open_adapter, refuse_hub_adapter
+from prefcli.models.adapter_files import merge, open_adapter, refuse_hub_adapter
 from prefcli.models.classes import (
     AFTER_PADDING,
     backbone_of,
@@ -292,7 +292,7 @@ def _placed(model: Model, device: torch.device) -> Model:
 
 def _head_on(policy: Model, dtype: torch.dtype | str) -> PreTrainedModel:
     """A sequence classifier with the body of a language model and a fresh head."""
-    plain = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
+    plain = merge(policy) if isinstance(policy, PeftModel) else policy
     config = plain.config
     config.num_labels = 1
     scorer: PreTrainedModel = new_scorer(config, dtype)
