@@ -206,6 +206,17 @@ def test_an_adapter_is_kept_as_it_is_or_in_the_type_that_is_asked_for(store, tmp
         assert all(torch.equal(after[name], before[name].to(expected)) for name in before)
 
 
+def test_a_reward_adapter_on_a_base_of_16_bits_keeps_its_head_of_32(store, tmp_path):
+    base = load_policy(resolve("sft", store), **CPU | {"dtype": torch.bfloat16}, trainable=False)
+    base.save_pretrained(tmp_path / "base")
+    adapter = shutil.copytree(resolve("lrm", store).path, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "../base"}))
+    written(resolve(str(adapter), store), tmp_path / "out", merge=False)
+    after, before = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "out", adapter))
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
 @pytest.fixture
 def tiny_copy(tmp_path):
     return shutil.copytree(TINY, tmp_path / "copy")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from peft.utils import load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
@@ -198,7 +198,9 @@ def _opened(folder: Path, *, scorer: bool, base: Base | None) -> dict[str, Tenso
     if adapter:
         assert base is not None
         body = kind.from_pretrained(base.place, **revision, **options)
-        return dict(get_peft_model_state_dict(open_adapter(body, folder, base, folder.name, scorer=scorer)))
+        open_adapter(body, folder, base, folder.name, scorer=scorer)  # every tensor has its place
+        # Not the opened model's: heads and embeddings that were saved whole in float32 are rounded to a base's 16 bits.
+        return load_peft_weights(str(folder), device="cpu")  # type: ignore[no-any-return]
     made = is_made(kind)
     model, info = (AutoModel if made else kind).from_pretrained(folder, output_loading_info=True, **options)
     missing = [name for name in info["missing_keys"] if not (made and name.startswith(POOLER))]
