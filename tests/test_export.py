@@ -502,7 +502,9 @@ def test_the_checked_directory_is_uploaded_and_the_token_stays_out_of_it(prefcli
     assert FakeApi.told == [("token", SECRET), ("create", "me/model", None),
                             ("upload", "me/model", tmp_path / "out", names), ("delete", hub.STALE)]  # fmt: skip
     stale = ["adapter_config.json", "adapter_model.safetensors", "model.safetensors.index.json",
-             "model-00001-of-00002.safetensors", "config.json", "score.safetensors"]  # fmt: skip
+             "model-00001-of-00002.safetensors", "config.json", "score.safetensors", "tokenizer.model", "vocab.json",
+             "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+             "additional_chat_templates/tool_use.jinja"]  # fmt: skip
     assert list(filter_repo_objects([*stale, "notes.md"], allow_patterns=hub.STALE)) == stale  # as the hub reads them
     assert "from_pretrained('me/model')" in (tmp_path / "out/README.md").read_text()
     refused = prefcli("export", "tiny", "out", "--force", "--push-to-hub", "me/model", "--private")

@@ -11,11 +11,13 @@ from huggingface_hub.utils import validate_repo_id
 
 from prefcli.errors import SurroundingsError, UsageError
 from prefcli.models.classes import HEAD
+from prefcli.models.tokenizers import TOKENIZER_FILES
 from prefcli.text import first_line
 
 TOKEN = "HF_TOKEN"
 # What an earlier export may have left in the repository: of an adapter and a whole model transformers opens the former.
-# With a reward model's head beside it a language model would be taken for a reward model.
+# With a reward model's head beside it a language model would be taken for a reward model; another tokenizer's files
+# would be read with this one's.
 STALE = [
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -23,6 +25,12 @@ STALE = [
     "config.json",
     "generation_config.json",
     HEAD,
+    *TOKENIZER_FILES,
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
 ]
 
 
