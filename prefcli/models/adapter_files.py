@@ -165,11 +165,13 @@ def _shapes(directory: Path) -> dict[str, Shape]:
 
 
 def _grow(model: Any, shapes: dict[str, Shape]) -> None:
-    """Room for the rows of embeddings that are saved whole beside an adapter: it was trained with tokens added."""
+    """As many rows as the embeddings that are saved whole beside an adapter have: it was trained with tokens added, or
+    without those that a base is padded with."""
     embeddings = model.get_input_embeddings()
     own = next(name for name, module in model.named_modules() if module is embeddings).rpartition(".")[2]
     for name, shape in shapes.items():
-        if name.endswith(f".{own}.weight") and shape[0] > embeddings.weight.shape[0]:
+        rows, *width = embeddings.weight.shape
+        if name.endswith(f".{own}.weight") and shape[0] != rows and list(shape[1:]) == width:
             model.resize_token_embeddings(shape[0])
 
 
