@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import DEMO, PAIR, cached, write
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_config
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -220,6 +221,13 @@ def backbone(folder: Path) -> None:
     AutoModel.from_pretrained(folder).save_pretrained(folder)
 
 
+def a_head(folder: Path) -> None:
+    """Of a reward model whose head is not missed as a language model's: that is its embeddings."""
+    change(folder, architectures=None)
+    tensors = load_file(folder / WEIGHTS)
+    save_file(tensors | {"score.weight": torch.zeros(1, 64)}, folder / WEIGHTS, {"format": "pt"})
+
+
 MODELS = {
     "an encoder": (
         lambda f: change(f, model_type="bert", architectures=["BertForMaskedLM"]),
@@ -232,6 +240,12 @@ MODELS = {
     "both ways": (lambda f: change(f, is_causal=False), "each token sees those after it .*is_causal false"),
     "both ways by type": (lambda f: change(f, model_type="xlnet"), "each token sees those after it .*xlnet"),
     "pictures": (lambda f: change(f, model_type="vit", architectures=["ViTModel"]), "is a vit model: it has no causal"),
+    "a head for every token": (
+        lambda f: change(f, architectures=["LlamaForTokenClassification"]),
+        "is a LlamaForTokenClassification, whose head is not read here",
+    ),
+    "a reward model's own class": (lambda f: change(f, architectures=["LlamaForRewardModel"]), "head is not read here"),
+    "a head that nothing names": (a_head, "its files hold a reward model's head, and its config.json does not say so"),
     "GPTQ": (lambda f: change(f, **quantised("gptq")), "quantised with gptq, which is not read here"),
     "AWQ": (lambda f: change(f, **quantised("awq")), "quantised with awq, which is not read here"),
     "bitsandbytes": (lambda f: change(f, **quantised("bitsandbytes")), "--load-in-4bit"),

@@ -7,6 +7,7 @@ and speaks to somebody who wrote the call.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ CAUSAL = "give a causal language model: one whose config.json names a …ForCaus
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _COUNTS = (*_LAYERS, "hidden_size", "n_embd", "num_attention_heads", "n_head",
            "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings")  # fmt: skip
+_OTHER_HEAD = re.compile(r"\w*(TokenClassification|QuestionAnswering|MultipleChoice|Reward|ForScore)\w*")
 _BOTH_WAYS: dict[str, tuple[Any, ...]] = {"is_causal": (False,), "use_bidirectional_attention": (True, "all")}
 
 
@@ -43,7 +45,7 @@ def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
             f"convert it first: prefcli export {reference.text} DIR, then --model DIR",
         )
     looks: list[Callable[[dict[str, Any]], Cause | None]] = [_of_a_strange_type, _nonsense, _encoder, _without_padding]
-    looks += [] if in_4bit else [_of_4_bits]
+    looks += [_other_head] if in_4bit else [_other_head, _of_4_bits]
     for folder in _folders(reference):
         if (cause := _damaged_config(folder)) is not None:
             raise _told(reference, cause)
@@ -280,6 +282,16 @@ def _encoder(config: dict[str, Any]) -> Cause | None:
     if (setting := _both_ways(config)) is not None:
         return f"it is not a causal model: each token sees those after it (config.json: {setting})", CAUSAL
     return None
+
+
+def _other_head(config: dict[str, Any]) -> Cause | None:
+    """A head that neither predicts tokens nor is read as a score; where embeddings are tied it would go unmissed."""
+    if (found := _OTHER_HEAD.search(_architectures(config))) is None:
+        return None
+    return (
+        f"it is a {found[0]}, whose head is not read here",
+        "give a language model (…ForCausalLM), or a reward model that is a …ForSequenceClassification",
+    )
 
 
 def _without_padding(config: dict[str, Any]) -> Cause | None:

@@ -142,6 +142,7 @@ def loaded_policy(
             options = extra | ({} if reference.kind == "gguf" else _structure(device))
             model, info = kind.from_pretrained(where, dtype=dtype, output_loading_info=True, **options)
             _refuse_missing(reference, info, allowed=())
+            _refuse_a_head(reference, info)
     except Exception as error:
         raise not_opened(reference, error) from error
     if reference.kind == "gguf":
@@ -370,6 +371,15 @@ def _refuse_missing(reference: Reference, info: dict[str, Any], allowed: tuple[s
     raise ArtifactError(
         f"{reference.text}: the files lack weights, or hold them in another shape: {names}", "copy the model again"
     )
+
+
+def _refuse_a_head(reference: Reference, info: dict[str, Any]) -> None:
+    """Raise ArtifactError for a language model whose files hold the head of a reward model."""
+    if any(name.startswith("score.") for name in info.get("unexpected_keys", ())):
+        raise ArtifactError(
+            f"{reference.text}: its files hold a reward model's head, and its config.json does not say so",
+            "name the …ForSequenceClassification that it is under architectures in config.json",
+        )
 
 
 def _refuse_headless_adapter(reference: Reference) -> None:
