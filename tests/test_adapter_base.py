@@ -359,6 +359,12 @@ def test_a_plain_adapter_opens_as_peft_opens_it_on_its_own_device(plain_adapter,
     assert torch.equal(logits("adapter", "runs"), expected)
 
 
+def test_a_configuration_that_lies_beside_an_adapter_is_not_its_bases(plain_adapter, own_folder):
+    config = json.loads((own_folder / "base/config.json").read_text())
+    write(plain_adapter / "config.json", json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
+    assert logits("adapter", "runs").isfinite().all()
+
+
 def test_without_a_tokenizer_the_bases_is_taken_and_said_and_with_one_its_own(plain_adapter, own_folder):
     heard = Heard()
     found = load_tokenizer(resolve("adapter", Store()), heard)

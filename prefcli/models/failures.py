@@ -50,7 +50,7 @@ def refuse_unfit(reference: Reference, *, in_4bit: bool = False) -> None:
         if (cause := _damaged_config(folder)) is not None:
             raise _told(reference, cause)
         for look in looks:
-            if (cause := look(config_of(folder))) is not None:
+            if (cause := look(_opened_by(folder))) is not None:
                 raise _told(reference, cause)
         if (cause := _too_many_layers(folder)) is not None:
             raise _told(reference, cause)
@@ -61,7 +61,7 @@ def not_opened(reference: Reference, error: BaseException) -> BaseException:
     if (known := _known(reference, error)) is not None:
         return known
     for folder in _folders(reference):
-        config = config_of(folder)
+        config = _opened_by(folder)
         for look in (_damaged_config, files.damaged_weights):
             if (cause := look(folder)) is not None:
                 return _told(reference, cause)
@@ -128,6 +128,11 @@ def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
+
+
+def _opened_by(folder: Path) -> dict[str, Any]:
+    """The configuration that a model is opened by: none of an adapter's own, beside which some trainers leave one."""
+    return {} if is_adapter_directory(folder) else config_of(folder)
 
 
 def _known(reference: Reference, error: BaseException) -> BaseException | None:
@@ -256,7 +261,7 @@ def _padding_beyond(config: dict[str, Any]) -> Cause | None:
 
 def _too_many_layers(folder: Path) -> Cause | None:
     """More of them than the files have tensors would be made, one by one, before any is missed."""
-    config = config_of(folder)
+    config = _opened_by(folder)
     inner = config.get("text_config")
     counts = [part.get(name) for part in (config, inner) if isinstance(part, dict) for name in _LAYERS]
     layers = max((count for count in counts if isinstance(count, int)), default=0)
