@@ -299,6 +299,16 @@ def test_a_model_that_does_not_open_says_why(folder, case):
     assert re.search(said, told(lambda: load_policy(reference, trainable=False, **CPU)))
 
 
+@pytest.mark.parametrize("case", ["an encoder", "encoder and decoder", "pictures", "a head for every token"])
+def test_a_dry_run_refuses_what_the_run_would(prefcli, jsonl, folder, case):
+    spoil, said = MODELS[case]
+    spoil(folder)
+    rows = jsonl("d.jsonl", *[DEMO] * 4)
+    for rank in ("0", "2"):
+        result = prefcli("sft", "--model", folder, "--data", rows, "--dry-run", "--lora-rank", rank)
+        assert result.exit_code == 4 and re.search(said, " ".join(result.stderr.split())), result.stderr
+
+
 TOKENIZERS = {
     "none": (lambda f: [file.unlink() for file in f.glob("tokenizer*")], "holds no tokenizer"),
     "no JSON": (lambda f: write(f / "tokenizer.json", "{\n{"), r"tokenizer.json is damaged: .*\(line 2\)"),

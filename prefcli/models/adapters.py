@@ -18,8 +18,8 @@ from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
 from prefcli.models.adapter_files import ADAPTER, changes_base, hold_head_whole, merge, renamed, without_config
-from prefcli.models.classes import language_model_class, new_scorer
-from prefcli.models.loading import configuration
+from prefcli.models.classes import new_scorer
+from prefcli.models.loading import class_of, configuration
 from prefcli.models.lora_targets import in_words, targets_of
 from prefcli.models.shared import SharedRole
 from prefcli.progress import Reporter
@@ -63,12 +63,11 @@ def with_adapter(model: Any, config: ModelConfig, *, scorer: bool, reporter: Rep
 def planned(reference: Reference, config: ModelConfig, *, scorer: bool) -> str:
     """Description of what a new adapter on the model at a reference would adapt; no weights are loaded.
 
-    Raises UsageError: --lora-target names no layer.
+    Raises UsageError: --lora-target names no layer. ArtifactError: the model is not one to train.
     """
-    described = configuration(reference)
+    described, kind = configuration(reference), class_of(reference, scorer=scorer)
     with torch.device("meta"):
-        kind = None if scorer else language_model_class(described)
-        model = new_scorer(described, torch.float32) if kind is None else kind.from_config(described)
+        model = new_scorer(described, torch.float32) if scorer else kind.from_config(described)
         return in_words(_adapted(model, config, scorer))
 
 

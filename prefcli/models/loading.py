@@ -106,6 +106,15 @@ def configuration(reference: Reference) -> PretrainedConfig:
         raise not_opened(reference, error) from error
 
 
+def class_of(reference: Reference, *, scorer: bool) -> Any:
+    """The class that a reference's weights open as. Raises ArtifactError: none does."""
+    config = configuration(reference)
+    kind = scorer_class(config) if scorer else language_model_class(config)
+    if kind is None:
+        raise not_opened(reference, ValueError("no causal head"))
+    return kind
+
+
 @from_cache
 def loaded_policy(
     reference: Reference,
@@ -132,9 +141,7 @@ def loaded_policy(
     where, extra = source(reference)
     extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
-        kind = language_model_class(configuration(reference))
-        if kind is None:
-            raise ValueError("no causal head")  # `not_opened` finds it too, and says it well
+        kind = class_of(reference, scorer=False)
         if is_adapter(reference):
             base = _base_model(reference, kind, {"dtype": dtype} | extra | _structure(device))
             model = _opened_on(base, reference, trainable=trainable)
@@ -180,9 +187,7 @@ def loaded_scorer(
     has_grown = False
     try:
         config = configuration(reference)
-        kind = scorer_class(config)
-        if kind is None:
-            raise ValueError("no causal head")
+        kind = class_of(reference, scorer=True)
         headless = new_head or not is_scorer(reference)
         if headless and label is not None:
             raise UsageError(f"--label {label}: {reference.text} is not a reward model", "leave --label out")

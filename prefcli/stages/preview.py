@@ -24,7 +24,8 @@ from prefcli.data.tokenising import encode_demo, encode_labelled, encode_pair
 from prefcli.errors import DataError
 from prefcli.evaluation.prompts import say_kept
 from prefcli.models.adapters import planned
-from prefcli.models.loading import is_adapter
+from prefcli.models.failures import refuse_unfit
+from prefcli.models.loading import class_of, is_adapter
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
@@ -42,8 +43,11 @@ class Preview:
 
 
 def preview(inputs: Inputs, reporter: Reporter) -> Preview:
-    """Raises DataError: no row is left of those that fit, or the chat template refuses one."""
+    """Raises DataError: no row is left of those that fit, or the chat template refuses one. ArtifactError: the model
+    is not one to train."""
     config = inputs.config
+    refuse_unfit(inputs.model, in_4bit=config.load_in_4bit)
+    class_of(inputs.model, scorer=inputs.stage.scores)
     encoder = Encoder(load_tokenizer(inputs.model, reporter))
     leave_out_refused(inputs, encoder, reporter)
     adapter = {}
