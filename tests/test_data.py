@@ -78,6 +78,16 @@ PAIR_FORMS = {
         [user(QUESTION)],
         "prompt/chosen/rejected",
     ),
+    "answers as messages that stand alone": (
+        {"prompt": QUESTION, "chosen": assistant(GOOD), "rejected": assistant(BAD)},
+        QUESTION,
+        "prompt/chosen/rejected",
+    ),
+    "axolotl": (
+        {"messages": TALK, "chosen": assistant(GOOD), "rejected": [assistant(BAD)]},
+        TALK,
+        "messages/chosen/rejected",
+    ),
     "implicit prompt": (
         {"chosen": [*TALK, assistant(GOOD)], "rejected": [*TALK, assistant(BAD)]},
         TALK,

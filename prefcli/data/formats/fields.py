@@ -96,10 +96,11 @@ def awaiting(messages: list[Message], column: str) -> list[Message]:
 
 
 def answer_in(raw: Raw, column: str) -> str:
-    """An answer: a string, or a list of one assistant message."""
-    value = _not_printed(_given(raw, column), column)
+    """An answer: a string, or an assistant message, alone or as a list of one."""
+    value = as_list(_not_printed(_given(raw, column), column))
+    value = [value] if isinstance(value, dict) else value
     if isinstance(value, list):
-        messages = messages_in(raw, column)
+        messages = messages_in({column: value}, column)
         if len(messages) != 1 or messages[0]["role"] != "assistant":
             raise BadRow("bad role", f"'{column}' must be one assistant message (or a string)")
         value = answer_of(messages[0])

@@ -19,7 +19,8 @@ def _labelled(raw: Raw) -> Row:
     return replace(convert(others(raw, "label")), label=label)
 
 
-def _asks(row: Raw) -> bool:
+def asks(row: Raw) -> bool:
+    """Whether its messages end before the answer."""
     turns = as_list(row["messages"])
     return isinstance(turns, list) and bool(turns) and isinstance(turns[-1], dict) and turns[-1].get("role") == "user"
 
@@ -49,6 +50,6 @@ FORMS = (
         "dialogues that end before the answer, as those for rewards that can be verified",
         ({"messages": _DIALOGUE[:1]},),
         lambda raw: Row(question_in(messages_in(raw, "messages"), "messages"), columns=others(raw, "messages")),
-        _asks,
+        asks,
     ),
 )

@@ -1,15 +1,17 @@
-"""prompt/chosen/rejected: plain or conversational (TRL), sides that repeat the prompt, and UltraFeedback binarized."""
+"""prompt/chosen/rejected: plain or conversational (TRL), sides that repeat the prompt, UltraFeedback binarized; and with
+the dialogue in `messages` (axolotl)."""
 
 from __future__ import annotations
 
 from prefcli.data.formats.fields import Raw, answer_in, messages_in, others, pair, prompt_in
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.implicit import from_dialogues
+from prefcli.data.formats.messages import asks
 from prefcli.data.row import BadRow, Row
 
 
-def convert(raw: Raw) -> Row:
-    prompt = prompt_in(raw, "prompt")
+def convert(raw: Raw, asked: str = "prompt") -> Row:
+    prompt = prompt_in(raw, asked)
     if isinstance(prompt, str) and isinstance(raw.get("chosen"), list) and len(raw["chosen"]) > 1:
         return _from_repeated(prompt, raw)
     sides = []
@@ -22,7 +24,7 @@ def convert(raw: Raw) -> Row:
                 sides.append(answer_in({side: value[len(prompt) :]}, side))
                 continue
         sides.append(answer_in(raw, side))
-    return pair(prompt, sides[0], sides[1], others(raw, "prompt", "chosen", "rejected"))
+    return pair(prompt, sides[0], sides[1], others(raw, asked, "chosen", "rejected"))
 
 
 def _from_repeated(prompt: str, raw: Raw) -> Row:
@@ -50,5 +52,14 @@ FORMS = (
             {"prompt": "Where is the cup?", "chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]},
         ),
         convert,
+    ),
+    Form(
+        "messages/chosen/rejected",
+        ("messages", "chosen", "rejected"),
+        "pairs",
+        "axolotl's preference rows: a dialogue and two messages that answer it",
+        ({"messages": [QUESTION], "chosen": GOOD, "rejected": BAD},),
+        lambda raw: convert(raw, "messages"),
+        asks,
     ),
 )
