@@ -342,6 +342,27 @@ def test_a_tree_has_a_pair_for_each_prompt_with_ranked_replies(jsonl):
     assert "files of trees" in error.value.hint
 
 
+def test_a_trees_only_reply_is_a_demonstration_and_its_prompts_are_prompts(jsonl):
+    def tree(*replies, text="q", **more):
+        return {"role": "prompter", "text": text, "replies": list(replies), **more}
+
+    def reply(text, rank=None, *replies, **more):
+        return {"role": "assistant", "text": text, "rank": rank, "replies": list(replies), **more}
+
+    refused = reply("bad", 0, tree(text="after it"), review_result=False)
+    later = tree(refused, reply("a", 1), reply("b", 2), text="later")
+    trees = [tree(reply("only", None, later)), tree(reply("sole")), tree(review_result=False),
+             tree(reply("same", 0), reply("same", 1))]  # fmt: skip
+    rows = [{"message_tree_id": str(n), "prompt": one} for n, one in enumerate(trees)]
+    pair, sole, gone, same = read(jsonl, *rows)
+    assert (pair.chosen, pair.rejected) == ("a", "b") and "no two answers" in str(sole)
+    assert isinstance(sole, Tie) and isinstance(gone, Tie) and same.kind == "same sides"
+    demos = [row.completion for row in read(jsonl, *rows[:2], purpose="demos")]
+    assert demos == ["only", "a", "sole"]
+    prompts = [row.prompt[-1]["content"] for row in read(jsonl, *rows[:2], purpose="prompts")]
+    assert prompts == ["q", "later", "q"]
+
+
 # Labels
 
 

@@ -13,17 +13,15 @@ from typing import Any
 from prefcli.config.stages import Purpose
 from prefcli.data import records as sizes
 from prefcli.data.columns import more_in, unread_system, with_system, with_tools
-from prefcli.data.formats import pairs
 from prefcli.data.formats.fields import PARTS, SCORES, VOTES, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.formats.implicit import turns_of
-from prefcli.data.formats.ranked import GroupedRecords, RankedRecords
+from prefcli.data.formats.ranked import GroupedRecords, RankedRecords, remade
 from prefcli.data.formats.registry import (
     FORMS,
     Recognised,
     advice,
     answers_in,
-    chosen_side,
     doubtful,
     implied,
     maps,
@@ -276,10 +274,9 @@ def scan(
     if form.grouped:
         records, wanted = GroupedRecords(records, wanted), {}
     if form.lists is not None and (every or form.trees):
-        records, wanted = RankedRecords(records, wanted, form, every), {}
+        records, wanted = RankedRecords(records, wanted, form, every, recognised.purpose), {}
         name = f"{form.name}, all pairs" if every else form.name
-        convert = pairs.convert if purpose != "demos" else chosen_side(pairs.convert)
-        recognised = replace(recognised, name=name, convert=convert)
+        recognised = replace(recognised, name=name, convert=remade)
     more = advice(rows, None, wanted) if form.gives in ("demos", "prompts") else ""
     if not (form.gives == "prompts" and purpose is None or "label" in more and purpose != "prompts"):
         more = ""

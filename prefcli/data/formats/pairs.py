@@ -1,5 +1,5 @@
-"""prompt/chosen/rejected: plain or conversational (TRL), sides that repeat the prompt, UltraFeedback binarized; and with
-the dialogue in `messages` (axolotl)."""
+"""prompt/chosen/rejected: plain or conversational (TRL), sides that repeat the prompt, and UltraFeedback binarized; the
+same with `messages` for the prompt (axolotl)."""
 
 from __future__ import annotations
 

@@ -14,9 +14,11 @@ import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+from prefcli.config.stages import Purpose
 from prefcli.data.formats.fields import (
     Raw,
     answer_in,
@@ -43,6 +45,7 @@ _GENERATIONS = (
     ("responses", "ratings"),
 )
 _ASPECTS = ("correctness", "coherence", "complexity", "verbosity")  # HelpSteer2's other scores
+_SIDES = ("completion", "chosen", "rejected")
 _SPEAKERS = {"prompter": "user", "assistant": "assistant"}
 
 
@@ -51,7 +54,9 @@ def pairs_of(ranked: Ranked, every: bool) -> list[Row]:
     order = sorted(ranked.answers, key=lambda answer: -answer[0])
     found = [(one, other) for one, other in combinations(order, 2) if one[0] > other[0]]
     if not found:
-        said = f"all {len(order)} answers have the score {order[0][0]:g}" if order else "there are no answers"
+        said = "there are no two answers to compare"
+        if len(order) > 1:
+            said = f"all {len(order)} answers have the score {order[0][0]:g}"
         raise Tie(said, Row(ranked.prompt, columns=ranked.columns))
     if not every:
         worst = next(answer for answer in order if answer[0] == order[-1][0])
@@ -142,28 +147,31 @@ def _lists(row: Raw) -> tuple[str, str] | None:
 
 
 def _tree(raw: Raw) -> list[Ranked]:
-    """Every prompt of a tree with two answers or more that people ranked, 0 being the best."""
+    """Every prompt of a tree, with the answers that people ranked, 0 being the best, or the only one."""
     if not isinstance(raw.get("prompt"), dict):
         raise BadRow("wrong type", "'prompt' must be a message with replies")
     columns, found = others(raw, "prompt"), []
     left: list[tuple[list[Message], Any]] = [([], raw["prompt"])]
     while left:
         above, node = left.pop()
-        if not isinstance(node, dict) or node.get("role") not in _SPEAKERS or node.get("deleted"):
+        if node.get("role") not in _SPEAKERS or not _stands(node):
             continue
         dialogue = messages_in(
             {"prompt": [*above, {"role": _SPEAKERS[node["role"]], "content": node.get("text")}]}, "prompt"
         )
-        replies = [
-            one for one in as_list(node.get("replies")) or [] if isinstance(one, dict) and not one.get("deleted")
-        ]
+        replies = [one for one in as_list(node.get("replies")) or [] if isinstance(one, dict) and _stands(one)]
         left += [(dialogue, reply) for reply in reversed(replies)]
-        ranks = [(rank, one) for one in replies if (rank := number_of(one.get("rank"))) is not None]
-        if node["role"] == "prompter" and len(ranks) > 1:
-            found.append(Ranked(dialogue, [(-rank, answer_in(one, "text")) for rank, one in ranks], columns))
+        if node["role"] == "prompter":
+            ranks = [0.0] if len(replies) == 1 else [number_of(one.get("rank")) for one in replies]
+            answers = [(-rank, answer_in(one, "text")) for rank, one in zip(ranks, replies) if rank is not None]
+            found.append(Ranked(dialogue, answers, columns))
     if not found:
-        raise Tie("no message of the tree has two ranked answers")
+        raise Tie("all prompts of the tree were deleted or did not pass their review")
     return found
+
+
+def _stands(message: Raw) -> bool:
+    return not message.get("deleted") and message.get("review_result") is not False
 
 
 def _group(raw: Raw) -> list[Ranked]:
@@ -299,11 +307,14 @@ class GroupedRecords(Records):
 
 
 class RankedRecords(Records):
-    """The pairs that are made of rows with several ranked answers, each a row; what makes none is one, and says why."""
+    """The pairs that are made of rows with several ranked answers, each a row; what makes none is one, and says why.
 
-    def __init__(self, records: Records, names: Mapping[str, str], form: Form, every: bool) -> None:
+    Of a prompt without a pair "demos" take its only answer, and "prompts" the prompt.
+    """
+
+    def __init__(self, records: Records, names: Mapping[str, str], form: Form, every: bool, purpose: Purpose) -> None:
         super().__init__(records.path, records.digest)
-        self._records, self._names, self._form, self._every = records, names, form, every
+        self._records, self._names, self._form, self._every, self._purpose = records, names, form, every, purpose
         self._held: tuple[int, list[Row] | BadRow] = -1, []
         self._starts = array("Q", [0])
         for own in range(len(records)):
@@ -322,8 +333,7 @@ class RankedRecords(Records):
         if isinstance(found, BadRow):
             raise found
         row = found[position - self._starts[own]]
-        sides = {name: getattr(row, name) for name in ("prompt", "chosen", "rejected")}
-        return row.columns | sides
+        return row.columns | {"prompt": row.prompt} | {s: text for s in _SIDES if (text := getattr(row, s)) is not None}
 
     def number(self, position: int) -> int:
         return self._records.number(self._own(position))
@@ -344,15 +354,33 @@ class RankedRecords(Records):
     def _made(self, own: int) -> list[Row] | BadRow:
         assert self._form.lists is not None
         rows: list[Row] = []
-        bad = BadRow("missing column", "there are no answers")
+        bad: BadRow = Tie("there are no answers")
         try:
             for ranked in self._form.lists(renamed(self._records.raw(own), self._names)):
                 try:
-                    rows += pairs_of(ranked, self._every)
+                    rows += self._rows(ranked)
                 except BadRow as error:  # the tree's others may do
-                    bad = error
+                    bad = bad if isinstance(error, Tie) and not isinstance(bad, Tie) else error
         except BadRow as error:
             bad = error
         except ODD as error:
             bad = odd(error)
         return rows or bad
+
+    def _rows(self, ranked: Ranked) -> list[Row]:
+        demos = self._purpose == "demos"
+        if demos and len(ranked.answers) == 1:
+            return [Row(ranked.prompt, completion=ranked.answers[0][1], columns=ranked.columns)]
+        try:
+            made = pairs_of(ranked, self._every)
+        except Tie as tie:
+            if self._purpose != "prompts" or tie.row is None:
+                raise
+            return [tie.row]
+        return [replace(row, completion=row.chosen) for row in made] if demos else made
+
+
+def remade(raw: Raw) -> Row:
+    """A row of RankedRecords, converted."""
+    completion, chosen, rejected = (answer_in(raw, name) if name in raw else None for name in _SIDES)
+    return Row(prompt_in(raw, "prompt"), completion, chosen, rejected, columns=others(raw, "prompt", *_SIDES))
