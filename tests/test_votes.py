@@ -284,6 +284,21 @@ def test_dialogues_that_are_written_as_text_are_turns(jsonl):
     assert "--as-chat makes messages of their turns, \\n\\nHuman:" in note
 
 
+@pytest.mark.parametrize("row", [{"response_1": "x", "response_2": "y", "preference_strength": 2},
+                                 {"answers": [{"answer": "x", "rank": 2}, {"answer": "y", "rank": 1}]}])  # fmt: skip
+def test_all_prompts_of_a_file_are_dialogues_where_some_are_or_the_plain_are_counted(jsonl, row):
+    steered = "q\n<extra_id_1>Assistant\na\n<extra_id_1>User\nwhy?"
+    plain, turns = row | {"prompt": "q"}, row | {"prompt": steered}
+    found = read_dataset([str(jsonl("a.jsonl", plain, turns, plain))], "pairs")
+    assert [len(one.prompt) for one in found.rows] == [1, 3, 1]
+    assert found.rows[0].prompt == [{"role": "user", "content": "q"}]
+    (note,) = found.notes
+    assert "plain ones become user's messages" in note
+    late = read_dataset([str(jsonl("b.jsonl", *[plain] * 100, turns))], "pairs")
+    assert "100 of 101 prompts are plain strings, so no chat template is applied to these" in late.notes[0]
+    assert [type(late.rows[at].prompt) for at in (0, 100)] == [str, list]
+
+
 def test_an_answer_that_is_a_json_list_is_one_where_the_prompt_is_none(jsonl):
     (row,) = read(jsonl, {"prompt": "List it", "a": '["Paris"]', "b": '["Rome", "Oslo"]', "winner": "a"})
     assert (row.chosen, row.rejected) == ('["Paris"]', '["Rome", "Oslo"]')

@@ -125,7 +125,7 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
         all_of_it = most is None or found.leaves_out
         before, rows, first = len(positions), range(len(found))[: None if all_of_it else most], None
         problems: list[str] = []
-        bad, ties, unlike, plain = 0, 0, 0, ""
+        bad, ties, unlike, texts, plain = 0, 0, 0, 0, ""
         for own in rows:
             position, made = source.made(at, own)
             if isinstance(made, Tie):
@@ -138,7 +138,9 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
                 continue
             unlike += not made
             for place, row in enumerate(made, position):
-                first, plain = first or row, plain or (row.prompt if isinstance(row.prompt, str) else "")
+                first = first or row
+                if isinstance(row.prompt, str) and row.prompt:
+                    texts, plain = texts + 1, plain or row.prompt
                 positions.append(place)
                 look(row)
         if problems and not (source.skip_bad and bad + ties < len(rows)):
@@ -154,12 +156,16 @@ def _looked_at(source: Source, most: int | None, look: Callable[[Row], None] = l
                 raise DataError(
                     f"{found.path}: every row is labelled false", "give demonstrations that are worth imitating"
                 )
+        if plain and not (source.every and found.purpose == "demos"):
+            as_chat = AS_CHAT_TURNS if plain.startswith("\n\nHuman:") else AS_CHAT
+            looked = len(positions) - before
+            which, them = ("", "") if texts == looked else (f"{texts:,} of {looked:,} ", " to these")
+            notes.append(
+                f"{found.path}: {which}prompts are plain strings, so no chat template is applied{them}; {as_chat}"
+            )
         if not all_of_it:  # what does not fit is told when it is met
             del positions[before:]
             positions.extend(range(source.starts[at], source.starts[at + 1]))
-        if plain and not (source.every and found.purpose == "demos"):
-            as_chat = AS_CHAT_TURNS if plain.startswith("\n\nHuman:") else AS_CHAT
-            notes.append(f"{found.path}: prompts are plain strings, so no chat template is applied; {as_chat}")
         sources.append(source_of(found, len(positions) - before))
     return Dataset(Rows(source, positions), sources, notes)
 

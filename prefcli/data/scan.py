@@ -89,7 +89,11 @@ class Scan:
 
     @cached_property
     def _first(self) -> Row | None:
-        return next((row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)), None)
+        return next(self.made_first(), None)
+
+    def made_first(self) -> Iterator[Row]:
+        """The rows that fit, of the first."""
+        return (row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row))
 
     @property
     def unread(self) -> list[str]:
@@ -107,7 +111,7 @@ class Scan:
                 found.append(name)
         parts = [name for name in (*PROMPTS, "system_prompt") if first and first.prompt and name in first.columns]
         parts = [] if self.recognised.note else parts  # which says that there is another question
-        rows = [row for i in range(len(self))[:LOOKED_AT] if isinstance(row := self.row(i), Row)] if parts else []
+        rows = list(self.made_first()) if parts else []
         return found + [name for name in parts if name not in found and any(more_in(row, name) for row in rows)]
 
     def __len__(self) -> int:
@@ -280,7 +284,12 @@ def scan(
     more = advice(rows, None, wanted) if form.gives in ("demos", "prompts") else ""
     if not (form.gives == "prompts" and purpose is None or "label" in more and purpose != "prompts"):
         more = ""
-    return Scan(records, recognised, wanted, as_chat, signed, tuple(told), more, purpose is None)
+    found = Scan(records, recognised, wanted, as_chat, signed, tuple(told), more, purpose is None)
+    if form.turns and {type(row.prompt) for row in found.made_first()} == {str, list}:
+        # Whether the template is applied must not depend on how many turns came before.
+        told.append("some prompts are dialogues written as text, so plain ones become user's messages, too")
+        return replace(found, as_chat=True, told=tuple(told))
+    return found
 
 
 def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: Any) -> list[Scan]:

@@ -26,7 +26,8 @@ class Form:
     `gives` is what its rows are; `about` one line on where it is used; `examples` are rows of it, the plainest first;
     `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why one row makes the whole
     file unreadable, or None. `lists` are a row's ranked answers, of which several pairs can be made; `trees` says that
-    one row always has several such lists, `grouped` that each answer is a row, those of one prompt one after another.
+    one row always has several such lists, `grouped` that each answer is a row, those of one prompt one after another;
+    `turns` that a prompt's text may be a dialogue, and is read as one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Form:
     lists: Callable[[dict[str, Any]], list[Ranked]] | None = None
     trees: bool = False
     grouped: bool = False
+    turns: bool = False
 
     def is_that_of(self, row: dict[str, Any]) -> bool:
         return self.has_columns(row) and self.fits(row)

@@ -236,6 +236,7 @@ FORMS = (
         {"prompt": _ASKED, "answers": [{"answer": _B, "rank": 2}, {"answer": _A, "rank": 1}]},
         _nectar,
         fits=_has_ranks,
+        turns=True,
     ),
     _form(
         "rated generations",
@@ -266,6 +267,7 @@ FORMS = (
         lambda raw: pairs_of(_group(raw)[0], every=False)[0],
         lists=_group,
         grouped=True,
+        turns=True,
     ),
 )
 

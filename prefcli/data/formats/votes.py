@@ -406,5 +406,6 @@ FORMS = (
         ),
         _convert,
         unclear=unclear,
+        turns=True,
     ),
 )  # fmt: skip
