@@ -425,3 +425,7 @@ def test_a_track_keeps_the_first_and_the_last():
         assert track.ready == (value >= 5)
         track.add(value)
     assert (track.start, track.recent, track.ready) == ([0, 1], [3, 4, 5], True)
+    longer = Track(4, 3)  # its first values are not those of the middle of a run that is resumed
+    longer.load_state_dict(track.state_dict())
+    longer.add(6)
+    assert longer.start == [0, 1]

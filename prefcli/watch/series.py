@@ -85,7 +85,7 @@ class Track:
 
     def add(self, value: Any) -> None:
         first, last = self._sizes
-        if len(self.start) < first:
+        if self.seen < first:  # in a state of other sizes too
             self.start.append(value)
         self.recent = [*self.recent, value][-last:]
         self.seen += 1
