@@ -73,7 +73,7 @@ class KTOSteps(Steps, KTOTrainer):
     def _before(self, last: list[list[int]]) -> list[list[int]]:
         """The answer before each of this process's parts, whose last ones are given: as one process has the rows, where
         all processes' first parts come first, then the second ones."""
-        every = gather_object([last]) if self.accelerator.num_processes > 1 else [last]
+        every = gather_object([last])
         in_order = [lasts[part] for part in range(len(last)) for lasts in every]
         own = range(self.accelerator.process_index, len(in_order), len(every))
         return [in_order[place - 1] for place in own]

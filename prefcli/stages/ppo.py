@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean as mean
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -47,8 +47,6 @@ from prefcli.stages.state import VALUES, random_state, read_state, set_random_st
 from prefcli.stopping import Phase
 from prefcli.watch.records import Answers
 from prefcli.watch.watchers import Watchers, act, logged, of_ppo
-
-T = TypeVar("T")
 
 FINAL = (
     "objective/scores",
@@ -214,7 +212,7 @@ class States:
 
     def end(self, position: Position, due: bool) -> None:
         """A rollout has ended. Raises KeyboardInterrupt, with its state written, where a signal was waiting for it."""
-        said = self._of_all((due, stopping.asked, random_state()))
+        said = gather_object([(due, stopping.asked, random_state())])
         due = said[0][0]  # the first one's clock counts
         asked = next((signal for _, signal, _ in said if signal is not None), None)  # to one process is to all
         stopping.asked = stopping.asked or asked  # one that came since then is for the next rollout
@@ -227,7 +225,7 @@ class States:
 
     def ended(self, position: Position) -> None:
         """The run has gone back to a state, which it may have to go back to again."""
-        self._mark(position, self._of_all(random_state()), due=True)
+        self._mark(position, gather_object([random_state()]), due=True)
         self._run.enter(self._meanwhile)
 
     def keep(self) -> None:
@@ -235,10 +233,6 @@ class States:
         if self._last is not None and stopping.phase is Phase.WHOLE:
             with stopping.busy():
                 self._write(self._due)
-
-    def _of_all(self, said: T) -> list[T]:
-        """What each process says."""
-        return gather_object([said]) if self._ppo.accelerator.num_processes > 1 else [said]
 
     def _mark(self, position: Position, random: list[Any], due: bool) -> None:
         ppo = self._ppo

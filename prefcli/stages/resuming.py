@@ -80,9 +80,7 @@ class Resuming:
 
         The first one's clock counts, and a signal to any.
         """
-        said = [(self.run.save_is_due(self.state.global_step), stopping.asked)]
-        if not self.alone:
-            said = gather_object(said)
+        said = gather_object([(self.run.save_is_due(self.state.global_step), stopping.asked)])
         asked = next((signal for _, signal in said if signal is not None), None)
         stopping.asked = stopping.asked or asked  # one that came since then is for the next step
         self._due = self.run.inputs.config.keep_state if last else said[0][0]
@@ -138,8 +136,7 @@ class Resuming:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if self.run.alarm is not None:  # the run ends here, and is not resumed
             return
-        each = [self.own_state()] if self.alone else gather_object([self.own_state()])
-        self._write(each, self._total_train_tokens, False)
+        self._write(gather_object([self.own_state()]), self._total_train_tokens, False)
 
     def _write(self, each: list[dict[str, Any]], tokens: int, owes: bool) -> None:
         """All processes gather where weights are split; the first one writes."""
