@@ -42,6 +42,7 @@ GOLD_SEED = 1000  # of no proxy: with one seed the two would start from the same
 LONGEST = 1500  # characters of a dialogue: what every model here reads whole
 FRACTIONS = {"quarter": 4, "half": 2, "all": 1}  # of half A, that a proxy is trained on
 RUNS = ("dpo", "rloo", "rloo-quarter", "rloo-half", "ppo")  # in this order: what the questions need comes first
+COURSES = ("dpo", "rloo")  # runs whose kept steps are measured too: of the others the last model
 NOTHING: dict[str, Any] = {"openings": 0, "answers": 0}  # the prompts are those of the rows
 SIZES = {
     "full": Size(**NOTHING, held_out=200, tokens=48, seeds=3, betas=2, coefs=1, batch=16, steps=56, rollouts=24,
@@ -185,7 +186,7 @@ def run(record: Record, size_name: str, pairs: Path) -> None:
     told = json.loads(record.prefcli(
         "eval", "--model", made.start, "--prompts", made.held_out, "--pairs", held_out, "--best-of",
         size.best_of, *rewards, *others, *sampling(size), "--json"))  # fmt: skip
-    models = [part for name in RUNS for part in ("--model", f"{last[name]}:steps")]
+    models = [part for name in RUNS for part in ("--model", last[name] + ":steps" * (name in COURSES))]
     ends = json.loads(record.prefcli("eval", "--against", made.start, *models, "--prompts", made.held_out, *rewards,
                                      *sampling(size), "--plot", record.results(size_name) / "halves.svg",
                                      "--json"))  # fmt: skip
