@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from prefcli.cli.main import app
 from prefcli.data import reading
+from prefcli.data.checks.rows import margin_of
 from prefcli.data.dataset import read_dataset
 from prefcli.data.formats.ranked import RankedRecords
 from prefcli.data.formats.registry import maps
-from prefcli.data.row import Row, Tie
+from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.scan import scan
 from prefcli.errors import DataError
 
@@ -315,6 +316,35 @@ def test_equal_scores_are_no_pair(jsonl, name):
     assert not found.notes and found.leaves_out
 
 
+@pytest.mark.parametrize(
+    ("columns", "tie"),
+    [
+        ({"score_chosen": 4.5, "score_rejected": 3.0, "chosen_rating": 5, "rejected_rating": 5}, False),
+        ({"score_chosen": 5, "score_rejected": 5, "chosen-rating": "4", "rejected-rating": "3"}, False),
+        ({"chosen_rating": 0, "rejected_rating": 0, "margin": 1.5}, False),
+        ({"chosen_rating": 0, "rejected_rating": 0, "margin": 0}, True),
+        ({"score_chosen": 5, "score_rejected": 5, "chosen_rating": 4, "rejected_rating": 4}, True),
+        ({"margin": 0}, False),
+    ],
+)
+def test_a_pair_is_a_tie_only_where_nothing_beside_it_tells_the_sides_apart(jsonl, columns, tie):
+    (row,) = read(jsonl, PAIR | columns)
+    assert isinstance(row, Tie) if tie else margin_of(row) >= 0
+
+
+@pytest.mark.parametrize("pairs_of", ["best-worst", "all"])
+def test_the_scores_of_a_list_go_before_what_stands_beside_it(jsonl, pairs_of):
+    rated = {"prompt": "q", "generations": ["x", "y"], "ratings": [1, 2], "chosen_rating": 3, "rejected_rating": 3}
+    (row,) = read(jsonl, rated, pairs_of=pairs_of)
+    assert (row.chosen, row.rejected) == ("y", "x")
+
+
+def test_an_answer_that_is_none_is_no_text_in_a_list_of_turns(jsonl):
+    for texts in ('["x", null]', "[null]"):
+        (row,) = read(jsonl, {"prompt": texts, "a": texts, "b": texts.replace("x", "y"), "winner": "a"})
+        assert isinstance(row, BadRow)
+
+
 # Ranked lists
 
 
@@ -352,6 +382,9 @@ def test_a_tree_has_a_pair_for_each_prompt_with_ranked_replies(jsonl):
         "y",
         "n",
     ]
+    source = {"message_tree_id": "1", "prompt": said("prompter", "q"), "completion": "of the source"}
+    (alone,) = read(jsonl, source, purpose="prompts")
+    assert alone.completion is None
     with pytest.raises(DataError) as error:
         read(jsonl, {"message_id": "1", "parent_id": None, "text": "q", "role": "prompter"}, purpose="demos")
     assert "files of trees" in error.value.hint

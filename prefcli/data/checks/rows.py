@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
-from prefcli.data.formats.fields import SCORES, score_of
+from prefcli.data.formats.fields import margin_in
 from prefcli.data.row import BadKind, Row, said
 
 SKIPPABLE = frozenset(get_args(BadKind)) | {"template refuses"}  # what --skip-bad leaves out
@@ -35,16 +35,8 @@ def odd(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def margin_of(row: Row) -> float | None:
-    """By how much the row's own columns say that chosen is better: a `margin`, or the difference of two scores."""
-    if row.chosen is None or not row.columns:
-        return None
-    if (margin := score_of(row.columns.get("margin"))) is not None:
-        return margin
-    for names in SCORES:
-        one, other = (score_of(row.columns.get(name)) for name in names)
-        if one is not None and other is not None:
-            return one - other
-    return None
+    """By how much a pair's own columns say that chosen is better."""
+    return margin_in(row.columns) if row.chosen is not None and row.columns else None
 
 
 def _out_of_order(roles: list[str]) -> str:

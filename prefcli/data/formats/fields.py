@@ -300,11 +300,20 @@ def label_in(raw: Raw, column: str) -> bool:
 def pair(prompt: Prompt, chosen: str, rejected: str, columns: Raw) -> Row:
     if chosen == rejected:
         raise BadRow("same sides", "'chosen' and 'rejected' are the same")
-    for names in SCORES:
-        one, other = (score_of(columns.get(name)) for name in names)
-        if one is not None and one == other:
-            raise Tie(f"both answers have the score {one:g}", Row(prompt, columns=columns))
+    if (scores := _scores_in(columns)) and not margin_in(columns):
+        raise Tie(f"both answers have the score {scores[0][0]:g}", Row(prompt, columns=columns))
     return Row(prompt, chosen=chosen, rejected=rejected, columns=columns)
+
+
+def margin_in(columns: Raw) -> float | None:
+    """By how much a pair's other columns say that chosen is better: a `margin`, or the first two scores that differ."""
+    found = [score_of(columns.get("margin")), *(one - other for one, other in _scores_in(columns))]
+    return next(filter(None, found), None if found == [None] else 0.0)
+
+
+def _scores_in(columns: Raw) -> list[tuple[float, float]]:
+    found = [(score_of(columns.get(one)), score_of(columns.get(other))) for one, other in SCORES]
+    return [(one, other) for one, other in found if one is not None and other is not None]
 
 
 def split_common(chosen: list[Message], rejected: list[Message], columns: Raw) -> Row:

@@ -335,7 +335,8 @@ class RankedRecords(Records):
         if isinstance(found, BadRow):
             raise found
         row = found[position - self._starts[own]]
-        return row.columns | {"prompt": row.prompt} | {s: text for s in _SIDES if (text := getattr(row, s)) is not None}
+        sides = {side: text for side in _SIDES if (text := getattr(row, side)) is not None}
+        return others(row.columns, *_SIDES) | {"prompt": row.prompt} | sides
 
     def number(self, position: int) -> int:
         return self._records.number(self._own(position))

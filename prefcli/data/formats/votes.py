@@ -208,7 +208,7 @@ def _turns_alone(raw: Raw, *names: str) -> Raw:
     """The row with LMSYS's lists of turns as their texts: where its vote is LMSYS's, or prompt and answers are lists of
     one length. Else a text that is a JSON list is an answer like another."""
     found = [_parsed(raw[name]) for name in names]
-    texts = all(isinstance(one, list) and all(isinstance(turn, str) for turn in one) for one in found)
+    texts = all(isinstance(one, list) and all(isinstance(turn, str | None) for turn in one) for one in found)
     lists = texts and len(set(map(len, found))) == 1
     lists |= any(name in raw for name in ONE_HOT)
     return raw | {name: _only(raw[name], name) for name in names if lists or isinstance(raw[name], list)}
