@@ -369,6 +369,24 @@ def test_of_two_forms_that_fit_one_is_taken_and_why_is_said(own_folder, row, pur
     assert note.startswith(f"a.jsonl: read as {taken}, though") and said in note
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "form"),
+    [
+        ("a", "b", "messages/chosen/rejected"),
+        (assistant("a"), [assistant("b")], "messages/chosen/rejected"),
+        ([user("q"), assistant("a")], [user("q"), assistant("b")], "messages/chosen/rejected"),
+        ([{"role": "system", "content": "s"}, user("q"), assistant("a")],
+         [{"role": "system", "content": "s"}, user("q"), assistant("b")], "implicit prompt"),
+        ("\n\nHuman: q\n\nAssistant: a", "\n\nHuman: q\n\nAssistant: b", "HH dialogues"),
+    ],
+)  # fmt: skip
+def test_messages_are_the_prompt_of_answers_and_not_of_other_dialogues(own_folder, chosen, rejected, form):
+    write(own_folder / "a.jsonl", lines({"messages": [user("q")], "chosen": chosen, "rejected": rejected}))
+    found = scan("a.jsonl", "pairs")
+    assert (found.format, found.first().chosen, found.first().rejected) == (form, "a", "b")
+    assert found.first().prompt[-1] == user("q")
+
+
 def test_a_table_of_lists_is_a_list_of_messages(own_folder):
     """As `datasets` once wrote lists of objects: {"role": […], "content": […]}."""
     talk = {"role": ["user", "assistant"], "content": ["q", "a"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from prefcli.data.formats.fields import Raw, awaiting, messages_in, others, split_common, string_in
 from prefcli.data.formats.form import Form
@@ -57,8 +58,9 @@ def _hh_messages(raw: Raw, side: str) -> list[Message]:
     return messages
 
 
-def _is_hh(row: Raw) -> bool:
-    return "prompt" not in row and isinstance(row["chosen"], str) and _TURN.match(row["chosen"]) is not None
+def is_hh(side: Any) -> bool:
+    """Whether a side of a pair is a dialogue as HH-RLHF writes it."""
+    return isinstance(side, str) and _TURN.match(side) is not None
 
 
 _QUESTION = {"role": "user", "content": "Where is the cup?"}
@@ -75,7 +77,7 @@ FORMS = (
             },
         ),
         _from_hh,
-        _is_hh,
+        lambda row: "prompt" not in row and is_hh(row["chosen"]),
     ),
     Form(
         "implicit prompt",

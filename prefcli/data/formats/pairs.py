@@ -3,9 +3,11 @@ same with `messages` for the prompt (axolotl)."""
 
 from __future__ import annotations
 
-from prefcli.data.formats.fields import Raw, answer_in, messages_in, others, pair, prompt_in
+from typing import Any
+
+from prefcli.data.formats.fields import Raw, answer_in, as_list, messages_in, others, pair, prompt_in
 from prefcli.data.formats.form import Form
-from prefcli.data.formats.implicit import from_dialogues
+from prefcli.data.formats.implicit import from_dialogues, is_hh
 from prefcli.data.formats.messages import asks
 from prefcli.data.row import BadRow, Row
 
@@ -36,6 +38,19 @@ def _from_repeated(prompt: str, raw: Raw) -> Row:
     return found
 
 
+def _answers_messages(row: Raw) -> bool:
+    """Whether both sides answer `messages`, alone or behind them; other dialogues are read without them."""
+    return asks(row) and all(_answers(as_list(row[side]), as_list(row["messages"])) for side in ("chosen", "rejected"))
+
+
+def _answers(value: Any, messages: list[Any]) -> bool:
+    if isinstance(value, list):
+        return value[: len(messages)] == messages or (len(value) == 1 and _answers(value[0], messages))
+    if isinstance(value, dict):
+        return value.get("role") == "assistant"
+    return not is_hh(value)
+
+
 QUESTION = {"role": "user", "content": "Where is the cup?"}
 GOOD = {"role": "assistant", "content": "On the shelf."}
 BAD = {"role": "assistant", "content": "No idea."}
@@ -60,6 +75,6 @@ FORMS = (
         "axolotl's preference rows: a dialogue and two messages that answer it",
         ({"messages": [QUESTION], "chosen": GOOD, "rejected": BAD},),
         lambda raw: convert(raw, "messages"),
-        asks,
+        _answers_messages,
     ),
 )
