@@ -571,6 +571,10 @@ ANSWER = {"prompt": "q", "answer": "x"}
         ({"question": "q", "response": "x"}, {"thumb": "up"}, {"thumb": "down"}),
         ({"Question": "q", "Model Response": "x"}, {"User Feedback": "good"}, {"User Feedback": "bad"}),
         ({"instruction": "q", "input": "", "output": "x"}, {"thumb": True}, {"thumb": False}),
+        *(
+            ({"prompt": "q", "answer": "x"}, {name: 1}, {name: 0})
+            for name in ("thumbs_up_down", "thumbUpDown", "vote (up/down)", "liked_or_not", "better_or_worse")
+        ),
     ],
 )
 @pytest.mark.parametrize("purpose", [None, "labelled"])
@@ -607,7 +611,10 @@ def test_sides_that_are_called_chosen_need_no_map(jsonl, names, purpose):
             "--map helpfulness=COLUMN makes pairs of the answers to one prompt by these numbers, of which the highest",
         ),
         ([ANSWER | {"rank": 1}, ANSWER | {"rank": 0}], "--map helpfulness=COLUMN makes pairs"),  # not labels
-        ([ANSWER | {"thumb_down": 1}, {"prompt": "r", "answer": "y", "thumb_down": 0}], "numbers are not labels"),
+        *(
+            ([ANSWER | {name: 1}, {"prompt": "r", "answer": "y", name: 0}], "numbers are not labels")
+            for name in ("thumb_down", "not_liked", "isNotBetter", "best_rank")
+        ),
         ([ANSWER | {"vote": 1}] * 2, "--map completion=answer --map label=vote"),  # perhaps a count: none says 0
         ([ANSWER | {"thumb": "up", "vote": "up"}], "--map completion=answer --map label=thumb"),  # which of the two?
         ([ANSWER], "'answer' (--map completion=answer)"),

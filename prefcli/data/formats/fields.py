@@ -33,9 +33,11 @@ VOTES = {"winner", "preference", "preferences", "preferred", "choice", "choices"
 GRADES = {"rating", "ratings", "score", "scores", "stars", "grade", "quality", "helpfulness", "correctness",
           "coherence"}  # fmt: skip
 # Not of these: a higher number, or being named, does not make an answer the better one.
-NO_PRAISE = {"rank", "ranks", "ranking", "downvotes", "down", "dislikes", "worse", "worst", "least", "loser",
-             "rejected", "not", "non", "loss", "error", "errors", "toxicity", "toxic", "perplexity", "complexity",
-             "verbosity"}  # fmt: skip
+CENSURE = {"downvotes", "down", "dislikes", "worse", "worst", "loser", "rejected", "not", "non"}
+NO_PRAISE = {*CENSURE, "rank", "ranks", "ranking", "least", "loss", "error", "errors", "toxicity", "toxic",
+             "perplexity", "complexity", "verbosity"}  # fmt: skip
+# A label whose name has one of these beside censure, thumbs_up_down, says which of the two it is.
+PRAISE = {"upvotes", "up", "like", "likes", "liked", "better", "best", "winner", "chosen", "good"}
 PARTS = {"tool", "tools", "function", "functions", "image", "images", "picture", "pictures", "audio", "video"}
 # As columns beside a pair, by Argilla and distilabel, too: score_chosen, chosen_score, chosen-rating …
 SCORES = tuple(

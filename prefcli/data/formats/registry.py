@@ -24,7 +24,7 @@ from prefcli.data.formats import (
     text,
     votes,
 )
-from prefcli.data.formats.fields import GRADES, NO_PRAISE, VOTES, as_list, score_of, words_of
+from prefcli.data.formats.fields import CENSURE, GRADES, NO_PRAISE, PRAISE, VOTES, as_list, score_of, words_of
 from prefcli.data.formats.form import Form
 from prefcli.data.records import renamed
 from prefcli.data.row import Row, is_verdict, label_of
@@ -215,7 +215,7 @@ def doubtful(names: Mapping[str, str]) -> list[str]:
     return [
         f"{maps({ours: theirs})} takes the higher number, or the answer that it names, for the better one"
         for ours, theirs in names.items()
-        if (words_of(ours) & GRADES or ours in votes.WINNERS) and words_of(theirs) & NO_PRAISE - words_of(ours)
+        if (words_of(ours) & GRADES or ours in votes.WINNERS) and _no_praise(theirs) - words_of(ours)
     ]
 
 
@@ -276,10 +276,18 @@ def _against(row: Mapping[str, Any]) -> list[str]:
     return [name for name in row if words_of(name) & VOTES and words_of(name) & NO_PRAISE]
 
 
+def _no_praise(name: str) -> set[str]:
+    """The words by which a column's name does not praise: none in liked_or_not, which says both, unlike not_liked."""
+    praise = words_of(re.sub(r"(^|_)(not|non)_[a-z]+", "", spelling(name))) & PRAISE
+    found = words_of(name) & NO_PRAISE
+    return set() if praise and found <= CENSURE else found
+
+
 def _labelled(rows: Sequence[dict[str, Any]], sure: bool = False) -> Iterator[dict[str, str]]:
     """Names by which an answer with a label may be read; where it must be `sure`, those that leave no choice."""
     row, spelt = _filled(rows), _spelt(rows[0])
-    labels = [name for name in _like_labels(row) if not (sure and "safe" in words_of(name))]  # which need not be good
+    labels = [name for name in row if words_of(name) & VOTES and not _no_praise(name)]
+    labels = [name for name in labels if not (sure and "safe" in words_of(name))]  # which need not be good
     answers, questions = _of(row, ANSWERS), _of(row, votes.PROMPTS)
     for label in labels if len(labels) == 1 or not sure else ():
         values = [one[label] for one in rows if one.get(label) not in (None, "")]
