@@ -102,11 +102,10 @@ def recognise(
     passed_over = fitting if purpose is None else []
     if purpose is None:
         purpose = _kind(fitting, row)
+    alone = [form for form in FORMS if form.gives == "prompts" and form.has_columns(row)]
     if purpose == "prompts":
-        # Dialogues with their answer and without it may take turns: what reads the question alone reads both.
-        alone = [form for form in FORMS if form.gives == "prompts" and form.has_columns(row)]
-        fitting = [form for form in fitting if form.gives != "prompts" and form.has_prompt] + alone
-        fitting = [form for form in fitting if not _prompt_alone(form, fitting)]
+        answered = [form for form in fitting if form.gives != "prompts" and form.has_prompt]
+        fitting = answered + [form for form in alone if not any(_prompt_alone(form, other) for other in answered)]
     fitting = [form for kind in TAKEN[purpose] for form in fitting if form.gives == kind]
     if not fitting:
         found = ", ".join(sorted(map(str, row))) or "none"
@@ -115,7 +114,11 @@ def recognise(
             _nearest(rows or [row], purpose)
             + "rename columns with --map OURS=THEIRS; prefcli data formats lists all formats",
         )
-    form, note = fitting[0], _note(fitting, passed_over, purpose)
+    form = fitting[0]
+    if purpose == "prompts":
+        # Dialogues with their answer and without it may take turns: what reads the question alone reads both.
+        form = next((other for other in alone if _prompt_alone(other, form)), form)
+    note = _note(form.name, fitting, passed_over, purpose)
     name, convert = form.name, form.convert
     if purpose == "demos" and form.gives == "pairs":
         # as the DPO paper does where there are pairs alone (arXiv 2305.18290, section 6)
@@ -129,8 +132,8 @@ def chosen_side(convert: Callable[[dict[str, Any]], Row]) -> Callable[[dict[str,
     return lambda raw: replace(pair := convert(raw), completion=pair.chosen)
 
 
-def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str | None:
-    """Which of several fitting formats is taken, the first, and why.
+def _note(taken: str, fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str | None:
+    """Which of several fitting formats is taken, the first, under its name, and why.
 
     `passed_over`: where no command says what is wanted, all that fit, whatever rows they give.
     """
@@ -151,7 +154,7 @@ def _note(fitting: list[Form], passed_over: list[Form], purpose: Purpose) -> str
     else:
         why = "of two such formats the more common one comes first"
     names = " and ".join(other.name for other in rivals + strangers)
-    return f"read as {form.name}, though its columns also fit {names}: {why}"
+    return f"read as {taken}, though its columns also fit {names}: {why}"
 
 
 def _that_are_answered(fitting: list[Form], rows: Sequence[dict[str, Any]]) -> list[Form]:
@@ -379,11 +382,9 @@ def _numbers(rows: Sequence[dict[str, Any]], name: str) -> bool:
     return bool(there) and all(score_of(value) is not None for value in there)
 
 
-def _prompt_alone(form: Form, fitting: list[Form]) -> bool:
-    """Whether another format reads the same prompt without the answers, which prompts have no need of."""
-    return form.gives == "demos" and any(
-        other.gives == "prompts" and set(other.columns) <= set(form.columns) for other in fitting
-    )
+def _prompt_alone(form: Form, answered: Form) -> bool:
+    """Whether a format of prompts reads that of a demonstration, without its answer."""
+    return answered.gives == "demos" and set(form.columns) <= set(answered.columns)
 
 
 def _nested(one: Form, other: Form) -> bool:
