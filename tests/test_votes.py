@@ -117,8 +117,8 @@ def test_scores_say_who_won_whatever_the_answers_are_called(jsonl):
 @pytest.mark.parametrize(
     ("name", "value", "chosen"),
     [("feedback", "The second is better because", "no"), ("label", "train", "no"), ("comparison", {"of": "two"}, "no"),
-     ("feedback", "a", "yes"), ("label", 1, "yes"), ("labels", ["a", "a", "b"], "yes"), ("label", None, None),
-     ("labels", [], None), ("label", "m", "yes"), ("preference", "I like the second", None)],
+     ("feedback", "a", "yes"), ("label", 1, "yes"), ("labels", ["a", "a", "b"], "yes"), ("label", None, "no"),
+     ("labels", [], "no"), ("label", "m", "yes"), ("preference", "I like the second", None)],
 )  # fmt: skip
 def test_scores_count_beside_a_column_that_is_called_a_vote_and_holds_none(jsonl, name, value, chosen):
     (row,) = read(jsonl, SIDES | {"score_a": 1, "score_b": 5, "model_a": "m", "model_b": "n", name: value})
@@ -126,20 +126,47 @@ def test_scores_count_beside_a_column_that_is_called_a_vote_and_holds_none(jsonl
     assert chosen != "no" or row.columns[name] == value
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "chosen"),
+    [
+        ("feedback", ("", "The second is better.", None), ["no"] * 3),
+        ("label", ("none", "math", "a"), ["no"] * 3),
+        ("feedback", ("a", "b", ""), ["yes", "no", None]),
+        ("winner", ("a", "math", ""), ["yes", None, None]),
+    ],
+)
+def test_whether_scores_or_votes_count_is_the_same_in_the_whole_file(jsonl, name, values, chosen):
+    rows = (SIDES | {"score_a": 1, "score_b": 5, name: value} for value in values)
+    assert [row.chosen if isinstance(row, Row) else None for row in read(jsonl, *rows)] == chosen
+
+
+def test_equal_scores_of_two_answers_are_a_tie_whatever_stands_beside_them(jsonl):
+    (row,) = read(jsonl, SIDES | {"score_a": 2, "score_b": 2.0, "margin": 1})
+    assert isinstance(row, Tie) and str(row) == "both answers have the score 2"
+
+
 def test_a_0_that_may_mean_three_things_is_refused_for_the_whole_file(jsonl):
-    with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie") as error:
+    with pytest.raises(DataError, match="'winner': 0 may mean the first answer, the second, or a tie$") as error:
         read(jsonl, SIDES | {"winner": 1}, SIDES | {"winner": 0})
-    assert "a, b and tie, or 1 and 2" in error.value.hint
+    assert "a, b and tie, or 1 and 2" in error.value.hint and "preference_strength" not in str(error.value)
 
 
 @pytest.mark.parametrize("vote", [-2, "-1", [-1, 1], "[-3, 1, 1]"])
 def test_a_1_beside_a_number_below_0_may_mean_either_answer(jsonl, vote):
     rows = SIDES | {"preference": 1}, SIDES | {"preference": vote}
-    with pytest.raises(DataError, match="'preference': .* a 1 may mean either answer; --map preference_strength="):
-        read(jsonl, *rows)
-    if not isinstance(vote, list) and "[" not in str(vote):
-        found = read(jsonl, *rows, names=["preference_strength=preference"])
-        assert [row.chosen for row in found] == ["no", "yes"]
+    for some in (rows, (SIDES | {"preference": 0}, *rows)):
+        with pytest.raises(DataError, match="'preference': .* a 1 may mean either answer; --map .* and 0 as a tie"):
+            read(jsonl, *some)
+    *found, tie = read(jsonl, *rows, SIDES | {"preference": 0}, names=["preference_strength=preference"])
+    assert found[0].chosen == "no" and isinstance(tie, Tie)
+    won = {"[-1, 1]": Tie, "[-3, 1, 1]": "no"}.get(str(vote), "yes")
+    assert isinstance(found[1], Tie) if won is Tie else found[1].chosen == won
+
+
+@pytest.mark.parametrize("vote", [1, [1, 1, -1], [{"value": 1}], "[1, 2]", {"value": 3}])
+@pytest.mark.parametrize("column", ["preference_strength", "overall_preference"])
+def test_a_number_with_a_sign_means_the_same_in_a_list(jsonl, column, vote):
+    assert read(jsonl, SIDES | {column: vote})[0].chosen == "no"
 
 
 def test_helpsteers_numbers_mean_what_they_do_under_map_too(jsonl):
@@ -147,7 +174,11 @@ def test_helpsteers_numbers_mean_what_they_do_under_map_too(jsonl):
     rows = [sides | {"preference": "a", "overall_preference": vote} for vote in (1, -2, 0)]
     right, left, tie = read(jsonl, *rows, names=["winner=overall_preference"])
     assert (right.chosen, left.chosen) == ("y", "x") and isinstance(tie, Tie)
+    assert str(tie) == "'winner': 0 is a tie"
     assert read(jsonl, *rows)[0].chosen == "x"  # by the plainer name
+    path = str(jsonl("own.jsonl", sides | {"winner": "a", "overall_preference": 1}))
+    found = scan(path, "pairs", names=["winner=overall_preference"])
+    assert (found.first().chosen, found.first().columns, found.notes) == ("y", {}, [])
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -198,7 +229,8 @@ def test_what_a_conversion_does_not_get_through_is_a_bad_row(jsonl, monkeypatch,
 
     found = scan(str(jsonl("a.jsonl", {"prompt": "q", "generations": ["x", "y"], "ratings": [1, 2]})), "pairs")
     broken = replace(found, recognised=replace(found.recognised, convert=fails))
-    ranked = replace(found, records=RankedRecords(found.records, {}, replace(found.recognised.form, lists=fails), True))
+    form = replace(found.recognised.form, lists=fails)
+    ranked = replace(found, records=RankedRecords(found.records, {}, form, True, "pairs"))
     for row in (broken.row(0), ranked.row(0)):
         assert row.kind == "wrong type" and "odd" in str(row)
 

@@ -271,7 +271,7 @@ def scan(
             f"--map unused={votes[0]} ignores it",
         )
     if form.gives == "pairs" and recognised.purpose != "prompts":
-        told += other_votes(named, wanted)
+        told += other_votes([named, *rows], wanted)
     every = pairs_of == "all" and recognised.purpose == "pairs"
     labelled = form.gives != "pairs" and any("label" in row or "kto_tag" in row for row in rows)
     signed = labelled and any(_label_in(renamed(raw, wanted)) in MINUS for raw in _deciding(records))
@@ -361,7 +361,7 @@ def _refuse_other_files(records: Records, form: Form, names: Mapping[str, str]) 
 
 def refuse_unclear(path: str, form: Form, rows: Iterable[Raw]) -> None:
     """Raise DataError: one of the rows makes the votes of the whole file unclear."""
-    if form.unclear is not None and (why := next(filter(None, map(form.unclear, rows)), None)):
+    if form.unclear is not None and (why := form.unclear(rows)):
         raise DataError(f"{path}: {why}", "write a, b and tie, or 1 and 2, in that column")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Form:
     """One data format. It is taken where all `columns` are there and the first row `fits`.
 
     `gives` is what its rows are; `about` one line on where it is used; `examples` are rows of it, the plainest first;
-    `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why one row makes the whole
+    `has_prompt` whether they hold a prompt that could be answered otherwise. `unclear` says why rows make their whole
     file unreadable, or None. `lists` are a row's ranked answers, of which several pairs can be made; `trees` says that
     one row always has several such lists, `grouped` that each answer is a row, those of one prompt one after another;
     `turns` that a prompt's text may be a dialogue, and is read as one.
@@ -38,7 +38,7 @@ class Form:
     convert: Callable[[dict[str, Any]], Row]
     fits: Callable[[dict[str, Any]], bool] = lambda row: True
     has_prompt: bool = True
-    unclear: Callable[[dict[str, Any]], str | None] | None = None
+    unclear: Callable[[Iterable[dict[str, Any]]], str | None] | None = None
     lists: Callable[[dict[str, Any]], list[Ranked]] | None = None
     trees: bool = False
     grouped: bool = False
@@ -46,6 +46,10 @@ class Form:
 
     def is_that_of(self, row: dict[str, Any]) -> bool:
         return self.has_columns(row) and self.fits(row)
+
+    def settled(self, rows: Sequence[dict[str, Any]]) -> Form:
+        """The format with what is the same for all rows of a file, as its first rows decide it."""
+        return self
 
     def has_columns(self, row: dict[str, Any]) -> bool:
         return all(column in row for column in self.columns)

@@ -119,6 +119,7 @@ def recognise(
         # Dialogues with their answer and without it may take turns: what reads the question alone reads both.
         form = next((other for other in alone if _prompt_alone(other, form)), form)
     note = _note(form.name, fitting, passed_over, purpose)
+    form = form.settled(rows or [row])
     name, convert = form.name, form.convert
     if purpose == "demos" and form.gives == "pairs":
         # as the DPO paper does where there are pairs alone (arXiv 2305.18290, section 6)

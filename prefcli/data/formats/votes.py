@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from prefcli.data.formats.fields import (
     pair,
     prompt_in,
     question_of,
+    score_of,
     split_common,
 )
 from prefcli.data.formats.form import Form
@@ -45,8 +48,8 @@ SIGNED_WINNER = "winner, signed"  # what --map winner=overall_preference reads: 
 # How a vote is called: the plainest first, then what single data sets and tools write.
 SURE = (SIGNED_WINNER, "winner", "preference", "preferred", "choice", "better", "best", "vote", "better_response_id",
         "overall_preference", "preference_strength", "preference.responses", "choose-best")  # fmt: skip
-# SafeRLHF has both. The last ones may hold other things.
-WINNERS = (*SURE, "safer_response_id", "comparison", "pairwise", "feedback", "labels", "label")
+MAYBE = ("safer_response_id", "comparison", "pairwise", "feedback", "labels", "label")  # or something else
+WINNERS = (*SURE, *MAYBE)
 # HelpSteer2 and 3: below 0 the first is better, 0 is a tie
 SIGNED = ("preference_strength", "overall_preference", SIGNED_WINNER)
 # In place of a vote: how good each answer is, the higher the better.
@@ -82,6 +85,10 @@ class _Votes(Form):
     def is_that_of(self, row: Raw) -> bool:
         return "chosen" not in row and _names(_flat(row)) is not None
 
+    def settled(self, rows: Sequence[Raw]) -> Form:
+        passed = _no_votes(rows)
+        return replace(self, convert=partial(_convert, passed=passed), unclear=partial(unclear, passed=passed))
+
 
 def _flat(raw: Raw) -> Raw:
     """The row, a task of Label Studio with its data and its votes at the top; with a winner where there are scores."""
@@ -89,7 +96,7 @@ def _flat(raw: Raw) -> Raw:
         one, other = (number_of(raw[name]) for name in scored)
         if one is None or other is None:
             return {**raw, "winner": " and ".join(_shown(raw, name) for name in scored)}
-        return {**raw, "winner": "b" if other > one else "a"}  # equal ones are a tie as any pair's
+        return {**raw, "winner": "tie" if other == one else "b" if other > one else "a"}
     data, annotations = raw.get("data"), raw.get("annotations")
     if not isinstance(data, dict) or not isinstance(annotations, list):
         return raw
@@ -102,16 +109,28 @@ def _flat(raw: Raw) -> Raw:
 
 
 def _scored(raw: Raw) -> tuple[str, str] | None:
-    """The names of two scores, where there is no vote: `feedback` or `label` may hold something else."""
-    if any(name in raw for name in (*SURE, *ONE_HOT)) or any(_may_vote(raw, name) for name in WINNERS if name in raw):
+    """The names of two scores, where there is no vote."""
+    if any(name in raw for name in (*WINNERS, *ONE_HOT)):
         return None
     return next(((a, b) for a, b in SCORED if a in raw and b in raw), None)
 
 
+def _no_votes(rows: Iterable[Raw]) -> list[str]:
+    """Columns beside two scores that are called as votes are and hold something else in one of the rows, or nothing in
+    all: the scores count in the whole file, since a word of such a column may be a vote by chance."""
+    rows = [row for row in rows if _scored(others(row, *WINNERS))]
+    return [name for name in MAYBE if rows and not _holds_votes(rows, name)]
+
+
+def _holds_votes(rows: Iterable[Raw], name: str) -> bool:
+    there = [row for row in rows if row.get(name) not in (None, "", [], {})]
+    return bool(there) and all(_may_vote(row, name) for row in there)
+
+
 def _may_vote(raw: Raw, name: str) -> bool:
-    """Whether a column holds a vote, or what may stand in a column of votes: a number, or nothing."""
+    """Whether a column holds a vote, or what may stand in a column of votes: a number."""
     value, sides = raw[name], sides_in(raw)
-    if value in (None, "", [], {}) or number_of(value) is not None or sides is None:
+    if number_of(value) is not None or sides is None:
         return True
     try:
         return _vote(value, _reader(raw, *sides, name)) is not None
@@ -168,21 +187,24 @@ def _names(raw: Raw) -> tuple[str | None, str, str, str] | None:
     return prompt, *sides, winner
 
 
-def _convert(raw: Raw) -> Row:
+def _convert(raw: Raw, passed: Iterable[str] = ()) -> Row:
+    aside = {name: raw[name] for name in passed if name in raw}
+    raw = others(raw, *aside)
     scored, raw = _scored(raw), _flat(raw)
     names = _names(raw)
     if names is None:
         raise BadRow("missing column", "there is no prompt, no two answers or no vote")
     prompt, a, b, winner = names
     raw, asked = question_of(raw, prompt) if prompt else (raw, ())
-    vote = raw[winner] if scored and raw[winner] in ("a", "b") else _winner(raw, a, b, winner)
+    vote = raw[winner] if scored and raw[winner] in ("a", "b", "tie") else _winner(raw, a, b, winner)
     chosen, rejected = (b, a) if vote == "b" else (a, b)
-    columns = others(raw, *asked, a, b, winner, *(scored or ()), *ONE_HOT)
+    columns = aside | others(raw, *asked, a, b, winner, "winner", *(scored or ()), *ONE_HOT)
     if scored:
         scores = dict(zip((a, b), (number_of(raw[name]) for name in scored)))
         columns |= {"score_chosen": scores[chosen], "score_rejected": scores[rejected]}
     if vote == "tie":
-        raise Tie(f"{_shown(raw, winner)} is a tie", _prompt_of(raw, prompt, a, b, columns))
+        why = f"both answers have the score {scores[a]:g}" if scored else f"{_shown(raw, winner)} is a tie"
+        raise Tie(why, _prompt_of(raw, prompt, a, b, columns))
     if prompt is None:
         return split_common(messages_in(raw, chosen), messages_in(raw, rejected), columns)
     raw = _turns_alone(raw, prompt, a, b)
@@ -231,9 +253,6 @@ def _winner(raw: Raw, a: str, b: str, name: str) -> Vote:
         if len(won) != 1:
             raise BadRow("bad label", f"one of {', '.join(ONE_HOT)} must be 1")
         return won[0]  # type: ignore[return-value]
-    number = number_of(raw[name])
-    if number is not None and name in SIGNED:
-        return "a" if number < 0 else "b" if number > 0 else "tie"
     vote = _vote(raw[name], _reader(raw, a, b, name))
     if vote is None:
         raise BadRow("bad label", f"{_shown(raw, name)} says neither a, b nor tie")
@@ -260,6 +279,8 @@ def _reader(raw: Raw, a: str, b: str, name: str) -> Reader:
 
     def read(value: Any) -> Vote | None:
         number = number_of(value)
+        if number is not None and name in SIGNED:
+            return "a" if number < 0 else "b" if number > 0 else "tie"
         if numbers and number is not None:
             spelt = "tie" if number == 0.5 else numbers.get(number)
         else:
@@ -318,48 +339,52 @@ def _parsed(value: Any) -> Any:
 
 
 def _shown(raw: Raw, name: str) -> str:
-    return f"'{name}': {json.dumps(raw[name], ensure_ascii=False, default=str)[:60]}"
+    said = json.dumps(raw[name], ensure_ascii=False, default=str)[:60]
+    return f"'{'winner' if name == SIGNED_WINNER else name}': {said}"
 
 
-def unclear(raw: Raw) -> str | None:
-    """Why a vote makes those of its whole file unclear: a 0 may mean the first answer, the second or a tie, and a 1
+def unclear(rows: Iterable[Raw], passed: Iterable[str] = ()) -> str | None:
+    """Why votes make those of their whole file unclear: a 0 may mean the first answer, the second or a tie, and a 1
     beside a number below 0 may mean the second, though 1 is the first beside a 2."""
-    raw = _flat(raw)
-    if (names := _names(raw)) is None:
-        return None
-    _, a, _, winner = names
-    if winner in (*SIGNED, *ONE_HOT) or a.endswith("0") or (winner == "labels" and a == "human_ref_A"):
-        return None
-    single: list[Any] = []
-    _vote(raw[winner], single.append)  # it may be a list of them
-    numbers = [number for one in single if not isinstance(one, bool) and (number := number_of(one)) is not None]
-    if not numbers or min(numbers) > 0:
-        return None
-    below = "is below 0, so that a 1 may mean either answer"
-    why = below if min(numbers) < 0 else "may mean the first answer, the second, or a tie"
-    return (
-        f"{_shown(raw, winner)} {why}; --map preference_strength=COLUMN reads numbers below 0 as the first answer, "
-        "those above 0 as the second"
-    )
+    why = None
+    for raw in rows:
+        raw = _flat(others(raw, *passed))
+        if (names := _names(raw)) is None:
+            continue
+        _, a, _, winner = names
+        if winner in (*SIGNED, *ONE_HOT) or a.endswith("0") or (winner == "labels" and a == "human_ref_A"):
+            continue
+        single: list[Any] = []
+        _vote(raw[winner], single.append)  # it may be a list of them
+        numbers = [number for one in single if (number := score_of(one)) is not None]
+        if min(numbers, default=1) < 0:
+            return (
+                f"{_shown(raw, winner)} is below 0, so that a 1 may mean either answer; --map "
+                "preference_strength=COLUMN reads numbers below 0 as the first answer, those above 0 as the second and "
+                "0 as a tie"
+            )
+        if min(numbers, default=1) == 0 and why is None:
+            why = f"{_shown(raw, winner)} may mean the first answer, the second, or a tie"
+    return why
 
 
 def with_signs(names: Mapping[str, str]) -> dict[str, str]:
-    """--map's names (ours → theirs) with HelpSteer's numbers kept apart from other votes: by the name of their column
-    it is known what they mean."""
-    signed = names.get("winner") in SIGNED
-    return {SIGNED_WINNER if signed and ours == "winner" else ours: theirs for ours, theirs in names.items()}
+    """--map's names (ours → theirs) with HelpSteer's numbers under a name of their own, too: by the name of their
+    column it is known what they mean, whatever other vote stands beside them."""
+    return dict(names) | ({SIGNED_WINNER: names["winner"]} if names.get("winner") in SIGNED else {})
 
 
-def other_votes(raw: Raw, names: Mapping[str, str]) -> list[str]:
-    """A note on each vote of a row beside the one that is read, which may be for the other answer. `names` are --map's,
-    ours → theirs."""
+def other_votes(rows: Sequence[Raw], names: Mapping[str, str]) -> list[str]:
+    """A note on each vote of the first row beside the one that is read, which may be for the other answer. `names` are
+    --map's, ours → theirs."""
+    raw = others(rows[0], *_no_votes(rows))
     if "chosen" in raw or (found := _names(raw)) is None:
         return []
     _, a, b, read = found
     there = []
     for name in WINNERS:
         with suppress(BadRow):
-            if name in raw and name != read and _winner(raw, a, b, name):
+            if name in raw and name not in (read, "winner") and _winner(raw, a, b, name):
                 there.append(name)
     vote = names.get(read, read)
     return [
