@@ -11,6 +11,7 @@ from conftest import PAIR, write
 from typer.testing import CliRunner
 
 from prefcli.cli.main import app
+from prefcli.config.dpo import DPOConfig
 from prefcli.data import reading
 from prefcli.data.checks.rows import margin_of
 from prefcli.data.dataset import read_dataset
@@ -19,8 +20,10 @@ from prefcli.data.formats.registry import maps
 from prefcli.data.row import BadRow, Row, Tie
 from prefcli.data.scan import scan
 from prefcli.errors import DataError
+from prefcli.stages.inputs import prepare
 
 SIDES = {"prompt": "q", "a": "yes", "b": "no"}
+STEERED = "q\n<extra_id_1>Assistant\na\n<extra_id_1>User\nwhy?"  # as HelpSteer2 writes a dialogue
 
 
 def read(jsonl, *rows, purpose="pairs", **options):
@@ -301,13 +304,12 @@ def test_a_question_is_read_whole_or_what_is_left_of_it_is_named(jsonl, rest, pu
 
 
 def test_dialogues_that_are_written_as_text_are_turns(jsonl):
-    steered = "q\n<extra_id_1>Assistant\na\n<extra_id_1>User\nwhy?"
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
              {"role": "user", "content": "why?"}]  # fmt: skip
-    rated = [{"prompt": steered, "response": text, "helpfulness": score} for text, score in (("x", 4), ("y", 1))]
+    rated = [{"prompt": STEERED, "response": text, "helpfulness": score} for text, score in (("x", 4), ("y", 1))]
     (row,) = read(jsonl, *rated)
     assert row.prompt == turns
-    (row,) = read(jsonl, {"prompt": steered, "response_1": "x", "response_2": "y", "preference_strength": 2})
+    (row,) = read(jsonl, {"prompt": STEERED, "response_1": "x", "response_2": "y", "preference_strength": 2})
     assert row.prompt == turns
     human = "\n\nHuman: q\n\nAssistant: a\n\nHuman: why?\n\nAssistant:"
     (row,) = read(jsonl, PAIR | {"prompt": human}, as_chat=True)
@@ -320,8 +322,7 @@ def test_dialogues_that_are_written_as_text_are_turns(jsonl):
 @pytest.mark.parametrize("row", [{"response_1": "x", "response_2": "y", "preference_strength": 2},
                                  {"answers": [{"answer": "x", "rank": 2}, {"answer": "y", "rank": 1}]}])  # fmt: skip
 def test_all_prompts_of_a_file_are_dialogues_where_some_are_or_the_plain_are_counted(jsonl, row):
-    steered = "q\n<extra_id_1>Assistant\na\n<extra_id_1>User\nwhy?"
-    plain, turns = row | {"prompt": "q"}, row | {"prompt": steered}
+    plain, turns = row | {"prompt": "q"}, row | {"prompt": STEERED}
     found = read_dataset([str(jsonl("a.jsonl", plain, turns, plain))], "pairs")
     assert [len(one.prompt) for one in found.rows] == [1, 3, 1]
     assert found.rows[0].prompt == [{"role": "user", "content": "q"}]
@@ -330,6 +331,23 @@ def test_all_prompts_of_a_file_are_dialogues_where_some_are_or_the_plain_are_cou
     late = read_dataset([str(jsonl("b.jsonl", *[plain] * 100, turns))], "pairs")
     assert "100 of 101 prompts are plain strings, so no chat template is applied to these" in late.notes[0]
     assert [type(late.rows[at].prompt) for at in (0, 100)] == [str, list]
+
+
+@pytest.mark.parametrize("named", ["data", "eval_data"])
+def test_prompts_of_all_files_are_dialogues_where_some_of_one_are(jsonl, named):
+    votes = {"response_1": "x", "response_2": "y", "preference_strength": 2}
+    plain = str(jsonl("plain.jsonl", votes | {"prompt": "q"}))
+    turns = str(jsonl("turns.jsonl", *(votes | {"prompt": text} for text in ("q", STEERED))))
+    if named == "data":
+        for paths in ([plain, turns], [turns, plain]):
+            assert all(isinstance(row.prompt, list) for row in read_dataset(paths, "pairs").rows)
+        other = str(jsonl("other.jsonl", PAIR))
+        assert [type(row.prompt) for row in read_dataset([other, turns], "pairs").rows] == [str, list, list]
+    else:
+        held_out = prepare(DPOConfig(data=[turns], model="tiny", eval_data=plain)).eval_data
+        assert [row.prompt for row in held_out.rows] == [[{"role": "user", "content": "q"}]]
+        notes = prepare(DPOConfig(data=[plain], model="tiny", eval_data=turns)).notes
+        assert any("those of --data are plain strings; --as-chat makes messages of both" in note for note in notes)
 
 
 def test_an_answer_that_is_a_json_list_is_one_where_the_prompt_is_none(jsonl):

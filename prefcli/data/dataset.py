@@ -36,6 +36,11 @@ class Dataset:
         """What is read, for a key: the same bytes are other rows in a .txt file, each of whose lines is a prompt."""
         return [source["digest"] + " text" * source["path"].endswith(".txt") for source in self.sources]
 
+    @property
+    def as_chat(self) -> bool:
+        """Whether plain prompts of one of the files become messages."""
+        return any(scan.as_chat for scan in self.rows.source.scans)
+
     def check(self) -> None:
         """Raise DataError where a file that is still read from was changed since its digest was taken."""
         for scan in () if self.rows.whole else self.rows.source.scans:

@@ -284,12 +284,23 @@ def scan(
     more = advice(rows, None, wanted) if form.gives in ("demos", "prompts") else ""
     if not (form.gives == "prompts" and purpose is None or "label" in more and purpose != "prompts"):
         more = ""
-    found = Scan(records, recognised, wanted, as_chat, signed, tuple(told), more, purpose is None)
-    if form.turns and {type(row.prompt) for row in found.made_first()} == {str, list}:
-        # Whether the template is applied must not depend on how many turns came before.
-        told.append("some prompts are dialogues written as text, so plain ones become user's messages, too")
-        return replace(found, as_chat=True, told=tuple(told))
-    return found
+    return _alike([Scan(records, recognised, wanted, as_chat, signed, tuple(told), more, purpose is None)])[0]
+
+
+def _alike(scans: list[Scan]) -> list[Scan]:
+    """Sources whose prompts may be dialogues written as text, as chats where some are and others are plain: whether the
+    template is applied must not depend on how many turns came before."""
+    may = [one for one in scans if one.recognised.form.turns]
+    if {type(row.prompt) for one in may for row in one.made_first()} != {str, list}:
+        return scans
+    note = (
+        "some prompts are dialogues written as text, so plain ones become user's messages, too (--as-chat makes them "
+        "such in files of every format)"
+    )
+    return [
+        replace(one, as_chat=True, told=(*one.told, note)) if one.recognised.form.turns and not one.as_chat else one
+        for one in scans
+    ]
 
 
 def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: Any) -> list[Scan]:
@@ -302,7 +313,7 @@ def scan_all(paths: Sequence[str], purpose: Purpose | None = None, **options: An
         if not any(_is_there(theirs, one.records) for one in found):
             first = _first_row(found[0].records)[1]
             raise _no_column(", ".join(paths), first, ours, theirs)
-    return found
+    return _alike(found)
 
 
 def counts(path: str, source: Scan, rows: int, ties: int) -> dict[str, Any]:

@@ -119,7 +119,13 @@ def prepare(config: StageConfig) -> Inputs:
             config = replace(config, max_rows=None)  # all of them: the very run that is made without it
         data = first(data, most)
         weigh(data, config.weight_column if isinstance(config, WeightConfig) else None)
-        eval_data = read([config.eval_data], held_out=True) if config.eval_data else None
+        # Held-out rows are rendered as those that are trained on.
+        eval_data = read([config.eval_data], held_out=True, as_chat=data.as_chat) if config.eval_data else None
+        if eval_data is not None and eval_data.as_chat and isinstance(data.rows[0].prompt, str):
+            notes.append(
+                "prompts of --eval-data are dialogues and become messages, and those of --data are plain strings; "
+                "--as-chat makes messages of both"
+            )
     if isinstance(config, RewardConfig) and (column := set_apart(data, config.margin_column)):
         notes.append(f"each pair's margin is in the column {column!r}")
         if eval_data is not None:
