@@ -34,7 +34,8 @@ result and has no counterpart is refused, all of it at once, with the lines.
   is not used, as there. `finetuning_type: lora`, and a file of LLaMA-Factory's that does not say it, is LoRA with rank
   8. Where the file or the line says that all weights are trained, what a file says of an adapter is not used.
 - `bf16` and `fp16` count, and not a `dtype` of float32 beside them in a file: there it is the type in which weights are
-  loaded. Other names of a file that say two values of one option are refused.
+  loaded. `lr_scheduler_type: constant` has no warm-up, whatever is said of one. Other names of a file that say two
+  values of one option are refused.
 - `template`, and a file of LLaMA-Factory's without it, means the model's own chat template, for plain prompts too
   (`--as-chat`); `template: empty` leaves them plain.
 - `dataset` is looked up in LLaMA-Factory's `dataset_info.json`, in `dataset_dir` (`data`). Its `columns` are read as

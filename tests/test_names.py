@@ -342,8 +342,7 @@ def test_what_would_change_the_result_is_refused_all_at_once_and_where_it_is_off
         ("disable_gradient_checkpointing: true\ngradient_checkpointing: no", None, {"gradient_checkpointing": False}),
         ("load_in_4bit: false\nquantization_bit: 4", "line 2: quantization_bit: it means --load-in-4bit true", None),
         ("load_in_4bit: True\nquantization_bit: 4\nlora_rank: 8", None, {"load_in_4bit": True}),
-        ("lr_scheduler_type: constant\nwarmup_ratio: 0.1", "it means --warmup 0, and line 2, warmup_ratio,", None),
-        ("lr_scheduler_type: constant\nwarmup_steps: 9\nmax_steps: 90", "and line 2, warmup_steps,", None),
+        ("disable_gradient_checkpointing: false\ngradient_checkpointing: no", None, {"gradient_checkpointing": False}),
         ("lr_scheduler_type: constant\nwarmup_steps: 0", None, {"warmup": 0.0}),
         ("use_dora: true\nuse_rslora: true", "--adapter rslora", None),
         ("bf16: true\npure_bf16: true\ntorch_dtype: bfloat16", None, {"dtype": "bfloat16"}),
@@ -362,6 +361,18 @@ def test_what_is_computed_in_is_their_precision_and_not_the_type_that_weights_ar
     for text in ("bf16: true\ndtype: float32\n", "torch_dtype: auto\nbf16: true\n"):
         config, said = from_file("dpo", text)
         assert config.dtype == "bfloat16" and "dtype: weights are loaded in it there" in said
+
+
+@pytest.mark.parametrize("warmup", ["warmup_ratio: 0.03", "warmup_steps: 10", "warmup_steps: 9\nmax_steps: 90"])
+def test_a_constant_schedule_has_no_warm_up_whatever_is_said_of_it(arrived, from_file, warmup):
+    name = warmup.partition(":")[0]
+    for text in (f"lr_scheduler_type: constant\n{warmup}\n", f"{warmup}\nlr_scheduler_type: constant\n"):
+        config, said = from_file("sft", text)
+        assert (config.lr_scheduler, config.warmup) == ("constant", 0.0)
+        assert f"  {name}: lr_scheduler_type: constant does not read it" in said and "--warmup " not in said
+    config, said = arrived("sft", "--lr_scheduler_type", "constant", "--warmup_steps", "10")
+    assert config.warmup == 0.0 and "--warmup_steps: lr_scheduler_type: constant does not" in said
+    assert from_file("sft", "lr_scheduler_type: constant_with_warmup\nwarmup_ratio: 0.1\n")[0].warmup == 0.1
 
 
 def test_a_wrong_value_in_a_file_is_told_with_its_line_and_key(prefcli, own_folder):

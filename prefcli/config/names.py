@@ -100,9 +100,8 @@ _VALUED = {
     "quantization-method": Named(values={"bnb": {}, "bitsandbytes": {}}, said="4 bits are bitsandbytes' (NF4)"),
     "quantization-type": Named(values={"nf4": {}}, said="4 bits are NF4"),
     "bnb-4bit-quant-type": Named(values={"nf4": {}}, said="4 bits are NF4"),
-    "disable-gradient-checkpointing": Named(
-        values={"true": {"gradient_checkpointing": "false"}, "false": {"gradient_checkpointing": "true"}},
-        said="--gradient-checkpointing is off unless asked for"),
+    "disable-gradient-checkpointing": Named(values={"true": {"gradient_checkpointing": "false"}},
+                                            said="--gradient-checkpointing is off unless asked for"),
     "completion-only-loss": Named(values={"true": {}, "false": {"train_on_prompt": "true"}},
                                   said="--train-on-prompt trains the prompt too"),
     "assistant-only-loss": Named(values={"true": {}}, decides=False,

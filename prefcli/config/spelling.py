@@ -43,6 +43,7 @@ _TAGS = {
     "observation_tag": ("observation", "tool", "tool_response"),
 }  # fmt: skip
 _PATTERNS = [name for name in NAMES if "*" in name]
+NO_WARMUP = "lr_scheduler_type: constant does not read it, as in transformers; constant_with_warmup does"
 HARMLESS = ("eval-every", "eval-data", "save-every", "name")  # of a command that has no such option
 # Of a command that has not the option which these name elsewhere (ppo).
 INSTEAD = {"cutoff-len": "max_prompt_length", "data": "prompts"}
@@ -434,6 +435,9 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
         else:
             spelt += [word for one in values for word in (option(field), one)] or [option(field)]
         at += 0 if equals else len(values)
+    if "warmup" in brought.fields and "warmup-steps" in brought.jointly:
+        del brought.jointly["warmup-steps"]
+        brought.noted.append((brought.shown["warmup-steps"], NO_WARMUP))
     missing = brought.refused + ([] if "lr" in known else brought.noted)  # a command that trains is told of these
     if missing:
         several = len(missing) > 1

@@ -10,7 +10,7 @@ import yaml
 
 from prefcli.config.base import option, typed_options
 from prefcli.config.names import NAMES
-from prefcli.config.spelling import Brought, agree, canonical, hint, named
+from prefcli.config.spelling import NO_WARMUP, Brought, agree, canonical, hint, named
 from prefcli.errors import UsageError
 
 _NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
@@ -84,7 +84,8 @@ def read_yaml(path: str, cls: type, typed: Brought, on_line: Set[str | None]) ->
 def _refuse_contradictions(values: dict[str, Any], brought: Brought) -> None:
     """Add to `refused` the names whose values mean another value of an option than the file says of it elsewhere.
 
-    A type that their precision is not is the one in which weights are loaded there: it is left out, with a note.
+    Two of them are not what counts there, and are left out with a note: a type that their precision is not is the one
+    in which weights are loaded, and a constant schedule has no warm-up.
     """
     said = {ours: (value, brought.places[ours]) for ours, value in values.items()}
     if "warmup" in brought.places and "warmup" not in values:
@@ -98,6 +99,10 @@ def _refuse_contradictions(values: dict[str, Any], brought: Brought) -> None:
             brought.noted.append((there, "weights are loaded in it there; prefcli computes in that of bf16 or fp16"))
             del values["dtype"]
             said["dtype"] = (value, place)
+        elif ours == "warmup":
+            brought.noted.append((there, NO_WARMUP))
+            values.pop("warmup", None)
+            brought.jointly.pop("warmup-steps", None)
         else:
             why = f"it means {option(ours)} {value}, and {there.replace(': ', ', ')}, says otherwise: leave one out"
             brought.refused.append((place, why))
