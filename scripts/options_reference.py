@@ -31,8 +31,9 @@ result and has no counterpart is refused, all of it at once, with the lines.
 - Batch: `per_device_train_batch_size` × `gradient_accumulation_steps` × processes is `--batch-size`, and
   `--grad-accum` the second of them (8 rows where only that is said, as in TrainingArguments).
 - `use_peft` is LoRA with TRL's defaults, rank 16, alpha 32 and dropout 0.05 (ppo: none); `lora_r` in a file without it
-  is not used, as there. `finetuning_type: lora`, and a file of LLaMA-Factory's that does not say it, is LoRA with rank
-  8. Where the file or the line says that all weights are trained, what a file says of an adapter is not used.
+  is not used, as there, but for `adapter` beside it, as in axolotl's. `finetuning_type: lora`, and a file of
+  LLaMA-Factory's that does not say it, is LoRA with rank 8. Where all weights are trained, what a file of theirs says
+  of an adapter is not used.
 - `bf16` and `fp16` count, and not a `dtype` of float32 beside them in a file: there it is the type in which weights are
   loaded. `lr_scheduler_type: constant` has no warm-up, whatever is said of one. Other names of a file that say two
   values of one option are refused.

@@ -482,6 +482,11 @@ def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
         ("lora_r: 16\nlora_alpha: 32\n", ("--use_peft", "false"), "lora_alpha"),
         ("use_peft: true\nlora_alpha: 8\n", ("--lora-rank", "0"), "lora_alpha"),
         ("lora_rank: 0\nadapter: dora\nlora_dropout: 0.0\n", (), "adapter"),
+        (
+            "model_name_or_path: m\nlora_alpha: 32\nlora_dropout: 0.1\nlora_target_modules: [q_proj]\n",
+            (),
+            "lora_alpha, lora_target_modules, lora_dropout",
+        ),
     ],
 )
 def test_what_a_file_says_of_an_adapter_is_left_out_where_all_weights_are_trained(from_file, text, words, dropped):
@@ -489,6 +494,15 @@ def test_what_a_file_says_of_an_adapter_is_left_out_where_all_weights_are_traine
     found = (config.lora_rank, config.lora_alpha, config.lora_target, config.lora_dropout, config.adapter)
     assert found == (0, None, [], 0.0, "lora") and "--lora-target all-linear" not in said
     assert f"  {dropped}: all weights are trained, without an adapter" in said
+
+
+def test_an_adapter_of_axolotl_s_is_trained_without_use_peft(from_file):
+    config, said = from_file("sft", "base_model: m\nadapter: lora\nlora_r: 32\nlora_alpha: 8\n")
+    assert (config.lora_rank, config.lora_alpha, config.adapter) == (32, 8, "lora") and "lora_r" not in said
+    config, _ = from_file("sft", "base_model: m\nload_in_4bit: true\nadapter: qlora\nlora_r: 32\n")
+    assert (config.lora_rank, config.load_in_4bit, config.adapter) == (32, True, "lora")
+    config, said = from_file("sft", "base_model: m\nadapter:\nlora_r: 32\n")
+    assert config.lora_rank == 0 and "lora_r: without use_peft" in said
 
 
 def test_of_an_adapter_what_the_line_says_stays_and_so_does_what_a_file_says_without_a_rank(from_file):

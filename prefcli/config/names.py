@@ -94,6 +94,7 @@ _VALUED = {
     "use-cpu": Named(values={"true": {"device": "cpu"}, "false": {}}, said="--device cpu"),
     "use-dora": Named(values={"true": {"adapter": "dora"}, "false": {}}, said="--adapter dora"),
     "use-rslora": Named(values={"true": {"adapter": "rslora"}, "false": {}}, said="--adapter rslora"),
+    "adapter": Named("adapter", {"qlora": {"adapter": "lora", "load_in_4bit": "true"}}),  # axolotl's
     "lora-target": Named("lora-target", {"all": {"lora_target": "all-linear"}}),
     "lora-target-modules": Named("lora-target", {"all": {"lora_target": "all-linear"}}),
     "quantization-bit": Named(values={"4": {"load_in_4bit": "true"}}, said="4 bits or none: --load-in-4bit"),

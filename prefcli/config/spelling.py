@@ -33,7 +33,7 @@ HF_BATCH = "8"  # of TrainingArguments, where only the accumulation is said
 ADAPTER = ("lora_alpha", "lora_target", "lora_dropout", "adapter")  # options of ours about one, without its rank
 TRL_LORA = {"lora_rank": "16", "lora_alpha": "32", "lora_dropout": "0.05"}  # of TRL's ModelConfig, with use_peft
 FACTORY_LORA = {"lora_rank": "8"}  # of LLaMA-Factory's, with finetuning_type: lora
-FACTORY = {"stage", "finetuning-type", "template", "dataset-dir"}  # names that TRL has not
+FACTORY = {"stage", "finetuning-type", "template", "dataset-dir", "adapter-name-or-path"}  # names that TRL has not
 # Of dataset_info.json: a name in `columns` → the column that our formats read; values of `tags` that they know.
 _COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "messages": "conversations"} | {
     name: name for name in ("history", "system", "tools", "chosen", "rejected", "kto_tag")}  # fmt: skip
@@ -167,7 +167,13 @@ class Brought:
         found |= {"grad_accum": parts} if parts else {}
         if said.get("use-peft") == "false" or said.get("finetuning-type") == "full":
             found["lora_rank"] = "0"
-        elif "lora-r" in self.in_file and "lora_rank" in self.places and "use-peft" not in said and not self.factory:
+        elif (
+            "lora-r" in self.in_file
+            and "lora_rank" in self.places
+            and not self.factory
+            and "use-peft" not in said
+            and "adapter" not in (*given, *self.shown)  # axolotl's use_peft
+        ):
             found["lora_rank"] = "0"
             self.noted.append((self.shown["lora-r"], "without use_peft: true all weights are trained, as in TRL"))
         elif self.factory and "finetuning-type" not in said and "lora_rank" in known:
@@ -283,7 +289,8 @@ class Brought:
         return FACTORY_LORA if self.jointly.get("finetuning-type", "lora" if self.factory else "") == "lora" else {}
 
     def leave_out_adapter(self, options: dict[str, Any], rank: Any, usual: Mapping[str, Any]) -> None:
-        """With rank 0, take what a file says of an adapter out of the options."""
+        """With rank 0, as in a file of theirs without one, take what a file says of an adapter out of the options."""
+        rank = usual.get("lora_rank") if rank is None and self.in_file else rank
         for name in ADAPTER if _is_zero(rank) else ():
             if name in self.places and name in options and not agree(options.pop(name), str(usual[name])):
                 self.noted.append((self.places[name], "all weights are trained, without an adapter"))
