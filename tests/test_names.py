@@ -821,8 +821,10 @@ def test_a_switch_that_is_turned_off_takes_no_value(prefcli, word):
 
 
 def test_only_a_switch_has_a_no_form(prefcli):
-    for words in (["--no-lr", "3"], ["--no-lora_r=3"]):
+    for words in (["--no-lr", "3"], ["--no-lora_r=3"], ["--no-lora-target"]):
         refused(prefcli("dpo", *words), "--no-l")
+    for name in ("report-to", "optim", "max-steps", "template", "loss_type", "stage"):
+        refused(prefcli("dpo", f"--no-{name}", "--data", "x.jsonl"), "no such option", f"--{name} takes a value")
 
 
 def test_a_list_of_one_is_that_value_and_stages_and_episodes_of_theirs_are_read(from_file):

@@ -423,11 +423,13 @@ def spell_out(args: list[str], known: dict[str, Any]) -> tuple[list[str], Brough
         negative = given[:3] in ("no-", "no_") and canonical(given, known) is None
         values = [value] if equals else args[at : at + belonging(given, args[at:], known)]
         name = given[3:] if negative else given
-        field = canonical(name, known)
-        if negative and equals and (field or named(name)):
+        field, entry = canonical(name, known), named(name)
+        valued = entry is not None and not entry.switch and bool(entry.jointly or entry.values)
+        if negative and (not is_switch(known[field][0]) if field else valued):
+            brought.refused.append((f"--{given}", f"--{name} takes a value"))
+            continue
+        if negative and equals and (field or entry):
             raise UsageError(f"{arg}: a --no- form takes no value", f"--{name} or --{given}")
-        if negative and field and not named(name) and not is_switch(known[field][0]):
-            field = None
         said = ["false"] if negative else values or ["true"]
         if brought.takes(name, said, known, f"--{given}"):
             pass
