@@ -388,6 +388,8 @@ def test_a_prompt_and_an_answer_of_ppo_are_as_long_as_was_said():
 def test_in_the_comparison_both_kinds_of_ppo_have_the_answers_that_were_asked_for(capsys):
     found = json.loads(output(capsys, params="1B", compare=True, num_generations=8, gpu="H100", json=True))["methods"]
     assert all("--num-generations 8" in found[name]["command"] for name in ("PPO separate", "RLOO"))
+    found = json.loads(output(capsys, params="1B", compare=True, num_generations=1, gpu="H100", json=True))["methods"]
+    assert "--num-generations 4" in found["RLOO"]["command"]  # which compares several
 
 
 def test_what_only_several_gpus_hold_is_shown_with_its_command(capsys):

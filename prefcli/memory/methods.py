@@ -191,7 +191,7 @@ def side_by_side(lora_rank: int, answers: int | None) -> list[tuple[str, str, di
     return [
         ("PPO separate", "ppo", {"layout": "separate"} if lora_rank else {}),
         (f"PPO shared, LoRA {rank}", "ppo", shared),
-        ("RLOO", "ppo", {"advantage": "rloo", "num_generations": answers or SEVERAL}),
+        ("RLOO", "ppo", {"advantage": "rloo", "num_generations": answers if (answers or 0) > 1 else SEVERAL}),
         ("DPO", "dpo", {}),
         ("DPO, cached reference", "dpo", {"cached_reference": True}),
         ("KTO", "kto", {}),
