@@ -167,7 +167,7 @@ def test_what_shares_a_base_with_the_policy_is_held_once(planned, make_artifact)
     assert run_of(planned("dpo", **adapter), "cpu").shared_base and run_of(planned("kto", **adapter), "cpu").shared_base
     assert not run_of(planned("dpo", reference=other.ref, **adapter), "cpu").shared_base  # a second model
     assert run_of(planned("dpo", reference=other.ref), "cpu").own_base == {"reference"}
-    assert run_of(planned("ppo", layout="separate"), "cpu").separate
+    assert run_of(planned("ppo", layout="separate"), "cpu").separate and not run_of(planned("ppo"), "cpu").separate
     assert run_of(planned("dpo", loss="simpo"), "cpu").cached_reference
     assert run_of(planned("ppo", **adapter), "cpu").shared_base
     assert not run_of(planned("ppo", layout="separate", **adapter), "cpu").shared_base

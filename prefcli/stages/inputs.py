@@ -51,7 +51,7 @@ StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PP
 @dataclass
 class Inputs:
     """All inputs of a stage, resolved. `existing` is the finished artifact of this very run, if there is one (with
-    --force none is looked for)."""
+    --force none is looked for). `separate`: --layout separate was given, which resolved options do not tell."""
 
     stage: Stage
     config: StageConfig
@@ -65,6 +65,7 @@ class Inputs:
     rewards: list[RewardSpec] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     existing: Artifact | None = None
+    separate: bool = False
 
     @property
     def model(self) -> Reference:
@@ -97,6 +98,7 @@ def prepare(config: StageConfig) -> Inputs:
     """Resolve and check everything that the options of a stage name. Raises UsageError, DataError, ArtifactError."""
     stage = stage_of(config)
     require(config.report_to)
+    separate = isinstance(config, PPOConfig) and config.layout == "separate"
     config = config.resolved() if hasattr(config, "resolved") else config
     if isinstance(config, DataConfig):
         config.micro_batches()  # one that cannot be split is told before anything is loaded
@@ -140,6 +142,7 @@ def prepare(config: StageConfig) -> Inputs:
         rate = stage.rates[1] if small else stage.rates[0] * (ADAPTER_RATE if config.lora_rank else 1)
         config = replace(config, lr=float(f"{rate:g}"))  # 1e-6 · 10 without the last digit's error
     inputs = Inputs(stage, config, store, name, data, eval_data, references, architecture, "", rewards)
+    inputs.separate = separate
     inputs.notes = notes + [r.note for r in references.values() if r.note] + data.notes
     inputs.key = _key(inputs)
     if not config.force:

@@ -201,7 +201,7 @@ def _bases(inputs: Inputs) -> dict[str, Any]:
     assert isinstance(config, PPOConfig) and inputs.architecture is not None
     rewards = [spec.reference for spec in inputs.rewards if spec.reference is not None]
     apart = [one for one in rewards if not one.is_adapter_on(inputs.model)]
-    found: dict[str, Any] = {"shared_base": config.layout == "shared", "separate": config.layout == "separate"}
+    found: dict[str, Any] = {"shared_base": config.layout == "shared", "separate": inputs.separate}
     found["reward_model"] = bool(rewards)
     if not found["shared_base"]:
         apart = rewards if len(rewards) > 1 else apart  # one that could share is counted as what it would be then
