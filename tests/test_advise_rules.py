@@ -75,6 +75,17 @@ CASES = {
         [{}, {"fits": fitting(sample=SPLIT)}],
         dict.fromkeys(("rejection", "rlaif", "iterative-dpo", "collect")),
     ),
+    "no-memory-to-judge": (
+        [{"fits": fitting(sample=None), "judge": "m"}],
+        [
+            {"judge": "m"},
+            {"fits": fitting(sample=SPLIT), "judge": "m"},
+            {"fits": fitting(sample=None)},
+            {"fits": fitting(sample=None), "judge": "m", "pairs": 1},
+            {"fits": fitting(sample=None), "judge": "m", "rewards": ("r",)},
+        ],
+        {"ppo": None, "rloo": None},
+    ),
     "no-memory-ppo": ([{"fits": fitting(ppo=None)}], [{}, {"fits": fitting(rloo=None)}], {"ppo": None}),
     "no-memory-rloo": ([{"fits": fitting(rloo=None)}], [{}, {"fits": fitting(ppo=None)}], {"rloo": None}),
     "collect": ([{}, {"demos": 9}], [{"pairs": 1}, {"labels": 1}, {"judge": "m"}, {"rewards": ("r",)}], {"collect": 3}),
@@ -334,8 +345,9 @@ def test_what_answers_is_split_where_its_weights_are_more_than_one_gpu_holds():
     model, gpu = typical(70_000_000_000), Device("x", 80 * 10**9, 1, bf16=True)
     found = {count: fits(model, replace(gpu, count=count)) for count in (1, 8)}
     assert found[1]["sample"] is None and found[1]["dpo"].in_4bit
-    _, notes = commands("dpo", Facts(model="a/b-70B-it", files=FILES | PROMPTS["files"], fits=found[1]))
-    assert any("evaluate it on a larger device" in note for note in notes)
+    for method in ("dpo", "kto", "ppo", "rloo"):
+        _, notes = commands(method, Facts(model="a/b-70B-it", files=FILES | PROMPTS["files"], fits=found[1]))
+        assert sum("evaluate it on a larger device" in note for note in notes) == 1
     facts = Facts(model="a/b-70B-it", files=FILES | PROMPTS["files"], rewards=("r@v1", "s@v1"), fits=found[8])
     said, notes = commands("rlaif", facts)
     assert said[0].startswith("torchrun --nproc-per-node 8 -m prefcli sample ") and said[0].endswith(" --shard")

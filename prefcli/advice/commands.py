@@ -30,6 +30,12 @@ def commands(method: str, facts: Facts) -> tuple[list[str], list[str]]:
         script.notes.append(
             f"label asks one judge, here the first reward, {facts.labeller}; ppo and rloo add up all of them."
         )
+    answers = any(re.search(r"prefcli (sample|label|eval) ", text) for text in script.lines + script.notes)
+    if answers and facts.fits and facts.fits.get(ANSWERING) is None:
+        script.notes.append(
+            f"To answer prompts the model is not held in 4 bits, and so does not fit into {facts.device}: evaluate it "
+            "on a larger device, or on several GPUs with --shard."
+        )
     if any("--load-in-4bit" in line for line in script.lines):
         script.notes.append("--load-in-4bit needs bitsandbytes: pip install 'prefcli[qlora]'.")
     return script.lines, script.notes
@@ -219,12 +225,6 @@ def _measure(script: Script, start: Word, trained: Word) -> None:
     else:
         script.notes.append(
             f"Afterwards evaluate it on held-out prompts: prefcli eval --model {shown(trained)} --prompts FILE."
-        )
-
-    if facts.fits and facts.fits.get(ANSWERING) is None:
-        script.notes.append(
-            f"To answer prompts the model is not held in 4 bits, and so does not fit into {facts.device}: evaluate it "
-            "on a larger device, or on several GPUs with --shard."
         )
 
 

@@ -19,6 +19,7 @@ MANY = 10  # times as many prompts as pairs
 CONSISTENT = 20  # pairs labelled again without one contradiction: their labels are near certain
 BARELY = 0.6  # a reward that is right in fewer pairs, at the upper end of the interval, hardly knows better
 LARGE = 30_000_000_000  # parameters
+TOO_LARGE_TO_ANSWER = "to answer prompts the model is not held in 4 bits, and so it does not fit into {f.device}"
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ def _large(stage: str) -> Rule:
     methods = tuple(name for name, method in METHODS.items() if method.stage == stage)
     because = "not even an adapter fits into {f.device}"
     if stage == ANSWERS:
-        methods = ("rejection", "rlaif", "iterative-dpo", "collect")
-        because = "to answer prompts the model is not held in 4 bits, and so it does not fit into {f.device}"
+        methods, because = ("rejection", "rlaif", "iterative-dpo", "collect"), TOO_LARGE_TO_ANSWER
     return Rule(
         f"no-memory-{stage}", lambda f: bool(f.fits) and f.fits[stage] is None, because, ("memory",), rules_out=methods
     )
@@ -71,6 +71,13 @@ HARD = (
         rules_out=("collect",),
     ),
     *map(_large, ("dpo", "dpo-rounds", "kto", "sft", "ppo", "rloo", ANSWERS)),
+    Rule(
+        "no-memory-to-judge",  # the answers that the judge labels, for a reward model
+        lambda f: bool(f.fits) and f.fits[ANSWERS] is None and f.judge is not None and not (f.rewards or f.pairs),
+        TOO_LARGE_TO_ANSWER,
+        ("memory",),
+        rules_out=("ppo", "rloo"),
+    ),
 )
 
 SOFT = (
