@@ -170,6 +170,7 @@ def test_a_batch_that_is_no_number_or_said_twice_is_refused(prefcli, own_folder)
         ("dpo", ["--loss_type=apo_zero"], {"loss": "apo-zero", "length_normalise": False}),
         ("dpo", ["--optim", "adamw_torch_fused"], {"optim": "adamw"}),
         ("dpo", ["--optim", "paged_adamw_8bit"], {"optim": "adamw-8bit"}),
+        ("dpo", ["--optim", "paged_adamw_32bit"], {"optim": "adamw"}),
         ("dpo", ["--template", "qwen"], {"as_chat": True}),
         ("dpo", ["--template", "qwen", "--no-as-chat"], {"as_chat": False}),
         ("dpo", ["--template", "empty"], {"as_chat": False}),
@@ -296,6 +297,8 @@ def test_a_template_that_the_line_declines_is_not_told_as_applied(from_file):
         ("dpo", ["--loss_type", "exo_pair"], ["--loss", "exo_pair"]),
         ("dpo", ["--loss_type", "sigmoid", "sft"], ["--sft-weight"]),
         ("sft", ["--loss_type", "ipo"], ["--loss_type ipo"]),
+        ("ppo", ["--loss_type", "dapo"], ["; ppo has --advantage"]),
+        ("kto", ["--loss_type", "apo_zero_unpaired"], ["orpo and kto are commands with one loss each;"]),
         ("sft", ["--warmup_steps", "100"], ["--warmup_steps 100: --warmup is a fraction"]),
         ("sft", ["--neftune_noise_alpha", "5"], ["no noise"]),
         ("ppo", ["--max_samples", "5"], ["there is no --max-rows here"]),
@@ -419,6 +422,8 @@ def test_what_is_not_used_is_told_once_with_reasons_and_not_when_quiet(from_file
     assert "--epochs 1.0 (TRL: 3), --warmup 0.05 (TRL: 0), --batch-size 16 (TRL: 8 per process)" in said
     assert "--seed 0 (TRL: 42)" in said and "--lr " not in said and "--lr-scheduler" not in said
     assert from_file("sft", text, "--quiet")[1] == ""
+    said = from_file("sft", text + "packing: true\nevaluation_strategy: epoch\n")[1]
+    assert "packing: rows are packed" in said and "--batch-size counts rows" in said and "evaluation_strategy: " in said
     whole = "num_train_epochs: 1\nwarmup_ratio: 0\nper_device_train_batch_size: 4\nseed: 1\nlearning_rate: 1\n"
     assert from_file("sft", whole)[1] == "" == from_file("sft", "lr: 1\n")[1]
 

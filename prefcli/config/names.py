@@ -62,9 +62,13 @@ _LOSS = {
     for theirs, normalised in ((loss.in_trl[0], False), (loss.in_trl[1], True))
     if theirs
 }
-_ADAMW = {theirs: {"optim": "adamw"} for theirs in ("adamw_torch", "adamw_torch_fused", "adamw_hf")} | {
+_ADAMW = {theirs: {"optim": "adamw"} for theirs in (
+    "adamw_torch", "adamw_torch_fused", "adamw_hf", "paged_adamw", "paged_adamw_32bit")} | {
     theirs: {"optim": "adamw-8bit"} for theirs in ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit")}  # fmt: skip
-_ONE_LOSS = "one of --loss (prefcli dpo --help); --sft-weight adds the SFT loss, and orpo and kto are commands"
+_ONE_LOSS = (
+    "dpo has one --loss (prefcli dpo --help), and --sft-weight adds the SFT loss; orpo and kto are commands with one "
+    "loss each; ppo has --advantage gae, rloo or grpo"
+)
 _VALUED = {
     "dataset": Named("data", jointly=True),
     "eval-dataset": Named("eval-data", jointly=True),
@@ -120,7 +124,7 @@ _SPEED = "about speed: the packed forward is used wherever it is exact (docs/pac
 _QUANTISED = "prefcli export writes plain weights, in the type of the model; quantise them afterwards"
 _MERGE = "prefcli export NAME DIR writes one plain model, its adapter merged"
 _OPTIMISER = "--optim is adamw, adamw-8bit, adafactor or sgd"
-_SWITCHED = {  # names, * for any end → what is said; without them the result is the same
+_SWITCHED = {  # names, * for any end → what is said; no file is refused for them
     "output-dir overwrite-output-dir logging-dir": "the artifact is RUNS/NAME/vN and is never overwritten: "
     "--runs DIR, --name NAME",
     "logging-* log-level* log-on-* include-num-* include-tokens-* plot-loss log-completions* num-completions-to-print "
@@ -132,8 +136,9 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "resume-from-checkpoint ignore-data-skip restore-callback-*": "the same command resumes by itself",
     "do-train do-eval": "--dry-run shows the plan without training; with --eval-data held-out rows are evaluated",
     "do-predict predict-with-generate": "prefcli sample and prefcli eval answer prompts with a finished model",
-    "eval-strategy eval-on-start eval-delay eval-packing eval-accumulation-steps batch-eval-metrics eval-num-beams "
-    "eval-on-each-dataset bf16-full-eval fp16-full-eval prediction-loss-only generate-during-eval":
+    "eval-strategy evaluation-strategy eval-on-start eval-delay eval-packing eval-accumulation-steps "
+    "batch-eval-metrics eval-num-beams eval-on-each-dataset bf16-full-eval fp16-full-eval prediction-loss-only "
+    "generate-during-eval":
     "with --eval-data held-out rows are evaluated at the end, and every N steps with --eval-every N",
     "metric-for-best-model greater-is-better": "the last step is the result; --keep-state keeps every checkpoint",
     "per-device-eval-batch-size precompute-ref-batch-size eval-batch-size": "--tokens-per-row bounds a forward pass",
@@ -143,7 +148,10 @@ _SWITCHED = {  # names, * for any end → what is said; without them the result 
     "dataloader-* dataset-num-proc preprocessing-* overwrite-cache tokenized-path remove-unused-columns label-names "
     "streaming dataset-streaming buffer-size accelerator-config shuffle-dataset cache-dir data-shared-file-system":
     "rows are read, shuffled and tokenised by prefcli, large files as they are needed (docs/data.md)",
-    "group-by-length length-column-name train-sampling-strategy packing packing-strategy neat-packing padding-free "
+    "packing neat-packing":
+    "rows are packed without padding and do not see each other (docs/packed.md); --batch-size counts rows, and a batch "
+    "there counts blocks of several where they are packed: raise it then",
+    "group-by-length length-column-name train-sampling-strategy packing-strategy padding-free "
     "pad-to-multiple-of padding-value ignore-pad-token-for-loss batching-strategy eval-do-concat-batches "
     "use-packed-sequences":
     "rows are packed without padding and do not see each other (docs/packed.md)",
