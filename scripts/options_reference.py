@@ -45,7 +45,8 @@ result and has no counterpart is refused, all of it at once, with the lines.
 - `train` as the split of a single file is all its rows.
 - What a file leaves out has prefcli's defaults, and the differences are listed: one epoch (3 there), a warm-up of
   0.05 (0), 16 rows a step (8 a process), seed 0 (42), the learning rate, LLaMA-Factory's `cutoff_len` of 2048 (1024
-  here), and the layers that LoRA adapts where PEFT would choose. The schedule is linear everywhere.
+  here), a loss's own parameters (simpo, robust), and the layers that LoRA adapts where PEFT would choose. The schedule
+  is linear everywhere.
 
 """
 SHARED_HEAD = """## Shared options

@@ -448,6 +448,8 @@ def test_their_defaults_are_those_of_the_libraries_at_hand():
         theirs = {field.name: field.default for field in dataclasses.fields(cls)}
         assert str(theirs["learning_rate"]) == spelling.TRL_LR[command]
         assert (theirs["seed"], theirs["lr_scheduler_type"], theirs["num_train_epochs"]) == (42, "linear", 3)
+    theirs = {field.name: field.default for field in dataclasses.fields(trl.DPOConfig)}
+    assert {name: f"{theirs[name]:g}" for name in ("beta", "label_smoothing")}.items() <= spelling.LOSS_DEFAULTS.items()
     theirs = {field.name: field.default for field in dataclasses.fields(transformers.TrainingArguments)}
     assert str(theirs["learning_rate"]) == spelling.FACTORY_DEFAULTS["lr"]
     theirs = {field.name: str(field.default) for field in dataclasses.fields(trl.ModelConfig)}
@@ -477,6 +479,16 @@ def test_a_file_that_leaves_things_out_is_answered_as_there_or_told(from_file):
     config, said = from_file("dpo", "max_length: 512\nmax_prompt_length: 128\n")
     assert config.max_length == 512 and "max_prompt_length: no separate limit, as in TRL now" in said
     assert from_file("ppo", "max_prompt_length: 128\n")[0].max_prompt_length == 128
+    said = from_file("dpo", "stage: dpo\npref_loss: simpo\n")[1]
+    assert "--beta 2 (LLaMA-Factory: 0.1), --simpo-gamma 1 (LLaMA-Factory: 0.5)" in said
+    said = from_file("dpo", "loss_type: robust\nbeta: 0.1\nlogging_steps: 5\n")[1]
+    assert "--label-smoothing 0.1 (TRL: 0)" in said and "--beta" not in said and "--simpo-gamma" not in said
+
+
+def test_no_limit_of_theirs_is_not_passed_over_in_silence(from_file):
+    config, said = from_file("dpo", "max_length: null\n")
+    assert config.max_length == 1024 and "max_length: null is no limit there" in said
+    assert "no limit" not in from_file("dpo", "max_length: null\n", "--max-length", "4096")[1]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from prefcli.config.base import is_switch, option
+from prefcli.config.dpo import LOSSES
 from prefcli.config.names import ALIASES, BOOLEAN, NAMES, STAGES, Named
 from prefcli.config.stages import BY_COMMAND
 from prefcli.config.training import ADAPTER_RATE
@@ -28,6 +29,8 @@ OFF = ("", "false", "no", "none", "null", "0", "off", "disabled")  # of what is 
 # of LLaMA-Factory.
 THEIR_DEFAULTS = {"epochs": "3", "warmup": "0", "batch_size": "8 per process", "seed": "42", "lr_scheduler": "linear"}
 TRL_LR = {"sft": "2e-05", "train-rm": "0.0001", "dpo": "1e-06", "orpo": "1e-06", "kto": "1e-06", "ppo": "1e-06"}
+# Of a loss's own options, in TRL (simpo's in its CPOConfig) and LLaMA-Factory.
+LOSS_DEFAULTS = {"beta": "0.1", "simpo_gamma": "0.5", "label_smoothing": "0"}
 FACTORY_DEFAULTS = {"lr": "5e-05", "max_length": "2048"}
 HF_BATCH = "8"  # of TrainingArguments, where only the accumulation is said
 ADAPTER = ("lora_alpha", "lora_target", "lora_dropout", "adapter")  # options of ours about one, without its rank
@@ -273,6 +276,9 @@ class Brought:
             there = THEIR_DEFAULTS | (
                 FACTORY_DEFAULTS if self.factory else {"lr": TRL_LR.get(command, FACTORY_DEFAULTS["lr"])}
             )
+            if command == "dpo" and (loss := LOSSES.get(given.get("loss", ours["loss"]))):
+                here |= {name: f"{value:g}" for name, value in {"beta": loss.beta, **loss.parameters}.items()}
+                there |= LOSS_DEFAULTS
             if self.jointly.get("use-peft") == "true" and not _is_zero(given.get("lora_rank")):
                 here["lora_target"] = "all-linear"
                 there["lora_target"] = "q_proj and v_proj of most models"

@@ -13,6 +13,7 @@ from prefcli.config.names import NAMES
 from prefcli.config.spelling import NO_WARMUP, Brought, agree, canonical, hint, named
 from prefcli.errors import UsageError
 
+NO_LIMIT = "null is no limit there; rows are cut at --max-length here, its default where none is given"
 _NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
 
 
@@ -50,6 +51,8 @@ def read_yaml(path: str, cls: type, typed: Brought, on_line: Set[str | None]) ->
         if name in NAMES and raw.replace("-", "_") not in known:
             brought.shown[name] = where
         if _is_null(value) and (field is not None or name in NAMES):
+            if name == "max-length" and field is not None and field not in on_line:
+                brought.noted.append((where, NO_LIMIT))
             continue
         said_there = name in typed.shown or _subject("dataset" if raw == "datasets" else raw, known) in on_line
         if said_there and name != "gradient-accumulation-steps":  # times the rows of a process it is the batch
