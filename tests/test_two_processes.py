@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from test_preference_losses import ANSWERS, MODELS, PAIRS, our_dpo, our_kto
 from test_rl_ppo import PROMPTS, make
@@ -22,7 +23,7 @@ from prefcli.artifacts.references import TINY
 from prefcli.artifacts.store import Draft
 from prefcli.config.dpo import DPOConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapters import save_model
+from prefcli.models.adapters import merged, save_model
 from prefcli.stages.environment import refuse_elsewhere
 from prefcli.stages.ppo import Position, States, _share, answers_of
 from prefcli.stages.resuming import Resuming, whole_weights
@@ -156,6 +157,14 @@ def test_tied_weights_that_were_gathered_are_saved_once(tmp_path):
     assert "lm_head.weight" in gathered and "lm_head.weight" not in one and found.keys() == one.keys()
     accelerator.get_state_dict = lambda _: None  # in the other processes
     assert whole_weights(trainer) == {}
+
+
+def test_a_head_that_was_parted_from_the_embeddings_is_among_the_weights_that_were_gathered():
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    plain = merged(get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM")))
+    accelerator = SimpleNamespace(get_state_dict=lambda _: plain.state_dict())
+    trainer = SimpleNamespace(accelerator=accelerator, model=plain, deepspeed=plain)
+    assert whole_weights(trainer).keys() == plain.state_dict().keys()
 
 
 @pytest.mark.parametrize(("version", "said"), [(3, "v3.partial"), (0, "the unfinished version")])

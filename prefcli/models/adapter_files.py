@@ -97,6 +97,7 @@ def merge(model: PeftModel) -> Any:
     if head is not None and head is not plain.get_input_embeddings().weight:
         for config in (plain.config, plain.config.get_text_config()):
             config.tie_word_embeddings = False
+        plain.all_tied_weights_keys = plain.get_expanded_tied_weights_keys(all_submodels=True)
     return plain
 
 
