@@ -24,7 +24,7 @@ from prefcli.models.loading import base_of, load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.stages.policy import Opened
-from prefcli.stages.roles import _on_base
+from prefcli.stages.roles import _on_base, _why_apart
 from scripts.families import zoo
 from scripts.families.commands import prefcli as in_process
 from scripts.families.rows import write as write_rows
@@ -526,7 +526,9 @@ def test_an_adapter_that_changes_its_base_does_not_stand_beside_the_policys(own_
         config = MORE_THAN_LORA["LoHa"] if more is None else LoraConfig(r=2, target_modules=["q_proj"], **more)
         get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
         reference = resolve("adapter", Store())
-        assert _on_base(reference, Opened(None, None, False, {}, base_of(reference))) == (more == own[1])
+        opened = Opened(None, None, False, {}, base_of(reference))
+        assert _on_base(reference, opened) == (more == own[1])
+        assert ("PiSSA" in _why_apart(reference, opened)) == (more != own[1])
 
 
 def test_an_adapter_of_virtual_tokens_is_refused(own_folder):

@@ -186,12 +186,12 @@ def test_a_run_without_a_value_model_does_not_ask_for_the_starts(planned, own_fo
         run_of(planned("ppo", model="start/model"), "cpu")
 
 
-def model(path, config, adapter=False):
-    """A reference to weights of this configuration, or to an adapter on them."""
+def model(path, config, adapter=None):
+    """A reference to weights of this configuration, or to an adapter on them with that one."""
     (path / "base").mkdir(parents=True)
     (path / "base" / "config.json").write_text(json.dumps(config))
     if adapter:
-        (path / "adapter_config.json").write_text("{}")
+        (path / "adapter_config.json").write_text(json.dumps(adapter))
     return Reference(str(path), "directory", path, path.name, base=Base("it", path / "base"))
 
 
@@ -199,13 +199,16 @@ def test_ppo_holds_a_base_for_each_model_that_can_not_share_one(planned, tmp_pat
     """By weights in float32, less those of one policy. A score takes 128."""
     tiny = json.loads((TINY / "config.json").read_text())
     full, small = model(tmp_path / "full", tiny), model(tmp_path / "small", tiny | {"num_hidden_layers": 1})
-    other = model(tmp_path / "other", tiny, adapter=True)
+    other = model(tmp_path / "other", tiny, adapter={"peft_type": "LORA"})
+    pissa = model(tmp_path / "pissa", tiny, adapter={"peft_type": "LORA", "init_lora_weights": "pissa"})
+    loha = model(tmp_path / "loha", tiny, adapter={"peft_type": "LOHA"})
+    adapters = {"adapter": other, "pissa": pissa, "loha": loha}  # by name: on the policy's base
 
     def weights(*rewards, roles=None, **options):
         inputs = planned("ppo", **options)
-        inputs.references |= roles or {}
-        on_it = dataclasses.replace(other, base=inputs.model.base)
-        specs = [RewardSpec(str(n), "r", on_it if one == "adapter" else one) for n, one in enumerate(rewards)]
+        on_it = {name: dataclasses.replace(one, base=inputs.model.base) for name, one in adapters.items()}
+        inputs.references |= {role: on_it.get(one, one) for role, one in (roles or {}).items()}
+        specs = [RewardSpec(str(n), "r", on_it.get(one, one)) for n, one in enumerate(rewards)]
         run = run_of(dataclasses.replace(inputs, rewards=specs), "cpu")
         held = sum(role.parts["weights"] // 4 for role in estimate(run).roles.values())
         return held - run.architecture.parameters, run.architecture.scorer_parameters, adapter_parameters(run)
@@ -213,6 +216,10 @@ def test_ppo_holds_a_base_for_each_model_that_can_not_share_one(planned, tmp_pat
     lora = {"lora_rank": 4}
     beside, scorer, adapter = weights("adapter", **lora)
     assert beside == 4 * adapter + 2 * 128  # all on one
+    for own in ("pissa", "loha"):
+        assert weights(own, **lora) == weights(other, **lora)
+        for role in ("reference", "value_init"):
+            assert weights("adapter", roles={role: own}, **lora)[0] >= scorer + 4 * adapter
     assert weights(full, **lora)[0] == scorer + 4 * adapter + 128
     assert weights("adapter", full, **lora)[0] == scorer + 4 * adapter + 128
     smaller = read_architecture(tmp_path / "small" / "base" / "config.json").scorer_parameters

@@ -37,6 +37,9 @@ ADAPTER = "adapter_config.json"
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 _IN_A_STORE = re.compile(r"(?:.*/)?([^/]+)/v([1-9][0-9]{0,8})/(?:state/step([1-9][0-9]{0,17})/)?(?:model|value)/?")
 BACK = "put the base back as it was, or train again"
+# peft's initialisations of LoRA that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take the
+# adapter's first values out of the weights below it, each time that one is made there.
+_BESIDE = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,20 @@ class Base:
 
 def is_adapter_directory(path: Path) -> bool:
     return (path / ADAPTER).is_file()
+
+
+def changes_base(start: Any) -> bool:
+    """Whether an adapter with this `init_lora_weights` stands on other weights than those of its base's files."""
+    return (start.lower() if isinstance(start, str) else start) not in _BESIDE
+
+
+def leaves_base(directory: Path) -> bool:
+    """Whether the adapter in `directory` can stand on its base beside others: it is LoRA, on the base as it is.
+
+    Raises ArtifactError: the configuration cannot be read.
+    """
+    config = _configuration(directory)
+    return config.get("peft_type") == "LORA" and not changes_base(config.get("init_lora_weights", True))
 
 
 def find_base(directory: Path, store: Store, text: str | None = None, *, hashed: bool = True) -> Base | None:
@@ -237,13 +254,17 @@ def _of_a_plain_directory(text: str, directory: Path, name: str, revision: str |
 # What all have in common
 
 
-def _named(directory: Path) -> tuple[str | None, str | None]:
+def _configuration(directory: Path) -> dict[str, Any]:
     file = directory / ADAPTER
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{file} is not valid JSON", "copy the adapter again") from error
-    config = config if isinstance(config, dict) else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _named(directory: Path) -> tuple[str | None, str | None]:
+    config = _configuration(directory)
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
     good = isinstance(name, str) and "\0" not in name
     return name if good else None, revision if isinstance(revision, str) and revision else None

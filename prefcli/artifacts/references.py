@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from prefcli.artifacts.bases import HUB, Base, find_base, is_adapter_directory, model_digest
+from prefcli.artifacts.bases import HUB, Base, find_base, is_adapter_directory, leaves_base, model_digest
 from prefcli.artifacts.manifest import NAME, is_artifact
 from prefcli.artifacts.places import AT_VERSION, TINY, around, directory_digest, part_of
 from prefcli.artifacts.store import Artifact, Store, open_artifact, refuse_added
@@ -56,9 +56,18 @@ class Reference:
         """Where the weights below it are: of two on one base the same."""
         return None if self.base is None else self.base.hub or self.base.place
 
+    @property
+    def leaves_base(self) -> bool:
+        """Whether others can be held on the weights below it: these are as their files say, whatever is on them."""
+        return self.path is None or not self.is_adapter or leaves_base(self.path)
+
+    def shares_base(self, other: Reference) -> bool:
+        """Whether one base in memory does for both."""
+        return self.place is not None and self.place == other.place and self.leaves_base and other.leaves_base
+
     def is_adapter_on(self, other: Reference) -> bool:
-        """Whether it is an adapter on the weights below the other."""
-        return self.is_adapter and self.place == other.place
+        """Whether it is an adapter that can be held on the weights below the other."""
+        return self.is_adapter and self.shares_base(other)
 
     def same_as(self, other: Reference) -> bool:
         """Whether both are one model, whatever the store: by digest, and by name where there is none (of the hub)."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, PeftType, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, load_peft_weights
 from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
@@ -22,9 +22,6 @@ from prefcli.artifacts.bases import Base
 from prefcli.errors import ArtifactError
 
 ADAPTER = "default"  # peft's name for the first one
-# peft's initialisations of LoRA that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take the
-# adapter's first values out of the weights below it, each time that one is made there.
-_BESIDE = (True, False, "gaussian", "eva", "orthogonal", "mica")
 WEIGHTS = "adapter_model.safetensors"
 COPY = "copy the adapter again, or train it again"
 Shape = Sequence[int]
@@ -60,18 +57,6 @@ def open_adapter(
     # On the CPU first, and from there to where the model is: left open, peft takes the first GPU.
     opened.load_adapter(str(directory), ADAPTER, is_trainable=trainable, torch_device="cpu", key_mapping=mapping)
     return opened  # type: ignore[no-any-return]
-
-
-def changes_base(config: Any) -> bool:
-    """Whether an adapter, by peft's config of it, stands on other weights than those of its base's files."""
-    start = getattr(config, "init_lora_weights", True)
-    return (start.lower() if isinstance(start, str) else start) not in _BESIDE
-
-
-def shares_base(directory: Path) -> bool:
-    """Whether the adapter in `directory` can stand on its base beside others."""
-    config = PeftConfig.from_pretrained(str(directory))
-    return config.peft_type == PeftType.LORA and not changes_base(config)
 
 
 def hold_head_whole(model: PeftModel) -> None:

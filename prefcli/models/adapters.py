@@ -13,11 +13,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from prefcli.artifacts.bases import changes_base
 from prefcli.artifacts.hub import unasked
 from prefcli.artifacts.references import Reference
 from prefcli.config.training import ModelConfig
 from prefcli.errors import ArtifactError, UsageError
-from prefcli.models.adapter_files import ADAPTER, changes_base, hold_head_whole, merge, renamed, without_config
+from prefcli.models.adapter_files import ADAPTER, hold_head_whole, merge, renamed, without_config
 from prefcli.models.classes import new_scorer
 from prefcli.models.loading import class_of, configuration
 from prefcli.models.lora_targets import in_words, targets_of
@@ -104,7 +105,8 @@ def _trains_more(model: PeftModel, config: Any) -> bool:
     frozen copy."""
     whole = {*(config.modules_to_save or ())} - {"score", "classifier"}  # which peft names for any scorer
     head = isinstance(model.get_base_model().get_output_embeddings(), BaseTunerLayer)
-    return bool(whole or head or config.bias != "none" or config.trainable_token_indices or changes_base(config))
+    changes = changes_base(getattr(config, "init_lora_weights", True))
+    return bool(whole or head or config.bias != "none" or config.trainable_token_indices or changes)
 
 
 def _only_plain_on_experts() -> UsageError:

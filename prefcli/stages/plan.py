@@ -207,8 +207,9 @@ def _bases(inputs: Inputs) -> dict[str, Any]:
         apart = rewards if len(rewards) > 1 else apart  # one that could share is counted as what it would be then
     sizes = (known.scorer_parameters if (known := architecture_of(one)) else None for one in apart)
     found["reward_parameters"] = sum(size or inputs.architecture.scorer_parameters for size in sizes) or None
-    reference = inputs.references["reference"].place != inputs.model.place
-    own = {"reference": reference, "value": config.advantage == "gae" and _value_apart(inputs, rewards)}
+    reference = inputs.references["reference"]
+    apart_from_policy = reference != inputs.model and not reference.shares_base(inputs.model)
+    own = {"reference": apart_from_policy, "value": config.advantage == "gae" and _value_apart(inputs, rewards)}
     return found | {"own_base": frozenset(role for role, apart in own.items() if apart)}
 
 

@@ -18,9 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from prefcli.artifacts.references import Reference, value_beside
 from prefcli.config.ppo import PPOConfig
 from prefcli.models import shared
-from prefcli.models.adapter_files import shares_base
 from prefcli.models.labels import how_many
-from prefcli.models.loading import base_of, configuration, is_adapter, is_scorer, loaded_scorer
+from prefcli.models.loading import configuration, is_adapter, is_scorer, loaded_scorer
 from prefcli.models.shared import SharedRole
 from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
 from prefcli.rewards.grammar import RewardSpec
@@ -100,7 +99,7 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
             if continued:  # else its adapter is merged into what was the reward model
                 model = SharedRole(value, None, value.get_base_model().score.original_module)
         if model is None and spec.reference is not None:
-            run.reporter.notice(f"reward {spec.name} is loaded beside the policy: its base has other weights")
+            run.reporter.notice(f"reward {spec.name} is loaded beside the policy: {_why_apart(spec.reference, opened)}")
         rewards.append(_reward(run, opened, spec, None if model is None else model.requires_grad_(False)))
     if start is not None and value is None:
         value, merges = _shared_value(run, opened, start)
@@ -120,7 +119,8 @@ def _shared_reference(run: Session, opened: Opened) -> Any:
     check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
     if _on_base(reference, opened):
         return _from_file(policy, REFERENCE, reference) if is_adapter(reference) else SharedRole(policy, None)
-    run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: its base has other weights")
+    why = _why_apart(reference, opened)
+    run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: {why}")
     return load_reference(run, opened.tokenizer, merge=not opened.continued)
 
 
@@ -131,7 +131,8 @@ def _shared_value(run: Session, opened: Opened, start: Reference) -> tuple[Any, 
         return SharedRole(policy, VALUE, shared.fresh_head(policy, run.inputs.config.seed)), False
     if is_adapter(start) and is_scorer(start) and _on_base(start, opened):
         return _from_file(policy, VALUE, start), False
-    run.reporter.notice(f"the value model is loaded beside the policy: the base of {start.shown} has other weights")
+    why = _why_apart(start, opened)
+    run.reporter.notice(f"the value model, of {start.shown}, is loaded beside the policy: {why}")
     value, _, merges = _value(run, opened, start)
     return value, merges
 
@@ -143,14 +144,18 @@ def _from_file(policy: PeftModel, name: str, reference: Reference) -> SharedRole
 
 def _on_base(reference: Reference, opened: Opened) -> bool:
     """Whether it is the policy's base, or an adapter on it that changes no weight of it."""
-    if opened.base is None or opened.base != base_of(reference):
-        return False
-    return not is_adapter(reference) or (reference.path is not None and shares_base(reference.path))
+    return opened.base is not None and opened.base == reference.place and reference.leaves_base
+
+
+def _why_apart(reference: Reference, opened: Opened) -> str:
+    if not reference.leaves_base:
+        return "its adapter is not LoRA, or changes the weights below it, as PiSSA does"
+    return "it has no head for scores" if _on_base(reference, opened) else "its base has other weights"
 
 
 def _stands_on(value: Reference, reward: Reference | None) -> bool:
     """Whether a trained value model is an adapter on a reward model's weights."""
-    return reward is not None and not is_adapter(reward) and is_adapter(value) and base_of(value) == base_of(reward)
+    return reward is not None and not is_adapter(reward) and value.is_adapter_on(reward)
 
 
 def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
