@@ -157,10 +157,11 @@ def artifact_in(
     stage: str | None = None,
     key: str = "key",
     files: dict[str, str] | None = None,
-    parents: dict[str, Artifact] | None = None,
+    parents: dict[str, Any] | None = None,
     **more: Any,
 ) -> Artifact:
-    """A finished artifact with files that no library could load; no torch. `more` are fields of its manifest."""
+    """A finished artifact with files that no library could load; no torch. `more` are fields of its manifest. A parent
+    is an artifact, or as the manifest has it."""
     if files is None:
         files = {"model/config.json": "{}", "model/model.safetensors": "weights", "metrics.jsonl": '{"step": 1}\n'}
     with store.writer(name) as draft:
@@ -173,7 +174,10 @@ def artifact_in(
                 version=draft.version,
                 created="2026-01-01T00:00:00+00:00",
                 key=key,
-                parents={role: {"ref": p.ref, "digest": p.digest} for role, p in (parents or {}).items()},
+                parents={
+                    role: one if isinstance(one, dict) else {"ref": one.ref, "digest": one.digest}
+                    for role, one in (parents or {}).items()
+                },
                 **more,
             )
         )

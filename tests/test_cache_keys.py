@@ -32,7 +32,8 @@ from prefcli.evaluation.causes import causes, of_judge, of_rewards
 from prefcli.evaluation.placement import Placement
 from prefcli.labelling import run as labelling
 from prefcli.rewards.grammar import RewardSpec
-from prefcli.stages.inputs import prepare
+from prefcli.stages import dpo
+from prefcli.stages.inputs import parents_of, prepare
 from prefcli.stages.reference import cache_file
 from prefcli.stages.run import train
 
@@ -162,6 +163,23 @@ def test_other_ids_or_another_reference_have_figures_of_their_own(other):
 
 def test_a_reference_that_cannot_be_pinned_keeps_no_figures():
     assert logps_file(digest=None) is None
+
+
+class Whole(list):
+    whole = True
+
+
+def test_a_references_figures_are_of_the_commit_below_its_adapter_too(monkeypatch):
+    asked = []
+    monkeypatch.setattr(dpo, "cache_file", lambda root, digest, *how: asked.append(digest))
+    monkeypatch.setattr(dpo, "is_merged", lambda run, opened: False)
+    about = {"config": DPOConfig(), "store": Store("runs")}
+    for digest, commit in (("d", "c0ffee"), ("d", None), (None, "c0ffee")):
+        references = {"reference": Reference("one", "directory", None, digest, commit=commit)}
+        run = SimpleNamespace(inputs=SimpleNamespace(references=references, **about), resumed=None, mesh=None,
+                              trained_dtype=FLOAT, dtype=FLOAT, device=CPU)  # fmt: skip
+        dpo._logps(run, None, [Whole(IDS)], packed=True)
+    assert asked == ["d@c0ffee", "d", None]
 
 
 # An artifact: all causes of a run
@@ -307,6 +325,22 @@ def test_a_hub_model_counts_by_the_commit_in_the_cache(key_of, own_folder, monke
     folder.rename(folder.with_name("decade"))
     write(own_folder / "hub/models--owner--name/refs/main", "decade")
     assert key() == key("owner/name@decade") != fetched_by_the_run
+
+
+def test_an_adapter_counts_by_the_commit_of_its_base_on_the_hub_too(inputs_of, key_of, own_folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(own_folder / "hub"))
+    folder = cached(own_folder / "hub")
+    config = {"base_model_name_or_path": "owner/name", "peft_type": "LORA"}
+    write(own_folder / "adapter/adapter_config.json", json.dumps(config))
+    write(own_folder / "adapter/adapter_model.safetensors", "adapter")
+    before = inputs_of("dpo", model="adapter")
+    assert {role: parent["commit"] for role, parent in parents_of(before).items()} == dict.fromkeys(
+        ("model", "reference"), "c0ffee"
+    )
+    folder.rename(folder.with_name("decade"))
+    write(own_folder / "hub/models--owner--name/refs/main", "decade")
+    assert key_of("dpo", model="adapter") != before.key
+    assert "commit" not in parents_of(inputs_of("dpo"))["model"]
 
 
 # sample, score, label, eval: what unfinished work is resumed by

@@ -76,6 +76,20 @@ def test_another_parent_makes_no_sibling(made, store):
     assert refs(siblings(one, store, "seed")) == [one.ref]
 
 
+def test_what_another_commit_of_a_hub_model_was_made_into_is_no_repetition(made, store):
+    runs = []
+    for seed, commit in enumerate(("c0ffee", "c0ffee", "decade")):
+        for stage, ref, digest in (("dpo", "owner/name", None), ("kto", "adapter@v1", "d")):
+            parents = {"model": {"ref": ref, "digest": digest, "commit": commit}}
+            runs.append(made(stage, f"{stage}{seed}", seed=seed, parents=parents))
+        scorer = {"ref": "rm@v1", "digest": made("rm").digest, "commit": commit}
+        runs.append(made("ppo", f"ppo{seed}", seed=seed, parents={"reward/rm": scorer}))
+    for kind in range(3):
+        first, second, other = runs[kind::3]
+        assert refs(siblings(first, store, "seed")) == refs([first, second])
+        assert setting(first, store) == setting(second, store) != setting(other, store)
+
+
 def test_a_run_that_was_stopped_is_like_no_other(made, store):
     stopped, one = made("dpo", status="stopped"), made("dpo", "again")
     made("dpo", "other", beta=0.5), made("dpo", "seed", seed=1)
@@ -222,7 +236,11 @@ def test_a_reward_model_is_trained_again_from_what_it_was_trained_from_or_not_at
     write_manifest(model.manifest, model.path)
     point = Point(STAGES["ppo"], {}, 2, 0, PPOConfig(prompts=[str(pairs)], reward=["rm"]))
     assert reward_inputs(point).references["model"].digest == other.digest
-    del model.manifest.parents["model"]["places"]
+    model.manifest.parents["model"]["commit"] = "c0ffee"  # of a base on the hub, which is not the one there is now
+    write_manifest(model.manifest, model.path)
+    with pytest.raises(UsageError, match="is not what rm@v1 was trained from"):
+        reward_inputs(point)
+    del model.manifest.parents["model"]["commit"], model.manifest.parents["model"]["places"]
     write_manifest(model.manifest, model.path)
     with pytest.raises(UsageError, match="sft@v1 is not what rm@v1 was trained from"):
         reward_inputs(point)

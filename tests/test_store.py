@@ -593,6 +593,7 @@ def test_a_json_digest_does_not_depend_on_the_order_of_keys_and_takes_any_text()
         ({"parents": {"model": {"ref": "a@v1"}}}, "no 'digest'"),
         ({"parents": {"model": {"ref": "a@v1", "digest": 3}}}, "no 'digest'"),
         ({"parents": {"model": "sft@v1"}}, "no 'ref'"),
+        ({"parents": {"model": {"ref": "a/b", "digest": None, "commit": 3}}}, "'commit'"),
         ({"data": {}}, "'data' must be list"),
         ({"data": [{"path": "x"}]}, "path, format, rows and digest"),
         ({"metrics": None}, "'metrics' must be dict"),

@@ -33,8 +33,8 @@ _TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
 
 def at_hand(reference: Reference) -> Reference:
-    """The reference, a hub model's with its commit. Where it or its adapter's base is a hub id that is not cached, but
-    can be fetched, its note says so.
+    """The reference, with the commit of the hub model that it is or that its adapter is on. Where that is not cached,
+    but can be fetched, its note says so.
 
     Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
     """
@@ -47,7 +47,7 @@ def at_hand(reference: Reference) -> Reference:
         commit: str | None = found.name
     else:
         commit, note = ask(name), f"{name} is not on this machine yet, and is fetched from the hub"
-    return replace(reference, note=note, commit=commit if reference.kind == "hub" else None)
+    return replace(reference, note=note, commit=commit)
 
 
 def snapshot(text: str) -> Path | None:

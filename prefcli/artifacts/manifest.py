@@ -24,8 +24,8 @@ class Manifest:
     """One artifact's manifest.
 
     `parents` maps a role (model, reference, reward/NAME, value) to {"ref", "digest"}, and for what is named by a path
-    "places"; `data` lists {"path", "format", "rows", "digest"}; `files` maps a path below the artifact to its sha256.
-    `model` holds `bases` where there are adapters: see `bases`.
+    "places", for a hub model or an adapter on one the "commit"; `data` lists {"path", "format", "rows", "digest"};
+    `files` maps a path below the artifact to its sha256. `model` holds `bases` where there are adapters: see `bases`.
     """
 
     stage: str
@@ -83,6 +83,8 @@ class Manifest:
                 raise ArtifactError(f"{where}: parent {role!r} has no 'ref'", DAMAGED)
             if not isinstance(parent.get("digest", ""), (str, type(None))) or "digest" not in parent:
                 raise ArtifactError(f"{where}: parent {role!r} has no 'digest'", DAMAGED)
+            if not isinstance(parent.get("commit", ""), str):
+                raise ArtifactError(f"{where}: the 'commit' of parent {role!r} must be str", DAMAGED)
             if not _are_places(parent.get("places", [])):
                 raise ArtifactError(f"{where}: the 'places' of parent {role!r} must be paths", DAMAGED)
         if not isinstance(self.bases, dict):

@@ -23,7 +23,8 @@ _PARTIAL = re.compile(r"v[0-9]+\.partial")
 class Reference:
     """Something a model can be loaded from. `path` is None for a hub id; `note` says what was ambiguous.
 
-    `commit` is a hub model's, once `artifacts.hub.at_hand` has found it: the one in the cache, else the hub's.
+    `commit` is a hub model's, or that of the one below an adapter, once `artifacts.hub.at_hand` has found it: the one
+    in the cache, else the hub's.
     `base` are the weights below it: an adapter's base, checked, or its own. None for a GGUF file, and for an
     adapter that names none.
     """
@@ -40,7 +41,7 @@ class Reference:
     @property
     def pinned(self) -> str:
         """What the same weights have in common, for a run's key; of a hub model whose commit nobody said, its name."""
-        return self.digest or self.commit or self.text
+        return "@".join(part for part in (self.digest, self.commit) if part) or self.text
 
     @property
     def shown(self) -> str:

@@ -105,7 +105,8 @@ def reward_inputs(point: Point) -> Inputs:
     parent = reward_model(point.config)
     config = retrained(parent, point.rows, point.seed, point.config)
     inputs = prepare(config)
-    if inputs.references["model"].digest != parent.manifest.parents["model"]["digest"]:
+    now, before = inputs.references["model"], parent.manifest.parents["model"]
+    if now.digest != before["digest"] or now.commit != before.get("commit", now.commit):
         raise UsageError(
             f"--rows: {config.model} is not what {parent.ref} was trained from",
             "restore it, or train a reward model from it as it is now",

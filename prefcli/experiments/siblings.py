@@ -1,8 +1,8 @@
 """Runs that belong together: the same but for the seed, the number of rows, or one hyperparameter.
 
 Two runs are the same where the causes of their results are: stage, data, the options that are in an artifact's key, and
-parents by digest. Where a run was scored by a reward model, another one that is a sibling of that one will do: a
-repetition of the whole RLHF route trains its own reward model.
+parents by digest and hub commit. Where a run was scored by a reward model, another one that is a sibling of that one
+will do: a repetition of the whole RLHF route trains its own reward model.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def setting(artifact: Artifact, store: Store) -> str:
     parents = {}
     for role, parent in manifest.parents.items():
         held = _repeated(manifest, role, store)
-        parents[role] = _identity(parent) if held is None else setting(held, store)
+        parents[role] = _identity(parent) if held is None else [setting(held, store), parent.get("commit")]
     return digest_json([manifest.stage, options, parents, _data(manifest)])
 
 
@@ -156,6 +156,8 @@ def _same(one: Artifact, other: Artifact, store: Store, free: frozenset[str]) ->
 def _same_parent(a: Manifest, b: Manifest, role: str, store: Store, free: frozenset[str]) -> bool:
     if _identity(a.parents[role]) == _identity(b.parents[role]):
         return True
+    if a.parents[role].get("commit") != b.parents[role].get("commit"):
+        return False
     one, other = _repeated(a, role, store), _repeated(b, role, store)
     return one is not None and other is not None and _same(one, other, store, free)
 
@@ -167,8 +169,8 @@ def _repeated(manifest: Manifest, role: str, store: Store) -> Artifact | None:
 
 
 def _identity(parent: dict[str, Any]) -> Any:
-    """By digest; what has none (a hub model, a service) by its name."""
-    return parent["digest"] or ("name", parent["ref"])
+    """By digest and the hub's commit; what has neither (a service) by its name."""
+    return [part for part in (parent["digest"], parent.get("commit")) if part] or ("name", parent["ref"])
 
 
 def _data(manifest: Manifest) -> list[Any]:

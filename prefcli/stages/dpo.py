@@ -219,7 +219,8 @@ def _trainer(run: Session, opened: Opened, rows: Examples, held_out: Examples, s
 
 
 def _logps(run: Session, opened: Opened, parts: list[Examples], packed: bool) -> list[ReferenceLogps]:
-    digest = run.inputs.references["reference"].digest
+    reference = run.inputs.references["reference"]
+    digest = reference.digest and reference.pinned
     in_4bit = run.inputs.config.load_in_4bit
     saved: list[Any] = [None] * len(parts)
     if run.resumed is not None:

@@ -257,6 +257,8 @@ def parents_of(inputs: Inputs) -> dict[str, dict[str, Any]]:
 def _parent(reference: Reference, inputs: Inputs) -> dict[str, Any]:
     """With its places where it is not of the artifact's own store, in which a name would find it."""
     parent: dict[str, Any] = {"ref": reference.shown, "digest": reference.digest}
+    if reference.commit:
+        parent["commit"] = reference.commit
     store = reference.artifact and own_store(reference.artifact, inputs.store)
     if reference.kind in ("directory", "gguf") or (store and store.root.resolve() != inputs.store.root.resolve()):
         assert reference.path is not None
