@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -775,6 +776,21 @@ def test_a_disk_that_keeps_no_directory_at_once_makes_versions_and_one_that_fail
                 write(folder / "model" / "weights", "x")
             draft.finish(manifest(draft.version))
     assert store.versions("sft") == ([] if number == errno.EIO else [1])
+
+
+def test_a_file_is_kept_at_once_on_windows_which_asks_for_one_that_can_be_written(own_folder, monkeypatch):
+    file, synced = write(own_folder / "weights", "x"), []
+
+    def fsync(handle):
+        if not fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_RDWR:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        synced.append(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        unfinished.sync(file)
+    assert len(synced) == 1
 
 
 def test_a_file_size_limit_is_an_error_of_the_surroundings(own_folder):

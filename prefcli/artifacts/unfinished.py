@@ -218,7 +218,8 @@ def sync(path: Path) -> None:
     """Ask the disk to keep it: a rename must not outlive the bytes it names. A directory is passed over where that
     cannot be asked of one: on vboxsf, CIFS and Windows."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        # Windows keeps only what is open for writing, and opens no directory
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
