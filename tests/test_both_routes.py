@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import write
 from test_eval_command import keep_steps
 
+from prefcli.artifacts.store import Store
 from prefcli.comparison import both_routes
 from prefcli.comparison.both_routes import Budget, parse_budget, predicted_bytes, run_both
 from prefcli.config.dpo import DPOConfig
@@ -16,6 +19,7 @@ from prefcli.config.ppo import PPOConfig
 from prefcli.config.reward import RewardConfig
 from prefcli.errors import MemoryShortError, UsageError
 from prefcli.progress import Reporter
+from prefcli.rewards.grammar import parse_rewards
 from prefcli.stages.plan import peak, run_of
 
 
@@ -117,6 +121,19 @@ def test_any_model_of_the_store_may_be_named_when_seconds_are_given(chain, stand
         }
         told = [[(spec.name, spec.digest, spec.label, spec.function) for spec in one.rewards] for one in (tried, run)]
         assert told[0] == told[1] and tried.store.root != run.store.root
+
+
+def test_rewards_are_called_by_their_place_as_they_are_by_their_name(store, make_artifact, own_folder):
+    files = {"model/config.json": "{}", "model/model.safetensors": "weights"}
+    for name in ("rm.v2", "7b-rm"):
+        make_artifact(name, stage="rm", files=files)
+    for name, text in files.items():
+        write(own_folder / "my rm" / Path(name).name, text)
+    texts = ["rm.v2", "7b-rm@v1#label=x", "my rm", "r=rm.v2"]
+    named = both_routes._by_path(DPOConfig(reward=texts))["reward"]
+    found = [[(spec.name, spec.label, spec.digest) for spec in parse_rewards(*given)]
+             for given in ((texts, store), (named, Store(own_folder / "other")))]  # fmt: skip
+    assert found[0] == found[1] and [name for name, *_ in found[0]] == ["rm.v2", "7b-rm", "my rm", "r"]
 
 
 def test_pairs_limit_what_preferences_are_learnt_from_and_not_the_prompts(stand_in):

@@ -15,9 +15,10 @@ from prefcli.config.stages import STAGES
 from prefcli.data.dataset import read_dataset
 from prefcli.errors import UsageError
 from prefcli.experiments.points import Point, pinned_reward, reward_inputs
-from prefcli.experiments.retrained import retrained
+from prefcli.experiments.retrained import on_reward_model, retrained
 from prefcli.experiments.scores import recorded_score
 from prefcli.experiments.siblings import parent_of, rows_of, seed_of, setting, siblings, varied
+from prefcli.rewards.grammar import parse_rewards
 
 FILE = {"path": "pairs.jsonl", "format": "pairs", "rows": 100, "digest": "d1"}
 
@@ -244,6 +245,14 @@ def test_a_reward_model_is_trained_again_from_what_it_was_trained_from_or_not_at
     write_manifest(model.manifest, model.path)
     with pytest.raises(UsageError, match="sft@v1 is not what rm@v1 was trained from"):
         reward_inputs(point)
+
+
+@pytest.mark.parametrize(("name", "named"), [("rm", "rm=rm-rows@v1"), ("rm.v2", "rm.v2-rows@v1")])
+def test_a_reward_model_that_was_trained_again_stands_where_the_first_one_stood(made, store, name, named):
+    made("rm", name)
+    again = made("rm", f"{name}-rows")
+    config = on_reward_model(PPOConfig(reward=[name]), again)
+    assert config.reward == [named] and parse_rewards(config.reward, store)[0].reference.artifact == again
 
 
 def test_the_rewards_of_points_have_the_version_that_there_is_now(made, store):

@@ -25,7 +25,7 @@ from prefcli.files import digest_json, write_atomically
 from prefcli.memory.sizes import format_bytes
 from prefcli.models.devices import pick_dtype, training_device
 from prefcli.progress import Reporter
-from prefcli.rewards.grammar import parse_rewards
+from prefcli.rewards.grammar import parse_rewards, split_name
 from prefcli.stages.inputs import Inputs, prepare
 from prefcli.stages.plan import peak, run_of, steps
 from prefcli.stages.run import made
@@ -171,12 +171,17 @@ def _by_path(config: Any) -> dict[str, Any]:
     if texts := getattr(config, "reward", None):
         specs = parse_rewards(texts, store)
         named["reward"] = [
-            f"{spec.name}={_place(spec.reference)}" + (f"#label={spec.label}" if spec.label else "")
+            _named(split_name(text)[0], _place(spec.reference)) + (f"#label={spec.label}" if spec.label else "")
             if spec.reference
             else text
             for text, spec in zip(texts, specs)
         ]
     return named
+
+
+def _named(name: str | None, what: str) -> str:
+    """A name that nobody gave is the same at the path, and need not fit NAME=."""
+    return what if name is None else f"{name}={what}"
 
 
 def _place(reference: Reference) -> str:

@@ -10,7 +10,7 @@ from prefcli.artifacts.references import resolve
 from prefcli.artifacts.store import Artifact, Store
 from prefcli.config.reward import RewardConfig
 from prefcli.errors import UsageError
-from prefcli.rewards.grammar import RewardSpec, parse_rewards
+from prefcli.rewards.grammar import RewardSpec, parse_rewards, split_name
 
 SUFFIX = "-rows"  # of its name: under the old one it would become the highest version of what --reward names
 
@@ -49,8 +49,10 @@ def retrained(model: Artifact, rows: int | None, seed: int, config: Any) -> Rewa
 def on_reward_model(config: Any, model: Artifact) -> Any:
     """The ppo config with `model` where its reward model stood, under the name that it had there."""
     spec, before = _found(config)
+    named = f"{spec.name}={model.ref}"
+    named = named if split_name(named)[0] else model.ref  # an artifact's name need not fit NAME=
     rewards = [
-        f"{spec.name}={model.ref}" if found.name == spec.name else text
+        named if found.name == spec.name else text
         for text, found in zip(config.reward, parse_rewards(config.reward, Store(config.runs)))
     ]
     value = config.value_init
