@@ -28,6 +28,7 @@ from prefcli.config.sample import SampleConfig
 from prefcli.config.score import ScoreConfig
 from prefcli.config.sft import SFTConfig
 from prefcli.config.stages import STAGES as ALL_STAGES
+from prefcli.errors import ArtifactError
 from prefcli.evaluation.causes import causes, of_judge, of_rewards
 from prefcli.evaluation.placement import Placement
 from prefcli.labelling import run as labelling
@@ -307,6 +308,11 @@ def test_a_run_that_a_service_scores_is_resumed_and_not_handed_back(inputs_of, m
     assert (found.existing.ref, found.reusable) == (made.ref, None)  # the former is for a sweep that continues
     monkeypatch.setattr("prefcli.stages.run.made", lambda inputs, _: inputs.key)
     assert train(found.config) == key
+    assert found.taken().ref == made.ref
+    (made.model_path / "model.safetensors").unlink()
+    assert train(found.config) == key
+    with pytest.raises(ArtifactError, match="is missing"):
+        found.taken()
 
 
 @pytest.mark.parametrize(

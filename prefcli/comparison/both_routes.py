@@ -77,7 +77,7 @@ def _made(config: Any, limit: float | None, reporter: Reporter) -> Artifact:
     inputs = prepare(config)
     if limit is not None:
         inputs = _fitting(config, inputs, limit)
-    return inputs.existing or made(inputs, reporter)
+    return inputs.taken() or made(inputs, reporter)
 
 
 def _fitting(config: Any, inputs: Inputs, limit: float) -> Inputs:

@@ -64,7 +64,7 @@ def _trained(point: Point, reporter: Reporter) -> Artifact:
         inputs = reward_inputs(point)
         config = on_reward_model(config, made_before(inputs, reward_model(config)) or made(inputs, reporter))
     inputs = prepare(config)
-    return inputs.existing or made(inputs, reporter)
+    return inputs.taken() or made(inputs, reporter)
 
 
 def _told(outcome: Outcome) -> str:

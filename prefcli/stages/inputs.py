@@ -51,7 +51,8 @@ StageConfig = SFTConfig | RewardConfig | DPOConfig | ORPOConfig | KTOConfig | PP
 @dataclass
 class Inputs:
     """All inputs of a stage, resolved. `existing` is the finished artifact of this very run, if there is one (with
-    --force none is looked for). `separate`: --layout separate was given, which resolved options do not tell."""
+    --force none is looked for); its files are checked, but for one that a service scored. `separate`: --layout separate
+    was given, which resolved options do not tell."""
 
     stage: Stage
     config: StageConfig
@@ -78,9 +79,15 @@ class Inputs:
 
     @property
     def reusable(self) -> Artifact | None:
-        """`existing`, where the same command hands it back: not if a service scored it. A command of several runs,
-        which an interruption cuts off between two, continues with `existing`."""
+        """`existing`, where the same command hands it back: not if a service scored it."""
         return None if self.asks_a_service else self.existing
+
+    def taken(self) -> Artifact | None:
+        """`existing`, as a command of several runs continues with it, which an interruption cuts off between two.
+
+        Raises ArtifactError naming a file of it that is missing or was changed.
+        """
+        return None if self.existing is None else self.store.find(self.name, self.key)
 
     @property
     def held_out_rows(self) -> Rows:
@@ -146,7 +153,8 @@ def prepare(config: StageConfig) -> Inputs:
     inputs.notes = notes + [r.note for r in references.values() if r.note] + data.notes
     inputs.key = _key(inputs)
     if not config.force:
-        inputs.existing = store.find(name, inputs.key)
+        find = store.finished if inputs.asks_a_service else store.find  # a lost file of it is in nobody's way
+        inputs.existing = find(name, inputs.key)
     if inputs.reusable is None:
         try_functions(rewards, data.rows[0])
     return inputs
