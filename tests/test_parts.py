@@ -122,6 +122,13 @@ def test_missing_parts_are_divided_and_an_error_of_one_process_ends_the_first(ow
         assert (error.value.exit_code, error.value.hint, error.value.told) == (3, "do this", False)
 
 
+def test_jobs_of_one_part_each_are_divided_too():
+    """The answers of several models to few prompts."""
+    works = [Work(Share(rank, 3)) for rank in range(3)]
+    todo = [[work.job(f"model {k}", 48, 64, "prompts").todo for k in range(4)] for work in works]
+    assert todo == [[[0], [], [], [0]], [[], [], [0], []], [[], [0], [], []]]
+
+
 def test_draws_do_not_depend_on_how_answers_are_divided():
     whole = torch.rand(9000, 3, generator=torch.Generator().manual_seed(5))
     draws = models.Draws(5, 3)

@@ -196,7 +196,8 @@ class Work:
     def job(self, name: str, items: int, size: int, unit: str) -> Job:
         job = Job(self, name, items, size, unit, set(self.there.get(name, ())), [], [])
         job.missing += [number for number in range(job.count) if number not in job.done]
-        job.todo += job.missing[self.share.rank :: self.share.world]
+        # Another process begins each job: models of one part each are shared out too.
+        job.todo += job.missing[(self.share.rank + len(self.jobs)) % self.share.world :: self.share.world]
         self.jobs.append(job)
         stopping.made = self.kept_in_words()
         return job
