@@ -268,7 +268,7 @@ def test_a_reward_model_speaks_by_what_its_manifest_recorded(own_folder, jsonl, 
 
 
 def test_a_reward_model_that_is_an_adapter_on_the_models_base_is_none_beside_it(own_folder, jsonl, monkeypatch):
-    write(own_folder / "rm" / "adapter_config.json", "{}")
+    write(own_folder / "rm" / "adapter_config.json", '{"peft_type": "LORA"}')
     tiny, elsewhere = resolve("tiny", Store()), Reference("m", "directory", own_folder, "1", base=Base("m", own_folder))
     asked = []
     monkeypatch.setattr(situations, "fits", lambda *given: asked.append(given[3:]) or {})

@@ -25,6 +25,7 @@ from prefcli.comparison.simplicity import models_of, simplicity
 from prefcli.comparison.stability import outliers, stability
 from prefcli.comparison.training_time import training_time
 from prefcli.config.compare import CompareConfig
+from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT
 
 PAIRS = [{"path": "pairs", "format": "pairs", "rows": 81, "digest": "d1"}]
@@ -581,7 +582,9 @@ def test_a_reward_that_a_route_was_trained_against_decides_nothing_and_is_shown(
     assert sign * difference["gold"] == pytest.approx(1.0) and sign * difference["rm"] == pytest.approx(-2.0)
 
 
-def test_the_first_source_is_trusted_and_what_a_route_was_trained_against_is_known(store, own_folder, jsonl):
+def test_the_first_source_is_trusted_and_what_a_route_was_trained_against_is_known(
+    store, own_folder, jsonl, monkeypatch
+):
     """Two functions of one file, a reward model of a route, and one that is none of theirs."""
     write(
         own_folder / "g.py",
@@ -590,6 +593,8 @@ def test_the_first_source_is_trusted_and_what_a_route_was_trained_against_is_kno
     rm, other = (artifact_in(store, name, stage="rm", files={"model/config.json": name}) for name in ("rm", "other"))
     prompts = str(jsonl("prompts.jsonl", {"prompt": "Where?"}, {"prompt": "Who?"}))
     start = resolve("tiny", store)
+    tokenizer = load_tokenizer(start, SILENT)  # the two reward models have none
+    monkeypatch.setattr("prefcli.evaluation.prompts.load_tokenizer", lambda *_: tokenizer)
 
     def opened(*rewards, against=()):
         config = CompareConfig(prompts=[prompts], reward=list(rewards))
