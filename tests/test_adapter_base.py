@@ -20,7 +20,7 @@ from prefcli.artifacts.references import TINY, resolve
 from prefcli.artifacts.store import Store
 from prefcli.errors import ArtifactError
 from prefcli.files import digest_file
-from prefcli.models.loading import base_of, load_policy, load_scorer
+from prefcli.models.loading import load_policy, load_scorer
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.stages.policy import Opened
@@ -526,7 +526,7 @@ def test_an_adapter_that_changes_its_base_does_not_stand_beside_the_policys(own_
         config = MORE_THAN_LORA["LoHa"] if more is None else LoraConfig(r=2, target_modules=["q_proj"], **more)
         get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained("adapter")
         reference = resolve("adapter", Store())
-        opened = Opened(None, None, False, {}, base_of(reference))
+        opened = Opened(None, None, False, {}, reference.place)
         assert _on_base(reference, opened) == (more == own[1])
         assert ("PiSSA" in _why_apart(reference, opened)) == (more != own[1])
 

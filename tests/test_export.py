@@ -27,7 +27,7 @@ from prefcli.errors import ArtifactError, SurroundingsError, UsageError
 from prefcli.models import export as export_module
 from prefcli.models import hub
 from prefcli.models.export import export
-from prefcli.models.loading import is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.loading import is_scorer, load_policy, load_scorer
 from prefcli.models.tokenizers import beside_its_tokenizer, stored_tokenizer
 from prefcli.progress import SILENT
 
@@ -119,7 +119,7 @@ def test_every_artifact_and_every_export_opens_without_prefcli_and_says_the_same
     expected = {}
     for number, text in enumerate(texts):
         reference = resolve(text, store)
-        adapter, scorer = is_adapter(reference), is_scorer(reference)
+        adapter, scorer = reference.is_adapter, is_scorer(reference)
         logits = own(reference)
         expected[str(reference.path), scorer, adapter] = logits
         done = written(reference, tmp_path / "out" / str(number))
@@ -168,7 +168,7 @@ def test_a_reward_adapter_scores_the_same_loaded_merged_and_trained_on(store, ch
         )
         result = prefcli(*args, *LORA, "--lr", "0", "--max-steps", "1", "--name", f"on{number}")
         on = resolve(str(chain.path_of(result)), store)
-        assert is_adapter(on)
+        assert on.is_adapter
         torch.testing.assert_close(own(on), scores, atol=1e-5, rtol=0)
 
 

@@ -27,14 +27,13 @@ def run(config: ExportConfig) -> None:
     out = out_folder(config.out, force=config.force, needed=[Path(), *([reference.path] if reference.path else [])])
     from prefcli.models.export import export
     from prefcli.models.hub import push, token_for
-    from prefcli.models.loading import base_of, is_adapter
 
     token = token_for(config.push_to_hub) if config.push_to_hub is not None else ""
     report = reporter(config.quiet)
     if reference.note:
         report.notice(reference.note)
-    base = base_of(reference)
-    if is_adapter(reference):
+    base = reference.place
+    if reference.is_adapter:
         _refuse_in_base(str(base), config)
     elif not config.merge:
         report.notice(f"{reference.shown} has no adapter: --no-merge changes nothing")

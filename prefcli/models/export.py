@@ -20,7 +20,7 @@ from prefcli.errors import ArtifactError, PrefcliError, from_foreign
 from prefcli.models.adapter_files import WEIGHTS, open_adapter
 from prefcli.models.adapters import merged
 from prefcli.models.classes import is_made, language_model_class, load_head, opens_as, scorer_class
-from prefcli.models.loading import SAFE, Model, configuration, is_adapter, is_scorer, load_policy, load_scorer
+from prefcli.models.loading import SAFE, Model, configuration, is_scorer, load_policy, load_scorer
 from prefcli.models.templates import end_at_the_score
 from prefcli.models.tokenizers import end_ids, stored_tokenizer, template_digest, tokenizer_digest
 from prefcli.progress import Reporter
@@ -53,7 +53,7 @@ def export(
     Raises ArtifactError: it cannot be loaded, has weights that are not finite, or does not read back bit for bit.
     """
     tokenizer = stored_tokenizer(reference, reporter)
-    scorer, adapter = is_scorer(reference), is_adapter(reference)
+    scorer, adapter = is_scorer(reference), reference.is_adapter
     if scorer and tokenizer.eos_token is not None and (why := end_at_the_score(tokenizer)) is not None:
         reporter.notice(f"transformers reads the score at another token than prefcli does: {why}")
     reporter.begin(f"loading {reference.shown}", None)
@@ -121,7 +121,7 @@ def _whole(reference: Reference, tokenizer: Any, *, scorer: bool, dtype: str, la
     """
     if reference.kind == "gguf" and dtype == "auto":
         dtype = "float32"  # what its blocks of few bits stand for, exactly
-    first = dtype if dtype == "float32" or not is_adapter(reference) else "auto"
+    first = dtype if dtype == "float32" or not reference.is_adapter else "auto"
     if scorer:
         model = load_scorer(reference, tokenizer, dtype=first, device=CPU, label=label)
     else:

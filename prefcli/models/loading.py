@@ -58,15 +58,6 @@ class Loaded:
     has_grown: bool
 
 
-def is_adapter(reference: Reference) -> bool:
-    return reference.path is not None and (reference.path / "adapter_config.json").is_file()
-
-
-def base_of(reference: Reference) -> str | None:
-    """The place of the weights below it, by their real path: an adapter's base, or its own. None for GGUF."""
-    return None if reference.base is None else reference.base.hub or reference.base.place
-
-
 @from_cache
 def is_scorer(reference: Reference) -> bool:
     """Whether it is a reward model (by its manifest, its head's file, or the architecture in its config)."""
@@ -83,7 +74,7 @@ def is_scorer(reference: Reference) -> bool:
             raise not_opened(reference, error) from error
     if reference.path is None or not reference.path.is_dir():
         return False
-    if is_adapter(reference):
+    if reference.is_adapter:
         return _json(reference.path / "adapter_config.json").get("task_type") == "SEQ_CLS"
     return head_file(reference.path) is not None or _classifies(_json(reference.path / "config.json"))
 
@@ -97,7 +88,7 @@ def _classifies(config: dict[str, Any]) -> bool:
 def configuration(reference: Reference) -> PretrainedConfig:
     """The configuration of a model, or of an adapter's base. Raises ArtifactError: it is not read."""
     where, extra = source(reference)
-    if is_adapter(reference):
+    if reference.is_adapter:
         base = _base(reference)
         where, extra = base.place, {"revision": base.revision} if base.revision else {}
     try:
@@ -142,7 +133,7 @@ def loaded_policy(
     extra |= SAFE | (_four_bits(dtype, device) if in_4bit else {})
     try:
         kind = class_of(reference, scorer=False)
-        if is_adapter(reference):
+        if reference.is_adapter:
             base = _base_model(reference, kind, {"dtype": dtype} | extra | _structure(device))
             model = _opened_on(base, reference, trainable=trainable)
         else:
@@ -193,12 +184,12 @@ def loaded_scorer(
             raise UsageError(f"--label {label}: {reference.text} is not a reward model", "leave --label out")
         count = 1 if headless else labels_of(reference, config, label)
         options |= {"num_labels": count}
-        if is_adapter(reference) and is_scorer(reference):
+        if reference.is_adapter and is_scorer(reference):
             _refuse_headless_adapter(reference)
             scorer = _base_model(reference, kind, options | _structure(device), allowed=("score",))
             has_grown = _grow(scorer, len(tokenizer))
             scorer = _opened_on(scorer, reference, scorer=True, trainable=trainable)
-        elif is_adapter(reference) or reference.kind == "gguf":
+        elif reference.is_adapter or reference.kind == "gguf":
             policy = load_policy(reference, dtype=dtype, device=torch.device("cpu"), trainable=False)
             scorer = _head_on(policy, dtype)
         else:

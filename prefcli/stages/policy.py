@@ -18,9 +18,7 @@ from prefcli.models.classes import balances_routers
 from prefcli.models.generation import Sampler
 from prefcli.models.loading import (
     Loaded,
-    base_of,
     configuration,
-    is_adapter,
     loaded_policy,
     pad_with,
     refuse_unsaved,
@@ -68,10 +66,10 @@ def open_policy(session: Session, tokenizer: PreTrainedTokenizerBase) -> Opened:
     trained, saves_merged = adapted(config, inputs.model, loaded, session.reporter, scorer=False)
     if config.lora_rank == 0 or saves_merged:
         refuse_unsaved(inputs.model, loaded.model)
-    continued = is_adapter(inputs.model) and trained is loaded.model
+    continued = inputs.model.is_adapter and trained is loaded.model
     session.reporter.end()
     about = {"parameters": count(trained), "trained": count(trained, True)}
-    base = base_of(inputs.model) if config.lora_rank > 0 and not saves_merged else None
+    base = inputs.model.place if config.lora_rank > 0 and not saves_merged else None
     return Opened(trained, tokenizer, saves_merged, about, base, continued)
 
 
@@ -111,7 +109,7 @@ def adapted(
     """
     trained = with_adapter(loaded.model, config, scorer=scorer, reporter=reporter)
     name_base(trained, start.base)
-    merged_first = is_adapter(start) and trained is not loaded.model
+    merged_first = start.is_adapter and trained is not loaded.model
     changed = start.kind == "gguf" or loaded.has_grown or label is not None
     saves_merged = config.lora_rank > 0 and (merged_first or changed)
     if saves_merged and (config.load_in_4bit or config.shard):

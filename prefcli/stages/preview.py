@@ -25,7 +25,7 @@ from prefcli.errors import DataError
 from prefcli.evaluation.prompts import say_kept
 from prefcli.models.adapters import planned
 from prefcli.models.failures import refuse_unfit
-from prefcli.models.loading import class_of, is_adapter
+from prefcli.models.loading import class_of
 from prefcli.models.tokenizers import load_tokenizer
 from prefcli.progress import SILENT, Reporter
 from prefcli.stages.inputs import Inputs, refuse_nothing_left
@@ -51,7 +51,7 @@ def preview(inputs: Inputs, reporter: Reporter) -> Preview:
     encoder = Encoder(load_tokenizer(inputs.model, reporter))
     leave_out_refused(inputs, encoder, reporter)
     adapter = {}
-    if config.lora_rank and not is_adapter(inputs.model):
+    if config.lora_rank and not inputs.model.is_adapter:
         adapter = {"adapter": planned(inputs.model, config, scorer=inputs.stage.scores)}
     lines, cut, dropped = _PREVIEWS[inputs.stage.purpose](encoder, inputs)
     checked = check(

@@ -22,7 +22,7 @@ from prefcli.files import digest_json
 from prefcli.models.adapters import merged
 from prefcli.models.devices import computed_on
 from prefcli.models.generation import evaluation_mode
-from prefcli.models.loading import is_adapter, load_policy
+from prefcli.models.loading import load_policy
 from prefcli.models.logps import runs_packed, token_logps
 from prefcli.models.rows import Rows
 from prefcli.models.sharding import is_sharded, most
@@ -103,7 +103,7 @@ class ReferenceLogps:
 
 
 def _kept(file: Path) -> Tensor | None:
-    """What was computed before; None where there is no file, or it is broken or not as it was written."""
+    """What was computed before; None where the file is missing, damaged or was changed."""
     try:
         with safe_open(file, "pt") as found:
             logps, expected = found.get_tensor("logps"), (found.metadata() or {}).get(SUM)
@@ -163,7 +163,7 @@ def is_merged(run: Session, opened: Opened) -> bool:
 
 
 def _merges(run: Session, asked: bool) -> bool:
-    return asked and is_adapter(run.inputs.references["reference"]) and not run.inputs.config.load_in_4bit
+    return asked and run.inputs.references["reference"].is_adapter and not run.inputs.config.load_in_4bit
 
 
 def open_reference(run: Session, policy: Any, tokenizer: Any) -> Any:

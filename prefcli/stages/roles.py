@@ -19,7 +19,7 @@ from prefcli.artifacts.references import Reference, value_beside
 from prefcli.config.ppo import PPOConfig
 from prefcli.models import shared
 from prefcli.models.labels import how_many
-from prefcli.models.loading import configuration, is_adapter, is_scorer, loaded_scorer
+from prefcli.models.loading import configuration, is_scorer, loaded_scorer
 from prefcli.models.shared import SharedRole
 from prefcli.models.tokenizers import check_tokenizer, load_tokenizer, tokenizer_digest
 from prefcli.rewards.grammar import RewardSpec
@@ -89,7 +89,7 @@ def _shared(run: Session, opened: Opened) -> OpenedRoles:
     rewards: list[RewardSource] = []
     for number, spec in enumerate(run.inputs.rewards):
         model = None
-        if spec.reference is not None and is_adapter(spec.reference) and _on_base(spec.reference, opened):
+        if spec.reference is not None and spec.reference.is_adapter and _on_base(spec.reference, opened):
             model = _from_file(policy, f"{REWARD}_{number}", spec.reference)
         elif spec.reference is not None and spec.reference == start and value is None:
             value, continued, merges = _value(run, opened, start)
@@ -118,7 +118,7 @@ def _shared_reference(run: Session, opened: Opened) -> Any:
         return shared.start_of(policy, opened.continued, REFERENCE)
     check_tokenizer("--reference", reference, opened.tokenizer, run.reporter)
     if _on_base(reference, opened):
-        return _from_file(policy, REFERENCE, reference) if is_adapter(reference) else SharedRole(policy, None)
+        return _from_file(policy, REFERENCE, reference) if reference.is_adapter else SharedRole(policy, None)
     why = _why_apart(reference, opened)
     run.reporter.notice(f"the reference {reference.shown} is loaded beside the policy: {why}")
     return load_reference(run, opened.tokenizer, merge=not opened.continued)
@@ -129,7 +129,7 @@ def _shared_value(run: Session, opened: Opened, start: Reference) -> tuple[Any, 
     if start == run.inputs.model:
         shared.add_copy(policy, VALUE)
         return SharedRole(policy, VALUE, shared.fresh_head(policy, run.inputs.config.seed)), False
-    if is_adapter(start) and is_scorer(start) and _on_base(start, opened):
+    if start.is_adapter and is_scorer(start) and _on_base(start, opened):
         return _from_file(policy, VALUE, start), False
     why = _why_apart(start, opened)
     run.reporter.notice(f"the value model, of {start.shown}, is loaded beside the policy: {why}")
@@ -155,7 +155,7 @@ def _why_apart(reference: Reference, opened: Opened) -> str:
 
 def _stands_on(value: Reference, reward: Reference | None) -> bool:
     """Whether a trained value model is an adapter on a reward model's weights."""
-    return reward is not None and not is_adapter(reward) and value.is_adapter_on(reward)
+    return reward is not None and not reward.is_adapter and value.is_adapter_on(reward)
 
 
 def _split_among_processes(policy: PeftModel, value: SharedRole) -> None:
@@ -189,7 +189,7 @@ def _value(run: Session, opened: Opened, start: Reference) -> tuple[Any, bool, b
         in_4bit=config.load_in_4bit,
         label=label,
     )
-    if is_adapter(start) and not is_scorer(start):
+    if start.is_adapter and not is_scorer(start):
         run.reporter.notice(f"the value model starts from {start.shown} with its adapter merged")
     trained, merges = adapted(config, start, loaded, run.reporter, scorer=True, label=label)
     if config.lora_rank == 0:

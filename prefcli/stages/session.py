@@ -28,7 +28,7 @@ from prefcli.memory.fit import LOCKSTEP
 from prefcli.memory.run import Run
 from prefcli.models.adapters import merged, save_model
 from prefcli.models.devices import pick_dtype, prepare_cpu, training_device
-from prefcli.models.loading import configuration, is_adapter
+from prefcli.models.loading import configuration
 from prefcli.models.packed import pack
 from prefcli.models.sharding import at_rest, most, shard, source_device
 from prefcli.models.tokenizers import template_digest, tokenizer_digest
@@ -147,7 +147,7 @@ class Session:
         """The number format in which a model is opened that is trained, or the reference. "auto", its files' own, holds
         no weight in float32 before it is split; not where anything is computed of the weights first."""
         grows = tokenizer is not None and len(tokenizer) > configuration(reference).get_text_config().vocab_size
-        computes = is_adapter(reference) or reference.kind == "gguf" or grows or self.inputs.config.lora_rank > 0
+        computes = reference.is_adapter or reference.kind == "gguf" or grows or self.inputs.config.lora_rank > 0
         return self.trained_dtype if self.mesh is None or computes else "auto"
 
     def split(self, model: Any) -> None:
