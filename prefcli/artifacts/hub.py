@@ -33,8 +33,8 @@ _TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
 
 def at_hand(reference: Reference) -> Reference:
-    """The reference, with the commit of the hub model that it is or that its adapter is on. Where that is not cached,
-    but can be fetched, its note says so.
+    """The reference, with the commit of the hub model that it is or that its adapter is on, and a note where that is
+    not cached but can be fetched.
 
     Raises SurroundingsError: the hub is not reached or forbidden, the model is gated. ArtifactError: no such model.
     """

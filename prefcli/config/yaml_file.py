@@ -13,7 +13,7 @@ from prefcli.config.names import NAMES
 from prefcli.config.spelling import NO_WARMUP, Brought, agree, canonical, hint, named
 from prefcli.errors import UsageError
 
-NO_LIMIT = "null is no limit there; rows are cut at --max-length here, its default where none is given"
+NO_LIMIT = "null is no limit there; here rows are cut at --max-length, by default or as given"
 _NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
 
 

@@ -67,7 +67,7 @@ def deviations_from(history: Sequence[float], value: float, floor: float) -> flo
 
 
 def steps_of(rows: int, batch_size: int, least: int) -> int:
-    """As many steps as hold so many rows, and the least: where batches are small, so few steps say little."""
+    """The number of steps that hold `rows` rows, but `least` at least: with small batches a few steps tell little."""
     return max(least, math.ceil(rows / batch_size))
 
 

@@ -288,7 +288,7 @@ def number_of(value: Any) -> float | None:
 
 
 def score_of(value: Any) -> float | None:
-    """A score beside an answer; None for what is no number, as true and false."""
+    """A score beside an answer; None for what is not a number: true and false are not."""
     return None if isinstance(value, bool) else number_of(value)
 
 
